@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean clean-all
+.NOTPARALLEL: # two installations into one environment would collide
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: $(VENV)/.installed ## install, train on handwritten digits for about two minutes, sample
+	@out=runs/demo; n=1; \
+	while [ -e "$$out" ]; do n=$$((n + 1)); out="runs/demo-$$n"; done; \
+	$(BIN)/fromnoise train digits --out "$$out" && \
+	$(BIN)/fromnoise sample "$$out" --num 64 && \
+	echo "Previews, checkpoints and samples: $(CURDIR)/$$out"
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev ## measure speed and quality, beside other libraries
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove caches and build products; runs and the environment stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+clean-all: clean ## also remove the environment
+	rm -rf $(VENV)
+
+# Stamps: installation is repeated only when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/pip: # pip and not python: a venv that could not be completed has python only
+	@$(PYTHON) -c '$(CHECK_VERSION)' 2>/dev/null || { \
+		echo "fromnoise needs Python 3.11 or newer, not $(PYTHON) ($$($(PYTHON) -V 2>&1))." \
+			"Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

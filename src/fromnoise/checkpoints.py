@@ -1,0 +1,185 @@
+"""Checkpoints as folders: written beside their place, flushed to the disk, then renamed.
+
+A folder `checkpoints/000500/` therefore either is whole or does not exist. It holds tensors in
+.safetensors files and `state.json` with integers, texts and the SHA-256 of every file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT_VERSION = 1
+STATE = "state.json"
+
+
+class CheckpointError(ValueError):
+    """A file or folder that is no readable checkpoint: which, why, and what was expected."""
+
+
+class DiskFull(OSError):
+    """There was no room for a checkpoint; the earlier ones are untouched."""
+
+
+class TensorFile(NamedTuple):
+    """The content of one .safetensors file."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def save_checkpoint(
+    folder: Path, step: int, files: Mapping[str, TensorFile], state: Mapping[str, Any]
+) -> Path:
+    """Write `folder`/000500 for step 500, complete or not at all, and return its path.
+
+    files: file name → tensors and metadata. state: JSON values, saved as `state.json` together with
+    the format version, the step and the SHA-256 of each file.
+    Raises DiskFull (earlier checkpoints stand) and ValueError if a floating number is not finite.
+    """
+    for name, file in files.items():
+        for key, tensor in file.tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"step {step}: {key} in {name} is not finite; it was not saved")
+
+    target = folder / f"{step:06d}"
+    if target.exists() and not problem(target):
+        return target
+    needed = sum(t.nbytes for file in files.values() for t in file.tensors.values()) + 2**20
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < needed:
+        raise _disk_full(folder, needed)
+
+    for left_over in folder.glob(".writing-*"):
+        shutil.rmtree(left_over)
+    writing = folder / f".writing-{target.name}"
+    writing.mkdir()
+    try:
+        hashes = {}
+        for name, file in files.items():
+            write_tensors(writing / name, file)
+            hashes[name] = sha256(writing / name)
+        whole = {"format_version": FORMAT_VERSION, "step": step, **state, "sha256": hashes}
+        (writing / STATE).write_text(json.dumps(whole, indent=1))
+        for name in [*files, STATE]:
+            flush(writing / name)
+        flush(writing)
+        if target.exists():  # it was found damaged above
+            shutil.rmtree(target)
+        writing.rename(target)
+        flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(writing, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise _disk_full(folder, needed) from error
+        raise
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders inside `folder`, oldest first. They may yet be damaged."""
+    return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint inside `folder`, and a line for each newer, damaged one."""
+    damaged = []
+    for path in reversed(list_checkpoints(folder)):
+        why = problem(path)
+        if why is None:
+            return path, damaged
+        damaged.append(why)
+    return None, damaged
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with the checkpoint at `path`, in one line, or None if it is whole.
+
+    A newer format version is not damage: that raises CheckpointError.
+    """
+    try:
+        for name, expected in read_state(path)["sha256"].items():
+            if not (path / name).is_file():
+                return f"{path}: {name} is missing"
+            if sha256(path / name) != expected:
+                return f"{path}: {name} is damaged (its SHA-256 differs from {STATE})"
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        return f"{path}: {STATE} cannot be read ({error})"
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """`state.json` of a checkpoint. Raises CheckpointError for a newer format version."""
+    state = json.loads((path / STATE).read_text())
+    check_version(state["format_version"], path)
+    return state
+
+
+def write_tensors(path: Path, file: TensorFile) -> None:
+    """Write a .safetensors file. Tensors are moved to the CPU and made contiguous."""
+    tensors = {key: t.detach().cpu().contiguous() for key, t in file.tensors.items()}
+    save_file(tensors, path, dict(file.metadata))
+
+
+def read_tensors(file: Path) -> TensorFile:
+    """The tensors and metadata of a .safetensors file. Raises CheckpointError if it has none."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            keys = opened.keys()
+            return TensorFile(
+                {key: opened.get_tensor(key) for key in keys}, opened.metadata() or {}
+            )
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is not a whole .safetensors file ({error})") from error
+
+
+def check_version(version: int, where: Path) -> None:
+    """Refuse what a newer fromnoise wrote."""
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where} has format version {version}, and this fromnoise reads versions up to "
+            f"{FORMAT_VERSION}: install a newer fromnoise"
+        )
+
+
+def prune(folder: Path, *, keep: int, milestone_every: int | None) -> None:
+    """Delete all but the newest `keep` whole checkpoints and those at multiples of the milestone."""
+    for path in list_checkpoints(folder)[:-keep]:
+        if milestone_every is None or int(path.name) % milestone_every:
+            shutil.rmtree(path)
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Make a file or folder survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(folder: Path, needed: int) -> DiskFull:
+    free = shutil.disk_usage(folder).free
+    return DiskFull(
+        errno.ENOSPC,
+        f"the disk is full: a checkpoint needs {needed / 2**20:.0f} MiB and {folder.absolute()} "
+        f"has {free / 2**20:.0f} MiB free; the earlier checkpoints stand, so free some space and "
+        "resume",
+    )

@@ -1,0 +1,313 @@
+"""The recipe: everything that a run depends on, checked before anything is built.
+
+Sections are pydantic models that refuse unknown keys. A `Component` names one function or class
+(a schedule, a network, a sampler); its options are checked against that callable's own signature.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from fromnoise.data import SOURCES
+from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS
+from fromnoise.networks import NETWORKS
+
+COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "network": NETWORKS,
+    "diffusion.schedule": SCHEDULES,
+    "sampling.sampler": SAMPLERS,
+}
+NOT_OPTIONS = {"image_channels", "cond_dim", "noise"}  # given by the data or by the seed
+RECIPES = resources.files("fromnoise") / "recipes"
+
+
+class ConfigError(ValueError):
+    """A recipe or override that cannot be used: which file and key, and what is allowed."""
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """One named callable and its options, written `name` or `{name: …, option: …}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _rgb(value: Any) -> Any:
+    return (value, value, value) if isinstance(value, int) else value
+
+
+Level = Annotated[int, Field(ge=0, le=255)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Data(Section):
+    """Where the images come from, and how they become (C,H,W) uint8."""
+
+    source: str
+    path: Path | None = None
+    split: Literal["train", "test"] = "train"
+    size: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_pair)] = None  # (H, W)
+    channels: Positive | None = None
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    background: Annotated[tuple[Level, Level, Level], BeforeValidator(_rgb)] = (255, 255, 255)
+    flip: bool = False
+    strict: bool = False
+
+
+class Diffusion(Section):
+    """The forward process, what the network predicts, and the metric of the loss."""
+
+    T: Positive = 1000
+    schedule: Component = Component(name="linear")
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    metric: str = "mse"
+
+
+class Training(Section):
+    """One optimiser step sees `batch_size` images, whatever the accumulation."""
+
+    steps: Positive
+    batch_size: Positive
+    accumulation: Positive = 1  # parts that a batch is computed in; less memory, same gradient
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+    log_every: Positive = 50
+    preview_every: Positive = 1000
+    checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 2
+    milestone_every: Positive | None = None
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Training":
+        if self.accumulation > self.batch_size:
+            raise ValueError(f"accumulation is larger than batch_size = {self.batch_size}")
+        return self
+
+
+class Sampling(Section):
+    """How this model is sampled when nothing else is said."""
+
+    sampler: Component = Component(name="ddim")
+    steps: Positive = 50
+    spacing: str = "trailing"
+    clamp: bool = True
+
+
+class Recipe(Section):
+    """A whole run: data, network, diffusion, training, sampling."""
+
+    data: Data
+    network: Component
+    diffusion: Diffusion = Diffusion()
+    training: Training
+    sampling: Sampling = Sampling()
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes in the package."""
+    return sorted(p.name[:-5] for p in RECIPES.iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe, comments included."""
+    if name not in shipped_recipes():
+        raise ConfigError(
+            f"there is no recipe {name!r}{near(name, shipped_recipes())}; "
+            f"shipped: {', '.join(shipped_recipes())}"
+        )
+    return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a YAML file or a shipped recipe, override dotted keys, and check everything.
+
+    Raises ConfigError with one line: the file, the key, what is allowed and the nearest known key.
+    """
+    path = Path(source)
+    is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
+    if is_file and not path.is_file():
+        raise ConfigError(f"there is no recipe file {path.absolute()}")
+    where = str(path) if is_file else f"recipe {source}"
+    try:
+        text = path.read_text(encoding="utf-8") if is_file else recipe_text(str(source))
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    return parse_recipe(tree, where, overrides)
+
+
+def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The same for a nested dict that came from `where`."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must hold the sections {', '.join(Recipe.model_fields)}")
+    for key, value in (overrides or {}).items():
+        tree = with_key(tree, key.split("."), value)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, Recipe)}") from error
+    for key, name, known in (
+        ("data.source", recipe.data.source, SOURCES),
+        ("diffusion.metric", recipe.diffusion.metric, METRICS),
+        ("sampling.spacing", recipe.sampling.spacing, SPACINGS),
+    ):
+        if name not in known:
+            raise ConfigError(f"{where}: {key} {unknown(name, known)}")
+    return recipe.model_copy(
+        update={
+            "network": checked(recipe.network, "network", where),
+            "diffusion": recipe.diffusion.model_copy(
+                update={"schedule": checked(recipe.diffusion.schedule, "diffusion.schedule", where)}
+            ),
+            "sampling": recipe.sampling.model_copy(
+                update={"sampler": checked(recipe.sampling.sampler, "sampling.sampler", where)}
+            ),
+        }
+    )
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.steps=500` → ("training.steps", 500). The value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no override; write key=value, as in training.steps=500")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {key} is not valid YAML: {value!r}") from error
+
+
+def checked(component: Component, key: str, where: str = "") -> Component:
+    """The component with every option of its callable checked, and its defaults written out.
+
+    key: an entry of COMPONENTS. Raises ConfigError.
+    """
+    prefix = f"{where}: " if where else ""
+    known = COMPONENTS[key]
+    if component.name not in known:
+        raise ConfigError(f"{prefix}{key} {unknown(component.name, known)}")
+    target = known[component.name]
+    schema = _schema(target)
+    try:
+        options = schema.model_validate(component.options)
+    except ValidationError as error:
+        raise ConfigError(f"{prefix}{explain(error, schema, key)}") from error
+    return Component(name=component.name, **options.model_dump(mode="json"))
+
+
+def _schema(target: Callable[..., Any]) -> type[BaseModel]:
+    """The keyword-only parameters of a function or class as a pydantic model."""
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(target).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in NOT_OPTIONS
+    }
+    return create_model(target.__name__, __base__=Section, **fields)
+
+
+def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of the nested dict with one dotted key replaced; `name` grows into {name: name}."""
+    first, *rest = keys
+    if not rest:
+        return {**tree, first: value}
+    inner = tree.get(first) or {}
+    inner = {"name": inner} if isinstance(inner, str) else inner
+    if not isinstance(inner, dict):
+        raise ConfigError(f"{first} is a value, not a section; it has no key {'.'.join(rest)}")
+    return {**tree, first: with_key(inner, rest, value)}
+
+
+def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
+    """The first thing that pydantic found, for a person: key, value, what is allowed."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join([key, *path] if key else path)
+    if first["type"] == "extra_forbidden":
+        section = _section(schema, path[:-1])
+        prefix = dotted.rpartition(".")[0]
+        known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
+        everywhere = known | set(dotted_keys(schema, key))
+        return f"unknown key {dotted}{near(dotted, everywhere)}; known here: " + ", ".join(
+            section.model_fields
+        )
+    if first["type"] == "missing":
+        return f"{dotted} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{dotted} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every key that a schema knows, dotted."""
+    for name, field in schema.model_fields.items():
+        key = f"{prefix}.{name}" if prefix else name
+        yield key
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, Section):
+            yield from dotted_keys(field.annotation, key)
+
+
+def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    for name in path:
+        annotation = schema.model_fields[name].annotation
+        assert inspect.isclass(annotation)
+        schema = annotation
+    return schema
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """`"ddmp" is unknown; did you mean ddpm? known: …`."""
+    return f"{name!r} is unknown{near(name, known)}; known: {', '.join(sorted(known))}"
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]}?" if match else ""

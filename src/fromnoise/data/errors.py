@@ -1,0 +1,17 @@
+"""What goes wrong with data: `DataError` for the person, `BrokenImage` for one file."""
+
+from collections.abc import Sequence
+
+
+class DataError(ValueError):
+    """Data that cannot be used. One line: what, where, what is allowed, what to do."""
+
+
+class BrokenImage(Exception):
+    """One image that cannot be read; its message is the reason. Never leaves this package."""
+
+
+def first_few(names: Sequence[str], limit: int = 3) -> str:
+    """At most `limit` of the names in one line, and how many more there are."""
+    more = f"; and {len(names) - limit} more" if len(names) > limit else ""
+    return "; ".join(names[:limit]) + more

@@ -1,0 +1,141 @@
+"""One decoded image at its full precision, and its way to uint8 at the size asked for.
+
+The order matters: channels first (so that a grey image can be padded in colour), then the size
+(in float where there are more than 8 bits), and only then the rounding to 0..255.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from .errors import DataError
+
+Fit = Literal["crop", "pad", "squash"]
+RGB = tuple[int, int, int]
+
+# ITU-R 601-2, the weights of PIL's convert("L").
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Pixels of any depth: (h, w, C) with values 0..peak, where `peak` is white."""
+
+    pixels: np.ndarray
+    peak: float = 255
+
+    @property
+    def is_8_bit(self) -> bool:
+        return self.pixels.dtype == np.uint8 and self.peak == 255
+
+
+def to_channels(picture: Picture, channels: int) -> Picture:
+    """The same picture with `channels` channels: colour to luma, grey repeated, else unchanged.
+
+    Raises `DataError` for any other conversion.
+    """
+    have = picture.pixels.shape[2]
+    if have == channels:
+        return picture
+    if have == 1 and channels == 3:
+        return Picture(np.repeat(picture.pixels, 3, axis=2), picture.peak)
+    if have == 3 and channels == 1:
+        return Picture(_luma(picture), picture.peak)
+    allowed = {1: "1 or 3 (repeated)", 3: "3 or 1 (luma)"}.get(have, str(have))
+    raise DataError(f"data.channels is {channels}, but the images have {have}; allowed: {allowed}")
+
+
+def _luma(picture: Picture) -> np.ndarray:  # (h, w, 3) -> (h, w, 1)
+    if picture.is_8_bit:
+        grey = Image.fromarray(np.ascontiguousarray(picture.pixels)).convert("L")
+        return np.asarray(grey)[..., None]
+    return (picture.pixels.astype(np.float32) @ _LUMA)[..., None]
+
+
+def fit_picture(
+    picture: Picture, size: tuple[int, int], *, fit: Fit, background: RGB
+) -> np.ndarray:
+    """The picture as uint8 (C, H, W) of `size` = (H, W).
+
+    - `crop` covers the size, aspect kept, and takes the centre;
+    - `pad` shrinks only what is larger, aspect kept, and centres it on `background`;
+    - `squash` ignores the aspect.
+
+    Where the scale is 1 no pixel is resampled. `background` is RGB in 0..255; pictures that do
+    not have three channels get its luma in each of them.
+    """
+    height, width = picture.pixels.shape[:2]
+    if fit == "squash":
+        return _chw(_resize(picture, size, (0, 0, width, height)))
+    if fit == "crop":
+        return _chw(_resize(picture, size, _centre_box((height, width), size)))
+    scale = min(1.0, size[0] / height, size[1] / width)
+    inner = (_scaled(height, scale, size[0]), _scaled(width, scale, size[1]))
+    small = _resize(picture, inner, (0, 0, width, height))
+    canvas = np.empty((*size, small.shape[2]), dtype=np.uint8)
+    canvas[:] = background_of(small.shape[2], background)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    canvas[top : top + inner[0], left : left + inner[1]] = small
+    return _chw(canvas)
+
+
+def background_of(channels: int, background: RGB) -> np.ndarray:
+    """The background as uint8 (channels,): itself for three channels, else its luma in each."""
+    if channels == 3:
+        return np.array(background, dtype=np.uint8)
+    luma = float(np.dot(background, _LUMA.astype(np.float64)))
+    return np.full(channels, round(luma), dtype=np.uint8)
+
+
+def _scaled(length: int, scale: float, limit: int) -> int:
+    return min(limit, max(1, round(length * scale)))
+
+
+def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest centred (left, top, right, bottom) of the aspect of `size`."""
+    (height, width), (out_height, out_width) = have, size
+    if out_height * width >= out_width * height:  # too wide, or just right: all of the height
+        box_height, box_width = height, out_width * height / out_height
+    else:
+        box_height, box_width = out_height * width / out_width, width
+    top, left = (height - box_height) / 2, (width - box_width) / 2
+    if (box_height, box_width) == (out_height, out_width):  # scale 1: cut between whole pixels
+        top, left = top // 1, left // 1
+    return left, top, min(width, left + box_width), min(height, top + box_height)
+
+
+def _resize(
+    picture: Picture, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:  # -> uint8 (H, W, C)
+    left, top, right, bottom = box
+    pixels = picture.pixels
+    if (bottom - top, right - left) == size and left % 1 == top % 1 == 0:
+        cut = pixels[int(top) : int(bottom), int(left) : int(right)]
+        return _to_uint8(Picture(cut, picture.peak))
+    if picture.is_8_bit and pixels.shape[2] == 3:
+        return np.asarray(_lanczos(pixels, size, box))
+    if not picture.is_8_bit:
+        pixels = pixels.astype(np.float32)
+    planes = [np.asarray(_lanczos(pixels[..., c], size, box)) for c in range(pixels.shape[2])]
+    return _to_uint8(Picture(np.stack(planes, axis=-1), picture.peak))
+
+
+def _lanczos(
+    pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
+
+
+def _to_uint8(picture: Picture) -> np.ndarray:
+    """v·255/peak, rounded; for 16 bits v/257. Clipped, because Lanczos overshoots at edges."""
+    if picture.is_8_bit:
+        return picture.pixels
+    scaled = picture.pixels.astype(np.float64) * 255 / picture.peak
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _chw(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

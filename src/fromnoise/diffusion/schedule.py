@@ -1,0 +1,127 @@
+"""The forward process: how much of the image is left, and how much noise there is, at each t.
+
+Equation numbers without a name are those of Ho, Jain and Abbeel, "Denoising Diffusion
+Probabilistic Models", 2020 (arXiv:2006.11239).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Time = int | Tensor
+"""A time t ∈ {0..T}: one integer for the whole batch, or an integer tensor (B,)."""
+
+
+def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """β_t rises in a straight line from `beta_1` to `beta_T` (section 4). Returns float64 (T,)."""
+    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
+
+
+def cosine(T: int, *, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
+    """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), with s = `offset`.
+
+    Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17; β_t is cut off at `beta_max` near t = T.
+    Returns β as float64 (T,).
+    """
+    t = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=beta_max)
+
+
+def given(T: int, *, betas: Sequence[float]) -> Tensor:
+    """β_1 … β_T exactly as the user wrote them. Returns float64 (T,)."""
+    return torch.tensor(list(betas), dtype=torch.float64)
+
+
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "given": given,
+}
+
+
+class NoiseSchedule:
+    """One float64 table of ᾱ_t, from which every coefficient of the process is derived.
+
+    `alpha_bar` has shape (T+1,): alpha_bar[0] = 1 is the clean image, alpha_bar[t] = Π_{i≤t} (1−β_i).
+    The table stays on the CPU; coefficients are looked up in float64 there and returned in
+    float32 on the device of t. A tensor t that already lies on the CPU costs no synchronisation.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        """`betas`: β_1 … β_T, shape (T,), each in (0, 1). Raises ValueError otherwise."""
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"betas must be a list of T ≥ 1 numbers, not {tuple(betas.shape)}")
+        outside = ~((betas > 0) & (betas < 1))
+        if outside.any():
+            t = int(outside.nonzero()[0]) + 1
+            raise ValueError(f"every β must lie between 0 and 1, but β_{t} = {betas[t - 1]:g}")
+        self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
+
+    @classmethod
+    def named(cls, name: str, T: int, **options: object) -> "NoiseSchedule":
+        """The schedule called `name` in SCHEDULES, with T steps."""
+        betas = SCHEDULES[name](T, **options)
+        if len(betas) != T:
+            raise ValueError(f"T is {T}, but the {name} schedule has {len(betas)} betas")
+        return cls(betas)
+
+    @property
+    def T(self) -> int:
+        """The number of diffusion steps."""
+        return len(self.alpha_bar) - 1
+
+    def alpha(self, t: Time) -> Tensor:
+        """√ᾱ_t, the factor of the clean image in x_t; float32, the shape of t."""
+        return self._at(self.alpha_bar.sqrt(), t)
+
+    def sigma(self, t: Time) -> Tensor:
+        """√(1−ᾱ_t), the standard deviation of the noise in x_t; float32, the shape of t."""
+        return self._at((1 - self.alpha_bar).sqrt(), t)
+
+    def snr(self, t: Time) -> Tensor:
+        """ᾱ_t / (1−ᾱ_t), the signal-to-noise ratio; float32, infinite at t = 0."""
+        return self._at(self.alpha_bar / (1 - self.alpha_bar), t)
+
+    def log_snr(self, t: Time) -> Tensor:
+        """log ᾱ_t − log(1−ᾱ_t); float32, infinite at t = 0."""
+        return self._at(self.alpha_bar.log() - (1 - self.alpha_bar).log(), t)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε (Eq. 4). x0, eps: (B,C,H,W); t: int or (B,)."""
+        return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * eps
+
+    def posterior(self, x0: Tensor, x_t: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(x_s | x_t, x_0) for any 0 ≤ s < t (Eqs. 6–7, there s = t−1).
+
+        With β = 1 − ᾱ_t/ᾱ_s, the noise added between s and t:
+        mean = √ᾱ_s β/(1−ᾱ_t) x_0 + √(ᾱ_t/ᾱ_s) (1−ᾱ_s)/(1−ᾱ_t) x_t, variance = (1−ᾱ_s)/(1−ᾱ_t) β.
+
+        x0, x_t: (B,C,H,W). Returns the mean (B,C,H,W) and the variance, a scalar or (B,1,1,1).
+        """
+        a_t, a_s = self._exact(t), self._exact(s)
+        beta = 1 - a_t / a_s
+        of_x0 = a_s.sqrt() * beta / (1 - a_t)
+        of_x_t = (a_t / a_s).sqrt() * (1 - a_s) / (1 - a_t)
+        variance = (1 - a_s) / (1 - a_t) * beta
+        return (
+            per_image(of_x0, x0) * x0 + per_image(of_x_t, x0) * x_t,
+            per_image(variance, x0),
+        )
+
+    def _exact(self, t: Time) -> Tensor:
+        return self.alpha_bar[t.cpu() if isinstance(t, Tensor) else t]
+
+    def _at(self, table: Tensor, t: Time) -> Tensor:
+        if isinstance(t, Tensor):
+            return table[t.cpu()].to(torch.float32).to(t.device)
+        return table[t].to(torch.float32)
+
+
+def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Shape a coefficient () or (B,) to multiply x (B,C,H,W): x's device and precision."""
+    coefficient = coefficient.to(device=x.device, dtype=x.dtype)
+    return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient

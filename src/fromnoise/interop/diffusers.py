@@ -1,0 +1,93 @@
+"""The `ddpm` network as a `UNet2DModel` of the diffusers library, which need not be installed.
+
+    unet = diffusers.UNet2DModel(**unet_config(network))
+    unet.load_state_dict(unet_state_dict(network))
+
+Both then give the same output, `unet(x, t).sample` with t ∈ {0..T−1} as in `network(x, t)`.
+"""
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from fromnoise.networks import DDPM
+
+RENAMES = (  # in this order: first where a layer stands, then what it is called there
+    (r"^time([12])\.", r"time_embedding.linear_\1."),
+    (r"^stem\.", "conv_in."),
+    (r"^norm\.", "conv_norm_out."),
+    (r"^out\.", "conv_out."),
+    (r"^middle_attention\.", "mid_block.attentions.0."),
+    (r"^middle1\.", "mid_block.resnets.0."),
+    (r"^middle2\.", "mid_block.resnets.1."),
+    (r"^(down|up)\.(\d+)\.blocks\.", r"\1_blocks.\2.resnets."),
+    (r"^(down|up)\.(\d+)\.attentions\.", r"\1_blocks.\2.attentions."),
+    (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
+    (r"(\.resnets\.\d+)\.time\.", r"\1.time_emb_proj."),
+    (r"(\.resnets\.\d+)\.shortcut\.", r"\1.conv_shortcut."),
+    (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(\.attentions\.\d+)\.out\.", r"\1.to_out.0."),
+)
+
+
+def unet_config(network: DDPM) -> dict[str, Any]:
+    """The arguments with which `diffusers.UNet2DModel` builds the same network.
+
+    With the paper's values they are those of the published google/ddpm-cifar10-32, dropout aside.
+    Add `sample_size`, the side of the images, which the network does not know and pipelines need.
+
+    Raises ValueError when `UNet2DModel` cannot express the network: `embedding: interleaved`, a
+    condition, or a first multiplier other than 1.
+    """
+    _check_expressible(network)
+    attends = [len(level.attentions) > 0 for level in network.down]  # pyright: ignore
+    asymmetric = getattr(network.down[0].resample, "asymmetric", False)  # False: only one level
+    block = network.down[0].blocks[0]  # pyright: ignore
+    return {
+        "in_channels": network.image_channels,
+        "out_channels": network.image_channels,
+        "block_out_channels": [level.blocks[0].conv1.out_channels for level in network.down],  # pyright: ignore
+        "layers_per_block": len(network.down[0].blocks),  # pyright: ignore
+        "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        "attention_head_dim": None,  # one head, as wide as the level
+        "downsample_padding": 0 if asymmetric else 1,  # with 0 it pads right and below
+        "dropout": block.dropout.p,
+        "norm_num_groups": network.norm.num_groups,
+        "norm_eps": network.norm.eps,
+        "act_fn": "silu",
+        "time_embedding_type": "positional",
+        "flip_sin_to_cos": False,  # sines first
+        "freq_shift": 1,  # 10000^(−i/(d/2−1))
+    }
+
+
+def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
+    """The network's weights under the names of `diffusers.UNet2DModel`, sharing its memory.
+
+    Raises ValueError as `unet_config`.
+    """
+    _check_expressible(network)
+    state: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if ".qkv." in name:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                state[name.replace(".qkv.", f".to_{letter}.")] = part
+        else:
+            state[name] = tensor
+    return state
+
+
+def _check_expressible(network: DDPM) -> None:
+    reasons = []
+    if network.embedding != "halves":
+        reasons.append(f"it knows no time embedding but `halves`, and this is {network.embedding}")
+    if network.cond_dim:
+        reasons.append(f"it takes no condition, and this one takes {network.cond_dim} labels")
+    if network.norm.num_channels != network.channels:
+        reasons.append("its first level is as wide as its stem, so multipliers must start with 1")
+    if reasons:
+        raise ValueError(f"diffusers' UNet2DModel cannot be this network: {'; '.join(reasons)}")

@@ -1,0 +1,225 @@
+"""The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import check_size, sinusoid, zero_init
+
+
+class ResidualBlock(nn.Module):
+    """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int, *, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(c_time, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """GN, then softmax(q·k/√C) v over all positions with one head, + the input."""
+
+    def __init__(self, channels: int, *, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.qkv = nn.Linear(channels, 3 * channels)  # a 1×1 convolution, pixels as tokens
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H,W)."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
+        q, k, v = self.qkv(tokens)[:, None].chunk(3, dim=-1)  # (B,1,HW,C) each
+        h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        return x + h.transpose(1, 2).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    """Half the size by conv3 stride 2; the paper pads right and below only (`asymmetric`)."""
+
+    def __init__(self, channels: int, padding: Literal["asymmetric", "symmetric"]) -> None:
+        super().__init__()
+        self.asymmetric = padding == "asymmetric"
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H/2,W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Twice the size by nearest neighbour, then conv3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,2H,2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution: after each residual block, attention where it is wanted."""
+
+    def __init__(self, blocks: list[ResidualBlock], attentions: list[Attention]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions)
+        self.resample: nn.Module | None = None
+
+    def block(self, i: int, x: Tensor, time: Tensor) -> Tensor:
+        """Residual block i of this level, and its attention if there is one."""
+        x = self.blocks[i](x, time)
+        return self.attentions[i](x) if self.attentions else x
+
+
+class DDPM(nn.Module):
+    """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
+
+    Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
+    from 0, so (1,) is attention at 16×16 on 32×32 images. The condition, K numbers in {−1, 0, +1},
+    enters beside the time through a layer without bias, so that zeros mean "nothing said".
+    Every width must be a multiple of `groups`. The image's sides must be multiples of
+    `size_multiple`; any such size works, square or not.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        cond_dim: int = 0,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        dropout: float = 0.1,
+        groups: int = 32,
+        embedding: Literal["halves", "interleaved"] = "halves",
+        downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+    ) -> None:
+        super().__init__()
+        _check_options(channels, multipliers, num_res_blocks, attention_levels, dropout, groups)
+        self.channels, self.embedding = channels, embedding
+        self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.size_multiple = 2 ** (len(multipliers) - 1)
+        c_time = 4 * channels
+        widths = [channels * m for m in multipliers]
+
+        def residual(c_in: int, c_out: int) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, c_time, groups=groups, dropout=dropout)
+
+        def level(i: int, c_ins: list[int]) -> Level:
+            count = len(c_ins) if i in attention_levels else 0
+            return Level(
+                [residual(c, widths[i]) for c in c_ins],
+                [Attention(widths[i], groups=groups) for _ in range(count)],
+            )
+
+        self.time1 = nn.Linear(channels, c_time)
+        self.time2 = nn.Linear(c_time, c_time)
+        self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
+
+        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
+        skips, c = [channels], channels  # the width of every tensor that the way up will need
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            self.down.append(level(i, [c] + [width] * (num_res_blocks - 1)))
+            skips += [width] * num_res_blocks
+            c = width
+            if i < len(widths) - 1:
+                self.down[-1].resample = Downsample(c, downsample)
+                skips.append(c)
+
+        self.middle1, self.middle2 = residual(c, c), residual(c, c)
+        self.middle_attention = Attention(c, groups=groups)
+
+        self.up = nn.ModuleList()
+        for i, width in reversed(list(enumerate(widths))):
+            c_ins = [skips.pop() + (c if j == 0 else width) for j in range(num_res_blocks + 1)]
+            self.up.append(level(i, c_ins))
+            c = width
+            if i > 0:
+                self.up[-1].resample = Upsample(c)
+
+        self.norm = nn.GroupNorm(groups, c, eps=1e-6)
+        self.out = nn.Conv2d(c, image_channels, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():  # residual branches, and ε itself, start at zero
+            if isinstance(module, ResidualBlock):
+                zero_init(module.conv2)
+            elif isinstance(module, Attention):
+                zero_init(module.out)
+        zero_init(self.out)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C,H,W)."""
+        check_size(x.shape[2], x.shape[3], self.size_multiple)
+        time = self.time1(sinusoid(t, self.channels, self.embedding).to(self.time1.weight.dtype))
+        time = self.time2(F.silu(time))
+        if self.cond is not None and cond is not None:
+            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = F.silu(time)
+
+        x = self.stem(x)
+        skips = [x]
+        for level in self.down:
+            for i in range(len(level.blocks)):
+                x = level.block(i, x, time)
+                skips.append(x)
+            if level.resample is not None:
+                x = level.resample(x)
+                skips.append(x)
+
+        x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
+
+        for level in self.up:
+            for i in range(len(level.blocks)):
+                x = level.block(i, torch.cat([x, skips.pop()], dim=1), time)
+            if level.resample is not None:
+                x = level.resample(x)
+        return self.out(F.silu(self.norm(x)))
+
+
+def _check_options(
+    channels: int,
+    multipliers: Sequence[int],
+    num_res_blocks: int,
+    attention_levels: Sequence[int],
+    dropout: float,
+    groups: int,
+) -> None:
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers must be one or more numbers ≥ 1, not {list(multipliers)}")
+    if num_res_blocks < 1:
+        raise ValueError(f"num_res_blocks must be at least 1, not {num_res_blocks}")
+    if channels < 4 or channels % 2:
+        raise ValueError(f"channels must be an even number ≥ 4, not {channels}")
+    if groups < 1 or channels % groups:
+        raise ValueError(f"channels must be a multiple of groups, but {channels} % {groups} ≠ 0")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+    outside = [i for i in attention_levels if not 0 <= i < len(multipliers)]
+    if outside:
+        raise ValueError(f"attention_levels must lie in 0..{len(multipliers) - 1}, not {outside}")

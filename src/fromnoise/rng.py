@@ -1,0 +1,33 @@
+"""Randomness as a function of integers, so that nothing about it needs to be stored.
+
+Every draw names what it is for by a key: (seed, step, purpose) in training, (seed of the image, t)
+in sampling. The same key gives the same numbers, whatever was drawn before, on which device, in
+which batch or after how many restarts. Numbers are always drawn on the CPU.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Key = int | str
+
+
+def seed_of(*key: Key) -> int:
+    """A 63-bit seed that depends on every part of the key and on their order."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*key: Key) -> torch.Generator:
+    """A fresh CPU generator for this key."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise for each image alone: float32 (len(seeds), *shape).
+
+    t names the step that the noise is for: the step that leaves t, or 0 for the start x_T.
+    """
+    return torch.stack([torch.randn(*shape, generator=generator(s, t)) for s in seeds])

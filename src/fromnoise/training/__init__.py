@@ -1,0 +1,6 @@
+"""From a recipe to a trained model: the loop, its state, and what it leaves in the run folder."""
+
+from fromnoise.training.loop import Diverged
+from fromnoise.training.run import Run, resume, train
+
+__all__ = ["Diverged", "Run", "resume", "train"]

@@ -1,0 +1,104 @@
+"""What a run says while it trains: `log.jsonl` always, TensorBoard if asked, and the terminal."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+LOG_FILE = "log.jsonl"
+logger = logging.getLogger("fromnoise")
+
+
+def duration(seconds: float) -> str:
+    """3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {m:02d}m"
+    return f"{m}m {s:02d}s" if m else f"{s}s"
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log.jsonl, in order; a last line cut off by a crash is left out."""
+    rows = []
+    for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class RunLog:
+    """Rows of numbers, each with its step, to all places at once."""
+
+    def __init__(self, run: Path, *, from_step: int, total_steps: int, tensorboard: bool) -> None:
+        """Rows later than `from_step`, left by a session that crashed, are dropped."""
+        self._file = run / LOG_FILE
+        if self._file.exists():
+            kept = [row for row in read_log(run) if row["step"] <= from_step]
+            replacement = self._file.with_suffix(".writing")
+            replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(replacement, self._file)
+        self.total_steps = total_steps
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
+        self._progress = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=total_steps, completed=from_step, line="")
+
+    @contextmanager
+    def shown(self) -> Iterator["RunLog"]:
+        """A progress bar on a terminal, plain lines elsewhere; files are closed at the end."""
+        live = self._progress.console.is_terminal
+        if live:
+            self._progress.start()
+        try:
+            yield self
+        finally:
+            if live:
+                self._progress.stop()
+            if self._board is not None:
+                self._board.close()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        self._progress.update(self._task, completed=step)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write one row. It has `step`, `loss`, `images_per_second`, `epoch`, `images` at least."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for key, value in row.items():
+                if key != "step" and value is not None:
+                    self._board.add_scalar(key, value, row["step"])
+        rate = row["images_per_second"]
+        left = (self.total_steps - row["step"]) * row["batch_size"] / rate
+        line = (
+            f"loss {row['loss'] or math.nan:.4f}  {rate:,.0f} images/s  epoch {row['epoch']:.1f}  "
+            f"{row['images']:,} images seen  {duration(left)} left"
+        )
+        if self._progress.console.is_terminal:
+            self._progress.update(self._task, completed=row["step"], line=line)
+        else:
+            logger.info("step %d/%d  %s", row["step"], self.total_steps, line)
+
+    def event(self, step: int, **facts: Any) -> None:
+        """Write a row that is no measurement: a skipped step, a resume."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **facts}) + "\n")

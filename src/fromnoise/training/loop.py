@@ -1,0 +1,194 @@
+"""The training loop, top to bottom (Algorithm 1 of Ho et al. 2020, arXiv:2006.11239)."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fromnoise.checkpoints import prune, save_checkpoint
+from fromnoise.config import Recipe
+from fromnoise.data import ImageSet
+from fromnoise.data.batches import load_batch, to_float
+from fromnoise.diffusion import Objective
+from fromnoise.model import ModelSpec
+from fromnoise.rng import generator, seed_of
+from fromnoise.training.log import RunLog
+from fromnoise.training.optimization import learning_rate
+from fromnoise.training.precision import autocast
+from fromnoise.training.preview import save_preview
+from fromnoise.training.signals import StopWish
+from fromnoise.training.state import TrainingState
+
+MAX_SKIPPED = 10
+logger = logging.getLogger("fromnoise")
+
+
+class Diverged(RuntimeError):
+    """The loss was not finite for many steps in a row."""
+
+
+def fit(
+    state: TrainingState, recipe: Recipe, spec: ModelSpec, data: ImageSet, folder: Path
+) -> None:
+    """Train from `state.step` to the last step, or until a signal; then the state is saved.
+
+    Writes log.jsonl, previews and checkpoints into `folder`. Raises Diverged, and DiskFull.
+    """
+    settings = recipe.training
+    network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
+    parameters = list(network.parameters())
+    objective = Objective(recipe.diffusion.metric)
+    window = Window(recipe.diffusion.T)
+    log = RunLog(
+        folder,
+        from_step=state.step,
+        total_steps=settings.steps,
+        tensorboard=settings.tensorboard,
+    )
+
+    def checkpoint() -> Path:
+        facts = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
+        facts |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
+        saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), facts)
+        keep = settings.keep_checkpoints
+        prune(saved.parent, keep=keep, milestone_every=settings.milestone_every)
+        logger.info("saved %s", saved.absolute())
+        return saved
+
+    network.train()
+    with StopWish() as wish, log.shown():
+        while state.step < settings.steps:
+            # one optimiser step
+            started = time.perf_counter()
+            rate = learning_rate(settings, state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            x0, eps, t = draw(recipe, data, state.step)
+            torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
+            losses = backward(state, objective, x0, eps, t, settings.accumulation)
+            scaler.unscale_(optimizer)
+            clip = settings.clip_norm or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True).item()
+            if math.isfinite(norm) and torch.isfinite(losses).all():
+                scaler.step(optimizer)
+                state.ema.update(network, state.updates)
+                state.updates += 1
+                state.skipped_in_a_row = 0
+            else:
+                state.skipped_in_a_row += 1
+                refuse(state, losses, norm, t, log)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            elapsed = time.perf_counter() - started
+            state.seconds += elapsed
+            window.add(losses, t, norm, elapsed)
+            log.advance(state.step)
+
+            # once in a while: a row in the log
+            if state.step % settings.log_every == 0 or state.step == settings.steps:
+                images = state.step * settings.batch_size
+                log.row(
+                    {"step": state.step, **window.means(), "learning_rate": rate, "images": images}
+                    | {"epoch": images / len(data), "seconds": state.seconds}
+                    | {"batch_size": settings.batch_size}
+                )
+                window = Window(recipe.diffusion.T)
+
+            # once in a while: a picture
+            if state.step % settings.preview_every == 0 or state.step == settings.steps:
+                save_preview(state, spec, folder / "previews")
+
+            # once in a while, at the end, and on a signal: a checkpoint
+            last = state.step == settings.steps
+            if state.step % settings.checkpoint_every == 0 or last or wish.signal:
+                saved = checkpoint()
+            if wish.signal:
+                logger.info("stopped by %s at step %d: %s", wish.signal, state.step, saved)
+                return
+
+
+def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x_0 (uint8), ε and t ∈ {1..T} of one step's batch, on the CPU, from (seed, step) alone."""
+    seed, size = recipe.training.seed, recipe.training.batch_size
+    x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
+    eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
+    t = torch.randint(1, recipe.diffusion.T + 1, (size,), generator=generator(seed, step, "t"))
+    return x0, eps, t
+
+
+def backward(
+    state: TrainingState,
+    objective: Objective,
+    x0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    accumulation: int,
+) -> Tensor:
+    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU."""
+    device = next(state.denoiser.parameters()).device
+    losses = []
+    for images, noise, times in zip(*(a.chunk(accumulation) for a in (x0, eps, t)), strict=True):
+        with autocast(device, state.precision):
+            loss = objective(state.denoiser, to_float(images.to(device)), noise.to(device), times)
+        state.scaler.scale(loss.sum() / len(x0)).backward()
+        losses.append(loss.detach())
+    return torch.cat(losses).cpu()
+
+
+def refuse(state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog) -> None:
+    """Note that a step was left out. Raises Diverged after MAX_SKIPPED in a row."""
+    bad = ~torch.isfinite(losses)
+    where = f"loss at t = {t[bad][0]}" if bad.any() else f"gradient norm, at t = {t.max()} or less"
+    step = state.step + 1
+    log.event(step, skipped=where)
+    logger.warning("step %d: the %s is not finite; the step is skipped", step, where)
+    if state.skipped_in_a_row >= MAX_SKIPPED:
+        raise Diverged(
+            f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite, the "
+            f"last one in its {where}; the checkpoints stand. Resume with a lower "
+            "training.learning_rate, or training.precision=fp32"
+        )
+
+
+@dataclass
+class Window:
+    """Sums since the last row of the log."""
+
+    T: int
+
+    def __post_init__(self) -> None:
+        self.loss, self.count = torch.zeros(4), torch.zeros(4)  # by quarter of the noise levels
+        self.norm = self.seconds = 0.0
+        self.steps = self.images = 0
+
+    def add(self, losses: Tensor, t: Tensor, norm: float, seconds: float) -> None:
+        """Take in one step: losses and t are (B,)."""
+        finite = torch.isfinite(losses)
+        quarter = ((t - 1) * 4 // self.T)[finite]
+        self.loss.index_add_(0, quarter, losses[finite])
+        self.count.index_add_(0, quarter, torch.ones(len(quarter)))
+        self.norm += norm
+        self.seconds += seconds
+        self.steps += 1
+        self.images += len(losses)
+
+    def means(self) -> dict[str, float | None]:
+        """Mean loss, overall and by quarter (q1: least noise), gradient norm, and speed."""
+        loss, *quarters = [
+            value if math.isfinite(value) else None  # no finite loss, or none in this quarter
+            for value in [
+                (self.loss.sum() / self.count.sum()).item(),
+                *(self.loss / self.count).tolist(),
+            ]
+        ]
+        return {
+            "loss": loss,
+            **{f"loss_q{i + 1}": value for i, value in enumerate(quarters)},
+            "gradient_norm": self.norm / self.steps if math.isfinite(self.norm) else None,
+            "images_per_second": self.images / self.seconds,
+        }

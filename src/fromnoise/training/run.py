@@ -1,0 +1,190 @@
+"""A run is a folder. Here it is begun, continued and looked at."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fromnoise.checkpoints import newest_checkpoint, read_state
+from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
+from fromnoise.data import ImageSet, detect_source, open_images
+from fromnoise.data.batches import load_batch, to_float
+from fromnoise.diffusion import Objective
+from fromnoise.model import Model, ModelSpec, build_denoiser, load, pick_device
+from fromnoise.rng import seed_of
+from fromnoise.training.loop import fit
+from fromnoise.training.precision import Precision, choose_precision
+from fromnoise.training.state import TrainingState
+
+RECIPE_FILE = "recipe.yaml"
+CHANGEABLE = ("training", "sampling", "data.path")  # by resume; the rest is what the weights are
+logger = logging.getLogger("fromnoise")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: recipe.yaml, log.jsonl, checkpoints/, previews/."""
+
+    folder: Path
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.folder / RECIPE_FILE)
+
+    def model(self, weights: str = "ema") -> Model:
+        """The model of the newest checkpoint."""
+        return load(self.folder, weights="ema" if weights == "ema" else "raw")
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train a recipe into a new run folder and return it.
+
+    recipe: a shipped name, a YAML file, or the same as a dict. out: `runs/NAME` by default.
+    data: images to train on instead of the recipe's; the kind of source is found out.
+    overrides: dotted keys, as in {"training.steps": 500}.
+    Raises ValueError, before anything is written, for anything that is wrong with these.
+    """
+    changes = dict(overrides or {})
+    if data is not None:
+        changes |= {"data.path": str(Path(data).absolute()), "data.source": detect_source(data)}
+    if isinstance(recipe, Mapping):
+        checked, name = parse_recipe(dict(recipe), "the given recipe", changes), "run"
+    else:
+        checked, name = load_recipe(recipe, changes), Path(recipe).stem
+    folder = Path(out) if out is not None else Path("runs") / name
+    _refuse_existing(folder)
+
+    images = _open(checked)
+    spec = _spec(checked, images)
+    state = _start(checked, spec, images, precision=None)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / RECIPE_FILE, checked.to_yaml())
+    return _fit(Run(folder), state, checked, spec, images)
+
+
+def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Continue a run from its newest whole checkpoint, exactly as if it had never stopped.
+
+    overrides may change training, sampling and data.path. Raises ValueError if `folder` is no run.
+    """
+    run = Run(Path(folder))
+    if not (run.folder / RECIPE_FILE).is_file():
+        raise ConfigError(f"{run.folder.absolute()} is no run: it has no {RECIPE_FILE}")
+    for key in overrides or {}:
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+            raise ConfigError(f"resume cannot change {key}; it can change {', '.join(CHANGEABLE)}")
+    recipe = load_recipe(run.folder / RECIPE_FILE, overrides)
+    checkpoint, damaged = newest_checkpoint(run.folder / "checkpoints")
+    for line in damaged:
+        logger.warning("%s; using an earlier checkpoint", line)
+
+    images = _open(recipe)
+    spec = _spec(recipe, images)
+    if checkpoint is None:
+        logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
+        state = _start(recipe, spec, images, precision=None)
+    else:
+        saved = read_state(checkpoint)
+        same = (overrides or {}).get("training.precision") is None
+        state = _start(recipe, spec, images, precision=saved["precision"] if same else None)
+        state.restore(checkpoint)
+        logger.info("continuing %s", checkpoint.absolute())
+        if saved["data_fingerprint"] != images.fingerprint:
+            logger.warning("the images have changed since step %d", state.step)
+        if state.step >= recipe.training.steps:
+            logger.info(
+                "the run is complete at step %d; to go on, say training.steps=%d or more",
+                state.step,
+                2 * state.step,
+            )
+            return run
+    _write(run.folder / RECIPE_FILE, recipe.to_yaml())
+    return _fit(run, state, recipe, spec, images)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if (folder / RECIPE_FILE).exists():
+        raise ConfigError(
+            f"{folder} is a run already; to continue it: fromnoise resume {folder}; "
+            "to begin another: --out with a new folder"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder.absolute()} is not empty; give --out a new folder")
+
+
+def _open(recipe: Recipe) -> ImageSet:
+    wanted = recipe.data.model_dump(exclude={"source", "path", "flip"})
+    images = open_images(recipe.data.source, recipe.data.path, **wanted)
+    _, channels, height, width = images.images.shape
+    logger.info(
+        "%s: %d images, %d channels, %dx%d", images.source, len(images), channels, height, width
+    )
+    for line in images.skipped:
+        logger.warning("skipped %s", line)
+    if images.skipped:
+        logger.warning("%d files could not be read and were skipped", len(images.skipped))
+    if recipe.training.batch_size > len(images):
+        logger.warning(
+            "training.batch_size = %d is more than the %d images: a batch holds some twice",
+            recipe.training.batch_size,
+            len(images),
+        )
+    return images
+
+
+def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
+    _, channels, height, width = images.images.shape
+    return ModelSpec(
+        network=recipe.network,
+        diffusion=recipe.diffusion,
+        sampling=recipe.sampling,
+        channels=channels,
+        size=(height, width),
+        labels=images.label_names,
+        source=images.source,
+    )
+
+
+def _start(
+    recipe: Recipe, spec: ModelSpec, images: ImageSet, *, precision: Precision | None
+) -> TrainingState:
+    """Build everything before step 0; the first weights are a function of the seed."""
+    settings = recipe.training
+    device = pick_device(settings.device)
+    torch.manual_seed(seed_of(settings.seed, "weights"))
+    denoiser = build_denoiser(spec)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    denoiser.to(device=device, memory_format=layout)
+    if precision is None:
+        part = -(-settings.batch_size // settings.accumulation)
+        x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
+        objective = Objective(recipe.diffusion.metric)
+        precision, why = choose_precision(settings.precision, denoiser, objective, x0)
+        logger.info("computing in %s on %s (%s)", precision, device, why)
+    return TrainingState.start(denoiser, settings, precision)
+
+
+def _fit(
+    run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet
+) -> Run:
+    count = sum(p.numel() for p in state.denoiser.parameters())
+    logger.info("%s parameters; the run is in %s", f"{count:,}", run.folder.absolute())
+    fit(state, recipe, spec, images, run.folder)
+    return run
+
+
+def _write(path: Path, text: str) -> None:
+    replacement = path.with_name(f".{path.name}.writing")
+    replacement.write_text(text, encoding="utf-8")
+    os.replace(replacement, path)

@@ -1,0 +1,100 @@
+"""All that a training step changes, and how it goes into a checkpoint and comes back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
+from fromnoise.config import Training
+from fromnoise.diffusion import Denoiser
+from fromnoise.model import FILE_OF, ModelSpec, Weights
+from fromnoise.training.ema import EMA
+from fromnoise.training.optimization import build_optimizer
+from fromnoise.training.precision import Precision
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """Weights, their average, the optimiser, and a few numbers. `step` counts finished steps."""
+
+    denoiser: Denoiser
+    ema: EMA  # of denoiser.network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
+    precision: Precision
+    step: int = 0
+    updates: int = 0  # steps that changed the weights: all but the skipped ones
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # spent in training steps, over all sessions
+
+    @classmethod
+    def start(cls, denoiser: Denoiser, settings: Training, precision: Precision) -> "TrainingState":
+        """Before the first step."""
+        device = next(denoiser.parameters()).device
+        return cls(
+            denoiser,
+            EMA(denoiser.network, settings.ema_decay),
+            build_optimizer(denoiser.network, settings),
+            torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+            precision,
+        )
+
+    def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
+        """The .safetensors files of a checkpoint."""
+
+        def file(tensors: Mapping[str, Tensor], weights: Weights) -> TensorFile:
+            described = spec.model_copy(update={"weights": weights, "step": self.step})
+            return TensorFile(tensors, described.metadata())
+
+        return {
+            FILE_OF["raw"]: file(self.denoiser.network.state_dict(), "raw"),
+            FILE_OF["ema"]: file(self.ema.module.state_dict(), "ema"),
+            OPTIMIZER_FILE: TensorFile(self._optimizer_tensors(), {}),
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What of this goes into state.json."""
+        return {
+            "precision": self.precision,
+            "updates": self.updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "seconds": self.seconds,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, checkpoint: Path) -> None:
+        """Become what was saved. Raises CheckpointError if that belongs to another network."""
+        saved = read_state(checkpoint)
+        try:
+            for weights, module in (("raw", self.denoiser.network), ("ema", self.ema.module)):
+                module.load_state_dict(dict(read_tensors(checkpoint / FILE_OF[weights]).tensors))
+        except RuntimeError as error:
+            raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
+        self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
+        self.scaler.load_state_dict(saved["scaler"])
+        self.step = saved["step"]
+        self.updates = saved["updates"]
+        self.skipped_in_a_row = saved["skipped_in_a_row"]
+        self.seconds = saved["seconds"]
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{kind}/{name}": tensor
+            for name, parameter in self.denoiser.network.named_parameters()
+            for kind, tensor in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.denoiser.network.named_parameters())
+        for key, tensor in tensors.items():
+            kind, name = key.split("/", 1)
+            parameter = parameters[name]
+            # moments take the parameter's memory layout, as the optimiser itself gives them
+            like = torch.empty_like(parameter) if tensor.shape == parameter.shape else tensor
+            self.optimizer.state[parameter][kind] = like.copy_(tensor).to(parameter.device)

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from fromnoise.data import DataError, check_data
+from fromnoise.data.suggest import suggest_size
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def messy(save):
+    turned = Image.fromarray(noise(40, 50, 3))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    save("cat/1.png", noise(40, 60, 3))
+    save("cat/2.png", noise(40, 60, 3))  # the same pixels
+    save("cat/3.bmp", noise(40, 60, 3))  # again, in another format
+    save("dog/10.png", noise(70, 70, 4))
+    save("dog/9.png", noise(80, 80).astype(np.uint16) * 257)
+    save("dog/turned.jpg", turned, exif=exif)
+    path = save("loose.png", noise(100, 90, 3, seed=1))
+    (path.parent / "dog" / "bad.png").write_bytes(b"")
+    return path.parent
+
+
+def test_the_report_counts_what_is_there(messy):
+    report = check_data(messy)
+    assert (report.source, report.count, report.channels) == ("folder", 7, 3)
+    assert next(iter(report.sizes.items())) == ((40, 60), 3)
+    assert report.sizes[50, 40] == 1  # after its rotation
+    assert report.modes == {"RGB": 5, "I;16": 1, "RGBA": 1}
+    assert report.classes == {"cat": 3, "dog": 3}
+    assert list(report.classes) == ["cat", "dog"]
+    assert report.unlabelled == 1
+    assert report.duplicates == (("cat/1.png", "cat/2.png"), ("cat/1.png", "cat/3.bmp"))
+    assert report.broken == ("dog/bad.png: the file is empty",)
+    assert len(report.notes) == 3
+
+
+def test_the_report_reads_well(messy):
+    text = str(check_data(messy))
+    for line in (
+        f"{messy}: 7 images (source folder)",
+        "sizes:     40×60 ×3, ",
+        "H 40 to 100, W 40 to 90",
+        "channels:  3",
+        "  cat: 3",
+        "no label:  1 images",
+        "  cat/2.png = cat/1.png",
+        "  dog/bad.png: ",
+        "1 of 7 images are turned as their EXIF says",
+        "1 of 7 images have transparency",
+        "1 of 7 images have more than 8 bits",
+    ):
+        assert line in text
+
+
+def test_the_recipe_lines_are_yaml_that_fits(messy):
+    recipe = yaml.safe_load(check_data(messy).recipe)
+    assert recipe == {
+        "data": {"source": "folder", "path": str(messy), "size": 32, "channels": 3, "fit": "crop"}
+    }
+
+
+def test_a_path_that_yaml_would_misread_is_quoted(save):
+    path = save("a: #b/x.png", noise(8, 8)).parent
+    assert yaml.safe_load(check_data(path).recipe)["data"]["path"] == str(path)
+
+
+def test_colour_files_that_are_grey_are_noted(save):
+    for i in range(2):
+        root = save(f"{i}.png", np.repeat(noise(8, 8, 1, seed=i), 3, axis=2)).parent
+    report = check_data(root)
+    assert "every colour image is grey; channels: 1 loses nothing" in report.notes
+    assert yaml.safe_load(report.recipe)["data"]["channels"] == 1
+    save("colour.png", noise(8, 8, 3))
+    assert check_data(root).notes == ()
+
+
+@pytest.mark.parametrize(("value", "background"), [(0, [0, 0, 0]), (255, [255, 255, 255])])
+def test_small_images_are_padded_on_their_own_background(save, value, background):
+    pixels = np.full((28, 28), value, np.uint8)
+    pixels[8:20, 8:20] = 128
+    data = yaml.safe_load(check_data(save("x.png", pixels).parent).recipe)["data"]
+    assert (data["size"], data["fit"], data["background"]) == (32, "pad", background)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({(32, 32): 9}, ((32, 32), "crop")),
+        ({(28, 28): 9}, ((32, 32), "pad")),
+        ({(64, 96): 9}, ((64, 96), "crop")),
+        ({(8, 8): 9}, ((8, 8), "crop")),
+        ({(1024, 768): 9}, ((256, 256), "crop")),
+        ({(50, 70): 2, (60, 200): 1, (300, 65): 9}, ((64, 64), "crop")),
+        ({(5, 3): 2, (4, 4): 1}, ((8, 8), "crop")),
+    ],
+)
+def test_suggested_sizes(sizes, expected):
+    assert suggest_size(sizes) == expected
+
+
+def test_the_shipped_digits():
+    report = check_data(source="digits")
+    assert (report.count, report.channels, report.duplicates) == (1797, 1, ())
+    assert list(report.classes.values())[:3] == [178, 182, 177]
+    assert yaml.safe_load(report.recipe)["data"] == {
+        "source": "digits",
+        "size": 8,
+        "channels": 1,
+        "fit": "crop",
+    }
+
+
+def test_long_lists_are_cut(save):
+    for i in range(30):
+        root = save(f"{i}.png", np.zeros((8, 8), np.uint8)).parent
+    report = check_data(root)
+    assert len(report.duplicates) == 29
+    assert "  … and 19 more" in report.lines()
+    assert len(report.lines()) < 30
+
+
+def test_only_broken_files_are_a_report_without_a_recipe(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"?")
+    report = check_data(tmp_path)
+    assert (report.count, report.recipe) == (0, "")
+    assert "x.png: not an image that Pillow can read" in str(report)
+
+
+def test_nothing_to_check(tmp_path):
+    with pytest.raises(DataError, match=r"has no images; seen: no files"):
+        check_data(tmp_path)
+    with pytest.raises(DataError, match=r"data.path is missing"):
+        check_data()

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import nn
+
+from fromnoise.diffusion import Denoiser, Prediction
+
+
+class Recorder(nn.Module):
+    """A network that keeps what it is called with and returns `output`."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *arguments):
+        self.arguments = arguments
+        return self.output
+
+
+@pytest.fixture
+def truth() -> dict[str, torch.Tensor]:
+    """One place (x_t, t) in float64 with all that is known there; σ/α from 0.01 to 100."""
+    torch.manual_seed(0)
+    x0, eps = torch.randn(2, 5, 2, 3, 4, dtype=torch.float64)
+    angle = torch.tensor([0.01, 0.4, 0.8, 1.2, 1.56], dtype=torch.float64).reshape(5, 1, 1, 1)
+    alpha, sigma = angle.cos(), angle.sin()
+    x_t, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
+    return {"x0": x0, "eps": eps, "v": v, "x_t": x_t, "alpha": alpha, "sigma": sigma}
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_each_prediction_can_be_read_as_all_three(truth, kind):
+    prediction = Prediction(kind, truth[kind], truth["x_t"], truth["alpha"], truth["sigma"])
+    for other in ("eps", "x0", "v"):
+        torch.testing.assert_close(getattr(prediction, other), truth[other], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_eps_and_v_follow_from_another_x0(truth, kind):
+    prediction = Prediction(kind, truth[kind], truth["x_t"], truth["alpha"], truth["sigma"])
+    x0 = truth["x0"].clamp(-0.5, 0.5)
+    changed = prediction.with_x0(x0)
+    assert torch.equal(changed.x0, x0)
+    x_t = truth["alpha"] * x0 + truth["sigma"] * changed.eps
+    torch.testing.assert_close(x_t, truth["x_t"], rtol=0, atol=1e-12)
+    x0_of_v = truth["alpha"] * truth["x_t"] - truth["sigma"] * changed.v
+    torch.testing.assert_close(x0_of_v, x0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("t", "index"), [(1, [0, 0, 0]), (1000, [999] * 3), (torch.tensor([1, 7, 1000]), [0, 6, 999])]
+)
+def test_the_network_receives_x_t_and_t_minus_1_and_the_condition(schedule, t, index):
+    x_t, cond = torch.randn(3, 1, 2, 2), torch.eye(3)
+    network = Recorder(x_t)
+    Denoiser(network, schedule)(x_t, t, cond)
+    got_x, got_t, got_cond = network.arguments
+    assert got_x is x_t
+    assert got_t.tolist() == index
+    assert got_cond is cond
+
+
+def test_without_a_condition_the_network_receives_none(schedule):
+    network = Recorder(torch.zeros(3, 1, 2, 2))
+    Denoiser(network, schedule)(torch.zeros(3, 1, 2, 2), 5)
+    assert network.arguments[2] is None
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_the_truth_is_read_from_the_networks_output(schedule, kind):
+    x0, eps = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
+    t = torch.tensor([1, 300, 700])
+    a = schedule.alpha_bar[t].reshape(3, 1, 1, 1)
+    v = a.sqrt() * eps - (1 - a).sqrt() * x0
+    x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
+    output = {"eps": eps, "x0": x0, "v": v}[kind]
+
+    prediction = Denoiser(Recorder(output), schedule, kind)(x_t, t)
+    got = (prediction.x0, prediction.eps, prediction.v)
+    torch.testing.assert_close(got, (x0, eps, v), rtol=0, atol=1e-5)
+
+
+def test_one_time_for_all_is_the_same_as_that_time_for_each(schedule):
+    x_t = torch.randn(3, 1, 4, 4)
+    denoiser = Denoiser(Recorder(torch.randn(3, 1, 4, 4)), schedule)
+    one, each = denoiser(x_t, 321), denoiser(x_t, torch.full((3,), 321))
+    assert torch.equal(one.x0, each.x0)
+    assert torch.equal(one.v, each.v)
+
+
+def test_a_half_precision_network_does_not_lower_the_precision_of_x_t(schedule):
+    x_t = torch.randn(3, 1, 4, 4)
+    prediction = Denoiser(Recorder(x_t.bfloat16()), schedule)(x_t, 5)
+    assert prediction.value.dtype == prediction.x0.dtype == torch.float32

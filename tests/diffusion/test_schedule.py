@@ -1,0 +1,198 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.diffusion import NoiseSchedule
+
+T = 1000
+
+
+def float64(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+# ---- the three families ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("T", "beta_1", "beta_T"), [(1000, 1e-4, 0.02), (500, 2e-4, 0.028)])
+def test_linear_is_a_straight_line_of_betas(T, beta_1, beta_T):
+    schedule = NoiseSchedule.named("linear", T, beta_1=beta_1, beta_T=beta_T)
+    betas = [beta_1 + (beta_T - beta_1) * i / (T - 1) for i in range(T)]
+    expected = [math.prod(1 - beta for beta in betas[:t]) for t in range(T + 1)]
+    assert schedule.alpha_bar.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_linear_defaults_to_the_papers_values():
+    default = NoiseSchedule.named("linear", T).alpha_bar
+    paper = NoiseSchedule.named("linear", T, beta_1=1e-4, beta_T=0.02).alpha_bar
+    assert torch.equal(default, paper)
+    assert default[-1].item() == pytest.approx(4.036e-5, rel=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.008, 0.05])
+def test_cosine_is_a_squared_cosine_of_alpha_bar_until_beta_is_cut_off(offset):
+    schedule = NoiseSchedule.named("cosine", T, offset=offset)
+
+    def f(t: int) -> float:
+        return math.cos((t / T + offset) / (1 + offset) * math.pi / 2) ** 2
+
+    expected = [f(t) / f(0) for t in range(T)]  # without t = T, where f is 0 …
+    expected.append(expected[-1] * (1 - 0.999))  # … and β therefore cut off
+    assert schedule.alpha_bar.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_defaults_to_the_offset_of_the_paper():
+    default = NoiseSchedule.named("cosine", T).alpha_bar
+    assert torch.equal(default, NoiseSchedule.named("cosine", T, offset=0.008).alpha_bar)
+
+
+def test_given_takes_the_betas_as_they_are():
+    schedule = NoiseSchedule.named("given", 3, betas=[0.1, 0.2, 0.5])
+    assert schedule.alpha_bar.tolist() == pytest.approx([1, 0.9, 0.72, 0.36])
+    assert schedule.T == 3
+
+
+# ---- what they share ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [1, 2, 1000])
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_alpha_bar_falls_from_exactly_1_in_float64(name, T):
+    schedule = NoiseSchedule.named(name, T)
+    assert schedule.alpha_bar.dtype == torch.float64
+    assert schedule.alpha_bar.shape == (T + 1,)
+    assert schedule.alpha_bar[0] == 1
+    assert (schedule.alpha_bar.diff() < 0).all()
+    assert schedule.T == T
+
+
+def test_betas_of_low_precision_make_a_table_of_high_precision():
+    betas = torch.full((100,), 0.125, dtype=torch.bfloat16)  # exact in any precision
+    assert NoiseSchedule(betas).alpha_bar[100].item() == pytest.approx(0.875**100, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_coefficients_follow_from_alpha_bar(name):
+    schedule = NoiseSchedule.named(name, T)
+    t = torch.arange(1, T + 1)
+    a = schedule.alpha_bar[1:]
+    for got, expected in [
+        (schedule.alpha(t), a.sqrt()),
+        (schedule.sigma(t), (1 - a).sqrt()),
+        (schedule.snr(t), a / (1 - a)),
+        (schedule.log_snr(t), torch.log(a / (1 - a))),
+        (schedule.alpha(t).double() ** 2 + schedule.sigma(t).double() ** 2, torch.ones_like(a)),
+    ]:
+        torch.testing.assert_close(got.double(), expected, rtol=2e-7, atol=2e-7)
+
+
+def test_at_time_0_there_is_no_noise(schedule):
+    assert schedule.alpha(0) == 1
+    assert schedule.sigma(0) == 0
+    assert schedule.snr(0) == schedule.log_snr(0) == math.inf
+
+
+@pytest.mark.parametrize("name", ["alpha", "sigma", "snr", "log_snr"])
+def test_coefficients_are_float32_in_the_shape_of_t(schedule, name):
+    coefficient = getattr(schedule, name)
+    t = torch.tensor([1, 500, 1000])
+    assert coefficient(t).dtype == coefficient(7).dtype == torch.float32
+    assert coefficient(t).shape == (3,)
+    assert coefficient(7).shape == ()
+    assert coefficient(t).tolist() == [coefficient(1), coefficient(500), coefficient(1000)]
+
+
+# ---- q(x_t | x_0) ---------------------------------------------------------------------------
+
+
+def test_add_noise_is_equation_4_at_each_images_own_time(schedule):
+    x0, eps = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64)
+    t = torch.tensor([1, 400, 1000])
+    a = schedule.alpha_bar[t].reshape(3, 1, 1, 1)
+    x_t = schedule.add_noise(x0, eps, t)
+    torch.testing.assert_close(x_t, a.sqrt() * x0 + (1 - a).sqrt() * eps, rtol=0, atol=1e-6)
+    for i in range(3):
+        alone = schedule.add_noise(x0[i : i + 1], eps[i : i + 1], int(t[i]))
+        assert torch.equal(alone, x_t[i : i + 1])
+
+
+def test_adding_noise_at_time_0_changes_nothing(schedule):
+    x0, eps = torch.randn(2, 3, 1, 4, 4)
+    assert torch.equal(schedule.add_noise(x0, eps, 0), x0)
+
+
+# ---- q(x_s | x_t, x_0) ----------------------------------------------------------------------
+
+
+def conditional(schedule: NoiseSchedule, x0: float, x_t: float, t: int, s: int):
+    """Mean and variance of x_s given x_t, by conditioning the joint Gaussian of both given x_0.
+
+    x_s = √ᾱ_s x_0 + noise of variance 1−ᾱ_s, and x_t = r x_s + noise with r = √(ᾱ_t/ᾱ_s).
+    """
+    a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+    r = math.sqrt(a_t / a_s)
+    mean_s, var_s = math.sqrt(a_s) * x0, 1 - a_s
+    mean_t, var_t, covariance = r * mean_s, r**2 * var_s + (1 - r**2), r * var_s
+    mean = mean_s + covariance / var_t * (x_t - mean_t)
+    return mean, var_s - covariance**2 / var_t
+
+
+pairs_of_times = st.lists(st.integers(0, T), min_size=2, max_size=2, unique=True).map(sorted)
+values = st.floats(-3, 3)
+
+
+@given(times=pairs_of_times, x0=values, x_t=values)
+def test_posterior_is_bayes_rule(schedule, times, x0, x_t):
+    s, t = times
+    mean, variance = schedule.posterior(float64(x0), float64(x_t), t, s)
+    expected_mean, expected_variance = conditional(schedule, x0, x_t, t, s)
+    assert mean.item() == pytest.approx(expected_mean, abs=1e-11)
+    assert variance.item() == pytest.approx(expected_variance, rel=1e-8, abs=1e-15)
+
+
+@given(times=st.lists(pairs_of_times, min_size=1, max_size=4))
+def test_posterior_takes_a_time_for_each_image(schedule, times):
+    s, t = torch.tensor(times).T
+    shape = (len(times), 1, 2, 3)
+    x0, x_t = torch.full(shape, 0.3).double(), torch.full(shape, -1.2).double()
+    mean, variance = schedule.posterior(x0, x_t, t, s)
+    assert mean.shape == shape
+    assert variance.shape == (len(times), 1, 1, 1)
+    for i in range(len(times)):
+        alone = schedule.posterior(x0[i], x_t[i], int(t[i]), int(s[i]))
+        torch.testing.assert_close((mean[i], variance[i].squeeze()), alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("t", [1, 500, 1000])
+def test_posterior_at_time_0_is_x_0_without_variance(schedule, t):
+    x0, x_t = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
+    mean, variance = schedule.posterior(x0, x_t, t, 0)
+    torch.testing.assert_close(mean, x0, rtol=1e-12, atol=0)
+    assert variance == 0
+
+
+# ---- bad input ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        ([0.1, 0.0], "every β must lie between 0 and 1, but β_2 = 0"),
+        ([1.0, 0.5], "every β must lie between 0 and 1, but β_1 = 1"),
+        ([0.1, 0.2, -0.3], "every β must lie between 0 and 1, but β_3 = -0.3"),
+        ([0.1, math.nan], "every β must lie between 0 and 1, but β_2 = nan"),
+        ([], r"betas must be a list of T ≥ 1 numbers, not \(0,\)"),
+        ([[0.1, 0.2]], r"betas must be a list of T ≥ 1 numbers, not \(1, 2\)"),
+    ],
+)
+def test_impossible_betas_are_refused(betas, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseSchedule(torch.tensor(betas))
+
+
+def test_another_number_of_betas_than_steps_is_refused():
+    with pytest.raises(ValueError, match="T is 3, but the given schedule has 2 betas"):
+        NoiseSchedule.named("given", 3, betas=[0.1, 0.2])

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from fromnoise.evaluation import frechet_distance, gaussian_of, pixel_features
+
+
+def random_gaussian(seed: int, d: int, rank: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((d, rank or d))
+    return rng.standard_normal(d), root @ root.T
+
+
+@pytest.mark.parametrize("d", [1, 2, 17])
+def test_equals_scipys_matrix_root(d):
+    (mean_a, cov_a), (mean_b, cov_b) = random_gaussian(0, d), random_gaussian(1, d)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b)
+    expected = np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root.real)
+    assert frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [3, 12])  # 3 of 12: a singular covariance
+def test_is_zero_for_one_gaussian_and_the_gap_for_shifted_ones(rank):
+    mean, cov = random_gaussian(0, 12, rank)
+    assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(mean, cov, mean + 2, cov) == pytest.approx(12 * 4, rel=1e-6)
+
+
+def test_of_isotropic_gaussians_has_a_closed_form():
+    d, s1, s2 = 5, 0.5, 2.0
+    zero, eye = np.zeros(d), np.eye(d)
+    distance = frechet_distance(zero, s1**2 * eye, zero, s2**2 * eye)
+    assert distance == pytest.approx(d * (s1 - s2) ** 2)
+
+
+def test_of_orthogonal_degenerate_gaussians_is_the_sum_of_their_variances():
+    zero = np.zeros(2)
+    assert frechet_distance(zero, np.diag([4, 0]), zero, np.diag([0, 9])) == pytest.approx(13)
+
+
+def test_is_symmetric():
+    a, b = random_gaussian(0, 8), random_gaussian(1, 8, rank=4)
+    assert frechet_distance(*a, *b) == pytest.approx(frechet_distance(*b, *a), rel=1e-7)
+
+
+def test_gaussian_of_takes_the_unbiased_moments_in_float64():
+    mean, cov = gaussian_of(np.array([[0, 0], [2, 4]], dtype=np.float32))
+    np.testing.assert_array_equal(mean, [1, 2])
+    np.testing.assert_array_equal(cov, [[2, 4], [4, 8]])
+    assert mean.dtype == cov.dtype == np.float64
+    assert gaussian_of(np.zeros((3, 1)))[1].shape == (1, 1)
+
+
+def test_pixel_features_lie_between_0_and_1():
+    images = np.array([0, 51, 102, 255], dtype=np.uint8).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(pixel_features(images), [[0, 0.2, 0.4, 1]])
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 1, 4, 4)), np.zeros((2, 4, 4), dtype=np.uint8)])
+def test_pixel_features_refuse_what_is_no_image(bad):
+    with pytest.raises(ValueError, match="expected uint8"):
+        pixel_features(bad)
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"\(3,\), \(3, 3\), \(2,\) and \(2, 2\)"):
+        frechet_distance(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match="at least 2"):
+        gaussian_of(np.zeros((1, 4)))

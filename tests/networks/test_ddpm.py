@@ -1,0 +1,234 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from fromnoise.networks import DDPM
+from fromnoise.networks.layers import sinusoid
+
+GROUPS = 4
+TINY = {"channels": 8, "groups": GROUPS, "multipliers": (1, 2), "dropout": 0.0}
+
+
+def build(**options) -> DDPM:
+    """A small network in float64, every weight random: as built, it would return zeros."""
+    network = DDPM(**{**TINY, **options}).double()
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
+    x = torch.randn(batch, network.image_channels, height, width, dtype=torch.float64)
+    return x, torch.randint(1000, (batch,))
+
+
+def definition(
+    p: dict[str, torch.Tensor],
+    x: torch.Tensor,
+    features: torch.Tensor,
+    cond: torch.Tensor | None = None,
+    *,
+    num_levels: int,
+    attention_levels: tuple[int, ...],
+    num_res_blocks: int,
+    asymmetric: bool,
+) -> torch.Tensor:
+    """The network written out as functions of its weights p; `features` embed the time."""
+
+    def conv(name, h, **options):
+        return F.conv2d(h, p[f"{name}.weight"], p[f"{name}.bias"], **options)
+
+    def linear(name, h):
+        return h @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def norm_silu(name, h):
+        return F.silu(norm(name, h))
+
+    def norm(name, h):
+        return F.group_norm(h, GROUPS, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-6)
+
+    def residual(name, h):
+        r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
+        r = r + linear(f"{name}.time", F.silu(time))[:, :, None, None]
+        r = conv(f"{name}.conv2", norm_silu(f"{name}.norm2", r), padding=1)
+        return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
+
+    def attention(name, h):
+        c = h.shape[1]
+        tokens = norm(f"{name}.norm", h).permute(0, 2, 3, 1).reshape(len(h), -1, c)
+        q, k, v = linear(f"{name}.qkv", tokens).split(c, dim=2)
+        attended = torch.softmax(q @ k.mT * c**-0.5, dim=2) @ v
+        return h + linear(f"{name}.out", attended).mT.reshape(h.shape)
+
+    def block(way, position, level, j, h):
+        h = residual(f"{way}.{position}.blocks.{j}", h)
+        if level in attention_levels:
+            h = attention(f"{way}.{position}.attentions.{j}", h)
+        return h
+
+    time = linear("time2", F.silu(linear("time1", features)))
+    if cond is not None:
+        time = time + cond @ p["cond.weight"].T
+
+    h = conv("stem", x, padding=1)
+    skips = [h]
+    for level in range(num_levels):
+        for j in range(num_res_blocks):
+            h = block("down", level, level, j, h)
+            skips.append(h)
+        if level < num_levels - 1:
+            h = F.pad(h, (0, 1, 0, 1) if asymmetric else (1, 1, 1, 1))
+            h = conv(f"down.{level}.resample.conv", h, stride=2)
+            skips.append(h)
+
+    h = residual("middle2", attention("middle_attention", residual("middle1", h)))
+
+    for position, level in enumerate(reversed(range(num_levels))):
+        for j in range(num_res_blocks + 1):
+            h = block("up", position, level, j, torch.cat([h, skips.pop()], dim=1))
+        if level > 0:
+            h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            h = conv(f"up.{position}.resample.conv", h, padding=1)
+    assert not skips
+    return conv("out", norm_silu("norm", h), padding=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"image_channels": 3}, (8, 8)),
+        ({"image_channels": 1, "embedding": "interleaved"}, (8, 8)),
+        ({"image_channels": 5, "downsample": "symmetric"}, (6, 10)),
+        ({"multipliers": (1, 3, 2), "num_res_blocks": 1, "attention_levels": (0, 2)}, (12, 4)),
+        ({"multipliers": (2,), "num_res_blocks": 3, "attention_levels": ()}, (3, 5)),
+        ({"cond_dim": 6}, (4, 4)),
+    ],
+    ids=["defaults", "interleaved", "symmetric", "levels", "one-level", "cond"],
+)
+def test_equals_the_definition(options, size):
+    network = build(**options)
+    x, t = inputs(network, *size)
+    cond = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 0, 0, 0, -1]]).double()
+    cond = cond if network.cond_dim else None
+    expected = definition(
+        dict(network.named_parameters()),
+        x,
+        sinusoid(t, network.channels, options.get("embedding", "halves")).double(),
+        cond,
+        num_levels=len(options.get("multipliers", TINY["multipliers"])),
+        attention_levels=options.get("attention_levels", (1,)),
+        num_res_blocks=options.get("num_res_blocks", 2),
+        asymmetric=options.get("downsample", "asymmetric") == "asymmetric",
+    )
+    torch.testing.assert_close(network(x, t, cond), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 35_746_307),  # the paper's CIFAR-10 network
+        ({"multipliers": (1, 2, 3, 4), "attention_levels": (2,)}, 82_958_979),
+    ],
+)
+def test_has_the_published_number_of_parameters(options, count):
+    with torch.device("meta"):
+        network = DDPM(**options)
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count
+
+
+def test_a_new_network_returns_zeros():
+    network = DDPM(**{**TINY, "cond_dim": 4, "dropout": 0.5})
+    out = network(torch.randn(2, 3, 8, 8), torch.tensor([0, 999]), torch.ones(2, 4))
+    assert out.count_nonzero() == 0
+
+
+def test_every_residual_branch_of_a_new_network_starts_at_zero():
+    x = torch.randn(2, 8, 4, 4)
+    network = DDPM(**{**TINY, "attention_levels": (0, 1)})
+    block, attention = network.down[0].blocks[0], network.down[0].attentions[0]
+    torch.testing.assert_close(block(x, torch.randn(2, 32)), x, rtol=0, atol=0)
+    torch.testing.assert_close(attention(x), x, rtol=0, atol=0)
+
+
+def test_a_condition_of_zeros_is_no_condition_and_another_is_not():
+    network = build(cond_dim=4)
+    x, t = inputs(network)
+    without = network(x, t)
+    torch.testing.assert_close(network(x, t, torch.zeros(2, 4)), without, rtol=0, atol=0)
+    assert not torch.allclose(network(x, t, torch.eye(4)[:2]), without)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    image_channels=st.integers(1, 6),
+    multipliers=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    num_res_blocks=st.integers(1, 2),
+    height=st.integers(1, 3),
+    width=st.integers(1, 3),
+    data=st.data(),
+)
+def test_any_size_fits_and_images_do_not_see_each_other(
+    image_channels, multipliers, num_res_blocks, height, width, data
+):
+    levels = st.sets(st.integers(0, len(multipliers) - 1))
+    network = build(
+        image_channels=image_channels,
+        multipliers=multipliers,
+        num_res_blocks=num_res_blocks,
+        attention_levels=sorted(data.draw(levels)),
+    )
+    k = network.size_multiple
+    assert k == 2 ** (len(multipliers) - 1)
+    x, t = inputs(network, height * k, width * k, batch=3)
+    out = network(x, t)
+    assert out.shape == x.shape
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(out, alone, rtol=1e-9, atol=1e-9)
+
+
+def test_channels_last_gives_the_same_numbers():
+    network = build()
+    x, t = inputs(network)
+    expected = network(x, t)
+    network = network.to(memory_format=torch.channels_last)
+    out = network(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_dropout_acts_in_training_only():
+    network = build(dropout=0.5)
+    x, t = inputs(network)
+    assert not torch.equal(network(x, t), network(x, t))
+    network.eval()
+    torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
+
+
+def test_a_size_that_the_levels_do_not_divide_is_refused():
+    network = build(multipliers=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="30x30 .* nearest: 24x24 or 32x32"):
+        network(*inputs(network, 30, 30))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"multipliers": ()}, r"multipliers must be one or more numbers ≥ 1, not \[\]"),
+        ({"multipliers": (1, 0)}, r"multipliers must be .*, not \[1, 0\]"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, not 0"),
+        ({"channels": 2, "groups": 1}, "channels must be an even number ≥ 4, not 2"),
+        ({"channels": 9, "groups": 3}, "channels must be an even number ≥ 4, not 9"),
+        ({"groups": 3}, "8 % 3 ≠ 0"),
+        ({"groups": 0}, "channels must be a multiple of groups"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
+        ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), not -0.1"),
+        ({"attention_levels": (1, 2)}, r"attention_levels must lie in 0..1, not \[2\]"),
+        ({"attention_levels": (-1,)}, r"attention_levels must lie in 0..1, not \[-1\]"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DDPM(**{**TINY, **options})
