@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from fromnoise import pictures
+from fromnoise.curves import loss_figure
 
 RED = np.array([255, 0, 0], dtype=np.uint8)
 
@@ -135,7 +136,7 @@ def test_figures_refuse_labels_that_do_not_fit(tmp_path):
     ],
 )
 def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
-    assert pixels(pictures.loss_figure(rows, tmp_path / "loss.png", title="loss")).std() > 0
+    assert pixels(loss_figure(rows, tmp_path / "loss.png", title="loss")).std() > 0
 
 
 def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():

@@ -1,1 +1,27 @@
-"""fromnoise"""
+"""Denoising diffusion probabilistic models: train on anyone's images, sample, understand.
+
+>>> import fromnoise
+>>> run = fromnoise.train("digits", out="runs/digits", overrides={"training.steps": 500})
+>>> model = fromnoise.load("runs/digits")
+>>> images = model.sample(seeds=range(16), steps=50)  # uint8 (16, C, H, W)
+"""
+
+from fromnoise.data import ImageSet, check_data, open_images
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.model import Model, load
+from fromnoise.training import Run, resume, train
+
+__all__ = [
+    "Denoiser",
+    "ImageSet",
+    "Model",
+    "NoiseSchedule",
+    "Objective",
+    "Run",
+    "check_data",
+    "load",
+    "open_images",
+    "resume",
+    "train",
+]
+__version__ = "0.1.0"

@@ -166,6 +166,20 @@ def recipe_text(name: str) -> str:
     return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def recipe_head(name: str) -> dict[str, str]:
+    """What the comments at the top of a shipped recipe say: about, command, time, score."""
+    head = dict.fromkeys(("about", "command", "time", "score"), "")
+    key = None
+    for line in recipe_text(name).splitlines():
+        if not line.startswith("#"):
+            break
+        first, colon, rest = line.lstrip("# ").partition(": ")
+        key, text = (first, rest) if colon and first in head else (key, line.lstrip("# "))
+        if key is not None:
+            head[key] = f"{head[key]} {text}".strip()
+    return head
+
+
 def load_recipe(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a YAML file or a shipped recipe, override dotted keys, and check everything.
 

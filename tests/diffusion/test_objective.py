@@ -24,8 +24,8 @@ def batch(schedule):
     torch.manual_seed(0)
     x0, eps = torch.randn(2, 4, 3, 6, 5)
     t = torch.tensor([1, 10, 500, 1000])
-    a = schedule.alpha_bar[t].float().reshape(4, 1, 1, 1)
-    v = a.sqrt() * eps - (1 - a).sqrt() * x0
+    a = schedule.alpha_bar[t].reshape(4, 1, 1, 1)
+    v = (a.sqrt() * eps - (1 - a).sqrt() * x0).float()
     return (x0, eps, t), {"eps": eps, "x0": x0, "v": v}
 
 
@@ -53,7 +53,9 @@ def test_the_loss_depends_neither_on_the_batch_nor_on_the_image_size(schedule, b
     denoiser = Denoiser(Returns(), schedule, kind)
     loss = Objective()(denoiser, x0, eps, t)
     tiled = Objective()(denoiser, x0.tile(1, 1, 2, 3), eps.tile(1, 1, 2, 3), t)
-    alone = torch.cat([Objective()(denoiser, x0[i, None], eps[i, None], t[i, None]) for i in range(4)])
+    alone = torch.cat(
+        [Objective()(denoiser, x0[i, None], eps[i, None], t[i, None]) for i in range(4)]
+    )
     torch.testing.assert_close(tiled, loss)
     torch.testing.assert_close(alone, loss)
 

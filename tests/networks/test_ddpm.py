@@ -36,6 +36,7 @@ def definition(
     attention_levels: tuple[int, ...],
     num_res_blocks: int,
     asymmetric: bool,
+    dropout: float,
 ) -> torch.Tensor:
     """The network written out as functions of its weights p; `features` embed the time."""
 
@@ -54,7 +55,8 @@ def definition(
     def residual(name, h):
         r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
         r = r + linear(f"{name}.time", F.silu(time))[:, :, None, None]
-        r = conv(f"{name}.conv2", norm_silu(f"{name}.norm2", r), padding=1)
+        r = F.dropout(norm_silu(f"{name}.norm2", r), dropout)
+        r = conv(f"{name}.conv2", r, padding=1)
         return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
 
     def attention(name, h):
@@ -106,14 +108,18 @@ def definition(
         ({"multipliers": (1, 3, 2), "num_res_blocks": 1, "attention_levels": (0, 2)}, (12, 4)),
         ({"multipliers": (2,), "num_res_blocks": 3, "attention_levels": ()}, (3, 5)),
         ({"cond_dim": 6}, (4, 4)),
+        ({"dropout": 0.4}, (4, 4)),
     ],
-    ids=["defaults", "interleaved", "symmetric", "levels", "one-level", "cond"],
+    ids=["defaults", "interleaved", "symmetric", "levels", "one-level", "cond", "dropout"],
 )
 def test_equals_the_definition(options, size):
     network = build(**options)
     x, t = inputs(network, *size)
     cond = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 0, 0, 0, -1]]).double()
     cond = cond if network.cond_dim else None
+    torch.manual_seed(1)  # for both the same elements drop out
+    out = network(x, t, cond)
+    torch.manual_seed(1)
     expected = definition(
         dict(network.named_parameters()),
         x,
@@ -123,8 +129,9 @@ def test_equals_the_definition(options, size):
         attention_levels=options.get("attention_levels", (1,)),
         num_res_blocks=options.get("num_res_blocks", 2),
         asymmetric=options.get("downsample", "asymmetric") == "asymmetric",
+        dropout=options.get("dropout", 0),
     )
-    torch.testing.assert_close(network(x, t, cond), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_dropout_acts_in_training_only():
 
 def test_a_size_that_the_levels_do_not_divide_is_refused():
     network = build(multipliers=(1, 1, 1, 1))
-    with pytest.raises(ValueError, match="30x30 .* nearest: 24x24 or 32x32"):
+    with pytest.raises(ValueError, match=r"30x30 .* nearest: 24x24 or 32x32"):
         network(*inputs(network, 30, 30))
 
 

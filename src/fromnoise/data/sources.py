@@ -57,16 +57,20 @@ def find_source(name: str) -> Callable[[Request], Listing]:
     return SOURCES[name]
 
 
-def detect_source(path: str | Path) -> str:
-    """Which of `SOURCES` reads this path: "folder", "zip", "idx" or "npz".
+def detect_source(path: str | Path, *, named: str | None = None) -> str:
+    """Which of `SOURCES` reads this path: "folder", "zip", "idx", "npz" or "cifar10".
 
+    named: a source that was meant before; kept where it reads these files too and knows more of
+    them, as `fashion-mnist` knows the names of its classes and `idx` does not.
     Raises `DataError` where there is nothing, or nothing known.
     """
     path = Path(path).expanduser().absolute()
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist")
+    if path.is_dir() and has_idx(path):
+        return named if named in {"mnist", "fashion-mnist"} else "idx"
     if path.is_dir():
-        return "idx" if has_idx(path) else "folder"
+        return "cifar10" if (path / "cifar-10-batches-py").is_dir() else "folder"
     name = path.name.lower()
     if name.endswith(".zip"):
         return "zip"

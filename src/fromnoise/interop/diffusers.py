@@ -41,19 +41,20 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     condition, or a first multiplier other than 1.
     """
     _check_expressible(network)
-    attends = [len(level.attentions) > 0 for level in network.down]  # pyright: ignore
-    asymmetric = getattr(network.down[0].resample, "asymmetric", False)  # False: only one level
-    block = network.down[0].blocks[0]  # pyright: ignore
+    levels: Any = network.down  # a ModuleList does not tell the type of what it holds
+    first = levels[0].blocks[0]
+    attends = [len(level.attentions) > 0 for level in levels]
+    asymmetric = len(levels) > 1 and levels[0].resample.asymmetric
     return {
         "in_channels": network.image_channels,
         "out_channels": network.image_channels,
-        "block_out_channels": [level.blocks[0].conv1.out_channels for level in network.down],  # pyright: ignore
-        "layers_per_block": len(network.down[0].blocks),  # pyright: ignore
+        "block_out_channels": [level.blocks[0].conv1.out_channels for level in levels],
+        "layers_per_block": len(levels[0].blocks),
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "attention_head_dim": None,  # one head, as wide as the level
         "downsample_padding": 0 if asymmetric else 1,  # with 0 it pads right and below
-        "dropout": block.dropout.p,
+        "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
         "norm_eps": network.norm.eps,
         "act_fn": "silu",

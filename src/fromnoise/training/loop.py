@@ -11,12 +11,13 @@ from torch import Tensor
 
 from fromnoise.checkpoints import prune, save_checkpoint
 from fromnoise.config import Recipe
+from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.model import ModelSpec
 from fromnoise.rng import generator, seed_of
-from fromnoise.training.log import RunLog
+from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.optimization import learning_rate
 from fromnoise.training.precision import autocast
 from fromnoise.training.preview import save_preview
@@ -99,9 +100,10 @@ def fit(
                 )
                 window = Window(recipe.diffusion.T)
 
-            # once in a while: a picture
+            # once in a while: pictures
             if state.step % settings.preview_every == 0 or state.step == settings.steps:
                 save_preview(state, spec, folder / "previews")
+                loss_figure(read_log(folder), folder / "loss.png", title="Training loss")
 
             # once in a while, at the end, and on a signal: a checkpoint
             last = state.step == settings.steps

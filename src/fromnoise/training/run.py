@@ -54,13 +54,14 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError, before anything is written, for anything that is wrong with these.
     """
-    changes = dict(overrides or {})
-    if data is not None:
-        changes |= {"data.path": str(Path(data).absolute()), "data.source": detect_source(data)}
     if isinstance(recipe, Mapping):
-        checked, name = parse_recipe(dict(recipe), "the given recipe", changes), "run"
+        checked, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
     else:
-        checked, name = load_recipe(recipe, changes), Path(recipe).stem
+        checked, name = load_recipe(recipe, overrides), Path(recipe).stem
+    if data is not None:
+        source = detect_source(data, named=checked.data.source)
+        there = {"path": Path(data).expanduser().absolute(), "source": source}
+        checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
     folder = Path(out) if out is not None else Path("runs") / name
     _refuse_existing(folder)
 

@@ -1,0 +1,165 @@
+"""The command line: `fromnoise`, or `python -m fromnoise`. Every command is one call elsewhere."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+from fromnoise import checkpoints, config, sampling, training
+from fromnoise.data import check_data
+from fromnoise.model import load
+
+app = typer.Typer(
+    help="Denoising diffusion models on your own images: train, resume, sample.",
+    epilog="Any command takes --debug, which shows the whole traceback of an error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True)
+recipes_app = typer.Typer(help="The recipes that come with the package.")
+app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    overrides: Overrides = None,
+    data: Annotated[
+        Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="the run folder [default: runs/RECIPE]")] = None,
+) -> None:
+    """Train a recipe into a new run folder."""
+    changes = dict(map(config.parse_override, overrides or []))
+    training.train(recipe, out=out, data=data, overrides=changes)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="a run folder")], overrides: Overrides = None
+) -> None:
+    """Continue a run exactly where it stopped; training.steps=N makes it longer."""
+    training.resume(run, overrides=dict(map(config.parse_override, overrides or [])))
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
+    seeds: Annotated[str | None, typer.Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
+    num: Annotated[int, typer.Option(min=1, help="seeds 0 to NUM-1, where --seeds is not said")] = 64,
+    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
+    steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
+    eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
+    variance: Annotated[str | None, typer.Option(help="of ddpm: small or large")] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
+    weights: Annotated[Literal["ema", "raw"], typer.Option(help="averaged, or as trained")] = "ema",
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
+    npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="the denoising as an animation")] = False,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="x_t and the predicted x_0 at ten times")
+    ] = False,
+    noise: Annotated[bool, typer.Option("--noise", help="the starting noise as a grid")] = False,
+    out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+) -> None:
+    """Make images: a PNG per seed and a grid. No option is ever needed."""
+    chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num))
+    loaded = load(model, weights=weights, device=device)
+    how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
+    how = {key: value for key, value in how.items() if value is not None}
+    plan = loaded.sampling_plan(**how)
+    if out is None:
+        parent = model if model.is_dir() else model.parent
+        out = parent / "samples" / f"{loaded.spec.step:06d}-{weights}-{plan.sampler.name}-{plan.steps}"
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
+        task = bar.add_task("images", total=len(chosen))
+        files = sampling.sample_to_folder(
+            loaded,
+            chosen,
+            out,
+            batch_size=batch_size,
+            grid=grid,
+            npz=npz,
+            gif=gif,
+            trajectory=trajectory,
+            noise=noise,
+            progress=lambda done: bar.update(task, completed=done),
+            **how,
+        )
+    print(f"{len(chosen)} images in {out.absolute()}")
+    for file in files[len(chosen) :]:
+        print(file.absolute())
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="a folder, zip, npz, npy or IDX file")],
+) -> None:
+    """Count, measure and read every image; name broken files and fitting recipe lines."""
+    print(check_data(path))
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List the shipped recipes with what they were measured to take and reach."""
+    if context.invoked_subcommand is not None:
+        return
+    table = Table("recipe", "what", "time", "score")
+    for name in config.shipped_recipes():
+        head = config.recipe_head(name)
+        table.add_row(name, head["about"], head["time"], head["score"])
+    Console().print(table)
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print one recipe, to read or to start one's own from."""
+    print(config.recipe_text(name), end="")
+
+
+def main() -> None:
+    """Run the command line; an error is one line and exit code 2, or 1 if the machine gave up."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    logging.basicConfig(
+        format="%(message)s",
+        level=logging.INFO,
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+        if sys.stderr.isatty()
+        else None,
+    )
+    try:
+        app(arguments)
+    except (ValueError, OSError, training.Diverged, torch.OutOfMemoryError) as error:
+        if debug:
+            raise
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+
+
+def error_line(error: Exception) -> str:
+    """What to tell a tired person."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the device ran out of memory; training.accumulation=2 (or more) computes the same "
+            "batch in smaller parts, and sampling has --batch-size"
+        )
+    if isinstance(error, checkpoints.DiskFull):
+        return error.strerror
+    return re.sub(r"\s*\n\s*", " ", str(error))

@@ -1,0 +1,190 @@
+"""Our samplers beside the schedulers of the diffusers library, whose times are ours less one.
+
+Both are fed the same predictions and the same noise; each goes on from its own last image.
+
+Their tables are float32, in which 1−ᾱ_1 = 1e-4 keeps three digits only, and a step at a small t
+is then off by up to 1e-4, which the second test allows. So elsewhere they get our float64 table:
+what is compared is the definitions, and these agree at every step to 1e-5 of the largest value.
+"""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import nn
+
+from fromnoise.diffusion import Denoiser, NoiseSchedule, clamp_x0, ddim, ddpm, sampling_times
+
+T = 1000
+SHAPE = (2, 1, 4, 4)
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+
+class Wave(nn.Module):
+    """A cheap, smooth and bounded function of x and t, which keeps its last output."""
+
+    def forward(self, x, index, cond):
+        self.output = torch.sin(2 * x + index[:, None, None, None] / 300)
+        return self.output
+
+
+@pytest.fixture(scope="module")
+def noise(fixed_noise):
+    return fixed_noise(*SHAPE)
+
+
+def denoiser_and_wave(schedule, kind, clip):
+    wave = Wave()
+    denoise = Denoiser(wave, schedule, kind)
+    return clamp_x0(denoise) if clip else denoise, wave
+
+
+def assert_close(got, expected, tolerance=1e-5):
+    atol = tolerance * max(1, expected.abs().max().item())
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("linear",) * 2, ("cosine", "squaredcos_cap_v2")])
+def test_alpha_bar(name, theirs):
+    expected = DDPMScheduler(T, beta_schedule=theirs).alphas_cumprod.double()
+    ours = NoiseSchedule.named(name, T).alpha_bar[1:]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
+def test_with_their_own_tables_all_thousand_steps_agree_as_far_as_these_are_exact(
+    schedule, noise, scheduler
+):
+    denoise, wave = denoiser_and_wave(schedule, "eps", clip=True)
+    theirs = scheduler(T)
+    theirs.set_timesteps(T)
+    options = {"use_clipped_model_output": True} if scheduler is DDIMScheduler else {}
+    sampler = ddim if scheduler is DDIMScheduler else ddpm
+    x = noise(0)
+    for step in sampler(denoise, schedule, noise(0), range(T, 0, -1), noise=noise):
+        generator = torch.Generator().manual_seed(step.t)
+        x, _ = theirs.step(
+            wave.output, step.t - 1, x, generator=generator, return_dict=False, **options
+        )
+        assert_close(step.x, x, 2e-4)
+
+
+# ---- times ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [7, 53, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_times(spacing, steps):
+    theirs = DDPMScheduler(T, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    expected = [t + 1 for t in theirs.timesteps.tolist()]
+    times = sampling_times(T, steps, spacing)
+    if (spacing, steps) == ("linspace", 7):
+        # Between 7 times lie 166.5: both round halves to even, but theirs is even when ours is odd.
+        assert [a - b for a, b in zip(times, expected, strict=True)] == [0, 1, 0, -1, 0, 1, 0]
+    else:
+        assert times == expected
+
+
+# ---- steps ----------------------------------------------------------------------------------
+
+each_kind = pytest.mark.parametrize("kind", PREDICTION_TYPES)
+with_and_without_clipping = pytest.mark.parametrize("clip", [True, False], ids=["clip", "free"])
+
+
+def with_exact_table(scheduler, schedule):
+    scheduler.alphas_cumprod = schedule.alpha_bar[1:]
+    return scheduler
+
+
+@with_and_without_clipping
+@each_kind
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize(
+    ("steps", "spacing"),
+    [
+        *[(steps, spacing) for steps in (7, 53) for spacing in ("leading", "trailing", "linspace")],
+        (1000, "leading"),  # with all times there is one spacing
+    ],
+)
+def test_ddpm(schedule, noise, steps, spacing, variance, kind, clip):
+    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+    theirs = DDPMScheduler(
+        T,
+        prediction_type=PREDICTION_TYPES[kind],
+        variance_type=f"fixed_{variance}",
+        clip_sample=clip,
+    )
+    with_exact_table(theirs, schedule)
+    times = sampling_times(T, steps, spacing)
+    theirs.set_timesteps(timesteps=[t - 1 for t in times])
+
+    x = noise(0)
+    for step in ddpm(denoise, schedule, noise(0), times, noise=noise, variance=variance):
+        generator = torch.Generator().manual_seed(step.t)  # gives noise(step.t)
+        x, x0 = theirs.step(wave.output, step.t - 1, x, generator=generator, return_dict=False)
+        if variance == "large" and step.s == 0 and step.t > 1:
+            # Theirs leaves out the noise at its time 0 only: a chain whose last kept time is a
+            # later one, as with trailing, ends with noise of variance 1−ᾱ_t in the image.
+            x = x - schedule.sigma(step.t) * noise(step.t)
+        assert_close(step.x, x)
+        assert_close(step.x0, x0)
+
+
+def ddim_scheduler(schedule, kind, clip, steps):
+    theirs = DDIMScheduler(T, prediction_type=PREDICTION_TYPES[kind], clip_sample=clip)
+    theirs.set_timesteps(steps)
+    return with_exact_table(theirs, schedule)
+
+
+def ddim_step(theirs, output, t, x, eta, noise):
+    # Without `use_clipped_model_output` theirs would join a clipped x̂_0 to an ε̂ of another x̂_0.
+    return theirs.step(
+        output,
+        t - 1,
+        x,
+        eta=eta,
+        use_clipped_model_output=True,
+        variance_noise=noise(t),
+        return_dict=False,
+    )
+
+
+@with_and_without_clipping
+@each_kind
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("steps", [7, 53, 1000])
+def test_ddim(schedule, noise, steps, eta, kind, clip):
+    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+    theirs = ddim_scheduler(schedule, kind, clip, steps)
+    times = sampling_times(T, steps, "leading")
+    x = noise(0)
+    for step in ddim(denoise, schedule, noise(0), times, noise=noise, eta=eta):
+        x, x0 = ddim_step(theirs, wave.output, step.t, x, eta, noise)
+        assert_close(step.x, x)
+        assert_close(step.x0, x0)
+
+
+@with_and_without_clipping
+@each_kind
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("steps", [7, 53])
+def test_ddim_between_the_times_that_diffusers_steps_between(
+    schedule, noise, steps, spacing, eta, kind, clip
+):
+    # Theirs always steps from t to t−⌊T/n⌋. With leading that is the next kept time; with other
+    # spacings it is not, and the next prediction is then made for a time that x is not at. So no
+    # chain is compared here, but from every kept time one step of ours between their two times.
+    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+    theirs = ddim_scheduler(schedule, kind, clip, steps)
+    for t in sampling_times(T, steps, spacing):
+        s = t - T // steps
+        step = next(
+            ddim(denoise, schedule, noise(t), [t, s] if s > 0 else [t], noise=noise, eta=eta)
+        )
+        x, x0 = ddim_step(theirs, wave.output, t, noise(t), eta, noise)
+        assert_close(step.x, x)
+        assert_close(step.x0, x0)
