@@ -1,0 +1,43 @@
+"""How every benchmark prints and keeps its figures."""
+
+import json
+import platform
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Samples = dict[str, list[float]]  # name → one figure per interleaved repeat; ours comes first
+
+
+def machine() -> str:
+    """The processor, threads and torch version."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()]
+    return (
+        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+        f"{', ' + ', '.join(fast) if fast else ''}, torch {torch.__version__}"
+    )
+
+
+def print_ratios(samples: Samples, unit: str) -> None:
+    """Median, minimum and maximum of each, and the median ratio of the first to each other."""
+    first = next(iter(samples.values()))
+    for name, figures in samples.items():
+        ratios = [ours / theirs for ours, theirs in zip(first, figures, strict=True)]
+        print(
+            f"  {name:32} {median(figures):8.2f} {unit}  ({min(figures):.2f} to {max(figures):.2f})"
+            f"   fromnoise is {median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def save(name: str, figures: dict[str, Any]) -> None:
+    """Keep the figures with the machine's description in results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": machine(), **figures}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,17 @@
+"""Every benchmark, one after the other, each in a process of its own. Takes about half an hour."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHMARKS = [
+    ["training_step.py"],
+    ["memory.py"],
+    ["digits.py"],
+    ["digits.py", "--recipe", "digits-long"],
+]
+
+for command in BENCHMARKS:
+    print(f"\n{' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, str(HERE / command[0]), *command[1:]], check=True)

@@ -1,0 +1,110 @@
+"""Every command of the README is run, in its order, on small pictures and few steps."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fromnoise import cli, config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = [  # appended to every training command: the same command, less of it
+    "training.batch_size=4",
+    "training.warmup_steps=1",
+    "training.preview_every=100",
+    "network.channels=8",
+    "network.groups=4",
+    "network.num_res_blocks=1",
+    "data.size=8",
+]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with photos, which is the working directory too."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(photos / f"{i}.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command, monkeypatch, capsys):
+    """Run one line of shell that begins with fromnoise; its standard output."""
+    command, _, target = command.partition(" > ")
+    program, name, *arguments = shlex.split(command, comments=True)
+    assert program == "fromnoise"
+    arguments = [str(Path(a).expanduser()) if a.startswith("~") else a for a in arguments]
+    if name == "train":
+        arguments += [*SMALL, "training.steps=2"]
+    elif name == "resume":
+        arguments = [re.sub(r"steps=\d+", "steps=3", a) for a in arguments]
+    elif name == "sample":
+        arguments += ["--steps", "2", "--seeds", "0-2"]
+    monkeypatch.setattr(sys, "argv", [program, name, *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0, command
+    output = capsys.readouterr().out
+    if target:
+        Path(target.strip()).write_text(output, encoding="utf-8")
+    return output
+
+
+def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("fromnoise ")]
+    assert {"data", "train", "resume", "sample", "recipes"} <= {c.split()[1] for c in commands}
+    for command in commands:
+        run(command, monkeypatch, capsys)
+    assert (home / "runs/photos/checkpoints/000003").is_dir()
+    assert (home / "samples/grid.png").is_file()
+    assert config.load_recipe("my.yaml") == config.load_recipe("folder")
+
+
+def test_the_python_of_the_readme_works(home):
+    (code,) = blocks("python")
+    steps = '"training.steps": 500'
+    assert steps in code
+    few = '"training.steps": 2, "network.channels": 8, "training.preview_every": 100'
+    names = {}
+    exec(code.replace(steps, few), names)
+    assert names["images"].shape == (16, 1, 8, 8)
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z]+)", "".join(blocks("sh"))):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_tree_of_the_readme_names_every_file():
+    tree = next(block for block in blocks("") if "src/fromnoise/" in block)
+    named = set(re.findall(r"[\w/]+(?:\.py)", tree))
+    files = {p.name for p in (ROOT / "src/fromnoise").rglob("*.py")}
+    private = {"__init__.py", "__main__.py", "errors.py", "imageset.py", "listing.py"}
+    private |= {"parallel.py", "frechet.py", "neighbours.py", "diffusers.py"}
+    assert named <= files
+    assert files - named <= private
+
+
+def test_every_recipe_is_in_the_readme():
+    table = re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE)
+    assert sorted(table) == config.shipped_recipes()
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
