@@ -23,6 +23,7 @@ from fromnoise.evaluation import (
 
 
 def main() -> None:
+    """Print and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--run", type=Path, help="judge this finished run instead of training one")

@@ -23,6 +23,7 @@ RECIPE = {
 
 
 def main() -> None:
+    """Print and keep the figures."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FROMNOISE_CACHE"] = str(Path(scratch) / "cache")

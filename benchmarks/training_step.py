@@ -23,6 +23,7 @@ from fromnoise.training.state import TrainingState
 
 
 def ours(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> tuple[str, Callable[[], None]]:
+    """Our name in the table, and one step."""
     denoiser = Denoiser(DDPM(dropout=0.0), NoiseSchedule.named("linear", 1000))
     denoiser.to(memory_format=torch.channels_last).train()
     objective = Objective()
@@ -44,6 +45,7 @@ def ours(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> tuple[str, Cal
 def theirs(
     x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, autocast: bool
 ) -> tuple[str, Callable[[], None]]:
+    """Their name in the table, and one step."""
     network = UNet2DModel(**unet_config(DDPM(dropout=0.0)))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4)
     x_t = NoiseSchedule.named("linear", 1000).add_noise(x0, eps, t)
@@ -59,6 +61,7 @@ def theirs(
 
 
 def main() -> None:
+    """Print and keep the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)

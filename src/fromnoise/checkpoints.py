@@ -112,7 +112,9 @@ def problem(path: Path) -> str | None:
                 return f"{path}: {name} is missing"
             if sha256(path / name) != expected:
                 return f"{path}: {name} is damaged (its SHA-256 differs from {STATE})"
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # or not UTF-8
         return f"{path}: {STATE} cannot be read ({error})"
     return None
 
@@ -151,9 +153,13 @@ def check_version(version: int, where: Path) -> None:
         )
 
 
-def prune(folder: Path, *, keep: int, milestone_every: int | None) -> None:
-    """Delete all but the newest `keep` whole checkpoints and those at multiples of the milestone."""
-    for path in list_checkpoints(folder)[:-keep]:
+def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
+    """Delete checkpoints before `newest`, which is whole, except `keep` − 1 and the milestones.
+
+    One of a later step is damaged, or `newest` would not be the newest: it counts for nothing.
+    """
+    before = [p for p in list_checkpoints(newest.parent) if int(p.name) <= int(newest.name)]
+    for path in before[:-keep]:
         if milestone_every is None or int(path.name) % milestone_every:
             shutil.rmtree(path)
 

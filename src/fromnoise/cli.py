@@ -42,9 +42,12 @@ def train(
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="the run folder [default: runs/RECIPE]")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
 ) -> None:
     """Train a recipe into a new run folder."""
     changes = dict(map(config.parse_override, overrides or []))
+    if strict:
+        changes["data.strict"] = True
     training.train(recipe, out=out, data=data, overrides=changes)
 
 
@@ -60,7 +63,9 @@ def resume(
 def sample(
     model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
     seeds: Annotated[str | None, typer.Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
-    num: Annotated[int, typer.Option(min=1, help="seeds 0 to NUM-1, where --seeds is not said")] = 64,
+    num: Annotated[
+        int, typer.Option(min=1, help="seeds 0 to NUM-1, where --seeds is not said")
+    ] = 64,
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
     steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
@@ -86,7 +91,8 @@ def sample(
     plan = loaded.sampling_plan(**how)
     if out is None:
         parent = model if model.is_dir() else model.parent
-        out = parent / "samples" / f"{loaded.spec.step:06d}-{weights}-{plan.sampler.name}-{plan.steps}"
+        name = f"{loaded.spec.step:06d}-{weights}-{plan.sampler.name}-{plan.steps}"
+        out = parent / "samples" / name
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
         task = bar.add_task("images", total=len(chosen))
         files = sampling.sample_to_folder(
@@ -161,5 +167,5 @@ def error_line(error: Exception) -> str:
             "batch in smaller parts, and sampling has --batch-size"
         )
     if isinstance(error, checkpoints.DiskFull):
-        return error.strerror
+        return str(error.strerror)
     return re.sub(r"\s*\n\s*", " ", str(error))

@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
@@ -168,7 +168,7 @@ def recipe_text(name: str) -> str:
 
 def recipe_head(name: str) -> dict[str, str]:
     """What the comments at the top of a shipped recipe say: about, command, time, score."""
-    head = dict.fromkeys(("about", "command", "time", "score"), "")
+    head: dict[str, str] = dict.fromkeys(("about", "command", "time", "score"), "")
     key = None
     for line in recipe_text(name).splitlines():
         if not line.startswith("#"):
@@ -312,6 +312,7 @@ def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     for name in path:
         annotation = schema.model_fields[name].annotation
         assert inspect.isclass(annotation)
+        assert issubclass(annotation, BaseModel)
         schema = annotation
     return schema
 

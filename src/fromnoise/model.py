@@ -5,6 +5,7 @@ A model file is a .safetensors file of the network's weights whose metadata hold
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from fromnoise.rng import image_noise
 METADATA_KEY = "fromnoise"
 Weights = Literal["ema", "raw"]
 FILE_OF: dict[str, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+logger = logging.getLogger("fromnoise")
 
 
 class ModelSpec(Section):
@@ -52,7 +54,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     """
     schedule = spec.diffusion.schedule
     network = NETWORKS[spec.network.name](image_channels=spec.channels, **spec.network.options)
-    check_size(*spec.size, multiple=int(network.size_multiple))
+    check_size(*spec.size, multiple=network.size_multiple)
     return Denoiser(
         network,
         NoiseSchedule.named(schedule.name, spec.diffusion.T, **schedule.options),
@@ -188,7 +190,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "auto") ->
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
-    denoiser.to(device=pick_device(device), memory_format=torch.channels_last)
+    denoiser.to(pick_device(device)).to(memory_format=torch.channels_last)
     return Model(denoiser.eval().requires_grad_(False), spec)
 
 
@@ -208,6 +210,8 @@ def find_model_file(path: Path, weights: Weights) -> Path:
     if newest is None:
         why = "; ".join(damaged) or f"{path.absolute()} has no checkpoint"
         raise CheckpointError(f"{why}; {expected}")
+    for line in damaged:
+        logger.warning("%s; using the earlier %s", line, newest.name)
     return newest / FILE_OF[weights]
 
 

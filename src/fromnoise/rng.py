@@ -30,4 +30,4 @@ def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int]) -> Tensor:
 
     t names the step that the noise is for: the step that leaves t, or 0 for the start x_T.
     """
-    return torch.stack([torch.randn(*shape, generator=generator(s, t)) for s in seeds])
+    return torch.stack([torch.randn(*shape, generator=generator(int(s), t)) for s in seeds])

@@ -23,11 +23,11 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigError(f"seeds {text!r} cannot be read; write 0-63, or 0,5,7-9")
+        if dash and int(last) < int(first):
+            raise ConfigError(f"seeds {text!r}: {part.strip()} runs backwards; write 0-63, or 0,5")
         seeds += range(int(first), int(last or first) + 1)
-    if not seeds:
-        raise ConfigError(f"seeds {text!r} name no seed; write 0-63, or 0,5,7-9")
     return seeds
 
 
@@ -45,9 +45,11 @@ def sample_to_folder(
     progress: Callable[[int], None] = lambda images: None,
     **how: Any,
 ) -> list[Path]:
-    """Make one image per seed and write them, each as a PNG named by its seed; the files' paths.
+    """Make one image per seed and write them, each as a PNG named by its seed.
 
-    grid: the first 64 in one picture. npz: all of them as `samples_NxHxWxC.npz` with `arr_0`, uint8.
+    Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
+
+    grid: the first 64 in one picture. npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8.
     gif: x_t from noise to image. trajectory: a strip of x_t and of x̂_0 at ten times.
     noise: the x_T that the grid began with. `how` goes to `Model.denoise`: sampler, steps, ….
     progress is called with the number of images finished, after each batch.
@@ -62,6 +64,7 @@ def sample_to_folder(
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }
     title = f"{plan.steps} {plan.sampler.name.upper()} steps, {model.spec.weights} weights"
+    pngs: list[Path] = []
     files: list[Path] = []
     images: list[np.ndarray] = []
     for i in range(0, len(seeds), batch_size):
@@ -72,7 +75,7 @@ def sample_to_folder(
                 steps.append(Step(step.t, step.s, step.x.cpu(), step.x0.cpu()))
         finished = to_uint8(step.x).numpy()
         metadata = [{**settings, "seed": str(seed), "software": "fromnoise"} for seed in batch]
-        files += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
+        pngs += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
         images.append(finished)
         progress(i + len(batch))
         if steps and gif:
@@ -92,7 +95,7 @@ def sample_to_folder(
         nhwc = everything.transpose(0, 2, 3, 1)
         files.append(folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz")
         np.savez(files[-1], arr_0=nhwc)
-    return files
+    return pngs + files
 
 
 def save_denoising(steps: Sequence[Step], path: Path) -> Path:

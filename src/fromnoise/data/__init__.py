@@ -1,10 +1,10 @@
 """Where images and labels come from: sources, decoding, the cache, and a check of them."""
 
-from .check import Report, check_data
-from .errors import DataError
-from .imageset import ImageSet
-from .opening import open_images
-from .sources import SOURCES, detect_source
+from fromnoise.data.check import Report, check_data
+from fromnoise.data.errors import DataError
+from fromnoise.data.imageset import ImageSet
+from fromnoise.data.opening import open_images
+from fromnoise.data.sources import SOURCES, detect_source
 
 __all__ = [
     "SOURCES",

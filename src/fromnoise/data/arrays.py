@@ -22,8 +22,8 @@ from typing import IO
 
 import numpy as np
 
-from .errors import DataError
-from .listing import (
+from fromnoise.data.errors import DataError
+from fromnoise.data.listing import (
     Listing,
     Pictures,
     Request,

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import DataError
-from .imageset import ImageSet
+from fromnoise.data.errors import DataError
+from fromnoise.data.imageset import ImageSet
 
 FORMAT = 1  # raise it whenever the same files would decode to other pixels
 _PARTIAL = ".partial-"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import default_cache
-from .decode import Header
-from .errors import BrokenImage, DataError
-from .listing import Pictures, Request
-from .parallel import in_order
-from .picture import RGB, Picture
-from .sources import detect_source, find_source
-from .suggest import recipe_lines
+from fromnoise.data.cache import default_cache
+from fromnoise.data.decode import Header
+from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.listing import Pictures, Request
+from fromnoise.data.parallel import in_order
+from fromnoise.data.picture import RGB, Picture
+from fromnoise.data.sources import detect_source, find_source
+from fromnoise.data.suggest import recipe_lines
 
 _LISTED = 10  # lines for anything of which there may be thousands
 

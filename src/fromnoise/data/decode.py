@@ -5,13 +5,13 @@ Colour profiles (ICC) are not applied: the numbers of the file are the numbers o
 
 import io
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .errors import BrokenImage
-from .picture import RGB, Picture, background_of
+from fromnoise.data.errors import BrokenImage
+from fromnoise.data.picture import RGB, Picture, background_of
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
 # PNG keeps 16 bits of colour, of which Pillow unpacks the high bytes only.
@@ -136,7 +136,8 @@ def _png_samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(
 
 def _png_bytes(data: bytes, raw_mode: str) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        image.tile = [image.tile[0]._replace(args=raw_mode)]  # type: ignore[attr-defined]
+        decoder: Any = image  # the tiles of a file are no part of Image's declared type
+        decoder.tile = [decoder.tile[0]._replace(args=raw_mode)]
         return np.asarray(ImageOps.exif_transpose(image))
 
 

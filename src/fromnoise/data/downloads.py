@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .idx import SPLITS, find_images, idx_listing
-from .listing import Listing, Pictures, Request, array_pictures, one_hot, stat_stamp
+from fromnoise.data.errors import DataError
+from fromnoise.data.idx import SPLITS, find_images, idx_listing
+from fromnoise.data.listing import Listing, Pictures, Request, array_pictures, one_hot, stat_stamp
 
 FASHION = (
     "T-shirt/top",

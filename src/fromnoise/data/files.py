@@ -16,10 +16,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .decode import Header, read_header, read_picture
-from .errors import BrokenImage, DataError
-from .listing import Listing, Pictures, Request, existing, one_hot, stat_stamp, train_only
-from .picture import Picture
+from fromnoise.data.decode import Header, read_header, read_picture
+from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.listing import (
+    Listing,
+    Pictures,
+    Request,
+    existing,
+    one_hot,
+    stat_stamp,
+    train_only,
+)
+from fromnoise.data.picture import Picture
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ACCEPTED = "accepted: " + ", ".join(EXTENSIONS)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
-from .listing import (
+from fromnoise.data.errors import DataError
+from fromnoise.data.listing import (
     Listing,
     Pictures,
     Request,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .decode import Header
-from .errors import DataError
-from .picture import RGB, Picture
+from fromnoise.data.decode import Header
+from fromnoise.data.errors import DataError
+from fromnoise.data.picture import RGB, Picture
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import get_args
 
 import numpy as np
 
-from .cache import cache_key, default_cache, load_entry, write_entry
-from .decode import Header
-from .errors import BrokenImage, DataError, first_few
-from .files import ACCEPTED
-from .imageset import ImageSet
-from .listing import Listing, Pictures, Request
-from .parallel import in_order
-from .picture import RGB, Fit, fit_picture, to_channels
-from .sources import find_source
+from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
+from fromnoise.data.decode import Header
+from fromnoise.data.errors import BrokenImage, DataError, first_few
+from fromnoise.data.files import ACCEPTED
+from fromnoise.data.imageset import ImageSet
+from fromnoise.data.listing import Listing, Pictures, Request
+from fromnoise.data.parallel import in_order
+from fromnoise.data.picture import RGB, Fit, fit_picture, to_channels
+from fromnoise.data.sources import find_source
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 

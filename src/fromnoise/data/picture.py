@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from .errors import DataError
+from fromnoise.data.errors import DataError
 
 Fit = Literal["crop", "pad", "squash"]
 RGB = tuple[int, int, int]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import npz
-from .downloads import cifar10, fashion_mnist, mnist
-from .errors import DataError
-from .files import ACCEPTED, folder, zip_file
-from .idx import has_idx, idx
-from .listing import Listing, Pictures, Request, array_pictures, one_hot, train_only
+from fromnoise.data.arrays import npz
+from fromnoise.data.downloads import cifar10, fashion_mnist, mnist
+from fromnoise.data.errors import DataError
+from fromnoise.data.files import ACCEPTED, folder, zip_file
+from fromnoise.data.idx import has_idx, idx
+from fromnoise.data.listing import Listing, Pictures, Request, array_pictures, one_hot, train_only
 
 
 def digits(request: Request) -> Listing:

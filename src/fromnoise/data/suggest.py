@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .picture import Fit
+from fromnoise.data.picture import Fit
 
 _USUAL = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _MOST_PADDING = 4  # pixels

@@ -1,4 +1,4 @@
-"""The mathematics of denoising diffusion. Imports torch, and nothing of ours outside this folder."""
+"""The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
 
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
 from fromnoise.diffusion.guidance import clamp_x0

@@ -102,7 +102,7 @@ SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
 
 
 def sampling_times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
-    """The `steps` times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T."""
+    """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T."""
     if not 1 <= steps <= T:
         raise ValueError(f"steps must lie between 1 and T = {T}, not {steps}")
     return SPACINGS[spacing](T, steps)

@@ -45,7 +45,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 class NoiseSchedule:
     """One float64 table of ᾱ_t, from which every coefficient of the process is derived.
 
-    `alpha_bar` has shape (T+1,): alpha_bar[0] = 1 is the clean image, alpha_bar[t] = Π_{i≤t} (1−β_i).
+    `alpha_bar` has shape (T+1,): 1 for the clean image at t = 0, then ᾱ_t = Π_{i≤t} (1−β_i).
     The table stays on the CPU; coefficients are looked up in float64 there and returned in
     float32 on the device of t. A tensor t that already lies on the CPU costs no synchronisation.
     """

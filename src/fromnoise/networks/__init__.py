@@ -1,10 +1,8 @@
 """The architectures, each (x_t, t, cond) → output. Imports torch, and nothing of ours outside."""
 
-from torch import nn
-
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.layers import check_size
 
-NETWORKS: dict[str, type[nn.Module]] = {"ddpm": DDPM}
+NETWORKS: dict[str, type[DDPM]] = {"ddpm": DDPM}
 
 __all__ = ["DDPM", "NETWORKS", "check_size"]

@@ -1,7 +1,7 @@
 """The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,8 @@ class DDPM(nn.Module):
     ) -> None:
         super().__init__()
         _check_options(channels, multipliers, num_res_blocks, attention_levels, dropout, groups)
-        self.channels, self.embedding = channels, embedding
+        self.channels = channels
+        self.embedding: Literal["halves", "interleaved"] = embedding
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.size_multiple = 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
@@ -184,7 +185,7 @@ class DDPM(nn.Module):
 
         x = self.stem(x)
         skips = [x]
-        for level in self.down:
+        for level in cast(Iterable[Level], self.down):
             for i in range(len(level.blocks)):
                 x = level.block(i, x, time)
                 skips.append(x)
@@ -194,7 +195,7 @@ class DDPM(nn.Module):
 
         x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
 
-        for level in self.up:
+        for level in cast(Iterable[Level], self.up):
             for i in range(len(level.blocks)):
                 x = level.block(i, torch.cat([x, skips.pop()], dim=1), time)
             if level.resample is not None:

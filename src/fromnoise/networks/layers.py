@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoid(
-    t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "halves"
-) -> Tensor:
+def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "halves") -> Tensor:
     """Sines and cosines of t at geometrically spaced frequencies. t: (B,) → float32 (B, width).
 
     `halves`: frequencies 10000^(−i/(d/2−1)), all sines and then all cosines, as in the code of

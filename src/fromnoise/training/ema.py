@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA:
@@ -16,12 +17,13 @@ class EMA:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self._averages = list(self.module.parameters())
+        self._averages: list[torch.Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def update(self, module: nn.Module, n: int) -> None:
         """Take in the weights of `module`, which has the structure of the one given at first."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(self._averages, list(module.parameters()), 1 - decay)
+        average_all = get_ema_multi_avg_fn(decay)  # one kernel for all parameters
+        average_all(self._averages, list(module.parameters()), n)
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(buffer)

@@ -56,7 +56,7 @@ def fit(
         facts |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), facts)
         keep = settings.keep_checkpoints
-        prune(saved.parent, keep=keep, milestone_every=settings.milestone_every)
+        prune(saved, keep=keep, milestone_every=settings.milestone_every)
         logger.info("saved %s", saved.absolute())
         return saved
 
@@ -107,11 +107,12 @@ def fit(
 
             # once in a while, at the end, and on a signal: a checkpoint
             last = state.step == settings.steps
-            if state.step % settings.checkpoint_every == 0 or last or wish.signal:
+            stop = wish.signal  # read once: it may come between any two lines
+            if state.step % settings.checkpoint_every == 0 or last or stop:
                 saved = checkpoint()
-            if wish.signal:
-                logger.info("stopped by %s at step %d: %s", wish.signal, state.step, saved)
-                return
+                if stop:
+                    logger.info("stopped by %s at step %d: %s", stop, state.step, saved)
+                    return
 
 
 def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -166,7 +166,7 @@ def _start(
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    denoiser.to(device=device, memory_format=layout)
+    denoiser.to(device).to(memory_format=layout)
     if precision is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
@@ -176,9 +176,7 @@ def _start(
     return TrainingState.start(denoiser, settings, precision)
 
 
-def _fit(
-    run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet
-) -> Run:
+def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet) -> Run:
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters; the run is in %s", f"{count:,}", run.folder.absolute())
     fit(state, recipe, spec, images, run.folder)

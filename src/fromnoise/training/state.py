@@ -77,7 +77,8 @@ class TrainingState:
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty unless it was saved in fp16
+            self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         self.updates = saved["updates"]
         self.skipped_in_a_row = saved["skipped_in_a_row"]

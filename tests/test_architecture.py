@@ -1,0 +1,92 @@
+"""Imports run one way; DESIGN and README draw the picture that is checked here."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import fromnoise
+
+ROOT = Path(fromnoise.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+LEAVES = {"rng", "checkpoints", "pictures"}
+MATHEMATICS = {"diffusion", "networks"}
+DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
+WORK = DESCRIPTION | {"model"}
+MAY_IMPORT = {
+    **{part: set() for part in LEAVES | MATHEMATICS},
+    "data": LEAVES,
+    "config": MATHEMATICS | {"data"},
+    "model": DESCRIPTION,
+    "sampling": WORK,
+    "training": WORK,
+    "evaluation": WORK,
+    "interop": WORK,
+    "__init__": WORK | {"sampling", "training", "evaluation", "interop"},
+    "cli": WORK | {"sampling", "training", "evaluation", "interop"},
+    "__main__": {"cli"},
+}
+
+
+def name_of(module: Path) -> str:
+    return module.relative_to(ROOT).as_posix()
+
+
+def part_of(module: Path) -> str:
+    """The file or folder right below the package: `cli`, `training`, …."""
+    return module.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(module: Path) -> set[str]:
+    """Every module that is imported, in functions too: `torch.nn`, `fromnoise.rng`, …."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(module)} imports relatively"
+            if node.module == "fromnoise":
+                names |= {f"fromnoise.{alias.name}" for alias in node.names}
+            else:
+                names.add(str(node.module))
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_imports_run_one_way(module):
+    part = part_of(module)
+    assert part in MAY_IMPORT, f"say in this test what {part} may import"
+    ours = {name.split(".")[1] for name in imported(module) if name.startswith("fromnoise.")}
+    assert ours - {part} <= MAY_IMPORT[part]
+
+
+@pytest.mark.parametrize("part", sorted(MATHEMATICS))
+def test_the_mathematics_needs_torch_alone(part):
+    roots = {name.split(".")[0] for file in (ROOT / part).rglob("*.py") for name in imported(file)}
+    assert roots - sys.stdlib_module_names == {"torch", "fromnoise"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_a_module_says_what_it_is_for(module):
+    assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+
+
+def test_no_module_is_a_drawer_for_everything():
+    assert not {"utils", "util", "helpers", "common", "misc"} & {file.stem for file in MODULES}
+
+
+@pytest.mark.parametrize(
+    "package", sorted(file for file in MODULES if file.stem == "__init__"), ids=name_of
+)
+def test_the_public_names_exist_and_are_sorted(package):
+    module = importlib.import_module(".".join(package.parent.relative_to(ROOT.parent).parts))
+    public = getattr(module, "__all__", [])
+    constants_first = sorted(public, key=lambda name: (not name.isupper(), name))
+    assert public in (sorted(public), constants_first)
+    for name in public:
+        assert getattr(module, name) is not None
+    if module is fromnoise:
+        assert public

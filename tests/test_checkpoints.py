@@ -1,0 +1,237 @@
+import errno
+import json
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from fromnoise import checkpoints
+from fromnoise.checkpoints import (
+    CheckpointError,
+    DiskFull,
+    TensorFile,
+    list_checkpoints,
+    newest_checkpoint,
+    problem,
+    prune,
+    read_state,
+    read_tensors,
+    save_checkpoint,
+)
+
+FILES = ("model.safetensors", "optimizer.safetensors")
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+def save(folder: Path, step: int, value: float = 1.0) -> Path:
+    tensors = {"a": torch.full((2, 3), value), "b": torch.tensor(step)}
+    files = {name: TensorFile(tensors, {"about": name}) for name in FILES}
+    return save_checkpoint(folder, step, files, {"seed": 3})
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    path = save(tmp_path, 500, value=0.25)
+    assert path == tmp_path / "000500"
+    assert problem(path) is None
+    tensors, metadata = read_tensors(path / FILES[0])
+    assert torch.equal(tensors["a"], torch.full((2, 3), 0.25))
+    assert tensors["b"] == 500
+    assert metadata == {"about": FILES[0]}
+    state = read_state(path)
+    assert (state["step"], state["seed"], state["format_version"]) == (500, 3, 1)
+    assert set(state["sha256"]) == set(FILES)
+
+
+def test_nothing_is_pickled(tmp_path):
+    names = {path.name for path in save(tmp_path, 1).iterdir()}
+    assert names == {*FILES, "state.json"}
+
+
+def test_any_memory_layout_is_read_again(tmp_path):
+    tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    tensors = {"image": tensor, "slice": tensor[:, 1]}
+    path = save_checkpoint(tmp_path, 1, {"x.safetensors": TensorFile(tensors, {})}, {})
+    read = read_tensors(path / "x.safetensors").tensors
+    assert torch.equal(read["image"], tensor)
+    assert torch.equal(read["slice"], tensor[:, 1])
+
+
+# ---- complete or not at all ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        *(("write_tensors", call) for call in range(2)),
+        *(("sha256", call) for call in range(2)),
+        *(("flush", call) for call in range(4)),
+    ],
+)
+def test_a_death_at_any_moment_leaves_the_earlier_ones(tmp_path, monkeypatch, function, call):
+    earlier = save(tmp_path, 1)
+    real, calls = getattr(checkpoints, function), iter(range(100))
+
+    def die(*arguments):
+        if next(calls) == call:
+            raise KeyboardInterrupt  # which nobody catches, so that nobody tidies up
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, function, die)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 2)
+    assert list_checkpoints(tmp_path) == [earlier]
+    assert newest_checkpoint(tmp_path) == (earlier, [])
+    assert [path.name for path in tmp_path.glob(".*")] == [".writing-000002"]
+    later = save(tmp_path, 3)
+    assert set(tmp_path.iterdir()) == {earlier, later}
+
+
+def test_an_error_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(checkpoints, "flush", fail)
+    with pytest.raises(OSError, match="input/output"):
+        save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_checkpoint_is_left_and_a_damaged_one_replaced(tmp_path):
+    path = save(tmp_path, 1, value=1.0)
+    save(tmp_path, 1, value=2.0)
+    assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 1
+    flip_a_bit(path / FILES[1])
+    save(tmp_path, 1, value=2.0)
+    assert problem(path) is None
+    assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_never_saved(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"step 2: a in model.safetensors is not finite"):
+        save(tmp_path, 2, value=bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a full disk --------------------------------------------------------------------------------
+
+
+def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
+    earlier = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 2**19))
+    monkeypatch.setattr(checkpoints, "write_tensors", None)  # is not called
+    with pytest.raises(DiskFull, match=r"a checkpoint needs 1 MiB .* the earlier .* stand"):
+        save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [earlier]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["system", "safetensors"],
+)
+@pytest.mark.parametrize("function", ["write_tensors", "flush"])
+def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch, function, error):
+    earlier = save(tmp_path, 1)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoints, function, fail)
+    with pytest.raises(DiskFull, match="the disk is full: a checkpoint needs 1 MiB"):
+        save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [earlier]
+    assert problem(earlier) is None
+
+
+# ---- damage, and other versions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_single_wrong_bit_is_named_and_the_one_before_is_used(tmp_path, name):
+    earlier, newest = save(tmp_path, 1), save(tmp_path, 2)
+    flip_a_bit(newest / name)
+    found, damaged = newest_checkpoint(tmp_path)
+    assert found == earlier
+    assert damaged == [f"{newest}: {name} is damaged (its SHA-256 differs from state.json)"]
+
+
+def test_a_missing_file_is_damage(tmp_path):
+    path = save(tmp_path, 1)
+    (path / FILES[1]).unlink()
+    assert newest_checkpoint(tmp_path) == (None, [f"{path}: {FILES[1]} is missing"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"step": 5', b"\xff\xfe", b"[]", b"{}", b'{"format_version": 1}']
+)
+def test_an_unreadable_state_is_damage(tmp_path, content):
+    earlier, newest = save(tmp_path, 1), save(tmp_path, 2)
+    (newest / "state.json").write_bytes(content)
+    found, [line] = newest_checkpoint(tmp_path)
+    assert found == earlier
+    assert line.startswith(f"{newest}: state.json cannot be read")
+
+
+def test_a_newer_format_is_refused_and_not_called_damaged(tmp_path):
+    path = save(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "format_version": 2}))
+    with pytest.raises(CheckpointError, match=r"format version 2, and this .* up to 1: install"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_file_that_is_no_safetensors_is_named(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_text("not tensors")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is not a whole \.safetensors file"):
+        read_tensors(file)
+
+
+# ---- which ones are kept ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keep", "milestone", "left"),
+    [
+        (1, None, [50]),
+        (2, None, [40, 50]),
+        (9, None, [10, 20, 30, 40, 50]),
+        (1, 20, [20, 40, 50]),
+        (2, 30, [30, 40, 50]),
+    ],
+)
+def test_the_last_few_and_the_milestones_are_kept(tmp_path, keep, milestone, left):
+    for step in (10, 20, 30, 40, 50):
+        newest = save(tmp_path, step)
+    prune(newest, keep=keep, milestone_every=milestone)
+    assert [int(path.name) for path in list_checkpoints(tmp_path)] == left
+
+
+def test_a_damaged_later_one_does_not_displace_the_one_just_saved(tmp_path):
+    """A run that went back behind a damaged checkpoint and was stopped before it came there."""
+    save(tmp_path, 10)
+    flip_a_bit(save(tmp_path, 50) / FILES[0])
+    newest = save(tmp_path, 30)
+    prune(newest, keep=1, milestone_every=None)
+    assert newest_checkpoint(tmp_path)[0] == newest
+    assert not (tmp_path / "000010").exists()
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    for step in (1_000_000, 999_999, 5):
+        save(tmp_path, step)
+    (tmp_path / "notes").mkdir()
+    assert [int(p.name) for p in list_checkpoints(tmp_path)] == [5, 999_999, 1_000_000]

@@ -1,0 +1,241 @@
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import fromnoise
+from fromnoise.checkpoints import CheckpointError, read_tensors
+from fromnoise.config import Component, Diffusion, Sampling, checked
+from fromnoise.data.batches import to_float
+from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
+from fromnoise.model import METADATA_KEY, Model, ModelSpec, build_denoiser, pick_device, to_uint8
+
+
+def spec_of(channels: int, size: tuple[int, int]) -> ModelSpec:
+    network = Component(name="ddpm", channels=8, multipliers=[1, 2], num_res_blocks=1, groups=4)
+    return ModelSpec(
+        network=checked(network, "network"),
+        diffusion=Diffusion(T=50),
+        sampling=Sampling(steps=4),
+        channels=channels,
+        size=size,
+        source="nowhere",
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Untrained, but with no layer at zero: whatever enters has an effect on what leaves."""
+    spec = spec_of(channels=2, size=(8, 12))
+    torch.manual_seed(0)
+    denoiser = build_denoiser(spec).eval().requires_grad_(False)
+    for parameter in denoiser.parameters():
+        parameter += 0.05 * torch.randn_like(parameter)
+    return Model(denoiser, spec)
+
+
+class Known(nn.Module):
+    """A network that knows the one image there is, and predicts it as x̂_0."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        super().__init__()
+        self.image = nn.Parameter(image)
+
+    def forward(self, x, t, cond=None):
+        return self.image.expand(x.shape)
+
+
+# ---- sampling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_a_denoiser_that_knows_the_image_samples_the_image(sampler, spacing, steps):
+    """Five channels, not square, and no training: to each pixel, whatever the noise was."""
+    image = torch.arange(5 * 2 * 3, dtype=torch.uint8).reshape(5, 2, 3) * 8
+    denoiser = Denoiser(Known(to_float(image)), NoiseSchedule.named("linear", 50), "x0")
+    known = Model(denoiser, spec_of(channels=5, size=(2, 3)))
+    samples = known.sample([1, 2], sampler=sampler, spacing=spacing, steps=steps)
+    assert samples.dtype == torch.uint8
+    assert torch.equal(samples, image.expand(2, 5, 2, 3))
+
+
+@pytest.mark.parametrize("how", [{"eta": 0.0}, {"eta": 1.0}, {"sampler": "ddpm"}], ids=str)
+def test_one_seed_is_one_image_at_any_batch_size(model, how):
+    """At most one grey level apart: kernels may add in another order for another batch size."""
+    together = model.sample(range(7), batch_size=7, **how).int()
+    assert together.unique(dim=0).shape == (7, 2, 8, 12)
+    for batch_size in (1, 3):
+        apart = model.sample(range(7), batch_size=batch_size, **how).int()
+        assert (apart - together).abs().max() <= 1
+    alone = model.sample([5], **how).int()
+    assert (alone[0] - together[5]).abs().max() <= 1
+
+
+def test_the_same_call_gives_the_same_bits(model):
+    first = model.sample([3, 4], sampler="ddpm")
+    torch.manual_seed(5)
+    assert torch.equal(model.sample(np.array([3, 4]), sampler="ddpm"), first)
+
+
+def test_no_seeds_are_no_images(model):
+    assert model.sample([]).shape == (0, 2, 8, 12)
+
+
+def test_every_step_is_shown_from_the_noise_to_the_image(model):
+    steps = list(model.denoise([3], steps=4))
+    assert [(step.t, step.s) for step in steps] == [(50, 38), (38, 25), (25, 12), (12, 0)]
+    assert torch.equal(to_uint8(steps[-1].x), model.sample([3], steps=4))
+    assert all(step.x0.abs().max() <= 1 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"sampler": "dddim"}, "sampler 'dddim' is unknown; did you mean ddim"),
+        ({"spacing": "even"}, "spacing 'even' is unknown; known: leading, linspace, trailing"),
+        ({"steps": 0}, "steps must be 1..50, not 0"),
+        ({"steps": 51}, "steps must be 1..50, not 51"),
+        ({"etta": 1}, "unknown key sampling.sampler.etta; did you mean sampling.sampler.eta"),
+        ({"sampler": "ddpm", "eta": 1}, "unknown key sampling.sampler.eta; known here: variance"),
+        ({"variance": "small"}, "unknown key sampling.sampler.variance; known here: eta"),
+        ({"sampler": "ddpm", "variance": "huge"}, "'small' or 'large'"),
+        ({"eta": "much"}, "sampling.sampler.eta = 'much'"),
+        ({"eta": float("nan")}, "finite"),
+    ],
+    ids=str,
+)
+def test_a_wrong_way_of_sampling_is_refused(model, how, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample([0], **how)
+
+
+def test_what_is_not_said_is_what_is_stored(model):
+    plan = model.sampling_plan()
+    assert (plan.sampler.name, plan.steps, plan.spacing) == ("ddim", 4, "trailing")
+    assert model.sampling_plan(eta=0.5, steps=9).sampler.options == {"eta": 0.5}
+    many = Model(model.denoiser, model.spec.model_copy(update={"sampling": Sampling(steps=1000)}))
+    assert many.sampling_plan().steps == 50
+
+
+def test_bytes_and_numbers_are_inverse():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(levels)), levels)
+    assert (to_float(levels).min(), to_float(levels).max()) == (-1, 1)
+    assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_a_file_alone_makes_the_same_images(model, tmp_path):
+    file = model.save(tmp_path / "far" / "away.safetensors")
+    again = fromnoise.load(file, device="cpu")
+    assert again.spec == model.spec
+    for name, tensor in model.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[name], tensor)
+    difference = again.sample(range(3)).int() - model.sample(range(3)).int()
+    assert difference.abs().max() <= 1  # `load` chooses the memory layout, and thereby the kernel
+
+
+def test_run_checkpoint_and_file_are_the_same_model(finished_run):
+    newest = finished_run / "checkpoints" / "000006"
+    images = [
+        fromnoise.load(path, device="cpu").sample([0, 1])
+        for path in (finished_run, newest, newest / "ema.safetensors")
+    ]
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+
+
+def test_averaged_and_raw_weights(finished_run):
+    ema, raw = (fromnoise.load(finished_run, weights=w, device="cpu") for w in ("ema", "raw"))
+    assert (ema.spec.weights, raw.spec.weights) == ("ema", "raw")
+    assert (ema.spec.step, ema.spec.source, ema.spec.size) == (6, "digits", (8, 8))
+    pairs = zip(ema.denoiser.parameters(), raw.denoiser.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run, caplog):
+    (run / "checkpoints" / "000006" / "ema.safetensors").write_bytes(b"damaged")
+    assert fromnoise.load(run, device="cpu").spec.step == 3
+    [(_, level, line)] = caplog.record_tuples
+    assert level == logging.WARNING
+    assert "000006: ema.safetensors is damaged" in line
+    assert "000003" in line
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(run):
+    checkpoint = run / "checkpoints" / "000006"
+    (checkpoint / "ema.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"000006: ema\.safetensors is damaged"):
+        fromnoise.load(checkpoint)
+
+
+EXPECTED = "expected a run folder, a checkpoint folder or a .safetensors file$"
+
+
+def test_what_is_no_model(tmp_path, run):
+    with pytest.raises(CheckpointError, match=rf"there is nothing at /.*/none; {EXPECTED}"):
+        fromnoise.load(tmp_path / "none")
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match=rf"run has no checkpoint; {EXPECTED}"):
+        fromnoise.load(run)
+
+
+def test_a_truncated_file(model, tmp_path):
+    file = model.save(tmp_path / "model.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole \.safetensors"):
+        fromnoise.load(file)
+
+
+def rewritten(model, tmp_path, change):
+    """The model's file with other metadata."""
+    file = model.save(tmp_path / "model.safetensors")
+    tensors, metadata = read_tensors(file)
+    save_file(dict(tensors), file, change(dict(metadata)))
+    return file
+
+
+def of_version(version):
+    def change(metadata):
+        spec = json.loads(metadata[METADATA_KEY]) | {"format_version": version}
+        return {METADATA_KEY: json.dumps(spec)}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _: {}, "was not written by fromnoise"),
+        (lambda _: {METADATA_KEY: "{"}, "its metadata cannot be read"),
+        (lambda _: {METADATA_KEY: "[]"}, "its metadata cannot be read"),
+        (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "its metadata cannot be read"),
+        (of_version(2), "has format version 2, and this fromnoise reads versions up to 1"),
+    ],
+    ids=["foreign", "broken", "list", "empty", "newer"],
+)
+def test_metadata_that_cannot_be_used(model, tmp_path, change, said):
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors.* {said}"):
+        fromnoise.load(rewritten(model, tmp_path, change))
+
+
+def test_weights_that_are_not_those_of_the_network(model, tmp_path):
+    file = model.save(tmp_path / "model.safetensors")
+    _, metadata = read_tensors(file)
+    save_file({"stem.weight": torch.zeros(1)}, file, dict(metadata))
+    with pytest.raises(CheckpointError, match="does not hold what it says it holds"):
+        fromnoise.load(file)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        pick_device("abacus")

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import fromnoise
+from fromnoise import sampling
+from fromnoise.config import ConfigError
+from fromnoise.model import to_uint8
+from fromnoise.sampling import parse_seeds, sample_to_folder
+
+SEEDS = [4, 0, 9, 10, 2]
+
+
+@pytest.fixture(scope="module")
+def model(finished_run):
+    return fromnoise.load(finished_run, device="cpu")
+
+
+# ---- seeds --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("5", [5]),
+        ("0-3", [0, 1, 2, 3]),
+        ("7-7", [7]),
+        ("0,5,7-9", [0, 5, 7, 8, 9]),
+        (" 1 , 2-3 ", [1, 2, 3]),
+    ],
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "-3", "3-", "a", "1.5", "1,", ",", "1--3", "1-2-3", "9-3", "1,9-3", "²"]
+)
+def test_what_names_no_seeds(text):
+    with pytest.raises(ConfigError, match=r"^seeds .*; write 0-63, or 0,5"):
+        parse_seeds(text)
+
+
+@given(text=st.text("0123456789-, x", max_size=8))
+def test_any_text_names_seeds_or_is_refused(text):
+    try:
+        seeds = parse_seeds(text[:6])
+    except ConfigError:
+        return
+    assert len(seeds) >= 1
+    assert all(seed >= 0 for seed in seeds)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_images_alone(model, tmp_path):
+    files = sample_to_folder(model, SEEDS, tmp_path, batch_size=2, grid=False)
+    names = ["000004.png", "000000.png", "000009.png", "000010.png", "000002.png"]
+    assert files == [tmp_path / name for name in names]
+    assert set(tmp_path.iterdir()) == set(files)
+    expected = model.sample(SEEDS, batch_size=2)
+    for file, image in zip(files, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), image[0].numpy())
+
+
+def test_an_image_says_how_it_was_made(model, tmp_path):
+    [file] = sample_to_folder(model, [7], tmp_path, grid=False, steps=3, eta=0.5)
+    with Image.open(file) as image:
+        said = image.text
+    assert said == {
+        "sampler": "ddim",
+        "eta": "0.5",
+        "steps": "3",
+        "spacing": "trailing",
+        "weights": "ema",
+        "trained steps": "6",
+        "seed": "7",
+        "software": "fromnoise",
+    }
+
+
+def test_everything_that_can_be_asked_for(model, tmp_path):
+    done = []
+    files = sample_to_folder(
+        model,
+        SEEDS,
+        tmp_path,
+        batch_size=2,
+        npz=True,
+        gif=True,
+        trajectory=True,
+        noise=True,
+        progress=done.append,
+    )
+    others = ["denoising.gif", "trajectory.png", "grid.png", "noise.png", "samples_5x8x8x1.npz"]
+    assert [file.name for file in files[len(SEEDS) :]] == others
+    assert set(tmp_path.iterdir()) == set(files)
+    assert done == [2, 4, 5]
+    for file in files[:-1]:
+        with Image.open(file) as image:
+            image.load()
+
+
+def test_the_array_holds_all_images_channels_last(model, tmp_path):
+    *_, file = sample_to_folder(model, SEEDS, tmp_path, batch_size=3, grid=False, npz=True)
+    with np.load(file) as arrays:
+        assert list(arrays) == ["arr_0"]
+        images = arrays["arr_0"]
+    assert (images.dtype, images.shape) == (np.uint8, (5, 8, 8, 1))
+    expected = model.sample(SEEDS, batch_size=3).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(images, expected)
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(1, 1), (5, 5), (100, 60)])
+def test_the_animation_ends_with_the_finished_images(model, tmp_path, steps, frames, monkeypatch):
+    saved = []
+    monkeypatch.setattr(sampling, "save_gif", lambda frames, path: saved.extend(frames) or path)
+    sample_to_folder(model, [1, 2], tmp_path, grid=False, gif=True, steps=steps)
+    assert len(saved) == frames
+    expected = sampling.tile(model.sample([1, 2], steps=steps).numpy())
+    assert np.array_equal(saved[-1], expected)
+
+
+def test_the_strip_shows_what_it_says(model, tmp_path, monkeypatch):
+    """Each pair of rows is one seed: x_t, and the x̂_0 predicted from that x_t."""
+    shown = {}
+
+    def strip(rows, times, path, title):
+        shown.update(rows=rows, times=times)
+        return path
+
+    monkeypatch.setattr(sampling, "strip_figure", strip)
+    sample_to_folder(model, [1, 2], tmp_path, grid=False, trajectory=True, steps=4)
+    steps = list(model.denoise([1, 2], steps=4))
+    assert shown["times"] == [100, 75, 50, 25, 0]
+    x = torch.stack([model.start([1, 2]), *(step.x for step in steps)])
+    x0 = torch.stack([*(step.x0 for step in steps), steps[-1].x])
+    labels, pictures = zip(*shown["rows"], strict=True)
+    assert labels == ("$x_t$", r"predicted $x_0$") * 2
+    for image in (0, 1):
+        assert np.array_equal(pictures[2 * image], to_uint8(x[:, image]).numpy())
+        assert np.array_equal(pictures[2 * image + 1], to_uint8(x0[:, image]).numpy())
+
+
+def test_grid_and_noise_are_of_the_same_seeds(model, tmp_path, monkeypatch):
+    shown = {}
+
+    def grid(images, path, title):
+        shown[path.name] = images
+        return path
+
+    monkeypatch.setattr(sampling, "GRID_IMAGES", 3)
+    monkeypatch.setattr(sampling, "grid_figure", grid)
+    sample_to_folder(model, SEEDS, tmp_path, noise=True)
+    assert np.array_equal(shown["grid.png"], model.sample(SEEDS)[:3].numpy())
+    assert np.array_equal(shown["noise.png"], to_uint8(model.start(SEEDS[:3])).numpy())

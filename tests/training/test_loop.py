@@ -1,0 +1,263 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fromnoise
+from fromnoise import checkpoints
+from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
+from fromnoise.config import Training, parse_recipe
+from fromnoise.data import open_images
+from fromnoise.diffusion import Objective
+from fromnoise.training import Diverged, loop
+from fromnoise.training.log import read_log
+from fromnoise.training.loop import Window, backward, draw
+from fromnoise.training.optimization import learning_rate
+
+
+@pytest.fixture
+def train(tiny, tmp_path, monkeypatch):
+    """train(steps=3): the run folder, without previews, which take longer than all the rest."""
+    monkeypatch.setattr(loop, "save_preview", lambda *_: None)
+
+    def call(**settings):
+        tiny["training"] |= settings
+        return fromnoise.train(tiny, out=tmp_path / "run").folder
+
+    return call
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """poison(where, steps): the loss or one gradient is not a number at these steps."""
+
+    def install(where, steps):
+        real_draw, real_backward, now = loop.draw, loop.backward, {}
+
+        def draw_(recipe, data, step):
+            x0, eps, t = real_draw(recipe, data, step)
+            now["step"] = step
+            if where == "loss" and step in steps:
+                eps[1] = math.nan
+            return x0, eps, t
+
+        def backward_(state, *arguments):
+            losses = real_backward(state, *arguments)
+            if where == "gradient" and now["step"] in steps:
+                next(state.denoiser.parameters()).grad[0] = math.inf
+            return losses
+
+        monkeypatch.setattr(loop, "draw", draw_)
+        monkeypatch.setattr(loop, "backward", backward_)
+
+    return install
+
+
+def weights(run, step, name="model.safetensors"):
+    return read_tensors(run / "checkpoints" / f"{step:06d}" / name).tensors
+
+
+# ---- the learning rate --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("constant", {4: 1, 8: 1, 11: 1}),
+        ("linear", {4: 1, 6: 0.75, 8: 0.5, 11: 0.125}),
+        ("cosine", {4: 1, 6: (1 + 0.5**0.5) / 2, 8: 0.5, 10: (1 - 0.5**0.5) / 2}),
+    ],
+)
+def test_the_learning_rate_at_exact_steps(shape, expected):
+    settings = Training(steps=12, batch_size=1, learning_rate=1, lr_schedule=shape, warmup_steps=4)
+    warm_up = {0: 0.25, 1: 0.5, 2: 0.75, 3: 1.0}
+    for step, rate in {**warm_up, **expected}.items():
+        assert learning_rate(settings, step) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("warmup", [0, 5, 9])
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
+def test_the_learning_rate_is_positive_at_every_step(shape, warmup):
+    settings = Training(steps=5, batch_size=1, lr_schedule=shape, warmup_steps=warmup)
+    assert all(0 < learning_rate(settings, step) <= 2e-4 for step in range(5))
+
+
+# ---- one step -----------------------------------------------------------------------------------
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(start):
+    state, _ = start({"network.dropout": 0})
+    torch.manual_seed(1)
+    x0 = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8)
+    eps, t = torch.randn(7, 1, 8, 8), torch.randint(1, 101, (7,))
+
+    def gradient(parts):
+        state.denoiser.zero_grad()
+        losses = backward(state, Objective(), x0, eps, t, parts)
+        return losses, torch.cat([p.grad.flatten() for p in state.denoiser.parameters()])
+
+    losses, whole = gradient(1)
+    assert losses.shape == (7,)
+    assert whole.norm() > 0.1
+    for parts in (2, 3, 5, 7):
+        losses_in_parts, in_parts = gradient(parts)
+        torch.testing.assert_close(losses_in_parts, losses, rtol=0, atol=1e-6)
+        assert (in_parts - whole).norm() <= 1e-6 * whole.norm()
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
+    recipe, data = parse_recipe(tiny, "tiny"), open_images("digits")
+    first = draw(recipe, data, 5)
+    draw(recipe, data, 6)
+    torch.manual_seed(9)
+    for a, b, c in zip(first, draw(recipe, data, 5), draw(recipe, data, 6), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_every_noise_level_is_drawn_and_none_outside(tiny):
+    recipe = parse_recipe(tiny, "tiny", {"diffusion.T": 3, "training.batch_size": 300})
+    _, _, t = draw(recipe, open_images("digits"), 0)
+    counts = torch.bincount(t, minlength=4)
+    assert counts[0] == 0
+    assert counts.shape == (4,)
+    assert (counts[1:] > 60).all()
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(train, poison, where, caplog):
+    poison(where, {2})
+    run = train(steps=3, checkpoint_every=1, keep_checkpoints=3, log_every=3)
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        before, after = weights(run, 2, name), weights(run, 3, name)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    state = json.loads((run / "checkpoints" / "000003" / "state.json").read_text())
+    assert (state["step"], state["updates"], state["skipped_in_a_row"]) == (3, 2, 1)
+    event, row = read_log(run)
+    assert event["step"] == 3
+    assert where in event["skipped"]
+    assert row["loss"] > 0
+    assert "step 3: the " in caplog.text
+
+
+def test_steps_skipped_now_and_then_do_not_stop_a_run(train, poison):
+    poison("loss", set(range(30)) - {9, 18, 27})
+    assert newest_checkpoint(train(steps=30) / "checkpoints")[0].name == "000030"
+
+
+def test_ten_in_a_row_stop_it_and_name_step_and_noise_level(train, poison, tiny, tmp_path):
+    poison("loss", range(3, 99))
+    with pytest.raises(Diverged) as stopped:
+        train(steps=99, checkpoint_every=2, keep_checkpoints=9)
+    _, _, t = loop.draw(parse_recipe(tiny, "tiny"), open_images("digits"), 12)
+    assert "stopped at step 13: 10 steps in a row were not finite" in str(stopped.value)
+    assert f"the last one in its loss at t = {t[1]};" in str(stopped.value)
+    run = tmp_path / "run"
+    steps = [int(path.name) for path in list_checkpoints(run / "checkpoints")]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert all(tensor.isfinite().all() for tensor in weights(run, 12).values())
+
+
+# ---- the window of the log ----------------------------------------------------------------------
+
+LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
+
+
+@given(
+    T=st.integers(1, 50),
+    steps=st.lists(st.lists(st.tuples(LOSSES, st.integers(0, 999)), min_size=1), min_size=1),
+)
+def test_a_window_is_the_mean_of_what_was_finite(T, steps):
+    window, plain = Window(T), []
+    for step in steps:
+        losses, times = zip(*((loss, 1 + t % T) for loss, t in step), strict=True)
+        window.add(torch.tensor(losses), torch.tensor(times), 2.0, 0.5)
+        plain += [
+            (loss, math.ceil(t * 4 / T) if T % 4 == 0 else (t - 1) * 4 // T + 1)
+            for loss, t in zip(losses, times, strict=True)
+            if math.isfinite(loss)
+        ]
+    means = window.means()
+    for key, quarters in {"loss": {1, 2, 3, 4}, **{f"loss_q{q}": {q} for q in range(1, 5)}}.items():
+        chosen = [loss for loss, quarter in plain if quarter in quarters]
+        expected = sum(chosen) / len(chosen) if chosen else None
+        assert means[key] == (None if expected is None else pytest.approx(expected, abs=1e-4))
+    assert means["gradient_norm"] == 2
+    images = sum(len(step) for step in steps)
+    assert means["images_per_second"] == pytest.approx(images / (0.5 * len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("t", "quarter"), [(1, 1), (25, 1), (26, 2), (50, 2), (75, 3), (76, 4), (100, 4)]
+)
+def test_quarters_are_of_the_noise_levels(t, quarter):
+    window = Window(100)
+    window.add(torch.ones(1), torch.tensor([t]), 0.0, 1.0)
+    means = window.means()
+    assert [q for q in range(1, 5) if means[f"loss_q{q}"] is not None] == [quarter]
+
+
+def test_rows_come_every_so_often_and_at_the_end(train):
+    rows = read_log(train(steps=5, warmup_steps=5, log_every=2))
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert [row["images"] for row in rows] == [16, 32, 40]
+    assert [row["epoch"] for row in rows] == [pytest.approx(n * 8 / 1797) for n in (2, 4, 5)]
+    assert [row["learning_rate"] for row in rows] == [pytest.approx(n * 2e-4) for n in (2, 4, 5)]
+    assert all(row["loss"] > 0 and row["gradient_norm"] > 0 for row in rows)
+
+
+def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+def test_tensorboard_on_request(train):
+    run = train(steps=1, tensorboard=True)
+    assert list((run / "tensorboard").glob("events.*"))
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def test_the_last_step_is_saved_and_the_last_two_kept(train):
+    run = train(steps=7, checkpoint_every=2)
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000006", "000007"]
+
+
+def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_path):
+    real = checkpoints.shutil.disk_usage
+
+    def fills_up(folder):
+        return SimpleNamespace(free=0) if (folder / "000002").exists() else real(folder)
+
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", fills_up)
+    with pytest.raises(DiskFull, match="free some space and resume"):
+        train(steps=4, checkpoint_every=2, keep_checkpoints=1)
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].name == "000002"
+
+
+def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monkeypatch):
+    """The wish to stop is read once a step, or it could stop a run without having saved it."""
+
+    class Wish:
+        reads = 0
+
+        @property
+        def signal(self):
+            self.reads += 1
+            return "SIGTERM" if self.reads > 1 else None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(loop, "StopWish", Wish)
+    run = train(steps=5, checkpoint_every=5)
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000002"]

@@ -1,0 +1,241 @@
+"""N steps are k steps, a violent end, and N − k steps: bit for bit."""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import fromnoise
+from fromnoise.checkpoints import list_checkpoints, newest_checkpoint
+from fromnoise.config import ConfigError
+from fromnoise.training.log import read_log
+
+CLOCK = {"seconds", "images_per_second"}  # what may differ between two runs
+TENSORS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+
+
+def final(run: Path, step: int) -> dict[str, object]:
+    """Everything that a run has come to, but for the time it took."""
+    checkpoint = run / "checkpoints" / f"{step:06d}"
+    state = json.loads((checkpoint / "state.json").read_text())
+    rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in read_log(run)]
+    return {
+        **{name: (checkpoint / name).read_bytes() for name in TENSORS},
+        "state": {key: value for key, value in state.items() if key not in CLOCK},
+        "log": rows,
+    }
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def begin(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fromnoise", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, "the process ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+# ---- violent ends -------------------------------------------------------------------------------
+
+
+def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
+    """The preview at step 30 takes far longer than noticing the checkpoint of step 25 does."""
+    settings = [
+        "training.steps=60",
+        "training.log_every=5",
+        "training.checkpoint_every=25",
+        "training.preview_every=30",
+        "training.lr_schedule=cosine",
+        "training.accumulation=2",
+    ]
+    assert shell("train", recipe_file, "--out", tmp_path / "straight", *settings).code == 0
+
+    killed = tmp_path / "killed"
+    process = begin("train", recipe_file, "--out", killed, *settings)
+    wait_for(killed / "checkpoints" / "000025", process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in list_checkpoints(killed / "checkpoints")] == ["000025"]
+
+    assert shell("resume", killed).code == 0
+    assert final(killed, 60) == final(tmp_path / "straight", 60)
+
+
+def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
+    tiny["training"] |= {"steps": 120, "log_every": 10, "checkpoint_every": 10}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["fromnoise"])
+    run, straight = tmp_path / "killed", tmp_path / "straight"
+
+    def go(out: Path) -> multiprocessing.process.BaseProcess:
+        begun = (out / "recipe.yaml").exists()
+        target, arguments = (fromnoise.resume, (out,)) if begun else (fromnoise.train, (tiny,))
+        process = processes.Process(
+            target=target, args=arguments, kwargs={} if begun else {"out": out}
+        )
+        process.start()
+        return process
+
+    started = time.monotonic()
+    whole = go(straight)
+    whole.join()
+    assert whole.exitcode == 0
+    duration = time.monotonic() - started
+
+    moments = random.Random(0)
+    exits = []
+    for _ in range(5):
+        process = go(run)
+        process.join(moments.uniform(0.05, 0.6) * duration)
+        process.kill()
+        process.join()
+        exits.append(process.exitcode)
+    assert -signal.SIGKILL in exits
+    last = go(run)
+    last.join()
+    assert last.exitcode == 0
+    assert final(run, 120) == final(straight, 120)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
+    run = tmp_path / "run"
+    process = begin("train", recipe_file, "--out", run, "training.steps=1000000")
+    wait_for(run / "log.jsonl", process)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0
+    newest, damaged = newest_checkpoint(run / "checkpoints")
+    assert damaged == []
+    assert said.splitlines()[-1] == f"stopped by {number.name} at step {int(newest.name)}: {newest}"
+
+
+# ---- going on -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prolonged(finished_run, tmp_path_factory) -> Path:
+    """The finished run, continued from its 6 steps to 9."""
+    run = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("prolonged") / "run"))
+    return fromnoise.resume(run, overrides={"training.steps": 9}).folder
+
+
+def test_more_steps_prolong_a_finished_run(prolonged, tiny, tmp_path):
+    tiny["training"]["steps"] = 9
+    straight = fromnoise.train(tiny, out=tmp_path / "straight")
+    ours, theirs = final(prolonged, 9), final(straight.folder, 9)
+    assert ours == theirs
+    assert fromnoise.Run(prolonged).recipe() == straight.recipe()
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run, prolonged, caplog):
+    flip_a_bit(run / "checkpoints" / "000006" / "optimizer.safetensors")
+    fromnoise.resume(run, overrides={"training.steps": 9})
+    assert "000006: optimizer.safetensors is damaged" in caplog.text
+    assert final(run, 9) == final(prolonged, 9)
+
+
+@pytest.mark.parametrize("how", ["damaged", "killed before the first"])
+def test_without_any_whole_checkpoint_a_run_begins_again(run, prolonged, caplog, how):
+    if how == "damaged":
+        for path in list_checkpoints(run / "checkpoints"):
+            (path / "state.json").write_text("{")
+    else:
+        shutil.rmtree(run / "checkpoints")
+    fromnoise.resume(run, overrides={"training.steps": 9})
+    assert "no whole checkpoint: starting at step 0" in caplog.text
+    assert final(run, 9) == final(prolonged, 9)
+
+
+def test_a_finished_run_is_left_as_it_is(run, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    before = contents(run)
+    fromnoise.resume(run)
+    assert contents(run) == before
+    assert "complete at step 6; to go on, say training.steps=12" in caplog.text
+
+
+def test_changed_images_are_told(tiny, tmp_path, caplog):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(images / f"{i}.png")
+    tiny["data"] = {"source": "folder", "path": str(images)}
+    tiny["training"]["steps"] = 1
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(images / "3.png")
+    fromnoise.resume(run, overrides={"training.steps": 2})
+    assert "the images have changed since step 1" in caplog.text
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["network.channels", "network", "diffusion.T", "data.source", "x"])
+def test_what_the_weights_are_cannot_be_changed(run, key):
+    before = contents(run)
+    with pytest.raises(ConfigError, match=f"resume cannot change {key}; it can change training,"):
+        fromnoise.resume(run, overrides={key: 8})
+    assert contents(run) == before
+
+
+def test_a_wrong_setting_leaves_the_run_as_it_is(run):
+    before = contents(run)
+    with pytest.raises(ConfigError, match=r"unknown key training\.stepz"):
+        fromnoise.resume(run, overrides={"training.stepz": 9})
+    assert contents(run) == before
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no run: it has no recipe\.yaml"):
+        fromnoise.resume(tmp_path)
+
+
+def test_training_into_a_run_is_refused_with_the_way_out(run, recipe_file, cli):
+    before = contents(run)
+    code, _, err = cli("train", recipe_file, "--out", run)
+    assert code == 2
+    assert f"is a run already; to continue it: fromnoise resume {run};" in err
+    assert contents(run) == before
+
+
+def test_training_into_a_folder_with_other_things_is_refused(tmp_path, recipe_file, cli):
+    code, _, err = cli("train", recipe_file, "--out", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} is not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_the_recipe_in_the_folder_is_whole(finished_run, tiny):
+    written = yaml.safe_load((finished_run / "recipe.yaml").read_text())
+    assert written["training"]["optimizer"] == "adam"
+    assert fromnoise.Run(finished_run).recipe().training.steps == tiny["training"]["steps"]
