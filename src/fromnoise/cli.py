@@ -10,12 +10,12 @@ import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from fromnoise import checkpoints, config, sampling, training
 from fromnoise.data import check_data
 from fromnoise.model import load
+from fromnoise.progress import counting
 
 app = typer.Typer(
     help="Denoising diffusion models on your own images: train, resume, sample.",
@@ -93,8 +93,7 @@ def sample(
         parent = model if model.is_dir() else model.parent
         name = f"{loaded.spec.step:06d}-{weights}-{plan.sampler.name}-{plan.steps}"
         out = parent / "samples" / name
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
-        task = bar.add_task("images", total=len(chosen))
+    with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
             chosen,
@@ -105,7 +104,7 @@ def sample(
             gif=gif,
             trajectory=trajectory,
             noise=noise,
-            progress=lambda done: bar.update(task, completed=done),
+            progress=progress,
             **how,
         )
     print(f"{len(chosen)} images in {out.absolute()}")
@@ -118,7 +117,9 @@ def data_check(
     path: Annotated[Path, typer.Argument(help="a folder, zip, npz, npy or IDX file")],
 ) -> None:
     """Count, measure and read every image; name broken files and fitting recipe lines."""
-    print(check_data(path))
+    with counting("reading") as progress:
+        report = check_data(path, progress=progress)
+    print(report)
 
 
 @recipes_app.callback(invoke_without_command=True)

@@ -42,7 +42,7 @@ def sample_to_folder(
     gif: bool = False,
     trajectory: bool = False,
     noise: bool = False,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> list[Path]:
     """Make one image per seed and write them, each as a PNG named by its seed.
@@ -52,7 +52,7 @@ def sample_to_folder(
     grid: the first 64 in one picture. npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8.
     gif: x_t from noise to image. trajectory: a strip of x_t and of x̂_0 at ten times.
     noise: the x_T that the grid began with. `how` goes to `Model.denoise`: sampler, steps, ….
-    progress is called with the number of images finished, after each batch.
+    progress is called with (images finished, of how many) after each batch.
     """
     plan = model.sampling_plan(**how)
     settings = {
@@ -77,7 +77,7 @@ def sample_to_folder(
         metadata = [{**settings, "seed": str(seed), "software": "fromnoise"} for seed in batch]
         pngs += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
         images.append(finished)
-        progress(i + len(batch))
+        progress(i + len(batch), len(seeds))
         if steps and gif:
             files.append(save_denoising(steps, folder / "denoising.gif"))
         if steps and trajectory:

@@ -158,11 +158,12 @@ def _commit(partial: Path, entry: Path) -> None:
             os.rename(partial, entry)
         return  # another process was faster, with the same content
     finally:
-        folder = os.open(entry.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name != "nt":  # Windows cannot open folders
+            folder = os.open(entry.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _remove_abandoned(cache: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.schedule import NoiseSchedule
+from fromnoise.diffusion.schedule import NoiseSchedule, per_image
 
 Noise = Callable[[int], Tensor]
 """t → standard normal noise (B,C,H,W) for the step that leaves t."""
@@ -47,7 +47,7 @@ def ddpm(
         x, posterior_variance = schedule.posterior(x0, x, t, s)
         if s > 0:
             beta = 1 - schedule.alpha_bar[t] / schedule.alpha_bar[s]
-            chosen = beta.to(x) if variance == "large" else posterior_variance
+            chosen = per_image(beta, x) if variance == "large" else posterior_variance
             x = x + chosen.sqrt() * noise(t)
         yield Step(t, s, x, x0)
 

@@ -123,5 +123,5 @@ class NoiseSchedule:
 
 def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
     """Shape a coefficient () or (B,) to multiply x (B,C,H,W): x's device and precision."""
-    coefficient = coefficient.to(device=x.device, dtype=x.dtype)
+    coefficient = coefficient.to(x.dtype).to(x.device)  # in this order: MPS has no float64
     return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient

@@ -1,5 +1,6 @@
 """In which number format the network computes; the weights themselves stay in float32."""
 
+import copy
 import time
 from typing import Literal
 
@@ -28,8 +29,8 @@ def choose_precision(
 ) -> tuple[Precision, str]:
     """The precision to train in, and why. `auto` is bf16 where a timed probe finds it faster.
 
-    x0: a batch like those to come, float32 (B,C,H,W), on the denoiser's device. Weights are left as
-    they are. Raises ValueError for fp16 on a CPU.
+    x0: a batch like those to come, float32 (B,C,H,W), on the denoiser's device. The denoiser is
+    left as it is. Raises ValueError for fp16 on a CPU.
     """
     if wanted == "fp16" and x0.device.type == "cpu":
         raise ValueError(
@@ -37,9 +38,10 @@ def choose_precision(
         )
     if wanted != "auto":
         return wanted, "as asked"
+    trial = copy.deepcopy(denoiser).train()  # whatever a forward pass changes, it changes here
     seconds: dict[Precision, float] = {
-        "fp32": _probe(denoiser, objective, x0, cond, "fp32"),
-        "bf16": _probe(denoiser, objective, x0, cond, "bf16"),
+        "fp32": _probe(trial, objective, x0, cond, "fp32"),
+        "bf16": _probe(trial, objective, x0, cond, "bf16"),
     }
     ratio = seconds["fp32"] / seconds["bf16"]
     return ("bf16" if ratio >= GAIN else "fp32"), f"bf16 took 1/{ratio:.2f} of the time in a probe"
@@ -58,5 +60,4 @@ def _probe(
         loss.backward()
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
-    denoiser.zero_grad(set_to_none=True)
     return min(seconds[1:])

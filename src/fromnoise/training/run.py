@@ -14,7 +14,8 @@ from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Objective
-from fromnoise.model import Model, ModelSpec, build_denoiser, load, pick_device
+from fromnoise.model import Model, ModelSpec, Weights, build_denoiser, load, pick_device
+from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Precision, choose_precision
@@ -35,9 +36,9 @@ class Run:
         """The resolved recipe."""
         return load_recipe(self.folder / RECIPE_FILE)
 
-    def model(self, weights: str = "ema") -> Model:
+    def model(self, weights: Weights = "ema") -> Model:
         """The model of the newest checkpoint."""
-        return load(self.folder, weights="ema" if weights == "ema" else "raw")
+        return load(self.folder, weights=weights)
 
 
 def train(
@@ -126,7 +127,8 @@ def _refuse_existing(folder: Path) -> None:
 
 def _open(recipe: Recipe) -> ImageSet:
     wanted = recipe.data.model_dump(exclude={"source", "path", "flip"})
-    images = open_images(recipe.data.source, recipe.data.path, **wanted)
+    with counting("decoding") as progress:
+        images = open_images(recipe.data.source, recipe.data.path, progress=progress, **wanted)
     _, channels, height, width = images.images.shape
     logger.info(
         "%s: %d images, %d channels, %dx%d", images.source, len(images), channels, height, width
