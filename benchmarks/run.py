@@ -8,8 +8,8 @@ HERE = Path(__file__).parent
 BENCHMARKS = [
     ["training_step.py"],
     ["memory.py"],
-    ["digits.py"],
-    ["digits.py", "--recipe", "digits-long"],
+    ["quality.py", "--recipe", "digits"],
+    ["quality.py", "--recipe", "digits-long"],
 ]
 
 for command in BENCHMARKS:

@@ -209,7 +209,7 @@ def test_an_override_is_read_as_yaml(text, key, value):
 
 @pytest.mark.parametrize("text", ["training.steps", "=5", "", "a=[1", "a=b: c: d"])
 def test_what_is_no_override(text):
-    with pytest.raises(ConfigError, match="is no override|is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"is no override|is not valid YAML"):
         parse_override(text)
 
 

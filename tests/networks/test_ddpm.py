@@ -239,3 +239,10 @@ def test_a_size_that_the_levels_do_not_divide_is_refused():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DDPM(**{**TINY, **options})
+
+
+def test_a_condition_given_to_a_network_without_one_is_refused():
+    network = DDPM(**TINY)
+    x = torch.zeros(2, network.image_channels, 8, 8)
+    with pytest.raises(ValueError, match="takes no condition"):
+        network(x, torch.zeros(2), torch.ones(2, 3))

@@ -179,7 +179,9 @@ class DDPM(nn.Module):
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         time = self.time1(sinusoid(t, self.channels, self.embedding).to(self.time1.weight.dtype))
         time = self.time2(F.silu(time))
-        if self.cond is not None and cond is not None:
+        if cond is not None:
+            if self.cond is None:
+                raise ValueError("this network takes no condition: it was built with cond_dim = 0")
             time = time + self.cond(cond.to(self.cond.weight.dtype))
         time = F.silu(time)
 

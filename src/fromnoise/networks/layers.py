@@ -16,8 +16,9 @@ def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "
     """
     half = width // 2
     i = torch.arange(half, dtype=torch.float32, device=t.device)
-    step = math.log(10000.0) / (half - 1 if layout == "halves" else half)
-    angle = t.to(torch.float32)[:, None] * torch.exp(-step * i)  # (B, d/2)
+    last = half - 1 if layout == "halves" else half
+    frequency = torch.exp(-math.log(10000.0) * i / last)
+    angle = t.to(torch.float32)[:, None] * frequency  # (B, d/2)
     if layout == "halves":
         return torch.cat([angle.sin(), angle.cos()], dim=1)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
