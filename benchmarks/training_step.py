@@ -18,18 +18,19 @@ from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.interop.diffusers import unet_config
 from fromnoise.networks import DDPM
 from fromnoise.training.loop import backward
-from fromnoise.training.precision import choose_precision
+from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
 
 
 def ours(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> tuple[str, Callable[[], None]]:
     """Our name in the table, and one step."""
     denoiser = Denoiser(DDPM(dropout=0.0), NoiseSchedule.named("linear", 1000))
-    denoiser.to(memory_format=torch.channels_last).train()
+    denoiser.train()
     objective = Objective()
     pixels = ((x0 + 1) * 127.5).round().to(torch.uint8)
-    precision, _ = choose_precision("auto", denoiser, objective, x0)
-    state = TrainingState.start(denoiser, Training(steps=1, batch_size=len(x0)), precision)
+    settings = Training(steps=1, batch_size=len(x0))
+    computation = choose_computation(settings, denoiser, objective, x0)
+    state = TrainingState.start(denoiser, settings, computation)
     parameters = list(denoiser.parameters())
 
     def step() -> None:
@@ -39,7 +40,7 @@ def ours(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> tuple[str, Cal
         state.ema.update(denoiser.network, state.updates)
         state.optimizer.zero_grad(set_to_none=True)
 
-    return f"fromnoise, {precision}", step
+    return f"fromnoise, {computation}", step
 
 
 def theirs(

@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from hypothesis import settings
 
 import fromnoise
 from fromnoise.cli import main
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TINY = {
     "data": {"source": "digits", "flip": True},
@@ -30,8 +34,9 @@ TINY = {
         "batch_size": 8,
         "learning_rate": 1e-3,
         "precision": "fp32",
+        "channels_last": False,
         "device": "cpu",
-        "log_every": 2,
+        "log_every": 3,
         "checkpoint_every": 3,
     },
     "sampling": {"steps": 5},

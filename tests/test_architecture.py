@@ -12,7 +12,7 @@ import fromnoise
 ROOT = Path(fromnoise.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"rng", "checkpoints", "pictures"}
+LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
 WORK = DESCRIPTION | {"model"}

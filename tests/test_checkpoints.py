@@ -64,6 +64,12 @@ def test_any_memory_layout_is_read_again(tmp_path):
     assert torch.equal(read["slice"], tensor[:, 1])
 
 
+def test_a_file_without_tensors_is_read_again(tmp_path):
+    """The optimiser's, when every step so far was skipped."""
+    path = save_checkpoint(tmp_path, 1, {"x.safetensors": TensorFile({}, {})}, {})
+    assert read_tensors(path / "x.safetensors") == ({}, {})
+
+
 # ---- complete or not at all ---------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(key, nearest):
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
-    assert f"{key} {name!r} is unknown; did you mean {nearest}? known: " in refusal(key, name)
+    assert f"{key} {name!r} is unknown; did you mean {nearest}?; known: " in refusal(key, name)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("training.learning_rate", math.inf, "finite"),
         ("training.ema_decay", 1, "less than 1"),
         ("training.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("training.channels_last", "maybe", "'auto', True or False"),
         ("training.accumulation", 9, "accumulation is larger than batch_size = 8"),
         ("diffusion.T", 0, "greater than or equal to 1"),
         ("diffusion.prediction", "noise", "'eps', 'x0' or 'v'"),

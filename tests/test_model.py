@@ -103,8 +103,11 @@ def test_every_step_is_shown_from_the_noise_to_the_image(model):
         ({"steps": 0}, "steps must be 1..50, not 0"),
         ({"steps": 51}, "steps must be 1..50, not 51"),
         ({"etta": 1}, "unknown key sampling.sampler.etta; did you mean sampling.sampler.eta"),
-        ({"sampler": "ddpm", "eta": 1}, "unknown key sampling.sampler.eta; known here: variance"),
-        ({"variance": "small"}, "unknown key sampling.sampler.variance; known here: eta"),
+        (
+            {"sampler": "ddpm", "eta": 1},
+            r"unknown key sampling\.sampler\.eta.* known here: variance$",
+        ),
+        ({"variance": "small"}, r"unknown key sampling\.sampler\.variance.* known here: eta$"),
         ({"sampler": "ddpm", "variance": "huge"}, "'small' or 'large'"),
         ({"eta": "much"}, "sampling.sampler.eta = 'much'"),
         ({"eta": float("nan")}, "finite"),

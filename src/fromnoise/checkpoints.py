@@ -129,7 +129,8 @@ def read_state(path: Path) -> dict[str, Any]:
 def write_tensors(path: Path, file: TensorFile) -> None:
     """Write a .safetensors file. Tensors are moved to the CPU and made contiguous."""
     tensors = {key: t.detach().cpu().contiguous() for key, t in file.tensors.items()}
-    save_file(tensors, path, dict(file.metadata))
+    # None, not {}: without tensors, safetensors would write {} as a header that it cannot read
+    save_file(tensors, path, dict(file.metadata) or None)
 
 
 def read_tensors(file: Path) -> TensorFile:

@@ -66,6 +66,13 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
+def _named(name: str) -> BeforeValidator:
+    """Options without a name are those of this one, as in `sampling.sampler.eta=1`."""
+    return BeforeValidator(
+        lambda value: {"name": name, **value} if isinstance(value, dict) else value
+    )
+
+
 def _rgb(value: Any) -> Any:
     return (value, value, value) if isinstance(value, int) else value
 
@@ -92,7 +99,7 @@ class Diffusion(Section):
     """The forward process, what the network predicts, and the metric of the loss."""
 
     T: Positive = 1000
-    schedule: Component = Component(name="linear")
+    schedule: Annotated[Component, _named("linear")] = Component(name="linear")
     prediction: Literal["eps", "x0", "v"] = "eps"
     metric: str = "mse"
 
@@ -111,7 +118,7 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    channels_last: bool = True
+    channels_last: Literal["auto", True, False] = "auto"
     device: str = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Positive = 50
@@ -131,7 +138,7 @@ class Training(Section):
 class Sampling(Section):
     """How this model is sampled when nothing else is said."""
 
-    sampler: Component = Component(name="ddim")
+    sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
     steps: Positive = 50
     spacing: str = "trailing"
     clamp: bool = True

@@ -8,6 +8,7 @@ import torch
 
 from fromnoise.config import parse_recipe
 from fromnoise.model import ModelSpec, build_denoiser
+from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 
 
@@ -29,6 +30,6 @@ def start(tiny: dict[str, Any]) -> Callable[..., tuple[TrainingState, ModelSpec]
         with torch.no_grad():
             for parameter in denoiser.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-        return TrainingState.start(denoiser, recipe.training, "fp32"), spec
+        return TrainingState.start(denoiser, recipe.training, Computation("fp32", False)), spec
 
     return build

@@ -21,8 +21,9 @@ from fromnoise.training.optimization import learning_rate
 
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
-    """train(steps=3): the run folder, without previews, which take longer than all the rest."""
+    """train(steps=3): the run folder, without pictures, which take longer than all the rest."""
     monkeypatch.setattr(loop, "save_preview", lambda *_: None)
+    monkeypatch.setattr(loop, "loss_figure", lambda *_, **__: None)
 
     def call(**settings):
         tiny["training"] |= settings

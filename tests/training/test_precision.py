@@ -2,30 +2,44 @@ import pytest
 import torch
 
 from fromnoise.checkpoints import save_checkpoint
+from fromnoise.config import Training
 from fromnoise.diffusion import Objective
 from fromnoise.training import precision
-from fromnoise.training.precision import autocast, choose_precision
+from fromnoise.training.precision import Computation, autocast, choose_computation, lay_out
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def choose(start):
-    """choose("auto") for the tiny network, and the network."""
+    """choose(precision="auto"): the computation of the tiny network."""
     state, _ = start({})
-    x0 = torch.zeros(2, 1, 8, 8)
-    return lambda wanted: choose_precision(wanted, state.denoiser, Objective(), x0), state.denoiser
+
+    def call(batch_size=2, **settings):
+        training = Training(steps=1, batch_size=1, **settings)
+        x0 = torch.zeros(batch_size, 1, 8, 8)
+        return choose_computation(training, state.denoiser, Objective(), x0)
+
+    call.denoiser = state.denoiser
+    return call
+
+
+def times(monkeypatch, seconds):
+    """Let the probe find these seconds, by (precision, channels last)."""
+    monkeypatch.setattr(precision, "probe", lambda candidate, *_: seconds[candidate])
 
 
 def test_half_precision_needs_a_gpu(choose):
     with pytest.raises(ValueError, match=r"training\.precision = 'fp16' needs a GPU"):
-        choose[0]("fp16")
+        choose(precision="fp16")
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, monkeypatch):
-    monkeypatch.setattr(precision, "_probe", None)
-    assert choose[0](wanted) == (wanted, "as asked")
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_last, monkeypatch):
+    monkeypatch.setattr(precision, "probe", None)
+    chosen = choose(precision=wanted, channels_last=channels_last)
+    assert chosen == Computation(wanted, channels_last)
 
 
 @pytest.mark.parametrize(
@@ -33,17 +47,44 @@ def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, monkeypatch)
     [(1.0, 0.5, "bf16"), (1.0, 0.9, "bf16"), (1.0, 0.95, "fp32"), (1.0, 3.0, "fp32")],
 )
 def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp32, bf16, chosen):
-    seconds = {"fp32": fp32, "bf16": bf16}
-    monkeypatch.setattr(precision, "_probe", lambda *arguments: seconds[arguments[-1]])
-    assert choose[0]("auto")[0] == chosen
+    times(monkeypatch, {("fp32", True): fp32, ("bf16", True): bf16})
+    assert choose(precision="auto", channels_last=True) == (chosen, True)
 
 
-def test_the_probe_leaves_weights_and_gradients_as_they_were(choose):
-    call, denoiser = choose
-    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
-    assert call("auto")[0] in ("fp32", "bf16")
-    assert all(torch.equal(before[name], t) for name, t in denoiser.state_dict().items())
-    assert all(parameter.grad is None for parameter in denoiser.parameters())
+def test_auto_takes_the_fastest_layout(choose, monkeypatch):
+    seconds = {
+        ("fp32", False): 1.0,
+        ("fp32", True): 0.99,
+        ("bf16", False): 0.8,
+        ("bf16", True): 0.9,
+    }
+    times(monkeypatch, seconds)
+    assert choose() == ("bf16", False)
+    assert choose(precision="fp32") == ("fp32", True)
+
+
+def test_the_probe_leaves_everything_as_it_was(choose):
+    before = {name: tensor.clone() for name, tensor in choose.denoiser.state_dict().items()}
+    assert choose() in [(p, layout) for p in ("fp32", "bf16") for layout in (False, True)]
+    for name, tensor in choose.denoiser.state_dict().items():
+        assert torch.equal(before[name], tensor)
+        assert before[name].stride() == tensor.stride()
+    assert all(parameter.grad is None for parameter in choose.denoiser.parameters())
+
+
+def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch):
+    seen = []
+    monkeypatch.setattr(precision, "CPU_PIXELS", 3 * 64)
+    monkeypatch.setattr(precision, "probe", lambda *arguments: seen.append(arguments[3]) or 1.0)
+    choose(batch_size=8)
+    assert [len(x0) for x0 in seen] == [3] * 4
+
+
+def test_the_layout_of_the_weights_is_what_was_chosen(choose):
+    weight = choose.denoiser.network.out.weight  # (1, 8, 3, 3)
+    for channels_last in (True, False, True):
+        lay_out(choose.denoiser, channels_last)
+        assert weight.stride()[1:] == ((1, 24, 8) if channels_last else (9, 3, 1))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def backward(
     device = next(state.denoiser.parameters()).device
     losses = []
     for images, noise, times in zip(*(a.chunk(accumulation) for a in (x0, eps, t)), strict=True):
-        with autocast(device, state.precision):
+        with autocast(device, state.computation.precision):
             loss = objective(state.denoiser, to_float(images.to(device)), noise.to(device), times)
         state.scaler.scale(loss.sum() / len(x0)).backward()
         losses.append(loss.detach())

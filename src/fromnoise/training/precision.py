@@ -1,17 +1,30 @@
-"""In which number format the network computes; the weights themselves stay in float32."""
+"""In which number format and memory layout the network computes; weights stay in float32."""
 
 import copy
 import time
-from typing import Literal
+from itertools import product
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser, Objective
 
 Precision = Literal["fp32", "bf16", "fp16"]
 GAIN = 1.1  # bf16 must be this much faster than fp32 to be worth its rounding
-REPEATS = 3
+REPEATS = 2
+CPU_PIXELS = 2**14  # a CPU is probed with this many pixels, 16 images of 32x32: no long wait
+
+
+class Computation(NamedTuple):
+    """How a run computes. It is chosen once and kept when the run is resumed."""
+
+    precision: Precision
+    channels_last: bool
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -20,42 +33,60 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def choose_precision(
-    wanted: Literal["auto", "fp32", "bf16", "fp16"],
+def lay_out(denoiser: Denoiser, channels_last: bool) -> Denoiser:
+    """The denoiser with the weights of its convolutions in that memory layout, in place."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return denoiser.to(memory_format=layout)
+
+
+def choose_computation(
+    settings: Training,
     denoiser: Denoiser,
     objective: Objective,
     x0: Tensor,
     cond: Tensor | None = None,
-) -> tuple[Precision, str]:
-    """The precision to train in, and why. `auto` is bf16 where a timed probe finds it faster.
+) -> Computation:
+    """What `settings` ask for; where they say `auto`, what a timed probe finds to be fastest.
 
+    Left to choose, it takes bf16 only if that is GAIN times as fast as fp32.
     x0: a batch like those to come, float32 (B,C,H,W), on the denoiser's device. The denoiser is
     left as it is. Raises ValueError for fp16 on a CPU.
     """
-    if wanted == "fp16" and x0.device.type == "cpu":
+    if settings.precision == "fp16" and x0.device.type == "cpu":
         raise ValueError(
             "training.precision = 'fp16' needs a GPU; on a CPU take auto, fp32 or bf16"
         )
-    if wanted != "auto":
-        return wanted, "as asked"
-    trial = copy.deepcopy(denoiser).train()  # whatever a forward pass changes, it changes here
-    seconds: dict[Precision, float] = {
-        "fp32": _probe(trial, objective, x0, cond, "fp32"),
-        "bf16": _probe(trial, objective, x0, cond, "bf16"),
-    }
-    ratio = seconds["fp32"] / seconds["bf16"]
-    return ("bf16" if ratio >= GAIN else "fp32"), f"bf16 took 1/{ratio:.2f} of the time in a probe"
+    precisions: tuple[Precision, ...] = (
+        ("fp32", "bf16") if settings.precision == "auto" else (settings.precision,)
+    )
+    layouts = (False, True) if settings.channels_last == "auto" else (settings.channels_last,)
+    candidates = [Computation(*pair) for pair in product(precisions, layouts)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if x0.device.type == "cpu":
+        x0 = x0[: max(1, CPU_PIXELS // x0[0, 0].numel())]
+
+    def cost(candidate: Computation) -> float:
+        handicap = GAIN if candidate.precision == "bf16" and len(precisions) > 1 else 1.0
+        return handicap * probe(candidate, denoiser, objective, x0, cond)
+
+    return min(candidates, key=cost)
 
 
-def _probe(
-    denoiser: Denoiser, objective: Objective, x0: Tensor, cond: Tensor | None, precision: Precision
+def probe(
+    candidate: Computation,
+    denoiser: Denoiser,
+    objective: Objective,
+    x0: Tensor,
+    cond: Tensor | None = None,
 ) -> float:
     """Seconds of the fastest of a few forward and backward passes, after one to warm up."""
+    denoiser = lay_out(copy.deepcopy(denoiser).train(), candidate.channels_last)
     t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
     seconds = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
-        with autocast(x0.device, precision):
+        with autocast(x0.device, candidate.precision):
             loss = objective(denoiser, x0, torch.zeros_like(x0), t, cond).mean()
         loss.backward()
         loss.item()  # waits for the device

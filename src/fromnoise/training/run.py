@@ -18,7 +18,7 @@ from fromnoise.model import Model, ModelSpec, Weights, build_denoiser, load, pic
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.loop import fit
-from fromnoise.training.precision import Precision, choose_precision
+from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
@@ -68,7 +68,7 @@ def train(
 
     images = _open(checked)
     spec = _spec(checked, images)
-    state = _start(checked, spec, images, precision=None)
+    state = _start(checked, spec, images)
 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RECIPE_FILE, checked.to_yaml())
@@ -95,11 +95,11 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     spec = _spec(recipe, images)
     if checkpoint is None:
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
-        state = _start(recipe, spec, images, precision=None)
+        state = _start(recipe, spec, images)
     else:
         saved = read_state(checkpoint)
-        same = (overrides or {}).get("training.precision") is None
-        state = _start(recipe, spec, images, precision=saved["precision"] if same else None)
+        again = {"training.precision", "training.channels_last"} & set(overrides or {})
+        state = _start(recipe, spec, images, None if again else Computation(**saved["computation"]))
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:
@@ -160,22 +160,20 @@ def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
 
 
 def _start(
-    recipe: Recipe, spec: ModelSpec, images: ImageSet, *, precision: Precision | None
+    recipe: Recipe, spec: ModelSpec, images: ImageSet, computation: Computation | None = None
 ) -> TrainingState:
     """Build everything before step 0; the first weights are a function of the seed."""
     settings = recipe.training
     device = pick_device(settings.device)
     torch.manual_seed(seed_of(settings.seed, "weights"))
-    denoiser = build_denoiser(spec)
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    denoiser.to(device).to(memory_format=layout)
-    if precision is None:
+    denoiser = build_denoiser(spec).to(device)
+    if computation is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
         objective = Objective(recipe.diffusion.metric)
-        precision, why = choose_precision(settings.precision, denoiser, objective, x0)
-        logger.info("computing in %s on %s (%s)", precision, device, why)
-    return TrainingState.start(denoiser, settings, precision)
+        computation = choose_computation(settings, denoiser, objective, x0)
+        logger.info("computing on %s in %s", device, computation)
+    return TrainingState.start(denoiser, settings, computation)
 
 
 def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet) -> Run:

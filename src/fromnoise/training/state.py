@@ -14,7 +14,7 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.model import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
-from fromnoise.training.precision import Precision
+from fromnoise.training.precision import Computation, lay_out
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -27,22 +27,25 @@ class TrainingState:
     ema: EMA  # of denoiser.network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
-    precision: Precision
+    computation: Computation
     step: int = 0
     updates: int = 0  # steps that changed the weights: all but the skipped ones
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training steps, over all sessions
 
     @classmethod
-    def start(cls, denoiser: Denoiser, settings: Training, precision: Precision) -> "TrainingState":
+    def start(
+        cls, denoiser: Denoiser, settings: Training, computation: Computation
+    ) -> "TrainingState":
         """Before the first step."""
+        lay_out(denoiser, computation.channels_last)
         device = next(denoiser.parameters()).device
         return cls(
             denoiser,
             EMA(denoiser.network, settings.ema_decay),
             build_optimizer(denoiser.network, settings),
-            torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
-            precision,
+            torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
+            computation,
         )
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
@@ -61,7 +64,7 @@ class TrainingState:
     def numbers(self) -> dict[str, Any]:
         """What of this goes into state.json."""
         return {
-            "precision": self.precision,
+            "computation": self.computation._asdict(),
             "updates": self.updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
