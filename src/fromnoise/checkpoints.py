@@ -26,6 +26,10 @@ class CheckpointError(ValueError):
     """A file or folder that is no readable checkpoint: which, why, and what was expected."""
 
 
+class NotFinite(RuntimeError):
+    """Weights that must not be saved."""
+
+
 class DiskFull(OSError):
     """There was no room for a checkpoint; the earlier ones are untouched."""
 
@@ -44,12 +48,15 @@ def save_checkpoint(
 
     files: file name → tensors and metadata. state: JSON values, saved as `state.json` together with
     the format version, the step and the SHA-256 of each file.
-    Raises DiskFull (earlier checkpoints stand) and ValueError if a floating number is not finite.
+    Raises DiskFull and NotFinite; the earlier checkpoints stand.
     """
     for name, file in files.items():
         for key, tensor in file.tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"step {step}: {key} in {name} is not finite; it was not saved")
+                raise NotFinite(
+                    f"step {step}: {key} in {name} is not finite, so no checkpoint was written; "
+                    "the earlier ones stand. Resume with a lower training.learning_rate"
+                )
 
     target = folder / f"{step:06d}"
     if target.exists() and not problem(target):

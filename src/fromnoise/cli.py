@@ -15,7 +15,7 @@ from rich.table import Table
 from fromnoise import checkpoints, config, sampling, training
 from fromnoise.data import check_data
 from fromnoise.model import load
-from fromnoise.progress import counting
+from fromnoise.progress import console, counting
 
 app = typer.Typer(
     help="Denoising diffusion models on your own images: train, resume, sample.",
@@ -71,7 +71,9 @@ def sample(
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
     variance: Annotated[str | None, typer.Option(help="of ddpm: small or large")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="averaged, or as trained")] = "ema",
+    weights: Annotated[
+        Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
     npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
@@ -79,6 +81,9 @@ def sample(
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="x_t and the predicted x_0 at ten times")
     ] = False,
+    times: Annotated[
+        str | None, typer.Option(help="those of the trajectory, as in 999,700,400,100,0")
+    ] = None,
     noise: Annotated[bool, typer.Option("--noise", help="the starting noise as a grid")] = False,
     out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
@@ -88,11 +93,7 @@ def sample(
     loaded = load(model, weights=weights, device=device)
     how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
     how = {key: value for key, value in how.items() if value is not None}
-    plan = loaded.sampling_plan(**how)
-    if out is None:
-        parent = model if model.is_dir() else model.parent
-        name = f"{loaded.spec.step:06d}-{weights}-{plan.sampler.name}-{plan.steps}"
-        out = parent / "samples" / name
+    out = out or sampling.default_folder(loaded, model, **how)
     with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
@@ -102,7 +103,8 @@ def sample(
             grid=grid,
             npz=npz,
             gif=gif,
-            trajectory=trajectory,
+            trajectory=trajectory or times is not None,
+            times=sampling.parse_times(times) if times is not None else None,
             noise=noise,
             progress=progress,
             **how,
@@ -115,10 +117,12 @@ def sample(
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="a folder, zip, npz, npy or IDX file")],
+    source: Annotated[str | None, typer.Option(help="read it as this source")] = None,
+    split: Annotated[Literal["train", "test"], typer.Option(help="where there are two")] = "train",
 ) -> None:
     """Count, measure and read every image; name broken files and fitting recipe lines."""
     with counting("reading") as progress:
-        report = check_data(path, progress=progress)
+        report = check_data(path, source=source, split=split, progress=progress)
     print(report)
 
 
@@ -147,26 +151,31 @@ def main() -> None:
     logging.basicConfig(
         format="%(message)s",
         level=logging.INFO,
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)]
         if sys.stderr.isatty()
         else None,
     )
     try:
         app(arguments)
-    except (ValueError, OSError, training.Diverged, torch.OutOfMemoryError) as error:
-        if debug:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        line = error_line(error)
+        if debug or line is None:
             raise
-        print(f"error: {error_line(error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 
-def error_line(error: Exception) -> str:
-    """What to tell a tired person."""
-    if isinstance(error, torch.OutOfMemoryError):
+def error_line(error: Exception) -> str | None:
+    """What to tell a tired person, or None for a bug of ours."""
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error):
         return (
-            "the device ran out of memory; training.accumulation=2 (or more) computes the same "
+            "there is not enough memory; training.accumulation=2 (or more) computes the same "
             "batch in smaller parts, and sampling has --batch-size"
         )
     if isinstance(error, checkpoints.DiskFull):
         return str(error.strerror)
+    known = (ValueError, OSError, training.Diverged, checkpoints.NotFinite)
+    if not isinstance(error, known):
+        return None
     return re.sub(r"\s*\n\s*", " ", str(error))

@@ -63,7 +63,7 @@ class Component(BaseModel):
 
 
 def _pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
+    return (value, value) if type(value) is int else value
 
 
 def _named(name: str) -> BeforeValidator:
@@ -74,11 +74,12 @@ def _named(name: str) -> BeforeValidator:
 
 
 def _rgb(value: Any) -> Any:
-    return (value, value, value) if isinstance(value, int) else value
+    return (value, value, value) if type(value) is int else value
 
 
-Level = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
+Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Data(Section):
@@ -114,13 +115,13 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Natural = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
     device: str = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Natural = 0
     log_every: Positive = 50
     preview_every: Positive = 1000
     checkpoint_every: Positive = 1000

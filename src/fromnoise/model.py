@@ -37,7 +37,6 @@ class ModelSpec(Section):
     sampling: Sampling
     channels: int
     size: tuple[int, int]  # (H, W)
-    labels: tuple[str, ...] = ()
     weights: Weights = "raw"
     step: int = 0
     source: str = ""  # the data it was trained on
@@ -63,7 +62,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
 
 
 class Model:
-    """A denoiser ready to sample, on one device, in evaluation mode."""
+    """A denoiser in evaluation mode, on the device where it samples."""
 
     def __init__(self, denoiser: Denoiser, spec: ModelSpec) -> None:
         self.denoiser = denoiser
@@ -175,15 +174,17 @@ class Model:
         return file
 
 
-def load(path: str | Path, *, weights: Weights = "ema", device: str = "auto") -> Model:
+def load(path: str | Path, *, weights: Weights | None = None, device: str = "auto") -> Model:
     """The model in a run folder (its newest whole checkpoint), a checkpoint or a .safetensors file.
 
-    weights: the moving average (`ema`) or the `raw` weights; a single file has only its own.
+    weights: the moving average (`ema`, the default) or the `raw` ones; a file has only its own.
     Raises CheckpointError when `path` is none of the three, is damaged, or is too new.
     """
     file = find_model_file(Path(path), weights)
     stored = checkpoints.read_tensors(file)
     spec = read_spec(stored.metadata, file)
+    if weights is not None and weights != spec.weights:
+        raise CheckpointError(f"{file} holds the {spec.weights} weights, not the {weights} ones")
     denoiser = build_denoiser(spec)
     try:
         denoiser.network.load_state_dict(dict(stored.tensors))
@@ -194,7 +195,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "auto") ->
     return Model(denoiser.eval().requires_grad_(False), spec)
 
 
-def find_model_file(path: Path, weights: Weights) -> Path:
+def find_model_file(path: Path, weights: Weights | None) -> Path:
     """The .safetensors file that a run folder, a checkpoint folder or a file stands for."""
     expected = "expected a run folder, a checkpoint folder or a .safetensors file"
     if not path.exists():
@@ -205,14 +206,14 @@ def find_model_file(path: Path, weights: Weights) -> Path:
         why = checkpoints.problem(path)
         if why is not None:
             raise CheckpointError(why)
-        return path / FILE_OF[weights]
+        return path / FILE_OF[weights or "ema"]
     newest, damaged = checkpoints.newest_checkpoint(path / "checkpoints")
     if newest is None:
         why = "; ".join(damaged) or f"{path.absolute()} has no checkpoint"
         raise CheckpointError(f"{why}; {expected}")
     for line in damaged:
         logger.warning("%s; using the earlier %s", line, newest.name)
-    return newest / FILE_OF[weights]
+    return newest / FILE_OF[weights or "ema"]
 
 
 def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:

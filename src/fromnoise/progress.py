@@ -1,19 +1,28 @@
 """A bar for work that counts things."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+console = Console(stderr=True)  # one for bars and messages, or they write over each other
+logger = logging.getLogger("fromnoise")
+
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to call with (done, total): a bar with ETA on a terminal, else silence."""
-    console = Console(stderr=True)
+    """Yield a function to call with (done, total): a bar with ETA on a terminal, else lines."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def count(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and total >= 100 and done % (total // 10) == 0:
+                logger.info("%s: %d of %d", what, done, total)
+
+        yield count

@@ -5,41 +5,33 @@ from fromnoise.checkpoints import save_checkpoint
 from fromnoise.config import Training
 from fromnoise.diffusion import Objective
 from fromnoise.training import precision
-from fromnoise.training.precision import Computation, autocast, choose_computation, lay_out
+from fromnoise.training.precision import autocast, choose_computation, lay_out
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def choose(start):
-    """choose(precision="auto"): the computation of the tiny network."""
+    """choose(precision=…, channels_last=…) for the tiny network, and the network."""
     state, _ = start({})
+    x0 = torch.zeros(2, 1, 8, 8)
 
-    def call(batch_size=2, **settings):
-        training = Training(steps=1, batch_size=1, **settings)
-        x0 = torch.zeros(batch_size, 1, 8, 8)
-        return choose_computation(training, state.denoiser, Objective(), x0)
+    def call(**options):
+        settings = Training(steps=1, batch_size=2, **options)
+        return choose_computation(settings, state.denoiser, Objective(), x0)
 
-    call.denoiser = state.denoiser
-    return call
-
-
-def times(monkeypatch, seconds):
-    """Let the probe find these seconds, by (precision, channels last)."""
-    monkeypatch.setattr(precision, "probe", lambda candidate, *_: seconds[candidate])
+    return call, state.denoiser
 
 
 def test_half_precision_needs_a_gpu(choose):
     with pytest.raises(ValueError, match=r"training\.precision = 'fp16' needs a GPU"):
-        choose(precision="fp16")
+        choose[0](precision="fp16")
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_last, monkeypatch):
+def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, monkeypatch):
     monkeypatch.setattr(precision, "probe", None)
-    chosen = choose(precision=wanted, channels_last=channels_last)
-    assert chosen == Computation(wanted, channels_last)
+    assert choose[0](precision=wanted, channels_last=True) == (wanted, True)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +39,16 @@ def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_las
     [(1.0, 0.5, "bf16"), (1.0, 0.9, "bf16"), (1.0, 0.95, "fp32"), (1.0, 3.0, "fp32")],
 )
 def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp32, bf16, chosen):
-    times(monkeypatch, {("fp32", True): fp32, ("bf16", True): bf16})
-    assert choose(precision="auto", channels_last=True) == (chosen, True)
+    seconds = {"fp32": fp32, "bf16": bf16}
+    monkeypatch.setattr(precision, "probe", lambda candidate, *rest: seconds[candidate.precision])
+    assert choose[0](channels_last=False) == (chosen, False)
 
 
-def test_auto_takes_the_fastest_layout(choose, monkeypatch):
-    seconds = {
-        ("fp32", False): 1.0,
-        ("fp32", True): 0.99,
-        ("bf16", False): 0.8,
-        ("bf16", True): 0.9,
-    }
-    times(monkeypatch, seconds)
-    assert choose() == ("bf16", False)
-    assert choose(precision="fp32") == ("fp32", True)
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "auto"])
+def test_auto_takes_the_faster_memory_layout(choose, monkeypatch, fast, wanted):
+    monkeypatch.setattr(precision, "probe", lambda candidate, *rest: candidate[1] != fast)
+    assert choose[0](precision=wanted).channels_last == fast
 
 
 def test_the_probe_leaves_everything_as_it_was(choose):

@@ -54,7 +54,7 @@ class Report:
             out += _cut([f"  {other} = {first}" for first, other in self.duplicates])
         if self.broken:
             out.append(f"cannot be read: {len(self.broken):,}")
-            out += _cut([f"  {line}" for line in self.broken])
+            out += [f"  {line}" for line in self.broken]  # all of them: they want mending
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "A recipe that fits:", "", *self.recipe.splitlines()]

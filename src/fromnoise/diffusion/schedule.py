@@ -42,6 +42,9 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+SMALLEST = 1e-20  # of ᾱ_T: below it, x̂_0 = (x_t − σ ε̂)/α overflows half of float32's range
+
+
 class NoiseSchedule:
     """One float64 table of ᾱ_t, from which every coefficient of the process is derived.
 
@@ -51,7 +54,9 @@ class NoiseSchedule:
     """
 
     def __init__(self, betas: Tensor) -> None:
-        """`betas`: β_1 … β_T, shape (T,), each in (0, 1). Raises ValueError otherwise."""
+        """`betas`: β_1 … β_T, shape (T,), each in (0, 1). Raises ValueError otherwise, and
+        where ᾱ_1 is 1 or ᾱ_T is nearly 0.
+        """
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a list of T ≥ 1 numbers, not {tuple(betas.shape)}")
@@ -60,6 +65,11 @@ class NoiseSchedule:
             t = int(outside.nonzero()[0]) + 1
             raise ValueError(f"every β must lie between 0 and 1, but β_{t} = {betas[t - 1]:g}")
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
+        if self.alpha_bar[-1] < SMALLEST or self.alpha_bar[1] == 1:
+            raise ValueError(
+                f"these betas leave ᾱ_1 = {self.alpha_bar[1]:g} and ᾱ_T = {self.alpha_bar[-1]:g}; "
+                f"allowed: ᾱ_1 below 1 (some noise) and ᾱ_T above {SMALLEST:g} (some image)"
+            )
 
     @classmethod
     def named(cls, name: str, T: int, **options: object) -> "NoiseSchedule":

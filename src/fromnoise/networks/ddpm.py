@@ -171,6 +171,8 @@ class DDPM(nn.Module):
             if isinstance(module, ResidualBlock):
                 zero_init(module.conv2)
             elif isinstance(module, Attention):
+                for part in module.qkv.weight.chunk(3):  # as the three layers that it stands for
+                    nn.init.xavier_uniform_(part)
                 zero_init(module.out)
         zero_init(self.out)
 

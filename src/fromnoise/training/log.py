@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from fromnoise.progress import console
 
 LOG_FILE = "log.jsonl"
 logger = logging.getLogger("fromnoise")
@@ -57,7 +58,7 @@ class RunLog:
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
             BarColumn(),
             TextColumn("{task.fields[line]}"),
-            console=Console(stderr=True),
+            console=console,
         )
         self._task = self._progress.add_task("", total=total_steps, completed=from_step, line="")
 
@@ -99,6 +100,6 @@ class RunLog:
             logger.info("step %d/%d  %s", row["step"], self.total_steps, line)
 
     def event(self, step: int, **facts: Any) -> None:
-        """Write a row that is no measurement: a skipped step, a resume."""
+        """Write a row that is no measurement: a skipped step."""
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **facts}) + "\n")

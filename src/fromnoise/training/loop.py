@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from fromnoise.training.precision import autocast
 from fromnoise.training.preview import save_preview
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
+from fromnoise.training.window import Window
 
 MAX_SKIPPED = 10
 logger = logging.getLogger("fromnoise")
@@ -37,13 +37,12 @@ def fit(
 ) -> None:
     """Train from `state.step` to the last step, or until a signal; then the state is saved.
 
-    Writes log.jsonl, previews and checkpoints into `folder`. Raises Diverged, and DiskFull.
+    Writes the log, previews and checkpoints into `folder`. Raises Diverged, DiskFull, NotFinite.
     """
     settings = recipe.training
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
     parameters = list(network.parameters())
     objective = Objective(recipe.diffusion.metric)
-    window = Window(recipe.diffusion.T)
     log = RunLog(
         folder,
         from_step=state.step,
@@ -51,14 +50,13 @@ def fit(
         tensorboard=settings.tensorboard,
     )
 
-    def checkpoint() -> Path:
+    def checkpoint() -> None:
         facts = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         facts |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), facts)
         keep = settings.keep_checkpoints
         prune(saved, keep=keep, milestone_every=settings.milestone_every)
         logger.info("saved %s", saved.absolute())
-        return saved
 
     network.train()
     with StopWish() as wish, log.shown():
@@ -73,7 +71,7 @@ def fit(
             losses = backward(state, objective, x0, eps, t, settings.accumulation)
             scaler.unscale_(optimizer)
             clip = settings.clip_norm or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True).item()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
             if math.isfinite(norm) and torch.isfinite(losses).all():
                 scaler.step(optimizer)
                 state.ema.update(network, state.updates)
@@ -87,32 +85,43 @@ def fit(
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
-            window.add(losses, t, norm, elapsed)
+            state.window.add(losses, t, recipe.diffusion.T, norm, elapsed)
             log.advance(state.step)
 
             # once in a while: a row in the log
             if state.step % settings.log_every == 0 or state.step == settings.steps:
                 images = state.step * settings.batch_size
-                log.row(
-                    {"step": state.step, **window.means(), "learning_rate": rate, "images": images}
-                    | {"epoch": images / len(data), "seconds": state.seconds}
-                    | {"batch_size": settings.batch_size}
-                )
-                window = Window(recipe.diffusion.T)
-
-            # once in a while: pictures
-            if state.step % settings.preview_every == 0 or state.step == settings.steps:
-                save_preview(state, spec, folder / "previews")
-                loss_figure(read_log(folder), folder / "loss.png", title="Training loss")
+                facts = {"images": images, "epoch": images / len(data), "seconds": state.seconds}
+                facts |= {"learning_rate": rate, "batch_size": settings.batch_size}
+                log.row({"step": state.step, **state.window.means(), **facts})
+                state.window = Window()
 
             # once in a while, at the end, and on a signal: a checkpoint
             last = state.step == settings.steps
-            stop = wish.signal  # read once: it may come between any two lines
-            if state.step % settings.checkpoint_every == 0 or last or stop:
-                saved = checkpoint()
-                if stop:
-                    logger.info("stopped by %s at step %d: %s", stop, state.step, saved)
-                    return
+            if state.step % settings.checkpoint_every == 0 or last or wish.signal:
+                checkpoint()
+
+            # once in a while: pictures
+            if state.step % settings.preview_every == 0 or last:
+                draw_pictures(state, spec, folder)
+
+            if wish.signal and not last:
+                logger.info(
+                    "stopped by %s at step %d; to go on: fromnoise resume %s",
+                    wish.signal,
+                    state.step,
+                    folder.absolute(),
+                )
+                return
+
+
+def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path) -> None:
+    """The preview and the loss curve. A disk that has no room for them does not stop training."""
+    try:
+        save_preview(state, spec, folder / "previews")
+        loss_figure(read_log(folder), folder / "loss.png", title="Training loss")
+    except OSError as error:
+        logger.warning("step %d: no picture could be written (%s)", state.step, error)
 
 
 def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,52 +155,18 @@ def backward(
 def refuse(state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog) -> None:
     """Note that a step was left out. Raises Diverged after MAX_SKIPPED in a row."""
     bad = ~torch.isfinite(losses)
-    where = f"loss at t = {t[bad][0]}" if bad.any() else f"gradient norm, at t = {t.max()} or less"
+    where = (
+        f"loss at noise level t = {t[bad][0]}"
+        if bad.any()
+        else f"gradient norm; its largest loss, {losses.max():.3g}, is at noise level "
+        f"t = {t[losses.argmax()]}"
+    )
     step = state.step + 1
     log.event(step, skipped=where)
     logger.warning("step %d: the %s is not finite; the step is skipped", step, where)
     if state.skipped_in_a_row >= MAX_SKIPPED:
         raise Diverged(
-            f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite, the "
-            f"last one in its {where}; the checkpoints stand. Resume with a lower "
-            "training.learning_rate, or training.precision=fp32"
+            f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
+            f"the last one it was the {where}. The checkpoints stand: resume with a lower "
+            "training.learning_rate, or with training.precision=fp32"
         )
-
-
-@dataclass
-class Window:
-    """Sums since the last row of the log."""
-
-    T: int
-
-    def __post_init__(self) -> None:
-        self.loss, self.count = torch.zeros(4), torch.zeros(4)  # by quarter of the noise levels
-        self.norm = self.seconds = 0.0
-        self.steps = self.images = 0
-
-    def add(self, losses: Tensor, t: Tensor, norm: float, seconds: float) -> None:
-        """Take in one step: losses and t are (B,)."""
-        finite = torch.isfinite(losses)
-        quarter = ((t - 1) * 4 // self.T)[finite]
-        self.loss.index_add_(0, quarter, losses[finite])
-        self.count.index_add_(0, quarter, torch.ones(len(quarter)))
-        self.norm += norm
-        self.seconds += seconds
-        self.steps += 1
-        self.images += len(losses)
-
-    def means(self) -> dict[str, float | None]:
-        """Mean loss, overall and by quarter (q1: least noise), gradient norm, and speed."""
-        loss, *quarters = [
-            value if math.isfinite(value) else None  # no finite loss, or none in this quarter
-            for value in [
-                (self.loss.sum() / self.count.sum()).item(),
-                *(self.loss / self.count).tolist(),
-            ]
-        ]
-        return {
-            "loss": loss,
-            **{f"loss_q{i + 1}": value for i, value in enumerate(quarters)},
-            "gradient_norm": self.norm / self.steps if math.isfinite(self.norm) else None,
-            "images_per_second": self.images / self.seconds,
-        }

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import newest_checkpoint, read_state
+from fromnoise.checkpoints import flush, newest_checkpoint, read_state
 from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
@@ -22,7 +22,9 @@ from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
-CHANGEABLE = ("training", "sampling", "data.path")  # by resume; the rest is what the weights are
+FIXED = ("data.", "network.", "diffusion.", "training.seed", "training.batch_size")  # by the start
+NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
+TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T; the paper's schedule ends at 0.006
 logger = logging.getLogger("fromnoise")
 
 
@@ -35,6 +37,12 @@ class Run:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         return load_recipe(self.folder / RECIPE_FILE)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step of the recipe has been trained; not so after a signal."""
+        newest, _ = newest_checkpoint(self.folder / "checkpoints")
+        return newest is not None and read_state(newest)["step"] >= self.recipe().training.steps
 
     def model(self, weights: Weights = "ema") -> Model:
         """The model of the newest checkpoint."""
@@ -61,7 +69,10 @@ def train(
         checked, name = load_recipe(recipe, overrides), Path(recipe).stem
     if data is not None:
         source = detect_source(data, named=checked.data.source)
-        there = {"path": Path(data).expanduser().absolute(), "source": source}
+        there = {"path": Path(data), "source": source}
+        checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
+    if checked.data.path is not None:  # a run is resumed from any folder
+        there = {"path": checked.data.path.expanduser().absolute()}
         checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
     folder = Path(out) if out is not None else Path("runs") / name
     _refuse_existing(folder)
@@ -78,41 +89,72 @@ def train(
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, exactly as if it had never stopped.
 
-    overrides may change training, sampling and data.path. Raises ValueError if `folder` is no run.
+    overrides: dotted keys. What the weights depend on (FIXED) cannot change any more.
+    Raises ValueError if `folder` is no run, or for such a change.
     """
     run = Run(Path(folder))
     if not (run.folder / RECIPE_FILE).is_file():
         raise ConfigError(f"{run.folder.absolute()} is no run: it has no {RECIPE_FILE}")
-    for key in overrides or {}:
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
-            raise ConfigError(f"resume cannot change {key}; it can change {', '.join(CHANGEABLE)}")
     recipe = load_recipe(run.folder / RECIPE_FILE, overrides)
     checkpoint, damaged = newest_checkpoint(run.folder / "checkpoints")
     for line in damaged:
         logger.warning("%s; using an earlier checkpoint", line)
+    saved = read_state(checkpoint) if checkpoint else None
+    if saved is not None:
+        _refuse_changes(recipe, saved["recipe"], run.folder)
+        if saved["step"] >= recipe.training.steps:
+            logger.info(
+                "%s is complete at step %d and was left as it is; to train on, give training.steps "
+                "a larger number",
+                run.folder.absolute(),
+                saved["step"],
+            )
+            return run
 
     images = _open(recipe)
     spec = _spec(recipe, images)
-    if checkpoint is None:
+    if checkpoint is None or saved is None:
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
         state = _start(recipe, spec, images)
     else:
-        saved = read_state(checkpoint)
-        again = {"training.precision", "training.channels_last"} & set(overrides or {})
-        state = _start(recipe, spec, images, None if again else Computation(**saved["computation"]))
+        chosen_anew = {"training.precision", "training.channels_last"} & set(overrides or {})
+        same_device = pick_device(recipe.training.device).type == saved["device"]
+        if not same_device:
+            logger.warning("resumed on another device than before: not bit for bit the same")
+        keep = same_device and not chosen_anew
+        state = _start(recipe, spec, images, Computation(**saved["computation"]) if keep else None)
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:
-            logger.warning("the images have changed since step %d", state.step)
-        if state.step >= recipe.training.steps:
-            logger.info(
-                "the run is complete at step %d; to go on, say training.steps=%d or more",
+            logger.warning(
+                "the images are not those of step %d: there are %d now, in another order of epochs",
                 state.step,
-                2 * state.step,
+                len(images),
             )
-            return run
     _write(run.folder / RECIPE_FILE, recipe.to_yaml())
     return _fit(run, state, recipe, spec, images)
+
+
+def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) -> None:
+    """Compare with the recipe that the checkpoint was trained with."""
+    before, now = _dotted(trained), _dotted(recipe.model_dump(mode="json"))
+    for key in sorted(before.keys() | now.keys()):
+        fixed = key.startswith(FIXED) and key not in NOT_FIXED
+        if fixed and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key} = {now.get(key)!r}, but {folder} was trained with {before.get(key)!r}: "
+                "resume cannot change it; begin another run with train"
+            )
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -154,7 +196,6 @@ def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
         sampling=recipe.sampling,
         channels=channels,
         size=(height, width),
-        labels=images.label_names,
         source=images.source,
     )
 
@@ -167,6 +208,13 @@ def _start(
     device = pick_device(settings.device)
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
+    remaining = float(denoiser.schedule.alpha(recipe.diffusion.T))
+    if remaining > TOO_MUCH_IMAGE:
+        logger.warning(
+            "√ᾱ_T = %.2f: at t = T the image is still seen, but sampling starts from pure noise; "
+            "a larger diffusion.T or beta_T, or the cosine schedule, ends in noise",
+            remaining,
+        )
     if computation is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
@@ -186,4 +234,5 @@ def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images
 def _write(path: Path, text: str) -> None:
     replacement = path.with_name(f".{path.name}.writing")
     replacement.write_text(text, encoding="utf-8")
+    flush(replacement)
     os.replace(replacement, path)

@@ -1,7 +1,7 @@
 """All that a training step changes, and how it goes into a checkpoint and comes back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fromnoise.model import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.precision import Computation, lay_out
+from fromnoise.training.window import Window
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -32,6 +33,7 @@ class TrainingState:
     updates: int = 0  # steps that changed the weights: all but the skipped ones
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training steps, over all sessions
+    window: Window = field(default_factory=Window)
 
     @classmethod
     def start(
@@ -64,10 +66,12 @@ class TrainingState:
     def numbers(self) -> dict[str, Any]:
         """What of this goes into state.json."""
         return {
+            "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
             "updates": self.updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
+            "window": asdict(self.window),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -86,6 +90,7 @@ class TrainingState:
         self.updates = saved["updates"]
         self.skipped_in_a_row = saved["skipped_in_a_row"]
         self.seconds = saved["seconds"]
+        self.window = Window(**saved["window"])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
@@ -99,6 +104,8 @@ class TrainingState:
         for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
             parameter = parameters[name]
-            # moments take the parameter's memory layout, as the optimiser itself gives them
-            like = torch.empty_like(parameter) if tensor.shape == parameter.shape else tensor
-            self.optimizer.state[parameter][kind] = like.copy_(tensor).to(parameter.device)
+            # moments take the parameter's memory layout, as the optimiser itself gives them; and
+            # everything is copied, for a tensor of the file keeps it open
+            moment = tensor.shape == parameter.shape
+            like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
+            self.optimizer.state[parameter][kind] = like.copy_(tensor)

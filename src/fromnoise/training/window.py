@@ -1,0 +1,51 @@
+"""What has happened since the last row of the log."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+QUARTERS = 4
+
+
+@dataclass
+class Window:
+    """Sums over steps; plain numbers, so that a checkpoint holds them too.
+
+    The loss is kept by quarter of the noise levels, for its size differs by orders of magnitude
+    between them, and the loss of one quarter may stand still while another falls.
+    """
+
+    loss: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
+    count: list[int] = field(default_factory=lambda: [0] * QUARTERS)
+    norm: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+    images: int = 0
+
+    def add(self, losses: Tensor, t: Tensor, T: int, norm: float, seconds: float) -> None:
+        """Take in one step: losses and t ∈ {1..T} are (B,), on the CPU. NaN and ∞ are left out."""
+        for quarter, loss in zip(((t - 1) * QUARTERS // T).tolist(), losses.tolist(), strict=True):
+            if math.isfinite(loss):
+                self.loss[quarter] += loss
+                self.count[quarter] += 1
+        self.norm += norm if math.isfinite(norm) else 0.0
+        self.seconds += seconds
+        self.steps += 1
+        self.images += len(losses)
+
+    def means(self) -> dict[str, float | None]:
+        """Mean loss, overall and by quarter (q1: least noise), gradient norm, and speed.
+
+        None where nothing finite was seen.
+        """
+        return {
+            "loss": _mean(sum(self.loss), sum(self.count)),
+            **{f"loss_q{i + 1}": _mean(self.loss[i], self.count[i]) for i in range(QUARTERS)},
+            "gradient_norm": self.norm / self.steps,
+            "images_per_second": self.images / self.seconds,
+        }
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None
