@@ -47,6 +47,8 @@ def main() -> None:
             fromnoise.train(arguments.recipe, out=folder)
         trained = time.perf_counter()
         run = fromnoise.Run(folder)
+        if not run.finished:
+            raise SystemExit(f"{folder} is not finished; nothing was measured")
         model, recipe = run.model(), run.recipe()
         wanted = recipe.data.model_dump(exclude={"source", "path", "flip"})
         data = np.asarray(

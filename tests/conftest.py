@@ -28,7 +28,7 @@ TINY = {
         "dropout": 0.2,
         "groups": 4,
     },
-    "diffusion": {"T": 100},
+    "diffusion": {"T": 100, "schedule": "cosine"},
     "training": {
         "steps": 6,
         "batch_size": 8,
@@ -36,7 +36,7 @@ TINY = {
         "precision": "fp32",
         "channels_last": False,
         "device": "cpu",
-        "log_every": 3,
+        "log_every": 2,
         "checkpoint_every": 3,
     },
     "sampling": {"steps": 5},

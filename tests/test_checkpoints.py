@@ -11,6 +11,7 @@ from fromnoise import checkpoints
 from fromnoise.checkpoints import (
     CheckpointError,
     DiskFull,
+    NotFinite,
     TensorFile,
     list_checkpoints,
     newest_checkpoint,
@@ -123,7 +124,7 @@ def test_a_whole_checkpoint_is_left_and_a_damaged_one_replaced(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path, bad):
-    with pytest.raises(ValueError, match=r"step 2: a in model.safetensors is not finite"):
+    with pytest.raises(NotFinite, match=r"step 2: a in model\.safetensors is not finite"):
         save(tmp_path, 2, value=bad)
     assert list(tmp_path.iterdir()) == []
 

@@ -94,8 +94,7 @@ def test_the_tree_of_the_readme_names_every_file():
     tree = next(block for block in blocks("") if "src/fromnoise/" in block)
     named = set(re.findall(r"[\w/]+(?:\.py)", tree))
     files = {p.name for p in (ROOT / "src/fromnoise").rglob("*.py")}
-    private = {"__init__.py", "__main__.py", "errors.py", "imageset.py", "listing.py"}
-    private |= {"parallel.py", "frechet.py", "neighbours.py", "diffusers.py"}
+    private = {"__init__.py", "__main__.py", "frechet.py", "neighbours.py", "diffusers.py"}
     assert named <= files
     assert files - named <= private
 

@@ -9,7 +9,7 @@ import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
 from fromnoise.model import to_uint8
-from fromnoise.sampling import parse_seeds, sample_to_folder
+from fromnoise.sampling import default_folder, parse_seeds, parse_times, sample_to_folder
 
 SEEDS = [4, 0, 9, 10, 2]
 
@@ -115,14 +115,17 @@ def test_the_array_holds_all_images_channels_last(model, tmp_path):
     assert np.array_equal(images, expected)
 
 
-@pytest.mark.parametrize(("steps", "frames"), [(1, 1), (5, 5), (100, 60)])
-def test_the_animation_ends_with_the_finished_images(model, tmp_path, steps, frames, monkeypatch):
+@pytest.mark.parametrize(("steps", "frames"), [(1, 2), (5, 6), (100, 60)])
+def test_the_animation_goes_from_the_noise_to_the_finished_images(
+    model, tmp_path, steps, frames, monkeypatch
+):
     saved = []
     monkeypatch.setattr(sampling, "save_gif", lambda frames, path: saved.extend(frames) or path)
     sample_to_folder(model, [1, 2], tmp_path, grid=False, gif=True, steps=steps)
     assert len(saved) == frames
-    expected = sampling.tile(model.sample([1, 2], steps=steps).numpy())
-    assert np.array_equal(saved[-1], expected)
+    finished = model.sample([1, 2], steps=steps)
+    for frame, images in ((0, to_uint8(model.start([1, 2]))), (-1, finished)):
+        assert np.array_equal(saved[frame], sampling.tile(images.numpy()))
 
 
 def test_the_strip_shows_what_it_says(model, tmp_path, monkeypatch):
@@ -144,6 +147,38 @@ def test_the_strip_shows_what_it_says(model, tmp_path, monkeypatch):
     for image in (0, 1):
         assert np.array_equal(pictures[2 * image], to_uint8(x[:, image]).numpy())
         assert np.array_equal(pictures[2 * image + 1], to_uint8(x0[:, image]).numpy())
+
+
+def test_the_strip_shows_the_nearest_times_that_are_visited(model, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sampling, "strip_figure", lambda _, times, path, title: shown.extend(times))
+    sample_to_folder(
+        model, [1], tmp_path, grid=False, trajectory=True, steps=4, times=[0, 99, 60, 52, 48]
+    )
+    assert shown == [100, 50, 0]
+
+
+def test_a_time_that_is_none_is_refused(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"times must lie in 0\.\.100, not 101"):
+        sample_to_folder(model, [1], tmp_path, trajectory=True, times=[5, 101])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "5,", "-5", "5-9", "a"])
+def test_what_names_no_times(text):
+    assert parse_times("999, 5,0") == [999, 5, 0]
+    with pytest.raises(ConfigError, match=r"^times .* cannot be read; write 999,"):
+        parse_times(text)
+
+
+def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run, tmp_path):
+    expected = finished_run / "samples" / "000006-ema-ddim-5"
+    assert default_folder(model, finished_run) == expected
+    assert default_folder(model, finished_run / "checkpoints" / "000006") == expected
+    file = finished_run / "checkpoints" / "000006" / "ema.safetensors"
+    assert default_folder(model, file) == expected
+    alone = default_folder(model, tmp_path / "x.safetensors", steps=9, eta=0.5, spacing="leading")
+    assert alone == tmp_path / "samples" / "000006-ema-ddim-9-eta0.5-leading"
 
 
 def test_grid_and_noise_are_of_the_same_seeds(model, tmp_path, monkeypatch):

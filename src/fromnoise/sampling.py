@@ -73,7 +73,9 @@ def sample_to_folder(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> list[Path]:
-    """Make one image per seed and write them, each as a PNG named by its seed; the files' paths.
+    """Make one image per seed and write them, each as a PNG named by its seed.
+
+    Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
 
     grid: the first 64 in one picture. npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
@@ -91,6 +93,7 @@ def sample_to_folder(
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }
     title = f"{plan.steps} {plan.sampler.name.upper()} steps, {model.spec.weights} weights"
+    pngs: list[Path] = []
     files: list[Path] = []
     images: list[np.ndarray] = []
     for i in range(0, len(seeds), batch_size):
@@ -101,7 +104,7 @@ def sample_to_folder(
                 film.take(step)
         finished = to_uint8(step.x).numpy()
         metadata = [{**settings, "seed": str(seed), "software": "fromnoise"} for seed in batch]
-        files += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
+        pngs += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
         images.append(finished)
         progress(i + len(batch), len(seeds))
         if film is not None and gif:
@@ -118,7 +121,7 @@ def sample_to_folder(
         nhwc = everything.transpose(0, 2, 3, 1)
         files.append(folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz")
         np.savez(files[-1], arr_0=nhwc)
-    return files
+    return pngs + files
 
 
 class Film:

@@ -11,27 +11,32 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def choose(start):
-    """choose(precision=…, channels_last=…) for the tiny network, and the network."""
-    state, _ = start({})
-    x0 = torch.zeros(2, 1, 8, 8)
+def denoiser(start):
+    return start({})[0].denoiser
 
-    def call(**options):
-        settings = Training(steps=1, batch_size=2, **options)
-        return choose_computation(settings, state.denoiser, Objective(), x0)
 
-    return call, state.denoiser
+@pytest.fixture
+def choose(denoiser):
+    """choose(precision=…, channels_last=…) for the tiny network."""
+
+    def call(batch_size=2, **options):
+        settings = Training(steps=1, batch_size=1, **options)
+        return choose_computation(settings, denoiser, Objective(), torch.zeros(batch_size, 1, 8, 8))
+
+    return call
 
 
 def test_half_precision_needs_a_gpu(choose):
     with pytest.raises(ValueError, match=r"training\.precision = 'fp16' needs a GPU"):
-        choose[0](precision="fp16")
+        choose(precision="fp16")
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, monkeypatch):
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_last, monkeypatch):
     monkeypatch.setattr(precision, "probe", None)
-    assert choose[0](precision=wanted, channels_last=True) == (wanted, True)
+    chosen = choose(precision=wanted, channels_last=channels_last)
+    assert chosen == (wanted, channels_last)
 
 
 @pytest.mark.parametrize(
@@ -40,24 +45,26 @@ def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, monkeypatch)
 )
 def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp32, bf16, chosen):
     seconds = {"fp32": fp32, "bf16": bf16}
-    monkeypatch.setattr(precision, "probe", lambda candidate, *rest: seconds[candidate.precision])
-    assert choose[0](channels_last=False) == (chosen, False)
+    monkeypatch.setattr(precision, "probe", lambda candidate, *_: seconds[candidate.precision])
+    assert choose(channels_last=False) == (chosen, False)
 
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("wanted", ["fp32", "bf16", "auto"])
 def test_auto_takes_the_faster_memory_layout(choose, monkeypatch, fast, wanted):
-    monkeypatch.setattr(precision, "probe", lambda candidate, *rest: candidate[1] != fast)
-    assert choose[0](precision=wanted).channels_last == fast
+    monkeypatch.setattr(
+        precision, "probe", lambda candidate, *_: 1 + (candidate.channels_last != fast)
+    )
+    assert choose(precision=wanted).channels_last == fast
 
 
-def test_the_probe_leaves_everything_as_it_was(choose):
-    before = {name: tensor.clone() for name, tensor in choose.denoiser.state_dict().items()}
+def test_the_probe_leaves_everything_as_it_was(choose, denoiser):
+    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     assert choose() in [(p, layout) for p in ("fp32", "bf16") for layout in (False, True)]
-    for name, tensor in choose.denoiser.state_dict().items():
+    for name, tensor in denoiser.state_dict().items():
         assert torch.equal(before[name], tensor)
         assert before[name].stride() == tensor.stride()
-    assert all(parameter.grad is None for parameter in choose.denoiser.parameters())
+    assert all(parameter.grad is None for parameter in denoiser.parameters())
 
 
 def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch):
@@ -68,10 +75,10 @@ def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch
     assert [len(x0) for x0 in seen] == [3] * 4
 
 
-def test_the_layout_of_the_weights_is_what_was_chosen(choose):
-    weight = choose.denoiser.network.out.weight  # (1, 8, 3, 3)
+def test_the_layout_of_the_weights_is_what_was_chosen(denoiser):
+    weight = denoiser.network.out.weight  # (1, 8, 3, 3)
     for channels_last in (True, False, True):
-        lay_out(choose.denoiser, channels_last)
+        lay_out(denoiser, channels_last)
         assert weight.stride()[1:] == ((1, 24, 8) if channels_last else (9, 3, 1))
 
 

@@ -70,7 +70,7 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
     """The preview at step 30 takes far longer than noticing the checkpoint of step 25 does."""
     settings = [
         "training.steps=60",
-        "training.log_every=5",
+        "training.log_every=10",
         "training.checkpoint_every=25",
         "training.preview_every=30",
         "training.lr_schedule=cosine",
@@ -91,7 +91,7 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
 
 
 def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
-    tiny["training"] |= {"steps": 60, "log_every": 5, "checkpoint_every": 5}
+    tiny["training"] |= {"steps": 60, "log_every": 7, "checkpoint_every": 5}
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["fromnoise", "matplotlib.figure"])
     run, straight = tmp_path / "killed", tmp_path / "straight"
@@ -136,7 +136,11 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     assert process.returncode == 0
     newest, damaged = newest_checkpoint(run / "checkpoints")
     assert damaged == []
-    assert said.splitlines()[-1] == f"stopped by {number.name} at step {int(newest.name)}: {newest}"
+    step = int(newest.name)
+    assert said.splitlines()[-2:] == [
+        f"saved {newest}",
+        f"stopped by {number.name} at step {step}; to go on: fromnoise resume {run}",
+    ]
 
 
 # ---- going on -----------------------------------------------------------------------------------
@@ -181,7 +185,7 @@ def test_a_finished_run_is_left_as_it_is(run, caplog):
     before = contents(run)
     fromnoise.resume(run)
     assert contents(run) == before
-    assert "complete at step 6; to go on, say training.steps=12" in caplog.text
+    assert "complete at step 6 and was left as it is" in caplog.text
 
 
 def test_changed_images_are_told(tiny, tmp_path, caplog):
@@ -194,18 +198,45 @@ def test_changed_images_are_told(tiny, tmp_path, caplog):
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(images / "3.png")
     fromnoise.resume(run, overrides={"training.steps": 2})
-    assert "the images have changed since step 1" in caplog.text
+    assert "the images are not those of step 1" in caplog.text
 
 
 # ---- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["network.channels", "network", "diffusion.T", "data.source", "x"])
-def test_what_the_weights_are_cannot_be_changed(run, key):
-    before = contents(run)
-    with pytest.raises(ConfigError, match=f"resume cannot change {key}; it can change training,"):
-        fromnoise.resume(run, overrides={key: 8})
-    assert contents(run) == before
+@pytest.mark.parametrize(
+    ("key", "value", "before"),
+    [
+        ("network.channels", 16, 8),
+        ("network.dropout", 0.0, 0.2),
+        ("diffusion.T", 50, 100),
+        ("diffusion.prediction", "'v'", "'eps'"),
+        ("data.source", "'folder'", "'digits'"),
+        ("data.flip", False, True),
+        ("training.seed", 1, 0),
+        ("training.batch_size", 16, 8),
+    ],
+)
+def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, before):
+    files = contents(run)
+    with pytest.raises(ConfigError) as refused:
+        fromnoise.resume(run, overrides={"training.steps": 9, key: yaml.safe_load(str(value))})
+    assert str(refused.value) == (
+        f"{key} = {value}, but {run} was trained with {before}: "
+        "resume cannot change it; begin another run with train"
+    )
+    assert contents(run) == files
+
+
+def test_saying_again_what_was_said_is_no_change(run, prolonged):
+    fromnoise.resume(run, overrides={"training.steps": 9, "network.channels": 8})
+    assert final(run, 9) == final(prolonged, 9)
+
+
+def test_whether_a_run_has_finished(run):
+    assert fromnoise.Run(run).finished
+    shutil.rmtree(run / "checkpoints" / "000006")
+    assert not fromnoise.Run(run).finished
 
 
 def test_a_wrong_setting_leaves_the_run_as_it_is(run):

@@ -98,17 +98,18 @@ def fit(
 
             # once in a while, at the end, and on a signal: a checkpoint
             last = state.step == settings.steps
-            if state.step % settings.checkpoint_every == 0 or last or wish.signal:
+            stop = wish.signal  # read once: it may come between any two lines
+            if state.step % settings.checkpoint_every == 0 or last or stop:
                 checkpoint()
 
             # once in a while: pictures
             if state.step % settings.preview_every == 0 or last:
                 draw_pictures(state, spec, folder)
 
-            if wish.signal and not last:
+            if stop and not last:
                 logger.info(
                     "stopped by %s at step %d; to go on: fromnoise resume %s",
-                    wish.signal,
+                    stop,
                     state.step,
                     folder.absolute(),
                 )

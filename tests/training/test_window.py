@@ -1,0 +1,44 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.training.window import Window
+
+LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
+
+
+@given(
+    T=st.integers(1, 50),
+    steps=st.lists(st.lists(st.tuples(LOSSES, st.integers(0, 999)), min_size=1), min_size=1),
+)
+def test_a_window_is_the_mean_of_what_was_finite(T, steps):
+    window, plain = Window(), []
+    for step in steps:
+        losses, times = zip(*((loss, 1 + t % T) for loss, t in step), strict=True)
+        window.add(torch.tensor(losses), torch.tensor(times), T, 2.0, 0.5)
+        plain += [
+            (loss, math.ceil(t * 4 / T) if T % 4 == 0 else (t - 1) * 4 // T + 1)
+            for loss, t in zip(losses, times, strict=True)
+            if math.isfinite(loss)
+        ]
+    means = window.means()
+    for key, quarters in {"loss": {1, 2, 3, 4}, **{f"loss_q{q}": {q} for q in range(1, 5)}}.items():
+        chosen = [loss for loss, quarter in plain if quarter in quarters]
+        expected = sum(chosen) / len(chosen) if chosen else None
+        assert means[key] == (None if expected is None else pytest.approx(expected, abs=1e-4))
+    assert means["gradient_norm"] == 2
+    images = sum(len(step) for step in steps)
+    assert means["images_per_second"] == pytest.approx(images / (0.5 * len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("t", "quarter"), [(1, 1), (25, 1), (26, 2), (50, 2), (75, 3), (76, 4), (100, 4)]
+)
+def test_quarters_are_of_the_noise_levels(t, quarter):
+    window = Window()
+    window.add(torch.ones(1), torch.tensor([t]), 100, 0.0, 1.0)
+    means = window.means()
+    assert [q for q in range(1, 5) if means[f"loss_q{q}"] is not None] == [quarter]
