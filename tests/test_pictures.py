@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise import pictures
+from fromnoise import curves, pictures
 from fromnoise.curves import loss_figure
 
 RED = np.array([255, 0, 0], dtype=np.uint8)
@@ -141,11 +141,9 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 
 def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():
     steps = np.arange(1, 2001, dtype=float)
-    np.testing.assert_allclose(pictures._smooth(steps, np.full(2000, 0.3)), 0.3)
+    np.testing.assert_allclose(curves._smooth(steps, np.full(2000, 0.3)), 0.3)
     inner = slice(100, 1500)
-    np.testing.assert_allclose(
-        pictures._smooth(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02
-    )
+    np.testing.assert_allclose(curves._smooth(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02)
 
 
 def test_matplotlib_waits_until_a_figure_is_drawn():

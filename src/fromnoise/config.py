@@ -326,7 +326,7 @@ def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """`"ddmp" is unknown; did you mean ddpm? known: …`."""
+    """`"ddmp" is unknown; did you mean ddpm?; known: …`."""
     return f"{name!r} is unknown{near(name, known)}; known: {', '.join(sorted(known))}"
 
 

@@ -19,8 +19,8 @@ class Window:
     loss: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
     count: list[int] = field(default_factory=lambda: [0] * QUARTERS)
     norm: float = 0.0
+    norms: int = 0
     seconds: float = 0.0
-    steps: int = 0
     images: int = 0
 
     def add(self, losses: Tensor, t: Tensor, T: int, norm: float, seconds: float) -> None:
@@ -29,9 +29,10 @@ class Window:
             if math.isfinite(loss):
                 self.loss[quarter] += loss
                 self.count[quarter] += 1
-        self.norm += norm if math.isfinite(norm) else 0.0
+        if math.isfinite(norm):
+            self.norm += norm
+            self.norms += 1
         self.seconds += seconds
-        self.steps += 1
         self.images += len(losses)
 
     def means(self) -> dict[str, float | None]:
@@ -42,7 +43,7 @@ class Window:
         return {
             "loss": _mean(sum(self.loss), sum(self.count)),
             **{f"loss_q{i + 1}": _mean(self.loss[i], self.count[i]) for i in range(QUARTERS)},
-            "gradient_norm": self.norm / self.steps,
+            "gradient_norm": _mean(self.norm, self.norms),
             "images_per_second": self.images / self.seconds,
         }
 
