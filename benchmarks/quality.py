@@ -55,7 +55,7 @@ def main() -> None:
             fromnoise.open_images(recipe.data.source, recipe.data.path, **wanted).images
         )
         n = arguments.num or len(data)
-        made = model.sample(range(n), steps=50, sampler="ddim", batch_size=600).numpy()
+        made = model.sample(range(n), steps=50, sampler="ddim", batch_size=128).numpy()
         sampled = time.perf_counter()
 
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).numpy()

@@ -91,7 +91,7 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_the_tree_of_the_readme_names_every_file():
-    tree = next(block for block in blocks("") if "src/fromnoise/" in block)
+    (tree,) = blocks("text")
     named = set(re.findall(r"[\w/]+(?:\.py)", tree))
     files = {p.name for p in (ROOT / "src/fromnoise").rglob("*.py")}
     private = {"__init__.py", "__main__.py", "frechet.py", "neighbours.py", "diffusers.py"}
