@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,6 +147,9 @@ def recipes_show(name: str) -> None:
 
 def main() -> None:
     """Run the command line; an error is one line and exit code 2, or 1 if the machine gave up."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"fromnoise {version('fromnoise')}")
+        return
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     logging.basicConfig(

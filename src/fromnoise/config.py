@@ -297,10 +297,12 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         section = _section(schema, path[:-1])
         prefix = dotted.rpartition(".")[0]
         known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
-        everywhere = known | set(dotted_keys(schema, key))
-        return f"unknown key {dotted}{near(dotted, everywhere)}; known here: " + ", ".join(
-            section.model_fields
+        everywhere = sorted(known | set(dotted_keys(schema, key)))
+        same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]
+        hint = (
+            f"; did you mean {' or '.join(same_name)}?" if same_name else near(dotted, everywhere)
         )
+        return f"unknown key {dotted}{hint}; known here: {', '.join(section.model_fields)}"
     if first["type"] == "missing":
         return f"{dotted} is missing"
     message = first["msg"].removeprefix("Value error, ")

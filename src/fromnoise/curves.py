@@ -47,7 +47,9 @@ def loss_figure(
     for key, label, colour, width in curves:
         steps, losses = _series(log_rows, key)
         if len(steps):
-            axes.plot(steps, _smooth(steps, losses), color=colour, linewidth=width, label=label)
+            dot = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
+            smooth = _smooth(steps, losses)
+            axes.plot(steps, smooth, color=colour, linewidth=width, label=label, marker=dot)
         if len(steps) and key == "loss":
             axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.7, label="as logged")
     if axes.lines:
@@ -57,7 +59,7 @@ def loss_figure(
     axes.grid(color="0.92", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
-    for axis, form in ((axes.xaxis, "{x:,.0f}"), (axes.yaxis, "{x:g}")):
+    for axis, form in ((axes.xaxis, "{x:,g}"), (axes.yaxis, "{x:g}")):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(form)
         axis.set_minor_formatter("")

@@ -92,7 +92,8 @@ def sample_to_folder(
         "trained steps": str(model.spec.step),
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }
-    title = f"{plan.steps} {plan.sampler.name.upper()} steps, {model.spec.weights} weights"
+    weights = {"ema": "EMA", "raw": "raw"}[model.spec.weights]
+    title = f"{plan.steps} {plan.sampler.name.upper()} steps, {weights} weights"
     pngs: list[Path] = []
     files: list[Path] = []
     images: list[np.ndarray] = []

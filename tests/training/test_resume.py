@@ -105,17 +105,18 @@ def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
         process.start()
         return process
 
-    started = time.monotonic()
     whole = go(straight)
     whole.join()
     assert whole.exitcode == 0
-    duration = time.monotonic() - started
 
     moments = random.Random(0)
     exits = []
-    for _ in range(4):
+    for saved in (0, 10, 25, 45):  # somewhere after this checkpoint: in a step, a row, a checkpoint
         process = go(run)
-        process.join(moments.uniform(0.05, 0.6) * duration)
+        awaited = run / "checkpoints" / f"{saved:06d}" if saved else run / "log.jsonl"
+        while not awaited.exists() and process.is_alive():
+            time.sleep(0.001)
+        process.join(moments.uniform(0, 0.05))
         process.kill()
         process.join()
         exits.append(process.exitcode)

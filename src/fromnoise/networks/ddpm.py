@@ -1,5 +1,6 @@
 """The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
@@ -222,7 +223,10 @@ def _check_options(
     if channels < 4 or channels % 2:
         raise ValueError(f"channels must be an even number ≥ 4, not {channels}")
     if groups < 1 or channels % groups:
-        raise ValueError(f"channels must be a multiple of groups, but {channels} % {groups} ≠ 0")
+        raise ValueError(
+            f"channels must be a multiple of groups, but {channels} is not one of {groups}; "
+            f"for example groups = {math.gcd(channels, groups)}"
+        )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
     outside = [i for i in attention_levels if not 0 <= i < len(multipliers)]
