@@ -14,7 +14,6 @@ def loss_figure(
     path: str | Path,
     *,
     title: str,
-    loss_label: str = "loss (mean squared error per element)",
 ) -> Path:
     """Write the loss against the training step as a PNG, both axes logarithmic.
 
@@ -28,7 +27,6 @@ def loss_figure(
             finite or not positive, are passed over.
         path: its folder is made if missing.
         title: stands above the curves.
-        loss_label: the name and unit at the vertical axis.
 
     Returns:
         The path.
@@ -43,7 +41,8 @@ def loss_figure(
 
     figure = Figure(figsize=(8.6, 5.0), dpi=128, facecolor="white")
     axes = figure.add_axes((0.09, 0.12, 0.67, 0.76))
-    axes.set(xscale="log", yscale="log", xlabel="training step", ylabel=loss_label)
+    axes.set(xscale="log", yscale="log", xlabel="training step")
+    axes.set_ylabel("loss (mean squared error per element)")
     for key, label, colour, width in curves:
         steps, losses = _series(log_rows, key)
         if len(steps):

@@ -197,6 +197,8 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
 
 def find_model_file(path: Path, weights: Weights | None) -> Path:
     """The .safetensors file that a run folder, a checkpoint folder or a file stands for."""
+    if weights is not None and weights not in FILE_OF:
+        raise ValueError(f"weights {unknown(weights, FILE_OF)}")
     expected = "expected a run folder, a checkpoint folder or a .safetensors file"
     if not path.exists():
         raise CheckpointError(f"there is nothing at {path.absolute()}; {expected}")
