@@ -1,8 +1,15 @@
-"""The architectures, each (x_t, t, cond) → output. Imports torch, and nothing of ours outside."""
+"""The architectures, each (x_t, t, cond) → output. Imports torch, and nothing of ours outside.
+
+Every one takes images (B,C,H,W), t ∈ {0..T−1} as (B,) and labels (B,K) in {−1, 0, +1} or None, and
+returns (B,C,H,W), or (B,2C,H,W) with `learned_variance`. Zeros, and None, mean "nothing said".
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.layers import check_size
 
-NETWORKS: dict[str, type[DDPM]] = {"ddpm": DDPM}
+NETWORKS: dict[str, Callable[..., Any]] = {"ddpm": DDPM}
 
 __all__ = ["DDPM", "NETWORKS", "check_size"]

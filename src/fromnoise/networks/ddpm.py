@@ -1,25 +1,29 @@
 """The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_size, sinusoid, zero_init
+from fromnoise.networks.layers import check_cond, check_size, sinusoid, zero_init
+
+
+Norm = Callable[[int], nn.GroupNorm]
+"""A width → the normalisation of that many channels."""
 
 
 class ResidualBlock(nn.Module):
     """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input."""
 
-    def __init__(self, c_in: int, c_out: int, c_time: int, *, groups: int, dropout: float) -> None:
+    def __init__(self, c_in: int, c_out: int, c_time: int, *, norm: Norm, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
+        self.norm1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(c_time, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
+        self.norm2 = norm(c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -35,9 +39,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """GN, then softmax(q·k/√C) v over all positions with one head, + the input."""
 
-    def __init__(self, channels: int, *, groups: int) -> None:
+    def __init__(self, channels: int, *, norm: Norm) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)  # a 1×1 convolution, pixels as tokens
         self.out = nn.Linear(channels, channels)
 
@@ -104,6 +108,7 @@ class DDPM(nn.Module):
         *,
         image_channels: int = 3,
         cond_dim: int = 0,
+        learned_variance: bool = False,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 2,
@@ -112,24 +117,29 @@ class DDPM(nn.Module):
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
         downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         _check_options(channels, multipliers, num_res_blocks, attention_levels, dropout, groups)
         self.channels = channels
         self.embedding: Literal["halves", "interleaved"] = embedding
         self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.learned_variance = learned_variance
         self.size_multiple = 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
 
+        def norm(width: int) -> nn.GroupNorm:
+            return nn.GroupNorm(groups, width, eps=norm_eps)
+
         def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, c_time, groups=groups, dropout=dropout)
+            return ResidualBlock(c_in, c_out, c_time, norm=norm, dropout=dropout)
 
         def level(i: int, c_ins: list[int]) -> Level:
             count = len(c_ins) if i in attention_levels else 0
             return Level(
                 [residual(c, widths[i]) for c in c_ins],
-                [Attention(widths[i], groups=groups) for _ in range(count)],
+                [Attention(widths[i], norm=norm) for _ in range(count)],
             )
 
         self.time1 = nn.Linear(channels, c_time)
@@ -148,7 +158,7 @@ class DDPM(nn.Module):
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
-        self.middle_attention = Attention(c, groups=groups)
+        self.middle_attention = Attention(c, norm=norm)
 
         self.up = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
@@ -158,8 +168,8 @@ class DDPM(nn.Module):
             if i > 0:
                 self.up[-1].resample = Upsample(c)
 
-        self.norm = nn.GroupNorm(groups, c, eps=1e-6)
-        self.out = nn.Conv2d(c, image_channels, 3, padding=1)
+        self.norm = norm(c)
+        self.out = nn.Conv2d(c, image_channels * (1 + learned_variance), 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -178,13 +188,12 @@ class DDPM(nn.Module):
         zero_init(self.out)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C,H,W)."""
+        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         time = self.time1(sinusoid(t, self.channels, self.embedding).to(self.time1.weight.dtype))
         time = self.time2(F.silu(time))
-        if cond is not None:
-            if self.cond is None:
-                raise ValueError("this network takes no condition: it was built with cond_dim = 0")
+        check_cond(cond, self.cond_dim)
+        if cond is not None and self.cond is not None:
             time = time + self.cond(cond.to(self.cond.weight.dtype))
         time = F.silu(time)
 

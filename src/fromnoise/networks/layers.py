@@ -46,3 +46,15 @@ def zero_init(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def check_cond(cond: Tensor | None, cond_dim: int) -> None:
+    """Refuse a condition that a network was not built for."""
+    if cond is None:
+        return
+    if cond_dim == 0:
+        raise ValueError("this network takes no condition: it was built with cond_dim = 0")
+    if cond.ndim != 2 or cond.shape[1] != cond_dim:
+        raise ValueError(
+            f"the condition must be of shape (B, {cond_dim}), not {tuple(cond.shape)}"
+        )
