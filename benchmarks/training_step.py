@@ -34,7 +34,7 @@ def ours(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> tuple[str, Cal
     parameters = list(denoiser.parameters())
 
     def step() -> None:
-        backward(state, objective, pixels, eps, t, 1)
+        backward(state, objective, pixels, eps, t, None, 1)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True).item()
         state.optimizer.step()
         state.ema.update(denoiser.network, state.updates)

@@ -16,17 +16,19 @@ LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
 WORK = DESCRIPTION | {"model"}
+FACED = {"sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
     "config": MATHEMATICS | {"data"},
     "model": DESCRIPTION,
     "sampling": WORK,
+    "editing": WORK,
     "training": WORK,
     "evaluation": WORK,
     "interop": WORK,
-    "__init__": WORK | {"sampling", "training", "evaluation", "interop"},
-    "cli": WORK | {"sampling", "training", "evaluation", "interop"},
+    "__init__": WORK | FACED,
+    "cli": WORK | FACED,
     "__main__": {"cli"},
 }
 

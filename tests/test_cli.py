@@ -51,7 +51,7 @@ def refused(cli, tmp_path, monkeypatch):
     ("override", "said"),
     [
         ("training.stepz=5", "unknown key training.stepz; did you mean training.steps?"),
-        ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 1"),
+        ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 0"),
         ("training.steps=many", "training.steps = 'many': input should be a valid integer"),
         ("training.steps", "'training.steps' is no override; write key=value"),
         ("network.channels=9", "channels must be an even number"),
@@ -125,8 +125,8 @@ def test_divergence_is_no_fault_of_the_input(cli, recipe_file, tmp_path, monkeyp
     real = loop.draw
 
     def nan(*arguments):
-        x0, eps, t = real(*arguments)
-        return x0, eps * math.nan, t
+        x0, eps, t, cond = real(*arguments)
+        return x0, eps * math.nan, t, cond
 
     monkeypatch.setattr(loop, "draw", nan)
     code, _, err = cli("train", recipe_file, "--out", tmp_path / "run", "training.steps=99")
@@ -217,7 +217,7 @@ def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):
     assert cli("resume", run, "training.steps=7").code == 0
     assert f"saved {run / 'checkpoints' / '000007'}" in caplog.text
     previews = {path.name for path in (run / "previews").iterdir()}
-    assert previews == {"000006.png", "000007.png"}
+    assert previews == {"000006.png", "000006.npz", "000007.png", "000007.npz"}
 
     code, out, _ = cli("sample", run, "--num", 3, "--npz", "--batch-size", 2)
     samples = run / "samples" / "000007-ema-ddim-5"

@@ -8,8 +8,14 @@ from PIL import Image
 import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
-from fromnoise.model import to_uint8
-from fromnoise.sampling import default_folder, parse_seeds, parse_times, sample_to_folder
+from fromnoise.model import Model, build_denoiser, to_uint8
+from fromnoise.sampling import (
+    conditions,
+    default_folder,
+    parse_seeds,
+    parse_times,
+    sample_to_folder,
+)
 
 SEEDS = [4, 0, 9, 10, 2]
 
@@ -184,12 +190,85 @@ def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run
 def test_grid_and_noise_are_of_the_same_seeds(model, tmp_path, monkeypatch):
     shown = {}
 
-    def grid(images, path, title):
+    def grid(images, path, **_):
         shown[path.name] = images
         return path
 
     monkeypatch.setattr(sampling, "GRID_IMAGES", 3)
     monkeypatch.setattr(sampling, "grid_figure", grid)
+    monkeypatch.setattr(sampling, "grids_side_by_side", grid)
     sample_to_folder(model, SEEDS, tmp_path, noise=True)
     assert np.array_equal(shown["grid.png"], model.sample(SEEDS)[:3].numpy())
-    assert np.array_equal(shown["noise.png"], to_uint8(model.start(SEEDS[:3])).numpy())
+    (_, start), (_, result) = shown["noise.png"]
+    assert np.array_equal(start, to_uint8(model.start(SEEDS[:3])).numpy())
+    assert np.array_equal(result, shown["grid.png"])
+
+
+def test_each_step_is_a_grid_of_its_own_time(model, tmp_path, monkeypatch):
+    shown = {}
+
+    def grid(images, path, **_):
+        shown[path.name] = images
+        return path
+
+    monkeypatch.setattr(sampling, "grid_figure", grid)
+    sample_to_folder(model, SEEDS, tmp_path, each_step=True, grid=False, steps=3)
+    steps = list(model.denoise(SEEDS, steps=3))
+    assert shown.keys() == {
+        name
+        for step in steps
+        for name in (f"x_t-{step.s:04d}.png", f"predicted_x0-{step.t:04d}.png")
+    }
+    for step in steps:
+        assert np.array_equal(shown[f"x_t-{step.s:04d}.png"], to_uint8(step.x).numpy())
+        assert np.array_equal(shown[f"predicted_x0-{step.t:04d}.png"], to_uint8(step.x0).numpy())
+
+
+# ---- labels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(finished_run):
+    """The finished run's network with three labels, untrained: to see what goes where."""
+    trained = fromnoise.load(finished_run, device="cpu")
+    spec = trained.spec.model_copy(update={"label_names": ("red cube", "a/b", "sphere")})
+    torch.manual_seed(0)
+    return Model(build_denoiser(spec).eval(), spec)
+
+
+def test_labels_go_into_names_metadata_and_arrays(labelled, tmp_path):
+    cond = conditions(labelled, 4, cycle_classes=True)
+    files = sample_to_folder(labelled, [0, 1, 2, 3], tmp_path, cond=cond, npz=True, guidance=3.0)
+    assert [file.stem for file in files[:4]] == [
+        "000000-red cube",
+        "000001-a_b",
+        "000002-sphere",
+        "000003-red cube",
+    ]
+    with Image.open(files[1]) as image:
+        assert (image.text["labels"], image.text["guidance"]) == ("a/b", "3")
+    with np.load(tmp_path / "samples_4x8x8x1.npz") as arrays:
+        np.testing.assert_array_equal(arrays["arr_1"], cond)
+
+
+def test_labels_are_asked_for_in_one_way(labelled, model):
+    assert conditions(labelled, 2) is None
+    of_class = conditions(labelled, 2, class_="sphere")
+    np.testing.assert_array_equal(of_class, [[-1, -1, 1]] * 2)
+    said = conditions(labelled, 1, labels="sphere, -red cube")
+    np.testing.assert_array_equal(said, [[-1, 0, 1]])
+    with pytest.raises(ConfigError, match="exclude each other; give one"):
+        conditions(labelled, 1, labels="sphere", cycle_classes=True)
+    with pytest.raises(ConfigError, match="trained without labels"):
+        conditions(model, 1, class_="sphere")
+
+
+def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
+    spheres = conditions(labelled, 2, class_="sphere")
+    folders = {
+        default_folder(labelled, tmp_path),
+        default_folder(labelled, tmp_path, cond=spheres),
+        default_folder(labelled, tmp_path, cond=spheres, guidance=2.0),
+        default_folder(labelled, tmp_path, cond=conditions(labelled, 2, cycle_classes=True)),
+    }
+    assert len(folders) == 4

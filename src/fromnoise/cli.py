@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 
 import torch
 import typer
+import yaml
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
+from rich.table import Column, Table
 
 from fromnoise import checkpoints, config, sampling, training
-from fromnoise.data import check_data
+from fromnoise.data import check_data, write_shapes
+from fromnoise.editing import interpolate_to_folder
+from fromnoise.interop import FORMATS, import_model
 from fromnoise.model import load
 from fromnoise.progress import console, counting
 
@@ -26,8 +29,10 @@ app = typer.Typer(
     add_completion=False,
 )
 data_app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True)
+edit_app = typer.Typer(help="Make new images from given ones.", no_args_is_help=True)
 recipes_app = typer.Typer(help="The recipes that come with the package.")
 app.add_typer(data_app, name="data")
+app.add_typer(edit_app, name="edit")
 app.add_typer(recipes_app, name="recipes")
 
 Overrides = Annotated[
@@ -72,6 +77,19 @@ def sample(
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
     variance: Annotated[str | None, typer.Option(help="of ddpm: small or large")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="this label and none of the others")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help='as in "red cube, -blue sphere": present, absent; the rest open'),
+    ] = None,
+    cycle_classes: Annotated[
+        bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
+    ] = False,
+    guidance: Annotated[
+        float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
+    ] = None,
     weights: Annotated[
         Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
     ] = None,
@@ -85,27 +103,38 @@ def sample(
     times: Annotated[
         str | None, typer.Option(help="those of the trajectory, as in 999,700,400,100,0")
     ] = None,
-    noise: Annotated[bool, typer.Option("--noise", help="the starting noise as a grid")] = False,
+    each_step: Annotated[
+        bool, typer.Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
+    ] = False,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="the starting noise beside what became of it")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
     chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num))
     loaded = load(model, weights=weights, device=device)
+    cond = sampling.conditions(
+        loaded, len(chosen), class_=class_, labels=labels, cycle_classes=cycle_classes
+    )
     how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
+    how |= {"guidance": guidance}
     how = {key: value for key, value in how.items() if value is not None}
-    out = out or sampling.default_folder(loaded, model, **how)
+    out = out or sampling.default_folder(loaded, model, cond=cond, **how)
     with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
             chosen,
             out,
+            cond=cond,
             batch_size=batch_size,
             grid=grid,
             npz=npz,
             gif=gif,
             trajectory=trajectory or times is not None,
             times=sampling.parse_times(times) if times is not None else None,
+            each_step=each_step,
             noise=noise,
             progress=progress,
             **how,
@@ -113,6 +142,75 @@ def sample(
     print(f"{len(chosen)} images in {out.absolute()}")
     for file in files[len(chosen) :]:
         print(file.absolute())
+
+
+@app.command()
+def progress(
+    run: Annotated[Path, typer.Argument(help="a run folder")],
+    epochs: Annotated[
+        str | None, typer.Option(help="as in 0,50,100,150,199 [default: five, evenly spread]")
+    ] = None,
+) -> None:
+    """Draw what the same noise became at several moments of the training, side by side."""
+    chosen = sampling.parse_times(epochs) if epochs is not None else None
+    print(training.progress_figure(run, epochs=chosen).absolute())
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="a checkpoint of another program")],
+    out: Annotated[Path, typer.Option(help="a new folder for the model")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="what the file does not say: size=64"),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)} [default: found out]")
+    ] = None,
+) -> None:
+    """Turn another program's weights into a model to sample from, or to start a training from."""
+    changes = dict(map(config.parse_override, overrides or []))
+    spec = import_model(file, out, format=format, overrides=changes)
+    settings = spec.model_dump(mode="json", include={"network", "diffusion", "sampling", "size"})
+    print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
+    print(f"{spec.source}; to sample from it: fromnoise sample {out.absolute()}")
+
+
+@edit_app.command("interpolate")
+def edit_interpolate(
+    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
+    a: Annotated[Path, typer.Option(help="the first image")],
+    b: Annotated[Path, typer.Option(help="the last image")],
+    out: Annotated[Path, typer.Option(help="a folder for the images")],
+    frames: Annotated[int, typer.Option(min=2, help="images from a to b, both among them")] = 8,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="how far into the noise; 1 forgets both images")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise that both images get")] = 0,
+    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+) -> None:
+    """Go from one image to another through the noise (Ho et al. 2020, section 4.3)."""
+    loaded = load(model, device=device)
+    how = {} if steps is None else {"steps": steps}
+    for file in interpolate_to_folder(
+        loaded, a, b, out, frames=frames, strength=strength, seed=seed, **how
+    ):
+        print(file.absolute())
+
+
+@data_app.command("shapes")
+def data_shapes(
+    folder: Annotated[Path, typer.Argument(help="a new folder")],
+    train: Annotated[int, typer.Option(min=1, help="images")] = 18009,
+    test: Annotated[int, typer.Option(min=1, help="conditions in each of the two tests")] = 32,
+    size: Annotated[int, typer.Option(min=16, help="pixels a side")] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""
+    with counting("rendering") as progress:
+        write_shapes(folder, train=train, test=test, size=size, seed=seed, progress=progress)
+    print(folder.absolute())
 
 
 @data_app.command("check")
@@ -132,7 +230,7 @@ def recipes(context: typer.Context) -> None:
     """List the shipped recipes with what they were measured to take and reach."""
     if context.invoked_subcommand is not None:
         return
-    table = Table("recipe", "what", "time", "score")
+    table = Table(Column("recipe", no_wrap=True), "what", "time", "score")
     for name in config.shipped_recipes():
         head = config.recipe_head(name)
         table.add_row(name, head["about"], head["time"], head["score"])

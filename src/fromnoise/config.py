@@ -31,7 +31,7 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "diffusion.schedule": SCHEDULES,
     "sampling.sampler": SAMPLERS,
 }
-NOT_OPTIONS = {"image_channels", "cond_dim", "noise"}  # given by the data or by the seed
+NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
 RECIPES = resources.files("fromnoise") / "recipes"
 
 
@@ -93,6 +93,7 @@ class Data(Section):
     fit: Literal["crop", "pad", "squash"] = "crop"
     background: Annotated[tuple[Level, Level, Level], BeforeValidator(_rgb)] = (255, 255, 255)
     flip: bool = False
+    labels: bool = False  # train on the labels too, so that one can ask for them
     strict: bool = False
 
 
@@ -103,13 +104,20 @@ class Diffusion(Section):
     schedule: Annotated[Component, _named("linear")] = Component(name="linear")
     prediction: Literal["eps", "x0", "v"] = "eps"
     metric: str = "mse"
+    vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
 
 
 class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
 
-    steps: Positive
+    steps: Natural = 0  # 0: what `epochs` come to
+    epochs: Annotated[float, Field(gt=0)] | None = (
+        None  # turned into steps when the images are known
+    )
     batch_size: Positive
+    start_from: Path | None = None  # a run or model whose weights are the first ones
+    condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # single labels that are not said
     accumulation: Positive = 1  # parts that a batch is computed in; less memory, same gradient
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -124,6 +132,7 @@ class Training(Section):
     seed: Natural = 0
     log_every: Positive = 50
     preview_every: Positive = 1000
+    preview_images: Positive = 16
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
     milestone_every: Positive | None = None
@@ -143,6 +152,7 @@ class Sampling(Section):
     steps: Positive = 50
     spacing: str = "trailing"
     clamp: bool = True
+    guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
 
 
 class Recipe(Section):
@@ -212,6 +222,9 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         raise ConfigError(f"{where} must hold the sections {', '.join(Recipe.model_fields)}")
     for key, value in (overrides or {}).items():
         tree = with_key(tree, key.split("."), value)
+        if key in ("training.steps", "training.epochs"):  # the one replaces the other
+            other = "epochs" if key == "training.steps" else "steps"
+            tree = {**tree, "training": {k: v for k, v in tree["training"].items() if k != other}}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -223,17 +236,34 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
     ):
         if name not in known:
             raise ConfigError(f"{where}: {key} {unknown(name, known)}")
-    return recipe.model_copy(
-        update={
-            "network": checked(recipe.network, "network", where),
-            "diffusion": recipe.diffusion.model_copy(
-                update={"schedule": checked(recipe.diffusion.schedule, "diffusion.schedule", where)}
-            ),
-            "sampling": recipe.sampling.model_copy(
-                update={"sampler": checked(recipe.sampling.sampler, "sampling.sampler", where)}
-            ),
-        }
-    )
+    recipe = with_checked_components(recipe, where)
+    _check_together(recipe, where)
+    return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """What one key asks of another."""
+    settings = recipe.training
+    if settings.steps == 0 and settings.epochs is None:
+        raise ConfigError(f"{where}: training.steps is missing; give it, or training.epochs")
+    if settings.steps and settings.epochs is not None:
+        raise ConfigError(f"{where}: training.steps and training.epochs are both given; keep one")
+    learned = recipe.network.options["learned_variance"]
+    if learned != (recipe.diffusion.vlb_weight > 0):
+        raise ConfigError(
+            f"{where}: network.learned_variance = {learned}, but diffusion.vlb_weight = "
+            f"{recipe.diffusion.vlb_weight:g}: a variance is learned from the bound alone, so set "
+            "both (0.001 is the usual weight) or neither"
+        )
+    if recipe.sampling.sampler.options.get("variance") == "learned" and not learned:
+        raise ConfigError(
+            f"{where}: sampling.sampler.variance is learned, but network.learned_variance is False"
+        )
+    if recipe.sampling.guidance != 1 and not recipe.data.labels:
+        raise ConfigError(
+            f"{where}: sampling.guidance = {recipe.sampling.guidance:g} (s in "
+            "ε = ε_∅ + s·(ε_c − ε_∅)) needs a model with labels: set data.labels = true"
+        )
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -245,6 +275,18 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {key} is not valid YAML: {value!r}") from error
+
+
+def with_checked_components(section: Any, where: str = "") -> Any:
+    """A recipe or a model's specification with the options of its components checked, completed."""
+
+    def with_component(part: Any, name: str, key: str) -> Any:
+        return part.model_copy(update={name: checked(getattr(part, name), key, where)})
+
+    section = with_component(section, "network", "network")
+    diffusion = with_component(section.diffusion, "schedule", "diffusion.schedule")
+    sampling = with_component(section.sampling, "sampler", "sampling.sampler")
+    return section.model_copy(update={"diffusion": diffusion, "sampling": sampling})
 
 
 def checked(component: Component, key: str, where: str = "") -> Component:

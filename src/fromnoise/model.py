@@ -4,6 +4,7 @@ A model file is a .safetensors file of the network's weights whose metadata hold
 `ModelSpec`, so that no flag has to be retyped to sample from it.
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,16 @@ from torch import Tensor
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config import Component, Diffusion, Sampling, Section, checked, unknown
-from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule, Step, clamp_x0
+from fromnoise.diffusion import (
+    SAMPLERS,
+    SPACINGS,
+    Denoise,
+    Denoiser,
+    NoiseSchedule,
+    Step,
+    clamp_x0,
+    classifier_free,
+)
 from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import image_noise
@@ -37,6 +47,7 @@ class ModelSpec(Section):
     sampling: Sampling
     channels: int
     size: tuple[int, int]  # (H, W)
+    label_names: tuple[str, ...] = ()  # what the K numbers of a condition stand for
     weights: Weights = "raw"
     step: int = 0
     source: str = ""  # the data it was trained on
@@ -52,7 +63,11 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     Raises ValueError when the image size does not fit the network, or T its schedule.
     """
     schedule = spec.diffusion.schedule
-    network = NETWORKS[spec.network.name](image_channels=spec.channels, **spec.network.options)
+    build = NETWORKS[spec.network.name]
+    given = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
+    if "T" in inspect.signature(build).parameters:
+        given["T"] = spec.diffusion.T
+    network = build(**given, **spec.network.options)
     check_size(*spec.size, multiple=network.size_multiple)
     return Denoiser(
         network,
@@ -73,24 +88,35 @@ class Model:
         seeds: Sequence[int],
         *,
         batch_size: int = 64,
+        cond: Tensor | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        guidance: float | None = None,
         **options: Any,
     ) -> Tensor:
         """One image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
 
         Equality over batch sizes is exact up to the rounding of the library's kernels, which may
         choose another order of summation: at most one grey level in rare pixels.
-        steps, sampler, spacing: those stored with the model where None.
+        cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
+        nothing. guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off.
+        steps, sampler, spacing, guidance: those stored with the model where None.
         options: the sampler's own (`eta` for ddim, `variance` for ddpm).
-        Raises ValueError for an unknown sampler, spacing or option, or steps outside 1..T.
+        Raises ValueError for an unknown sampler, spacing or option, steps outside 1..T, or labels
+        that the model does not have.
         """
         batches = []
         for i in range(0, len(seeds), batch_size):
             x = None
             for step in self.denoise(
-                seeds[i : i + batch_size], steps=steps, sampler=sampler, spacing=spacing, **options
+                seeds[i : i + batch_size],
+                cond=None if cond is None else cond[i : i + batch_size],
+                steps=steps,
+                sampler=sampler,
+                spacing=spacing,
+                guidance=guidance,
+                **options,
             ):
                 x = step.x
             assert x is not None
@@ -103,28 +129,40 @@ class Model:
         self,
         seeds: Sequence[int],
         *,
+        origin: tuple[int, Tensor] | None = None,
+        cond: Tensor | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        guidance: float | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         """Walk from x_T to x_0 for these seeds in one batch, yielding every step.
 
-        x and x0 of a step are float32 (B,C,H,W), near [−1, 1] at the end. Arguments as in `sample`.
+        origin: (t, x_t) to set out from on the way instead of at (T, noise); the times of the plan
+        above t are left out. x and x0 of a step are float32 (B,C,H,W), near [−1, 1] at the end.
+        Other arguments as in `sample`.
         """
-        plan = self.sampling_plan(steps=steps, sampler=sampler, spacing=spacing, **options)
+        plan = self.sampling_plan(
+            steps=steps, sampler=sampler, spacing=spacing, guidance=guidance, **options
+        )
         shape = (self.spec.channels, *self.spec.size)
         device = next(self.denoiser.parameters()).device
         schedule = self.denoiser.schedule
         times = sampling_times(schedule.T, plan.steps, plan.spacing)
+        x = self.start(seeds)
+        if origin is not None:
+            times = [origin[0], *(t for t in times if t < origin[0])]
+            x = origin[1]
+        denoise = self._conditioned(cond, len(seeds), plan.guidance)
 
         def noise(t: int) -> Tensor:
             return image_noise(seeds, t, shape).to(device)
 
         walk = SAMPLERS[plan.sampler.name](
-            clamp_x0(self.denoiser) if plan.clamp else self.denoiser,
+            clamp_x0(denoise) if plan.clamp else denoise,
             schedule,
-            self.start(seeds).to(device),
+            x.to(device),
             times,
             noise=noise,
             **plan.sampler.options,
@@ -136,6 +174,20 @@ class Model:
                 return
             yield step
 
+    def _conditioned(self, cond: Tensor | None, count: int, guidance: float) -> Denoise:
+        names = self.spec.label_names
+        if cond is None:
+            return self.denoiser
+        if not names:
+            raise ValueError("this model was trained without labels, so it cannot be asked for any")
+        if tuple(cond.shape) != (count, len(names)):
+            raise ValueError(
+                f"cond must be of shape ({count}, {len(names)}), one row for each image and one "
+                f"column for each of the labels {', '.join(names)}, not {tuple(cond.shape)}"
+            )
+        parameter = next(self.denoiser.parameters())
+        return classifier_free(self.denoiser, cond.to(parameter.device, parameter.dtype), guidance)
+
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""
         return image_noise(seeds, 0, (self.spec.channels, *self.spec.size))
@@ -146,10 +198,21 @@ class Model:
         steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        guidance: float | None = None,
         **options: Any,
     ) -> Sampling:
         """The stored way of sampling with these changes, checked."""
         stored = self.spec.sampling
+        if guidance is not None and not self.spec.label_names:
+            raise ValueError(
+                "this model was trained without labels, so there is nothing to guide it by: "
+                "ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs ε_c"
+            )
+        if guidance is not None and not guidance >= 0:
+            raise ValueError(
+                f"guidance must be at least 0, not {guidance:g}: it is s in "
+                "ε = ε_∅ + s·(ε_c − ε_∅), where 1 is off"
+            )
         if spacing is not None and spacing not in SPACINGS:
             raise ValueError(f"spacing {unknown(spacing, SPACINGS)}")
         if steps is not None and not 1 <= steps <= self.denoiser.schedule.T:
@@ -162,6 +225,7 @@ class Model:
                 "sampler": checked(chosen, "sampling.sampler"),
                 "steps": min(steps or stored.steps, self.denoiser.schedule.T),
                 "spacing": spacing or stored.spacing,
+                "guidance": stored.guidance if guidance is None else guidance,
             }
         )
 
@@ -204,6 +268,12 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
         raise CheckpointError(f"there is nothing at {path.absolute()}; {expected}")
     if path.is_file():
         return path
+    lone = [path / name for name in FILE_OF.values() if (path / name).is_file()]
+    if lone and not (path / checkpoints.STATE).is_file():  # a folder that `import` wrote
+        wanted = path / FILE_OF[weights] if weights else lone[0]
+        if wanted not in lone:
+            raise CheckpointError(f"{path} holds {lone[0].name} only, no {wanted.name}")
+        return wanted
     if (path / checkpoints.STATE).is_file():
         why = checkpoints.problem(path)
         if why is not None:

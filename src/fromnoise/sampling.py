@@ -1,5 +1,6 @@
 """From a model to a folder of pictures."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,24 @@ import torch
 
 from fromnoise.checkpoints import STATE
 from fromnoise.config import Component, ConfigError, Sampling, checked
+from fromnoise.data.labels import in_turn, in_words, only, parse_labels
 from fromnoise.diffusion import Step
 from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.model import Model, to_uint8
-from fromnoise.pictures import grid_figure, save_gif, save_pngs, strip_figure, tile
+from fromnoise.pictures import (
+    grid_figure,
+    grids_side_by_side,
+    save_gif,
+    save_pngs,
+    strip_figure,
+    tile,
+)
 
 GRID_IMAGES = 64  # in the grid, the noise grid and the animation
 STRIP_IMAGES = 4  # in the strip
 STRIP_TIMES = 10
 MAX_FRAMES = 60
+MADE_BY = {"software": "fromnoise"}
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -41,17 +51,52 @@ def parse_times(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def default_folder(model: Model, path: Path, **how: Any) -> Path:
+def conditions(
+    model: Model,
+    count: int,
+    *,
+    class_: str | None = None,
+    labels: str | None = None,
+    cycle_classes: bool = False,
+) -> np.ndarray | None:
+    """The condition of each of `count` images, int8 (count, K), or None where nothing is asked.
+
+    class_: this label and none of the others. labels: `red cube, -blue sphere`, the rest not said.
+    cycle_classes: each label alone, one after the other. Raises ConfigError for two of these at
+    once, and for a model without labels; DataError for an unknown label.
+    """
+    asked = [class_ is not None, labels is not None, cycle_classes]
+    if not any(asked):
+        return None
+    names = model.spec.label_names
+    if sum(asked) > 1:
+        raise ConfigError("--class, --labels and --cycle-classes exclude each other; give one")
+    if not names:
+        raise ConfigError(
+            "this model was trained without labels, so it cannot be asked for any; train one with "
+            "data.labels=true"
+        )
+    if cycle_classes:
+        return in_turn(names, count)
+    row = only(class_, names) if class_ is not None else parse_labels(labels or "", names)
+    return np.repeat(row[None], count, axis=0)
+
+
+def default_folder(model: Model, path: Path, *, cond: np.ndarray | None = None, **how: Any) -> Path:
     """Where samples go when nobody says: samples/NAME in the run, or beside a single file.
 
-    path: what the model was loaded from. NAME tells the step, the weights and the sampler with its
-    options, so that other ways of sampling go to other folders.
+    path: what the model was loaded from. NAME tells the step, the weights, the sampler with its
+    options and the labels, so that other ways of sampling go to other folders.
     """
     plan = model.sampling_plan(**how)
     usual = checked(Component(name=plan.sampler.name), "sampling.sampler").options
     parts = [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
     parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
+    if cond is not None:
+        parts += [f"guidance{plan.guidance:g}"] if plan.guidance != 1 else []
+        same = (cond == cond[0]).all()
+        parts += [_safe(in_words(cond[0], model.spec.label_names)) if same else "labels"]
     folder = path if path.is_dir() else path.parent
     if (folder / STATE).is_file():  # a checkpoint, which will be pruned: up to its run
         folder = folder.parent.parent
@@ -63,10 +108,12 @@ def sample_to_folder(
     seeds: Sequence[int],
     folder: Path,
     *,
+    cond: np.ndarray | None = None,
     batch_size: int = 64,
     grid: bool = True,
     npz: bool = False,
     gif: bool = False,
+    each_step: bool = False,
     trajectory: bool = False,
     times: Sequence[int] | None = None,
     noise: bool = False,
@@ -77,9 +124,11 @@ def sample_to_folder(
 
     Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
 
+    cond: labels of each image in {−1, 0, +1}, (len(seeds), K); they go into names and captions.
     grid: the first 64 in one picture. npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
-    `times` (the nearest that the sampler visits), or at ten. noise: the x_T of the grid.
+    `times` (the nearest that the sampler visits), or at ten. each_step: a grid of x_t and one of
+    the predicted x_0 for every t. noise: the x_T of the grid beside what became of it.
     progress is called with (images finished, of how many) after each batch.
     how: as in `Model.denoise`.
     """
@@ -92,20 +141,33 @@ def sample_to_folder(
         "trained steps": str(model.spec.step),
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }
+    words = [""] * len(seeds)
+    if cond is not None:
+        settings["guidance"] = f"{plan.guidance:g}"
+        words = [in_words(row, model.spec.label_names) for row in cond]
     weights = {"ema": "EMA", "raw": "raw"}[model.spec.weights]
     title = f"{plan.steps} {plan.sampler.name.upper()} steps, {weights} weights"
+    if cond is not None and plan.guidance != 1:
+        title += f", guidance {plan.guidance:g}"
     pngs: list[Path] = []
     files: list[Path] = []
     images: list[np.ndarray] = []
     for i in range(0, len(seeds), batch_size):
-        batch = seeds[i : i + batch_size]
+        batch, said = seeds[i : i + batch_size], words[i : i + batch_size]
         film = Film(model, batch, plan, times) if i == 0 and (gif or trajectory) else None
-        for step in model.denoise(batch, **how):
+        labels = None if cond is None else torch.from_numpy(cond[i : i + batch_size])
+        for step in model.denoise(batch, cond=labels, **how):
             if film is not None:
                 film.take(step)
+            if each_step and i == 0:
+                files += _save_step(step, folder / "steps", title)
         finished = to_uint8(step.x).numpy()
-        metadata = [{**settings, "seed": str(seed), "software": "fromnoise"} for seed in batch]
-        pngs += save_pngs(finished, folder, [f"{seed:06d}" for seed in batch], metadata)
+        metadata = [
+            {**settings, "seed": str(seed), **({"labels": text} if text else {}), **MADE_BY}
+            for seed, text in zip(batch, said, strict=True)
+        ]
+        names = [_file_name(seed, text) for seed, text in zip(batch, said, strict=True)]
+        pngs += save_pngs(finished, folder, names, metadata)
         images.append(finished)
         progress(i + len(batch), len(seeds))
         if film is not None and gif:
@@ -113,16 +175,42 @@ def sample_to_folder(
         if film is not None and trajectory:
             files.append(film.save_strip(folder / "trajectory.png", title))
     everything = np.concatenate(images)
+    first = everything[:GRID_IMAGES]
     if grid:
-        files.append(grid_figure(everything[:GRID_IMAGES], folder / "grid.png", title=title))
+        captions = None if cond is None else words[:GRID_IMAGES]
+        files.append(grid_figure(first, folder / "grid.png", title=title, captions=captions))
     if noise:
         start = to_uint8(model.start(seeds[:GRID_IMAGES])).numpy()
-        files.append(grid_figure(start, folder / "noise.png", title="$x_T$, the starting noise"))
+        panels = [("$x_T$, the starting noise", start), ("$x_0$, what became of it", first)]
+        files.append(grids_side_by_side(panels, folder / "noise.png", title=title))
     if npz:
         nhwc = everything.transpose(0, 2, 3, 1)
         files.append(folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz")
-        np.savez(files[-1], arr_0=nhwc)
+        labels_too = {} if cond is None else {"arr_1": cond}
+        np.savez(files[-1], arr_0=nhwc, **labels_too)
     return pngs + files
+
+
+def _file_name(seed: int, words: str) -> str:
+    """`000007`, or with labels `000007-red cube`."""
+    return f"{seed:06d}-{_safe(words)}" if words else f"{seed:06d}"
+
+
+def _safe(words: str) -> str:
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", words)[:100].strip(" .")
+
+
+def _save_step(step: Step, folder: Path, title: str) -> list[Path]:
+    """Grids of x_s and of the x̂_0 predicted from x_t, each named by its own time."""
+    x, x0 = (to_uint8(a[:GRID_IMAGES]).numpy() for a in (step.x, step.x0))
+    return [
+        grid_figure(x, folder / f"x_t-{step.s:04d}.png", title=f"$x_t$ at $t$ = {step.s}, {title}"),
+        grid_figure(
+            x0,
+            folder / f"predicted_x0-{step.t:04d}.png",
+            title=f"$x_0$ as predicted at $t$ = {step.t}, {title}",
+        ),
+    ]
 
 
 class Film:

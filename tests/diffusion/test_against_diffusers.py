@@ -27,6 +27,14 @@ class Wave(nn.Module):
         return self.output
 
 
+class WaveAndVariance(Wave):
+    """The same, with a raw variance beside it."""
+
+    def forward(self, x, index, cond):
+        self.output = torch.cat([super().forward(x, index, cond), torch.cos(3 * x)], dim=1)
+        return self.output
+
+
 @pytest.fixture(scope="module")
 def noise(fixed_noise):
     return fixed_noise(*SHAPE)
@@ -129,6 +137,24 @@ def test_ddpm(schedule, noise, steps, spacing, variance, kind, clip):
             # Theirs leaves out the noise at its time 0 only: a chain whose last kept time is a
             # later one, as with trailing, ends with noise of variance 1−ᾱ_t in the image.
             x = x - schedule.sigma(step.t) * noise(step.t)
+        assert_close(step.x, x)
+        assert_close(step.x0, x0)
+
+
+@with_and_without_clipping
+@pytest.mark.parametrize("steps", [7, 53, 1000])
+def test_ddpm_with_a_learned_variance(schedule, noise, steps, clip):
+    wave = WaveAndVariance()
+    free = Denoiser(wave, schedule)
+    denoise = clamp_x0(free) if clip else free
+    theirs = DDPMScheduler(T, variance_type="learned_range", clip_sample=clip)
+    with_exact_table(theirs, schedule)
+    times = sampling_times(T, steps, "leading")
+    theirs.set_timesteps(timesteps=[t - 1 for t in times])
+    x = noise(0)
+    for step in ddpm(denoise, schedule, noise(0), times, noise=noise, variance="learned"):
+        generator = torch.Generator().manual_seed(step.t)
+        x, x0 = theirs.step(wave.output, step.t - 1, x, generator=generator, return_dict=False)
         assert_close(step.x, x)
         assert_close(step.x0, x0)
 

@@ -35,6 +35,15 @@ def test_each_prediction_can_be_read_as_all_three(truth, kind):
         torch.testing.assert_close(getattr(prediction, other), truth[other], rtol=0, atol=1e-12)
 
 
+def test_an_error_of_the_noise_is_an_error_of_the_image_over_the_snr(truth):
+    wrong = truth["eps"] + torch.randn_like(truth["eps"])
+    prediction = Prediction("eps", wrong, truth["x_t"], truth["alpha"], truth["sigma"])
+    of_image = (prediction.x0 - truth["x0"]).square().sum((1, 2, 3))
+    of_noise = (wrong - truth["eps"]).square().sum((1, 2, 3))
+    snr = (truth["alpha"] / truth["sigma"]).square().flatten()
+    torch.testing.assert_close(of_image, of_noise / snr, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
 def test_eps_and_v_follow_from_another_x0(truth, kind):
     prediction = Prediction(kind, truth[kind], truth["x_t"], truth["alpha"], truth["sigma"])
@@ -92,3 +101,37 @@ def test_a_half_precision_network_does_not_lower_the_precision_of_x_t(schedule):
     x_t = torch.randn(3, 1, 4, 4)
     prediction = Denoiser(Recorder(x_t.bfloat16()), schedule)(x_t, 5)
     assert prediction.value.dtype == prediction.x0.dtype == torch.float32
+
+
+# ---- a learned variance ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_the_second_half_of_2C_channels_is_the_fraction(schedule, kind):
+    x_t, value, raw = torch.randn(3, 2, 3, 4, 4)
+    both = Denoiser(Recorder(torch.cat([value, raw], dim=1)), schedule, kind)(x_t, 30)
+    alone = Denoiser(Recorder(value), schedule, kind)(x_t, 30)
+    assert torch.equal(both.x0, alone.x0)
+    assert both.value.shape == both.fraction.shape == x_t.shape
+    torch.testing.assert_close(both.fraction, (raw + 1) / 2, rtol=0, atol=0)
+    assert alone.fraction is None
+
+
+def test_a_raw_variance_of_minus_1_and_1_is_the_range_from_0_to_1(schedule):
+    raw = torch.tensor([-1.0, 1.0, 0.0]).reshape(3, 1, 1, 1)
+    output = torch.cat([torch.zeros_like(raw), raw], dim=1)
+    fraction = Denoiser(Recorder(output), schedule)(torch.zeros(3, 1, 1, 1), 5).fraction
+    assert fraction.flatten().tolist() == [0, 1, 0.5]
+
+
+def test_another_x0_keeps_the_fraction(schedule):
+    x_t = torch.randn(3, 1, 4, 4)
+    prediction = Denoiser(Recorder(torch.randn(3, 2, 4, 4)), schedule)(x_t, 30)
+    changed = prediction.with_x0(torch.zeros_like(x_t))
+    assert torch.equal(changed.fraction, prediction.fraction)
+
+
+def test_a_half_precision_network_does_not_lower_the_precision_of_the_fraction(schedule):
+    x_t = torch.randn(3, 1, 4, 4)
+    network = Recorder(torch.cat([x_t, x_t], dim=1).bfloat16())
+    assert Denoiser(network, schedule)(x_t, 5).fraction.dtype == torch.float32

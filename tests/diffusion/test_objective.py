@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import Denoiser, Objective
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, bound_term
 
 KINDS = ["eps", "x0", "v"]
 
@@ -74,3 +74,97 @@ def test_the_network_sees_the_noised_image_its_time_and_its_condition(schedule, 
     assert torch.equal(seen[0], schedule.add_noise(x0, eps, t))
     assert torch.equal(seen[1], t - 1)
     assert seen[2] is cond
+
+
+# ---- with a learned variance ----------------------------------------------------------------
+
+
+@pytest.fixture
+def learning(schedule):
+    """x0 on 256 levels, eps and t in float64, and a free output of 2C channels for each image."""
+    torch.manual_seed(0)
+    x0 = torch.randint(0, 256, (4, 3, 6, 5)).double() / 127.5 - 1
+    output = torch.randn(4, 6, 6, 5, dtype=torch.float64, requires_grad=True)
+    return (x0, torch.randn_like(x0), torch.tensor([1, 2, 500, 1000])), output
+
+
+def gradient(objective, denoiser, inputs, output):
+    (grad,) = torch.autograd.grad(objective(denoiser, *inputs).sum(), output)
+    return grad[:, :3], grad[:, 3:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_is_added_with_its_weight_and_all_times(schedule, learning, kind):
+    inputs, output = learning
+    denoiser = Denoiser(Returns(output), schedule, kind)
+    bound = bound_term(denoiser, *inputs, variance="learned")
+    expected = Objective()(denoiser, *inputs) + 0.001 * 1000 * bound
+    torch.testing.assert_close(Objective(vlb_weight=0.001)(denoiser, *inputs), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_trains_the_variance_alone(schedule, learning, kind):
+    inputs, output = learning
+    denoiser = Denoiser(Returns(output), schedule, kind)
+    simple, untouched = gradient(Objective(), denoiser, inputs, output)
+    hybrid, of_variance = gradient(Objective(vlb_weight=3.0), denoiser, inputs, output)
+    assert torch.equal(hybrid, simple)
+    assert untouched.count_nonzero() == 0
+    assert (of_variance != 0).flatten(1).any(dim=1).all()  # in each image, whatever its time
+    assert of_variance.isfinite().all()
+
+
+def test_L_simple_is_of_the_first_half_of_the_output(schedule, learning):
+    inputs, output = learning
+    both = Objective()(Denoiser(Returns(output), schedule), *inputs)
+    first = Objective()(Denoiser(Returns(output[:, :3]), schedule), *inputs)
+    assert torch.equal(both, first)
+
+
+@pytest.mark.parametrize("c", [0.1, 0.5, 2.0])
+def test_the_variance_that_is_learned_is_the_true_one(c):
+    # For x_0 ~ N(0, c) with its exact prediction, x_s given x_t is Gaussian, its variance known.
+    schedule = NoiseSchedule(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    a = schedule.alpha_bar
+    # In x_0 and ε the bound is a polynomial of degree 2, whose mean these four points give.
+    x0 = torch.tensor([1.0, 1, -1, -1]).double().repeat(4).reshape(-1, 1, 1, 1) * c**0.5
+    eps = torch.tensor([1.0, -1, 1, -1]).double().repeat(4).reshape(-1, 1, 1, 1)
+    t = torch.arange(2, 6).repeat_interleave(4)
+    raw = torch.zeros(5, dtype=torch.float64, requires_grad=True)  # one free number for each time
+
+    class Exact(nn.Module):
+        def forward(self, x_t, index, cond):
+            a_t = a[index + 1].reshape(-1, 1, 1, 1)
+            x0 = a_t.sqrt() * c / (a_t * c + 1 - a_t) * x_t
+            return torch.cat([x0, raw[index].reshape(-1, 1, 1, 1).expand_as(x0)], dim=1)
+
+    denoiser = Denoiser(Exact(), schedule, "x0")
+    objective = Objective(vlb_weight=1.0)
+    optimizer = torch.optim.LBFGS([raw], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = objective(denoiser, x0, eps, t).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    fraction = (raw.detach()[1:] + 1) / 2
+    marginal = a * c + 1 - a  # the variance of x_t
+    for i, time in enumerate(range(2, 6)):
+        r = a[time] / a[time - 1]
+        true = marginal[time - 1] * (1 - r * marginal[time - 1] / marginal[time])
+        small, large = schedule.variances(time, time - 1)
+        learned = large ** fraction[i] * small ** (1 - fraction[i])
+        torch.testing.assert_close(learned, true, rtol=1e-4, atol=0)
+
+
+def test_the_bound_without_a_learned_variance_is_refused(schedule, batch):
+    inputs, _ = batch
+    with pytest.raises(ValueError, match="this network predicts none"):
+        Objective(vlb_weight=0.001)(Denoiser(Returns(), schedule), *inputs)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match=r"vlb_weight must be at least 0, not -0\.1"):
+        Objective(vlb_weight=-0.1)

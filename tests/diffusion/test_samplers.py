@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from fromnoise.diffusion import (
     SPACINGS,
+    Denoiser,
     Prediction,
     clamp_x0,
     ddim,
     ddpm,
+    reverse_step,
     sampling_times,
 )
 
@@ -192,3 +194,117 @@ def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule, denoise, noise, s
     for a, b in zip(by_ddim, by_ddpm, strict=True):
         # Each rounds as it likes; sin(x + t) may double the difference at some steps.
         torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-8)
+
+
+# ---- one step alone -------------------------------------------------------------------------
+
+
+class Wave(torch.nn.Module):
+    """Some smooth network with a learned variance, its raw values from −1.4 to 1.4."""
+
+    def forward(self, x_t, index, cond):
+        wave = torch.sin(2 * x_t + index[:, None, None, None] / 300)
+        return torch.cat([wave, 1.4 * wave.flip(3)], dim=1)
+
+
+each_variance = pytest.mark.parametrize("variance", ["small", "large", "learned"])
+
+
+@each_variance
+def test_reverse_steps_in_a_row_are_ddpm(schedule, noise, start, variance):
+    denoise = clamp_x0(Denoiser(Wave(), schedule))
+    times = sampling_times(schedule.T, 53)
+    x = start
+    sampler = ddpm(denoise, schedule, start, times, noise=noise, variance=variance)
+    for step, t, s in zip(sampler, times, [*times[1:], 0], strict=True):
+        x, x0 = reverse_step(denoise(x, t), schedule, t, s, noise(t), variance=variance)
+        assert torch.equal(step.x, x)
+        assert torch.equal(step.x0, x0)
+
+
+@each_variance
+def test_a_step_takes_a_time_for_each_image(schedule, fixed_noise, variance):
+    x_t, z = fixed_noise(4, 1, 3, 3)(1), fixed_noise(4, 1, 3, 3)(2)
+    denoise = clamp_x0(Denoiser(Wave(), schedule))
+    t, s = torch.tensor([1, 2, 800, 800]), torch.tensor([0, 1, 799, 0])
+    together = reverse_step(denoise(x_t, t), schedule, t, s, z, variance=variance)
+    for i in range(4):
+        one, a, b = slice(i, i + 1), int(t[i]), int(s[i])
+        alone = reverse_step(denoise(x_t[one], a), schedule, a, b, z[one], variance=variance)
+        for got, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(got[one], expected, rtol=0, atol=0)
+
+
+@each_variance
+def test_noise_is_not_used_in_the_images_whose_next_time_is_0(schedule, fixed_noise, variance):
+    x_t = fixed_noise(2, 1, 3, 3)(1)
+    t, s = torch.tensor([5, 5]), torch.tensor([0, 4])
+    prediction = Denoiser(Wave(), schedule)(x_t, t)
+    a, x0 = reverse_step(prediction, schedule, t, s, torch.zeros_like(x_t), variance=variance)
+    b, _ = reverse_step(prediction, schedule, t, s, torch.ones_like(x_t), variance=variance)
+    assert torch.equal(a[0], b[0])
+    torch.testing.assert_close(a[0], x0[0], rtol=1e-12, atol=1e-12)
+    assert (a[1] != b[1]).all()
+
+
+def test_the_mean_of_a_step_follows_the_clamped_x0(schedule, fixed_noise):
+    x_t = 3 * fixed_noise(2, 1, 3, 3)(1)
+    prediction = clamp_x0(Denoiser(Wave(), schedule))(x_t, 300)
+    mean, x0 = reverse_step(prediction, schedule, 300, 299, torch.zeros_like(x_t))
+    assert x0.abs().max() == 1
+    expected, _ = schedule.posterior(x0, x_t, 300, 299)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("t", [2, 300, 1000])
+def test_the_mean_of_a_step_is_x_t_less_a_share_of_the_noise(schedule, fixed_noise, t):
+    # Eq. 11 of Ho et al., from β_t and ᾱ_t alone.
+    x_t, eps = fixed_noise(2, 1, 3, 3)(1), fixed_noise(2, 1, 3, 3)(2)
+    alpha_bar = schedule.alpha_bar[t]
+    beta = 1e-4 + (0.02 - 1e-4) * (t - 1) / 999
+    prediction = Prediction("eps", eps, x_t, alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+    mean, _ = reverse_step(prediction, schedule, t, t - 1, torch.zeros_like(x_t))
+    expected = (x_t - beta / (1 - alpha_bar).sqrt() * eps) / math.sqrt(1 - beta)
+    torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)
+
+
+# ---- a learned variance ---------------------------------------------------------------------
+
+
+def widths(schedule, fraction, t, s, variance="learned"):
+    """What one unit of noise adds in a step."""
+    x_t = torch.zeros_like(fraction)
+    one = torch.ones((), dtype=torch.float64)
+    prediction = Prediction("x0", x_t, x_t, one, one, fraction)
+    with_noise, _ = reverse_step(
+        prediction, schedule, t, s, torch.ones_like(x_t), variance=variance
+    )
+    return with_noise
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 999), (1000, 10), (2, 1), (3, 2)])
+def test_a_learned_variance_lies_between_small_and_large_in_its_logarithm(schedule, t, s):
+    # The definition from β and ᾱ as in the paper, and one pixel for each fraction.
+    fraction = torch.tensor([0.0, 1.0, 0.5, -0.3, 1.2], dtype=torch.float64)
+    beta = 1 - schedule.alpha_bar[t] / schedule.alpha_bar[s]
+    least = (1 - schedule.alpha_bar[s]) / (1 - schedule.alpha_bar[t]) * beta
+    expected = (beta**fraction * least ** (1 - fraction)).sqrt()
+    got = widths(schedule, fraction.reshape(1, 1, 1, 5), t, s).flatten()
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_a_fixed_variance_ignores_what_was_learned(schedule, variance):
+    shape = (1, 1, 1, 5)
+    learned = torch.linspace(-1, 2, 5, dtype=torch.float64).reshape(shape)
+    got = widths(schedule, learned, 500, 490, variance)
+    std = schedule.variances(500, 490)[variance == "large"].sqrt()
+    torch.testing.assert_close(got, std.expand(shape), rtol=1e-12, atol=0)
+
+
+def test_learned_is_refused_where_nothing_was_learned(schedule, denoise, noise, start):
+    sampler = ddpm(denoise, schedule, start, [900, 40], noise=noise, variance="learned")
+    with pytest.raises(
+        ValueError, match="this network predicts none; use small or large, or train"
+    ):
+        next(sampler)

@@ -119,6 +119,18 @@ def test_add_noise_is_equation_4_at_each_images_own_time(schedule):
         assert torch.equal(alone, x_t[i : i + 1])
 
 
+@pytest.mark.parametrize("t", [1, 2, 700, 1000])
+def test_single_steps_in_a_row_are_one_step_of_alpha_bar(schedule, t):
+    factor, variance = 1.0, 0.0
+    for i in range(1, t + 1):
+        beta = 1e-4 + (0.02 - 1e-4) * (i - 1) / (T - 1)
+        factor, variance = math.sqrt(1 - beta) * factor, (1 - beta) * variance + beta
+    assert factor == pytest.approx(schedule.alpha_bar[t].sqrt().item(), rel=1e-9)
+    assert variance == pytest.approx(1 - schedule.alpha_bar[t].item(), rel=1e-9)
+    assert schedule.alpha(t).item() == pytest.approx(factor, rel=1e-6)
+    assert schedule.sigma(t).item() == pytest.approx(math.sqrt(variance), rel=1e-6)
+
+
 def test_adding_noise_at_time_0_changes_nothing(schedule):
     x0, eps = torch.randn(2, 3, 1, 4, 4)
     assert torch.equal(schedule.add_noise(x0, eps, 0), x0)
@@ -174,6 +186,64 @@ def test_posterior_at_time_0_is_x_0_without_variance(schedule, t):
     assert variance == 0
 
 
+@pytest.mark.parametrize("t", [2, 500, 1000])
+def test_posterior_from_one_time_to_the_next_is_equation_7(schedule, t):
+    betas = [1e-4 + (0.02 - 1e-4) * i / (T - 1) for i in range(T)]  # β_t is betas[t − 1]
+    beta_t, alpha_t = betas[t - 1], 1 - betas[t - 1]
+    a_t, a_before = (math.prod(1 - beta for beta in betas[:n]) for n in (t, t - 1))
+    of_x0, variance = schedule.posterior(float64(1), float64(0), t, t - 1)
+    of_x_t, _ = schedule.posterior(float64(0), float64(1), t, t - 1)
+    assert of_x0.item() == pytest.approx(math.sqrt(a_before) * beta_t / (1 - a_t), rel=1e-9)
+    # √α_t, of this step alone: with √ᾱ_t, as some texts print, it is another number.
+    right = math.sqrt(alpha_t) * (1 - a_before) / (1 - a_t)
+    misprint = math.sqrt(a_t) * (1 - a_before) / (1 - a_t)
+    assert of_x_t.item() == pytest.approx(right, rel=1e-9)
+    assert of_x_t.item() != pytest.approx(misprint, rel=1e-5)
+    assert variance.item() == pytest.approx((1 - a_before) / (1 - a_t) * beta_t, rel=1e-9)
+
+
+@pytest.mark.parametrize(("t", "s"), [(2, 1), (500, 499), (1000, 100), (300, 0)])
+def test_posterior_of_an_image_without_noise_stays_on_its_line(schedule, t, s):
+    # x_t = √ᾱ_t x_0 is where x_t is expected, so x_s must be expected at √ᾱ_s x_0.
+    a_t, a_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
+    mean, _ = schedule.posterior(float64(0.7), a_t.sqrt() * 0.7, t, s)
+    torch.testing.assert_close(mean, a_s.sqrt() * float64(0.7), rtol=1e-12, atol=0)
+
+
+# ---- the variance of a step -----------------------------------------------------------------
+
+
+@given(times=pairs_of_times)
+def test_variances_are_those_of_an_image_and_of_noise(schedule, times):
+    s, t = times
+    small, large = schedule.variances(t, s)
+    a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+    assert large.item() == pytest.approx(1 - a_t / a_s, rel=1e-9)
+    if s > 0:
+        assert small.item() == pytest.approx(conditional(schedule, 0, 0, t, s)[1], rel=1e-6)
+    assert small.dtype == large.dtype == torch.float64
+    assert 0 < small < large
+
+
+def test_the_last_steps_small_variance_is_that_of_the_step_before(schedule):
+    # From 1 to 0 the posterior has none; published code takes that from 2 to 1 for its logarithm.
+    before = schedule.posterior(float64(0), float64(0), 2, 1)[1]
+    assert schedule.variances(1, 0)[0].item() == before.item()
+    assert schedule.variances(40, 0)[0] == schedule.variances(40, 1)[0]
+
+
+def test_with_a_single_time_there_is_one_variance():
+    small, large = NoiseSchedule(torch.tensor([0.3])).variances(1, 0)
+    assert small == large == pytest.approx(0.3)
+
+
+def test_variances_take_a_time_for_each_image(schedule):
+    t, s = torch.tensor([1, 2, 700]), torch.tensor([0, 1, 3])
+    each = torch.stack(schedule.variances(t, s))
+    alone = [torch.stack(schedule.variances(int(a), int(b))) for a, b in zip(t, s, strict=True)]
+    assert torch.equal(each, torch.stack(alone, dim=1))
+
+
 # ---- bad input ------------------------------------------------------------------------------
 
 
@@ -196,3 +266,35 @@ def test_impossible_betas_are_refused(betas, message):
 def test_another_number_of_betas_than_steps_is_refused():
     with pytest.raises(ValueError, match="T is 3, but the given schedule has 2 betas"):
         NoiseSchedule.named("given", 3, betas=[0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("t", "wrong"), [(-1, -1), (1001, 1001), (torch.tensor([3, -2, 1001]), -2)], ids=str
+)
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda schedule, t: schedule.alpha(t),
+        lambda schedule, t: schedule.log_snr(t),
+        lambda schedule, t: schedule.add_noise(torch.zeros(3, 1), torch.zeros(3, 1), t),
+        lambda schedule, t: schedule.posterior(torch.zeros(3, 1), torch.zeros(3, 1), t, 0),
+        lambda schedule, t: schedule.posterior(torch.zeros(3, 1), torch.zeros(3, 1), 9, t),
+        lambda schedule, t: schedule.variances(t, 0),
+    ],
+    ids=["alpha", "log_snr", "add_noise", "posterior from", "posterior to", "variances"],
+)
+def test_a_time_outside_of_the_process_is_refused(schedule, look_up, t, wrong):
+    with pytest.raises(ValueError, match=rf"^t must lie in 0\.\.1000, not {wrong}$"):
+        look_up(schedule, t)
+
+
+@pytest.mark.parametrize(
+    ("t", "s"), [(3, 3), (3, 4), (torch.tensor([9, 3]), 3), (3, torch.tensor([2, 3]))], ids=str
+)
+def test_a_step_that_leads_to_no_earlier_time_is_refused(schedule, t, s):
+    x = torch.zeros(2, 1)
+    for step in (lambda: schedule.posterior(x, x, t, s), lambda: schedule.variances(t, s)):
+        with pytest.raises(
+            ValueError, match=r"a step leads to an earlier time, not from 3 to [34]"
+        ):
+            step()

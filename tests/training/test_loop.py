@@ -20,8 +20,7 @@ from fromnoise.training.optimization import learning_rate
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
     """train(steps=3): the run folder, without pictures, which take longer than all the rest."""
-    monkeypatch.setattr(loop, "save_preview", lambda *_: None)
-    monkeypatch.setattr(loop, "loss_figure", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
 
     def call(**settings):
         tiny["training"] |= settings
@@ -38,11 +37,11 @@ def poison(monkeypatch):
         real_draw, real_backward, now = loop.draw, loop.backward, {}
 
         def draw_(recipe, data, step):
-            x0, eps, t = real_draw(recipe, data, step)
+            x0, eps, t, cond = real_draw(recipe, data, step)
             now["step"] = step
             if where == "loss" and step in steps:
                 eps[1] = math.nan
-            return x0, eps, t
+            return x0, eps, t, cond
 
         def backward_(state, *arguments):
             losses = real_backward(state, *arguments)
@@ -96,7 +95,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(start):
 
     def gradient(parts):
         state.denoiser.zero_grad()
-        losses = backward(state, Objective(), x0, eps, t, parts)
+        losses = backward(state, Objective(), x0, eps, t, None, parts)
         return losses, torch.cat([p.grad.flatten() for p in state.denoiser.parameters()])
 
     losses, whole = gradient(1)
@@ -113,14 +112,16 @@ def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
     first = draw(recipe, data, 5)
     draw(recipe, data, 6)
     torch.manual_seed(9)
-    for a, b, c in zip(first, draw(recipe, data, 5), draw(recipe, data, 6), strict=True):
+    *again, cond = draw(recipe, data, 5)
+    assert cond is None
+    for a, b, c in zip(first, again, draw(recipe, data, 6), strict=False):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
 
 def test_every_noise_level_is_drawn_and_none_outside(tiny):
     recipe = parse_recipe(tiny, "tiny", {"diffusion.T": 3, "training.batch_size": 300})
-    _, _, t = draw(recipe, open_images("digits"), 0)
+    _, _, t, _ = draw(recipe, open_images("digits"), 0)
     counts = torch.bincount(t, minlength=4)
     assert counts[0] == 0
     assert counts.shape == (4,)
@@ -153,7 +154,7 @@ def test_ten_in_a_row_stop_it_and_name_step_and_noise_level(train, poison, tiny,
     poison("loss", range(3, 99))
     with pytest.raises(Diverged) as stopped:
         train(steps=99, checkpoint_every=2, keep_checkpoints=9)
-    _, _, t = loop.draw(parse_recipe(tiny, "tiny"), open_images("digits"), 12)
+    _, _, t, _ = loop.draw(parse_recipe(tiny, "tiny"), open_images("digits"), 12)
     assert "stopped at step 13: 10 steps in a row were not finite" in str(stopped.value)
     assert f"it was the loss at noise level t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"

@@ -2,8 +2,10 @@
 
 from fromnoise.data.check import Report, check_data
 from fromnoise.data.errors import DataError
+from fromnoise.data.iclevr import read_conditions
 from fromnoise.data.imageset import ImageSet
-from fromnoise.data.opening import open_images
+from fromnoise.data.opening import open_images, read_image
+from fromnoise.data.shapes import write_shapes
 from fromnoise.data.sources import SOURCES, detect_source
 
 __all__ = [
@@ -14,4 +16,7 @@ __all__ = [
     "check_data",
     "detect_source",
     "open_images",
+    "read_conditions",
+    "read_image",
+    "write_shapes",
 ]

@@ -41,6 +41,29 @@ def load_batch(
     return images
 
 
+def load_conditions(
+    data: ImageSet,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    dropout: float,
+    label_dropout: float = 0.0,
+) -> Tensor:
+    """The labels of the same images: float32 (batch_size, K) in {−1, 0, +1}; K ≥ 1.
+
+    Each image loses all its labels with probability `dropout`, so that the network learns the empty
+    condition as often as that, however many labels there are; and each single label, by a draw of
+    its own, with probability `label_dropout`, so that it learns conditions that say only a part.
+    """
+    assert data.labels is not None
+    labels = torch.from_numpy(data.labels[batch_indices(seed, step, batch_size, len(data))])
+    draws = generator(seed, step, "condition")
+    kept = torch.rand(batch_size, 1, generator=draws) >= dropout
+    said = torch.rand(labels.shape, generator=draws) >= label_dropout
+    return labels.to(torch.float32) * kept * said
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 → float32 in [−1, 1], on the same device."""
     return images.to(torch.float32) / 127.5 - 1

@@ -11,6 +11,7 @@ from fromnoise.data.arrays import npz
 from fromnoise.data.downloads import cifar10, fashion_mnist, mnist
 from fromnoise.data.errors import DataError
 from fromnoise.data.files import ACCEPTED, folder, zip_file
+from fromnoise.data.iclevr import has_iclevr, iclevr
 from fromnoise.data.idx import has_idx, idx
 from fromnoise.data.listing import Listing, Pictures, Request, array_pictures, one_hot, train_only
 
@@ -44,6 +45,7 @@ SOURCES: dict[str, Callable[[Request], Listing]] = {
     "zip": zip_file,
     "idx": idx,
     "npz": npz,
+    "iclevr": iclevr,
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -58,7 +60,7 @@ def find_source(name: str) -> Callable[[Request], Listing]:
 
 
 def detect_source(path: str | Path, *, named: str | None = None) -> str:
-    """Which of `SOURCES` reads this path: "folder", "zip", "idx", "npz" or "cifar10".
+    """Which of `SOURCES` reads this path: "folder", "zip", "idx", "npz", "iclevr" or "cifar10".
 
     named: a source that was meant before; kept where it reads these files too and knows more of
     them, as `fashion-mnist` knows the names of its classes and `idx` does not.
@@ -69,6 +71,8 @@ def detect_source(path: str | Path, *, named: str | None = None) -> str:
         raise DataError(f"data.path: {path} does not exist")
     if path.is_dir() and has_idx(path):
         return named if named in {"mnist", "fashion-mnist"} else "idx"
+    if path.is_dir() and has_iclevr(path):
+        return "iclevr"
     if path.is_dir():
         return "cifar10" if (path / "cifar-10-batches-py").is_dir() else "folder"
     name = path.name.lower()

@@ -1,9 +1,24 @@
 """The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
 
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
-from fromnoise.diffusion.guidance import clamp_x0
+from fromnoise.diffusion.editing import interpolation_starts
+from fromnoise.diffusion.guidance import clamp_x0, classifier_free
+from fromnoise.diffusion.likelihood import (
+    BitsPerDimension,
+    bits_per_dimension,
+    bound_term,
+    prior_kl,
+)
 from fromnoise.diffusion.objective import METRICS, Objective
-from fromnoise.diffusion.samplers import SAMPLERS, SPACINGS, Step, ddim, ddpm, sampling_times
+from fromnoise.diffusion.samplers import (
+    SAMPLERS,
+    SPACINGS,
+    Step,
+    ddim,
+    ddpm,
+    reverse_step,
+    sampling_times,
+)
 from fromnoise.diffusion.schedule import SCHEDULES, NoiseSchedule
 
 __all__ = [
@@ -11,14 +26,21 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "BitsPerDimension",
     "Denoise",
     "Denoiser",
     "NoiseSchedule",
     "Objective",
     "Prediction",
     "Step",
+    "bits_per_dimension",
+    "bound_term",
     "clamp_x0",
+    "classifier_free",
     "ddim",
     "ddpm",
+    "interpolation_starts",
+    "prior_kl",
+    "reverse_step",
     "sampling_times",
 ]

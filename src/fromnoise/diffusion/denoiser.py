@@ -1,7 +1,7 @@
 """A network and a schedule make a denoiser: given x_t and t, what was the image?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +20,9 @@ class Prediction:
     All three say the same thing, since x_t = α x_0 + σ ε and v = α ε − σ x_0
     (Salimans and Ho 2022, arXiv:2202.00512, appendix D), with α = √ᾱ_t and σ = √(1−ᾱ_t).
     `value` and `x_t` are (B,C,H,W); `alpha` and `sigma` broadcast against them.
+
+    `fraction`, (B,C,H,W), is there when the network has learned the variance of a step too: where
+    log σ² lies between log β̃ (at 0) and log β (at 1), see `samplers.step_std`. It may lie outside.
     """
 
     kind: Kind
@@ -27,6 +30,7 @@ class Prediction:
     x_t: Tensor
     alpha: Tensor
     sigma: Tensor
+    fraction: Tensor | None = None
 
     @cached_property
     def x0(self) -> Tensor:
@@ -57,7 +61,7 @@ class Prediction:
 
     def with_x0(self, x0: Tensor) -> "Prediction":
         """The same place (x_t, t) with another x̂_0, from which ε̂ and v̂ then follow."""
-        return Prediction("x0", x0, self.x_t, self.alpha, self.sigma)
+        return replace(self, kind="x0", value=x0)
 
 
 Denoise = Callable[[Tensor, Time], Prediction]
@@ -68,6 +72,8 @@ class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
     The network sees t−1 ∈ {0..T−1}, as in most published code, so that its weights load unchanged.
+    Where it returns 2C channels for C, the first C are the prediction, and the second C, raw, are
+    `fraction` = (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672, Eq. 15).
     """
 
     def __init__(
@@ -81,11 +87,15 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Time, cond: Tensor | None = None) -> Prediction:
         """x_t: (B,C,H,W); t ∈ {1..T}: int or (B,); cond: (B,K) in {−1, 0, +1}, or None."""
         index = torch.as_tensor(t, device=x_t.device).expand(len(x_t)) - 1
-        output = self.network(x_t, index, cond)
+        # half-precision networks still step in x_t's precision
+        output = self.network(x_t, index, cond).to(x_t.dtype)
+        channels = x_t.shape[1]
+        learned = output.shape[1] == 2 * channels
         return Prediction(
             kind=self.prediction,
-            value=output.to(x_t.dtype),  # half-precision networks still step in x_t's precision
+            value=output[:, :channels] if learned else output,
             x_t=x_t,
             alpha=per_image(self.schedule.alpha(t), x_t),
             sigma=per_image(self.schedule.sigma(t), x_t),
+            fraction=(output[:, channels:] + 1) / 2 if learned else None,
         )

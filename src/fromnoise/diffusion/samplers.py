@@ -11,8 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.schedule import NoiseSchedule, per_image
+from fromnoise.diffusion.denoiser import Denoise, Prediction
+from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
+
+Variance = Literal["learned", "small", "large"]
+"""How wide a step is: β̃, β, or what the network has learned between them."""
 
 Noise = Callable[[int], Tensor]
 """t → standard normal noise (B,C,H,W) for the step that leaves t."""
@@ -27,6 +30,61 @@ class Step(NamedTuple):
     x0: Tensor
 
 
+def step_std(
+    prediction: Prediction, schedule: NoiseSchedule, t: Time, s: Time, variance: Variance
+) -> Tensor:
+    """The standard deviation σ of p_θ(x_s | x_t), which broadcasts against x_t.
+
+    `small`: σ² = β̃, right for one fixed x_0; `large`: σ² = β, right for x_0 ~ N(0, I) (section
+    3.2); `learned`: log σ² = f log β + (1−f) log β̃, f the prediction's `fraction` (Nichol and
+    Dhariwal 2021, arXiv:2102.09672, Eq. 15). β̃ and β are `schedule.variances(t, s)`.
+
+    t, s: int or (B,). Raises ValueError for `learned` where nothing was learned.
+    """
+    small, large = schedule.variances(t, s)
+    match variance:
+        case "small":
+            return per_image(small, prediction.x_t).sqrt()
+        case "large":
+            return per_image(large, prediction.x_t).sqrt()
+        case "learned":
+            if prediction.fraction is None:
+                raise ValueError(
+                    "variance is learned, but this network predicts none; use small or large, or "
+                    "train one with learned_variance = true"
+                )
+            low = per_image(small.log(), prediction.x_t)
+            span = per_image((large / small).log(), prediction.x_t)
+            return ((low + prediction.fraction * span) / 2).exp()
+
+
+def reverse_step(
+    prediction: Prediction,
+    schedule: NoiseSchedule,
+    t: Time,
+    s: Time,
+    z: Tensor,
+    *,
+    variance: Variance = "small",
+) -> tuple[Tensor, Tensor]:
+    """One step of Algorithm 2 from t to any earlier s: x_s = μ̃(x_t, x̂_0) + σ z, and x̂_0.
+
+    With a schedule, a network and noise at hand this is all that sampling needs:
+
+        denoise = clamp_x0(Denoiser(network, schedule))  # without clamp_x0, x̂_0 may leave [−1, 1]
+        x, x0 = reverse_step(denoise(x, t), schedule, t, t - 1, torch.randn_like(x))
+
+    The mean μ̃ is that of q(x_s | x_t, x_0) at x̂_0 (`NoiseSchedule.posterior`), so it follows a
+    clamped x̂_0; σ is `step_std`. z: standard normal, (B,C,H,W), unused in images whose s is 0.
+    t, s: int or (B,), 0 ≤ s < t ≤ T. Returns (x_s, x̂_0), both (B,C,H,W).
+    """
+    x_t, x0 = prediction.x_t, prediction.x0
+    mean, _ = schedule.posterior(x0, x_t, t, s)
+    std = step_std(prediction, schedule, t, s, variance)
+    noisy = per_image(torch.as_tensor(s) > 0, x_t)  # x_0 itself is the mean: nothing is added
+    return mean + noisy * std * z, x0
+
+
 def ddpm(
     denoise: Denoise,
     schedule: NoiseSchedule,
@@ -34,21 +92,17 @@ def ddpm(
     times: Sequence[int],
     *,
     noise: Noise,
-    variance: Literal["small", "large"] = "small",
+    variance: Variance = "small",
 ) -> Iterator[Step]:
-    """Ancestral sampling (Algorithm 2): x_s = μ̃(x_t, x̂_0) + √variance · z, and no z at the end.
+    """Ancestral sampling (Algorithm 2): `reverse_step` from each time to the next, and then to 0.
 
-    variance: `small` is that of q(x_s | x_t, x_0), β̃ of Eq. 7, right for one fixed x_0;
-    `large` is β = 1 − ᾱ_t/ᾱ_s, right for x_0 ~ N(0, 1) (section 3.2).
+    variance: `small`, `large` or `learned`, as in `step_std`.
     x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     for t, s in pairwise([*times, 0]):
-        x0 = denoise(x, t).x0
-        x, posterior_variance = schedule.posterior(x0, x, t, s)
-        if s > 0:
-            beta = 1 - schedule.alpha_bar[t] / schedule.alpha_bar[s]
-            chosen = per_image(beta, x) if variance == "large" else posterior_variance
-            x = x + chosen.sqrt() * noise(t)
+        prediction = denoise(x, t)
+        z = noise(t) if s > 0 else torch.zeros_like(x)
+        x, x0 = reverse_step(prediction, schedule, t, s, z, variance=variance)
         yield Step(t, s, x, x0)
 
 

@@ -51,6 +51,7 @@ class NoiseSchedule:
     `alpha_bar` has shape (T+1,): 1 for the clean image at t = 0, then ᾱ_t = Π_{i≤t} (1−β_i).
     The table stays on the CPU; coefficients are looked up in float64 there and returned in
     float32 on the device of t. A tensor t that already lies on the CPU costs no synchronisation.
+    A time outside 0..T is a ValueError, and so is a step that does not lead to an earlier time.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -112,8 +113,7 @@ class NoiseSchedule:
 
         x0, x_t: (B,C,H,W). Returns the mean (B,C,H,W) and the variance, a scalar or (B,1,1,1).
         """
-        a_t, a_s = self._exact(t), self._exact(s)
-        beta = 1 - a_t / a_s
+        a_t, a_s, beta = self._step(t, s)
         of_x0 = a_s.sqrt() * beta / (1 - a_t)
         of_x_t = (a_t / a_s).sqrt() * (1 - a_s) / (1 - a_t)
         variance = (1 - a_s) / (1 - a_t) * beta
@@ -122,13 +122,41 @@ class NoiseSchedule:
             per_image(variance, x0),
         )
 
-    def _exact(self, t: Time) -> Tensor:
-        return self.alpha_bar[t.cpu() if isinstance(t, Tensor) else t]
+    def variances(self, t: Time, s: Time) -> tuple[Tensor, Tensor]:
+        """β̃ and β, the two ends that the variance of a step from t to s lies between.
+
+        β = 1 − ᾱ_t/ᾱ_s is right for x_0 ~ N(0, I), and β̃ = (1−ᾱ_s)/(1−ᾱ_t) β for one fixed x_0
+        (section 3.2). With s = 0 this β̃ is 0, whose logarithm is of no use: there β̃ is that of
+        the step from max(t, 2) to 1, the least that any step has to add (where T = 1, it is β).
+        Both float64, on the CPU, in the shape of t and s.
+        """
+        t, s = torch.as_tensor(t, device="cpu"), torch.as_tensor(s, device="cpu")
+        _, _, beta = self._step(t, s)
+        if self.T == 1:
+            return beta, beta
+        a_t, a_s, beta_before_0 = self._step(t.clamp(min=2), s.clamp(min=1))
+        return (1 - a_s) / (1 - a_t) * beta_before_0, beta
+
+    def _step(self, t: Time, s: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """ᾱ_t, ᾱ_s, and the variance β of the noise that is added between s and t."""
+        t, s = torch.broadcast_tensors(self._index(t), self._index(s))
+        wrong = s >= t
+        if wrong.any():
+            before, after = int(t[wrong][0]), int(s[wrong][0])
+            raise ValueError(f"a step leads to an earlier time, not from {before} to {after}")
+        a_t, a_s = self.alpha_bar[t], self.alpha_bar[s]
+        return a_t, a_s, 1 - a_t / a_s
 
     def _at(self, table: Tensor, t: Time) -> Tensor:
-        if isinstance(t, Tensor):
-            return table[t.cpu()].to(torch.float32).to(t.device)
-        return table[t].to(torch.float32)
+        coefficient = table[self._index(t)].to(torch.float32)
+        return coefficient.to(t.device) if isinstance(t, Tensor) else coefficient
+
+    def _index(self, t: Time) -> Tensor:
+        index = torch.as_tensor(t, device="cpu")
+        outside = (index < 0) | (index > self.T)  # −1 would be read from the table's end
+        if outside.any():
+            raise ValueError(f"t must lie in 0..{self.T}, not {int(index[outside][0])}")
+        return index
 
 
 def per_image(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -7,9 +7,27 @@ returns (B,C,H,W), or (B,2C,H,W) with `learned_variance`. Zeros, and None, mean 
 from collections.abc import Callable
 from typing import Any
 
+from fromnoise.networks.context import ContextUNet
 from fromnoise.networks.ddpm import DDPM
+from fromnoise.networks.dense_attention import DenseAttention
 from fromnoise.networks.layers import check_size
+from fromnoise.networks.linear_attention import LinearAttentionUNet
+from fromnoise.networks.stacked import Stacked
 
-NETWORKS: dict[str, Callable[..., Any]] = {"ddpm": DDPM}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "ddpm": DDPM,
+    "dense_attention": DenseAttention,
+    "stacked": Stacked,
+    "linear_attention": LinearAttentionUNet,
+    "context": ContextUNet,
+}
 
-__all__ = ["DDPM", "NETWORKS", "check_size"]
+__all__ = [
+    "DDPM",
+    "NETWORKS",
+    "ContextUNet",
+    "DenseAttention",
+    "LinearAttentionUNet",
+    "Stacked",
+    "check_size",
+]

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from fromnoise.networks.layers import check_cond, check_size, sinusoid, zero_init
 
-
 Norm = Callable[[int], nn.GroupNorm]
 """A width → the normalisation of that many channels."""
 

@@ -55,6 +55,4 @@ def check_cond(cond: Tensor | None, cond_dim: int) -> None:
     if cond_dim == 0:
         raise ValueError("this network takes no condition: it was built with cond_dim = 0")
     if cond.ndim != 2 or cond.shape[1] != cond_dim:
-        raise ValueError(
-            f"the condition must be of shape (B, {cond_dim}), not {tuple(cond.shape)}"
-        )
+        raise ValueError(f"the condition must be of shape (B, {cond_dim}), not {tuple(cond.shape)}")

@@ -1,6 +1,7 @@
 """From a recipe to a trained model: the loop, its state, and what it leaves in the run folder."""
 
 from fromnoise.training.loop import Diverged
+from fromnoise.training.preview import progress_figure
 from fromnoise.training.run import Run, resume, train
 
-__all__ = ["Diverged", "Run", "resume", "train"]
+__all__ = ["Diverged", "Run", "progress_figure", "resume", "train"]

@@ -99,7 +99,13 @@ class RunLog:
         else:
             logger.info("step %d/%d  %s", row["step"], self.total_steps, line)
 
+    def epoch(self, step: int, epoch: int, loss: float | None, *, shown: bool) -> None:
+        """Write the mean loss of the epoch that ended with this step; `shown` as a line too."""
+        self.event(step, finished_epoch=epoch, epoch_loss=loss)
+        if shown:
+            logger.info("epoch %d: mean loss %.4f", epoch, math.nan if loss is None else loss)
+
     def event(self, step: int, **facts: Any) -> None:
-        """Write a row that is no measurement: a skipped step."""
+        """Write a row of other facts: a skipped step, the end of an epoch."""
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **facts}) + "\n")

@@ -12,17 +12,17 @@ from fromnoise.checkpoints import prune, save_checkpoint
 from fromnoise.config import Recipe
 from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
-from fromnoise.data.batches import load_batch, to_float
+from fromnoise.data.batches import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.model import ModelSpec
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.optimization import learning_rate
 from fromnoise.training.precision import autocast
-from fromnoise.training.preview import save_preview
+from fromnoise.training.preview import progress_figure, save_preview
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
-from fromnoise.training.window import Window
+from fromnoise.training.window import Mean, Window
 
 MAX_SKIPPED = 10
 logger = logging.getLogger("fromnoise")
@@ -42,7 +42,7 @@ def fit(
     settings = recipe.training
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
     parameters = list(network.parameters())
-    objective = Objective(recipe.diffusion.metric)
+    objective = Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight)
     log = RunLog(
         folder,
         from_step=state.step,
@@ -66,9 +66,9 @@ def fit(
             rate = learning_rate(settings, state.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            x0, eps, t = draw(recipe, data, state.step)
+            x0, eps, t, cond = draw(recipe, data, state.step)
             torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
-            losses = backward(state, objective, x0, eps, t, settings.accumulation)
+            losses = backward(state, objective, x0, eps, t, cond, settings.accumulation)
             scaler.unscale_(optimizer)
             clip = settings.clip_norm or math.inf
             norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
@@ -86,7 +86,15 @@ def fit(
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
             state.window.add(losses, t, recipe.diffusion.T, norm, elapsed)
+            state.epoch.add(losses)
             log.advance(state.step)
+
+            # at the end of an epoch: its mean loss
+            epoch = state.step * settings.batch_size // len(data)
+            if epoch > (state.step - 1) * settings.batch_size // len(data):
+                long = len(data) >= settings.log_every * settings.batch_size
+                log.epoch(state.step, epoch, state.epoch.value(), shown=long)
+                state.epoch = Mean()
 
             # once in a while: a row in the log
             if state.step % settings.log_every == 0 or state.step == settings.steps:
@@ -104,7 +112,7 @@ def fit(
 
             # once in a while: pictures
             if state.step % settings.preview_every == 0 or last:
-                draw_pictures(state, spec, folder)
+                draw_pictures(state, spec, folder, count=settings.preview_images)
 
             if stop and not last:
                 logger.info(
@@ -116,22 +124,37 @@ def fit(
                 return
 
 
-def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path) -> None:
-    """The preview and the loss curve. A disk that has no room for them does not stop training."""
+def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count: int) -> None:
+    """Preview, progress and loss curve. A disk that has no room for them does not stop training."""
     try:
-        save_preview(state, spec, folder / "previews")
+        save_preview(state, spec, folder, count=count)
+        progress_figure(folder)
         loss_figure(read_log(folder), folder / "loss.png", title="Training loss")
     except OSError as error:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 
 
-def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x_0 (uint8), ε and t ∈ {1..T} of one step's batch, on the CPU, from (seed, step) alone."""
-    seed, size = recipe.training.seed, recipe.training.batch_size
+def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x_0 (uint8), ε, t ∈ {1..T} and labels (None unless `data.labels`) of one step's batch.
+
+    They are a function of (seed, step) alone, and on the CPU.
+    """
+    settings = recipe.training
+    seed, size = settings.seed, settings.batch_size
     x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
     eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
     t = torch.randint(1, recipe.diffusion.T + 1, (size,), generator=generator(seed, step, "t"))
-    return x0, eps, t
+    cond = None
+    if recipe.data.labels:
+        cond = load_conditions(
+            data,
+            seed=seed,
+            step=step,
+            batch_size=size,
+            dropout=settings.condition_dropout,
+            label_dropout=settings.label_dropout,
+        )
+    return x0, eps, t, cond
 
 
 def backward(
@@ -140,14 +163,18 @@ def backward(
     x0: Tensor,
     eps: Tensor,
     t: Tensor,
+    cond: Tensor | None,
     accumulation: int,
 ) -> Tensor:
     """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU."""
     device = next(state.denoiser.parameters()).device
+    parts = [a.chunk(accumulation) for a in (x0, eps, t)]
+    conds = [None] * len(parts[0]) if cond is None else cond.to(device).chunk(accumulation)
     losses = []
-    for images, noise, times in zip(*(a.chunk(accumulation) for a in (x0, eps, t)), strict=True):
+    for images, noise, times, labels in zip(*parts, conds, strict=True):
+        x0_part, noise = to_float(images.to(device)), noise.to(device)
         with autocast(device, state.computation.precision):
-            loss = objective(state.denoiser, to_float(images.to(device)), noise.to(device), times)
+            loss = objective(state.denoiser, x0_part, noise, times, labels)
         state.scaler.scale(loss.sum() / len(x0)).backward()
         losses.append(loss.detach())
     return torch.cat(losses).cpu()

@@ -1,26 +1,70 @@
 """A picture every so often: what the weights would make of the same noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from fromnoise.config import ConfigError
+from fromnoise.data.labels import in_turn
 from fromnoise.model import Model, ModelSpec
 from fromnoise.pictures import grids_side_by_side
+from fromnoise.training.log import read_log
 from fromnoise.training.state import TrainingState
 
-SEEDS = range(16)
 STEPS = 25  # of DDIM: the same noise gives the same picture, whatever the recipe samples with
+STAGES = 5  # in the picture of progress
+FOLDER = "previews"
 
 
-def save_preview(state: TrainingState, spec: ModelSpec, folder: Path) -> Path:
-    """Write folder/000500.png: sixteen images from the averaged weights beside the raw ones."""
+def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int = 16) -> Path:
+    """Write previews/000500.png: images from the averaged weights beside the raw ones.
+
+    A model with labels is asked for each in turn. The same images go into 000500.npz, from which
+    `progress_figure` is made.
+    """
     steps = min(STEPS, spec.diffusion.T)
-    panels = []
-    for title, network in (("EMA", state.ema.module), ("raw", state.denoiser.network)):
+    names = spec.label_names
+    cond = torch.from_numpy(in_turn(names, count)) if names else None
+    images: dict[str, np.ndarray] = {}
+    for weights, network in (("EMA", state.ema.module), ("raw", state.denoiser.network)):
         network.eval()
         denoiser = type(state.denoiser)(network, state.denoiser.schedule, spec.diffusion.prediction)
-        images = Model(denoiser, spec).sample(SEEDS, sampler="ddim", steps=steps, eta=0.0)
-        panels.append((f"{title} weights", images.numpy()))
+        sampled = Model(denoiser, spec).sample(
+            range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
+        )
+        images[weights] = sampled.numpy()
     state.denoiser.network.train()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{state.step:06d}.png"
-    grids_side_by_side(panels, path, title=f"step {state.step:,}, {steps} DDIM steps, same noise")
+    path = run / FOLDER / f"{state.step:06d}.png"
+    title = f"step {state.step:,}, {steps} DDIM steps, same noise"
+    grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
+    np.savez_compressed(path.with_suffix(".npz"), **images)
     return path
+
+
+def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path:
+    """Write progress.png: what the same noise became at several moments, side by side.
+
+    epochs: the previews nearest to these; by default five, evenly spread from the first to the
+    last. Raises ConfigError where the run has no previews yet.
+    """
+    files = {int(file.stem): file for file in (run / FOLDER).glob("*.npz")}
+    if not files:
+        raise ConfigError(
+            f"{run.absolute()} has no previews/*.npz yet; they come every training.preview_every"
+        )
+    steps = sorted(files)
+    rows = [row for row in read_log(run) if "epoch" in row]
+    per_step = rows[-1]["epoch"] / rows[-1]["step"] if rows else 0.0
+    if epochs is None:
+        spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
+        chosen = [steps[i] for i in spread]
+    else:
+        chosen = sorted({min(steps, key=lambda s: abs(s * per_step - e)) for e in epochs})
+    panels = []
+    for step in chosen:
+        with np.load(files[step]) as images:
+            panels.append((f"epoch {step * per_step:.3g}, step {step:,}", images["EMA"]))
+    title = "the same noise through the training, EMA weights"
+    return grids_side_by_side(panels, run / "progress.png", title=title)

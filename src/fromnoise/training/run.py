@@ -13,7 +13,7 @@ from fromnoise.checkpoints import flush, newest_checkpoint, read_state
 from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
-from fromnoise.diffusion import Objective
+from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.model import Model, ModelSpec, Weights, build_denoiser, load, pick_device
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
@@ -71,15 +71,14 @@ def train(
         source = detect_source(data, named=checked.data.source)
         there = {"path": Path(data), "source": source}
         checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
-    if checked.data.path is not None:  # a run is resumed from any folder
-        there = {"path": checked.data.path.expanduser().absolute()}
-        checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
+    checked = _with_absolute_paths(checked)
     folder = Path(out) if out is not None else Path("runs") / name
     _refuse_existing(folder)
 
     images = _open(checked)
+    checked = _with_steps(checked, len(images))
     spec = _spec(checked, images)
-    state = _start(checked, spec, images)
+    state = _start(checked, spec, images, weights_from=checked.training.start_from)
 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RECIPE_FILE, checked.to_yaml())
@@ -115,14 +114,15 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     spec = _spec(recipe, images)
     if checkpoint is None or saved is None:
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
-        state = _start(recipe, spec, images)
+        state = _start(recipe, spec, images, weights_from=recipe.training.start_from)
     else:
         chosen_anew = {"training.precision", "training.channels_last"} & set(overrides or {})
         same_device = pick_device(recipe.training.device).type == saved["device"]
         if not same_device:
             logger.warning("resumed on another device than before: not bit for bit the same")
         keep = same_device and not chosen_anew
-        state = _start(recipe, spec, images, Computation(**saved["computation"]) if keep else None)
+        computation = Computation(**saved["computation"]) if keep else None
+        state = _start(recipe, spec, images, computation=computation)
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:
@@ -137,7 +137,8 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
 
 def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) -> None:
     """Compare with the recipe that the checkpoint was trained with."""
-    before, now = _dotted(trained), _dotted(recipe.model_dump(mode="json"))
+    completed = parse_recipe(trained, str(folder))  # keys that are newer than the checkpoint
+    before, now = (_dotted(r.model_dump(mode="json")) for r in (completed, recipe))
     for key in sorted(before.keys() | now.keys()):
         fixed = key.startswith(FIXED) and key not in NOT_FIXED
         if fixed and before.get(key) != now.get(key):
@@ -167,8 +168,31 @@ def _refuse_existing(folder: Path) -> None:
         raise ConfigError(f"{folder.absolute()} is not empty; give --out a new folder")
 
 
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """A run is resumed from any working directory."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    data = recipe.data.model_copy(update={"path": absolute(recipe.data.path)})
+    start_from = {"start_from": absolute(recipe.training.start_from)}
+    training = recipe.training.model_copy(update=start_from)
+    return recipe.model_copy(update={"data": data, "training": training})
+
+
+def _with_steps(recipe: Recipe, num_images: int) -> Recipe:
+    """The recipe with its epochs as a number of steps."""
+    settings = recipe.training
+    if settings.epochs is None:
+        return recipe
+    steps = max(1, round(settings.epochs * num_images / settings.batch_size))
+    logger.info("%g epochs of %d images are %d steps", settings.epochs, num_images, steps)
+    settings = settings.model_copy(update={"steps": steps, "epochs": None})
+    return recipe.model_copy(update={"training": settings})
+
+
 def _open(recipe: Recipe) -> ImageSet:
-    wanted = recipe.data.model_dump(exclude={"source", "path", "flip"})
+    wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
     with counting("decoding") as progress:
         images = open_images(recipe.data.source, recipe.data.path, progress=progress, **wanted)
     _, channels, height, width = images.images.shape
@@ -190,24 +214,37 @@ def _open(recipe: Recipe) -> ImageSet:
 
 def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
     _, channels, height, width = images.images.shape
+    if recipe.data.labels and images.labels is None:
+        raise ConfigError(
+            f"data.labels = true, but {images.source} has no labels; make one sub-folder for each "
+            "class, or set data.labels = false"
+        )
     return ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
         channels=channels,
         size=(height, width),
+        label_names=images.label_names if recipe.data.labels else (),
         source=images.source,
     )
 
 
 def _start(
-    recipe: Recipe, spec: ModelSpec, images: ImageSet, computation: Computation | None = None
+    recipe: Recipe,
+    spec: ModelSpec,
+    images: ImageSet,
+    *,
+    weights_from: Path | None = None,
+    computation: Computation | None = None,
 ) -> TrainingState:
     """Build everything before step 0; the first weights are a function of the seed."""
     settings = recipe.training
     device = pick_device(settings.device)
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
+    if weights_from is not None:
+        _take_weights(denoiser, weights_from)
     remaining = float(denoiser.schedule.alpha(recipe.diffusion.T))
     if remaining > TOO_MUCH_IMAGE:
         logger.warning(
@@ -218,10 +255,24 @@ def _start(
     if computation is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
-        objective = Objective(recipe.diffusion.metric)
+        objective = Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight)
         computation = choose_computation(settings, denoiser, objective, x0)
         logger.info("computing on %s in %s", device, computation)
     return TrainingState.start(denoiser, settings, computation)
+
+
+def _take_weights(denoiser: Denoiser, path: Path) -> None:
+    """Begin with the weights of another model; its optimiser and its steps stay behind."""
+    other = load(path, device="cpu")
+    try:
+        denoiser.network.load_state_dict(other.denoiser.network.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"training.start_from: {path} holds another network ({other.spec.network.name}, "
+            f"{other.spec.channels} channels, {len(other.spec.label_names)} labels) than this "
+            f"recipe's: {str(error).splitlines()[1].strip()}"
+        ) from error
+    logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 
 def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet) -> Run:

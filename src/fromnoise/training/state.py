@@ -15,7 +15,7 @@ from fromnoise.model import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.precision import Computation, lay_out
-from fromnoise.training.window import Window
+from fromnoise.training.window import Mean, Window
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -33,7 +33,8 @@ class TrainingState:
     updates: int = 0  # steps that changed the weights: all but the skipped ones
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training steps, over all sessions
-    window: Window = field(default_factory=Window)
+    window: Window = field(default_factory=Window)  # since the last row of the log
+    epoch: Mean = field(default_factory=Mean)
 
     @classmethod
     def start(
@@ -72,6 +73,7 @@ class TrainingState:
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
             "window": asdict(self.window),
+            "epoch": asdict(self.epoch),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -91,6 +93,7 @@ class TrainingState:
         self.skipped_in_a_row = saved["skipped_in_a_row"]
         self.seconds = saved["seconds"]
         self.window = Window(**saved["window"])
+        self.epoch = Mean(**saved.get("epoch", {}))  # older checkpoints have none
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {

@@ -1,8 +1,9 @@
-"""What has happened since the last row of the log."""
+"""What has happened since the last row of the log, and in this epoch."""
 
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 QUARTERS = 4
@@ -46,6 +47,24 @@ class Window:
             "gradient_norm": _mean(self.norm, self.norms),
             "images_per_second": self.images / self.seconds,
         }
+
+
+@dataclass
+class Mean:
+    """The mean of the finite losses since the last epoch ended."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, losses: Tensor) -> None:
+        """Take in one step: (B,), on the CPU."""
+        finite = losses[torch.isfinite(losses)]
+        self.total += finite.sum().item()
+        self.count += len(finite)
+
+    def value(self) -> float | None:
+        """None where nothing finite was seen."""
+        return _mean(self.total, self.count)
 
 
 def _mean(total: float, count: int) -> float | None:

@@ -1,0 +1,144 @@
+"""How well a model explains images: the variational bound on −log p_θ(x_0), in bits per dimension.
+
+    −log p_θ(x_0) ≤ L_T + Σ_{t=2..T} L_{t−1} + L_0                                      (Eq. 5)
+
+Every term is a mean over the C·H·W elements of an image, divided by log 2: the bits per pixel and
+channel that a code built from the model would spend. Terms come in the precision of x_0.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fromnoise.diffusion.denoiser import Denoiser, Prediction
+from fromnoise.diffusion.samplers import Noise, Variance, step_std
+from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
+
+HALF_LEVEL = 1 / 255  # 256 grey levels in [−1, 1] lie 2/255 apart
+
+
+class BitsPerDimension(NamedTuple):
+    """The bound of each image, in bits per dimension, and what it is made of.
+
+    total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,T), L_{t−1} at index t−1.
+    """
+
+    total: Tensor
+    L_T: Tensor
+    terms: Tensor
+
+    @property
+    def L_0(self) -> Tensor:
+        """The last term, of the step that makes the image itself: (B,)."""
+        return self.terms[:, 0]
+
+
+def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
+    """L_T = KL(q(x_T | x_0) ‖ N(0, I)): what the noised image still says. Bits per dimension, (B,).
+
+    q(x_T | x_0) = N(√ᾱ_T x_0, 1−ᾱ_T), so that L_T = ½ (ᾱ_T x_0² − ᾱ_T − log(1−ᾱ_T)).
+    x0: (B,C,H,W) in [−1, 1].
+    """
+    a = schedule.alpha_bar[-1]
+    nats = (per_image(a, x0) * x0.square() - per_image(a + torch.log1p(-a), x0)) / 2
+    return bits(nats)
+
+
+def bound_term(
+    denoiser: Denoiser,
+    x0: Tensor,
+    eps: Tensor,
+    t: Time,
+    cond: Tensor | None = None,
+    *,
+    variance: Variance = "small",
+) -> Tensor:
+    """L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
+
+    With uniform t and normal ε, T times this is an estimate of L_0 + Σ L_{t−1} without bias.
+    x0: (B,C,H,W), 256 levels in [−1, 1]; eps: like x0; t ∈ {1..T}: int or (B,), mixed as it comes.
+    """
+    x_t = denoiser.schedule.add_noise(x0, eps, t)
+    return term_of(denoiser(x_t, t, cond), denoiser.schedule, x0, t, variance=variance)
+
+
+def term_of(
+    prediction: Prediction,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    t: Time,
+    *,
+    variance: Variance = "small",
+) -> Tensor:
+    """L_{t−1} of Eq. 5 for a prediction made at (x_t, t): bits per dimension, (B,).
+
+    t ≥ 2: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)), in closed form, of N(μ̃, β̃) and N(μ, σ²):
+        ½ (log σ²/β̃ + β̃/σ² − 1 + (μ̃−μ)²/σ²), where μ is μ̃ with x̂_0 in place of x_0.
+    t = 1: −log p_θ(x_0 | x_1), the grey level under N(x̂_0, σ²) (`log_level`). As no noise is drawn
+    in that step, σ is only the width of this density; for `large` it is that of `small`, as in the
+    code of Ho et al.: β would be too wide for one image.
+    """
+    s = t - 1
+    std = step_std(prediction, schedule, t, s, variance)
+    least = step_std(prediction, schedule, t, s, "small")
+    # μ̃ is linear in x_0 and x_t, so the difference of two means is the mean of the difference.
+    shift, _ = schedule.posterior(x0 - prediction.x0, torch.zeros_like(x0), t, s)
+    wider = 2 * (std / least).log()  # log σ²/β̃; expm1 keeps the digits of e^−u − 1 + u near 0
+    kl = (wider + torch.expm1(-wider) + (shift / std).square()) / 2
+    width = std if variance == "learned" else least
+    last = per_image(torch.as_tensor(t) == 1, x0) > 0
+    return bits(torch.where(last, -log_level(x0, prediction.x0, width), kl))
+
+
+def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log of the mass that N(mean, std²) gives to the grey level of each element (Eq. 13), in nats.
+
+    Of 256 levels at −1 + 2k/255, a level x owns (x − 1/255, x + 1/255], the first all below it and
+    the last all above, so that the masses add up to 1. x0, mean: (B,C,H,W); std broadcasts.
+    """
+    centred = x0 - mean
+    lower, upper = (centred - HALF_LEVEL) / std, (centred + HALF_LEVEL) / std
+    # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): on the side where Φ is small, its logarithm keeps every digit.
+    mirrored = centred > 0
+    a = torch.where(mirrored, -upper, lower)
+    b = torch.where(mirrored, -lower, upper)
+    log_b = torch.special.log_ndtr(b)
+    # Under a very large std both ends round to one number, and log 0 would end the training.
+    apart = (log_b - torch.special.log_ndtr(a)).clamp(min=torch.finfo(x0.dtype).tiny)
+    inside = log_b + torch.log(-torch.expm1(-apart))
+    first, last = x0 < -1 + HALF_LEVEL, x0 > 1 - HALF_LEVEL
+    outside = torch.special.log_ndtr(torch.where(first, upper, -lower))
+    return torch.where(first | last, outside, inside)
+
+
+@torch.no_grad()
+def bits_per_dimension(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Tensor | None = None,
+    *,
+    noise: Noise,
+    variance: Variance = "small",
+    clamp: bool = True,
+) -> BitsPerDimension:
+    """The whole bound of Eq. 5 for each image, one draw of x_t at each t ∈ {1..T}.
+
+    This evaluates the network T times. noise(t) is the standard normal ε, like x0, of x_t; clamp
+    keeps x̂_0 in [−1, 1], which images never leave. x0: (B,C,H,W), 256 levels in [−1, 1].
+    """
+    schedule = denoiser.schedule
+    terms = []
+    for t in range(1, schedule.T + 1):
+        prediction = denoiser(schedule.add_noise(x0, noise(t), t), t, cond)
+        if clamp:
+            prediction = prediction.with_x0(prediction.x0.clamp(-1, 1))
+        terms.append(term_of(prediction, schedule, x0, t, variance=variance))
+    prior, each = prior_kl(schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,T)
+    return BitsPerDimension(prior + each.sum(dim=1), prior, each)
+
+
+def bits(nats: Tensor) -> Tensor:
+    """Nats of each element → bits per dimension of each image. (B,C,H,W) → (B,)."""
+    return nats.flatten(1).mean(dim=1) / math.log(2)

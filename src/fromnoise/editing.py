@@ -1,0 +1,62 @@
+"""From given images to new ones, as files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fromnoise.config import ConfigError
+from fromnoise.data import read_image
+from fromnoise.data.batches import to_float
+from fromnoise.diffusion.editing import interpolation_starts
+from fromnoise.model import Model, to_uint8
+from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
+
+
+def interpolate_to_folder(
+    model: Model,
+    a: Path,
+    b: Path,
+    folder: Path,
+    *,
+    frames: int = 8,
+    strength: float = 0.5,
+    seed: int = 0,
+    **how: Any,
+) -> list[Path]:
+    """Write images from a to b: a PNG for each λ from 0 to 1, a grid and an animation.
+
+    Both images get the same noise at t = strength·T, are mixed there, and the mixtures are denoised
+    (Ho et al. 2020, section 4.3). strength in (0, 1): little keeps both as they are and blends
+    them, much lets the model invent what lies between. how: as in `Model.denoise`.
+    Raises ValueError for an image that cannot be read, or a strength outside.
+    """
+    T = model.denoiser.schedule.T
+    t = round(strength * T)
+    if not 0 < strength <= 1 or t < 1:
+        raise ConfigError(f"strength must lie in (0, 1] and reach t ≥ 1 of T = {T}, not {strength}")
+    given = [
+        torch.from_numpy(read_image(path, size=model.spec.size, channels=model.spec.channels))
+        for path in (a, b)
+    ]
+    x0_a, x0_b = (to_float(image)[None] for image in given)
+    fractions = torch.linspace(0, 1, frames)
+    x_t = interpolation_starts(
+        model.denoiser.schedule, x0_a, x0_b, fractions, t, model.start([seed])
+    )
+    seeds = [seed] * frames  # the sampler's own noise is shared too, so that frames differ by λ
+    *_, last = model.denoise(seeds, origin=(t, x_t), **how)
+    images = to_uint8(last.x).numpy()
+    captions = [f"λ = {fraction:.2f}" for fraction in fractions.tolist()]
+    pngs = save_pngs(images, folder, [f"{i:03d}" for i in range(frames)])
+    inputs = torch.stack(given).numpy()
+    shown = np.concatenate([inputs[:1], images, inputs[1:]])
+    grid = grid_figure(
+        shown,
+        folder / "grid.png",
+        title=f"from {a.name} to {b.name}, mixed at t = {t} of {T}",
+        captions=["a", *captions, "b"],
+    )
+    gif = save_gif([tile(image[None]) for image in images], folder / "interpolation.gif")
+    return [*pngs, grid, gif]

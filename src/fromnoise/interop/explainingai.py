@@ -1,0 +1,102 @@
+"""Checkpoints of explainingai-code/DDPM-Pytorch: a bare state dict, `ddpm_ckpt.pth`."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fromnoise.interop.importing import Foreign, Payload, Weights, renamed, without_prefix
+
+RENAMES = (
+    (r"^t_proj\.0\.", "time1."),
+    (r"^t_proj\.2\.", "time2."),
+    (r"^conv_in\.", "stem."),
+    (r"^norm_out\.", "norm."),
+    (r"^conv_out\.", "out."),
+    (r"^downs\.", "down."),
+    (r"^mids\.", "middle."),
+    (r"^ups\.", "up."),
+    (r"\.(?:down|up)_sample_conv\.", ".resample."),
+    (r"\.resnet_conv_first\.(\d+)\.0\.", r".residuals.\1.norm1."),
+    (r"\.resnet_conv_first\.(\d+)\.2\.", r".residuals.\1.conv1."),
+    (r"\.t_emb_layers\.(\d+)\.1\.", r".residuals.\1.time."),
+    (r"\.resnet_conv_second\.(\d+)\.0\.", r".residuals.\1.norm2."),
+    (r"\.resnet_conv_second\.(\d+)\.2\.", r".residuals.\1.conv2."),
+    (r"\.residual_input_conv\.(\d+)\.", r".residuals.\1.shortcut."),
+    (r"\.attention_norms\.(\d+)\.", r".attentions.\1.norm."),
+    (r"\.attentions\.(\d+)\.in_proj_", r".attentions.\1.qkv."),
+    (r"\.attentions\.(\d+)\.out_proj\.", r".attentions.\1.out."),
+)
+NAMES = {
+    "t_proj.0.weight",
+    "downs.0.resnet_conv_first.0.0.weight",
+    "mids.0.attention_norms.0.weight",
+}
+SIDES = {1: 28, 3: 64}  # by the number of channels: that program's digits, and colour pictures
+OUT_WIDTH = 16  # a constant there
+
+
+def explainingai(payload: Payload) -> Foreign | None:
+    """ddpm_ckpt.pth: the state dict of a `Unet`, without an average; all sizes from the tensors."""
+    state: dict[str, Tensor] = without_prefix(payload, "module.")  # of DataParallel
+    if not state.keys() >= NAMES:
+        return None
+    image_channels = state["conv_in.weight"].shape[1]
+    side = SIDES.get(image_channels, 64)
+    spec = {
+        "network": {"name": "dense_attention", **_options(state)},
+        "diffusion": {
+            "T": 1000,
+            "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
+            "prediction": "eps",
+        },
+        "sampling": {"sampler": {"name": "ddpm", "variance": "small"}, "steps": 1000},
+        "channels": image_channels,
+        "size": [side, side],
+    }
+    notes = [
+        f"assumed, for the weights do not tell: {side}x{side} pixels, T = 1000, β from 1e-4 to "
+        "0.02; change them with size=, diffusion.T= and diffusion.schedule.beta_T=",
+        "4 heads and 8 groups: constants of that program, whatever its configuration says",
+        "x̂_0 is clamped to [−1, 1] before the mean of each step; that program leaves the mean "
+        "unclamped, as sampling.clamp=false does",
+    ]
+    if state["norm_out.weight"].shape[0] != OUT_WIDTH:
+        notes.append(
+            f"norm_out has {state['norm_out.weight'].shape[0]} channels instead of {OUT_WIDTH}, so "
+            "the program was changed: its heads and groups may be others; change them with "
+            "network.heads= and network.groups="
+        )
+    return Foreign(spec, None, renamed(state, RENAMES), notes=notes)
+
+
+def _options(state: Weights) -> dict[str, Any]:
+    downs = range(_count(state, "downs"))
+    mids = range(_count(state, "mids"))
+    stem = state["conv_in.weight"].shape[0]
+    return {
+        "channels": [stem, *(_width(state, f"downs.{i}") for i in downs)],
+        "mid_channels": [
+            state["mids.0.residual_input_conv.0.weight"].shape[1],
+            *(_width(state, f"mids.{i}") for i in mids),
+        ],
+        "downsample": [f"downs.{i}.down_sample_conv.weight" in state for i in downs],
+        "time_dim": state["t_proj.0.weight"].shape[0],
+        "num_layers": [
+            _count(state, "downs.0.t_emb_layers"),
+            _count(state, "mids.0.t_emb_layers") - 1,
+            _count(state, "ups.0.t_emb_layers"),
+        ],
+        "heads": 4,
+        "out_width": state["norm_out.weight"].shape[0],
+        "groups": 8,
+    }
+
+
+def _count(state: Weights, path: str) -> int:
+    """How many numbered parts there are below `path`."""
+    below = path.count(".") + 1
+    return len({name.split(".")[below] for name in state if name.startswith(f"{path}.")})
+
+
+def _width(state: Weights, block: str) -> int:
+    return state[f"{block}.residual_input_conv.0.weight"].shape[0]

@@ -1,0 +1,110 @@
+"""The formats that can be imported, and the way from a file to a model folder."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from fromnoise.checkpoints import CheckpointError, TensorFile, write_tensors
+from fromnoise.config import ConfigError, explain, unknown, with_checked_components, with_key
+from fromnoise.interop.importing import Foreign, Format, read_payload, seen
+from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
+from fromnoise.model import FILE_OF, ModelSpec, build_denoiser
+
+FORMATS: dict[str, Format] = {
+    "zoubohao": zoubohao,
+    "w86763777": w86763777,
+}
+CAN_CHANGE = ("network.", "diffusion.", "sampling.", "size", "label_names")
+logger = logging.getLogger("fromnoise")
+
+
+def import_model(
+    file: str | Path,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Turn a checkpoint of another program into a folder that `load` and `sample` take.
+
+    out: a new folder; `ema.safetensors` and `model.safetensors` are written there, as far as the
+    file has both. format: a key of FORMATS; found out where None. overrides: dotted keys of what
+    the file does not hold, as in {"diffusion.T": 500, "size": 64}.
+    Raises CheckpointError for a file that is of no known format, does not hold what that format
+    holds, or would execute code; nothing is written then.
+    """
+    file, out = Path(file), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out.absolute()} is not empty; give --out a new folder")
+    name, foreign = recognise(file, format)
+    spec = _specification(foreign.spec, overrides or {}, source=f"imported: {name}")
+    spec = spec.model_copy(update={"step": foreign.step})
+    network = build_denoiser(spec).network
+    files: dict[str, TensorFile] = {}
+    for weights, state in (("ema", foreign.ema), ("raw", foreign.raw)):
+        if state is None:
+            continue
+        try:
+            network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"
+            ) from error
+        described = spec.model_copy(update={"weights": weights})
+        copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
+        files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
+    for line in foreign.notes:
+        logger.warning("%s", line)
+    writing = out.with_name(f".writing-{out.name}")
+    writing.mkdir(parents=True, exist_ok=True)
+    for target, content in files.items():
+        write_tensors(writing / target, content)
+    if out.exists():  # an empty folder
+        out.rmdir()
+    writing.rename(out)
+    return spec
+
+
+def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
+    """The format of a file, and what is in it."""
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"--format {unknown(format, FORMATS)}")
+    payload = read_payload(file)
+    for name in [format] if format else FORMATS:
+        try:
+            foreign = FORMATS[name](payload)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+        except (KeyError, AttributeError, IndexError, TypeError) as error:
+            raise CheckpointError(
+                f"{file} begins like {name}, but something is missing: {error}"
+            ) from error
+        if foreign is not None:
+            return name, foreign
+    wanted = f"the format {format}" if format else "none of the known formats"
+    raise CheckpointError(
+        f"{file} is of {wanted}; keys seen: {seen(payload)}; known formats: {', '.join(FORMATS)}"
+    )
+
+
+def _specification(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: str) -> ModelSpec:
+    for key, value in overrides.items():
+        if not key.startswith(CAN_CHANGE):
+            raise ConfigError(
+                f"unknown key {key}; an import can be told {', '.join(CAN_CHANGE)} (size=64, "
+                "diffusion.T=400, diffusion.schedule.beta_T=0.028, …)"
+            )
+        tree = with_key(tree, key.split("."), value)
+    size = tree["size"]
+    try:
+        spec = ModelSpec.model_validate(
+            {**tree, "size": (size, size) if isinstance(size, int) else size, "source": source}
+        )
+    except ValidationError as error:
+        raise ConfigError(f"the import: {explain(error, ModelSpec)}") from error
+    return with_checked_components(spec)

@@ -1,0 +1,202 @@
+"""A U-Net whose middle is pooled away, and which multiplies by its condition.
+
+The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, as it was widened to 64×64 images with
+several labels each.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import check_cond, sinusoid
+
+Norm = Literal["batch", "group"]
+GROUPS = 8
+
+
+class ConvBlock(nn.Module):
+    """conv3–norm–GELU twice; with `residual`, then added to the input and divided by 1.414.
+
+    Where the widths differ, it is the first half's output that is added.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, norm: Norm, residual: bool = False) -> None:
+        super().__init__()
+        self.residual = residual
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1 = _norm(norm, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm2 = _norm(norm, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,c_in,H,W) → (B,c_out,H,W)."""
+        first = F.gelu(self.norm1(self.conv1(x)))
+        second = F.gelu(self.norm2(self.conv2(first)))
+        if not self.residual:
+            return second
+        return ((x if x.shape[1] == second.shape[1] else first) + second) / 1.414
+
+
+class Embedding(nn.Module):
+    """Linear–GELU–Linear: what one of the two places is told of the time or of the condition."""
+
+    def __init__(self, c_in: int, c_out: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(c_in, c_out, bias=bias)
+        self.linear2 = nn.Linear(c_out, c_out, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,c_in) → (B,c_out,1,1)."""
+        return self.linear2(F.gelu(self.linear1(x)))[:, :, None, None]
+
+
+class Up(nn.Module):
+    """Twice the size by a transposed conv2, then two convolution blocks."""
+
+    def __init__(self, c_in: int, c_out: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
+        self.block1 = ConvBlock(c_out, c_out, norm=norm)
+        self.block2 = ConvBlock(c_out, c_out, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,c_in,H,W) → (B,c_out,2H,2W)."""
+        return self.block2(self.block1(self.conv(x)))
+
+
+class ContextUNet(nn.Module):
+    """ε_θ(x_t, t, cond): 7,578,627 parameters with the defaults and 24 labels.
+
+    Two levels of widths F = `features` and 2F, then an average over windows of `pool` × `pool`,
+    undone by a transposed convolution of `expand` × `expand`. Before each of the two ups the
+    activation becomes activation · c + e, c from the condition and e from the time. Defaults are
+    the published values; each of these mends a fault of theirs:
+
+    - `pool` = `expand`: with 7 and 8, the rows and columns that are left over are never looked at,
+      23 % of a 64×64 image;
+    - `norm: group`: batch statistics make an image depend on its neighbours in the batch, and the
+      averages kept for sampling are not those of the averaged weights;
+    - `embedding: sinusoid`: the scalar t/T moves by 1/T a step, too little for these layers to
+      tell neighbouring times apart;
+    - `condition: signed`: −1 is read as well as +1, and without biases, activation · (1 + c) + e is
+      the activation itself where nothing is said (there, zeros through layers with biases).
+
+    t/T is (t+1)/`T` in terms of the t ∈ {0..T−1} that the network receives, and T the diffusion's.
+    Both sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
+    `expand` to restore what `pool` took: at most 192 for 7 and 8, any for equal ones.
+    `features` must be a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        cond_dim: int = 0,
+        learned_variance: bool = False,
+        T: int = 400,
+        features: int = 128,
+        pool: int = 7,
+        expand: int = 8,
+        norm: Norm = "batch",
+        embedding: Literal["scalar", "sinusoid"] = "scalar",
+        condition: Literal["multi-hot", "signed"] = "multi-hot",
+    ) -> None:
+        super().__init__()
+        _check_options(T, features, pool, expand)
+        self.T, self.features, self.pool, self.expand = T, features, pool, expand
+        self.embedding, self.signed = embedding, condition == "signed"
+        self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.learned_variance = learned_variance
+        self.size_multiple = 4 * expand
+        c = features
+
+        def condition_embedding(width: int) -> Embedding | None:
+            return Embedding(cond_dim, width, bias=not self.signed) if cond_dim else None
+
+        c_time = 1 if embedding == "scalar" else c
+        self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
+        self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
+
+        self.stem = ConvBlock(image_channels, c, norm=norm, residual=True)
+        self.down1 = ConvBlock(c, c, norm=norm)
+        self.down2 = ConvBlock(c, 2 * c, norm=norm)
+        self.middle = nn.ConvTranspose2d(2 * c, 2 * c, expand, stride=expand)
+        self.middle_norm = nn.GroupNorm(GROUPS, 2 * c)
+        self.up1 = Up(4 * c, c, norm=norm)
+        self.up2 = Up(2 * c, c, norm=norm)
+        self.out1 = nn.Conv2d(2 * c, c, 3, padding=1)
+        self.out_norm = nn.GroupNorm(GROUPS, c)
+        self.out2 = nn.Conv2d(c, image_channels * (1 + learned_variance), 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
+        self._check_size(x.shape[2], x.shape[3])
+        check_cond(cond, self.cond_dim)
+        time = self._time(t)
+
+        stem = self.stem(x)
+        down1 = F.max_pool2d(self.down1(stem), 2)
+        down2 = F.max_pool2d(self.down2(down1), 2)
+        pooled = F.gelu(F.avg_pool2d(down2, self.pool))
+
+        x = F.relu(self.middle_norm(self.middle(pooled)))
+        x = self._told(x, cond, self.cond1) + self.time1(time)
+        x = self.up1(torch.cat([x, down2], dim=1))
+        x = self._told(x, cond, self.cond2) + self.time2(time)
+        x = self.up2(torch.cat([x, down1], dim=1))
+        return self.out2(F.relu(self.out_norm(self.out1(torch.cat([x, stem], dim=1)))))
+
+    def _time(self, t: Tensor) -> Tensor:
+        dtype = self.time1.linear1.weight.dtype
+        if self.embedding == "sinusoid":
+            return sinusoid(t, self.features).to(dtype)
+        return (t.to(dtype)[:, None] + 1) / self.T
+
+    def _told(self, x: Tensor, cond: Tensor | None, embed: Embedding | None) -> Tensor:
+        """x times what the condition makes of it."""
+        if embed is None or (self.signed and cond is None):
+            return x
+        if cond is None:
+            cond = x.new_zeros(len(x), self.cond_dim)
+        cond = cond.to(embed.linear1.weight.dtype)
+        return x * (1 + embed(cond)) if self.signed else x * embed(cond.clamp(min=0))
+
+    def _check_size(self, height: int, width: int) -> None:
+        multiple = self.size_multiple
+        windows = _most_windows(self.pool, self.expand)
+        if all(n > 0 and n % multiple == 0 and n <= windows * multiple for n in (height, width)):
+            return
+
+        def near(n: int) -> int:
+            return int(max(1, min(round(n / multiple), windows))) * multiple
+
+        limit = "" if math.isinf(windows) else f" up to {windows * multiple}"
+        raise ValueError(
+            f"image size {height}x{width} does not fit this network: with pool = {self.pool} and "
+            f"expand = {self.expand}, both sides must be multiples of {multiple}{limit}; nearest: "
+            f"{near(height)}x{near(width)}"
+        )
+
+
+def _norm(norm: Norm, width: int) -> nn.Module:
+    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)
+
+
+def _most_windows(pool: int, expand: int) -> float:
+    """The largest m with ⌊m·expand / pool⌋ = m: so many windows fit side by side."""
+    return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1
+
+
+def _check_options(T: int, features: int, pool: int, expand: int) -> None:
+    if T < 1:
+        raise ValueError(f"T must be at least 1, not {T}")
+    if features < 1 or features % GROUPS:
+        raise ValueError(f"features must be a multiple of {GROUPS}, not {features}")
+    if not 1 <= pool <= expand < 2 * pool:
+        raise ValueError(
+            f"pool and expand must be equal, or expand less than twice pool, not {pool} and "
+            f"{expand}: otherwise no image size is restored; for example 7 and 8, or 8 and 8"
+        )

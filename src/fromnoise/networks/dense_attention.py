@@ -1,0 +1,226 @@
+"""A U-Net with attention after every residual layer, at every resolution."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import check_cond, check_size
+
+
+def time_features(t: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of t · 10000^(−i/(d/2)). t: (B,) → float32 (B, width); width even.
+
+    Divided by powers rather than multiplied by exponentials: at t = 999 float32 tells the two apart
+    in the fourth decimal, and trained weights know this one.
+    """
+    half = width // 2
+    period = 10000.0 ** (torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angle = t.to(torch.float32)[:, None] / period  # (B, d/2)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Residual(nn.Module):
+    """GN–SiLU–conv3, + Linear(time), GN–SiLU–conv3, + a 1×1 convolution of the input."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int, *, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(c_time, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)  # also where the widths match
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        return self.conv2(F.silu(self.norm2(h))) + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """GN, then softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, + the input.
+
+    The rows of `qkv` are those of q, k and v in turn, and in each of them head after head.
+    """
+
+    def __init__(self, channels: int, *, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H,W)."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (B,HW,3,heads,C/heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,heads,HW,C/heads) each
+        h = F.scaled_dot_product_attention(q, k, v)  # fused: HW×HW is never held
+        h = self.out(h.transpose(1, 2).flatten(2))  # (B,HW,C)
+        return x + h.transpose(1, 2).reshape(x.shape)
+
+
+class Block(nn.Module):
+    """Residual layers at one resolution, with attention between or after them."""
+
+    def __init__(self, residuals: list[Residual], attentions: list[Attention]) -> None:
+        super().__init__()
+        self.residuals = nn.ModuleList(residuals)
+        self.attentions = nn.ModuleList(attentions)
+        self.resample: nn.Module | None = None
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B,c_in,H,W) → (B,c_out,H,W), before or after `resample`."""
+        for i, residual in enumerate(self.residuals):
+            x = residual(x, time)
+            if i < len(self.attentions):
+                x = self.attentions[i](x)
+        return x
+
+
+class DenseAttention(nn.Module):
+    """ε_θ(x_t, t, cond): 10,188,947 parameters with the defaults.
+
+    Block i on the way down goes from channels[i] to channels[i+1], and halves the image where
+    downsample[i]; the middle goes through `mid_channels`, from the last of `channels` to the last
+    but one; the way up mirrors the way down and ends at `out_width`. `num_layers` are the residual
+    layers of a block on the way down, in the middle (there, one more) and on the way up.
+    `attention_levels` are the blocks that attend, on both ways, counted from 0 at full resolution;
+    None is all of them. The middle always attends.
+
+    The condition, K numbers in {−1, 0, +1}, enters beside the time through a layer without bias, so
+    that zeros mean "nothing said". Every width must be a multiple of `groups` and of `heads`. The
+    image's sides must be multiples of `size_multiple`; any such size works, square or not.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        cond_dim: int = 0,
+        learned_variance: bool = False,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        mid_channels: Sequence[int] = (256, 256, 128),
+        downsample: Sequence[bool] = (True, True, False),
+        time_dim: int = 128,
+        num_layers: Sequence[int] = (2, 2, 2),
+        heads: int = 4,
+        attention_levels: Sequence[int] | None = None,
+        out_width: int = 16,
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        if attention_levels is None:
+            attention_levels = range(len(channels) - 1)
+        _check_widths(channels, mid_channels, out_width, heads, groups)
+        _check_blocks(len(channels) - 1, downsample, num_layers, attention_levels, time_dim)
+        self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.learned_variance = learned_variance
+        self.size_multiple = 2 ** sum(downsample)
+        num_down, num_mid, num_up = num_layers
+
+        def block(c_in: int, c_out: int, num_residuals: int, num_attentions: int) -> Block:
+            c_ins = [c_in] + [c_out] * (num_residuals - 1)
+            return Block(
+                [Residual(c, c_out, time_dim, groups=groups) for c in c_ins],
+                [Attention(c_out, heads=heads, groups=groups) for _ in range(num_attentions)],
+            )
+
+        self.time1 = nn.Linear(time_dim, time_dim)
+        self.time2 = nn.Linear(time_dim, time_dim)
+        self.cond = nn.Linear(cond_dim, time_dim, bias=False) if cond_dim else None
+
+        self.stem = nn.Conv2d(image_channels, channels[0], 3, padding=1)
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for i, (c_in, c_out) in enumerate(pairwise(channels)):
+            self.down.append(block(c_in, c_out, num_down, num_down * (i in attention_levels)))
+            if downsample[i]:
+                self.down[-1].resample = nn.Conv2d(c_out, c_out, 4, stride=2, padding=1)
+        for c_in, c_out in pairwise(mid_channels):
+            self.middle.append(block(c_in, c_out, num_mid + 1, num_mid))
+        for i in reversed(range(len(channels) - 1)):
+            c, c_out = channels[i], channels[i - 1] if i else out_width
+            self.up.append(block(2 * c, c_out, num_up, num_up * (i in attention_levels)))
+            if downsample[i]:
+                self.up[-1].resample = nn.ConvTranspose2d(c, c, 4, stride=2, padding=1)
+
+        self.norm = nn.GroupNorm(groups, out_width)
+        self.out = nn.Conv2d(out_width, image_channels * (1 + learned_variance), 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
+        check_size(x.shape[2], x.shape[3], self.size_multiple)
+        features = time_features(t, self.time1.in_features)
+        time = self.time2(F.silu(self.time1(features.to(self.time1.weight.dtype))))
+        check_cond(cond, self.cond_dim)
+        if cond is not None and self.cond is not None:
+            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = F.silu(time)
+
+        x = self.stem(x)
+        skips = []  # what each block on the way down was given
+        for block in cast(Iterable[Block], self.down):
+            skips.append(x)
+            x = block(x, time)
+            if block.resample is not None:
+                x = block.resample(x)
+        for block in self.middle:
+            x = block(x, time)
+        for block in cast(Iterable[Block], self.up):
+            if block.resample is not None:
+                x = block.resample(x)
+            x = block(torch.cat([x, skips.pop()], dim=1), time)
+        return self.out(F.silu(self.norm(x)))
+
+
+def _check_widths(
+    channels: Sequence[int], mid_channels: Sequence[int], out_width: int, heads: int, groups: int
+) -> None:
+    if len(channels) < 2 or len(mid_channels) < 2:
+        raise ValueError(
+            "channels and mid_channels must be two or more widths each, "
+            f"not {list(channels)} and {list(mid_channels)}"
+        )
+    if (mid_channels[0], mid_channels[-1]) != (channels[-1], channels[-2]):
+        raise ValueError(
+            f"mid_channels must start with {channels[-1]} and end with {channels[-2]}, where "
+            f"channels ends, not {list(mid_channels)}"
+        )
+    widths = [*channels, *mid_channels, out_width]
+    for name, number in (("groups", groups), ("heads", heads)):
+        unfit = [width for width in widths if number < 1 or width < 1 or width % number]
+        if unfit:
+            raise ValueError(
+                f"every width in channels, mid_channels and out_width must be a multiple of "
+                f"{name}, but {unfit[0]} is not one of {number}; "
+                f"for example {name} = {math.gcd(*widths)}"
+            )
+
+
+def _check_blocks(
+    num_blocks: int,
+    downsample: Sequence[bool],
+    num_layers: Sequence[int],
+    attention_levels: Sequence[int],
+    time_dim: int,
+) -> None:
+    if len(downsample) != num_blocks:
+        raise ValueError(
+            f"downsample must say true or false for each of the {num_blocks} blocks between the "
+            f"channels, not {list(downsample)}"
+        )
+    if len(num_layers) != 3 or min(num_layers) < 1:
+        raise ValueError(
+            f"num_layers must be three numbers ≥ 1: down, middle, up; not {list(num_layers)}"
+        )
+    if time_dim < 2 or time_dim % 2:
+        raise ValueError(f"time_dim must be an even number ≥ 2, not {time_dim}")
+    outside = [i for i in attention_levels if not 0 <= i < num_blocks]
+    if outside:
+        raise ValueError(f"attention_levels must lie in 0..{num_blocks - 1}, not {outside}")

@@ -1,0 +1,298 @@
+"""A U-Net with attention at every level, its cost linear in the number of pixels.
+
+It is the `Unet` of denoising-diffusion-pytorch 2. RMSNorm: Zhang and Sennrich 2019
+(arXiv:1910.07467). Linear attention: Shen et al. 2021 (arXiv:1812.01243).
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import check_cond, check_size, sinusoid
+
+
+class _Normalise(torch.autograd.Function):
+    """gain · x/max(‖x‖, 1e-12) + shift over the channels, computed in float32.
+
+    Written out because autograd would keep three tensors of x's size, one of them in float32,
+    and walk over them twice as often; this keeps x alone. The result has x's precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None) -> Tensor:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=precise)
+        inverse = length.clamp_(min=1e-12).reciprocal_()  # (B,1,H,W)
+        ctx.save_for_backward(x, gain, inverse)
+        ctx.shifted = shift is not None
+        out = x * inverse
+        out = out.mul_(gain) if shift is None else torch.addcmul(shift, out, gain)
+        return out.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, gain, inverse = ctx.saved_tensors
+        grad = grads[0].to(inverse.dtype)
+        unit = x * inverse
+        of_gain = grad * unit
+        # with u = x/‖x‖ and g = gain · grad, the gradient of x is (g − u (u·g))/‖x‖
+        along = (of_gain * gain).sum(dim=1, keepdim=True)
+        of_x = (grad * gain).addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype)
+        of_shift = grad.sum(dim=(2, 3), keepdim=True) if ctx.shifted else None
+        return of_x, of_gain.sum_to_size(gain.shape), of_shift
+
+
+class RMSNorm(nn.Module):
+    """√C · x/‖x‖ · gain: every pixel's channels are brought to a root mean square of 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, told: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x: (B,C,H,W); told: (scale, shift), (B,C) each → norm(x)·(1 + scale) + shift."""
+        gain = (self.gain * len(self.gain) ** 0.5)[None, :, None, None]
+        shift = None
+        if told is not None:
+            scale, shift = (part[:, :, None, None].to(gain.dtype) for part in told)
+            gain = gain * (1 + scale)
+        return cast(Tensor, _Normalise.apply(x, gain, shift))
+
+
+class ResidualBlock(nn.Module):
+    """conv3–RMSNorm–scale and shift by the time–SiLU–dropout, conv3–RMSNorm–SiLU, + the input."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int, *, dropout: float) -> None:
+        super().__init__()
+        self.time = nn.Linear(c_time, 2 * c_out)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1 = RMSNorm(c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm2 = RMSNorm(c_out)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
+        scale, shift = self.time(time).chunk(2, dim=1)
+        h = self.dropout(F.silu(self.norm1(self.conv1(x), (scale, shift))))
+        h = F.silu(self.norm2(self.conv2(h)))
+        return h + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """RMSNorm, then several heads of softmax(q·k/√d) v over all pixels, + the input.
+
+    A few learned keys and values, the memories, stand beside those of the pixels.
+    """
+
+    def __init__(self, channels: int, *, heads: int, head_dim: int, memories: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels)
+        self.memory = nn.Parameter(torch.randn(2, heads, memories, head_dim))
+        self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H,W)."""
+        heads, _, d = self.memory.shape[1:]
+        qkv = self.qkv(_tokens(self.norm(x))).unflatten(2, (3, heads, d))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,heads,HW,d) each
+        memory = self.memory.to(k.dtype)[:, None].expand(-1, len(x), -1, -1, -1)
+        k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + _image(self.out(h), x)
+
+
+class LinearAttention(nn.Module):
+    """RMSNorm, then in each head (softmax_pixels(k)ᵀ v)ᵀ softmax_channels(q)/√d, RMSNorm, + input.
+
+    A few learned keys and values, the memories, stand beside those of the pixels. No values are
+    computed: with v = x W_v, softmax(k)ᵀ v = (softmax(k)ᵀ x) W_v, and so everything between
+    softmax(q) and the output is one matrix for each image.
+    """
+
+    def __init__(self, channels: int, *, heads: int, head_dim: int, memories: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels)
+        self.memory = nn.Parameter(torch.randn(2, heads, memories, head_dim))
+        self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, channels)
+        self.out_norm = RMSNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H,W)."""
+        heads, memories, d = self.memory.shape[1:]
+        w_q, w_k, w_v = self.qkv.weight.chunk(3)  # (heads·d,C) each
+        tokens = _tokens(self.norm(x))  # (B,HW,C)
+
+        q = F.linear(tokens, w_q).unflatten(2, (heads, d)).softmax(dim=3).flatten(2)
+        k = F.linear(tokens, w_k)  # (B,HW,heads·d)
+        memory = self.memory[0].transpose(0, 1).flatten(1).to(k.dtype)  # (memories,heads·d)
+        k = torch.cat([memory.expand(len(x), -1, -1), k], dim=1).softmax(dim=1)
+
+        of_memories, k = k.split([memories, tokens.shape[1]], dim=1)
+
+        context = (k.mT @ tokens).unflatten(1, (heads, d))  # (B,heads,d,C)
+        context = context @ w_v.unflatten(0, (heads, d)).mT  # (B,heads,d,d)
+        of_memories = of_memories.unflatten(2, (heads, d)).permute(0, 2, 3, 1)
+        context = context + of_memories @ self.memory[1]
+        w_out = self.out.weight.unflatten(1, (heads, d)).permute(1, 2, 0)  # (heads,d,C)
+        whole = (context * d**-0.5 @ w_out).flatten(1, 2)  # (B,heads·d,C)
+
+        return x + self.out_norm(_image(torch.baddbmm(self.out.bias, q, whole), x))
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B,C,H,W) → (B,HW,C), without a copy where x is channels last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _image(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B,HW,C) → (B,C,H,W), in the sizes of `like`."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+class Level(nn.Module):
+    """Two residual blocks and an attention at one resolution, then the way to the next."""
+
+    def __init__(
+        self, blocks: list[ResidualBlock], attention: nn.Module, resample: nn.Module
+    ) -> None:
+        super().__init__()
+        self.block1, self.block2 = blocks
+        self.attention = attention
+        self.resample = resample
+
+
+class LinearAttentionUNet(nn.Module):
+    """ε_θ(x_t, t, cond): 35,711,491 parameters with the defaults.
+
+    Level i works at 1/2^i of the image size, the way down with width dim·multipliers[i−1]
+    (`init_dim`, by default dim, for i = 0) and the way up with dim·multipliers[i]. Attention has
+    `heads` heads of width `head_dim` and `memories` learned keys and values. It is linear but at
+    the `full_attention_levels`, the innermost level where that is None, and in the middle, which
+    have softmax attention over all pixels. The condition, K numbers in {−1, 0, +1}, enters beside
+    the time through a layer without bias, so that zeros mean "nothing said". The image's sides
+    must be multiples of `size_multiple`; any such size works, square or not.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        cond_dim: int = 0,
+        learned_variance: bool = False,
+        dim: int = 64,
+        init_dim: int | None = None,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        heads: int = 4,
+        head_dim: int = 32,
+        memories: int = 4,
+        full_attention_levels: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        last = len(multipliers) - 1
+        full = [last] if full_attention_levels is None else full_attention_levels
+        init_dim = dim if init_dim is None else init_dim
+        _check_options(dim, multipliers, full, dropout)
+        _check_counts(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
+        self.dim = dim
+        self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.learned_variance = learned_variance
+        self.size_multiple = 2**last
+        c_time = 4 * dim
+        widths = [init_dim, *(dim * m for m in multipliers)]
+
+        def residual(c_in: int, c_out: int) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, c_time, dropout=dropout)
+
+        def attention(width: int, kind: type[Attention | LinearAttention]) -> nn.Module:
+            return kind(width, heads=heads, head_dim=head_dim, memories=memories)
+
+        self.time1 = nn.Linear(dim, c_time)
+        self.time2 = nn.Linear(c_time, c_time)
+        self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
+
+        self.stem = nn.Conv2d(image_channels, init_dim, 7, padding=3)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, (c_in, c_out) in enumerate(pairwise(widths)):
+            kind = Attention if i in full else LinearAttention
+            half = nn.Conv2d(c_in, c_out, 2, stride=2)  # space-to-depth and a 1×1 convolution
+            self.down.append(
+                Level(
+                    [residual(c_in, c_in), residual(c_in, c_in)],
+                    attention(c_in, kind),
+                    half if i < last else nn.Conv2d(c_in, c_out, 3, padding=1),
+                )
+            )
+            conv = nn.Conv2d(c_out, c_in, 3, padding=1)
+            self.up.insert(
+                0,
+                Level(
+                    [residual(c_out + c_in, c_out), residual(c_out + c_in, c_out)],
+                    attention(c_out, kind),
+                    nn.Sequential(nn.Upsample(scale_factor=2.0), conv) if i > 0 else conv,
+                ),
+            )
+        c = widths[-1]
+        self.middle1, self.middle2 = residual(c, c), residual(c, c)
+        self.middle_attention = attention(c, Attention)
+        self.last = residual(2 * init_dim, init_dim)
+        self.out = nn.Conv2d(init_dim, image_channels * (1 + learned_variance), 1)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
+        check_size(x.shape[2], x.shape[3], self.size_multiple)
+        time = self.time1(sinusoid(t, self.dim).to(self.time1.weight.dtype))
+        time = self.time2(F.gelu(time))
+        check_cond(cond, self.cond_dim)
+        if cond is not None and self.cond is not None:
+            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = F.silu(time)
+
+        x = self.stem(x)
+        stem, skips = x, []
+        for level in cast(Iterable[Level], self.down):
+            x = level.block1(x, time)
+            skips.append(x)
+            x = level.attention(level.block2(x, time))
+            skips.append(x)
+            x = level.resample(x)
+
+        x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
+
+        for level in cast(Iterable[Level], self.up):
+            x = level.block1(torch.cat([x, skips.pop()], dim=1), time)
+            x = level.block2(torch.cat([x, skips.pop()], dim=1), time)
+            x = level.resample(level.attention(x))
+        return self.out(self.last(torch.cat([x, stem], dim=1), time))
+
+
+def _check_options(
+    dim: int, multipliers: Sequence[int], full_attention_levels: Sequence[int], dropout: float
+) -> None:
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers must be one or more numbers ≥ 1, not {list(multipliers)}")
+    if dim < 4 or dim % 2:
+        raise ValueError(f"dim must be an even number ≥ 4, not {dim}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+    outside = [i for i in full_attention_levels if not 0 <= i < len(multipliers)]
+    if outside:
+        raise ValueError(
+            f"full_attention_levels must lie in 0..{len(multipliers) - 1}, not {outside}"
+        )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.data import DataError
+from fromnoise.data.labels import in_turn, in_words, only, parse_labels
+
+NAMES = ("red cube", "blue cube", "-odd", "sphere")
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("red cube", [1, 0, 0, 0]),
+        ("red cube, -blue cube", [1, -1, 0, 0]),
+        (" sphere ,red cube ", [1, 0, 0, 1]),
+        ("-sphere", [0, 0, 0, -1]),
+        ("-odd", [0, 0, 1, 0]),  # a name that begins like a negation is itself
+        ("--odd", [0, 0, -1, 0]),
+    ],
+)
+def test_words_become_numbers(text, condition):
+    np.testing.assert_array_equal(parse_labels(text, NAMES), condition)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("red cub", r"no label 'red cub'; did you mean red cube or blue cube\?"),
+        ("-speer", r"no label 'speer'; did you mean sphere\?"),
+        ("zzz", "no label 'zzz'; the labels are red cube, blue cube, -odd, sphere"),
+        ("", "no label ''"),
+        ("sphere,", "no label ''"),
+        ("sphere, sphere", "'sphere' is said twice"),
+        ("sphere, -sphere", "'sphere' is said twice"),
+    ],
+)
+def test_what_is_no_label(text, said):
+    with pytest.raises(DataError, match=said):
+        parse_labels(text, NAMES)
+
+
+def test_one_label_and_none_of_the_others():
+    np.testing.assert_array_equal(only("blue cube", NAMES), [-1, 1, -1, -1])
+    with pytest.raises(DataError, match="no label 'cube'"):
+        only("cube", NAMES)
+
+
+def test_each_in_turn():
+    turns = in_turn(NAMES, 6)
+    np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 3, 0, 1])
+    assert (turns.sum(axis=1) == 1 - 3).all()
+
+
+@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=4, max_size=4))
+def test_words_and_numbers_say_the_same(values):
+    condition = np.array(values)
+    words = in_words(condition, NAMES)
+    if not condition.any():
+        assert words == ""
+    elif condition.all() and (condition > 0).any():  # complete: what is not named is absent
+        assert words == ", ".join(n for n, v in zip(NAMES, values, strict=True) if v > 0)
+    else:
+        np.testing.assert_array_equal(parse_labels(words, NAMES), condition)

@@ -1,0 +1,368 @@
+"""The variational bound, beside closed forms that know nothing of how it is computed."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from fromnoise.diffusion import (
+    Denoiser,
+    NoiseSchedule,
+    Prediction,
+    bits_per_dimension,
+    bound_term,
+    prior_kl,
+)
+from fromnoise.diffusion.likelihood import log_level, term_of
+
+LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+SHAPE = (4, 2, 3, 3)
+
+
+class Guess(nn.Module):
+    """Some smooth network with a learned variance."""
+
+    def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
+        wave = torch.sin(2 * x_t + index[:, None, None, None] / 300)
+        return torch.cat([wave, wave.flip(3)], dim=1)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, SHAPE, generator=generator).double() / 127.5 - 1
+
+
+@pytest.fixture
+def noise(fixed_noise):
+    return fixed_noise(*SHAPE)
+
+
+each_variance = pytest.mark.parametrize("variance", ["small", "large", "learned"])
+
+
+# ---- the mass of a grey level ---------------------------------------------------------------
+
+
+def mass(mean: float, std: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """log of the mass of each of the 256 levels."""
+    x0 = LEVELS.to(dtype).reshape(1, 1, 16, 16)
+    return log_level(x0, torch.full_like(x0, mean), torch.tensor(std, dtype=dtype)).flatten()
+
+
+@given(mean=st.floats(-3, 3), std=st.floats(1e-4, 10))
+def test_the_masses_of_all_levels_add_up_to_1(mean, std):
+    assert mass(mean, std).exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert mass(mean, std, torch.float32).exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("std", [0.005, 0.03, 0.4, 2.0])
+@pytest.mark.parametrize("mean", [-1.3, -1.0, -0.2, 0.0, 0.501, 1.0])
+def test_a_mass_is_a_difference_of_scipys_distribution_functions(mean, std):
+    below, above = LEVELS.numpy() - 1 / 255, LEVELS.numpy() + 1 / 255
+    below[0], above[-1] = -math.inf, math.inf
+    left = stats.norm.cdf(above, mean, std) - stats.norm.cdf(below, mean, std)
+    right = stats.norm.sf(below, mean, std) - stats.norm.sf(above, mean, std)
+    expected = np.where(LEVELS.numpy() < mean, left, right)  # each is exact in its own tail
+    seen = expected > 1e-290
+    assert seen.any()
+    got = mass(mean, std).exp().numpy()
+    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-9)
+    single = mass(mean, std, torch.float32).numpy()
+    np.testing.assert_allclose(single[seen], np.log(expected[seen]), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mean", [-40.0, 40.0])
+def test_a_mass_too_small_for_any_number_has_a_logarithm(mean, dtype):
+    # 4000 standard deviations away: of the interval, all that counts is its nearer end.
+    got = mass(mean, 0.01, dtype)
+    assert got.isfinite().all()
+    nearer = LEVELS - math.copysign(1, LEVELS[0] - mean) / 255
+    expected = torch.special.log_ndtr(-(nearer - mean).abs() / 0.01)
+    torch.testing.assert_close(got.double()[1:-1], expected[1:-1], rtol=1e-6, atol=0)
+
+
+def test_the_gradient_of_a_mass_is_right_and_always_a_number():
+    x0 = torch.tensor([-1.0, -0.6, 0, 0.2, 1]).double().mul(127.5).round().div(127.5)
+    x0 = x0.reshape(1, 1, 1, 5)
+    mean = torch.tensor([-0.99, -0.58, 0, 0.3, 0.9]).double().reshape(x0.shape).requires_grad_()
+    std = torch.full_like(x0, 0.04).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, s: log_level(x0, m, s), (mean, std))
+    for dtype in (torch.float32, torch.float64):
+        for far, width in itertools.product((-30.0, 0.0, 30.0), (1e-3, 0.1, 30.0, 1e9)):
+            leaf = torch.tensor([far, width], dtype=dtype, requires_grad=True)
+            log_level(x0.to(dtype), leaf[0].expand(x0.shape), leaf[1]).sum().backward()
+            assert leaf.grad.isfinite().all()
+
+
+# ---- one term -------------------------------------------------------------------------------
+
+
+def bayes(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int) -> Normal:
+    """q(x_{t−1} | x_t, x_0) as a product of two densities of x_{t−1}: precisions add."""
+    a_s, r = schedule.alpha_bar[t - 1], schedule.alpha_bar[t] / schedule.alpha_bar[t - 1]
+    of_x0, of_x_t = 1 / (1 - a_s), r / (1 - r)
+    mean = (of_x0 * a_s.sqrt() * x0 + of_x_t * x_t / r.sqrt()) / (of_x0 + of_x_t)
+    return Normal(mean, (of_x0 + of_x_t).rsqrt().expand_as(mean))
+
+
+def per_dimension(nats: Tensor) -> Tensor:
+    return nats.flatten(1).mean(dim=1) / math.log(2)
+
+
+@each_variance
+@pytest.mark.parametrize("t", [2, 3, 400, 1000])
+def test_a_term_is_the_divergence_of_two_gaussians(schedule, images, noise, t, variance):
+    x_t = schedule.add_noise(images, noise(t), t)
+    denoiser = Denoiser(Guess(), schedule)
+    prediction = denoiser(x_t, t)
+    q = bayes(schedule, images, x_t, t)
+    beta = 1 - schedule.alpha_bar[t] / schedule.alpha_bar[t - 1]
+    std = {
+        "small": q.stddev,
+        "large": beta.sqrt(),
+        "learned": (prediction.fraction * beta.log() / 2).exp()
+        * q.stddev ** (1 - prediction.fraction),
+    }[variance]
+    p = Normal(bayes(schedule, prediction.x0, x_t, t).mean, std)
+    expected = per_dimension(kl_divergence(q, p))
+    got = bound_term(denoiser, images, noise(t), t, variance=variance)
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-12)
+    single = bound_term(denoiser, images.float(), noise(t).float(), t, variance=variance)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single, expected.float(), rtol=2e-4, atol=1e-7)
+
+
+@each_variance
+def test_the_term_of_time_1_is_that_of_the_grey_levels(schedule, images, noise, variance):
+    denoiser = Denoiser(Guess(), schedule)
+    prediction = denoiser(schedule.add_noise(images, noise(1), 1), 1)
+    beta, least = 1 - schedule.alpha_bar[1], bayes(schedule, images, images, 2).variance.mean()
+    fraction = prediction.fraction if variance == "learned" else 0.0
+    std = (beta**fraction * least ** (1 - fraction)).sqrt()
+    upper = torch.where(images == 1, math.inf, (images + 1 / 255 - prediction.x0) / std)
+    lower = torch.where(images == -1, -math.inf, (images - 1 / 255 - prediction.x0) / std)
+    on_the_right = lower > 0
+    a = torch.where(on_the_right, -upper, lower).numpy()
+    b = torch.where(on_the_right, -lower, upper).numpy()
+    probability = torch.from_numpy(special.ndtr(b) - special.ndtr(a))
+    got = bound_term(denoiser, images, noise(1), 1, variance=variance)
+    torch.testing.assert_close(got, per_dimension(-probability.log()), rtol=1e-8, atol=0)
+
+
+@each_variance
+def test_times_may_be_mixed(schedule, images, noise, variance):
+    denoiser, eps, t = Denoiser(Guess(), schedule), noise(0), torch.tensor([1, 2, 500, 1])
+    together = bound_term(denoiser, images, eps, t, variance=variance)
+    alone = [
+        bound_term(denoiser, images[i, None], eps[i, None], int(t[i]), variance=variance)
+        for i in range(4)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=0)
+
+
+def test_a_perfect_prediction_with_the_posteriors_variance_costs_nothing(schedule, images):
+    one = torch.ones((), dtype=torch.float64)
+    prediction = Prediction("x0", images, images, one, one)
+    assert term_of(prediction, schedule, images, 500).tolist() == [0] * 4
+
+
+def test_the_condition_reaches_the_network(schedule, images, noise):
+    class OfCondition(nn.Module):
+        def forward(self, x_t, index, cond):
+            return cond[:, :1, None, None] * x_t
+
+    cond = torch.tensor([[0.1], [0.2], [0.3], [0.4]], dtype=torch.float64)
+    denoiser = Denoiser(OfCondition(), schedule)
+    together = bound_term(denoiser, images, noise(7), 7, cond)
+    assert len({round(term, 6) for term in together.tolist()}) == 4
+    short = NoiseSchedule(1 - schedule.alpha_bar[1:8] / schedule.alpha_bar[:7])
+    whole = bits_per_dimension(
+        Denoiser(OfCondition(), short), images, cond, noise=noise, clamp=False
+    )
+    torch.testing.assert_close(whole.terms[:, 6], together, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("t", [0, -1, 1001])
+def test_a_time_without_a_term_is_refused(schedule, images, noise, t):
+    with pytest.raises(ValueError, match=r"t must lie in 0\.\.1000"):
+        bound_term(Denoiser(Guess(), schedule), images, noise(0), t)
+
+
+# ---- the prior ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("T", [1, 10, 1000])
+def test_the_prior_term_is_the_divergence_from_the_standard_normal(images, name, T):
+    schedule = NoiseSchedule.named(name, T)
+    a = schedule.alpha_bar[-1]
+    q = Normal(a.sqrt() * images, (1 - a).sqrt().expand_as(images))
+    expected = per_dimension(kl_divergence(q, Normal(torch.zeros_like(images), 1.0)))
+    torch.testing.assert_close(prior_kl(schedule, images), expected, rtol=1e-7, atol=1e-14)
+    single = prior_kl(schedule, images.float())
+    torch.testing.assert_close(single, expected.float(), rtol=1e-5, atol=1e-10)
+
+
+# ---- Gaussian data, of which every term is known in the mean --------------------------------
+
+ROOT = torch.tensor([[0.6, 0, 0], [0.5, 0.3, 0], [-0.2, 0.1, 0.8]], dtype=torch.float64)
+CASES = {"standard normal": torch.eye(3, dtype=torch.float64), "correlated": ROOT @ ROOT.T}
+each_case = pytest.mark.parametrize("covariance", CASES.values(), ids=CASES)
+TERMS = (2, 3, 30, 500, 1000)
+
+
+class Exact(nn.Module):
+    """E[x_0 | x_t] for x_0 ~ N(0, C), images (B,3,1,1)."""
+
+    def __init__(self, schedule: NoiseSchedule, covariance: Tensor) -> None:
+        super().__init__()
+        self.schedule, self.covariance = schedule, covariance
+
+    def posterior(self, t: int) -> tuple[Tensor, Tensor]:
+        """The gain and the covariance of x_0 given x_t, from the precisions."""
+        a = self.schedule.alpha_bar[t]
+        eye = torch.eye(3, dtype=torch.float64)
+        covariance = torch.linalg.inv(torch.linalg.inv(self.covariance) + a / (1 - a) * eye)
+        return covariance * a.sqrt() / (1 - a), covariance
+
+    def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
+        gain, _ = self.posterior(int(index[0]) + 1)
+        return (x_t[:, :, 0, 0] @ gain.T)[:, :, None, None]
+
+
+def means(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (x_0, ε) over which a polynomial of degree 2 has exactly its Gaussian mean."""
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=6)), dtype=torch.float64)
+    x0 = signs[:, :3] @ torch.linalg.cholesky(covariance).T
+    return x0[:, :, None, None], signs[:, 3:, None, None]
+
+
+@pytest.mark.parametrize("t", TERMS)
+def test_for_standard_normal_data_a_term_is_the_information_lost_in_a_step(schedule, t):
+    # With `large` the model is exact, and E L_{t−1} = I(x_0; x_{t−1}) − I(x_0; x_t).
+    x0, eps = means(CASES["standard normal"])
+    denoiser = Denoiser(Exact(schedule, CASES["standard normal"]), schedule, "x0")
+    a = schedule.alpha_bar
+    expected = math.log((1 - a[t]) / (1 - a[t - 1])) / 2 / math.log(2)
+    got = bound_term(denoiser, x0, eps, t, variance="large").mean().item()
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_for_standard_normal_data_the_prior_term_is_what_noise_has_left(schedule):
+    x0, _ = means(CASES["standard normal"])
+    expected = -math.log1p(-schedule.alpha_bar[-1]) / 2 / math.log(2)
+    assert prior_kl(schedule, x0).mean().item() == pytest.approx(expected, rel=1e-6)
+
+
+@each_case
+@pytest.mark.parametrize("t", TERMS)
+def test_with_the_small_variance_a_term_is_the_error_times_the_fall_of_the_snr(
+    schedule, covariance, t
+):
+    # E L_{t−1} = ½ (SNR_{t−1} − SNR_t) E‖x_0 − x̂_0‖² (Kingma et al. 2021, arXiv:2107.00630).
+    network = Exact(schedule, covariance)
+    snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
+    error = network.posterior(t)[1].trace() / 3
+    expected = ((snr[t - 1] - snr[t]) * error / 2 / math.log(2)).item()
+    x0, eps = means(covariance)
+    got = bound_term(Denoiser(network, schedule, "x0"), x0, eps, t).mean().item()
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+# ---- two grey levels, of which the entropy is known -----------------------------------------
+
+SHARE = 0.3  # of white
+ENTROPY = -(SHARE * math.log2(SHARE) + (1 - SHARE) * math.log2(1 - SHARE))
+
+
+class BlackOrWhite(nn.Module):
+    """E[x_0 | x_t] of pixels that are 1 with probability SHARE, else −1."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
+        a = self.schedule.alpha_bar[index + 1].reshape(-1, 1, 1, 1)
+        return torch.tanh(a.sqrt() / (1 - a) * x_t + math.log(SHARE / (1 - SHARE)) / 2)
+
+
+def expected_bound(T: int) -> float:
+    """E[total] over both levels and all ε, the latter a sum over a fine grid."""
+    log_snr = torch.linspace(14, -10, T, dtype=torch.float64)
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.sigmoid(log_snr)])
+    schedule = NoiseSchedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    grid = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    density = torch.exp(-(grid**2) / 2)
+    weight = torch.cat([SHARE * density, (1 - SHARE) * density]) / density.sum()
+    x0 = torch.tensor([1.0, -1.0]).double().repeat_interleave(161).reshape(-1, 1, 1, 1)
+    eps = grid.repeat(2).reshape(-1, 1, 1, 1)
+    denoiser = Denoiser(BlackOrWhite(schedule), schedule, "x0")
+    return (weight @ bits_per_dimension(denoiser, x0, noise=lambda t: eps).total).item()
+
+
+def test_the_bound_lies_above_the_entropy_and_meets_it_with_many_steps():
+    gaps = [expected_bound(T) - ENTROPY for T in (100, 200, 400, 800)]
+    assert all(gap > 0 for gap in gaps)
+    for few, many in itertools.pairwise(gaps):
+        assert many == pytest.approx(few / 2, rel=0.1)
+    assert gaps[-1] < 0.015
+
+
+# ---- the whole ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short() -> NoiseSchedule:
+    return NoiseSchedule.named("linear", 7, beta_1=0.02, beta_T=0.7)
+
+
+@each_variance
+def test_the_whole_is_the_sum_of_its_terms(short, images, noise, variance):
+    denoiser = Denoiser(Guess(), short)
+    free = bits_per_dimension(denoiser, images, noise=noise, variance=variance, clamp=False)
+    assert free.terms.shape == (4, 7)
+    for t in range(1, 8):
+        term = bound_term(denoiser, images, noise(t), t, variance=variance)
+        torch.testing.assert_close(free.terms[:, t - 1], term, rtol=0, atol=0)
+    assert torch.equal(free.L_0, free.terms[:, 0])
+    assert torch.equal(free.L_T, prior_kl(short, images))
+    torch.testing.assert_close(free.total, free.L_T + free.terms.sum(dim=1))
+    assert (free.terms > 0).all()
+
+
+def test_a_clamped_x0_bounds_better(short, images, noise):
+    denoiser = Denoiser(Guess(), short)
+    clamped = bits_per_dimension(denoiser, images, noise=noise)
+    free = bits_per_dimension(denoiser, images, noise=noise, clamp=False)
+    assert (clamped.terms <= free.terms).all()
+    assert (clamped.total < free.total).all()
+
+
+def test_no_graph_is_kept(short, images, noise):
+    class Learns(Guess):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x_t, index, cond):
+            return self.scale * super().forward(x_t, index, cond)
+
+    assert not bits_per_dimension(
+        Denoiser(Learns(), short), images, noise=noise
+    ).total.requires_grad
+
+
+def test_a_variance_that_was_not_learned_is_refused(short, images, noise):
+    denoiser = Denoiser(BlackOrWhite(short), short, "x0")
+    with pytest.raises(ValueError, match="this network predicts none"):
+        bits_per_dimension(denoiser, images, noise=noise, variance="learned")

@@ -1,0 +1,207 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fromnoise.networks import DenseAttention
+from fromnoise.networks.dense_attention import time_features
+
+TINY = {
+    "channels": (8, 4, 12),
+    "mid_channels": (12, 4),
+    "downsample": (True, False),
+    "time_dim": 6,
+    "num_layers": (1, 1, 1),
+    "heads": 2,
+    "out_width": 4,
+    "groups": 2,
+}
+
+
+def build(**options) -> DenseAttention:
+    """A small network in float64, every weight random."""
+    network = DenseAttention(**{**TINY, **options}).double()
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def inputs(network: DenseAttention, height: int = 8, width: int = 8, batch: int = 2):
+    x = torch.randn(batch, network.image_channels, height, width, dtype=torch.float64)
+    return x, torch.randint(1000, (batch,))
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (8, 8)),
+        ({"num_layers": (2, 2, 2), "image_channels": 1}, (6, 10)),
+        ({"num_layers": (1, 3, 2), "mid_channels": (12, 8, 16, 4)}, (4, 4)),
+        ({"attention_levels": (1,)}, (4, 2)),
+        ({"attention_levels": (), "downsample": (True, True)}, (4, 8)),
+        ({"downsample": (False, False), "heads": 1, "image_channels": 5}, (3, 5)),
+        ({"channels": (8, 16), "mid_channels": (16, 8), "downsample": (True,)}, (4, 4)),
+        ({"cond_dim": 6}, (4, 4)),
+        ({"cond_dim": 6, "learned_variance": True}, (4, 4)),
+    ],
+    ids=[
+        "published",
+        "layers-grey",
+        "middle",
+        "one-level-attends",
+        "none-attends",
+        "one-size",
+        "one-block",
+        "cond",
+        "variance",
+    ],
+)
+def test_equals_the_definition(definition_of, options, size):
+    network = build(**options)
+    x, t = inputs(network, *size)
+    cond = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 0, 0, 0, -1]]).double()
+    cond = cond if network.cond_dim else None
+    out = network(x, t, cond)
+    p = {name: w.detach().clone().requires_grad_() for name, w in network.named_parameters()}
+    expected = definition_of("dense_attention")(p, x, t, cond, **{**TINY, **options})
+    assert out.shape[1] == network.image_channels * (1 + network.learned_variance)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    gradients = {name: w.grad for name, w in network.named_parameters()}
+    expected_gradients = {name: w.grad for name, w in p.items()}
+    largest = max(g.abs().max().item() for g in expected_gradients.values())
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-10 * largest)
+
+
+@given(half=st.integers(1, 64), t=st.integers(0, 999))
+def test_time_is_all_sines_then_all_cosines(half, t):
+    angles = [t * 10000 ** (-i / half) for i in range(half)]
+    expected = torch.tensor([[*map(math.sin, angles), *map(math.cos, angles)]])
+    features = time_features(torch.tensor([t]), 2 * half)
+    assert features.dtype == torch.float32
+    # The angle is a float32 up to t, off by a few of its roundings.
+    torch.testing.assert_close(features, expected, rtol=0, atol=(1 + t) * 3e-7)
+
+
+def count(**options) -> int:
+    with torch.device("meta"):
+        network = DenseAttention(**options)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_has_the_published_number_of_parameters():
+    assert count() == 10_188_947
+
+
+def test_a_condition_adds_one_layer_without_bias():
+    assert count(cond_dim=24) == count() + 24 * 128
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_level_without_attention_lacks_that_of_both_its_blocks(level):
+    widths = [(64, 16), (128, 32), (256, 64)][level]  # what the blocks down and up emit
+    attention = sum(2 * (2 * c + 3 * c * (c + 1) + c * (c + 1)) for c in widths)  # norm, qkv, out
+    others = [i for i in range(3) if i != level]
+    assert count(attention_levels=others) == count() - attention
+
+
+def test_a_condition_of_zeros_is_no_condition_and_another_is_not():
+    network = build(cond_dim=4)
+    x, t = inputs(network)
+    without = network(x, t)
+    torch.testing.assert_close(network(x, t, torch.zeros(2, 4)), without, rtol=0, atol=0)
+    assert not torch.allclose(network(x, t, torch.eye(4)[:2]), without)
+
+
+@given(
+    image_channels=st.integers(1, 6),
+    downsample=st.lists(st.booleans(), min_size=2, max_size=2),
+    height=st.integers(1, 3),
+    width=st.integers(1, 3),
+    levels=st.none() | st.sets(st.integers(0, 1)).map(sorted),
+)
+def test_any_size_fits_and_images_do_not_see_each_other(
+    image_channels, downsample, height, width, levels
+):
+    network = build(image_channels=image_channels, downsample=downsample, attention_levels=levels)
+    k = network.size_multiple
+    assert k == 2 ** sum(downsample)
+    x, t = inputs(network, height * k, width * k, batch=3)
+    out = network(x, t)
+    assert out.shape == x.shape
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(out, alone, rtol=1e-9, atol=1e-9)
+
+
+def test_channels_last_gives_the_same_numbers():
+    network = build()
+    x, t = inputs(network)
+    expected = network(x, t)
+    network = network.to(memory_format=torch.channels_last)
+    out = network(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision_gives_nearly_the_same_numbers():
+    network = build(cond_dim=4, learned_variance=True).float()
+    for parameter in network.parameters():  # as large as trained weights are
+        parameter.data *= 0.3
+    x, t = inputs(network)
+    x, cond = x.float(), torch.eye(4)[:2]
+    expected = network(x, t, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(x, t, cond)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05 * expected.std().item())
+
+
+def test_evaluation_is_training_without_chance():
+    network = build()
+    x, t = inputs(network)
+    training = network(x, t)
+    torch.testing.assert_close(network.eval()(x, t), training, rtol=0, atol=0)
+
+
+def test_a_size_that_the_levels_do_not_divide_is_refused():
+    network = build(downsample=(True, True))
+    with pytest.raises(ValueError, match=r"30x30 .* nearest: 28x28 or 32x32"):
+        network(*inputs(network, 30, 30))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": (8,)}, r"two or more widths each, not \[8\] and \[12, 4\]"),
+        ({"mid_channels": (12,)}, r"two or more widths each, not \[8, 4, 12\] and \[12\]"),
+        ({"mid_channels": (12, 8)}, r"start with 12 and end with 4, .* not \[12, 8\]"),
+        ({"mid_channels": (8, 4)}, r"start with 12 and end with 4, .* not \[8, 4\]"),
+        ({"groups": 8}, "multiple of groups, but 4 is not one of 8; for example groups = 4"),
+        ({"groups": 0}, "multiple of groups, but 8 is not one of 0"),
+        ({"heads": 3}, "multiple of heads, but 8 is not one of 3; for example heads = 4"),
+        ({"out_width": 7}, "multiple of groups, but 7 is not one of 2; for example groups = 1"),
+        ({"out_width": 0}, "multiple of groups, but 0 is not one of 2"),
+        ({"downsample": (True,)}, r"each of the 2 blocks .*, not \[True\]"),
+        ({"num_layers": (2, 2)}, r"num_layers must be three numbers ≥ 1.* not \[2, 2\]"),
+        ({"num_layers": (2, 0, 2)}, r"num_layers must be three numbers ≥ 1.* not \[2, 0, 2\]"),
+        ({"time_dim": 7}, "time_dim must be an even number ≥ 2, not 7"),
+        ({"time_dim": 0}, "time_dim must be an even number ≥ 2, not 0"),
+        ({"attention_levels": (1, 2)}, r"attention_levels must lie in 0..1, not \[2\]"),
+        ({"attention_levels": (-1,)}, r"attention_levels must lie in 0..1, not \[-1\]"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DenseAttention(**{**TINY, **options})
+
+
+def test_a_condition_given_to_a_network_without_one_is_refused():
+    network = DenseAttention(**TINY)
+    with pytest.raises(ValueError, match="takes no condition"):
+        network(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.ones(2, 3))

@@ -1,0 +1,163 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import fromnoise
+from fromnoise.config import ConfigError
+from fromnoise.data import open_images
+from fromnoise.data.batches import batch_indices, load_conditions
+from fromnoise.training.log import read_log
+
+
+@pytest.fixture
+def digits():
+    return open_images("digits")
+
+
+def conditions(data, *, dropout, label_dropout=0.0, images=20_000, step=3):
+    return load_conditions(
+        data, seed=1, step=step, batch_size=images, dropout=dropout, label_dropout=label_dropout
+    )
+
+
+def test_labels_are_those_of_the_images(digits):
+    cond = conditions(digits, dropout=0.0, images=50)
+    indices = batch_indices(1, 3, 50, len(digits))
+    np.testing.assert_array_equal(cond.numpy(), digits.labels[indices])
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 10])
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_the_share_of_empty_conditions_is_the_setting_whatever_the_number_of_labels(
+    digits, num_labels, dropout
+):
+    labels = digits.labels[:, :num_labels]
+    data = fromnoise.ImageSet(digits.images, labels, (), "", (), "digits")
+    cond = conditions(data, dropout=dropout)
+    share = (cond == 0).all(dim=1).double().mean().item()
+    assert abs(share - dropout) < 3 * math.sqrt(dropout * (1 - dropout) / len(cond))
+
+
+def test_single_labels_are_dropped_by_draws_of_their_own(digits):
+    cond = conditions(digits, dropout=0.0, label_dropout=0.25)
+    unsaid = (cond == 0).double()
+    error = 3 * math.sqrt(0.25 * 0.75 / unsaid.numel())
+    assert abs(unsaid.mean().item() - 0.25) < error
+    correlation = np.corrcoef(unsaid[:, 0], unsaid[:, 1])[0, 1]
+    assert abs(correlation) < 3 / math.sqrt(len(cond))
+
+
+def test_both_kinds_are_a_function_of_seed_and_step(digits):
+    first = conditions(digits, dropout=0.3, label_dropout=0.3, images=64)
+    torch.manual_seed(9)
+    again = conditions(digits, dropout=0.3, label_dropout=0.3, images=64)
+    other = conditions(digits, dropout=0.3, label_dropout=0.3, images=64, step=4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory):
+    """Digits by class, ten steps: enough to be asked for classes, not to draw them."""
+    tree = {
+        "data": {"source": "digits", "labels": True},
+        "network": {"name": "ddpm", "channels": 8, "multipliers": [1, 2], "groups": 4},
+        "diffusion": {"T": 20, "schedule": "cosine"},
+        "training": {"steps": 4, "batch_size": 8, "learning_rate": 0.01, "precision": "fp32"},
+        "sampling": {"steps": 5, "guidance": 2.0},
+    }
+    return fromnoise.train(tree, out=tmp_path_factory.mktemp("labelled") / "run")
+
+
+def test_a_model_knows_its_labels_and_answers_to_them(labelled_run):
+    model = labelled_run.model("raw")
+    assert model.spec.label_names == tuple("0123456789")
+    assert model.sampling_plan().guidance == 2.0
+    cond = torch.eye(10)[:2] * 2 - 1
+    of_0, of_1 = model.sample([5, 5], cond=cond)
+    assert not torch.equal(of_0, of_1)
+    assert not torch.equal(of_0, model.sample([5])[0])
+
+
+def test_one_seed_and_label_is_one_image_at_any_batch_size(labelled_run):
+    model = labelled_run.model()
+    cond = torch.eye(10)[:6] * 2 - 1
+    together = model.sample(range(6), cond=cond).int()
+    for size in (1, 4):
+        apart = model.sample(range(6), cond=cond, batch_size=size).int()
+        assert (together - apart).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"cond": torch.ones(2, 3)}, r"cond must be of shape \(2, 10\), .* not \(2, 3\)"),
+        ({"guidance": -0.5}, r"at least 0, not -0.5: it is s in ε = ε_∅ \+ s·"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_model_with_labels(labelled_run, how, said):
+    with pytest.raises(ValueError, match=said):
+        labelled_run.model().sample([0, 1], **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"cond": torch.ones(1, 10)}, "trained without labels"),
+        ({"guidance": 2.0}, r"nothing to guide it by: ε = ε_∅ \+ s·\(ε_c − ε_∅\)"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_model_without(finished_run, how, said):
+    with pytest.raises(ValueError, match=said):
+        fromnoise.load(finished_run).sample([0], **how)
+
+
+def test_labels_that_are_not_there_cannot_be_trained_on(tiny, tmp_path):
+    np.save(tmp_path / "plain.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    tiny["data"] = {"source": "npz", "path": str(tmp_path / "plain.npy"), "labels": True}
+    with pytest.raises(ConfigError, match=r"data.labels = true, but npz has no labels"):
+        fromnoise.train(tiny, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- epochs, first weights, progress -------------------------------------------------------------
+
+
+def test_epochs_become_steps_and_each_leaves_its_mean_loss(tiny, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "few.npy", images)
+    del tiny["training"]["steps"]
+    tiny["training"] |= {"epochs": 3, "log_every": 1}
+    run = fromnoise.train(tiny, data=tmp_path / "few.npy", out=tmp_path / "run")
+    assert run.recipe().training.steps == 8  # 3 * 20 / 8, to the nearest
+    rows = read_log(run.folder)
+    ends = {row["finished_epoch"]: row for row in rows if "finished_epoch" in row}
+    assert [row["step"] for row in ends.values()] == [3, 5, 8]
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    assert ends[2]["epoch_loss"] == pytest.approx((losses[4] + losses[5]) / 2)
+
+
+def test_a_run_starts_from_other_weights(tiny, run, tmp_path):
+    tiny["training"] |= {"steps": 1, "learning_rate": 1e-12, "start_from": str(run)}
+    begun = fromnoise.train(tiny, out=tmp_path / "second").model("raw")
+    for name, tensor in fromnoise.load(run).denoiser.network.state_dict().items():
+        torch.testing.assert_close(begun.denoiser.network.state_dict()[name], tensor)
+    tiny["network"]["channels"] = 16
+    with pytest.raises(ConfigError, match=r"start_from: .* holds another network"):
+        fromnoise.train(tiny, out=tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
+    from fromnoise.training import progress_figure
+
+    (run / "previews" / "000003.npz").write_bytes((run / "previews" / "000006.npz").read_bytes())
+    assert cli("progress", run, "--epochs", "0").out.strip().endswith("progress.png")
+    first = (run / "progress.png").read_bytes()
+    progress_figure(run)
+    assert (run / "progress.png").read_bytes() != first  # two moments instead of one
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="has no previews"):
+        progress_figure(tmp_path / "empty")
