@@ -47,6 +47,7 @@ class ModelSpec(Section):
     sampling: Sampling
     channels: int
     size: tuple[int, int]  # (H, W)
+    data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # what the K numbers of a condition stand for
     weights: Weights = "raw"
     step: int = 0
@@ -120,7 +121,7 @@ class Model:
             ):
                 x = step.x
             assert x is not None
-            batches.append(to_uint8(x))
+            batches.append(to_uint8(x, self.spec.data_range))
         if not batches:
             return torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)
         return torch.cat(batches)
@@ -160,7 +161,7 @@ class Model:
             return image_noise(seeds, t, shape).to(device)
 
         walk = SAMPLERS[plan.sampler.name](
-            clamp_x0(denoise) if plan.clamp else denoise,
+            clamp_x0(denoise, *self.spec.data_range) if plan.clamp else denoise,
             schedule,
             x.to(device),
             times,
@@ -316,6 +317,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """[−1, 1] → 0..255, rounded; values outside are cut off. On the CPU."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+def to_uint8(x: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """From black and white as in `data_range` to 0..255, rounded; what is outside is cut off.
+
+    On the CPU.
+    """
+    low, high = data_range
+    unit = (x.clamp(low, high) - low) / (high - low)
+    return (unit * 255).round().to(torch.uint8).cpu()

@@ -160,8 +160,8 @@ def sample_to_folder(
             if film is not None:
                 film.take(step)
             if each_step and i == 0:
-                files += _save_step(step, folder / "steps", title)
-        finished = to_uint8(step.x).numpy()
+                files += _save_step(step, model, folder / "steps", title)
+        finished = to_uint8(step.x, model.spec.data_range).numpy()
         metadata = [
             {**settings, "seed": str(seed), **({"labels": text} if text else {}), **MADE_BY}
             for seed, text in zip(batch, said, strict=True)
@@ -180,7 +180,7 @@ def sample_to_folder(
         captions = None if cond is None else words[:GRID_IMAGES]
         files.append(grid_figure(first, folder / "grid.png", title=title, captions=captions))
     if noise:
-        start = to_uint8(model.start(seeds[:GRID_IMAGES])).numpy()
+        start = to_uint8(model.start(seeds[:GRID_IMAGES]), model.spec.data_range).numpy()
         panels = [("$x_T$, the starting noise", start), ("$x_0$, what became of it", first)]
         files.append(grids_side_by_side(panels, folder / "noise.png", title=title))
     if npz:
@@ -200,9 +200,10 @@ def _safe(words: str) -> str:
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", words)[:100].strip(" .")
 
 
-def _save_step(step: Step, folder: Path, title: str) -> list[Path]:
+def _save_step(step: Step, model: Model, folder: Path, title: str) -> list[Path]:
     """Grids of x_s and of the x̂_0 predicted from x_t, each named by its own time."""
-    x, x0 = (to_uint8(a[:GRID_IMAGES]).numpy() for a in (step.x, step.x0))
+    shown = (a[:GRID_IMAGES] for a in (step.x, step.x0))
+    x, x0 = (to_uint8(a, model.spec.data_range).numpy() for a in shown)
     return [
         grid_figure(x, folder / f"x_t-{step.s:04d}.png", title=f"$x_t$ at $t$ = {step.s}, {title}"),
         grid_figure(
@@ -233,18 +234,19 @@ class Film:
         self.frames: list[np.ndarray] = []
         self._x: dict[int, np.ndarray] = {}  # t → x_t of the first images
         self._x0: dict[int, np.ndarray] = {}  # t → x̂_0 predicted from that x_t
+        self._data_range = model.spec.data_range
         self._see(visited[0], model.start(seeds))
 
     def _see(self, t: int, x: torch.Tensor) -> None:
         if t in self._frame_times:
-            self.frames.append(tile(to_uint8(x[:GRID_IMAGES]).numpy()))
+            self.frames.append(tile(to_uint8(x[:GRID_IMAGES], self._data_range).numpy()))
         if t in self.times:
-            self._x[t] = to_uint8(x[:STRIP_IMAGES]).numpy()
+            self._x[t] = to_uint8(x[:STRIP_IMAGES], self._data_range).numpy()
 
     def take(self, step: Step) -> None:
         """Keep what is wanted of this step."""
         if step.t in self.times:
-            self._x0[step.t] = to_uint8(step.x0[:STRIP_IMAGES]).numpy()
+            self._x0[step.t] = to_uint8(step.x0[:STRIP_IMAGES], self._data_range).numpy()
         self._see(step.s, step.x)
 
     def save_strip(self, path: Path, title: str) -> Path:

@@ -160,7 +160,7 @@ def test_says_what_it_assumes():
     mnist = context_unet(payload(theirs(channels=1, classes=10, expand=7)))
     assert [*mnist.spec["label_names"]] == [*"0123456789"]
     assert len(mnist.notes) == 1
-    assert "trains on images in [0, 1]" in mnist.notes[0]
+    assert "images in [0, 1] are assumed" in mnist.notes[0]
     clevr = context_unet(payload(theirs()))
     assert clevr.spec["label_names"][::23] == ["class_0", "class_23"]
     assert len(clevr.notes) == 1

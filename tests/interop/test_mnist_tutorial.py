@@ -169,6 +169,7 @@ def test_says_what_it_is_and_how_it_is_sampled():
         },
         "channels": 1,
         "size": [32, 32],
+        "data_range": [0, 1],
     }
     assert read.step == 0
     assert "32x32 pixels" in read.notes[0]

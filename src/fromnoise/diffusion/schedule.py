@@ -139,12 +139,12 @@ class NoiseSchedule:
 
     def _step(self, t: Time, s: Time) -> tuple[Tensor, Tensor, Tensor]:
         """ᾱ_t, ᾱ_s, and the variance β of the noise that is added between s and t."""
-        t, s = torch.broadcast_tensors(self._index(t), self._index(s))
-        wrong = s >= t
+        before, after = torch.broadcast_tensors(self._index(t), self._index(s))
+        wrong = after >= before
         if wrong.any():
-            before, after = int(t[wrong][0]), int(s[wrong][0])
-            raise ValueError(f"a step leads to an earlier time, not from {before} to {after}")
-        a_t, a_s = self.alpha_bar[t], self.alpha_bar[s]
+            pair = f"from {int(before[wrong][0])} to {int(after[wrong][0])}"
+            raise ValueError(f"a step leads to an earlier time, not {pair}")
+        a_t, a_s = self.alpha_bar[before], self.alpha_bar[after]
         return a_t, a_s, 1 - a_t / a_s
 
     def _at(self, table: Tensor, t: Time) -> Tensor:

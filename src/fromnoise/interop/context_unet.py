@@ -66,8 +66,8 @@ def context_unet(payload: Payload) -> Foreign | None:
         )
     if channels == 1:
         notes.append(
-            "that system's MNIST script trains on images in [0, 1], and images here are in "
-            "[−1, 1]: if this model is from there, its black is shown as middle grey"
+            "one channel: images in [0, 1] are assumed, as in that system's MNIST script; if this "
+            "model saw others, give data_range=[-1,1]"
         )
     count = network["contextembed1.model.0.weight"].shape[1]
     spec: dict[str, Any] = {
@@ -88,6 +88,7 @@ def context_unet(payload: Payload) -> Foreign | None:
         "sampling": {"sampler": {"name": "ddpm", "variance": "large"}, "steps": len(betas)},
         "channels": channels,
         "size": [size, size],
+        "data_range": [0, 1] if channels == 1 else [-1, 1],
         "label_names": [str(i) if count == 10 else f"class_{i}" for i in range(count)],
     }
     return Foreign(spec, None, _ours(network), notes=notes)

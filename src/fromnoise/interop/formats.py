@@ -10,15 +10,23 @@ from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError, TensorFile, write_tensors
 from fromnoise.config import ConfigError, explain, unknown, with_checked_components, with_key
+from fromnoise.interop.context_unet import context_unet
+from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.importing import Foreign, Format, read_payload, seen
+from fromnoise.interop.lucidrains import lucidrains
+from fromnoise.interop.mnist_tutorial import mnist_tutorial
 from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
 from fromnoise.model import FILE_OF, ModelSpec, build_denoiser
 
 FORMATS: dict[str, Format] = {
+    "explainingai": explainingai,
     "zoubohao": zoubohao,
     "w86763777": w86763777,
+    "mnist-tutorial": mnist_tutorial,
+    "lucidrains": lucidrains,
+    "context-unet": context_unet,
 }
-CAN_CHANGE = ("network.", "diffusion.", "sampling.", "size", "label_names")
+CAN_CHANGE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
 logger = logging.getLogger("fromnoise")
 
 
@@ -86,9 +94,9 @@ def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
             ) from error
         if foreign is not None:
             return name, foreign
-    wanted = f"the format {format}" if format else "none of the known formats"
+    wanted = f"not of the format {format}" if format else "of none of the known formats"
     raise CheckpointError(
-        f"{file} is of {wanted}; keys seen: {seen(payload)}; known formats: {', '.join(FORMATS)}"
+        f"{file} is {wanted}; keys seen: {seen(payload)}; known formats: {', '.join(FORMATS)}"
     )
 
 

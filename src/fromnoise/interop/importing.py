@@ -6,6 +6,7 @@ is what `torch.load` read, with `weights_only=True`, so that nothing in the file
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import CheckpointError
+from fromnoise.checkpoints import CheckpointError, read_tensors
 
 Payload = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
@@ -23,8 +24,8 @@ class Foreign(NamedTuple):
     """A model that another program trained, in our words.
 
     spec: the keys of `ModelSpec` that are known: `network` {name, options}, `diffusion`,
-    `sampling`, `channels`, `size`, `label_names`; sizes inferred from the tensors, the rest that
-    system's defaults. ema, raw: state dicts of our network; at least one of them.
+    `sampling`, `channels`, `size`, `label_names`, `data_range`; sizes inferred from the tensors,
+    the rest that system's defaults. ema, raw: state dicts of our network; at least one of them.
     notes: what was assumed, one line each, for the person to read.
     """
 
@@ -46,18 +47,24 @@ def read_payload(file: Path) -> Payload:
     if not file.is_file():
         raise CheckpointError(f"there is no file {file.absolute()}")
     if file.suffix == ".safetensors":
-        from fromnoise.checkpoints import read_tensors
-
         return read_tensors(file).tensors
     try:
-        payload = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that it reads all the same
+            payload = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None:
+            raise CheckpointError(
+                f"{file} was refused: it is no checkpoint of torch, or its pickle asks for more than "
+                "tensors and plain values"
+            ) from error
         raise CheckpointError(
-            f"{file} was refused: its pickle names code that would run on loading "
-            f"({_named_in(error)}). Load it where it was written and save its state_dict() alone"
+            f"{file} was refused: its pickle names code that would run on loading ({named[1]}); "
+            "load it where it was written and save its state_dict() alone"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file} is not a whole checkpoint of torch ({reason})") from error
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
         raise CheckpointError(
@@ -91,8 +98,3 @@ def seen(payload: Payload, at_most: int = 8) -> str:
     keys = list(payload)
     more = f", … ({len(keys)} keys)" if len(keys) > at_most else ""
     return ", ".join(keys[:at_most]) + more
-
-
-def _named_in(error: Exception) -> str:
-    match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return match[1] if match else "an unknown class"

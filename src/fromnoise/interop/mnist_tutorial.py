@@ -46,14 +46,15 @@ def mnist_tutorial(payload: Payload) -> Foreign | None:
         },
         "channels": raw["shallow_conv.weight"].shape[1],
         "size": [32, 32],
+        "data_range": [0, 1],
     }
     step = _step(payload.get("optimizer", {}))
     notes = [
         "assumed, for the weights do not tell: 32x32 pixels, T = 1000, β from 1e-4 to 0.02, 8 "
         "heads, 32 groups; change them with size=, diffusion.T=, diffusion.schedule.beta_T=, "
         "network.heads= and network.groups=",
-        "that program trains on images in [0, 1] and samples without clamping, as is done here: "
-        "black is 0 in what this model makes, not −1",
+        "that program trains on images in [0, 1] (data_range) and samples without clamping x̂_0 "
+        "(sampling.clamp=false), as is done here",
     ]
     if step:
         notes.append(

@@ -272,6 +272,12 @@ def _take_weights(denoiser: Denoiser, path: Path) -> None:
             f"{other.spec.channels} channels, {len(other.spec.label_names)} labels) than this "
             f"recipe's: {str(error).splitlines()[1].strip()}"
         ) from error
+    if other.spec.data_range != (-1.0, 1.0):
+        logger.warning(
+            "%s saw images in %s, and now sees them in [−1, 1]: it has to learn that first",
+            path,
+            list(other.spec.data_range),
+        )
     logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 

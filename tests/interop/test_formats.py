@@ -1,0 +1,195 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import fromnoise
+from fromnoise.checkpoints import CheckpointError
+from fromnoise.config import ConfigError
+from fromnoise.interop import FORMATS, import_model
+from fromnoise.networks import DDPM
+
+C = 32
+
+
+def flat_state(network):
+    """The smallest network of ours, of one level, under the names of the flat format."""
+    names = {
+        "time1": "time_embedding.timembedding.1",
+        "time2": "time_embedding.timembedding.3",
+        "stem": "head",
+        "norm": "tail.0",
+        "out": "tail.2",
+        "middle1": "middleblocks.0",
+        "middle2": "middleblocks.1",
+        "middle_attention.norm": "middleblocks.0.attn.group_norm",
+        "middle_attention.out": "middleblocks.0.attn.proj",
+        "down.0.blocks.0": "downblocks.0",
+        "up.0.blocks.0": "upblocks.0",
+        "up.0.blocks.1": "upblocks.1",
+    }
+    layers = {"norm1": "block1.0", "conv1": "block1.2", "time": "temb_proj.1"}
+    layers |= {"norm2": "block2.0", "conv2": "block2.3", "shortcut": "shortcut"}
+    state = {"time_embedding.timembedding.0.weight": torch.zeros(7, C)}
+    for name, tensor in network.state_dict().items():
+        path, kind = name.rsplit(".", 1)
+        if path == "middle_attention.qkv":
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                part = part[:, :, None, None] if kind == "weight" else part
+                state[f"middleblocks.0.attn.proj_{letter}.{kind}"] = part
+        elif path in names:
+            tensor = (
+                tensor[:, :, None, None] if path.endswith("n.out") and kind == "weight" else tensor
+            )
+            state[f"{names[path]}.{kind}"] = tensor
+        else:
+            block, layer = path.rsplit(".", 1)
+            state[f"{names[block]}.{layers[layer]}.{kind}"] = tensor
+    return state
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    options = {"channels": C, "multipliers": (1,), "num_res_blocks": 1, "attention_levels": ()}
+    how = {"embedding": "interleaved", "downsample": "symmetric", "norm_eps": 1e-5}
+    made = DDPM(image_channels=1, dropout=0.0, **options, **how).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+@pytest.fixture
+def file(network, tmp_path):
+    torch.save(flat_state(network), tmp_path / "ckpt_199_.pt")
+    return tmp_path / "ckpt_199_.pt"
+
+
+def test_an_imported_model_is_loaded_sampled_and_trained_on(network, file, tmp_path, cli, tiny):
+    code, out, _ = cli("import", file, "--out", tmp_path / "model", "size=[8,8]")
+    assert code == 0
+    assert "imported: zoubohao" in out
+    assert "schedule: {name: linear" in out  # which one was assumed is said
+    model = fromnoise.load(tmp_path / "model")
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0, 6])
+    torch.testing.assert_close(model.denoiser.network(x, t), network(x, t), rtol=1e-5, atol=1e-5)
+    assert cli("sample", tmp_path / "model", "--num", 2).code == 0
+    assert (tmp_path / "model/samples").is_dir()
+
+    tiny["network"] = model.spec.network.model_dump()
+    tiny["diffusion"]["T"] = 7
+    tiny["training"] |= {"steps": 1, "start_from": str(tmp_path / "model")}
+    fromnoise.train(tiny, out=tmp_path / "run")
+
+
+def test_what_the_file_does_not_say_can_be_said(file, tmp_path):
+    changes = {"size": 16, "diffusion.schedule.beta_T": 0.3, "sampling.sampler": "ddim"}
+    spec = import_model(file, tmp_path / "model", overrides=changes)
+    assert spec == fromnoise.load(tmp_path / "model").spec
+    assert (spec.size, spec.diffusion.schedule.options["beta_T"]) == ((16, 16), 0.3)
+    assert spec.sampling.sampler.name == "ddim"
+
+
+def test_a_safetensors_file_of_such_weights_is_read_too(network, tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in flat_state(network).items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    assert import_model(tmp_path / "weights.safetensors", tmp_path / "model").channels == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"channels": 3}, "unknown key channels; an import can be told network., diffusion."),
+        ({"size": "big"}, "size"),
+        ({"size": 7}, None),
+        ({"diffusion.T": 0}, "diffusion.T = 0: input should be greater than or equal to 1"),
+        ({"network.chanels": 3}, "did you mean network.channels"),
+        ({"network.channels": 64}, "its raw weights do not fit"),
+    ],
+)
+def test_what_cannot_be_changed(file, tmp_path, overrides, said):
+    if said is None:  # any size fits a network of one level
+        assert import_model(file, tmp_path / "model", overrides=overrides).size == (7, 7)
+        return
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        import_model(file, tmp_path / "model", overrides=overrides)
+    assert not (tmp_path / "model").exists()
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_a_pickle_that_would_execute_code_is_refused(tmp_path, cli, capsys):
+    torch.save({"net_model": Payload()}, tmp_path / "evil.pt")
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps(Payload(), protocol=2))
+    (tmp_path / "new.pkl").write_bytes(pickle.dumps(Payload(), protocol=4))
+    for name in ("evil.pt", "old.pkl", "new.pkl"):
+        code, out, err = cli("import", tmp_path / name, "--out", tmp_path / "model")
+        assert code == 2
+        assert f"{name} was refused: " in err
+        assert name == "new.pkl" or "its pickle names code that would run on loading" in err
+        assert "this ran" not in out + err
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"a": torch.zeros(2), "b.c": torch.zeros(1)},
+            "none of the known formats; keys seen: a, b.c;",
+        ),
+        ({}, "keys seen: ;"),
+        ([1, 2], "holds a list; expected a state dict"),
+        (torch.zeros(3), "holds a Tensor; expected a state dict"),
+    ],
+)
+def test_a_file_of_no_format_says_what_was_seen_and_what_is_known(tmp_path, content, said):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=said) as refused:
+        import_model(tmp_path / "other.pt", tmp_path / "model")
+    if "keys seen" in said:
+        assert all(name in str(refused.value) for name in FORMATS)
+
+
+def test_files_that_are_no_checkpoints(tmp_path, file):
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "cut.pt").write_bytes(file.read_bytes()[:5000])
+    for name in ("text.pt", "cut.pt"):
+        with pytest.raises(CheckpointError, match=name):
+            import_model(tmp_path / name, tmp_path / "model")
+    with pytest.raises(CheckpointError, match="there is no file"):
+        import_model(tmp_path / "nowhere.pt", tmp_path / "model")
+
+
+def test_a_format_that_is_named_is_the_only_one_tried(file, tmp_path):
+    with pytest.raises(CheckpointError, match="is not of the format lucidrains"):
+        import_model(file, tmp_path / "model", format="lucidrains")
+    with pytest.raises(
+        ConfigError, match="--format 'lucidrain' is unknown; did you mean lucidrains"
+    ):
+        import_model(file, tmp_path / "model", format="lucidrain")
+
+
+def test_what_is_there_already_is_left_alone(file, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty; give --out a new folder"):
+        import_model(file, tmp_path / "model")
+    assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
+
+
+def test_a_range_of_zero_to_one_is_shown_as_black_to_white(file, tmp_path):
+    import_model(file, tmp_path / "a", overrides={"size": 8})
+    import_model(file, tmp_path / "b", overrides={"size": 8, "data_range": [0, 1]})
+    a, b = (fromnoise.load(tmp_path / name) for name in "ab")
+    how = {"steps": 3, "sampler": "ddim"}
+    for model, low in ((a, -1.0), (b, 0.0)):
+        *_, last = model.denoise([0], **how)
+        expected = np.clip((last.x.numpy() - low) / (1 - low), 0, 1) * 255
+        np.testing.assert_allclose(model.sample([0], **how).numpy(), expected, atol=0.51)
+        assert last.x0.min() >= low
