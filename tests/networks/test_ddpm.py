@@ -3,10 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
 from fromnoise.networks import DDPM
-from fromnoise.networks.layers import sinusoid
 
 GROUPS = 4
 TINY = {"channels": 8, "groups": GROUPS, "multipliers": (1, 2), "dropout": 0.0}
@@ -26,79 +24,6 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
     return x, torch.randint(1000, (batch,))
 
 
-def definition(
-    p: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    features: torch.Tensor,
-    cond: torch.Tensor | None = None,
-    *,
-    num_levels: int,
-    attention_levels: tuple[int, ...],
-    num_res_blocks: int,
-    asymmetric: bool,
-    dropout: float,
-) -> torch.Tensor:
-    """The network written out as functions of its weights p; `features` embed the time."""
-
-    def conv(name, h, **options):
-        return F.conv2d(h, p[f"{name}.weight"], p[f"{name}.bias"], **options)
-
-    def linear(name, h):
-        return h @ p[f"{name}.weight"].T + p[f"{name}.bias"]
-
-    def norm_silu(name, h):
-        return F.silu(norm(name, h))
-
-    def norm(name, h):
-        return F.group_norm(h, GROUPS, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-6)
-
-    def residual(name, h):
-        r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
-        r = r + linear(f"{name}.time", F.silu(time))[:, :, None, None]
-        r = F.dropout(norm_silu(f"{name}.norm2", r), dropout)
-        r = conv(f"{name}.conv2", r, padding=1)
-        return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
-
-    def attention(name, h):
-        c = h.shape[1]
-        tokens = norm(f"{name}.norm", h).permute(0, 2, 3, 1).reshape(len(h), -1, c)
-        q, k, v = linear(f"{name}.qkv", tokens).split(c, dim=2)
-        attended = torch.softmax(q @ k.mT * c**-0.5, dim=2) @ v
-        return h + linear(f"{name}.out", attended).mT.reshape(h.shape)
-
-    def block(way, position, level, j, h):
-        h = residual(f"{way}.{position}.blocks.{j}", h)
-        if level in attention_levels:
-            h = attention(f"{way}.{position}.attentions.{j}", h)
-        return h
-
-    time = linear("time2", F.silu(linear("time1", features)))
-    if cond is not None:
-        time = time + cond @ p["cond.weight"].T
-
-    h = conv("stem", x, padding=1)
-    skips = [h]
-    for level in range(num_levels):
-        for j in range(num_res_blocks):
-            h = block("down", level, level, j, h)
-            skips.append(h)
-        if level < num_levels - 1:
-            h = F.pad(h, (0, 1, 0, 1) if asymmetric else (1, 1, 1, 1))
-            h = conv(f"down.{level}.resample.conv", h, stride=2)
-            skips.append(h)
-
-    h = residual("middle2", attention("middle_attention", residual("middle1", h)))
-
-    for position, level in enumerate(reversed(range(num_levels))):
-        for j in range(num_res_blocks + 1):
-            h = block("up", position, level, j, torch.cat([h, skips.pop()], dim=1))
-        if level > 0:
-            h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-            h = conv(f"up.{position}.resample.conv", h, padding=1)
-    assert not skips
-    return conv("out", norm_silu("norm", h), padding=1)
-
-
 @pytest.mark.parametrize(
     ("options", "size"),
     [
@@ -112,7 +37,7 @@ def definition(
     ],
     ids=["defaults", "interleaved", "symmetric", "levels", "one-level", "cond", "dropout"],
 )
-def test_equals_the_definition(options, size):
+def test_equals_the_definition(definition_of, options, size):
     network = build(**options)
     x, t = inputs(network, *size)
     cond = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 0, 0, 0, -1]]).double()
@@ -120,18 +45,15 @@ def test_equals_the_definition(options, size):
     torch.manual_seed(1)  # for both the same elements drop out
     out = network(x, t, cond)
     torch.manual_seed(1)
-    expected = definition(
-        dict(network.named_parameters()),
-        x,
-        sinusoid(t, network.channels, options.get("embedding", "halves")).double(),
-        cond,
-        num_levels=len(options.get("multipliers", TINY["multipliers"])),
-        attention_levels=options.get("attention_levels", (1,)),
-        num_res_blocks=options.get("num_res_blocks", 2),
-        asymmetric=options.get("downsample", "asymmetric") == "asymmetric",
-        dropout=options.get("dropout", 0),
-    )
+    p = {name: q.detach().clone().requires_grad_() for name, q in network.named_parameters()}
+    expected = definition_of("ddpm")(p, x, t, cond, **{**TINY, **options})
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, p[name].grad, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The network `ddpm` once more, by its equations."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import sinusoid
+
+
+def definition(
+    p: dict[str, Tensor],
+    x: Tensor,
+    t: Tensor,
+    cond: Tensor | None = None,
+    *,
+    multipliers: Sequence[int] = (1, 2, 2, 2),
+    num_res_blocks: int = 2,
+    attention_levels: Sequence[int] = (1,),
+    dropout: float = 0.1,
+    groups: int = 32,
+    embedding: Literal["halves", "interleaved"] = "halves",
+    downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+    norm_eps: float = 1e-6,
+    **_: object,  # what the weights tell
+) -> Tensor:
+    """The output for the weights p, in the precision of x, with `dropout` acting."""
+    num_levels = len(multipliers)
+
+    def conv(name, h, **options):
+        return F.conv2d(h, p[f"{name}.weight"], p[f"{name}.bias"], **options)
+
+    def linear(name, h):
+        return h @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def norm_silu(name, h):
+        return F.silu(norm(name, h))
+
+    def norm(name, h):
+        return F.group_norm(h, groups, p[f"{name}.weight"], p[f"{name}.bias"], eps=norm_eps)
+
+    def residual(name, h):
+        r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
+        r = r + linear(f"{name}.time", F.silu(time))[:, :, None, None]
+        r = F.dropout(norm_silu(f"{name}.norm2", r), dropout)
+        r = conv(f"{name}.conv2", r, padding=1)
+        return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
+
+    def attention(name, h):
+        c = h.shape[1]
+        tokens = norm(f"{name}.norm", h).permute(0, 2, 3, 1).reshape(len(h), -1, c)
+        q, k, v = linear(f"{name}.qkv", tokens).split(c, dim=2)
+        attended = torch.softmax(q @ k.mT * c**-0.5, dim=2) @ v
+        return h + linear(f"{name}.out", attended).mT.reshape(h.shape)
+
+    def block(way, position, level, j, h):
+        h = residual(f"{way}.{position}.blocks.{j}", h)
+        if level in attention_levels:
+            h = attention(f"{way}.{position}.attentions.{j}", h)
+        return h
+
+    features = sinusoid(t, p["time1.weight"].shape[1], embedding).to(x.dtype)  # tested alone
+    time = linear("time2", F.silu(linear("time1", features)))
+    if cond is not None:
+        time = time + cond @ p["cond.weight"].T
+
+    h = conv("stem", x, padding=1)
+    skips = [h]
+    for level in range(num_levels):
+        for j in range(num_res_blocks):
+            h = block("down", level, level, j, h)
+            skips.append(h)
+        if level < num_levels - 1:
+            h = F.pad(h, (0, 1, 0, 1) if downsample == "asymmetric" else (1, 1, 1, 1))
+            h = conv(f"down.{level}.resample.conv", h, stride=2)
+            skips.append(h)
+
+    h = residual("middle2", attention("middle_attention", residual("middle1", h)))
+
+    for position, level in enumerate(reversed(range(num_levels))):
+        for j in range(num_res_blocks + 1):
+            h = block("up", position, level, j, torch.cat([h, skips.pop()], dim=1))
+        if level > 0:
+            h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            h = conv(f"up.{position}.resample.conv", h, padding=1)
+    assert not skips
+    return conv("out", norm_silu("norm", h), padding=1)
