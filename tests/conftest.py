@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from hypothesis import settings
 
 import fromnoise
 from fromnoise.cli import main
+from fromnoise.networks import DDPM
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -41,6 +43,9 @@ TINY = {
     },
     "sampling": {"steps": 5},
 }
+
+
+FOREIGN_WIDTH = 32  # a multiple of the 32 groups that are a constant of that program
 
 
 class Result(NamedTuple):
@@ -110,3 +115,66 @@ def shell() -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+class ForeignCheckpoint(NamedTuple):
+    """A file as another program writes it, and the network of ours that has the same weights."""
+
+    file: Path
+    network: DDPM
+
+
+@pytest.fixture
+def foreign_checkpoint(tmp_path: Path) -> ForeignCheckpoint:
+    """The smallest network of ours, of one level, written as format `zoubohao` lays it out."""
+    torch.manual_seed(0)
+    network = DDPM(
+        image_channels=1,
+        channels=FOREIGN_WIDTH,
+        multipliers=(1,),
+        num_res_blocks=1,
+        attention_levels=(),
+        dropout=0.0,
+        embedding="interleaved",
+        downsample="symmetric",
+        norm_eps=1e-5,
+    ).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(_flat_state(network), tmp_path / "ckpt.pt")
+    return ForeignCheckpoint(tmp_path / "ckpt.pt", network)
+
+
+def _flat_state(network: DDPM) -> dict[str, torch.Tensor]:
+    names = {
+        "time1": "time_embedding.timembedding.1",
+        "time2": "time_embedding.timembedding.3",
+        "stem": "head",
+        "norm": "tail.0",
+        "out": "tail.2",
+        "middle1": "middleblocks.0",
+        "middle2": "middleblocks.1",
+        "middle_attention.norm": "middleblocks.0.attn.group_norm",
+        "middle_attention.out": "middleblocks.0.attn.proj",
+        "down.0.blocks.0": "downblocks.0",
+        "up.0.blocks.0": "upblocks.0",
+        "up.0.blocks.1": "upblocks.1",
+    }
+    layers = {"norm1": "block1.0", "conv1": "block1.2", "time": "temb_proj.1"}
+    layers |= {"norm2": "block2.0", "conv2": "block2.3", "shortcut": "shortcut"}
+    state = {"time_embedding.timembedding.0.weight": torch.zeros(7, FOREIGN_WIDTH)}
+    for name, tensor in network.state_dict().items():
+        path, kind = name.rsplit(".", 1)
+        if path == "middle_attention.qkv":
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                part = part[:, :, None, None] if kind == "weight" else part
+                state[f"middleblocks.0.attn.proj_{letter}.{kind}"] = part
+        elif path in names:
+            tensor = (
+                tensor[:, :, None, None] if path.endswith("n.out") and kind == "weight" else tensor
+            )
+            state[f"{names[path]}.{kind}"] = tensor
+        else:
+            block, layer = path.rsplit(".", 1)
+            state[f"{names[block]}.{layers[layer]}.{kind}"] = tensor
+    return state

@@ -41,15 +41,15 @@ def interpolate_to_folder(
         for path in (a, b)
     ]
     low, high = model.spec.data_range
-    x0_a, x0_b = ((to_float(image)[None] + 1) / 2 * (high - low) + low for image in given)
-    fractions = torch.linspace(0, 1, frames)
+    x0_a, x0_b = ((to_float(image) + 1) / 2 * (high - low) + low for image in given)
+    fractions = torch.linspace(0, 1, frames).tolist()
     x_t = interpolation_starts(
-        model.denoiser.schedule, x0_a, x0_b, fractions, t, model.start([seed])
+        model.denoiser.schedule, x0_a, x0_b, fractions, t, model.start([seed])[0]
     )
     seeds = [seed] * frames  # the sampler's own noise is shared too, so that frames differ by λ
     *_, last = model.denoise(seeds, origin=(t, x_t), **how)
     images = to_uint8(last.x, model.spec.data_range).numpy()
-    captions = [f"λ = {fraction:.2f}" for fraction in fractions.tolist()]
+    captions = [f"λ = {fraction:.2f}" for fraction in fractions]
     pngs = save_pngs(images, folder, [f"{i:03d}" for i in range(frames)])
     inputs = torch.stack(given).numpy()
     shown = np.concatenate([inputs[:1], images, inputs[1:]])

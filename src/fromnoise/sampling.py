@@ -186,8 +186,10 @@ def sample_to_folder(
     if npz:
         nhwc = everything.transpose(0, 2, 3, 1)
         files.append(folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz")
-        labels_too = {} if cond is None else {"arr_1": cond}
-        np.savez(files[-1], arr_0=nhwc, **labels_too)
+        if cond is None:
+            np.savez(files[-1], arr_0=nhwc)
+        else:
+            np.savez(files[-1], arr_0=nhwc, arr_1=cond)
     return pngs + files
 
 

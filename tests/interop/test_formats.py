@@ -9,62 +9,16 @@ import fromnoise
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config import ConfigError
 from fromnoise.interop import FORMATS, import_model
-from fromnoise.networks import DDPM
-
-C = 32
-
-
-def flat_state(network):
-    """The smallest network of ours, of one level, under the names of the flat format."""
-    names = {
-        "time1": "time_embedding.timembedding.1",
-        "time2": "time_embedding.timembedding.3",
-        "stem": "head",
-        "norm": "tail.0",
-        "out": "tail.2",
-        "middle1": "middleblocks.0",
-        "middle2": "middleblocks.1",
-        "middle_attention.norm": "middleblocks.0.attn.group_norm",
-        "middle_attention.out": "middleblocks.0.attn.proj",
-        "down.0.blocks.0": "downblocks.0",
-        "up.0.blocks.0": "upblocks.0",
-        "up.0.blocks.1": "upblocks.1",
-    }
-    layers = {"norm1": "block1.0", "conv1": "block1.2", "time": "temb_proj.1"}
-    layers |= {"norm2": "block2.0", "conv2": "block2.3", "shortcut": "shortcut"}
-    state = {"time_embedding.timembedding.0.weight": torch.zeros(7, C)}
-    for name, tensor in network.state_dict().items():
-        path, kind = name.rsplit(".", 1)
-        if path == "middle_attention.qkv":
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                part = part[:, :, None, None] if kind == "weight" else part
-                state[f"middleblocks.0.attn.proj_{letter}.{kind}"] = part
-        elif path in names:
-            tensor = (
-                tensor[:, :, None, None] if path.endswith("n.out") and kind == "weight" else tensor
-            )
-            state[f"{names[path]}.{kind}"] = tensor
-        else:
-            block, layer = path.rsplit(".", 1)
-            state[f"{names[block]}.{layers[layer]}.{kind}"] = tensor
-    return state
 
 
 @pytest.fixture
-def network():
-    torch.manual_seed(0)
-    options = {"channels": C, "multipliers": (1,), "num_res_blocks": 1, "attention_levels": ()}
-    how = {"embedding": "interleaved", "downsample": "symmetric", "norm_eps": 1e-5}
-    made = DDPM(image_channels=1, dropout=0.0, **options, **how).eval()
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return made
+def network(foreign_checkpoint):
+    return foreign_checkpoint.network
 
 
 @pytest.fixture
-def file(network, tmp_path):
-    torch.save(flat_state(network), tmp_path / "ckpt_199_.pt")
-    return tmp_path / "ckpt_199_.pt"
+def file(foreign_checkpoint):
+    return foreign_checkpoint.file
 
 
 def test_an_imported_model_is_loaded_sampled_and_trained_on(network, file, tmp_path, cli, tiny):
@@ -92,8 +46,9 @@ def test_what_the_file_does_not_say_can_be_said(file, tmp_path):
     assert spec.sampling.sampler.name == "ddim"
 
 
-def test_a_safetensors_file_of_such_weights_is_read_too(network, tmp_path):
-    state = {name: tensor.contiguous() for name, tensor in flat_state(network).items()}
+def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
+    state = torch.load(file, weights_only=True)
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, tmp_path / "weights.safetensors")
     assert import_model(tmp_path / "weights.safetensors", tmp_path / "model").channels == 1
 

@@ -39,7 +39,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     path = run / FOLDER / f"{state.step:06d}.png"
     title = f"step {state.step:,}, {steps} DDIM steps, same noise"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    np.savez_compressed(path.with_suffix(".npz"), **images)
+    np.savez_compressed(path.with_suffix(".npz"), EMA=images["EMA"], raw=images["raw"])
     return path
 
 

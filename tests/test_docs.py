@@ -1,0 +1,57 @@
+"""What the pages in docs/ promise: their links lead somewhere, their commands and code run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+
+from fromnoise.cli import app
+from fromnoise.interop import FORMATS
+from fromnoise.networks import DDPM
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+SYSTEMS = (DOCS / "systems.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (DOCS / target).exists(), target
+
+
+def options_of(command):
+    """Every option of a command of the command line."""
+    found = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]
+    return {option for parameter in found.params for option in parameter.opts}
+
+
+def test_every_command_that_is_named_has_the_options_that_are_named():
+    written = r"(?:^|`)fromnoise ([a-z]+)( (?:interpolate|shapes|check))?([^`\n]*)"
+    commands = re.findall(written, SYSTEMS, flags=re.MULTILINE)
+    commands += re.findall(r"`()()(--cycle-classes|--guidance)", SYSTEMS)
+    assert len(commands) > 15
+    for name, second, rest in commands:
+        known = options_of([part for part in (name, second.strip()) if part] or ["sample"])
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in known, (name, option)
+
+
+def test_the_formats_are_those_that_can_be_imported():
+    table = SYSTEMS.partition("| `--format` |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, flags=re.MULTILINE)) == FORMATS.keys()
+
+
+def test_the_scheduler_alone_works_as_shown():
+    (code,) = re.findall(r"```python\n(.*?)```", SYSTEMS, flags=re.DOTALL)
+    network = DDPM(channels=8, groups=4, multipliers=(1,), num_res_blocks=1, attention_levels=())
+    names = {"x0": torch.rand(3, 3, 4, 4) * 2 - 1, "network": network}
+    with torch.no_grad():
+        exec(code, names)
+    assert names["x_s"].shape == names["predicted_x0"].shape == (3, 3, 4, 4)
+    # at t = 1 the next x is the prediction itself
+    torch.testing.assert_close(names["x_s"][0], names["predicted_x0"][0])
