@@ -39,6 +39,9 @@ WORKS = [
     Work("dense_attention", {}, 2, 64),
     Work("ddpm", {**WIDE, "dropout": 0.15, "embedding": "interleaved"}, 8, 32),
     Work("stacked", {"image_channels": 1}, 8, 32),
+    Work(
+        "stacked", {"image_channels": 1, "time": "projected", "attention_form": "residual"}, 8, 32
+    ),
     Work("linear_attention", {}, 16, 32),
     Work("context", {"cond_dim": 24}, 8, 64),
 ]
@@ -89,9 +92,11 @@ def main() -> None:
     results = {}
     for work in WORKS:
         if arguments.only in (None, work.network):
-            results[work.network] = compare(work, arguments.repeats)
-            print(f"{work.network}, {work.side}x{work.side}, batch {work.batch_size}; {machine()}")
-            print_ratios(results[work.network], "images/s")
+            options = ", ".join(f"{key} {value}" for key, value in work.options.items())
+            title = f"{work.network} ({options}), {work.side}x{work.side}, batch {work.batch_size}"
+            results[title] = compare(work, arguments.repeats)
+            print(f"{title}; {machine()}")
+            print_ratios(results[title], "images/s")
     if arguments.only is None:
         save("networks", {"images_per_second": results})
 

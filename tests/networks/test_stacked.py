@@ -174,10 +174,12 @@ def test_dropout_acts_in_training_only(form):
     torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
 
 
-def test_dropout_reaches_the_attention_weights():
+def test_dropout_reaches_the_attention_weights_in_the_published_form_alone():
     attention = build(dropout=0.5).layers[1].attention
+    corrected = build(dropout=0.5, **CORRECTED).layers[1].attention
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
     assert not torch.equal(attention(x), attention(x))
+    assert torch.equal(corrected(x), corrected(x))
     attention.eval()
     torch.testing.assert_close(attention(x), attention(x), rtol=0, atol=0)
 

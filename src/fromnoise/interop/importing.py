@@ -56,8 +56,8 @@ def read_payload(file: Path) -> Payload:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:
             raise CheckpointError(
-                f"{file} was refused: it is no checkpoint of torch, or its pickle asks for more than "
-                "tensors and plain values"
+                f"{file} was refused: it is no checkpoint of torch, or its pickle asks for more "
+                "than tensors and plain values"
             ) from error
         raise CheckpointError(
             f"{file} was refused: its pickle names code that would run on loading ({named[1]}); "

@@ -108,7 +108,9 @@ class Stacked(nn.Module):
     `time`: `raw`, as published, adds the sinusoid itself, its first C numbers, of which a layer of
     width 64 gets periods below 20 steps and no slower ones; `projected` learns what to add, by two
     layers and one more in each residual block. `attention_form`: `plain`, as published, puts
-    attention in the place of its input; `residual` normalises the input and adds the result to it.
+    attention in the place of its input, with dropout on its weights; `residual` normalises the
+    input, adds the result to it and, as in the paper, leaves dropout to the residual blocks, so
+    that the attention stays fused in training too.
 
     The condition, K numbers in {−1, 0, +1}, is added to the time through a layer without bias, so
     that zeros mean "nothing said". Every width must be a multiple of `groups` and of 2, and where
@@ -145,8 +147,9 @@ class Stacked(nn.Module):
             return Residual(c, c_time, groups=groups, dropout=dropout)
 
         def attending(c: int) -> Attention:
-            norm = nn.GroupNorm(groups, c) if attention_form == "residual" else None
-            return Attention(c, norm=norm, heads=heads, dropout=dropout)
+            if attention_form == "plain":
+                return Attention(c, norm=None, heads=heads, dropout=dropout)
+            return Attention(c, norm=nn.GroupNorm(groups, c), heads=heads, dropout=0.0)
 
         self.time1 = nn.Linear(c_time, c_time) if c_time else None
         self.time2 = nn.Linear(c_time, c_time) if c_time else None

@@ -64,7 +64,8 @@ def choose_computation(
     if len(candidates) == 1:
         return candidates[0]
     if x0.device.type == "cpu":
-        x0 = x0[: max(1, CPU_PIXELS // x0[0, 0].numel())]
+        few = max(1, CPU_PIXELS // x0[0, 0].numel())
+        x0, cond = x0[:few], cond if cond is None else cond[:few]
 
     def cost(candidate: Computation) -> float:
         handicap = GAIN if candidate.precision == "bf16" and len(precisions) > 1 else 1.0

@@ -53,7 +53,8 @@ def definition(
         rows = linear(f"{name}.qkv", tokens).reshape(batch, height * width, c // heads, heads, 3)
         q, k, v = rows.permute(4, 0, 3, 1, 2)  # (B,heads,HW,C/heads) each
         weights = torch.softmax(q @ k.mT * (c / heads) ** -0.5, dim=3)
-        merged = (F.dropout(weights, dropout) @ v).permute(0, 2, 3, 1).reshape(tokens.shape)
+        weights = F.dropout(weights, dropout) if attention_form == "plain" else weights
+        merged = (weights @ v).permute(0, 2, 3, 1).reshape(tokens.shape)
         out = linear(f"{name}.out", merged).mT.reshape(h.shape)
         return h + out if attention_form == "residual" else out
 
