@@ -31,8 +31,10 @@ def options_of(command):
 
 
 def test_every_command_that_is_named_has_the_options_that_are_named():
-    written = r"(?:^|`)fromnoise ([a-z]+)( (?:interpolate|shapes|check))?([^`\n]*)"
-    commands = re.findall(written, SYSTEMS, flags=re.MULTILINE)
+    shell = "".join(re.findall(r"```sh\n(.*?)```", SYSTEMS, flags=re.DOTALL))
+    inline = "\n".join(re.findall(r"`(fromnoise [^`]+)`", SYSTEMS))
+    written = r"^fromnoise ([a-z]+)( (?:interpolate|shapes|check))?(.*)"
+    commands = re.findall(written, shell + inline, flags=re.MULTILINE)
     commands += re.findall(r"`()()(--cycle-classes|--guidance)", SYSTEMS)
     assert len(commands) > 15
     for name, second, rest in commands:

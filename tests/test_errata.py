@@ -424,6 +424,7 @@ def test_the_first_64_numbers_of_a_sinusoid_do_not_tell_the_noise_level(schedule
     angle = 2 * math.pi * torch.arange(1000, dtype=torch.float64) / slowest
     torch.testing.assert_close(table[:, 63], angle.cos(), rtol=0, atol=1e-4)
     assert slowest == pytest.approx(19.2, abs=0.05)
+    assert torch.pdist(table[:, :64]).min() > 3  # no two times look alike
     level = schedule.log_snr(torch.arange(1, 1001)).double()
     assert explained(table[:, :64], level) == pytest.approx(0.003, abs=1e-3)
     assert explained(table[:, :128], level) == pytest.approx(0.12, abs=5e-3)
@@ -740,7 +741,7 @@ def names_in(file: str) -> frozenset[str]:
 
 
 def parts_of(item: str) -> dict[str, str]:
-    _, *split = re.split(r"^- \*\*(\w+):\*\* ", ITEMS[item], flags=re.MULTILINE)
+    _, *split = re.split(r"^- \*\*(\w+):\*\*\s", ITEMS[item], flags=re.MULTILINE)
     return dict(zip(split[::2], split[1::2], strict=True))
 
 

@@ -251,12 +251,15 @@ def test_labels_go_into_names_metadata_and_arrays(labelled, tmp_path):
         np.testing.assert_array_equal(arrays["arr_1"], cond)
 
 
-def test_labels_are_asked_for_in_one_way(labelled, model):
+def test_labels_are_asked_for_in_one_way(labelled, model, tmp_path):
     assert conditions(labelled, 2) is None
     of_class = conditions(labelled, 2, class_="sphere")
     np.testing.assert_array_equal(of_class, [[-1, -1, 1]] * 2)
     said = conditions(labelled, 1, labels="sphere, -red cube")
     np.testing.assert_array_equal(said, [[-1, 0, 1]])
+    (tmp_path / "test.json").write_text('[["a/b"], ["red cube", "sphere"]]')
+    listed = conditions(labelled, 3, file=tmp_path / "test.json")
+    np.testing.assert_array_equal(listed, [[-1, 1, -1], [1, -1, 1], [-1, 1, -1]])
     with pytest.raises(ConfigError, match="exclude each other; give one"):
         conditions(labelled, 1, labels="sphere", cycle_classes=True)
     with pytest.raises(ConfigError, match="trained without labels"):

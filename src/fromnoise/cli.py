@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.table import Column, Table
 
 from fromnoise import checkpoints, config, sampling, training
-from fromnoise.data import check_data, write_shapes
+from fromnoise.data import check_data, read_conditions, write_shapes
 from fromnoise.editing import interpolate_to_folder
 from fromnoise.interop import FORMATS, import_model
 from fromnoise.model import load
@@ -70,8 +70,9 @@ def sample(
     model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
     seeds: Annotated[str | None, typer.Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
     num: Annotated[
-        int, typer.Option(min=1, help="seeds 0 to NUM-1, where --seeds is not said")
-    ] = 64,
+        int | None,
+        typer.Option(min=1, help="seeds 0 to NUM-1 [default: 64, or one for each condition]"),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
     steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
@@ -87,6 +88,9 @@ def sample(
     cycle_classes: Annotated[
         bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
     ] = False,
+    conditions: Annotated[
+        Path | None, typer.Option(help="a JSON list of lists of labels, as test.json of i-CLEVR")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
     ] = None,
@@ -95,6 +99,7 @@ def sample(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
+    columns: Annotated[int | None, typer.Option(min=1, help="images in a row of the grid")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="the denoising as an animation")] = False,
     trajectory: Annotated[
@@ -113,10 +118,17 @@ def sample(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
-    chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num))
     loaded = load(model, weights=weights, device=device)
+    if conditions is not None and num is None:
+        num = len(read_conditions(conditions, loaded.spec.label_names))
+    chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
     cond = sampling.conditions(
-        loaded, len(chosen), class_=class_, labels=labels, cycle_classes=cycle_classes
+        loaded,
+        len(chosen),
+        class_=class_,
+        labels=labels,
+        cycle_classes=cycle_classes,
+        file=conditions,
     )
     how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
     how |= {"guidance": guidance}
@@ -130,6 +142,7 @@ def sample(
             cond=cond,
             batch_size=batch_size,
             grid=grid,
+            columns=columns,
             npz=npz,
             gif=gif,
             trajectory=trajectory or times is not None,

@@ -10,7 +10,8 @@ import torch
 
 from fromnoise.checkpoints import STATE
 from fromnoise.config import Component, ConfigError, Sampling, checked
-from fromnoise.data.labels import in_turn, in_words, only, parse_labels
+from fromnoise.data import read_conditions
+from fromnoise.data.labels import exactly, in_turn, in_words, parse_labels
 from fromnoise.diffusion import Step
 from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.model import Model, to_uint8
@@ -58,19 +59,24 @@ def conditions(
     class_: str | None = None,
     labels: str | None = None,
     cycle_classes: bool = False,
+    file: Path | None = None,
 ) -> np.ndarray | None:
     """The condition of each of `count` images, int8 (count, K), or None where nothing is asked.
 
     class_: this label and none of the others. labels: `red cube, -blue sphere`, the rest not said.
-    cycle_classes: each label alone, one after the other. Raises ConfigError for two of these at
-    once, and for a model without labels; DataError for an unknown label.
+    cycle_classes: each label alone, one after the other. file: lists of names, each list exactly
+    what its image shows, and from the first again where there are fewer than images.
+    Raises ConfigError for two of these at once, and for a model without labels; DataError for an
+    unknown label.
     """
-    asked = [class_ is not None, labels is not None, cycle_classes]
+    asked = [class_ is not None, labels is not None, cycle_classes, file is not None]
     if not any(asked):
         return None
     names = model.spec.label_names
     if sum(asked) > 1:
-        raise ConfigError("--class, --labels and --cycle-classes exclude each other; give one")
+        raise ConfigError(
+            "--class, --labels, --cycle-classes and --conditions exclude each other; give one"
+        )
     if not names:
         raise ConfigError(
             "this model was trained without labels, so it cannot be asked for any; train one with "
@@ -78,7 +84,10 @@ def conditions(
         )
     if cycle_classes:
         return in_turn(names, count)
-    row = only(class_, names) if class_ is not None else parse_labels(labels or "", names)
+    if file is not None:
+        shown = np.stack([exactly(row, names) for row in read_conditions(file, names)])
+        return shown[np.arange(count) % len(shown)]
+    row = exactly([class_], names) if class_ is not None else parse_labels(labels or "", names)
     return np.repeat(row[None], count, axis=0)
 
 
@@ -111,6 +120,7 @@ def sample_to_folder(
     cond: np.ndarray | None = None,
     batch_size: int = 64,
     grid: bool = True,
+    columns: int | None = None,
     npz: bool = False,
     gif: bool = False,
     each_step: bool = False,
@@ -125,7 +135,8 @@ def sample_to_folder(
     Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
 
     cond: labels of each image in {−1, 0, +1}, (len(seeds), K); they go into names and captions.
-    grid: the first 64 in one picture. npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8.
+    grid: the first 64 in one picture, `columns` in a row (None: about square).
+    npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8 and with labels `arr_1` int8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
     `times` (the nearest that the sampler visits), or at ten. each_step: a grid of x_t and one of
     the predicted x_0 for every t. noise: the x_T of the grid beside what became of it.
@@ -178,11 +189,13 @@ def sample_to_folder(
     first = everything[:GRID_IMAGES]
     if grid:
         captions = None if cond is None else words[:GRID_IMAGES]
-        files.append(grid_figure(first, folder / "grid.png", title=title, captions=captions))
+        path = folder / "grid.png"
+        files.append(grid_figure(first, path, title=title, captions=captions, columns=columns))
     if noise:
         start = to_uint8(model.start(seeds[:GRID_IMAGES]), model.spec.data_range).numpy()
         panels = [("$x_T$, the starting noise", start), ("$x_0$, what became of it", first)]
-        files.append(grids_side_by_side(panels, folder / "noise.png", title=title))
+        path = folder / "noise.png"
+        files.append(grids_side_by_side(panels, path, title=title, columns=columns))
     if npz:
         nhwc = everything.transpose(0, 2, 3, 1)
         files.append(folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz")

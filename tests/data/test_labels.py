@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.data import DataError
-from fromnoise.data.labels import in_turn, in_words, only, parse_labels
+from fromnoise.data.labels import exactly, in_turn, in_words, parse_labels
 
 NAMES = ("red cube", "blue cube", "-odd", "sphere")
 
@@ -41,10 +41,11 @@ def test_what_is_no_label(text, said):
         parse_labels(text, NAMES)
 
 
-def test_one_label_and_none_of_the_others():
-    np.testing.assert_array_equal(only("blue cube", NAMES), [-1, 1, -1, -1])
+def test_some_labels_and_none_of_the_others():
+    np.testing.assert_array_equal(exactly(["blue cube"], NAMES), [-1, 1, -1, -1])
+    np.testing.assert_array_equal(exactly(["sphere", "-odd"], NAMES), [-1, -1, 1, 1])
     with pytest.raises(DataError, match="no label 'cube'"):
-        only("cube", NAMES)
+        exactly(["cube"], NAMES)
 
 
 def test_each_in_turn():

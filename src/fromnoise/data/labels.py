@@ -27,16 +27,17 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     return condition
 
 
-def only(name: str, names: Sequence[str]) -> np.ndarray:
-    """This label and none of the others: +1 for it, −1 elsewhere; int8 (K,)."""
-    if name not in names:
-        raise DataError(f"there is no label {name!r}{nearest(name, names)}")
-    return np.where(np.array(names) == name, 1, -1).astype(np.int8)
+def exactly(present: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """These labels and none of the others: +1 for them, −1 elsewhere; int8 (K,)."""
+    for name in present:
+        if name not in names:
+            raise DataError(f"there is no label {name!r}{nearest(name, names)}")
+    return np.where(np.isin(names, present), 1, -1).astype(np.int8)
 
 
 def in_turn(names: Sequence[str], count: int) -> np.ndarray:
     """Each label alone, one after the other and then from the first again: int8 (count, K)."""
-    return np.stack([only(names[i % len(names)], names) for i in range(count)])
+    return np.stack([exactly([names[i % len(names)]], names) for i in range(count)])
 
 
 def in_words(condition: np.ndarray, names: Sequence[str], *, negated: bool = True) -> str:
