@@ -37,7 +37,7 @@ def interpolate_to_folder(
     if not 0 < strength <= 1 or t < 1:
         raise ConfigError(f"strength must lie in (0, 1] and reach t ≥ 1 of T = {T}, not {strength}")
     given = [
-        torch.from_numpy(read_image(path, size=model.spec.size, channels=model.spec.channels))
+        torch.tensor(read_image(path, size=model.spec.size, channels=model.spec.channels))
         for path in (a, b)
     ]
     low, high = model.spec.data_range

@@ -7,6 +7,7 @@ A model file is a .safetensors file of the network's weights whose metadata hold
 import inspect
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     if "T" in inspect.signature(build).parameters:
         given["T"] = spec.diffusion.T
     network = build(**given, **spec.network.options)
-    check_size(*spec.size, multiple=network.size_multiple)
+    check_size(*spec.size, network.size_multiple, getattr(network, "largest_size", math.inf))
     return Denoiser(
         network,
         NoiseSchedule.named(schedule.name, spec.diffusion.T, **schedule.options),

@@ -34,8 +34,18 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         ({"multipliers": (2,), "num_res_blocks": 3, "attention_levels": ()}, (3, 5)),
         ({"cond_dim": 6}, (4, 4)),
         ({"dropout": 0.4}, (4, 4)),
+        ({"learned_variance": True, "norm_eps": 0.3}, (4, 4)),
     ],
-    ids=["defaults", "interleaved", "symmetric", "levels", "one-level", "cond", "dropout"],
+    ids=[
+        "defaults",
+        "interleaved",
+        "symmetric",
+        "levels",
+        "one-level",
+        "cond",
+        "dropout",
+        "learned variance, eps",
+    ],
 )
 def test_equals_the_definition(definition_of, options, size):
     network = build(**options)
@@ -47,6 +57,7 @@ def test_equals_the_definition(definition_of, options, size):
     torch.manual_seed(1)
     p = {name: q.detach().clone().requires_grad_() for name, q in network.named_parameters()}
     expected = definition_of("ddpm")(p, x, t, cond, **{**TINY, **options})
+    assert out.shape[1] == network.image_channels * (1 + network.learned_variance)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
 
     weight = torch.randn_like(out)
@@ -126,6 +137,18 @@ def test_channels_last_gives_the_same_numbers():
     network = network.to(memory_format=torch.channels_last)
     out = network(x.to(memory_format=torch.channels_last), t)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision_is_near():
+    network = DDPM(**TINY)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 999])
+    expected = network(x, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(x, t)
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).norm() < 0.05 * expected.norm()
 
 
 def test_dropout_acts_in_training_only():

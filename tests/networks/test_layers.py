@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.networks import check_size
-from fromnoise.networks.layers import sinusoid
+from fromnoise.networks.layers import add_cond, check_size, sinusoid
 
 
 @given(half=st.integers(2, 64), t=st.integers(0, 999))
@@ -48,3 +47,21 @@ def test_a_size_that_does_not_fit_is_refused_with_the_nearest_that_do(height, wi
 @given(height=st.integers(1, 9), width=st.integers(1, 9), multiple=st.sampled_from([1, 2, 4, 8]))
 def test_multiples_are_accepted(height, width, multiple):
     check_size(height * multiple, width * multiple, multiple)
+
+
+def test_a_condition_has_a_row_for_each_image_and_a_column_for_each_label():
+    time, layer = torch.zeros(3, 5), torch.nn.Linear(4, 5, bias=False)
+    assert add_cond(time, layer, None) is time
+    torch.testing.assert_close(add_cond(time, layer, torch.zeros(3, 4)), time)
+    torch.testing.assert_close(add_cond(time, layer, torch.eye(4)[:3]), layer.weight.T[:3])
+    for shape in ((1, 4), (3, 5), (3,)):
+        with pytest.raises(ValueError, match=r"of shape \(3, 4\), one row for each image, not"):
+            add_cond(time, layer, torch.zeros(shape))
+    with pytest.raises(ValueError, match="takes no condition"):
+        add_cond(time, None, torch.zeros(3, 4))
+
+
+def test_sizes_can_have_an_upper_end():
+    check_size(192, 64, 32, 192)
+    with pytest.raises(ValueError, match="multiples of 32 up to 192; nearest: 192x64"):
+        check_size(256, 64, 32, 192)

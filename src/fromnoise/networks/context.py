@@ -5,13 +5,14 @@ several labels each.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_cond, sinusoid
+from fromnoise.networks.layers import check_cond, check_size, sinusoid
 
 Norm = Literal["batch", "group"]
 GROUPS = 8
@@ -75,12 +76,12 @@ class ContextUNet(nn.Module):
     activation becomes activation · c + e, c from the condition and e from the time. Defaults are
     the published values; each of these mends a fault of theirs:
 
-    - `pool` = `expand`: with 7 and 8, the rows and columns that are left over are never looked at,
-      23 % of a 64×64 image;
+    - `pool` = `expand`: with 7 and 8, the middle never sees the rows and columns that are left
+      over, 23 % of a 64×64 image (the skips do);
     - `norm: group`: batch statistics make an image depend on its neighbours in the batch, and the
       averages kept for sampling are not those of the averaged weights;
-    - `embedding: sinusoid`: the scalar t/T moves by 1/T a step, too little for these layers to
-      tell neighbouring times apart;
+    - `embedding: sinusoid`: the scalar t/T moves by 1/T a step, and a smooth function of it can
+      hardly differ from one step to the next;
     - `condition: signed`: −1 is read as well as +1, and without biases, activation · (1 + c) + e is
       the activation itself where nothing is said (there, zeros through layers with biases).
 
@@ -111,6 +112,7 @@ class ContextUNet(nn.Module):
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
         self.size_multiple = 4 * expand
+        self.largest_size = _most_windows(pool, expand) * self.size_multiple
         c = features
 
         def condition_embedding(width: int) -> Embedding | None:
@@ -133,9 +135,10 @@ class ContextUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        self._check_size(x.shape[2], x.shape[3])
-        check_cond(cond, self.cond_dim)
-        time = self._time(t)
+        check_size(x.shape[2], x.shape[3], self.size_multiple, self.largest_size)
+        check_cond(cond, len(x), self.cond_dim)
+        with _full_precision(x.device.type):  # bf16 would merge neighbouring t/T
+            time1, time2 = self.time1(self._time(t)), self.time2(self._time(t))
 
         stem = self.stem(x)
         down1 = F.max_pool2d(self.down1(stem), 2)
@@ -143,9 +146,9 @@ class ContextUNet(nn.Module):
         pooled = F.gelu(F.avg_pool2d(down2, self.pool))
 
         x = F.relu(self.middle_norm(self.middle(pooled)))
-        x = self._told(x, cond, self.cond1) + self.time1(time)
+        x = self._told(x, cond, self.cond1) + time1.to(x.dtype)
         x = self.up1(torch.cat([x, down2], dim=1))
-        x = self._told(x, cond, self.cond2) + self.time2(time)
+        x = self._told(x, cond, self.cond2) + time2.to(x.dtype)
         x = self.up2(torch.cat([x, down1], dim=1))
         return self.out2(F.relu(self.out_norm(self.out1(torch.cat([x, stem], dim=1)))))
 
@@ -164,21 +167,11 @@ class ContextUNet(nn.Module):
         cond = cond.to(embed.linear1.weight.dtype)
         return x * (1 + embed(cond)) if self.signed else x * embed(cond.clamp(min=0))
 
-    def _check_size(self, height: int, width: int) -> None:
-        multiple = self.size_multiple
-        windows = _most_windows(self.pool, self.expand)
-        if all(n > 0 and n % multiple == 0 and n <= windows * multiple for n in (height, width)):
-            return
 
-        def near(n: int) -> int:
-            return int(max(1, min(round(n / multiple), windows))) * multiple
-
-        limit = "" if math.isinf(windows) else f" up to {windows * multiple}"
-        raise ValueError(
-            f"image size {height}x{width} does not fit this network: with pool = {self.pool} and "
-            f"expand = {self.expand}, both sides must be multiples of {multiple}{limit}; nearest: "
-            f"{near(height)}x{near(width)}"
-        )
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    """No autocast inside; `meta` has none."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 def _norm(norm: Norm, width: int) -> nn.Module:

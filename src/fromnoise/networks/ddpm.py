@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_cond, check_size, sinusoid, zero_init
+from fromnoise.networks.layers import Attention, add_cond, check_size, sinusoid, zero_init
 
 Norm = Callable[[int], nn.GroupNorm]
 """A width → the normalisation of that many channels."""
@@ -33,23 +33,6 @@ class ResidualBlock(nn.Module):
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.shortcut(x) + h
-
-
-class Attention(nn.Module):
-    """GN, then softmax(q·k/√C) v over all positions with one head, + the input."""
-
-    def __init__(self, channels: int, *, norm: Norm) -> None:
-        super().__init__()
-        self.norm = norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)  # a 1×1 convolution, pixels as tokens
-        self.out = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) → (B,C,H,W)."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
-        q, k, v = self.qkv(tokens)[:, None].chunk(3, dim=-1)  # (B,1,HW,C) each
-        h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
-        return x + h.transpose(1, 2).reshape(x.shape)
 
 
 class Downsample(nn.Module):
@@ -138,7 +121,7 @@ class DDPM(nn.Module):
             count = len(c_ins) if i in attention_levels else 0
             return Level(
                 [residual(c, widths[i]) for c in c_ins],
-                [Attention(widths[i], norm=norm) for _ in range(count)],
+                [Attention(norm(widths[i])) for _ in range(count)],
             )
 
         self.time1 = nn.Linear(channels, c_time)
@@ -157,7 +140,7 @@ class DDPM(nn.Module):
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
-        self.middle_attention = Attention(c, norm=norm)
+        self.middle_attention = Attention(norm(c))
 
         self.up = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
@@ -191,9 +174,7 @@ class DDPM(nn.Module):
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         time = self.time1(sinusoid(t, self.channels, self.embedding).to(self.time1.weight.dtype))
         time = self.time2(F.silu(time))
-        check_cond(cond, self.cond_dim)
-        if cond is not None and self.cond is not None:
-            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = add_cond(time, self.cond, cond)
         time = F.silu(time)
 
         x = self.stem(x)

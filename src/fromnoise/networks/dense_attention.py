@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_cond, check_size
+from fromnoise.networks.layers import Attention, add_cond, check_size
 
 
 def time_features(t: Tensor, width: int) -> Tensor:
@@ -41,29 +41,6 @@ class Residual(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         return self.conv2(F.silu(self.norm2(h))) + self.shortcut(x)
-
-
-class Attention(nn.Module):
-    """GN, then softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, + the input.
-
-    The rows of `qkv` are those of q, k and v in turn, and in each of them head after head.
-    """
-
-    def __init__(self, channels: int, *, heads: int, groups: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) → (B,C,H,W)."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
-        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (B,HW,3,heads,C/heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,heads,HW,C/heads) each
-        h = F.scaled_dot_product_attention(q, k, v)  # fused: HW×HW is never held
-        h = self.out(h.transpose(1, 2).flatten(2))  # (B,HW,C)
-        return x + h.transpose(1, 2).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -129,7 +106,10 @@ class DenseAttention(nn.Module):
             c_ins = [c_in] + [c_out] * (num_residuals - 1)
             return Block(
                 [Residual(c, c_out, time_dim, groups=groups) for c in c_ins],
-                [Attention(c_out, heads=heads, groups=groups) for _ in range(num_attentions)],
+                [
+                    Attention(nn.GroupNorm(groups, c_out), heads=heads)
+                    for _ in range(num_attentions)
+                ],
             )
 
         self.time1 = nn.Linear(time_dim, time_dim)
@@ -158,9 +138,7 @@ class DenseAttention(nn.Module):
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         features = time_features(t, self.time1.in_features)
         time = self.time2(F.silu(self.time1(features.to(self.time1.weight.dtype))))
-        check_cond(cond, self.cond_dim)
-        if cond is not None and self.cond is not None:
-            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = add_cond(time, self.cond, cond)
         time = F.silu(time)
 
         x = self.stem(x)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "halves") -> Tensor:
@@ -24,21 +25,67 @@ def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
-def check_size(height: int, width: int, multiple: int) -> None:
-    """Refuse an image size that is not a positive multiple of `multiple` on both sides."""
-    if height % multiple == 0 and width % multiple == 0 and min(height, width) > 0:
+class Attention(nn.Module):
+    """GN, then softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, + the input.
+
+    The rows of `qkv` are those of q, k and v in turn, and in each of them head after head.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, *, heads: int = 1) -> None:
+        super().__init__()
+        channels = norm.num_channels
+        self.heads = heads
+        self.norm = norm
+        self.qkv = nn.Linear(channels, 3 * channels)  # a 1×1 convolution, pixels as tokens
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) → (B,C,H,W)."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
+        q, k, v = self.qkv(tokens).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, 1)
+        h = F.scaled_dot_product_attention(q, k, v)  # (B,heads,HW,C/heads)
+        h = self.out(h.transpose(1, 2).flatten(2))
+        return x + h.transpose(1, 2).reshape(x.shape)
+
+
+def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
+    """Refuse sides that are not positive multiples of `multiple`, or longer than `largest`."""
+    if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
         return
 
     def around(n: int) -> tuple[int, int]:
         below = max(n // multiple, 1) * multiple
-        return below, max(math.ceil(n / multiple), 1) * multiple
+        above = max(math.ceil(n / multiple), 1) * multiple
+        return int(min(below, largest)), int(min(above, largest))
 
     smaller, larger = zip(around(height), around(width), strict=True)
     near = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([smaller, larger]))
+    limit = "" if math.isinf(largest) else f" up to {largest:g}"
     raise ValueError(
-        f"image size {height}x{width} does not fit this network: its levels halve the image to "
-        f"1/{multiple}, so both sides must be multiples of {multiple}; nearest: {near}"
+        f"image size {height}x{width} does not fit this network: both sides must be multiples of "
+        f"{multiple}{limit}; nearest: {near}"
     )
+
+
+def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
+    """Refuse a condition that is not one row for each image, or of another number of labels."""
+    if cond is None:
+        return
+    if cond_dim == 0:
+        raise ValueError("this network takes no condition: it was built with cond_dim = 0")
+    if tuple(cond.shape) != (batch_size, cond_dim):
+        raise ValueError(
+            f"the condition must be of shape ({batch_size}, {cond_dim}), one row for each image, "
+            f"not {tuple(cond.shape)}"
+        )
+
+
+def add_cond(time: Tensor, layer: nn.Linear | None, cond: Tensor | None) -> Tensor:
+    """The embedding of t (B,D) and that of the labels in one; `layer` has no bias, so 0 is ∅."""
+    check_cond(cond, len(time), 0 if layer is None else layer.in_features)
+    if cond is None or layer is None:
+        return time
+    return time + layer(cond.to(layer.weight.dtype))
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -46,13 +93,3 @@ def zero_init(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
-
-
-def check_cond(cond: Tensor | None, cond_dim: int) -> None:
-    """Refuse a condition that a network was not built for."""
-    if cond is None:
-        return
-    if cond_dim == 0:
-        raise ValueError("this network takes no condition: it was built with cond_dim = 0")
-    if cond.ndim != 2 or cond.shape[1] != cond_dim:
-        raise ValueError(f"the condition must be of shape (B, {cond_dim}), not {tuple(cond.shape)}")

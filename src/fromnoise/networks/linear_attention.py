@@ -1,4 +1,4 @@
-"""A U-Net with attention at every level, its cost linear in the number of pixels.
+"""A U-Net with attention at every level, linear in the number of pixels but at the innermost.
 
 It is the `Unet` of denoising-diffusion-pytorch 2. RMSNorm: Zhang and Sennrich 2019
 (arXiv:1910.07467). Linear attention: Shen et al. 2021 (arXiv:1812.01243).
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_cond, check_size, sinusoid
+from fromnoise.networks.layers import add_cond, check_size, sinusoid
 
 
 class _Normalise(torch.autograd.Function):
@@ -253,9 +253,7 @@ class LinearAttentionUNet(nn.Module):
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         time = self.time1(sinusoid(t, self.dim).to(self.time1.weight.dtype))
         time = self.time2(F.gelu(time))
-        check_cond(cond, self.cond_dim)
-        if cond is not None and self.cond is not None:
-            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = add_cond(time, self.cond, cond)
         time = F.silu(time)
 
         x = self.stem(x)

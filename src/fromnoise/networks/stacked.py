@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import check_cond, check_size, sinusoid
+from fromnoise.networks.layers import add_cond, check_size, sinusoid
 
 
 def halve(channels: int) -> nn.Module:
@@ -174,9 +174,7 @@ class Stacked(nn.Module):
         time = sinusoid(t, self.time_dim, "interleaved").to(self.stem.weight.dtype)
         if self.time1 is not None and self.time2 is not None:
             time = self.time2(F.silu(self.time1(time)))
-        check_cond(cond, self.cond_dim)
-        if cond is not None and self.cond is not None:
-            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        time = add_cond(time, self.cond, cond)
         if self.time1 is not None:
             time = F.silu(time)
 
