@@ -214,7 +214,7 @@ def test_each_step_is_a_grid_of_its_own_time(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "grid_figure", grid)
     sample_to_folder(model, SEEDS, tmp_path, each_step=True, grid=False, steps=3)
     steps = list(model.denoise(SEEDS, steps=3))
-    assert shown.keys() == {
+    assert shown.keys() == {"x_t-0100.png"} | {
         name
         for step in steps
         for name in (f"x_t-{step.s:04d}.png", f"predicted_x0-{step.t:04d}.png")
@@ -264,6 +264,18 @@ def test_labels_are_asked_for_in_one_way(labelled, model, tmp_path):
         conditions(labelled, 1, labels="sphere", cycle_classes=True)
     with pytest.raises(ConfigError, match="trained without labels"):
         conditions(model, 1, class_="sphere")
+
+
+def test_guidance_towards_nothing_is_refused(labelled, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to guide towards: ε = ε_∅ \+ s"):
+        sample_to_folder(labelled, [0], tmp_path / "out", guidance=3.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_cut_stay_apart():
+    a, b = (sampling._safe("ü" * 60 + end) for end in "ab")
+    assert a != b
+    assert max(len(a.encode()), len(b.encode())) < 120
 
 
 def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):

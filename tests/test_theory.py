@@ -67,8 +67,9 @@ def test_every_equation_that_is_referred_to_exists():
 
 @pytest.mark.parametrize("number", EQUATIONS)
 def test_an_equation_has_a_function_and_a_test(number):
-    assert FUNCTION.search(EQUATIONS[number])
-    assert TEST.search(EQUATIONS[number])
+    for names in (FUNCTION.findall(EQUATIONS[number]), TEST.findall(EQUATIONS[number])):
+        assert names
+        assert len(names) == len(set(names)), "one is named twice"
 
 
 @pytest.mark.parametrize(("name", "module"), sorted(set(FUNCTION.findall(TEXT))))

@@ -76,10 +76,10 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
     steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
-    variance: Annotated[str | None, typer.Option(help="of ddpm: small or large")] = None,
+    variance: Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
     class_: Annotated[
-        str | None, typer.Option("--class", help="this label and none of the others")
+        str | None, typer.Option("--class", help="this label, or these with commas, and no other")
     ] = None,
     labels: Annotated[
         str | None,
@@ -108,6 +108,7 @@ def sample(
     times: Annotated[
         str | None, typer.Option(help="those of the trajectory, as in 999,700,400,100,0")
     ] = None,
+    strips: Annotated[int, typer.Option(min=1, help="images in the trajectory")] = 4,
     each_step: Annotated[
         bool, typer.Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
     ] = False,
@@ -147,6 +148,7 @@ def sample(
             gif=gif,
             trajectory=trajectory or times is not None,
             times=sampling.parse_times(times) if times is not None else None,
+            strips=strips,
             each_step=each_step,
             noise=noise,
             progress=progress,
@@ -165,7 +167,7 @@ def progress(
     ] = None,
 ) -> None:
     """Draw what the same noise became at several moments of the training, side by side."""
-    chosen = sampling.parse_times(epochs) if epochs is not None else None
+    chosen = sampling.parse_epochs(epochs) if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())
 
 
@@ -183,9 +185,17 @@ def import_(
 ) -> None:
     """Turn another program's weights into a model to sample from, or to start a training from."""
     changes = dict(map(config.parse_override, overrides or []))
-    spec = import_model(file, out, format=format, overrides=changes)
-    settings = spec.model_dump(mode="json", include={"network", "diffusion", "sampling", "size"})
+    spec, notes = import_model(file, out, format=format, overrides=changes)
+    shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}
+    settings = spec.model_dump(mode="json", include=shown)
+    betas = settings["diffusion"]["schedule"].get("betas", [])
+    if betas:
+        settings["diffusion"]["schedule"]["betas"] = (
+            f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
+        )
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
+    for note in notes:
+        print(f"note: {note}")
     print(f"{spec.source}; to sample from it: fromnoise sample {out.absolute()}")
 
 

@@ -117,7 +117,7 @@ class Training(Section):
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
-    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # single labels that are not said
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
     accumulation: Positive = 1  # parts that a batch is computed in; less memory, same gradient
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -232,7 +232,6 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
     for key, name, known in (
         ("data.source", recipe.data.source, SOURCES),
         ("diffusion.metric", recipe.diffusion.metric, METRICS),
-        ("sampling.spacing", recipe.sampling.spacing, SPACINGS),
     ):
         if name not in known:
             raise ConfigError(f"{where}: {key} {unknown(name, known)}")
@@ -248,6 +247,12 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: training.steps is missing; give it, or training.epochs")
     if settings.steps and settings.epochs is not None:
         raise ConfigError(f"{where}: training.steps and training.epochs are both given; keep one")
+    every, milestone = settings.checkpoint_every, settings.milestone_every
+    if milestone is not None and milestone % every:
+        raise ConfigError(
+            f"{where}: training.milestone_every = {milestone} is not a multiple of "
+            f"training.checkpoint_every = {every}, so there would be no checkpoint to keep"
+        )
     learned = recipe.network.options["learned_variance"]
     if learned != (recipe.diffusion.vlb_weight > 0):
         raise ConfigError(
@@ -255,13 +260,22 @@ def _check_together(recipe: Recipe, where: str) -> None:
             f"{recipe.diffusion.vlb_weight:g}: a variance is learned from the bound alone, so set "
             "both (0.001 is the usual weight) or neither"
         )
-    if recipe.sampling.sampler.options.get("variance") == "learned" and not learned:
+    check_sampling(recipe, labels=recipe.data.labels, where=where)
+
+
+def check_sampling(section: Any, *, labels: bool, where: str = "") -> None:
+    """Whether a recipe's or a model's way of sampling fits its network and its labels."""
+    prefix, sampling = f"{where}: " if where else "", section.sampling
+    if sampling.spacing not in SPACINGS:
+        raise ConfigError(f"{prefix}sampling.spacing {unknown(sampling.spacing, SPACINGS)}")
+    learned = section.network.options["learned_variance"]
+    if sampling.sampler.options.get("variance") == "learned" and not learned:
         raise ConfigError(
-            f"{where}: sampling.sampler.variance is learned, but network.learned_variance is False"
+            f"{prefix}sampling.sampler.variance is learned, but network.learned_variance is False"
         )
-    if recipe.sampling.guidance != 1 and not recipe.data.labels:
+    if sampling.guidance != 1 and not labels:
         raise ConfigError(
-            f"{where}: sampling.guidance = {recipe.sampling.guidance:g} (s in "
+            f"{prefix}sampling.guidance = {sampling.guidance:g} (s in "
             "ε = ε_∅ + s·(ε_c − ε_∅)) needs a model with labels: set data.labels = true"
         )
 

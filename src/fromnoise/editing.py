@@ -32,15 +32,23 @@ def interpolate_to_folder(
     them, much lets the model invent what lies between. how: as in `Model.denoise`.
     Raises ValueError for an image that cannot be read, or a strength outside.
     """
-    T = model.denoiser.schedule.T
+    spec, T = model.spec, model.denoiser.schedule.T
     t = round(strength * T)
     if not 0 < strength <= 1 or t < 1:
         raise ConfigError(f"strength must lie in (0, 1] and reach t ≥ 1 of T = {T}, not {strength}")
     given = [
-        torch.tensor(read_image(path, size=model.spec.size, channels=model.spec.channels))
+        torch.tensor(
+            read_image(
+                path,
+                size=spec.size,
+                channels=spec.channels,
+                fit=spec.fit,
+                background=spec.background,
+            )
+        )
         for path in (a, b)
     ]
-    low, high = model.spec.data_range
+    low, high = spec.data_range
     x0_a, x0_b = ((to_float(image) + 1) / 2 * (high - low) + low for image in given)
     fractions = torch.linspace(0, 1, frames).tolist()
     x_t = interpolation_starts(

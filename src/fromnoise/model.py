@@ -48,6 +48,8 @@ class ModelSpec(Section):
     sampling: Sampling
     channels: int
     size: tuple[int, int]  # (H, W)
+    fit: Literal["crop", "pad", "squash"] = "crop"  # how images came to this size
+    background: tuple[int, int, int] = (255, 255, 255)
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # what the K numbers of a condition stand for
     weights: Weights = "raw"
@@ -142,7 +144,8 @@ class Model:
         """Walk from x_T to x_0 for these seeds in one batch, yielding every step.
 
         origin: (t, x_t) to set out from on the way instead of at (T, noise); the times of the plan
-        above t are left out. x and x0 of a step are float32 (B,C,H,W), near [−1, 1] at the end.
+        above t are left out. x and x0 of a step are float32 (B,C,H,W), near `spec.data_range` at
+        the end.
         Other arguments as in `sample`.
         """
         plan = self.sampling_plan(
@@ -156,6 +159,11 @@ class Model:
         if origin is not None:
             times = [origin[0], *(t for t in times if t < origin[0])]
             x = origin[1]
+        if guidance is not None and cond is None:
+            raise ValueError(
+                "there is nothing to guide towards: ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs a "
+                "condition; ask for labels"
+            )
         denoise = self._conditioned(cond, len(seeds), plan.guidance)
 
         def noise(t: int) -> Tensor:
@@ -271,7 +279,8 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
     if path.is_file():
         return path
     lone = [path / name for name in FILE_OF.values() if (path / name).is_file()]
-    if lone and not (path / checkpoints.STATE).is_file():  # a folder that `import` wrote
+    of_training = [checkpoints.STATE, "optimizer.safetensors"]
+    if lone and not any((path / name).exists() for name in of_training):  # `import` wrote it
         wanted = path / FILE_OF[weights] if weights else lone[0]
         if wanted not in lone:
             raise CheckpointError(f"{path} holds {lone[0].name} only, no {wanted.name}")

@@ -1,6 +1,8 @@
 """From a model to a folder of pictures."""
 
+import hashlib
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,9 @@ from fromnoise.pictures import (
 )
 
 GRID_IMAGES = 64  # in the grid, the noise grid and the animation
-STRIP_IMAGES = 4  # in the strip
 STRIP_TIMES = 10
 MAX_FRAMES = 60
+LONGEST_NAME = 100  # bytes of the labels in a file name
 MADE_BY = {"software": "fromnoise"}
 
 
@@ -52,6 +54,17 @@ def parse_times(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def parse_epochs(text: str) -> list[float]:
+    """`0,0.5,20` → [0.0, 0.5, 20.0]. Raises ConfigError for anything else."""
+    try:
+        epochs = [float(part) for part in text.split(",")]
+    except ValueError:
+        epochs = [-1.0]
+    if not all(0 <= epoch < float("inf") for epoch in epochs):
+        raise ConfigError(f"epochs {text!r} cannot be read; write 0,50,100,150,199")
+    return epochs
+
+
 def conditions(
     model: Model,
     count: int,
@@ -63,9 +76,9 @@ def conditions(
 ) -> np.ndarray | None:
     """The condition of each of `count` images, int8 (count, K), or None where nothing is asked.
 
-    class_: this label and none of the others. labels: `red cube, -blue sphere`, the rest not said.
-    cycle_classes: each label alone, one after the other. file: lists of names, each list exactly
-    what its image shows, and from the first again where there are fewer than images.
+    class_: this label, or these with commas, and none of the others. labels: `red cube, -blue
+    sphere`, the rest not said. cycle_classes: each label alone, one after the other. file: lists of
+    names, each list exactly what its image shows, from the first again where images are more.
     Raises ConfigError for two of these at once, and for a model without labels; DataError for an
     unknown label.
     """
@@ -87,8 +100,14 @@ def conditions(
     if file is not None:
         shown = np.stack([exactly(row, names) for row in read_conditions(file, names)])
         return shown[np.arange(count) % len(shown)]
-    row = exactly([class_], names) if class_ is not None else parse_labels(labels or "", names)
+    row = (
+        exactly(_split(class_), names) if class_ is not None else parse_labels(labels or "", names)
+    )
     return np.repeat(row[None], count, axis=0)
+
+
+def _split(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def default_folder(model: Model, path: Path, *, cond: np.ndarray | None = None, **how: Any) -> Path:
@@ -126,6 +145,7 @@ def sample_to_folder(
     each_step: bool = False,
     trajectory: bool = False,
     times: Sequence[int] | None = None,
+    strips: int = 4,
     noise: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
@@ -138,8 +158,9 @@ def sample_to_folder(
     grid: the first 64 in one picture, `columns` in a row (None: about square).
     npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8 and with labels `arr_1` int8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
-    `times` (the nearest that the sampler visits), or at ten. each_step: a grid of x_t and one of
-    the predicted x_0 for every t. noise: the x_T of the grid beside what became of it.
+    `times` (the nearest that the sampler visits), or at ten, for the first `strips` images.
+    each_step: for every t a grid of x_t and one of the predicted x_0, of the first batch.
+    noise: the x_T of the grid beside what became of it.
     progress is called with (images finished, of how many) after each batch.
     how: as in `Model.denoise`.
     """
@@ -165,7 +186,10 @@ def sample_to_folder(
     images: list[np.ndarray] = []
     for i in range(0, len(seeds), batch_size):
         batch, said = seeds[i : i + batch_size], words[i : i + batch_size]
-        film = Film(model, batch, plan, times) if i == 0 and (gif or trajectory) else None
+        film = Film(model, batch, plan, times, strips) if i == 0 and (gif or trajectory) else None
+        if each_step and i == 0:
+            x_T = to_uint8(model.start(batch[:GRID_IMAGES]), model.spec.data_range).numpy()
+            files.append(_save_grid(x_T, folder / "steps", "x_t", model.denoiser.schedule.T, title))
         labels = None if cond is None else torch.from_numpy(cond[i : i + batch_size])
         for step in model.denoise(batch, cond=labels, **how):
             if film is not None:
@@ -188,9 +212,12 @@ def sample_to_folder(
     everything = np.concatenate(images)
     first = everything[:GRID_IMAGES]
     if grid:
-        captions = None if cond is None else words[:GRID_IMAGES]
+        different = len(set(words)) > 1
+        captions = words[:GRID_IMAGES] if different else None
+        one = "" if different else textwrap.shorten(words[0], 60, placeholder=" …")
+        above = f"{one}: {title}" if one else title
         path = folder / "grid.png"
-        files.append(grid_figure(first, path, title=title, captions=captions, columns=columns))
+        files.append(grid_figure(first, path, title=above, captions=captions, columns=columns))
     if noise:
         start = to_uint8(model.start(seeds[:GRID_IMAGES]), model.spec.data_range).numpy()
         panels = [("$x_T$, the starting noise", start), ("$x_0$, what became of it", first)]
@@ -212,7 +239,11 @@ def _file_name(seed: int, words: str) -> str:
 
 
 def _safe(words: str) -> str:
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", words)[:100].strip(" .")
+    safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", words).strip(" .")
+    if len(safe.encode()) <= LONGEST_NAME:
+        return safe
+    short = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{short} {hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
 
 
 def _save_step(step: Step, model: Model, folder: Path, title: str) -> list[Path]:
@@ -220,22 +251,29 @@ def _save_step(step: Step, model: Model, folder: Path, title: str) -> list[Path]
     shown = (a[:GRID_IMAGES] for a in (step.x, step.x0))
     x, x0 = (to_uint8(a, model.spec.data_range).numpy() for a in shown)
     return [
-        grid_figure(x, folder / f"x_t-{step.s:04d}.png", title=f"$x_t$ at $t$ = {step.s}, {title}"),
-        grid_figure(
-            x0,
-            folder / f"predicted_x0-{step.t:04d}.png",
-            title=f"$x_0$ as predicted at $t$ = {step.t}, {title}",
-        ),
+        _save_grid(x0, folder, "predicted_x0", step.t, title),
+        _save_grid(x, folder, "x_t", step.s, title),
     ]
+
+
+def _save_grid(images: np.ndarray, folder: Path, what: str, t: int, title: str) -> Path:
+    words = {"x_t": "$x_t$ at", "predicted_x0": "$x_0$ as predicted at"}[what]
+    return grid_figure(images, folder / f"{what}-{t:04d}.png", title=f"{words} $t$ = {t}, {title}")
 
 
 class Film:
     """What is kept of the denoising of one batch: a few frames and a few columns of a strip."""
 
     def __init__(
-        self, model: Model, seeds: Sequence[int], plan: Sampling, times: Sequence[int] | None
+        self,
+        model: Model,
+        seeds: Sequence[int],
+        plan: Sampling,
+        times: Sequence[int] | None,
+        strips: int,
     ) -> None:
         """times: those of the strip, in {0..T}; the nearest kept ones are shown, T first."""
+        self._strips = strips
         T = model.denoiser.schedule.T
         visited = [*sampling_times(T, plan.steps, plan.spacing), 0]
         if times is None:
@@ -256,12 +294,12 @@ class Film:
         if t in self._frame_times:
             self.frames.append(tile(to_uint8(x[:GRID_IMAGES], self._data_range).numpy()))
         if t in self.times:
-            self._x[t] = to_uint8(x[:STRIP_IMAGES], self._data_range).numpy()
+            self._x[t] = to_uint8(x[: self._strips], self._data_range).numpy()
 
     def take(self, step: Step) -> None:
         """Keep what is wanted of this step."""
         if step.t in self.times:
-            self._x0[step.t] = to_uint8(step.x0[:STRIP_IMAGES], self._data_range).numpy()
+            self._x0[step.t] = to_uint8(step.x0[: self._strips], self._data_range).numpy()
         self._see(step.s, step.x)
 
     def save_strip(self, path: Path, title: str) -> Path:

@@ -20,7 +20,7 @@ from fromnoise.diffusion import (
     bound_term,
     prior_kl,
 )
-from fromnoise.diffusion.likelihood import log_level, term_of
+from fromnoise.diffusion.likelihood import log_cdf, log_level, term_of
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 SHAPE = (4, 2, 3, 3)
@@ -90,17 +90,46 @@ def test_a_mass_too_small_for_any_number_has_a_logarithm(mean, dtype):
     torch.testing.assert_close(got.double()[1:-1], expected[1:-1], rtol=1e-6, atol=0)
 
 
+def slopes(x0: Tensor, mean: Tensor, std: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(φ(l) − φ(u), lφ(l) − uφ(u)) / (std·mass): the derivatives by mean and std, elementwise."""
+    x, m, s = (part.detach().double().numpy() for part in (x0, mean, std))
+    lower = np.where(x < -0.999, -1e8, (x - 1 / 255 - m) / s)  # 1e8 stands for infinity
+    upper = np.where(x > 0.999, 1e8, (x + 1 / 255 - m) / s)
+    right = lower + upper > 0
+    a, b = np.where(right, -upper, lower), np.where(right, -lower, upper)
+    log_mass = special.log_ndtr(b) + np.log(-np.expm1(special.log_ndtr(a) - special.log_ndtr(b)))
+    of_l, of_u = (np.exp(stats.norm.logpdf(end) - log_mass) / s for end in (lower, upper))
+    return of_l - of_u, lower * of_l - upper * of_u
+
+
 def test_the_gradient_of_a_mass_is_right_and_always_a_number():
     x0 = torch.tensor([-1.0, -0.6, 0, 0.2, 1]).double().mul(127.5).round().div(127.5)
     x0 = x0.reshape(1, 1, 1, 5)
     mean = torch.tensor([-0.99, -0.58, 0, 0.3, 0.9]).double().reshape(x0.shape).requires_grad_()
     std = torch.full_like(x0, 0.04).requires_grad_()
     assert torch.autograd.gradcheck(lambda m, s: log_level(x0, m, s), (mean, std))
+    near = itertools.product((-30.0, 0.0, 30.0), (1e-3, 0.1, 30.0, 1e9))
     for dtype in (torch.float32, torch.float64):
-        for far, width in itertools.product((-30.0, 0.0, 30.0), (1e-3, 0.1, 30.0, 1e9)):
-            leaf = torch.tensor([far, width], dtype=dtype, requires_grad=True)
-            log_level(x0.to(dtype), leaf[0].expand(x0.shape), leaf[1]).sum().backward()
-            assert leaf.grad.isfinite().all()
+        for far, width in [*near, (-1400.0, 0.14), (1400.0, 0.14)]:
+            level = x0.to(dtype)
+            mean = torch.full_like(level, far).requires_grad_()
+            std = torch.full_like(level, width).requires_grad_()
+            log_level(level, mean, std).sum().backward()
+            for got, expected in zip((mean, std), slopes(level, mean, std), strict=True):
+                exact = torch.from_numpy(expected).to(dtype)
+                torch.testing.assert_close(got.grad, exact, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_the_logarithm_of_the_distribution_function_has_a_slope_in_any_tail(dtype, rtol):
+    ends = [-1e6, -1e4, -30.0, -8.0, -3.0, -0.5, -1e-3, 0.0, 1e-3, 0.5, 3.0, 8.0, 1e6]
+    z = torch.tensor(ends, dtype=dtype, requires_grad=True)
+    got = log_cdf(z)
+    got.sum().backward()
+    points = z.detach().double().numpy()
+    np.testing.assert_allclose(got.detach(), special.log_ndtr(points), rtol=rtol, atol=0)
+    slope = math.sqrt(2 / math.pi) / special.erfcx(-points / math.sqrt(2))
+    np.testing.assert_allclose(z.grad, slope, rtol=rtol, atol=0)
 
 
 # ---- one term -------------------------------------------------------------------------------

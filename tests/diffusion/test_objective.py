@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, bound_term
+from fromnoise.networks import DDPM
 
 KINDS = ["eps", "x0", "v"]
 
@@ -112,6 +113,27 @@ def test_the_bound_trains_the_variance_alone(schedule, learning, kind):
     assert untouched.count_nonzero() == 0
     assert (of_variance != 0).flatten(1).any(dim=1).all()  # in each image, whatever its time
     assert of_variance.isfinite().all()
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 10, 100, 500, 900, 990, 999, 1000])
+def test_a_fresh_networks_gradient_is_a_number_at_any_time(t):
+    # ᾱ_T of the cosine is 2e-9: with ε̂ = 0, x̂_0 = x_t/√ᾱ_t is some 20,000, far from any grey level.
+    torch.manual_seed(0)
+    network = DDPM(
+        image_channels=1,
+        channels=8,
+        groups=4,
+        multipliers=[1, 2],
+        num_res_blocks=1,
+        learned_variance=True,
+    )
+    denoiser = Denoiser(network, NoiseSchedule.named("cosine", 1000))
+    x0 = torch.randint(0, 256, (8, 1, 8, 8)) / 127.5 - 1
+    loss = Objective(vlb_weight=0.001)(denoiser, x0, torch.randn_like(x0), torch.full((8,), t))
+    loss.mean().backward()
+    assert loss.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
 def test_L_simple_is_of_the_first_half_of_the_output(schedule, learning):

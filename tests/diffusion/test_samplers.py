@@ -302,6 +302,24 @@ def test_a_fixed_variance_ignores_what_was_learned(schedule, variance):
     torch.testing.assert_close(got, std.expand(shape), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10])
+@pytest.mark.parametrize("raw", [40.0, 60.0])
+def test_a_learned_variance_beyond_all_numbers_still_ends_in_an_image(schedule, raw, steps):
+    # σ of the last step is ∞ in float32, but that step adds no noise.
+    class Wide(torch.nn.Module):
+        def forward(self, x_t, index, cond):
+            return torch.cat([torch.zeros_like(x_t), torch.full_like(x_t, raw)], dim=1)
+
+    def noise(t: int) -> torch.Tensor:
+        return torch.ones(SHAPE)
+
+    denoise = clamp_x0(Denoiser(Wide(), schedule))
+    times = sampling_times(schedule.T, steps)
+    *_, last = ddpm(denoise, schedule, noise(0), times, noise=noise, variance="learned")
+    torch.testing.assert_close(last.x, last.x0)
+    assert last.x.abs().max() <= 1
+
+
 def test_learned_is_refused_where_nothing_was_learned(schedule, denoise, noise, start):
     sampler = ddpm(denoise, schedule, start, [900, 40], noise=noise, variance="learned")
     with pytest.raises(

@@ -159,15 +159,18 @@ def test_a_network_alone_is_read_with_the_published_schedule():
 def test_says_what_it_assumes():
     mnist = context_unet(payload(theirs(channels=1, classes=10, expand=7)))
     assert [*mnist.spec["label_names"]] == [*"0123456789"]
-    assert len(mnist.notes) == 1
+    assert len(mnist.notes) == 2
     assert "images in [0, 1] are assumed" in mnist.notes[0]
     clevr = context_unet(payload(theirs()))
     assert clevr.spec["label_names"][::23] == ["class_0", "class_23"]
-    assert len(clevr.notes) == 1
+    assert len(clevr.notes) == 3
+    assert "does not name its 24 labels" in clevr.notes[1]
+    assert "not clamped" in clevr.notes[2]
     assert "64x64 is assumed" in clevr.notes[0]
     assert clevr.spec["sampling"] == {
         "sampler": {"name": "ddpm", "variance": "large"},
         "steps": 400,
+        "clamp": False,
     }
     state = payload(theirs())
     state["nn_model.up0.0.weight"] = torch.zeros(16, 16, 4, 4)

@@ -40,7 +40,7 @@ def test_an_imported_model_is_loaded_sampled_and_trained_on(network, file, tmp_p
 
 def test_what_the_file_does_not_say_can_be_said(file, tmp_path):
     changes = {"size": 16, "diffusion.schedule.beta_T": 0.3, "sampling.sampler": "ddim"}
-    spec = import_model(file, tmp_path / "model", overrides=changes)
+    spec, _ = import_model(file, tmp_path / "model", overrides=changes)
     assert spec == fromnoise.load(tmp_path / "model").spec
     assert (spec.size, spec.diffusion.schedule.options["beta_T"]) == ((16, 16), 0.3)
     assert spec.sampling.sampler.name == "ddim"
@@ -50,7 +50,8 @@ def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
     state = torch.load(file, weights_only=True)
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, tmp_path / "weights.safetensors")
-    assert import_model(tmp_path / "weights.safetensors", tmp_path / "model").channels == 1
+    spec, _ = import_model(tmp_path / "weights.safetensors", tmp_path / "model")
+    assert spec.channels == 1
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,9 @@ def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
         ({"channels": 3}, "unknown key channels; an import can be told network., diffusion."),
         ({"size": "big"}, "size"),
         ({"size": 7}, None),
+        ({"data_range": [0, 0]}, "data_range must rise from black to white"),
+        ({"sampling.spacing": "foo"}, "sampling.spacing 'foo' is unknown"),
+        ({"sampling.guidance": 3}, "needs a model with labels"),
         ({"diffusion.T": 0}, "diffusion.T = 0: input should be greater than or equal to 1"),
         ({"network.chanels": 3}, "did you mean network.channels"),
         ({"network.channels": 64}, "its raw weights do not fit"),
@@ -66,7 +70,7 @@ def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
 )
 def test_what_cannot_be_changed(file, tmp_path, overrides, said):
     if said is None:  # any size fits a network of one level
-        assert import_model(file, tmp_path / "model", overrides=overrides).size == (7, 7)
+        assert import_model(file, tmp_path / "model", overrides=overrides)[0].size == (7, 7)
         return
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         import_model(file, tmp_path / "model", overrides=overrides)
@@ -121,6 +125,26 @@ def test_files_that_are_no_checkpoints(tmp_path, file):
         import_model(tmp_path / "nowhere.pt", tmp_path / "model")
 
 
+@pytest.mark.parametrize("spoil", ["table", "layer"])
+def test_a_file_that_was_changed_is_named(file, tmp_path, spoil):
+    state = torch.load(file, weights_only=True)
+    if spoil == "table":
+        state["time_embedding.timembedding.0.weight"] = torch.zeros(7)
+    else:
+        state["downblocks.0.weird"] = torch.zeros(1)
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=r"ckpt.pt begins like zoubohao, but is damaged or"):
+        import_model(file, tmp_path / "model")
+
+
+def test_what_a_killed_import_left_is_not_taken_for_the_model(file, tmp_path):
+    (tmp_path / ".writing-model").mkdir()
+    (tmp_path / ".writing-model" / "ema.safetensors").write_text("half of it")
+    import_model(file, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
+    assert fromnoise.load(tmp_path / "model").spec.weights == "raw"
+
+
 def test_a_format_that_is_named_is_the_only_one_tried(file, tmp_path):
     with pytest.raises(CheckpointError, match="is not of the format lucidrains"):
         import_model(file, tmp_path / "model", format="lucidrains")
@@ -139,8 +163,11 @@ def test_what_is_there_already_is_left_alone(file, tmp_path):
 
 
 def test_a_range_of_zero_to_one_is_shown_as_black_to_white(file, tmp_path):
-    import_model(file, tmp_path / "a", overrides={"size": 8})
-    import_model(file, tmp_path / "b", overrides={"size": 8, "data_range": [0, 1]})
+    clamped = {"size": 8, "sampling.clamp": True}
+    import_model(file, tmp_path / "a", overrides=clamped)
+    import_model(
+        file, tmp_path / "b", overrides={"size": 8, "data_range": [0, 1], "sampling.clamp": True}
+    )
     a, b = (fromnoise.load(tmp_path / name) for name in "ab")
     how = {"steps": 3, "sampler": "ddim"}
     for model, low in ((a, -1.0), (b, 0.0)):

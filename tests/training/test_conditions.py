@@ -40,13 +40,16 @@ def test_the_share_of_empty_conditions_is_the_setting_whatever_the_number_of_lab
     assert abs(share - dropout) < 3 * math.sqrt(dropout * (1 - dropout) / len(cond))
 
 
-def test_single_labels_are_dropped_by_draws_of_their_own(digits):
-    cond = conditions(digits, dropout=0.0, label_dropout=0.25)
-    unsaid = (cond == 0).double()
-    error = 3 * math.sqrt(0.25 * 0.75 / unsaid.numel())
-    assert abs(unsaid.mean().item() - 0.25) < error
-    correlation = np.corrcoef(unsaid[:, 0], unsaid[:, 1])[0, 1]
-    assert abs(correlation) < 3 / math.sqrt(len(cond))
+def test_a_share_of_the_images_says_a_part_and_any_part_alike(digits):
+    cond = conditions(digits, dropout=0.0, label_dropout=0.4)
+    said = (cond != 0).sum(dim=1)
+    counts = torch.bincount(said, minlength=11).double() / len(cond)
+    # a share uniform in [0, 1] makes every number of the 10 labels equally likely: Bayes's billiard
+    expected = torch.full((11,), 0.4 / 11).double()
+    expected[10] += 0.6
+    error = 4 * (expected * (1 - expected) / len(cond)).sqrt()
+    assert ((counts - expected).abs() < error).all()
+    assert (cond.sum(dim=0).abs() > 0).all()  # no label is never said
 
 
 def test_both_kinds_are_a_function_of_seed_and_step(digits):
@@ -60,7 +63,7 @@ def test_both_kinds_are_a_function_of_seed_and_step(digits):
 
 @pytest.fixture(scope="module")
 def labelled_run(tmp_path_factory):
-    """Digits by class, ten steps: enough to be asked for classes, not to draw them."""
+    """Digits by class, four steps: enough to be asked for classes, not to draw them."""
     tree = {
         "data": {"source": "digits", "labels": True},
         "network": {"name": "ddpm", "channels": 8, "multipliers": [1, 2], "groups": 4},
@@ -144,10 +147,16 @@ def test_a_run_starts_from_other_weights(tiny, run, tmp_path):
     begun = fromnoise.train(tiny, out=tmp_path / "second").model("raw")
     for name, tensor in fromnoise.load(run).denoiser.network.state_dict().items():
         torch.testing.assert_close(begun.denoiser.network.state_dict()[name], tensor)
-    tiny["network"]["channels"] = 16
-    with pytest.raises(ConfigError, match=r"start_from: .* holds another network"):
-        fromnoise.train(tiny, out=tmp_path / "third")
-    assert not (tmp_path / "third").exists()
+    for section, key, value in (
+        ("network", "channels", 16),
+        ("network", "embedding", "interleaved"),  # of no shape, and of another meaning
+        ("diffusion", "prediction", "v"),
+        ("data", "labels", True),
+    ):
+        other = {**tiny, section: {**tiny[section], key: value}}
+        with pytest.raises(ConfigError, match=rf"start_from: .* has .*{key.removesuffix('s')}"):
+            fromnoise.train(other, out=tmp_path / "third")
+        assert not (tmp_path / "third").exists()
 
 
 def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
@@ -158,6 +167,34 @@ def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
     first = (run / "progress.png").read_bytes()
     progress_figure(run)
     assert (run / "progress.png").read_bytes() != first  # two moments instead of one
-    (tmp_path / "empty").mkdir()
+    for file in (run / "previews").glob("*.npz"):
+        file.unlink()
     with pytest.raises(ConfigError, match="has no previews"):
-        progress_figure(tmp_path / "empty")
+        progress_figure(run)
+    assert "is no run: it has no log.jsonl" in cli("progress", tmp_path / "nowhere").err
+    assert "epochs 'x' cannot be read; write 0,50" in cli("progress", run, "--epochs", "x").err
+
+
+def test_more_epochs_make_a_run_longer(tiny, tmp_path):
+    np.save(tmp_path / "few.npy", np.zeros((16, 8, 8, 1), np.uint8))
+    del tiny["training"]["steps"]
+    tiny["training"]["epochs"] = 1
+    fromnoise.train(tiny, data=tmp_path / "few.npy", out=tmp_path / "run")
+    run = fromnoise.resume(tmp_path / "run", overrides={"training.epochs": 2})
+    assert run.recipe().training.steps == 4
+    assert run.finished
+
+
+def test_a_run_is_not_resumed_with_other_labels(tiny, tmp_path):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (8, 8), 40 * i).save(tmp_path / "pets" / name / f"{i}.png")
+    tiny["data"] = {"source": "folder", "path": str(tmp_path / "pets"), "labels": True}
+    tiny["training"]["steps"] = 2
+    fromnoise.train(tiny, out=tmp_path / "run")
+    (tmp_path / "pets" / "cat").rename(tmp_path / "pets" / "zebra")
+    with pytest.raises(ConfigError, match=r"labels are now dog, zebra, but .* with cat, dog"):
+        fromnoise.resume(tmp_path / "run", overrides={"training.steps": 4})

@@ -53,14 +53,17 @@ def load_conditions(
     """The labels of the same images: float32 (batch_size, K) in {−1, 0, +1}; K ≥ 1.
 
     Each image loses all its labels with probability `dropout`, so that the network learns the empty
-    condition as often as that, however many labels there are; and each single label, by a draw of
-    its own, with probability `label_dropout`, so that it learns conditions that say only a part.
+    condition as often as that, however many labels there are. With probability `label_dropout` it
+    says only a part: each label is then kept by a draw of its own, with a share that is uniform in
+    [0, 1] for this image, so that the network learns prompts of few labels as well as of many.
     """
     assert data.labels is not None
     labels = torch.from_numpy(data.labels[batch_indices(seed, step, batch_size, len(data))])
     draws = generator(seed, step, "condition")
     kept = torch.rand(batch_size, 1, generator=draws) >= dropout
-    said = torch.rand(labels.shape, generator=draws) >= label_dropout
+    partial = torch.rand(batch_size, 1, generator=draws) < label_dropout
+    share = torch.rand(batch_size, 1, generator=draws)
+    said = ~partial | (torch.rand(labels.shape, generator=draws) < share)
     return labels.to(torch.float32) * kept * said
 
 

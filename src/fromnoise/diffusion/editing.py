@@ -13,9 +13,10 @@ def interpolation_starts(
 ) -> Tensor:
     """x̄_t = (1−λ) x_t + λ x'_t for each λ of `fractions`, between a and b noised to t.
 
-    Ho et al., section 4.3. Both x_t = √ᾱ_t a + √(1−ᾱ_t) ε and x'_t, of b, take the same ε, so that
-    x̄_t has the variance 1−ᾱ_t that a denoiser expects; two noises mixed would have only
-    ((1−λ)² + λ²) (1−ᾱ_t). A larger t keeps less of both images and leaves more to the model.
+    Ho et al., section 4.3, but for the noise. The paper draws x_t and x'_t separately, and keeps
+    both for all λ; here x_t = √ᾱ_t a + √(1−ᾱ_t) ε and x'_t, of b, share one ε, because x̄_t then has
+    the variance 1−ᾱ_t that a denoiser expects. Two noises mixed have only ((1−λ)² + λ²) (1−ᾱ_t). A
+    larger t keeps less of both images and leaves more to the model.
 
     Any sampler goes on from here, over t and the kept times below it:
 

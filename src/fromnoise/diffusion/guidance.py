@@ -14,7 +14,8 @@ def classifier_free(denoiser: Denoiser, cond: Tensor, scale: float = 1.0) -> Den
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
     conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, being linear
-    in ε̂ at one x_t. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector. s ≥ 0, or ValueError.
+    in ε̂ at one x_t; a learned variance is that of the condition. cond: (B,K) in {−1, 0, +1}; ∅ is
+    the zero vector. s ≥ 0, or ValueError.
     """
     if scale < 0:
         raise ValueError(f"guidance must be at least 0 in ε = ε_∅ + s·(ε_c − ε_∅), not {scale:g}")

@@ -4,6 +4,9 @@
 
 Every term is a mean over the C·H·W elements of an image, divided by log 2: the bits per pixel and
 channel that a code built from the model would spend. Terms come in the precision of x_0.
+
+Images must have their 256 levels in [−1, 1], as in all training here. For a model that was imported
+with another `data_range` these numbers mean nothing.
 """
 
 import math
@@ -58,7 +61,8 @@ def bound_term(
     """L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
 
     With uniform t and normal ε, T times this is an estimate of L_0 + Σ L_{t−1} without bias.
-    x0: (B,C,H,W), 256 levels in [−1, 1]; eps: like x0; t ∈ {1..T}: int or (B,), mixed as it comes.
+    x0: (B,C,H,W), its 256 levels in [−1, 1] and no other range; eps: like x0; t ∈ {1..T}: int or
+    (B,), mixed as it comes.
     """
     x_t = denoiser.schedule.add_noise(x0, eps, t)
     return term_of(denoiser(x_t, t, cond), denoiser.schedule, x0, t, variance=variance)
@@ -78,7 +82,7 @@ def term_of(
         ½ (log σ²/β̃ + β̃/σ² − 1 + (μ̃−μ)²/σ²), where μ is μ̃ with x̂_0 in place of x_0.
     t = 1: −log p_θ(x_0 | x_1), the grey level under N(x̂_0, σ²) (`log_level`). As no noise is drawn
     in that step, σ is only the width of this density; for `large` it is that of `small`, as in the
-    code of Ho et al.: β would be too wide for one image.
+    code of Ho et al.: β would be too wide for one image. x0: (B,C,H,W), 256 levels in [−1, 1].
     """
     s = t - 1
     std = step_std(prediction, schedule, t, s, variance)
@@ -89,28 +93,44 @@ def term_of(
     kl = (wider + torch.expm1(-wider) + (shift / std).square()) / 2
     width = std if variance == "learned" else least
     last = per_image(torch.as_tensor(t) == 1, x0) > 0
-    return bits(torch.where(last, -log_level(x0, prediction.x0, width), kl))
+    # where() discards a value, but 0 · ∞ in its gradient is NaN: no far mean where it is not used.
+    mean, width = torch.where(last, prediction.x0, x0), torch.where(last, width, 1)
+    return bits(torch.where(last, -log_level(x0, mean, width), kl))
 
 
 def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log of the mass that N(mean, std²) gives to the grey level of each element (Eq. 13), in nats.
 
     Of 256 levels at −1 + 2k/255, a level x owns (x − 1/255, x + 1/255], the first all below it and
-    the last all above, so that the masses add up to 1. x0, mean: (B,C,H,W); std broadcasts.
+    the last all above, so that the masses add up to 1. x0, mean: (B,C,H,W); std broadcasts. The
+    result has the precision of x0, but is computed in float64 (on MPS, which has none, in float32).
     """
-    centred = x0 - mean
+    dtype = torch.float32 if x0.device.type == "mps" else torch.float64
+    centred, std = x0.to(dtype) - mean.to(dtype), std.to(dtype)
     lower, upper = (centred - HALF_LEVEL) / std, (centred + HALF_LEVEL) / std
     # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): on the side where Φ is small, its logarithm keeps every digit.
     mirrored = centred > 0
     a = torch.where(mirrored, -upper, lower)
     b = torch.where(mirrored, -lower, upper)
-    log_b = torch.special.log_ndtr(b)
+    log_b = log_cdf(b)
     # Under a very large std both ends round to one number, and log 0 would end the training.
-    apart = (log_b - torch.special.log_ndtr(a)).clamp(min=torch.finfo(x0.dtype).tiny)
+    apart = (log_b - log_cdf(a)).clamp(min=torch.finfo(dtype).tiny)
     inside = log_b + torch.log(-torch.expm1(-apart))
     first, last = x0 < -1 + HALF_LEVEL, x0 > 1 - HALF_LEVEL
-    outside = torch.special.log_ndtr(torch.where(first, upper, -lower))
-    return torch.where(first | last, outside, inside)
+    outside = log_cdf(torch.where(first, upper, -lower))
+    return torch.where(first | last, outside, inside).to(x0.dtype)
+
+
+def log_cdf(z: Tensor) -> Tensor:
+    """log Φ(z) = log(erfcx(−z/√2)/2) − z²/2, erfcx(y) = exp(y²) erfc(y). Any shape.
+
+    torch.special.log_ndtr has the same values, but far below 0 its gradient is lost in rounding,
+    and MPS lacks it.
+    """
+    below, above = z.clamp(max=0) / -math.sqrt(2), z.clamp(min=0) / math.sqrt(2)
+    left = (torch.special.erfcx(below) / 2).log() - below.square()
+    right = torch.log1p(-torch.erfc(above) / 2)  # where erfcx(−z/√2) would overflow
+    return torch.where(z < 0, left, right)
 
 
 @torch.no_grad()
@@ -126,7 +146,8 @@ def bits_per_dimension(
     """The whole bound of Eq. 5 for each image, one draw of x_t at each t ∈ {1..T}.
 
     This evaluates the network T times. noise(t) is the standard normal ε, like x0, of x_t; clamp
-    keeps x̂_0 in [−1, 1], which images never leave. x0: (B,C,H,W), 256 levels in [−1, 1].
+    keeps x̂_0 in [−1, 1], which images never leave. x0: (B,C,H,W), its 256 levels in [−1, 1] and no
+    other range.
     """
     schedule = denoiser.schedule
     terms = []

@@ -40,8 +40,9 @@ class Objective:
     def __call__(
         self, denoiser: Denoiser, x0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None
     ) -> Tensor:
-        """The loss of each image, float32 (B,). x0, eps: (B,C,H,W); t ∈ {1..T}: (B,).
+        """The loss of each image, (B,), in the precision of x0.
 
+        x0, eps: (B,C,H,W), where vlb_weight > 0 with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
         Raises ValueError where vlb_weight > 0 and the network has no learned variance.
         """
         schedule = denoiser.schedule

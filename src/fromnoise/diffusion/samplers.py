@@ -81,8 +81,9 @@ def reverse_step(
     x_t, x0 = prediction.x_t, prediction.x0
     mean, _ = schedule.posterior(x0, x_t, t, s)
     std = step_std(prediction, schedule, t, s, variance)
-    noisy = per_image(torch.as_tensor(s) > 0, x_t)  # x_0 itself is the mean: nothing is added
-    return mean + noisy * std * z, x0
+    # x_0 itself is the mean: nothing is added, not even 0 · ∞ where a learned σ is huge.
+    noisy = per_image(torch.as_tensor(s) > 0, x_t) > 0
+    return mean + torch.where(noisy, std * z, 0), x0
 
 
 def ddpm(

@@ -85,12 +85,19 @@ def context_unet(payload: Payload) -> Foreign | None:
             "schedule": {"name": "given", "betas": betas.tolist()},
             "prediction": "eps",
         },
-        "sampling": {"sampler": {"name": "ddpm", "variance": "large"}, "steps": len(betas)},
+        "sampling": {
+            "sampler": {"name": "ddpm", "variance": "large"},
+            "steps": len(betas),
+            "clamp": False,
+        },
         "channels": channels,
         "size": [size, size],
         "data_range": [0, 1] if channels == 1 else [-1, 1],
         "label_names": [str(i) if count == 10 else f"class_{i}" for i in range(count)],
     }
+    if count != 10:
+        notes.append(f"the file does not name its {count} labels; give label_names=[…]")
+    notes.append("x̂_0 is not clamped, as in that program; sampling.clamp=true does")
     return Foreign(spec, None, _ours(network), notes=notes)
 
 

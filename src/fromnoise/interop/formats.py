@@ -1,7 +1,7 @@
 """The formats that can be imported, and the way from a file to a model folder."""
 
-import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError, TensorFile, write_tensors
-from fromnoise.config import ConfigError, explain, unknown, with_checked_components, with_key
+from fromnoise.config import (
+    ConfigError,
+    check_sampling,
+    explain,
+    unknown,
+    with_checked_components,
+    with_key,
+)
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.importing import Foreign, Format, read_payload, seen
@@ -27,7 +34,6 @@ FORMATS: dict[str, Format] = {
     "context-unet": context_unet,
 }
 CAN_CHANGE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
-logger = logging.getLogger("fromnoise")
 
 
 def import_model(
@@ -36,16 +42,17 @@ def import_model(
     *,
     format: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> ModelSpec:
+) -> tuple[ModelSpec, Sequence[str]]:
     """Turn a checkpoint of another program into a folder that `load` and `sample` take.
 
     out: a new folder; `ema.safetensors` and `model.safetensors` are written there, as far as the
     file has both. format: a key of FORMATS; found out where None. overrides: dotted keys of what
-    the file does not hold, as in {"diffusion.T": 500, "size": 64}.
+    the file does not hold, as in {"diffusion.T": 500, "size": 64}. Returns what was written,
+    and what was assumed, a line each.
     Raises CheckpointError for a file that is of no known format, does not hold what that format
     holds, or would execute code; nothing is written then.
     """
-    file, out = Path(file), Path(out)
+    file, out = Path(file), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out.absolute()} is not empty; give --out a new folder")
     name, foreign = recognise(file, format)
@@ -66,16 +73,15 @@ def import_model(
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
-    for line in foreign.notes:
-        logger.warning("%s", line)
     writing = out.with_name(f".writing-{out.name}")
-    writing.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(writing, ignore_errors=True)  # left over from an import that was killed
+    writing.mkdir(parents=True)
     for target, content in files.items():
         write_tensors(writing / target, content)
     if out.exists():  # an empty folder
         out.rmdir()
     writing.rename(out)
-    return spec
+    return spec, foreign.notes
 
 
 def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
@@ -88,9 +94,10 @@ def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
             foreign = FORMATS[name](payload)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
-        except (KeyError, AttributeError, IndexError, TypeError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{file} begins like {name}, but something is missing: {error}"
+                f"{file} begins like {name}, but is damaged or was changed: {reason}"
             ) from error
         if foreign is not None:
             return name, foreign
@@ -108,6 +115,8 @@ def _specification(tree: dict[str, Any], overrides: Mapping[str, Any], *, source
                 "diffusion.T=400, diffusion.schedule.beta_T=0.028, …)"
             )
         tree = with_key(tree, key.split("."), value)
+    if "diffusion.T" in overrides and "sampling.steps" not in overrides:
+        tree = with_key(tree, ["sampling", "steps"], overrides["diffusion.T"])
     size = tree["size"]
     try:
         spec = ModelSpec.model_validate(
@@ -115,4 +124,9 @@ def _specification(tree: dict[str, Any], overrides: Mapping[str, Any], *, source
         )
     except ValidationError as error:
         raise ConfigError(f"the import: {explain(error, ModelSpec)}") from error
-    return with_checked_components(spec)
+    low, high = spec.data_range
+    if low >= high:
+        raise ConfigError(f"data_range must rise from black to white, not {[low, high]}")
+    checked = with_checked_components(spec)
+    check_sampling(checked, labels=bool(spec.label_names))
+    return checked

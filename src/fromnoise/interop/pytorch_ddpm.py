@@ -30,6 +30,11 @@ OUTSIDE = {
     "tail.0": "norm",
     "tail.2": "out",
 }
+NOTES = (
+    "assumed, for the weights do not tell: β from 1e-4 to 0.02, 32 groups, and without an x_T in "
+    "the file 32x32 pixels; change them with diffusion.schedule.beta_T=, size=",
+    "x̂_0 is not clamped before the mean of each step, as in that program; sampling.clamp=true does",
+)
 TABLE = "time_embedding.timembedding.0.weight"  # (T, channels)
 
 
@@ -41,7 +46,7 @@ def w86763777(payload: Payload) -> Foreign | None:
     x_T = payload.get("x_T")
     side = x_T.shape[-1] if isinstance(x_T, Tensor) else 32
     spec = _spec(ema, side, {"name": "ddpm", "variance": "large"})
-    return Foreign(spec, _ours(ema), _ours(raw), int(payload.get("step", 0)))
+    return Foreign(spec, _ours(ema), _ours(raw), int(payload.get("step", 0)), NOTES)
 
 
 def zoubohao(payload: Payload) -> Foreign | None:
@@ -56,7 +61,7 @@ def zoubohao(payload: Payload) -> Foreign | None:
     if not _is_unet(state):
         return None
     spec = _spec(state, 32, {"name": "ddpm", "variance": "large"})
-    return Foreign(spec, None, _ours(state))
+    return Foreign(spec, None, _ours(state), notes=NOTES)
 
 
 def _is_unet(state: Any) -> bool:
@@ -102,7 +107,7 @@ def _spec(state: Weights, side: int, sampler: dict[str, Any]) -> dict[str, Any]:
             "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
             "prediction": "eps",
         },
-        "sampling": {"sampler": sampler, "steps": T},
+        "sampling": {"sampler": sampler, "steps": T, "clamp": False},
         "channels": state["head.weight"].shape[1],
         "size": [side, side],
     }
@@ -127,7 +132,10 @@ def _ours(state: Weights) -> dict[str, Tensor]:
         if path in OUTSIDE:
             ours[f"{OUTSIDE[path]}.{kind}"] = tensor
             continue
-        block, layer = re.fullmatch(r"(\w+\.\d+)\.(.+)", path).groups()  # type: ignore[union-attr]
+        found = re.fullmatch(r"(\w+\.\d+)\.(.+)", path)
+        if found is None:
+            raise KeyError(f"{name} is of no layer of this network")
+        block, layer = found.groups()
         if layer == "attn.proj":
             ours[f"{attentions[block]}.out.{kind}"] = _as_linear(tensor)
         elif layer == "attn.group_norm":

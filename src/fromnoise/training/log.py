@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from fromnoise.progress import console
 
 LOG_FILE = "log.jsonl"
+HASTY = 5  # seconds: epochs that are shorter are not all printed
 logger = logging.getLogger("fromnoise")
 
 
@@ -49,6 +51,7 @@ class RunLog:
             replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(replacement, self._file)
         self.total_steps = total_steps
+        self._epoch_shown = -math.inf
         self._board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -99,10 +102,11 @@ class RunLog:
         else:
             logger.info("step %d/%d  %s", row["step"], self.total_steps, line)
 
-    def epoch(self, step: int, epoch: int, loss: float | None, *, shown: bool) -> None:
-        """Write the mean loss of the epoch that ended with this step; `shown` as a line too."""
+    def epoch(self, step: int, epoch: int, loss: float | None) -> None:
+        """Write the mean loss of the epoch that ended; as a line too, where epochs take a while."""
         self.event(step, finished_epoch=epoch, epoch_loss=loss)
-        if shown:
+        if time.monotonic() - self._epoch_shown > HASTY:
+            self._epoch_shown = time.monotonic()
             logger.info("epoch %d: mean loss %.4f", epoch, math.nan if loss is None else loss)
 
     def event(self, step: int, **facts: Any) -> None:

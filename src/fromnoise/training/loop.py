@@ -92,8 +92,7 @@ def fit(
             # at the end of an epoch: its mean loss
             epoch = state.step * settings.batch_size // len(data)
             if epoch > (state.step - 1) * settings.batch_size // len(data):
-                long = len(data) >= settings.log_every * settings.batch_size
-                log.epoch(state.step, epoch, state.epoch.value(), shown=long)
+                log.epoch(state.step, epoch, state.epoch.value())
                 state.epoch = Mean()
 
             # once in a while: a row in the log

@@ -10,7 +10,7 @@ from fromnoise.config import ConfigError
 from fromnoise.data.labels import in_turn
 from fromnoise.model import Model, ModelSpec
 from fromnoise.pictures import grids_side_by_side
-from fromnoise.training.log import read_log
+from fromnoise.training.log import LOG_FILE, read_log
 from fromnoise.training.state import TrainingState
 
 STEPS = 25  # of DDIM: the same noise gives the same picture, whatever the recipe samples with
@@ -38,6 +38,8 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     state.denoiser.network.train()
     path = run / FOLDER / f"{state.step:06d}.png"
     title = f"step {state.step:,}, {steps} DDIM steps, same noise"
+    if names:
+        title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
     np.savez_compressed(path.with_suffix(".npz"), EMA=images["EMA"], raw=images["raw"])
     return path
@@ -49,6 +51,8 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     epochs: the previews nearest to these; by default five, evenly spread from the first to the
     last. Raises ConfigError where the run has no previews yet.
     """
+    if not (run / LOG_FILE).is_file():
+        raise ConfigError(f"{run.absolute()} is no run: it has no {LOG_FILE}")
     files = {int(file.stem): file for file in (run / FOLDER).glob("*.npz")}
     if not files:
         raise ConfigError(

@@ -2,19 +2,28 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import flush, newest_checkpoint, read_state
-from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
+from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors
+from fromnoise.config import ConfigError, Recipe, checked, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Denoiser, Objective
-from fromnoise.model import Model, ModelSpec, Weights, build_denoiser, load, pick_device
+from fromnoise.model import (
+    FILE_OF,
+    Model,
+    ModelSpec,
+    Weights,
+    build_denoiser,
+    load,
+    pick_device,
+    read_spec,
+)
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.loop import fit
@@ -64,25 +73,25 @@ def train(
     Raises ValueError, before anything is written, for anything that is wrong with these.
     """
     if isinstance(recipe, Mapping):
-        checked, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
+        parsed, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
     else:
-        checked, name = load_recipe(recipe, overrides), Path(recipe).stem
+        parsed, name = load_recipe(recipe, overrides), Path(recipe).stem
     if data is not None:
-        source = detect_source(data, named=checked.data.source)
+        source = detect_source(data, named=parsed.data.source)
         there = {"path": Path(data), "source": source}
-        checked = checked.model_copy(update={"data": checked.data.model_copy(update=there)})
-    checked = _with_absolute_paths(checked)
+        parsed = parsed.model_copy(update={"data": parsed.data.model_copy(update=there)})
+    parsed = _with_absolute_paths(parsed)
     folder = Path(out) if out is not None else Path("runs") / name
     _refuse_existing(folder)
 
-    images = _open(checked)
-    checked = _with_steps(checked, len(images))
-    spec = _spec(checked, images)
-    state = _start(checked, spec, images, weights_from=checked.training.start_from)
+    images = _open(parsed)
+    parsed = _with_steps(parsed, len(images))
+    spec = _spec(parsed, images)
+    state = _start(parsed, spec, images, weights_from=parsed.training.start_from)
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / RECIPE_FILE, checked.to_yaml())
-    return _fit(Run(folder), state, checked, spec, images)
+    _write(folder / RECIPE_FILE, parsed.to_yaml())
+    return _fit(Run(folder), state, parsed, spec, images)
 
 
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -99,6 +108,10 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     for line in damaged:
         logger.warning("%s; using an earlier checkpoint", line)
     saved = read_state(checkpoint) if checkpoint else None
+    images = None
+    if recipe.training.epochs is not None:  # said anew: how many steps they are, the images tell
+        images = _open(recipe)
+        recipe = _with_steps(recipe, len(images))
     if saved is not None:
         _refuse_changes(recipe, saved["recipe"], run.folder)
         if saved["step"] >= recipe.training.steps:
@@ -110,7 +123,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
             )
             return run
 
-    images = _open(recipe)
+    images = _open(recipe) if images is None else images
     spec = _spec(recipe, images)
     if checkpoint is None or saved is None:
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
@@ -120,6 +133,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         same_device = pick_device(recipe.training.device).type == saved["device"]
         if not same_device:
             logger.warning("resumed on another device than before: not bit for bit the same")
+        _refuse_other_labels(spec, checkpoint)
         keep = same_device and not chosen_anew
         computation = Computation(**saved["computation"]) if keep else None
         state = _start(recipe, spec, images, computation=computation)
@@ -146,6 +160,18 @@ def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) ->
                 f"{key} = {now.get(key)!r}, but {folder} was trained with {before.get(key)!r}: "
                 "resume cannot change it; begin another run with train"
             )
+
+
+def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
+    """Column k of a condition must stay the same label."""
+    file = checkpoint / FILE_OF["raw"]
+    before = read_spec(read_tensors(file).metadata, file).label_names
+    if before != spec.label_names:
+        raise ConfigError(
+            f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
+            f"trained with {', '.join(before) or 'none'}; resume cannot change them: put the names "
+            "back, or begin another run with train"
+        )
 
 
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -225,6 +251,8 @@ def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
         sampling=recipe.sampling,
         channels=channels,
         size=(height, width),
+        fit=recipe.data.fit,
+        background=recipe.data.background,
         label_names=images.label_names if recipe.data.labels else (),
         source=images.source,
     )
@@ -244,7 +272,7 @@ def _start(
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
-        _take_weights(denoiser, weights_from)
+        _take_weights(denoiser, spec, weights_from)
     remaining = float(denoiser.schedule.alpha(recipe.diffusion.T))
     if remaining > TOO_MUCH_IMAGE:
         logger.warning(
@@ -256,22 +284,43 @@ def _start(
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
         objective = Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight)
-        computation = choose_computation(settings, denoiser, objective, x0)
+        cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
+        computation = choose_computation(settings, denoiser, objective, x0, cond)
         logger.info("computing on %s in %s", device, computation)
     return TrainingState.start(denoiser, settings, computation)
 
 
-def _take_weights(denoiser: Denoiser, path: Path) -> None:
+def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any, Any]]:
+    """What of two models must agree for the weights of the one to be those of the other."""
+
+    def facts(spec: ModelSpec) -> dict[str, Any]:
+        network = checked(spec.network, "network")  # options that are newer than the file
+        options = {f"network.{k}": v for k, v in network.options.items() if k != "dropout"}
+        return {
+            "network.name": network.name,
+            **options,
+            "diffusion.prediction": spec.diffusion.prediction,
+            "channels": spec.channels,
+            "label_names": spec.label_names,
+        }
+
+    before, now = facts(theirs), facts(ours)
+    for key in [*before, *(key for key in now if key not in before)]:
+        if before.get(key) != now.get(key):
+            yield key, before.get(key), now.get(key)
+
+
+def _take_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
     """Begin with the weights of another model; its optimiser and its steps stay behind."""
     other = load(path, device="cpu")
-    try:
-        denoiser.network.load_state_dict(other.denoiser.network.state_dict())
-    except RuntimeError as error:
+    for key, theirs, ours in _differences(other.spec, spec):
         raise ConfigError(
-            f"training.start_from: {path} holds another network ({other.spec.network.name}, "
-            f"{other.spec.channels} channels, {len(other.spec.label_names)} labels) than this "
-            f"recipe's: {str(error).splitlines()[1].strip()}"
-        ) from error
+            f"training.start_from: {path} has {key} = {theirs!r}, and this recipe {ours!r}: its "
+            "weights would mean something else; make the recipe say the same"
+        )
+    denoiser.network.load_state_dict(other.denoiser.network.state_dict())
+    if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
+        logger.warning("%s was trained with another schedule: it has to learn this one", path)
     if other.spec.data_range != (-1.0, 1.0):
         logger.warning(
             "%s saw images in %s, and now sees them in [−1, 1]: it has to learn that first",
