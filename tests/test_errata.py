@@ -34,9 +34,9 @@ from fromnoise.diffusion import NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, gaussian_of, pixel_features
 from fromnoise.model import Model, ModelSpec, build_denoiser, pick_device, to_uint8
-from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, dense_attention, stacked
+from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
-from fromnoise.networks.layers import sinusoid
+from fromnoise.networks.layers import Attention, sinusoid
 from fromnoise.rng import image_noise
 from fromnoise.training import loop
 from fromnoise.training.ema import EMA
@@ -154,7 +154,7 @@ class Largest(TorchDispatchMode):
 def test_attention_never_holds_the_matrix_of_all_pairs():
     all_pairs = 6 * 4 * 4096**2 * 4
     assert all_pairs == pytest.approx(1.61e9, rel=1e-3)
-    attention = dense_attention.Attention(8, heads=4, groups=4)
+    attention = Attention(nn.GroupNorm(4, 8), heads=4)
     x = torch.randn(1, 8, 32, 32, requires_grad=True)
     with Largest() as seen:
         attention(x).sum().backward()

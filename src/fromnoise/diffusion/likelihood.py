@@ -127,10 +127,11 @@ def log_cdf(z: Tensor) -> Tensor:
     torch.special.log_ndtr has the same values, but far below 0 its gradient is lost in rounding,
     and MPS lacks it.
     """
-    below, above = z.clamp(max=0) / -math.sqrt(2), z.clamp(min=0) / math.sqrt(2)
+    negative, y = z < 0, z / math.sqrt(2)
+    below, above = torch.where(negative, -y, 0), torch.where(negative, 0, y)
     left = (torch.special.erfcx(below) / 2).log() - below.square()
     right = torch.log1p(-torch.erfc(above) / 2)  # where erfcx(−z/√2) would overflow
-    return torch.where(z < 0, left, right)
+    return torch.where(negative, left, right)
 
 
 @torch.no_grad()
