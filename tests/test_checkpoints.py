@@ -218,12 +218,13 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path):
         (9, None, [10, 20, 30, 40, 50]),
         (1, 20, [20, 40, 50]),
         (2, 30, [30, 40, 50]),
+        (1, 25, [30, 50]),  # the first at or after 25, as no checkpoint is there
     ],
 )
 def test_the_last_few_and_the_milestones_are_kept(tmp_path, keep, milestone, left):
     for step in (10, 20, 30, 40, 50):
         newest = save(tmp_path, step)
-    prune(newest, keep=keep, milestone_every=milestone)
+        prune(newest, keep=keep, milestone_every=milestone)  # as a run does, after each
     assert [int(path.name) for path in list_checkpoints(tmp_path)] == left
 
 

@@ -143,7 +143,6 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("training.steps", 0, "steps is missing; give it, or training.epochs"),
         ("training.epochs", 0, "greater than 0"),
         ("training.condition_dropout", 1.1, "less than or equal to 1"),
-        ("training.milestone_every", 1500, "not a multiple of training.checkpoint_every = 1000"),
         ("sampling.guidance", -1, "greater than or equal to 0"),
         ("sampling.guidance", 2, "needs a model with labels: set data.labels = true"),
         ("network.learned_variance", True, "diffusion.vlb_weight = 0: a variance is learned"),

@@ -164,12 +164,16 @@ def check_version(version: int, where: Path) -> None:
 def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
     """Delete checkpoints before `newest`, which is whole, except `keep` − 1 and the milestones.
 
+    A milestone is the first checkpoint at or after each multiple of `milestone_every`.
     One of a later step is damaged, or `newest` would not be the newest: it counts for nothing.
     """
     before = [p for p in list_checkpoints(newest.parent) if int(p.name) <= int(newest.name)]
+    reached = 0  # milestones
     for path in before[:-keep]:
-        if milestone_every is None or int(path.name) % milestone_every:
+        passed = int(path.name) // milestone_every if milestone_every else 0
+        if passed <= reached:
             shutil.rmtree(path)
+        reached = max(reached, passed)
 
 
 def sha256(file: Path) -> str:

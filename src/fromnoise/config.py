@@ -247,12 +247,6 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: training.steps is missing; give it, or training.epochs")
     if settings.steps and settings.epochs is not None:
         raise ConfigError(f"{where}: training.steps and training.epochs are both given; keep one")
-    every, milestone = settings.checkpoint_every, settings.milestone_every
-    if milestone is not None and milestone % every:
-        raise ConfigError(
-            f"{where}: training.milestone_every = {milestone} is not a multiple of "
-            f"training.checkpoint_every = {every}, so there would be no checkpoint to keep"
-        )
     learned = recipe.network.options["learned_variance"]
     if learned != (recipe.diffusion.vlb_weight > 0):
         raise ConfigError(
