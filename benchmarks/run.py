@@ -7,6 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = [
     ["training_step.py"],
+    ["networks.py"],
+    ["networks.py", "--memory"],
     ["memory.py"],
     ["quality.py", "--recipe", "digits"],
     ["quality.py", "--recipe", "digits-long"],
