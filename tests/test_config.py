@@ -94,6 +94,8 @@ def test_epochs_take_the_place_of_steps_and_the_other_way_round():
     assert small(training__epochs=3).training.steps == 0
     recipe = load_recipe("folder-64", {"training.steps": 7})
     assert (recipe.training.steps, recipe.training.epochs) == (7, None)
+    with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
+        small(training__steps=3, training__epochs=2)
     both = {**SMALL, "training": {"steps": 5, "epochs": 2, "batch_size": 8}}
     with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
         parse_recipe(both, "both")

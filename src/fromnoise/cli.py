@@ -106,9 +106,12 @@ def sample(
         bool, typer.Option("--trajectory", help="x_t and the predicted x_0 at ten times")
     ] = False,
     times: Annotated[
-        str | None, typer.Option(help="those of the trajectory, as in 999,700,400,100,0")
+        str | None,
+        typer.Option(help="of the trajectory, as in 999,700,0: the nearest that are visited"),
     ] = None,
-    strips: Annotated[int, typer.Option(min=1, help="images in the trajectory")] = 4,
+    strips: Annotated[
+        int | None, typer.Option(min=1, help="images in the trajectory [default: 4]")
+    ] = None,
     each_step: Annotated[
         bool, typer.Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
     ] = False,
@@ -120,6 +123,8 @@ def sample(
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
     loaded = load(model, weights=weights, device=device)
+    if seeds is not None and num is not None:
+        raise config.ConfigError("--seeds and --num exclude each other; give one")
     if conditions is not None and num is None:
         num = len(read_conditions(conditions, loaded.spec.label_names))
     chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
@@ -146,9 +151,9 @@ def sample(
             columns=columns,
             npz=npz,
             gif=gif,
-            trajectory=trajectory or times is not None,
+            trajectory=trajectory or times is not None or strips is not None,
             times=sampling.parse_times(times) if times is not None else None,
-            strips=strips,
+            strips=strips or 4,
             each_step=each_step,
             noise=noise,
             progress=progress,
@@ -156,7 +161,10 @@ def sample(
         )
     print(f"{len(chosen)} images in {out.absolute()}")
     for file in files[len(chosen) :]:
-        print(file.absolute())
+        if file.parent == out:
+            print(file.absolute())
+    if each_step:
+        print((out / "steps").absolute())
 
 
 @app.command()
@@ -195,7 +203,7 @@ def import_(
         )
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
     for note in notes:
-        print(f"note: {note}")
+        print(f"unless you said otherwise: {note}")
     print(f"{spec.source}; to sample from it: fromnoise sample {out.absolute()}")
 
 

@@ -222,9 +222,11 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         raise ConfigError(f"{where} must hold the sections {', '.join(Recipe.model_fields)}")
     for key, value in (overrides or {}).items():
         tree = with_key(tree, key.split("."), value)
-        if key in ("training.steps", "training.epochs"):  # the one replaces the other
+        if key in ("training.steps", "training.epochs"):  # the one replaces the recipe's other
             other = "epochs" if key == "training.steps" else "steps"
-            tree = {**tree, "training": {k: v for k, v in tree["training"].items() if k != other}}
+            if f"training.{other}" not in (overrides or {}):
+                kept = {k: v for k, v in tree["training"].items() if k != other}
+                tree = {**tree, "training": kept}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

@@ -66,6 +66,7 @@ def interpolate_to_folder(
         folder / "grid.png",
         title=f"from {a.name} to {b.name}, mixed at t = {t} of {T}",
         captions=["a", *captions, "b"],
+        columns=frames + 2,
     )
     gif = save_gif([tile(image[None]) for image in images], folder / "interpolation.gif")
     return [*pngs, grid, gif]

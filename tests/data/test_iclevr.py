@@ -186,3 +186,9 @@ def test_conditions_that_are_none(tmp_path, content, message):
 def test_conditions_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"none.json cannot be read: No such file"):
         read_conditions(tmp_path / "none.json", NAMES)
+
+
+def test_a_folder_that_is_not_of_this_layout_is_not_taken_for_another(root):
+    with pytest.raises(DataError, match=r"has no objects.json and train.json.*set has them$"):
+        detect_source(root / "iclevr", named="iclevr")
+    assert detect_source(root, named="iclevr") == "iclevr"

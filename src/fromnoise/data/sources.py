@@ -69,6 +69,11 @@ def detect_source(path: str | Path, *, named: str | None = None) -> str:
     path = Path(path).expanduser().absolute()
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist")
+    if named == "iclevr" and not has_iclevr(path):
+        hint = f"; {path.parent} has them" if has_iclevr(path.parent) else ""
+        raise DataError(
+            f"data.path: {path} has no objects.json and train.json, which this recipe needs{hint}"
+        )
     if path.is_dir() and has_idx(path):
         return named if named in {"mnist", "fashion-mnist"} else "idx"
     if path.is_dir() and has_iclevr(path):

@@ -44,6 +44,8 @@ def read_payload(file: Path) -> Payload:
 
     Raises CheckpointError for a file that is neither, or whose pickle would execute code.
     """
+    if file.is_dir():
+        raise CheckpointError(f"{file.absolute()} is a folder; give the checkpoint inside it")
     if not file.is_file():
         raise CheckpointError(f"there is no file {file.absolute()}")
     if file.suffix == ".safetensors":

@@ -59,8 +59,11 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
             f"{run.absolute()} has no previews/*.npz yet; they come every training.preview_every"
         )
     steps = sorted(files)
-    rows = [row for row in read_log(run) if "epoch" in row]
-    per_step = rows[-1]["epoch"] / rows[-1]["step"] if rows else 0.0
+    rows = [(row.get("epoch", row.get("finished_epoch")), row["step"]) for row in read_log(run)]
+    known = [epoch / step for epoch, step in rows if epoch is not None]
+    if epochs is not None and not known:
+        raise ConfigError(f"the log of {run.absolute()} names no epoch yet; train a little longer")
+    per_step = known[-1] if known else 0.0
     if epochs is None:
         spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
         chosen = [steps[i] for i in spread]

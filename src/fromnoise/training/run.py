@@ -117,7 +117,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         if saved["step"] >= recipe.training.steps:
             logger.info(
                 "%s is complete at step %d and was left as it is; to train on, give training.steps "
-                "a larger number",
+                "or training.epochs a larger number",
                 run.folder.absolute(),
                 saved["step"],
             )
@@ -313,10 +313,14 @@ def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any,
 def _take_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
     """Begin with the weights of another model; its optimiser and its steps stay behind."""
     other = load(path, device="cpu")
-    for key, theirs, ours in _differences(other.spec, spec):
+    different = [
+        f"{key} = {theirs!r} (this recipe: {ours!r})"
+        for key, theirs, ours in _differences(other.spec, spec)
+    ]
+    if different:
         raise ConfigError(
-            f"training.start_from: {path} has {key} = {theirs!r}, and this recipe {ours!r}: its "
-            "weights would mean something else; make the recipe say the same"
+            f"training.start_from: {path} has {', '.join(different)}: its weights would mean "
+            "something else here; make the recipe say the same"
         )
     denoiser.network.load_state_dict(other.denoiser.network.state_dict())
     if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
