@@ -102,15 +102,6 @@ def test_corrections_and_a_condition_add_what_they_are_made_of():
     assert count(image_channels=1, cond_dim=10) == published + 10 * 512
 
 
-@pytest.mark.parametrize("form", [{}, CORRECTED], ids=["published", "corrected"])
-def test_a_condition_of_zeros_is_no_condition_and_another_is_not(form):
-    network = build(cond_dim=4, **form)
-    x, t = inputs(network)
-    without = network(x, t)
-    torch.testing.assert_close(network(x, t, torch.zeros(2, 4)), without, rtol=0, atol=0)
-    assert not torch.allclose(network(x, t, torch.eye(4)[:2]), without)
-
-
 def test_a_narrow_layer_knows_no_slow_time_unless_it_is_projected():
     """Two times that differ in the slow half of the sinusoid only are one to a raw first layer."""
     first = torch.randn(2, 4, 4, 4, dtype=torch.float64)
@@ -140,38 +131,6 @@ def test_any_size_fits_and_images_do_not_see_each_other(
     assert out.shape == x.shape
     alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(out, alone, rtol=1e-9, atol=1e-9)
-
-
-def test_channels_last_gives_the_same_numbers():
-    network = build()
-    x, t = inputs(network)
-    expected = network(x, t)
-    network = network.to(memory_format=torch.channels_last)
-    out = network(x.to(memory_format=torch.channels_last), t)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("form", [{}, CORRECTED], ids=["published", "corrected"])
-def test_half_precision_gives_nearly_the_same_numbers(form):
-    network = build(cond_dim=4, learned_variance=True, **form).float()
-    for parameter in network.parameters():  # as large as trained weights are
-        parameter.data *= 0.3
-    x, t = inputs(network)
-    x, cond = x.float(), torch.eye(4)[:2]
-    expected = network(x, t, cond)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = network(x, t, cond)
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05 * expected.std().item())
-
-
-@pytest.mark.parametrize("form", [{}, CORRECTED], ids=["published", "corrected"])
-def test_dropout_acts_in_training_only(form):
-    network = build(dropout=0.5, **form)
-    x, t = inputs(network)
-    assert not torch.equal(network(x, t), network(x, t))
-    network.eval()
-    torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
 
 
 def test_dropout_reaches_the_attention_weights_in_the_published_form_alone():
@@ -219,9 +178,3 @@ def test_a_size_that_the_layers_do_not_divide_is_refused():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Stacked(**{**TINY, **options})
-
-
-def test_a_condition_given_to_a_network_without_one_is_refused():
-    network = Stacked(**TINY)
-    with pytest.raises(ValueError, match="takes no condition"):
-        network(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.ones(2, 3))

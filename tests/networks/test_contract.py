@@ -1,0 +1,149 @@
+"""What every network keeps, whatever its layers: `networks/__init__.py` says it in words."""
+
+import pytest
+import torch
+from torch import nn
+
+from fromnoise.networks import NETWORKS
+
+DDPM = {"channels": 8, "groups": 4, "multipliers": (1, 2), "dropout": 0.0}
+DENSE = {
+    "channels": (8, 4, 12),
+    "mid_channels": (12, 4),
+    "downsample": (True, False),
+    "time_dim": 6,
+    "num_layers": (1, 1, 1),
+    "heads": 2,
+    "out_width": 4,
+    "groups": 2,
+}
+STACKED = {
+    "channels": (4, 8, 16, 16),
+    "attention": (False, True, False, True),
+    "upscale": (False, False, True, True),
+    "groups": 2,
+    "dropout": 0.0,
+    "heads": 2,
+}
+LINEAR = {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 4, "memories": 3}
+CONTEXT = {"features": 8, "pool": 3, "expand": 3}
+FORMS = {
+    "ddpm": ("ddpm", DDPM),
+    "dense_attention": ("dense_attention", DENSE),
+    "stacked, published": ("stacked", STACKED),
+    "stacked, corrected": (
+        "stacked",
+        {**STACKED, "time": "projected", "attention_form": "residual"},
+    ),
+    "linear_attention": ("linear_attention", LINEAR),
+    "context, published": ("context", CONTEXT),
+    "context, corrected": (
+        "context",
+        {**CONTEXT, "norm": "group", "embedding": "sinusoid", "condition": "signed"},
+    ),
+}
+each_form = pytest.mark.parametrize("form", FORMS)
+
+
+def build(form, **options):
+    """A small network in float64, every weight random; norms in evaluation mode."""
+    name, own = FORMS[form]
+    network = NETWORKS[name](**{**own, **options}).double().eval()
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def inputs(network, batch=2):
+    k = network.size_multiple
+    x = torch.randn(batch, network.image_channels, 2 * k, k, dtype=torch.float64)
+    return x, torch.randint(400, (batch,))
+
+
+def test_every_network_is_here():
+    assert {name for name, _ in FORMS.values()} == NETWORKS.keys()
+
+
+@each_form
+@pytest.mark.parametrize("image_channels", [1, 3, 5])
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_any_channels_and_a_learned_variance(form, image_channels, learned_variance):
+    network = build(form, image_channels=image_channels, learned_variance=learned_variance)
+    x, t = inputs(network)
+    out = network(x, t)
+    assert out.shape == (2, image_channels * (1 + learned_variance), *x.shape[2:])
+
+
+@each_form
+@pytest.mark.parametrize("cond_dim", [1, 4])
+def test_a_condition_of_zeros_is_no_condition_and_another_is_not(form, cond_dim):
+    network = build(form, cond_dim=cond_dim)
+    x, t = inputs(network)
+    without = network(x, t)
+    zeros = torch.zeros(2, cond_dim)
+    torch.testing.assert_close(network(x, t, zeros), without, rtol=0, atol=0)
+    assert not torch.allclose(network(x, t, torch.eye(2, cond_dim)), without)
+
+
+@each_form
+def test_a_condition_that_it_was_not_built_for_is_refused(form):
+    network = build(form)
+    with pytest.raises(ValueError, match="takes no condition"):
+        network(*inputs(network), torch.ones(2, 3))
+    network = build(form, cond_dim=4)
+    for shape in ((2, 3), (1, 4)):
+        with pytest.raises(ValueError, match=r"must be of shape \(2, 4\)"):
+            network(*inputs(network), torch.ones(shape))
+
+
+@each_form
+def test_images_of_a_batch_do_not_see_each_other(form):
+    network = build(form)
+    x, t = inputs(network, batch=3)
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(network(x, t), alone, rtol=1e-9, atol=1e-9)
+
+
+@each_form
+def test_channels_last_gives_the_same_numbers(form):
+    network = build(form).train()
+    x, t = inputs(network)
+    expected = network(x, t)
+    network = network.to(memory_format=torch.channels_last)
+    out = network(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_form
+def test_half_precision_gives_nearly_the_same_numbers(form):
+    network = build(form, cond_dim=4, learned_variance=True).float().train()
+    for parameter in network.parameters():  # as large as trained weights are
+        parameter.data *= 0.3
+    x, t = inputs(network)
+    x, cond = x.float(), torch.eye(4)[:2]
+    expected = network(x, t, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(x, t, cond)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05 * expected.std().item())
+    assert (out.float() - expected).std() < 0.03 * expected.std()
+
+
+@pytest.mark.parametrize(
+    "form", ["ddpm", "stacked, published", "stacked, corrected", "linear_attention"]
+)
+def test_dropout_acts_in_training_only(form):
+    network = build(form, dropout=0.5).train()
+    x, t = inputs(network)
+    assert not torch.equal(network(x, t), network(x, t))
+    network.eval()
+    torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
+
+
+@each_form
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(form):
+    network = build(form)
+    k = network.size_multiple
+    with pytest.raises(ValueError, match=rf"both sides must be multiples of {k}.*nearest: {k}x"):
+        network(torch.zeros(1, 3, k, k + 1).double(), torch.zeros(1))
