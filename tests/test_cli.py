@@ -243,3 +243,11 @@ def test_recipes_are_listed(cli):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_recipe_is_shown_as_it_is(cli, name):
     assert cli("recipes", "show", name) == (0, recipe_text(name), "")
+
+
+def test_conditions_of_a_model_without_labels_are_refused_as_such(cli, run, tmp_path):
+    (tmp_path / "test.json").write_text('[["red cube"]]')
+    code, _, err = cli("sample", run, "--conditions", tmp_path / "test.json")
+    assert code == 2
+    assert "this model was trained without labels" in err
+    assert "exclude each other" in cli("sample", run, "--seeds", "0", "--num", 1).err

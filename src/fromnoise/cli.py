@@ -71,7 +71,10 @@ def sample(
     seeds: Annotated[str | None, typer.Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
     num: Annotated[
         int | None,
-        typer.Option(min=1, help="seeds 0 to NUM-1 [default: 64, or one for each condition]"),
+        typer.Option(
+            min=1,
+            help="seeds 0 to NUM-1 [default: 64, or one for each condition]",
+        ),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
     steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
@@ -125,8 +128,11 @@ def sample(
     loaded = load(model, weights=weights, device=device)
     if seeds is not None and num is not None:
         raise config.ConfigError("--seeds and --num exclude each other; give one")
-    if conditions is not None and num is None:
-        num = len(read_conditions(conditions, loaded.spec.label_names))
+    names = loaded.spec.label_names
+    if num is None and conditions is not None and names:
+        num = len(read_conditions(conditions, names))
+    if num is None and cycle_classes and names:
+        num = max(64 // len(names), 1) * len(names)  # whole rounds
     chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
     cond = sampling.conditions(
         loaded,
@@ -136,6 +142,11 @@ def sample(
         cycle_classes=cycle_classes,
         file=conditions,
     )
+    if names and cond is None:
+        logging.getLogger("fromnoise").info(
+            "no label is asked for (--class, --labels, --cycle-classes, --conditions): the images "
+            "are of any kind"
+        )
     how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
     how |= {"guidance": guidance}
     how = {key: value for key, value in how.items() if value is not None}

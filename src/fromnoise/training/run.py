@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors
-from fromnoise.config import ConfigError, Recipe, checked, load_recipe, parse_recipe
+from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
-from fromnoise.diffusion import Denoiser, Objective
+from fromnoise.diffusion import Objective
 from fromnoise.model import (
     FILE_OF,
     Model,
@@ -28,6 +28,7 @@ from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
+from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
@@ -272,7 +273,7 @@ def _start(
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
-        _take_weights(denoiser, spec, weights_from)
+        take_weights(denoiser, spec, weights_from)
     remaining = float(denoiser.schedule.alpha(recipe.diffusion.T))
     if remaining > TOO_MUCH_IMAGE:
         logger.warning(
@@ -288,50 +289,6 @@ def _start(
         computation = choose_computation(settings, denoiser, objective, x0, cond)
         logger.info("computing on %s in %s", device, computation)
     return TrainingState.start(denoiser, settings, computation)
-
-
-def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any, Any]]:
-    """What of two models must agree for the weights of the one to be those of the other."""
-
-    def facts(spec: ModelSpec) -> dict[str, Any]:
-        network = checked(spec.network, "network")  # options that are newer than the file
-        options = {f"network.{k}": v for k, v in network.options.items() if k != "dropout"}
-        return {
-            "network.name": network.name,
-            **options,
-            "diffusion.prediction": spec.diffusion.prediction,
-            "channels": spec.channels,
-            "label_names": spec.label_names,
-        }
-
-    before, now = facts(theirs), facts(ours)
-    for key in [*before, *(key for key in now if key not in before)]:
-        if before.get(key) != now.get(key):
-            yield key, before.get(key), now.get(key)
-
-
-def _take_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
-    """Begin with the weights of another model; its optimiser and its steps stay behind."""
-    other = load(path, device="cpu")
-    different = [
-        f"{key} = {theirs!r} (this recipe: {ours!r})"
-        for key, theirs, ours in _differences(other.spec, spec)
-    ]
-    if different:
-        raise ConfigError(
-            f"training.start_from: {path} has {', '.join(different)}: its weights would mean "
-            "something else here; make the recipe say the same"
-        )
-    denoiser.network.load_state_dict(other.denoiser.network.state_dict())
-    if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
-        logger.warning("%s was trained with another schedule: it has to learn this one", path)
-    if other.spec.data_range != (-1.0, 1.0):
-        logger.warning(
-            "%s saw images in %s, and now sees them in [−1, 1]: it has to learn that first",
-            path,
-            list(other.spec.data_range),
-        )
-    logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 
 def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet) -> Run:
