@@ -28,6 +28,8 @@ def test_words_become_numbers(text, condition):
     ("text", "said"),
     [
         ("red cub", r"no label 'red cub'; did you mean red cube or blue cube\?"),
+        ("RED", r"no label 'RED'; did you mean red cube\?"),
+        ("cube", r"did you mean red cube or blue cube\?"),
         ("-speer", r"no label 'speer'; did you mean sphere\?"),
         ("zzz", "no label 'zzz'; the labels are red cube, blue cube, -odd, sphere"),
         ("", "no label ''"),

@@ -54,8 +54,9 @@ def in_words(condition: np.ndarray, names: Sequence[str], *, negated: bool = Tru
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """What to add to an error: the names that are like this one, or a few of them."""
-    close = difflib.get_close_matches(name, names, n=3)
+    holding = [known for known in names if name and name.lower() in known.lower()]
+    close = [*holding, *(n for n in difflib.get_close_matches(name, names) if n not in holding)]
     if close:
-        return f"; did you mean {' or '.join(close)}?"
+        return f"; did you mean {' or '.join(close[:3])}?"
     shown = ", ".join(names[:24])
     return f"; the labels are {shown}{', …' if len(names) > 24 else ''}" if names else ""
