@@ -16,12 +16,13 @@ LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
 WORK = DESCRIPTION | {"model"}
-FACED = {"sampling", "editing", "training", "evaluation", "interop"}
+FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
     "config": MATHEMATICS | {"data"},
     "model": DESCRIPTION,
+    "asking": DESCRIPTION,
     "sampling": WORK,
     "editing": WORK,
     "training": WORK,

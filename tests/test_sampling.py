@@ -1,21 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
 from fromnoise.model import Model, build_denoiser, to_uint8
-from fromnoise.sampling import (
-    conditions,
-    default_folder,
-    parse_seeds,
-    parse_times,
-    sample_to_folder,
-)
+from fromnoise.data.labels import exactly, in_turn
+from fromnoise.sampling import default_folder, sample_to_folder
 
 SEEDS = [4, 0, 9, 10, 2]
 
@@ -23,41 +16,6 @@ SEEDS = [4, 0, 9, 10, 2]
 @pytest.fixture(scope="module")
 def model(finished_run):
     return fromnoise.load(finished_run, device="cpu")
-
-
-# ---- seeds --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"),
-    [
-        ("5", [5]),
-        ("0-3", [0, 1, 2, 3]),
-        ("7-7", [7]),
-        ("0,5,7-9", [0, 5, 7, 8, 9]),
-        (" 1 , 2-3 ", [1, 2, 3]),
-    ],
-)
-def test_seeds(text, seeds):
-    assert parse_seeds(text) == seeds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "-", "-3", "3-", "a", "1.5", "1,", ",", "1--3", "1-2-3", "9-3", "1,9-3", "²"]
-)
-def test_what_names_no_seeds(text):
-    with pytest.raises(ConfigError, match=r"^seeds .*; write 0-63, or 0,5"):
-        parse_seeds(text)
-
-
-@given(text=st.text("0123456789-, x", max_size=8))
-def test_any_text_names_seeds_or_is_refused(text):
-    try:
-        seeds = parse_seeds(text[:6])
-    except ConfigError:
-        return
-    assert len(seeds) >= 1
-    assert all(seed >= 0 for seed in seeds)
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -79,6 +37,7 @@ def test_an_image_says_how_it_was_made(model, tmp_path):
         said = image.text
     assert said == {
         "sampler": "ddim",
+        "clamp": "True",
         "eta": "0.5",
         "steps": "3",
         "spacing": "trailing",
@@ -170,13 +129,6 @@ def test_a_time_that_is_none_is_refused(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "5,", "-5", "5-9", "a"])
-def test_what_names_no_times(text):
-    assert parse_times("999, 5,0") == [999, 5, 0]
-    with pytest.raises(ConfigError, match=r"^times .* cannot be read; write 999,"):
-        parse_times(text)
-
-
 def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run, tmp_path):
     expected = finished_run / "samples" / "000006-ema-ddim-5"
     assert default_folder(model, finished_run) == expected
@@ -237,7 +189,7 @@ def labelled(finished_run):
 
 
 def test_labels_go_into_names_metadata_and_arrays(labelled, tmp_path):
-    cond = conditions(labelled, 4, cycle_classes=True)
+    cond = in_turn(labelled.spec.label_names, 4)
     files = sample_to_folder(labelled, [0, 1, 2, 3], tmp_path, cond=cond, npz=True, guidance=3.0)
     assert [file.stem for file in files[:4]] == [
         "000000-red cube",
@@ -251,19 +203,31 @@ def test_labels_go_into_names_metadata_and_arrays(labelled, tmp_path):
         np.testing.assert_array_equal(arrays["arr_1"], cond)
 
 
-def test_labels_are_asked_for_in_one_way(labelled, model, tmp_path):
-    assert conditions(labelled, 2) is None
-    of_class = conditions(labelled, 2, class_="sphere")
-    np.testing.assert_array_equal(of_class, [[-1, -1, 1]] * 2)
-    said = conditions(labelled, 1, labels="sphere, -red cube")
-    np.testing.assert_array_equal(said, [[-1, 0, 1]])
-    (tmp_path / "test.json").write_text('[["a/b"], ["red cube", "sphere"]]')
-    listed = conditions(labelled, 3, file=tmp_path / "test.json")
-    np.testing.assert_array_equal(listed, [[-1, 1, -1], [1, -1, 1], [-1, 1, -1]])
-    with pytest.raises(ConfigError, match="exclude each other; give one"):
-        conditions(labelled, 1, labels="sphere", cycle_classes=True)
-    with pytest.raises(ConfigError, match="trained without labels"):
-        conditions(model, 1, class_="sphere")
+def test_a_composition_goes_into_names_and_metadata(labelled, tmp_path):
+    compose = {"red cube": 3.0, "sphere": -0.5}
+    files = sample_to_folder(labelled, [4, 5], tmp_path, compose=compose, npz=True)
+    assert [file.stem for file in files[:2]] == [
+        f"{seed:06d}-red cube=3, sphere=-0.5" for seed in (4, 5)
+    ]
+    with Image.open(files[0]) as image:
+        assert image.text["labels"] == "red cube=3, sphere=-0.5"
+        assert "guidance" not in image.text
+    with np.load(tmp_path / "samples_2x8x8x1.npz") as arrays:
+        assert arrays.files == ["arr_0"]
+
+
+def test_the_metadata_say_how_it_was_guided(labelled, tmp_path):
+    cond = in_turn(labelled.spec.label_names, 1)
+    how = {"guidance": 2.0, "guidance_interval": (10, 60), "guidance_rescale": 0.7}
+    file = sample_to_folder(labelled, [0], tmp_path, cond=cond, clamp="dynamic", **how)[0]
+    with Image.open(file) as image:
+        said = {key: image.text[key] for key in image.text if key.startswith(("guidance", "clamp"))}
+    assert said == {
+        "clamp": "dynamic",
+        "guidance": "2",
+        "guidance interval": "10-60",
+        "guidance rescale": "0.7",
+    }
 
 
 def test_guidance_towards_nothing_is_refused(labelled, tmp_path):
@@ -279,11 +243,18 @@ def test_names_that_are_cut_stay_apart():
 
 
 def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
-    spheres = conditions(labelled, 2, class_="sphere")
-    folders = {
-        default_folder(labelled, tmp_path),
-        default_folder(labelled, tmp_path, cond=spheres),
-        default_folder(labelled, tmp_path, cond=spheres, guidance=2.0),
-        default_folder(labelled, tmp_path, cond=conditions(labelled, 2, cycle_classes=True)),
-    }
-    assert len(folders) == 4
+    names = labelled.spec.label_names
+    spheres = np.repeat(exactly(["sphere"], names)[None], 2, axis=0)
+    ways = [
+        {},
+        {"clamp": "dynamic"},
+        {"clamp": False},
+        {"cond": spheres},
+        {"cond": spheres, "guidance": 2.0},
+        {"cond": spheres, "guidance": 2.0, "guidance_interval": (10, 60)},
+        {"cond": spheres, "guidance": 2.0, "guidance_rescale": 0.5},
+        {"cond": in_turn(names, 2)},
+        {"compose": {"sphere": 2.0}},
+        {"compose": {"sphere": -2.0}},
+    ]
+    assert len({default_folder(labelled, tmp_path, **way) for way in ways}) == len(ways)

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Column, Table
 
-from fromnoise import checkpoints, config, sampling, training
+from fromnoise import asking, checkpoints, config, sampling, training
 from fromnoise.data import check_data, read_conditions, write_shapes
 from fromnoise.editing import interpolate_to_folder
 from fromnoise.interop import FORMATS, import_model
 from fromnoise.model import load
 from fromnoise.progress import console, counting
 
+logger = logging.getLogger("fromnoise")
 app = typer.Typer(
     help="Denoising diffusion models on your own images: train, resume, sample.",
     epilog="Any command takes --debug, which shows the whole traceback of an error.",
@@ -88,6 +89,10 @@ def sample(
         str | None,
         typer.Option(help='as in "red cube, -blue sphere": present, absent; the rest open'),
     ] = None,
+    compose: Annotated[
+        str | None,
+        typer.Option(help='a weight w for each label, as in "red cube=3, blue sphere=-1"'),
+    ] = None,
     cycle_classes: Annotated[
         bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
     ] = False,
@@ -96,6 +101,17 @@ def sample(
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="the t that are guided, as in 200-800 [default: all]")
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="φ: how far contrast goes back to that of s = 1"),
+    ] = None,
+    clamp: Annotated[
+        Literal["yes", "no", "dynamic"] | None,
+        typer.Option(help="the predicted x_0 to the range of images, or to a percentile of it"),
     ] = None,
     weights: Annotated[
         Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
@@ -129,41 +145,53 @@ def sample(
     if seeds is not None and num is not None:
         raise config.ConfigError("--seeds and --num exclude each other; give one")
     names = loaded.spec.label_names
+    weights_of = asking.composition(names, compose)
     if num is None and conditions is not None and names:
         num = len(read_conditions(conditions, names))
     if num is None and cycle_classes and names:
         num = max(64 // len(names), 1) * len(names)  # whole rounds
-    chosen = sampling.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
-    cond = sampling.conditions(
-        loaded,
+    chosen = asking.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
+    cond = asking.conditions(
+        names,
         len(chosen),
         class_=class_,
         labels=labels,
         cycle_classes=cycle_classes,
         file=conditions,
     )
-    if names and cond is None:
-        logging.getLogger("fromnoise").info(
-            "no label is asked for (--class, --labels, --cycle-classes, --conditions): the images "
-            "are of any kind"
+    if cond is not None and weights_of is not None:
+        raise config.ConfigError(
+            "--compose says all that is asked for; leave out --class, --labels, --cycle-classes "
+            "and --conditions"
         )
     how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
-    how |= {"guidance": guidance}
+    how |= {"guidance": guidance, "guidance_rescale": guidance_rescale}
+    how |= {"clamp": {"yes": True, "no": False, "dynamic": "dynamic", None: None}[clamp]}
+    if guidance_interval is not None:
+        how["guidance_interval"] = asking.parse_interval(guidance_interval)
     how = {key: value for key, value in how.items() if value is not None}
-    out = out or sampling.default_folder(loaded, model, cond=cond, **how)
+    if names and cond is None and weights_of is None:
+        logger.info(
+            "no label is asked for (--class, --labels, --compose, --cycle-classes, --conditions): "
+            "the images are of any kind"
+        )
+    elif names and (line := asking.formula(loaded.sampling_plan(**how), weights_of)):
+        logger.info(line)
+    out = out or sampling.default_folder(loaded, model, cond=cond, compose=weights_of, **how)
     with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
             chosen,
             out,
             cond=cond,
+            compose=weights_of,
             batch_size=batch_size,
             grid=grid,
             columns=columns,
             npz=npz,
             gif=gif,
             trajectory=trajectory or times is not None or strips is not None,
-            times=sampling.parse_times(times) if times is not None else None,
+            times=asking.parse_times(times) if times is not None else None,
             strips=strips or 4,
             each_step=each_step,
             noise=noise,
@@ -186,7 +214,7 @@ def progress(
     ] = None,
 ) -> None:
     """Draw what the same noise became at several moments of the training, side by side."""
-    chosen = sampling.parse_epochs(epochs) if epochs is not None else None
+    chosen = asking.parse_epochs(epochs) if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())
 
 

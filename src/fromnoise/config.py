@@ -151,8 +151,10 @@ class Sampling(Section):
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
     steps: Positive = 50
     spacing: str = "trailing"
-    clamp: bool = True
+    clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
     guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
+    guidance_interval: tuple[Positive, Positive] | None = None  # (first, last) t with guidance
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
 
 
 class Recipe(Section):
@@ -269,6 +271,13 @@ def check_sampling(section: Any, *, labels: bool, where: str = "") -> None:
         raise ConfigError(
             f"{prefix}sampling.sampler.variance is learned, but network.learned_variance is False"
         )
+    if (interval := sampling.guidance_interval) is not None:
+        T = section.diffusion.T
+        if not interval[0] <= interval[1] <= T:
+            raise ConfigError(
+                f"{prefix}sampling.guidance_interval is {interval[0]}–{interval[1]}; it must be "
+                f"the first and the last t with guidance, 1 ≤ first ≤ last ≤ T = {T}"
+            )
     if sampling.guidance != 1 and not labels:
         raise ConfigError(
             f"{prefix}sampling.guidance = {sampling.guidance:g} (s in "

@@ -18,22 +18,33 @@ from torch import Tensor
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.config import Component, Diffusion, Sampling, Section, checked, unknown
+from fromnoise.config import (
+    Component,
+    Diffusion,
+    Sampling,
+    Section,
+    check_sampling,
+    checked,
+    unknown,
+)
+from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
     SAMPLERS,
-    SPACINGS,
     Denoise,
     Denoiser,
     NoiseSchedule,
     Step,
     clamp_x0,
     classifier_free,
+    composed,
+    dynamic_threshold,
 )
 from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import image_noise
 
 METADATA_KEY = "fromnoise"
+GUIDING = ("guidance", "guidance_interval", "guidance_rescale")
 Weights = Literal["ema", "raw"]
 FILE_OF: dict[str, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 logger = logging.getLogger("fromnoise")
@@ -93,22 +104,17 @@ class Model:
         *,
         batch_size: int = 64,
         cond: Tensor | None = None,
-        steps: int | None = None,
-        sampler: str | None = None,
-        spacing: str | None = None,
-        guidance: float | None = None,
-        **options: Any,
+        compose: Mapping[str, float] | None = None,
+        **how: Any,
     ) -> Tensor:
         """One image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
 
         Equality over batch sizes is exact up to the rounding of the library's kernels, which may
         choose another order of summation: at most one grey level in rare pixels.
         cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
-        nothing. guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off.
-        steps, sampler, spacing, guidance: those stored with the model where None.
-        options: the sampler's own (`eta` for ddim, `variance` for ddpm).
-        Raises ValueError for an unknown sampler, spacing or option, steps outside 1..T, or labels
-        that the model does not have.
+        nothing. compose: instead of it, labels and their weights: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
+        how: steps, sampler, spacing, guidance, …, as in `sampling_plan`.
+        Raises ValueError for labels that the model does not have, and what `sampling_plan` raises.
         """
         batches = []
         for i in range(0, len(seeds), batch_size):
@@ -116,11 +122,8 @@ class Model:
             for step in self.denoise(
                 seeds[i : i + batch_size],
                 cond=None if cond is None else cond[i : i + batch_size],
-                steps=steps,
-                sampler=sampler,
-                spacing=spacing,
-                guidance=guidance,
-                **options,
+                compose=compose,
+                **how,
             ):
                 x = step.x
             assert x is not None
@@ -135,11 +138,8 @@ class Model:
         *,
         origin: tuple[int, Tensor] | None = None,
         cond: Tensor | None = None,
-        steps: int | None = None,
-        sampler: str | None = None,
-        spacing: str | None = None,
-        guidance: float | None = None,
-        **options: Any,
+        compose: Mapping[str, float] | None = None,
+        **how: Any,
     ) -> Iterator[Step]:
         """Walk from x_T to x_0 for these seeds in one batch, yielding every step.
 
@@ -148,9 +148,7 @@ class Model:
         the end.
         Other arguments as in `sample`.
         """
-        plan = self.sampling_plan(
-            steps=steps, sampler=sampler, spacing=spacing, guidance=guidance, **options
-        )
+        plan = self.sampling_plan(**how)
         shape = (self.spec.channels, *self.spec.size)
         device = next(self.denoiser.parameters()).device
         schedule = self.denoiser.schedule
@@ -159,18 +157,22 @@ class Model:
         if origin is not None:
             times = [origin[0], *(t for t in times if t < origin[0])]
             x = origin[1]
-        if guidance is not None and cond is None:
+        guiding = [key for key in GUIDING if how.get(key) is not None]
+        if guiding and cond is None:
             raise ValueError(
                 "there is nothing to guide towards: ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs a "
                 "condition; ask for labels"
+                if compose is None
+                else "a composition has a weight for each label in place of guidance: "
+                f"ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅); leave {guiding[0]} out"
             )
-        denoise = self._conditioned(cond, len(seeds), plan.guidance)
+        denoise = clamped(self._conditioned(cond, compose, len(seeds), plan), plan, self.spec)
 
         def noise(t: int) -> Tensor:
             return image_noise(seeds, t, shape).to(device)
 
         walk = SAMPLERS[plan.sampler.name](
-            clamp_x0(denoise, *self.spec.data_range) if plan.clamp else denoise,
+            denoise,
             schedule,
             x.to(device),
             times,
@@ -184,19 +186,38 @@ class Model:
                 return
             yield step
 
-    def _conditioned(self, cond: Tensor | None, count: int, guidance: float) -> Denoise:
+    def _conditioned(
+        self,
+        cond: Tensor | None,
+        compose: Mapping[str, float] | None,
+        count: int,
+        plan: Sampling,
+    ) -> Denoise:
         names = self.spec.label_names
-        if cond is None:
+        if cond is None and compose is None:
             return self.denoiser
         if not names:
             raise ValueError("this model was trained without labels, so it cannot be asked for any")
+        if cond is not None and compose is not None:
+            raise ValueError("cond and compose exclude each other; give one")
+        like = next(self.denoiser.parameters())
+        if compose is not None:
+            each = torch.eye(len(names)).to(like)[[index_of(name, names) for name in compose]]
+            conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
+            return composed(self.denoiser, conds, list(compose.values()))
+        assert cond is not None
         if tuple(cond.shape) != (count, len(names)):
             raise ValueError(
                 f"cond must be of shape ({count}, {len(names)}), one row for each image and one "
                 f"column for each of the labels {', '.join(names)}, not {tuple(cond.shape)}"
             )
-        parameter = next(self.denoiser.parameters())
-        return classifier_free(self.denoiser, cond.to(parameter.device, parameter.dtype), guidance)
+        return classifier_free(
+            self.denoiser,
+            cond.to(like),
+            plan.guidance,
+            interval=plan.guidance_interval,
+            rescale=plan.guidance_rescale,
+        )
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""
@@ -208,36 +229,53 @@ class Model:
         steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        clamp: bool | Literal["dynamic"] | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[int, int] | None = None,
+        guidance_rescale: float | None = None,
         **options: Any,
     ) -> Sampling:
-        """The stored way of sampling with these changes, checked."""
-        stored = self.spec.sampling
-        if guidance is not None and not self.spec.label_names:
+        """The stored way of sampling with these changes, checked.
+
+        clamp: x̂_0 to the range of images (True), or by `dynamic_threshold`, or not at all.
+        guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off. guidance_interval: (first, last) t that
+        are guided. guidance_rescale: φ in [0, 1], see `diffusion.guidance.rescaled`.
+        options: the sampler's own (`eta` for ddim, `variance` for ddpm).
+        Raises ValueError for an unknown sampler, spacing or option, steps outside 1..T, and
+        guidance that is negative or asked of a model without labels.
+        """
+        stored, T = self.spec.sampling, self.denoiser.schedule.T
+        asked = (guidance, guidance_interval, guidance_rescale)
+        if any(value is not None for value in asked) and not self.spec.label_names:
             raise ValueError(
                 "this model was trained without labels, so there is nothing to guide it by: "
                 "ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs ε_c"
             )
-        if guidance is not None and not guidance >= 0:
+        if guidance is not None and not 0 <= guidance < math.inf:
             raise ValueError(
                 f"guidance must be at least 0, not {guidance:g}: it is s in "
                 "ε = ε_∅ + s·(ε_c − ε_∅), where 1 is off"
             )
-        if spacing is not None and spacing not in SPACINGS:
-            raise ValueError(f"spacing {unknown(spacing, SPACINGS)}")
-        if steps is not None and not 1 <= steps <= self.denoiser.schedule.T:
-            raise ValueError(f"steps must be 1..{self.denoiser.schedule.T}, not {steps}")
+        if steps is not None and not 1 <= steps <= T:
+            raise ValueError(f"steps must be 1..{T}, not {steps}")
         same = sampler is None or sampler == stored.sampler.name
         inherited = stored.sampler.options if same else {}
-        chosen = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
-        return stored.model_copy(
-            update={
-                "sampler": checked(chosen, "sampling.sampler"),
-                "steps": min(steps or stored.steps, self.denoiser.schedule.T),
-                "spacing": spacing or stored.spacing,
-                "guidance": stored.guidance if guidance is None else guidance,
-            }
-        )
+        changes = {
+            "sampler": checked(
+                Component(name=sampler or stored.sampler.name, **{**inherited, **options}),
+                "sampling.sampler",
+            ),
+            "steps": min(steps or stored.steps, T),
+            "spacing": spacing,
+            "clamp": clamp,
+            "guidance": guidance,
+            "guidance_interval": guidance_interval,
+            "guidance_rescale": guidance_rescale,
+        }
+        plan = stored.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        labels = bool(self.spec.label_names)
+        check_sampling(self.spec.model_copy(update={"sampling": plan}), labels=labels)
+        return plan
 
     def save(self, file: str | Path) -> Path:
         """Write one .safetensors file that `load` reads without any other information."""
@@ -310,6 +348,13 @@ def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: its metadata cannot be read: {detail}") from error
+
+
+def clamped(denoise: Denoise, plan: Sampling, spec: ModelSpec) -> Denoise:
+    """The denoiser with x̂_0 kept in range in the way that the plan says."""
+    if plan.clamp == "dynamic":
+        return dynamic_threshold(denoise, *spec.data_range)
+    return clamp_x0(denoise, *spec.data_range) if plan.clamp else denoise
 
 
 def pick_device(name: str) -> torch.device:

@@ -134,7 +134,7 @@ def grid_figure(
         images: uint8 (N, C, H, W), N ≥ 1.
         path: its folder is made if missing.
         title: stands above the grid.
-        captions: N short texts, one below each image.
+        captions: N short texts, one below each image, of one or more lines.
         columns: images per row; by default as many as make the grid about square.
 
     Returns:
@@ -151,7 +151,7 @@ def grid_figure(
     h, w = images.shape[-2:]
     columns = columns or _square_columns(images)
     overhang = max(0, max(_text_width(caption, CAPTION) for caption in captions) + 6 - w)
-    below = _line(CAPTION) + 8
+    below = _line(CAPTION) * max(caption.count("\n") + 1 for caption in captions) + 8
     texts = [
         _Text(
             x=overhang // 2 + i % columns * (w + overhang + 4) + w // 2,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import torch
 
 from fromnoise.checkpoints import STATE
 from fromnoise.config import Component, ConfigError, Sampling, checked
-from fromnoise.data import read_conditions
-from fromnoise.data.labels import exactly, in_turn, in_words, parse_labels
+from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step
 from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.model import Model, to_uint8
@@ -33,84 +32,14 @@ LONGEST_NAME = 100  # bytes of the labels in a file name
 MADE_BY = {"software": "fromnoise"}
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`0-3,8` → [0, 1, 2, 3, 8]. Raises ConfigError for anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"seeds {text!r} cannot be read; write 0-63, or 0,5,7-9")
-        if dash and int(last) < int(first):
-            raise ConfigError(f"seeds {text!r}: {part.strip()} runs backwards; write 0-63, or 0,5")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
-
-
-def parse_times(text: str) -> list[int]:
-    """`999,700,0` → [999, 700, 0]. Raises ConfigError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"times {text!r} cannot be read; write 999,700,400,100,0")
-    return [int(part) for part in parts]
-
-
-def parse_epochs(text: str) -> list[float]:
-    """`0,0.5,20` → [0.0, 0.5, 20.0]. Raises ConfigError for anything else."""
-    try:
-        epochs = [float(part) for part in text.split(",")]
-    except ValueError:
-        epochs = [-1.0]
-    if not all(0 <= epoch < float("inf") for epoch in epochs):
-        raise ConfigError(f"epochs {text!r} cannot be read; write 0,50,100,150,199")
-    return epochs
-
-
-def conditions(
+def default_folder(
     model: Model,
-    count: int,
+    path: Path,
     *,
-    class_: str | None = None,
-    labels: str | None = None,
-    cycle_classes: bool = False,
-    file: Path | None = None,
-) -> np.ndarray | None:
-    """The condition of each of `count` images, int8 (count, K), or None where nothing is asked.
-
-    class_: this label, or these with commas, and none of the others. labels: `red cube, -blue
-    sphere`, the rest not said. cycle_classes: each label alone, one after the other. file: lists of
-    names, each list exactly what its image shows, from the first again where images are more.
-    Raises ConfigError for two of these at once, and for a model without labels; DataError for an
-    unknown label.
-    """
-    asked = [class_ is not None, labels is not None, cycle_classes, file is not None]
-    if not any(asked):
-        return None
-    names = model.spec.label_names
-    if sum(asked) > 1:
-        raise ConfigError(
-            "--class, --labels, --cycle-classes and --conditions exclude each other; give one"
-        )
-    if not names:
-        raise ConfigError(
-            "this model was trained without labels, so it cannot be asked for any; train one with "
-            "data.labels=true"
-        )
-    if cycle_classes:
-        return in_turn(names, count)
-    if file is not None:
-        shown = np.stack([exactly(row, names) for row in read_conditions(file, names)])
-        return shown[np.arange(count) % len(shown)]
-    row = (
-        exactly(_split(class_), names) if class_ is not None else parse_labels(labels or "", names)
-    )
-    return np.repeat(row[None], count, axis=0)
-
-
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
-def default_folder(model: Model, path: Path, *, cond: np.ndarray | None = None, **how: Any) -> Path:
+    cond: np.ndarray | None = None,
+    compose: Mapping[str, float] | None = None,
+    **how: Any,
+) -> Path:
     """Where samples go when nobody says: samples/NAME in the run, or beside a single file.
 
     path: what the model was loaded from. NAME tells the step, the weights, the sampler with its
@@ -121,10 +50,19 @@ def default_folder(model: Model, path: Path, *, cond: np.ndarray | None = None, 
     parts = [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
     parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
+    parts += (
+        ["dynamic" if plan.clamp else "unclamped"]
+        if plan.clamp != model.spec.sampling.clamp
+        else []
+    )
     if cond is not None:
         parts += [f"guidance{plan.guidance:g}"] if plan.guidance != 1 else []
+        if plan.guidance_interval is not None:
+            parts += ["t{}-{}".format(*plan.guidance_interval)]
+        parts += [f"rescale{plan.guidance_rescale:g}"] if plan.guidance_rescale else []
         same = (cond == cond[0]).all()
         parts += [_safe(in_words(cond[0], model.spec.label_names)) if same else "labels"]
+    parts += [_safe(_in_words(compose))] if compose is not None else []
     folder = path if path.is_dir() else path.parent
     if (folder / STATE).is_file():  # a checkpoint, which will be pruned: up to its run
         folder = folder.parent.parent
@@ -137,6 +75,7 @@ def sample_to_folder(
     folder: Path,
     *,
     cond: np.ndarray | None = None,
+    compose: Mapping[str, float] | None = None,
     batch_size: int = 64,
     grid: bool = True,
     columns: int | None = None,
@@ -154,7 +93,8 @@ def sample_to_folder(
 
     Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
 
-    cond: labels of each image in {−1, 0, +1}, (len(seeds), K); they go into names and captions.
+    cond: labels of each image in {−1, 0, +1}, (len(seeds), K), or compose: labels and weights for
+    all of them, see `Model.sample`. They go into names and captions.
     grid: the first 64 in one picture, `columns` in a row (None: about square).
     npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8 and with labels `arr_1` int8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
@@ -169,6 +109,7 @@ def sample_to_folder(
         "sampler": plan.sampler.name,
         "steps": str(plan.steps),
         "spacing": plan.spacing,
+        "clamp": str(plan.clamp),
         "weights": model.spec.weights,
         "trained steps": str(model.spec.step),
         **{key: str(value) for key, value in plan.sampler.options.items()},
@@ -176,7 +117,13 @@ def sample_to_folder(
     words = [""] * len(seeds)
     if cond is not None:
         settings["guidance"] = f"{plan.guidance:g}"
+        if plan.guidance_interval is not None:
+            settings["guidance interval"] = "{}-{}".format(*plan.guidance_interval)
+        if plan.guidance_rescale:
+            settings["guidance rescale"] = f"{plan.guidance_rescale:g}"
         words = [in_words(row, model.spec.label_names) for row in cond]
+    if compose is not None:
+        words = [_in_words(compose)] * len(seeds)
     weights = {"ema": "EMA", "raw": "raw"}[model.spec.weights]
     title = f"{plan.steps} {plan.sampler.name.upper()} steps, {weights} weights"
     if cond is not None and plan.guidance != 1:
@@ -191,7 +138,7 @@ def sample_to_folder(
             x_T = to_uint8(model.start(batch[:GRID_IMAGES]), model.spec.data_range).numpy()
             files.append(_save_grid(x_T, folder / "steps", "x_t", model.denoiser.schedule.T, title))
         labels = None if cond is None else torch.from_numpy(cond[i : i + batch_size])
-        for step in model.denoise(batch, cond=labels, **how):
+        for step in model.denoise(batch, cond=labels, compose=compose, **how):
             if film is not None:
                 film.take(step)
             if each_step and i == 0:
@@ -213,7 +160,7 @@ def sample_to_folder(
     first = everything[:GRID_IMAGES]
     if grid:
         different = len(set(words)) > 1
-        captions = words[:GRID_IMAGES] if different else None
+        captions = [text.replace(", ", "\n") for text in words[:GRID_IMAGES]] if different else None
         one = "" if different else textwrap.shorten(words[0], 60, placeholder=" …")
         above = f"{one}: {title}" if one else title
         path = folder / "grid.png"
@@ -236,6 +183,11 @@ def sample_to_folder(
 def _file_name(seed: int, words: str) -> str:
     """`000007`, or with labels `000007-red cube`."""
     return f"{seed:06d}-{_safe(words)}" if words else f"{seed:06d}"
+
+
+def _in_words(compose: Mapping[str, float]) -> str:
+    """`red cube=3, blue sphere=-1`."""
+    return ", ".join(f"{name}={weight:g}" for name, weight in compose.items())
 
 
 def _safe(words: str) -> str:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.data import DataError
-from fromnoise.data.labels import exactly, in_turn, in_words, parse_labels
+from fromnoise.data.labels import exactly, in_turn, in_words, index_of, parse_labels
 
 NAMES = ("red cube", "blue cube", "-odd", "sphere")
 
@@ -54,6 +54,22 @@ def test_each_in_turn():
     turns = in_turn(NAMES, 6)
     np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 3, 0, 1])
     assert (turns.sum(axis=1) == 1 - 3).all()
+
+
+@pytest.mark.parametrize("said", ["Ankle boot", "ankle boot", "ankle-boot", "ANKLE_BOOT"])
+def test_case_and_punctuation_do_not_matter(said):
+    names = ("T-shirt/top", "Ankle boot", "-odd")
+    assert index_of(said, names) == 1
+    assert index_of("t-shirt-top", names) == 0
+    np.testing.assert_array_equal(parse_labels(f"t-shirt top, -{said}", names), [1, -1, 0])
+
+
+def test_but_they_never_choose_between_two_labels_nor_turn_a_label_into_its_opposite():
+    names = ("red-cube", "red cube", "sphere")
+    assert [index_of(name, names) for name in names] == [0, 1, 2]
+    for name in ("RED CUBE", "-sphere"):
+        with pytest.raises(DataError, match=f"no label '{name}'"):
+            index_of(name, names)
 
 
 @given(st.lists(st.sampled_from([-1, 0, 1]), min_size=4, max_size=4))

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import Denoiser, NoiseSchedule, clamp_x0, classifier_free
+from fromnoise.diffusion import (
+    Denoiser,
+    NoiseSchedule,
+    clamp_x0,
+    classifier_free,
+    composed,
+    dynamic_threshold,
+)
 
 K = 3
 
@@ -80,3 +87,75 @@ def test_can_be_clamped_like_any_denoiser(x):
 def test_a_negative_scale_is_refused_with_the_formula():
     with pytest.raises(ValueError, match=r"at least 0 in ε = ε_∅ \+ s·\(ε_c − ε_∅\), not -1"):
         classifier_free(denoiser(), COND, -1.0)
+
+
+@pytest.mark.parametrize("t", [6, torch.tensor([5, 6, 30, 31])], ids=["6", "each"])
+def test_an_interval_guides_inside_and_leaves_the_condition_alone_outside(t, x):
+    d = denoiser()
+    guided = classifier_free(d, COND, 3.0, interval=(6, 30))(x, t)
+    inside = (torch.as_tensor(t) >= 6) & (torch.as_tensor(t) <= 30)
+    inside = inside.expand(4)[:, None, None, None]
+    strong, plain = classifier_free(d, COND, 3.0)(x, t), d(x, t, COND)
+    torch.testing.assert_close(guided.eps, torch.where(inside, strong.eps, plain.eps))
+    assert (strong.eps != plain.eps).any()
+
+
+def test_outside_the_interval_one_evaluation_is_enough(x):
+    d = denoiser()
+    guided = classifier_free(d, COND, 3.0, interval=(6, 30))
+    for t in (5, 6, 30, 31):
+        guided(x, t)
+    assert d.network.calls == [4, 8, 8, 4]
+
+
+def test_one_composed_condition_is_plain_guidance(x):
+    for outputs in (1, 2):
+        d = denoiser(outputs=outputs)
+        one, plain = composed(d, [COND], [2.8])(x, 9), classifier_free(d, COND, 2.8)(x, 9)
+        torch.testing.assert_close(one.eps, plain.eps)
+        assert (one.fraction is None) == (plain.fraction is None) == (outputs == 1)
+        if plain.fraction is not None:
+            torch.testing.assert_close(one.fraction, plain.fraction)
+
+
+def test_composition_sums_each_direction_with_its_own_weight(x):
+    d, other = denoiser(), torch.roll(COND, 1, dims=0)
+    nothing = d(x, 9).eps
+    expected = nothing + 2 * (d(x, 9, COND).eps - nothing) - 1.5 * (d(x, 9, other).eps - nothing)
+    d.network.calls.clear()
+    torch.testing.assert_close(composed(d, [COND, other], [2.0, -1.5])(x, 9).eps, expected)
+    assert d.network.calls == [12]
+
+
+def test_each_composed_condition_needs_a_weight():
+    with pytest.raises(ValueError, match="one weight: 1 and 2"):
+        composed(denoiser(), [COND], [1.0, 2.0])
+
+
+def test_rescaling_brings_the_deviation_back_to_that_of_the_condition(x):
+    d = denoiser()
+    cond = torch.ones(4, K, dtype=torch.float64)  # ε_c = 2x, ε_∅ = x
+    d.network.forward = lambda x, t, cond: (1 + cond[:, :1, None, None]) * x
+    plain = classifier_free(d, cond, 3.0)(x, 9).eps
+    torch.testing.assert_close(plain, 4 * x)
+    full = classifier_free(d, cond, 3.0, rescale=1.0)(x, 9).eps
+    torch.testing.assert_close(full.std(dim=(1, 2, 3)), (2 * x).std(dim=(1, 2, 3)))
+    half = classifier_free(d, cond, 3.0, rescale=0.5)(x, 9).eps
+    torch.testing.assert_close(half, (full + plain) / 2)
+    with pytest.raises(ValueError, match=r"between 0 and 1, not 1\.5"):
+        classifier_free(d, cond, 3.0, rescale=1.5)(x, 9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])
+def test_a_dynamic_threshold_draws_inwards_only_what_is_out_of_range(low, high, x):
+    d = denoiser("x0")
+    half, middle = (high - low) / 2, (high + low) / 2
+    values = torch.linspace(-1, 1, 16, dtype=torch.float64)[None, None, None] * torch.tensor(
+        [0.5, 4.0], dtype=torch.float64
+    ).reshape(2, 1, 1, 1)
+    d.network.forward = lambda x, t, cond=None: values * half + middle
+    x0 = dynamic_threshold(d, low, high, percentile=0.8)(torch.zeros(2, 1, 1, 16).double(), 9).x0
+    torch.testing.assert_close(x0[0], values[0] * half + middle)  # nothing to do
+    q = torch.quantile(values[1].abs(), 0.8)
+    torch.testing.assert_close(x0[1], (values[1].clamp(-q, q) / q) * half + middle)
+    assert (x0.min(), x0.max()) == (low, high)

@@ -1,6 +1,8 @@
 """Labels in words → numbers: +1 present, −1 absent, 0 not said."""
 
 import difflib
+import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,24 +17,56 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     for one that is said twice, and for none at all.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        name = word if word in names else word.removeprefix("-").strip()
-        if name not in names:
-            raise DataError(f"there is no label {name!r}{nearest(name, names)}")
-        k = list(names).index(name)
+    for word in _words(text):
+        negated = word.startswith("-") and word not in names
+        k = index_of(word.removeprefix("-").strip() if negated else word, names)
         if condition[k]:
-            raise DataError(f"the label {name!r} is said twice in {text!r}")
-        condition[k] = 1 if word == name else -1
+            raise DataError(f"the label {names[k]!r} is said twice in {text!r}")
+        condition[k] = -1 if negated else 1
     return condition
+
+
+def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
+    """`red cube=3, blue sphere=-1` → {name: weight}, the names as `names` has them.
+
+    Raises DataError for an unknown name, for one that is said twice, and for a weight that is no
+    number.
+    """
+    weights: dict[str, float] = {}
+    for word in _words(text):
+        said, equals, number = word.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not equals or not math.isfinite(weight):
+            raise DataError(f"{word!r} has no weight; write label=number, as in 'red cube=3'")
+        name = names[index_of(said.strip(), names)]
+        if name in weights:
+            raise DataError(f"the label {name!r} is said twice in {text!r}")
+        weights[name] = weight
+    return weights
+
+
+def index_of(name: str, names: Sequence[str]) -> int:
+    """Which label a name means; `ankle-boot` is `Ankle boot` where nothing else is so near.
+
+    That is: the same name, or else the only one with the same letters and digits. Raises DataError,
+    with the nearest names, where there is none.
+    """
+    if name in names:
+        return list(names).index(name)
+    alike = [k for k, known in enumerate(names) if _bare(known) == _bare(name)]
+    if len(alike) == 1:
+        return alike[0]
+    raise DataError(f"there is no label {name!r}{nearest(name, names)}")
 
 
 def exactly(present: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """These labels and none of the others: +1 for them, −1 elsewhere; int8 (K,)."""
-    for name in present:
-        if name not in names:
-            raise DataError(f"there is no label {name!r}{nearest(name, names)}")
-    return np.where(np.isin(names, present), 1, -1).astype(np.int8)
+    condition = np.full(len(names), -1, dtype=np.int8)
+    condition[[index_of(name, names) for name in present]] = 1
+    return condition
 
 
 def in_turn(names: Sequence[str], count: int) -> np.ndarray:
@@ -60,3 +94,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
         return f"; did you mean {' or '.join(close[:3])}?"
     shown = ", ".join(names[:24])
     return f"; the labels are {shown}{', …' if len(names) > 24 else ''}" if names else ""
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _bare(name: str) -> str:
+    """Letters and digits alone, and a minus in front, which would say the opposite."""
+    return "-" * name.startswith("-") + re.sub(r"[\W_]+", "", name).casefold()

@@ -2,7 +2,12 @@
 
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
 from fromnoise.diffusion.editing import interpolation_starts
-from fromnoise.diffusion.guidance import clamp_x0, classifier_free
+from fromnoise.diffusion.guidance import (
+    clamp_x0,
+    classifier_free,
+    composed,
+    dynamic_threshold,
+)
 from fromnoise.diffusion.likelihood import (
     BitsPerDimension,
     bits_per_dimension,
@@ -37,8 +42,10 @@ __all__ = [
     "bound_term",
     "clamp_x0",
     "classifier_free",
+    "composed",
     "ddim",
     "ddpm",
+    "dynamic_threshold",
     "interpolation_starts",
     "prior_kl",
     "reverse_step",

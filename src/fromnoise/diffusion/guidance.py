@@ -1,6 +1,6 @@
 """What is done to a prediction before a sampler uses it: each wraps a denoiser into a denoiser."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,34 +9,99 @@ from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
 from fromnoise.diffusion.schedule import Time, per_image
 
 
-def classifier_free(denoiser: Denoiser, cond: Tensor, scale: float = 1.0) -> Denoise:
+def classifier_free(
+    denoiser: Denoiser,
+    cond: Tensor,
+    scale: float = 1.0,
+    *,
+    interval: tuple[int, int] | None = None,
+    rescale: float = 0.0,
+) -> Denoise:
     """ε̂ = ε̂_∅ + s·(ε̂_c − ε̂_∅), with s = `scale`; both halves in one doubled batch.
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
     conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, being linear
     in ε̂ at one x_t; a learned variance is that of the condition. cond: (B,K) in {−1, 0, +1}; ∅ is
     the zero vector. s ≥ 0, or ValueError.
+
+    interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724, Eq. 5). rescale: φ ∈ [0, 1] of `rescaled`, 0 for none of it.
     """
     if scale < 0:
         raise ValueError(f"guidance must be at least 0 in ε = ε_∅ + s·(ε_c − ε_∅), not {scale:g}")
-    both = torch.cat([cond, torch.zeros_like(cond)])
+    first, last = interval or (0, denoiser.schedule.T)
+    strong = torch.tensor(scale, dtype=torch.float64)
 
     def guided(x_t: Tensor, t: Time) -> Prediction:
-        if scale == 1:
+        time = torch.as_tensor(t).cpu()
+        s = torch.where((first <= time) & (time <= last), strong, 1.0)
+        if (s == 1).all():
             return denoiser(x_t, t, cond)
-        times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        doubled = denoiser(torch.cat([x_t, x_t]), times, both)
-        of_cond, of_nothing = doubled.value.chunk(2)
-        return replace(
-            doubled,
-            value=of_nothing + scale * (of_cond - of_nothing),
-            fraction=None if doubled.fraction is None else doubled.fraction[: len(x_t)],
-            x_t=x_t,
-            alpha=per_image(denoiser.schedule.alpha(t), x_t),
-            sigma=per_image(denoiser.schedule.sigma(t), x_t),
-        )
+        together = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
+        of_cond, of_nothing = together.value.chunk(2)
+        value = of_nothing + per_image(s, x_t) * (of_cond - of_nothing)
+        fraction = None if together.fraction is None else together.fraction.chunk(2)[0]
+        return _at(denoiser, x_t, t, rescaled(value, of_cond, rescale), fraction)
 
     return guided
+
+
+def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[float]) -> Denoise:
+    """ε̂ = ε̂_∅ + Σ_m w_m·(ε̂_m − ε̂_∅), a weight for each of M conditions; all in one batch.
+
+    Liu et al. 2022 (arXiv:2206.01714), Eq. 11; a negative weight leads away from its condition
+    (their Eq. 13). One condition with w = s is `classifier_free`. A learned variance is the mean of
+    the conditions'. conds: M ≥ 1 of (B,K) in {−1, 0, +1}.
+    """
+    if not conds or len(conds) != len(weights):
+        raise ValueError(f"each condition needs one weight: {len(conds)} and {len(weights)}")
+    parts = [*conds, torch.zeros_like(conds[0])]
+
+    def guided(x_t: Tensor, t: Time) -> Prediction:
+        together = _in_one_batch(denoiser, x_t, t, parts)
+        *of_each, of_nothing = together.value.chunk(len(parts))
+        value = of_nothing.clone()
+        for weight, of_cond in zip(weights, of_each, strict=True):
+            value += weight * (of_cond - of_nothing)
+        fraction = None
+        if together.fraction is not None:
+            fraction = torch.stack(together.fraction.chunk(len(parts))[:-1]).mean(dim=0)
+        return _at(denoiser, x_t, t, value, fraction)
+
+    return guided
+
+
+def rescaled(value: Tensor, of_cond: Tensor, phi: float) -> Tensor:
+    """φ·value·std(of_cond)/std(value) + (1 − φ)·value, against images that guidance overexposes.
+
+    Lin et al. 2024 (arXiv:2305.08891), Eqs. 15–16. The deviations are over all numbers of an image.
+    value, of_cond: what the network predicts, guided and not, (B,C,H,W). φ ∈ [0, 1], or ValueError.
+    """
+    if not 0 <= phi <= 1:
+        raise ValueError(f"guidance_rescale must lie between 0 and 1, not {phi:g}")
+    if phi == 0:
+        return value
+    ratio = of_cond.flatten(1).std(dim=1) / value.flatten(1).std(dim=1)
+    return value * per_image(phi * ratio + (1 - phi), value)
+
+
+def _in_one_batch(denoiser: Denoiser, x_t: Tensor, t: Time, conds: Sequence[Tensor]) -> Prediction:
+    """The predictions for the same x_t under each of M conditions, (M·B,C,H,W)."""
+    times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
+    return denoiser(x_t.repeat(len(conds), 1, 1, 1), times, torch.cat(list(conds)))
+
+
+def _at(
+    denoiser: Denoiser, x_t: Tensor, t: Time, value: Tensor, fraction: Tensor | None
+) -> Prediction:
+    return Prediction(
+        kind=denoiser.prediction,
+        value=value,
+        x_t=x_t,
+        alpha=per_image(denoiser.schedule.alpha(t), x_t),
+        sigma=per_image(denoiser.schedule.sigma(t), x_t),
+        fraction=fraction,
+    )
 
 
 def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
@@ -47,3 +112,24 @@ def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
         return prediction.with_x0(prediction.x0.clamp(low, high))
 
     return clamped
+
+
+def dynamic_threshold(
+    denoise: Denoise, low: float = -1.0, high: float = 1.0, *, percentile: float = 0.995
+) -> Denoise:
+    """x̂_0 ← clip(x̂_0, −q, q)/q with q = max(1, that percentile of |x̂_0|), image by image.
+
+    Saharia et al. 2022 (arXiv:2205.11487), section 2.3, for images in [−1, 1]: where strong
+    guidance drives many pixels out of range, all are drawn inwards, and contrast in them survives.
+    Other ranges [low, high] are first mapped to that one. percentile ∈ (0, 1).
+    """
+    middle, half = (high + low) / 2, (high - low) / 2
+
+    def thresholded(x_t: Tensor, t: Time) -> Prediction:
+        prediction = denoise(x_t, t)
+        x0 = (prediction.x0 - middle) / half
+        q = x0.abs().flatten(1).quantile(percentile, dim=1).clamp(min=1)
+        q = per_image(q, x0)
+        return prediction.with_x0(x0.clamp(-q, q) / q * half + middle)
+
+    return thresholded
