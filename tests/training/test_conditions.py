@@ -93,9 +93,48 @@ def test_one_seed_and_label_is_one_image_at_any_batch_size(labelled_run):
         assert (together - apart).abs().max() <= 1
 
 
+def test_the_log_shows_how_many_conditions_were_empty(tmp_path):
+    tree = {
+        "data": {"source": "digits", "labels": True},
+        "network": {"name": "ddpm", "channels": 8, "multipliers": [1, 1], "groups": 4},
+        "training": {"steps": 3, "batch_size": 40, "log_every": 2, "precision": "fp32"},
+    }
+    tree["training"] |= {"condition_dropout": 0.4, "label_dropout": 0.5}
+    run = fromnoise.train(tree, out=tmp_path / "run")
+    digits = open_images("digits")
+    told = [
+        load_conditions(digits, seed=0, step=i, batch_size=40, dropout=0.4, label_dropout=0.5)
+        for i in range(3)
+    ]
+    rows = [row for row in read_log(run.folder) if "loss" in row]
+    for row, cond in zip(rows, (torch.cat(told[:2]), told[2]), strict=True):
+        said = (cond != 0).sum(dim=1)
+        assert row["conditions_empty"] == (said == 0).double().mean()
+        assert row["conditions_partial"] == ((said > 0) & (said < 10)).double().mean()
+
+
+def test_a_composition_is_of_single_labels_and_guides_as_one(labelled_run):
+    model = labelled_run.model("raw")
+    one = torch.zeros(2, 10)
+    one[:, 3] = 1
+    torch.testing.assert_close(
+        next(iter(model.denoise([5, 6], compose={"3": 2.5}))).x,
+        next(iter(model.denoise([5, 6], cond=one, guidance=2.5))).x,
+    )
+    both = model.sample([5], compose={"3": 2.0, "4": -2.0})
+    assert not torch.equal(both, model.sample([5], compose={"3": 2.0}))
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
+        ({"cond": torch.ones(2, 10), "compose": {"3": 1.0}}, "cond and compose exclude each"),
+        ({"compose": {"3": 1.0}, "guidance": 2.0}, r"in place of guidance: .*leave guidance out"),
+        ({"compose": {"eleven": 1.0}}, "no label 'eleven'"),
+        ({"guidance_interval": (1, 5)}, "nothing to guide towards"),
+        ({"cond": torch.ones(2, 10), "guidance_interval": (9, 3)}, r"1 ≤ first ≤ last ≤ T = 20"),
+        ({"cond": torch.ones(2, 10), "guidance_interval": (9, 21)}, r"is 9–21; it must be"),
+        ({"cond": torch.ones(2, 10), "guidance_rescale": 2.0}, "between 0 and 1, not 2"),
         ({"cond": torch.ones(2, 3)}, r"cond must be of shape \(2, 10\), .* not \(2, 3\)"),
         ({"guidance": -0.5}, r"at least 0, not -0.5: it is s in ε = ε_∅ \+ s·"),
     ],
@@ -103,6 +142,17 @@ def test_one_seed_and_label_is_one_image_at_any_batch_size(labelled_run):
 def test_what_cannot_be_asked_of_a_model_with_labels(labelled_run, how, said):
     with pytest.raises(ValueError, match=said):
         labelled_run.model().sample([0, 1], **how)
+
+
+def test_clamping_is_chosen_when_sampling(labelled_run):
+    model = labelled_run.model("raw")
+    free, hard, soft = (
+        next(iter(model.denoise([5, 6], clamp=clamp))).x0 for clamp in (False, True, "dynamic")
+    )
+    assert free.abs().max() > 1
+    torch.testing.assert_close(hard, free.clamp(-1, 1))
+    assert soft.abs().max() <= 1
+    assert not torch.equal(soft, hard)
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,14 @@ def test_quarters_are_of_the_noise_levels(t, quarter):
     window.add(torch.ones(1), torch.tensor([t]), 100, 0.0, 1.0)
     means = window.means()
     assert [q for q in range(1, 5) if means[f"loss_q{q}"] is not None] == [quarter]
+
+
+def test_a_window_counts_what_the_network_was_told():
+    window = Window()
+    window.add(torch.ones(1), torch.ones(1).int(), 9, 0.0, 1.0)
+    assert not [key for key in window.means() if key.startswith("conditions")]
+    of_each = torch.tensor([[0, 0], [1, 0], [1, -1], [0, 0]])
+    for cond in (of_each, of_each[:2]):
+        window.add(torch.ones(len(cond)), torch.ones(len(cond)).int(), 9, 0.0, 1.0, cond)
+    means = window.means()
+    assert (means["conditions_empty"], means["conditions_partial"]) == (3 / 6, 2 / 6)

@@ -85,7 +85,7 @@ def fit(
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
-            state.window.add(losses, t, recipe.diffusion.T, norm, elapsed)
+            state.window.add(losses, t, recipe.diffusion.T, norm, elapsed, cond)
             state.epoch.add(losses)
             log.advance(state.step)
 

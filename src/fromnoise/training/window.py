@@ -23,9 +23,23 @@ class Window:
     norms: int = 0
     seconds: float = 0.0
     images: int = 0
+    conditions: int = 0
+    empty: int = 0
+    partial: int = 0
 
-    def add(self, losses: Tensor, t: Tensor, T: int, norm: float, seconds: float) -> None:
-        """Take in one step: losses and t ∈ {1..T} are (B,), on the CPU. NaN and ∞ are left out."""
+    def add(
+        self,
+        losses: Tensor,
+        t: Tensor,
+        T: int,
+        norm: float,
+        seconds: float,
+        cond: Tensor | None = None,
+    ) -> None:
+        """Take in one step; NaN and ∞ are left out.
+
+        losses and t ∈ {1..T}: (B,), on the CPU. cond: what the network was told, (B,K).
+        """
         for quarter, loss in zip(((t - 1) * QUARTERS // T).tolist(), losses.tolist(), strict=True):
             if math.isfinite(loss):
                 self.loss[quarter] += loss
@@ -35,17 +49,25 @@ class Window:
             self.norms += 1
         self.seconds += seconds
         self.images += len(losses)
+        if cond is not None:
+            said = (cond != 0).sum(dim=1)
+            self.conditions += len(cond)
+            self.empty += int((said == 0).sum())
+            self.partial += int(((said > 0) & (said < cond.shape[1])).sum())
 
     def means(self) -> dict[str, float | None]:
         """Mean loss, overall and by quarter (q1: least noise), gradient norm, and speed.
 
-        None where nothing finite was seen.
+        With labels also the share of images whose condition was empty, and of those that said only
+        a part of the labels. None where nothing finite was seen.
         """
+        shares = {"conditions_empty": self.empty, "conditions_partial": self.partial}
         return {
             "loss": _mean(sum(self.loss), sum(self.count)),
             **{f"loss_q{i + 1}": _mean(self.loss[i], self.count[i]) for i in range(QUARTERS)},
             "gradient_norm": _mean(self.norm, self.norms),
             "images_per_second": self.images / self.seconds,
+            **({key: n / self.conditions for key, n in shares.items()} if self.conditions else {}),
         }
 
 
