@@ -10,6 +10,7 @@ from fromnoise.asking import (
     conditions,
     formula,
     parse_interval,
+    parse_scales,
     parse_seeds,
     parse_times,
 )
@@ -56,6 +57,13 @@ def test_what_names_no_times(text):
     assert parse_times("999, 5,0") == [999, 5, 0]
     with pytest.raises(ConfigError, match=r"^times .* cannot be read; write 999,"):
         parse_times(text)
+
+
+def test_scales_are_numbers_of_at_least_nought():
+    assert parse_scales("1, 2,3.5") == [1.0, 2.0, 3.5]
+    for text in ("", "1,", "-1", "a", "nan", "inf"):
+        with pytest.raises(ConfigError, match=r"^guidance .* ε = ε_∅ \+ s·\(ε_c − ε_∅\)"):
+            parse_scales(text)
 
 
 def test_an_interval_is_two_times():

@@ -42,6 +42,20 @@ def parse_epochs(text: str) -> list[float]:
     return epochs
 
 
+def parse_scales(text: str) -> list[float]:
+    """`1,2,3.5` → [1.0, 2.0, 3.5]. Raises ConfigError for anything else."""
+    try:
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        scales = [-1.0]
+    if not all(0 <= scale < float("inf") for scale in scales):
+        raise ConfigError(
+            f"guidance {text!r} cannot be read: write scales s of at least 0, as in 1,2,3; "
+            "ε = ε_∅ + s·(ε_c − ε_∅), where 1 is off"
+        )
+    return scales
+
+
 def parse_interval(text: str) -> tuple[int, int]:
     """`200-800` → (200, 800). Raises ConfigError for anything else."""
     first, dash, last = text.partition("-")
@@ -79,7 +93,7 @@ def conditions(
     if cycle_classes:
         return in_turn(names, count)
     if file is not None:
-        shown = np.stack([exactly(row, names) for row in read_conditions(file, names)])
+        shown = read_conditions(file, names)
         return shown[np.arange(count) % len(shown)]
     if class_ is not None:
         row = exactly([word.strip() for word in class_.split(",")], names)

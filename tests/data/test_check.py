@@ -62,8 +62,25 @@ def test_the_report_reads_well(messy):
 def test_the_recipe_lines_are_yaml_that_fits(messy):
     recipe = yaml.safe_load(check_data(messy).recipe)
     assert recipe == {
-        "data": {"source": "folder", "path": str(messy), "size": 32, "channels": 3, "fit": "crop"}
+        "data": {
+            "source": "folder",
+            "path": str(messy),
+            "size": 32,
+            "channels": 3,
+            "fit": "crop",
+            "labels": True,
+        }
     }
+
+
+def test_labels_are_suggested_where_there_are_any(save):
+    root = save("x.png", noise(8, 8)).parent
+    assert "labels" not in yaml.safe_load(check_data(root).recipe)["data"]
+    (root / "labels.csv").write_text("file,red,blue\nx.png,1,\ny.png,0,1\n")
+    report = check_data(root)
+    assert report.recipe.splitlines()[-1] == "  labels: true"
+    assert report.classes == {"red": 1, "blue": 0}
+    assert report.broken == ("y.png: named in labels.csv, but not among the images of images",)
 
 
 def test_a_path_that_yaml_would_misread_is_quoted(save):
@@ -114,6 +131,7 @@ def test_the_shipped_digits():
         "size": 8,
         "channels": 1,
         "fit": "crop",
+        "labels": True,
     }
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import DataError, open_images
-from fromnoise.data.files import folder_labels, natural_key
+from fromnoise.data.labelling import folder_labels
+from fromnoise.data.natural import natural_key
 
 
 def values(images: np.ndarray) -> list[int]:
@@ -208,3 +210,52 @@ def test_an_encrypted_zip_says_so(tmp_path):
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(DataError, match=r"encrypted, password required"):
         open_images("zip", tmp_path / "x.zip")
+
+
+def test_missing_files_of_a_label_file_are_skipped_with_their_labels(folder, tmp_path):
+    said = {"x.png": "red", "img10.png": "red", "../out.png": "red", "img1.png": "blue"}
+    (folder / "labels.json").write_text(json.dumps(said))
+    (folder / "img1.png").write_bytes(b"")
+    for source, path in (
+        ("folder", folder),
+        ("zip", pack(folder, tmp_path / "x.zip")),
+    ):
+        data = open_images(source, path)
+        assert (values(data.images), data.label_names) == ([20, 30], ("blue", "red"))
+        assert data.labels.tolist() == [[0, 0], [-1, 1]]
+        where = f"named in labels.json, but not among the images of {path.name}"
+        assert data.skipped == (
+            "img1.png: the file is empty",
+            f"x.png: {where}",
+            f"../out.png: {where}",
+        )
+        with pytest.raises(DataError, match=r"3 of 5 images cannot be read: img1.png: the file"):
+            open_images(source, path, strict=True)
+
+
+def test_a_label_file_that_changes_is_seen(folder, tmp_path):
+    """Also where its size stays the same, and where it comes and goes."""
+    seen, then = [], 1_600_000_000_000_000_000  # ns
+    for i, text in enumerate((None, '{"img1.png": "a"}', '{"img2.png": "a"}', None)):
+        path = folder / "labels.json"
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(text)
+            os.utime(path, ns=(then, then + i))
+        loose = open_images("folder", folder)
+        packed = pack(folder, tmp_path / "x.zip")
+        os.utime(packed, ns=(then, then + i))
+        assert open_images("zip", packed).fingerprint == loose.fingerprint
+        seen.append(None if loose.labels is None else loose.labels.tolist())
+    assert seen == [None, [[1], [0], [0]], [[0], [1], [0]], None]
+
+
+def test_a_label_file_is_no_image(folder):
+    (folder / "dataset.json").write_text('{"labels": [["img1.png", 0]]}')
+    data = open_images("folder", folder)
+    assert (values(data.images), data.skipped) == ([10, 20, 30], ())
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"has no images; seen: \.json ×1"):
+        open_images("folder", folder)

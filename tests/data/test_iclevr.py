@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data import DataError, detect_source, open_images, read_conditions
+from fromnoise.data import DataError, detect_source, open_images
 
 OBJECTS = {"red cube": 1, "gray cube": 0, "red sphere": 2}  # not in the order of their ids
 NAMES = ("gray cube", "red cube", "red sphere")
@@ -155,37 +155,6 @@ def test_bytes_that_are_no_text(root):
     (root / "train.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(DataError, match=r"train.json is not text in UTF-8"):
         open_images("iclevr", root)
-
-
-def test_conditions(tmp_path):
-    conditions = [["red cube"], ["red sphere", "gray cube"]]
-    path = put(tmp_path / "test.json", conditions)
-    assert read_conditions(path, NAMES) == conditions
-    assert read_conditions(str(path), NAMES) == conditions
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"a": ["red cube"]}, r"test.json is not a list of lists of names"),
-        (["red cube"], r"test.json is not a list of lists of names"),
-        ([], r"test.json has no conditions"),
-        ([["red cube"], []], r"condition 2 of 2 has an empty list of names"),
-        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is not a list of names"),
-        ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
-        ([["red cube", "red cube"]], r"condition 1 of 1 says 'red cube' twice"),
-        ("[", r"test.json is not JSON that can be read"),
-    ],
-)
-def test_conditions_that_are_none(tmp_path, content, message):
-    with pytest.raises(DataError, match=message) as error:
-        read_conditions(put(tmp_path / "test.json", content), NAMES)
-    assert "\n" not in str(error.value)
-
-
-def test_conditions_that_are_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"none.json cannot be read: No such file"):
-        read_conditions(tmp_path / "none.json", NAMES)
 
 
 def test_a_folder_that_is_not_of_this_layout_is_not_taken_for_another(root):

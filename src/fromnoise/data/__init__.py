@@ -1,8 +1,8 @@
 """Where images and labels come from: sources, decoding, the cache, and a check of them."""
 
 from fromnoise.data.check import Report, check_data
+from fromnoise.data.conditions import read_conditions
 from fromnoise.data.errors import DataError
-from fromnoise.data.iclevr import read_conditions
 from fromnoise.data.imageset import ImageSet
 from fromnoise.data.opening import open_images, read_image
 from fromnoise.data.shapes import write_shapes

@@ -172,6 +172,7 @@ def _report(
             sizes=sizes,
             channels=1 if all_grey else channels,
             dark=sum(fact.dark for _, fact in good) * 2 > len(good),
+            labels=bool(classes),
         ),
     )
 

@@ -1,33 +1,30 @@
-"""Sources `folder` and `zip`: image files of every kind, in natural order, sub-folder = class.
+"""Sources `folder` and `zip`: image files of every kind, in natural order, with their labels.
 
-Folders that hold everything else (`photos/` in `photos.zip`) are stepped into first. Then the
-first folder of each path is its class; an image beside the class folders has no class said (its
-labels are 0), and where no image lies in a folder there are no labels at all.
+Where the labels come from is said in `labelling`. A file that only a label file names counts as
+one that cannot be read.
 """
 
 import os
-import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import IO
 
 from fromnoise.data.decode import Header, read_header, read_picture
 from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.labelling import file_labels, find_label_file, folder_labels
 from fromnoise.data.listing import (
     Listing,
     Pictures,
     Request,
     existing,
-    one_hot,
     stat_stamp,
     train_only,
 )
-from fromnoise.data.picture import Picture
+from fromnoise.data.natural import natural_key
+from fromnoise.data.picture import RGB, Picture
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ACCEPTED = "accepted: " + ", ".join(EXTENSIONS)
@@ -40,28 +37,21 @@ def folder(request: Request) -> Listing:
     if not root.is_dir():
         raise DataError(f"data.path: {root} is a file; source folder needs a folder")
     found = dict(_walk(root))
-    names = _image_names(found, where=root)
-
-    def look(i: int) -> Header:
-        try:
-            with open(root / names[i], "rb") as file:
-                return read_header(file)
-        except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from error
-
-    def read(i: int) -> Picture:
-        try:
-            data = (root / names[i]).read_bytes()
-        except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from error
-        return read_picture(data, background=request.background)
+    images = _image_names(found, where=root)
+    label_file = find_label_file(found, images, where=root)
 
     @contextmanager
     def open_pictures() -> Iterator[Pictures]:
-        labels, label_names = folder_labels(names)
-        yield Pictures(names, look, read, labels, label_names)
+        yield _pictures(
+            images,
+            label_file,
+            lambda name: (root / name).open("rb"),
+            where=root,
+            background=request.background,
+        )
 
-    stamp = [[name, found[name].st_size, found[name].st_mtime_ns] for name in names]
+    seen = [*images, label_file] if label_file else images
+    stamp = [[name, found[name].st_size, found[name].st_mtime_ns] for name in seen]
     return Listing(stamp, open_pictures)
 
 
@@ -79,59 +69,66 @@ def zip_file(request: Request) -> Listing:
                 f"data.path: {path} is not a zip archive that opens: {error}"
             ) from error
         with archive:
-            members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-            names = _image_names(members, where=path)
-
-            def content(i: int) -> bytes:
-                try:
-                    return archive.read(members[names[i]])
-                except Exception as error:  # bad CRC, password, unknown compression, bad deflate
-                    raise BrokenImage(" ".join(str(error).split())) from error
-
-            def look(i: int) -> Header:
-                try:
-                    with archive.open(members[names[i]]) as file:
-                        return read_header(file)
-                except BrokenImage:
-                    raise
-                except Exception as error:  # as above
-                    raise BrokenImage(" ".join(str(error).split())) from error
-
-            def read(i: int) -> Picture:
-                return read_picture(content(i), background=request.background)
-
-            labels, label_names = folder_labels(names)
-            yield Pictures(names, look, read, labels, label_names)
+            members = {
+                str(PurePosixPath(info.filename)): info
+                for info in archive.infolist()
+                if not info.is_dir()
+            }
+            images = _image_names(members, where=path)
+            yield _pictures(
+                images,
+                find_label_file(members, images, where=path),
+                lambda name: archive.open(members[name]),
+                where=path,
+                background=request.background,
+            )
 
     return Listing(stat_stamp(path), open_pictures)
 
 
-def natural_key(name: str) -> list[tuple[list[tuple[int, int, str]], str]]:
-    """Sorts "img2" before "img10", folder by folder, whatever the case."""
-    return [
-        (
-            [
-                (0, int(part), "") if part.isdecimal() else (1, 0, part.casefold())
-                for part in re.split(r"(\d+)", step)
-                if part
-            ],
-            step,
-        )
-        for step in PurePosixPath(name).parts
-    ]
+def _pictures(
+    images: Sequence[str],
+    label_file: str | None,
+    open_file: Callable[[str], IO[bytes]],
+    *,
+    where: Path,
+    background: RGB,
+) -> Pictures:
+    """The images, and after them those that the label file names and that are not there."""
+    if label_file is None:
+        names, (labels, label_names) = images, folder_labels(images)
+    else:
+        begin = f"data.path: {where / label_file}"
+        try:
+            with open_file(label_file) as file:
+                content = file.read()
+        except Exception as error:  # as for an image
+            raise DataError(f"{begin} cannot be read: {_reason(error)}") from error
+        names, labels, label_names = file_labels(images, label_file, content, where=begin)
 
+    @contextmanager
+    def opened(i: int) -> Iterator[IO[bytes]]:
+        if label_file and i >= len(images):
+            kind = PurePosixPath(label_file).name
+            raise BrokenImage(f"named in {kind}, but not among the images of {where.name}")
+        try:
+            with open_file(names[i]) as file:
+                yield file
+        except (BrokenImage, MemoryError):
+            raise
+        except Exception as error:  # of a zip: bad CRC, password, unknown compression, bad deflate
+            raise BrokenImage(_reason(error)) from error
 
-def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels int8 (N, K) and the K class names of relative file names; see the module."""
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
-    ends = zip(min(folders), max(folders), strict=False)  # what these share, all of them share
-    depth = sum(1 for _ in takewhile(lambda steps: steps[0] == steps[1], ends))
-    classes = [steps[depth] if len(steps) > depth else "" for steps in folders]
-    label_names = tuple(sorted(set(classes) - {""}, key=natural_key))
-    if not label_names:
-        return None, ()
-    number = {name: i for i, name in enumerate(label_names)} | {"": -1}
-    return one_hot(np.array([number[name] for name in classes]), len(label_names)), label_names
+    def look(i: int) -> Header:
+        with opened(i) as file:
+            return read_header(file)
+
+    def read(i: int) -> Picture:
+        with opened(i) as file:
+            data = file.read()
+        return read_picture(data, background=background)
+
+    return Pictures(names, look, read, labels, label_names)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -167,3 +164,8 @@ def _image_names(names: Iterable[str], *, where: Path) -> list[str]:
 
 def _hidden(name: str) -> bool:
     return any(step.startswith(".") or step == "__MACOSX" for step in PurePosixPath(name).parts)
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or " ".join(str(error).split()) or type(error).__name__

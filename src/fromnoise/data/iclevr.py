@@ -1,26 +1,25 @@
-"""Source `iclevr`: images with several labels each, as i-CLEVR has them, and lists of conditions.
+"""Source `iclevr`: images with several labels each, as i-CLEVR has them.
 
 objects.json    {name: id}, ids 0..K-1
 train.json      {file name: [names]}
-test.json, new_test.json    [[names], …]: conditions to draw images for
+test.json, new_test.json    conditions to draw images for; see `conditions`
 iclevr/         the images; any other folder inside, or beside the files, is found too
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fromnoise.data.conditions import check_names
 from fromnoise.data.decode import Header, read_header, read_picture
 from fromnoise.data.errors import BrokenImage, DataError, first_few
-from fromnoise.data.labels import nearest
 from fromnoise.data.listing import Listing, Pictures, Request, existing, stat_stamp
 from fromnoise.data.picture import Picture
+from fromnoise.data.strict_json import read_json
 
 OBJECTS, TRAIN = "objects.json", "train.json"
 _USUAL = ("iclevr", "images", "")
@@ -88,7 +87,7 @@ def read_objects(path: Path) -> tuple[str, ...]:
 
     Raises `DataError` where the file is not {name: id} with each of the ids 0..K-1 once.
     """
-    ids = _read_json(path)
+    ids = read_json(path, where=f"data.path: {path}")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
         raise DataError(f'data.path: {path} is not {{"name": id, …}} with whole numbers as ids')
     if sorted(ids.values()) != list(range(len(ids))):
@@ -102,43 +101,13 @@ def read_objects(path: Path) -> tuple[str, ...]:
     return tuple(sorted(ids, key=lambda name: ids[name]))
 
 
-def read_conditions(path: str | Path, label_names: Sequence[str]) -> list[list[str]]:
-    """The conditions of a test.json: for each image to be drawn, the names of what is in it.
-
-    label_names: those that are allowed. Raises `DataError` where the file is not a list of lists
-    of them, where a list is empty, and where it says a name twice.
-    """
-    path = Path(path).expanduser().absolute()
-    conditions = _read_json(path)
-    if not isinstance(conditions, list) or not all(isinstance(c, list) for c in conditions):
-        raise DataError(f'{path} is not a list of lists of names: [["name", "name"], …]')
-    if not conditions:
-        raise DataError(f"{path} has no conditions; it is an empty list")
-    for i, names in enumerate(conditions, start=1):
-        where = f"{path}: condition {i} of {len(conditions)}"
-        _check_names(names, label_names, where=where)
-        if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise DataError(f"{where} says {twice[0]!r} twice; say each name once")
-    return conditions
-
-
 def _read_train(path: Path, label_names: Sequence[str]) -> dict[str, list[str]]:
-    named = _read_json(path)
+    named = read_json(path, where=f"data.path: {path}")
     if not isinstance(named, dict) or not named:
         raise DataError(f'data.path: {path} is not {{"file name": ["name", …], …}}')
     for file, names in named.items():
-        _check_names(names, label_names, where=f"data.path: {path}: {file}")
+        check_names(names, label_names, where=f"data.path: {path}: {file}")
     return named
-
-
-def _check_names(names: Any, known: Sequence[str], *, where: str) -> None:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f'{where}: {json.dumps(names)} is not a list of names: ["name", …]')
-    if not names:
-        raise DataError(f"{where} has an empty list of names; name at least one")
-    for name in names:
-        if name not in known:
-            raise DataError(f"{where}: there is no label {name!r}{nearest(name, known)}")
 
 
 def _signs(named: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> np.ndarray:
@@ -164,19 +133,3 @@ def _image_folder(root: Path, names: Sequence[str]) -> Path:
             f"was found; looked in {places}; put their folder into {root}"
         )
     return root / best
-
-
-def _read_json(path: Path) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
-            raise DataError(f"{path} says {twice[0]!r} twice; say each name once")
-        return dict(pairs)
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON that can be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: {error.reason}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""A recipe's `data:` lines from the sizes and channels of the images."""
+"""A recipe's `data:` lines from the sizes, channels and labels of the images."""
 
 import json
 import re
@@ -19,8 +19,12 @@ def recipe_lines(
     sizes: Mapping[tuple[int, int], int],
     channels: int,
     dark: bool,
+    labels: bool,
 ) -> str:
-    """YAML for `sizes`, (H, W) -> images; `dark` says that most borders are nearer to black."""
+    """YAML for `sizes`, (H, W) -> images; `dark` says that most borders are nearer to black.
+
+    labels: whether there are any, for then they are trained on too.
+    """
     if not sizes:
         return ""
     (height, width), fit = suggest_size(sizes)
@@ -31,6 +35,8 @@ def recipe_lines(
     lines += [f"  channels: {channels}", f"  fit: {fit}"]
     if fit == "pad":
         lines.append(f"  background: {[0, 0, 0] if dark else [255, 255, 255]}")
+    if labels:
+        lines.append("  labels: true")
     return "\n".join(lines)
 
 

@@ -1,0 +1,48 @@
+import json
+
+import numpy as np
+import pytest
+
+from fromnoise.data import DataError, read_conditions
+
+NAMES = ("gray cube", "red cube", "red sphere")
+
+
+def put(path, content):
+    path.write_text(content if content == "[" else json.dumps(content))
+    return path
+
+
+def test_a_list_of_names_is_exactly_these_and_a_text_leaves_the_rest_open(tmp_path):
+    conditions = [["red cube"], ["red sphere", "gray cube"], "red cube, -red sphere"]
+    path = put(tmp_path / "test.json", conditions)
+    expected = [[-1, 1, -1], [1, -1, 1], [0, 1, -1]]
+    for read in (read_conditions(path, NAMES), read_conditions(str(path), NAMES)):
+        assert read.dtype == np.int8
+        np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": ["red cube"]}, r"test.json is not a list of conditions: \[\[\"name\""),
+        ([["red cube"], 3], r"test.json is not a list of conditions"),
+        ([], r"test.json has no conditions"),
+        ([["red cube"], []], r"condition 2 of 2 has an empty list of names"),
+        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is not a list of names"),
+        ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
+        (["red kube"], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
+        ([""], r"condition 1 of 1: there is no label ''"),
+        ([["red cube", "red cube"]], r"condition 1 of 1 says 'red cube' twice"),
+        ("[", r"test.json is not JSON that can be read"),
+    ],
+)
+def test_conditions_that_are_none(tmp_path, content, message):
+    with pytest.raises(DataError, match=message) as error:
+        read_conditions(put(tmp_path / "test.json", content), NAMES)
+    assert "\n" not in str(error.value)
+
+
+def test_conditions_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none.json cannot be read: No such file"):
+        read_conditions(tmp_path / "none.json", NAMES)
