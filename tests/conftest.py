@@ -69,6 +69,12 @@ def tiny() -> dict[str, Any]:
     return copy.deepcopy(TINY)
 
 
+@pytest.fixture(scope="session")
+def tiny_tree() -> dict[str, Any]:
+    """The same, for fixtures that last longer; to be copied."""
+    return TINY
+
+
 @pytest.fixture
 def recipe_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
     """The tiny recipe as a file."""

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "editing": WORK,
     "training": WORK,
     "evaluation": WORK,
-    "interop": WORK,
+    "interop": WORK | {"evaluation"},
     "__init__": WORK | FACED,
     "cli": WORK | FACED,
     "__main__": {"cli"},

@@ -9,6 +9,7 @@ from fromnoise.asking import (
     composition,
     conditions,
     formula,
+    parse_colour,
     parse_interval,
     parse_scales,
     parse_seeds,
@@ -64,6 +65,13 @@ def test_scales_are_numbers_of_at_least_nought():
     for text in ("", "1,", "-1", "a", "nan", "inf"):
         with pytest.raises(ConfigError, match=r"^guidance .* ε = ε_∅ \+ s·\(ε_c − ε_∅\)"):
             parse_scales(text)
+
+
+def test_a_colour_is_three_numbers():
+    assert parse_colour("0, 128,255") == (0, 128, 255)
+    for text in ("", "1,2", "1,2,256", "1,2,-3", "red"):
+        with pytest.raises(ConfigError, match=r"^colour .* cannot be read; write R,G,B"):
+            parse_colour(text)
 
 
 def test_an_interval_is_two_times():

@@ -1,3 +1,5 @@
+import copy
+import json
 import logging
 import math
 import re
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fromnoise
 from fromnoise.config import recipe_text, shipped_recipes
+from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, save_judge
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
 
@@ -251,3 +255,91 @@ def test_conditions_of_a_model_without_labels_are_refused_as_such(cli, run, tmp_
     assert code == 2
     assert "this model was trained without labels" in err
     assert "exclude each other" in cli("sample", run, "--seeds", "0", "--num", 1).err
+
+
+# ---- labels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, tiny_tree):
+    """A model of the ten digits after two steps; conditions to ask for; a judge of other labels."""
+    home = tmp_path_factory.mktemp("asked")
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 2
+    fromnoise.train(tree, out=home / "run")
+    for name, content in {"none": [], "empty": [["3"], []], "clevr": [["red cube"]]}.items():
+        (home / f"{name}.json").write_text(json.dumps(content))
+    spec = JudgeSpec(
+        kind="labels", label_names=("cat", "dog"), channels=1, size=(8, 8), stem="small"
+    )
+    save_judge(Judge(build_network(spec), spec), home / "judge")
+    return home
+
+
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "3, -x"], "there is no label 'x'; the labels are 0, 1, 2, 3"),
+        (["--class", "33"], "there is no label '33'; did you mean 3?"),
+        (["--class", "-3"], "there is no label '-3'; did you mean 3?"),
+        (["--labels", "3, -3"], "the label '3' is said twice in '3, -3'"),
+        (["--compose", "3"], "'3' has no weight; write label=number"),
+        (["--compose", "3=1", "--class", "3"], "--compose says all that is asked for"),
+        (["--compose", "3=1", "--guidance", "2"], "leave guidance out"),
+        (["--class", "3", "--cycle-classes"], "exclude each other; give one"),
+        (["--conditions", "none.json"], "none.json has no conditions; it is an empty list"),
+        (["--conditions", "empty.json"], "condition 2 of 2 has an empty list of names"),
+        (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
+        (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
+        (["--class", "3", "--guidance", "-1"], f"must be at least 0, not -1: it is s in {FORMULA}"),
+        (["--guidance", "2"], f"there is nothing to guide towards: {FORMULA}"),
+        (["--class", "3", "--guidance-interval", "x"], "write first-last t, as in 200-800"),
+        (["--class", "3", "--guidance-interval", "5-101"], "1 ≤ first ≤ last ≤ T = 100"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line_and_writes_nothing(refused, asked, arguments, said):
+    arguments = [asked / a if str(a).endswith(".json") else a for a in arguments]
+    assert said in refused("sample", asked / "run", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "3"], "this model was trained without labels, so it cannot be asked"),
+        (["--class", "3"], "this model was trained without labels"),
+        (["--cycle-classes"], "this model was trained without labels"),
+        (["--compose", "3=1"], "this model was trained without labels"),
+        (["--guidance", "2"], f"nothing to guide it by: {FORMULA}"),
+    ],
+)
+def test_a_model_without_labels_is_asked_for_none(refused, finished_run, arguments, said):
+    assert said in refused("sample", finished_run, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the model has 10, the judge 2, and only one of them has 0, 1, 2, 3, …"),
+        (["--guidance", "1,-2"], "as in 1,2,3; ε = ε_∅ + s·"),
+        (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
+        (["--judge", "run"], "holds a diffusion model, not a judge; expected"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
+    arguments = [asked / a if str(a).endswith((".json", "run")) else a for a in arguments]
+    judge = [] if "--judge" in arguments else ["--judge", asked / "judge"]
+    line = refused("evaluate", asked / "run", *judge, *arguments)
+    assert said in line
+    assert not (asked / "run" / "evaluation").exists()
+
+
+def test_the_formula_is_said_with_the_scale(asked, cli, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    how = ["--num", 1, "--steps", 2, "--out", tmp_path]
+    assert cli("sample", asked / "run", "--class", "3", "--guidance", 2.5, *how).code == 0
+    assert f"{FORMULA} with s = 2.5; 1 is off" in caplog.text
+    assert cli("sample", asked / "run", "--compose", "3=2,4=-1", *how).code == 0
+    assert "ε = ε_∅ + 2·(ε[3] − ε_∅) − 1·(ε[4] − ε_∅)" in caplog.text

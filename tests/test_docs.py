@@ -33,7 +33,7 @@ def options_of(command):
 def test_every_command_that_is_named_has_the_options_that_are_named():
     shell = "".join(re.findall(r"```sh\n(.*?)```", SYSTEMS, flags=re.DOTALL))
     inline = "\n".join(re.findall(r"`(fromnoise [^`]+)`", SYSTEMS))
-    written = r"^fromnoise ([a-z]+)( (?:interpolate|shapes|check))?(.*)"
+    written = r"^fromnoise ([a-z]+)( (?:interpolate|shapes|check|train|import)(?= ))?(.*)"
     commands = re.findall(written, shell + inline, flags=re.MULTILINE)
     commands += re.findall(r"`()()(--cycle-classes|--guidance)", SYSTEMS)
     assert len(commands) > 15
@@ -41,6 +41,18 @@ def test_every_command_that_is_named_has_the_options_that_are_named():
         known = options_of([part for part in (name, second.strip()) if part] or ["sample"])
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in known, (name, option)
+
+
+LABELS = (DOCS / "labels.md").read_text(encoding="utf-8")
+
+
+def test_every_option_of_the_page_on_labels_exists():
+    known = options_of(["sample"]) | options_of(["evaluate"])
+    known |= options_of(["judge", "train"]) | options_of(["judge", "import"])
+    known |= options_of(["train"]) | options_of(["data", "shapes"])
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", LABELS))
+    assert len(options) > 10
+    assert options <= known
 
 
 def test_the_formats_are_those_that_can_be_imported():

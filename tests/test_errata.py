@@ -33,6 +33,7 @@ from fromnoise.data.picture import Picture, fit_picture
 from fromnoise.diffusion import NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, gaussian_of, pixel_features
+from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
 from fromnoise.model import Model, ModelSpec, build_denoiser, pick_device, to_uint8
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
@@ -713,14 +714,12 @@ def test_a_squashed_circle_is_an_ellipse():
 
 def test_recall_does_not_see_what_was_not_asked_for():
     """One object asked for, three drawn: recall@1 beside F1."""
-    asked, drawn = {0}, {0, 1, 2}
-    scores = np.full(24, 0.01)
-    scores[[0, 1, 2]] = 0.99, 0.98, 0.97
-    best = set(np.argsort(-scores)[: len(asked)].tolist())
-    recall_at_k = len(best & asked) / len(asked)
-    precision, recall = len(asked & drawn) / len(drawn), len(asked & drawn) / len(asked)
-    assert recall_at_k == 1
-    assert 2 * precision * recall / (precision + recall) == 0.5
+    wanted = np.where(np.arange(24) == 0, 1, -1)[None]
+    probability = np.full((1, 24), 0.01)
+    probability[0, :3] = 0.99, 0.98, 0.97
+    found = scores(label_counts(Verdicts(probability, probability >= 0.5), wanted))
+    assert (found["recall_at_k"], found["recall"], found["f1"]) == (1, 1, 0.5)
+    assert (found["precision"], found["exact_match"], found["extra"]) == (1 / 3, 0, 1)
 
 
 def test_two_labels_of_72_are_no_difference():

@@ -17,8 +17,10 @@ SMALL = ["training.batch_size=4", "training.warmup_steps=1", "training.preview_e
 SMALL_DDPM = ["network.channels=8", "network.groups=4", "network.num_res_blocks=1", "data.size=8"]
 LESS = {  # appended to a command: the same command, less of it
     "train": [*SMALL, *SMALL_DDPM, "training.steps=2"],
-    "train iclevr": [*SMALL, "network.features=8", "training.preview_images=2"],
-    "data shapes": ["--train", "6", "--test", "2"],
+    "train shapes-small": [*SMALL, *SMALL_DDPM[:-1], "training.steps=2"],
+    "judge train": ["--epochs", "1"],
+    "evaluate": ["--steps", "2", "--num", "1"],
+    "data shapes": ["--train", "20", "--test", "2"],
     "sample": ["--steps", "2"],
     "edit interpolate": ["--steps", "4"],
 }

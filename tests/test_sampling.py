@@ -6,8 +6,8 @@ from PIL import Image
 import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
-from fromnoise.model import Model, build_denoiser, to_uint8
 from fromnoise.data.labels import exactly, in_turn
+from fromnoise.model import Model, build_denoiser, to_uint8
 from fromnoise.sampling import default_folder, sample_to_folder
 
 SEEDS = [4, 0, 9, 10, 2]

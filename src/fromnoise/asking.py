@@ -56,6 +56,15 @@ def parse_scales(text: str) -> list[float]:
     return scales
 
 
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """`255,128,0` → (255, 128, 0). Raises ConfigError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) < 256 for part in parts):
+        raise ConfigError(f"colour {text!r} cannot be read; write R,G,B, each in 0..255")
+    red, green, blue = map(int, parts)
+    return red, green, blue
+
+
 def parse_interval(text: str) -> tuple[int, int]:
     """`200-800` → (200, 800). Raises ConfigError for anything else."""
     first, dash, last = text.partition("-")

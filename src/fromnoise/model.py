@@ -337,6 +337,14 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
     return newest / FILE_OF[weights or "ema"]
 
 
+def home_of(path: Path) -> Path:
+    """The run that a model was loaded from, or the folder of its file: for what is made with it."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / checkpoints.STATE).is_file():  # a checkpoint, which will be pruned
+        return folder.parent.parent
+    return folder
+
+
 def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
     """The specification in the metadata of a model file."""
     if METADATA_KEY not in metadata:

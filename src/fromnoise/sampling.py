@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fromnoise.checkpoints import STATE
 from fromnoise.config import Component, ConfigError, Sampling, checked
 from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step
 from fromnoise.diffusion.samplers import sampling_times
-from fromnoise.model import Model, to_uint8
+from fromnoise.model import Model, home_of, to_uint8
 from fromnoise.pictures import (
     grid_figure,
     grids_side_by_side,
@@ -63,10 +62,7 @@ def default_folder(
         same = (cond == cond[0]).all()
         parts += [_safe(in_words(cond[0], model.spec.label_names)) if same else "labels"]
     parts += [_safe(_in_words(compose))] if compose is not None else []
-    folder = path if path.is_dir() else path.parent
-    if (folder / STATE).is_file():  # a checkpoint, which will be pruned: up to its run
-        folder = folder.parent.parent
-    return folder / "samples" / "-".join(parts)
+    return home_of(path) / "samples" / "-".join(parts)
 
 
 def sample_to_folder(

@@ -1,0 +1,33 @@
+"""`fromnoise data check` and `data shapes`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fromnoise.data import check_data, write_shapes
+from fromnoise.progress import counting
+
+
+def data_shapes(
+    folder: Annotated[Path, typer.Argument(help="a new folder")],
+    train: Annotated[int, typer.Option(min=1, help="images")] = 18009,
+    test: Annotated[int, typer.Option(min=1, help="conditions in each of the two tests")] = 32,
+    size: Annotated[int, typer.Option(min=16, help="pixels a side")] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""
+    with counting("rendering") as progress:
+        write_shapes(folder, train=train, test=test, size=size, seed=seed, progress=progress)
+    print(folder.absolute())
+
+
+def data_check(
+    path: Annotated[Path, typer.Argument(help="a folder, zip, npz, npy or IDX file")],
+    source: Annotated[str | None, typer.Option(help="read it as this source")] = None,
+    split: Annotated[Literal["train", "test"], typer.Option(help="where there are two")] = "train",
+) -> None:
+    """Count, measure and read every image; name broken files and fitting recipe lines."""
+    with counting("reading") as progress:
+        report = check_data(path, source=source, split=split, progress=progress)
+    print(report)

@@ -1,0 +1,114 @@
+"""`fromnoise evaluate`, `judge train` and `judge import`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fromnoise import asking
+from fromnoise.data.iclevr import read_objects
+from fromnoise.data.picture import Fit
+from fromnoise.evaluation.judge import load_judge, save_judge
+from fromnoise.evaluation.judge_training import judge_to_folder
+from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of, table
+from fromnoise.interop.iclevr_evaluator import import_evaluator
+from fromnoise.model import home_of, load
+from fromnoise.progress import counting
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
+    judge: Annotated[Path, typer.Option(help="what `fromnoise judge train` wrote")],
+    conditions: Annotated[
+        list[Path] | None,
+        typer.Option(help="a JSON list of conditions; more than one may be given"),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help='as in "red cube, -blue sphere"; more than one may be given'),
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="scales s, as in 1,2,3 [default: the model's]")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="images for each condition")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
+    steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
+    weights: Annotated[
+        Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    out: Annotated[Path | None, typer.Option(help="[default: evaluation/ in the run]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+) -> None:
+    """Score how well images show the labels that were asked for, as a judge sees them."""
+    loaded, judging = load(model, weights=weights, device=device), load_judge(judge, device=device)
+    prompts = prompts_of(loaded.spec.label_names, conditions or [], labels or [])
+    how = {"sampler": sampler, "steps": steps}
+    how = {key: value for key, value in how.items() if value is not None}
+    scales = asking.parse_scales(guidance) if guidance else [loaded.spec.sampling.guidance]
+    out = out or home_of(model) / "evaluation" / f"labels-{loaded.spec.step:06d}"
+    with counting("images") as progress:
+        rows = evaluate_labels(
+            loaded,
+            judging,
+            prompts,
+            out,
+            scales=scales,
+            num=num,
+            first_seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            **how,
+        )
+    print(table(rows, judging), end="")
+    print(out.absolute())
+
+
+def judge_train(
+    data: Annotated[
+        str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
+    ],
+    out: Annotated[Path, typer.Option(help="a new folder for the judge")],
+    source: Annotated[str | None, typer.Option(help="read it as this source")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="images to score it on [default: the test set, or a tenth]")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="pixels a side [default: as is]")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="[default: as is]")] = None,
+    fit: Annotated[Fit, typer.Option(help="how images come to the size")] = "crop",
+    background: Annotated[
+        str, typer.Option(help="around padded images, and behind transparent ones: R,G,B")
+    ] = "255,255,255",
+    epochs: Annotated[
+        float | None, typer.Option(help="[default: 200,000 images' worth, 5 to 40]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+) -> None:
+    """Train a classifier that says what an image shows, and score it on images it never saw."""
+    judge_to_folder(
+        data,
+        out,
+        source=source,
+        held_out=held_out,
+        size=None if size is None else (size, size),
+        channels=channels,
+        fit=fit,
+        background=asking.parse_colour(background),
+        epochs=epochs,
+        seed=seed,
+        device=device,
+    )
+    print(out.absolute())
+
+
+def judge_import(
+    file: Annotated[Path, typer.Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
+    objects: Annotated[Path, typer.Option(help="the objects.json that it was trained with")],
+    out: Annotated[Path, typer.Option(help="a new folder for the judge")],
+    size: Annotated[int, typer.Option(min=8, help="pixels a side of its images")] = 64,
+) -> None:
+    """Turn a trained evaluator of i-CLEVR into a judge."""
+    judge = import_evaluator(file, read_objects(objects), size=(size, size), device="cpu")
+    print(save_judge(judge, out))

@@ -1,0 +1,37 @@
+"""`fromnoise import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from fromnoise import config
+from fromnoise.interop import FORMATS, import_model
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="a checkpoint of another program")],
+    out: Annotated[Path, typer.Option(help="a new folder for the model")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="what the file does not say: size=64"),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)} [default: found out]")
+    ] = None,
+) -> None:
+    """Turn another program's weights into a model to sample from, or to start a training from."""
+    changes = dict(map(config.parse_override, overrides or []))
+    spec, notes = import_model(file, out, format=format, overrides=changes)
+    shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}
+    settings = spec.model_dump(mode="json", include=shown)
+    betas = settings["diffusion"]["schedule"].get("betas", [])
+    if betas:
+        settings["diffusion"]["schedule"]["betas"] = (
+            f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
+        )
+    print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
+    for note in notes:
+        print(f"unless you said otherwise: {note}")
+    print(f"{spec.source}; to sample from it: fromnoise sample {out.absolute()}")

@@ -1,0 +1,23 @@
+"""`fromnoise recipes` and `recipes show`."""
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from fromnoise import config
+
+
+def recipes(context: typer.Context) -> None:
+    """List the shipped recipes with what they were measured to take and reach."""
+    if context.invoked_subcommand is not None:
+        return
+    table = Table(Column("recipe", no_wrap=True), "what", "time", "score")
+    for name in config.shipped_recipes():
+        head = config.recipe_head(name)
+        table.add_row(name, head["about"], head["time"], head["score"])
+    Console().print(table)
+
+
+def recipes_show(name: str) -> None:
+    """Print one recipe, to read or to start one's own from."""
+    print(config.recipe_text(name), end="")

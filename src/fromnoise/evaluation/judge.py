@@ -1,0 +1,230 @@
+"""A judge says which labels images show: a ResNet-18 that was trained on labelled images.
+
+judge/judge.safetensors    the weights, and the whole `JudgeSpec` in the metadata
+      judge.json           the same specification, for people to read
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from fromnoise import checkpoints, model
+from fromnoise.checkpoints import CheckpointError, TensorFile
+from fromnoise.config import ConfigError, Section
+from fromnoise.data.batches import to_float
+from fromnoise.evaluation.label_scores import Verdicts
+from fromnoise.model import pick_device
+
+Kind = Literal["labels", "classes"]
+Stem = Literal["small", "imagenet"]
+METADATA_KEY = "fromnoise_judge"
+WEIGHTS, READABLE = "judge.safetensors", "judge.json"
+EXPECTED = "expected the folder that `fromnoise judge train` or `fromnoise judge import` wrote"
+
+
+class JudgeSpec(Section):
+    """What a judge says of itself."""
+
+    format_version: int = checkpoints.FORMAT_VERSION
+    kind: Kind  # each label yes or no (sigmoid), or exactly one of them (softmax)
+    label_names: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]  # (H, W)
+    fit: Literal["crop", "pad", "squash"] = "crop"  # how images came to this size
+    background: tuple[int, int, int] = (255, 255, 255)
+    stem: Stem
+    held_out: dict[str, float | None] = Field(default_factory=dict)  # None where it is 0/0
+    held_out_f1: dict[str, float | None] = Field(default_factory=dict)  # of each label
+    num_held_out: int = 0  # images that it was not trained on, which these scores are of
+    source: str = ""  # the data it was trained on …
+    fingerprint: str = ""  # … and of exactly those images and labels
+    num_images: int = 0
+    epochs: float = 0
+    steps: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0
+    seed: int = 0
+
+    def metadata(self) -> dict[str, str]:
+        """The specification as .safetensors metadata."""
+        return {METADATA_KEY: self.model_dump_json()}
+
+
+def build_network(spec: JudgeSpec) -> nn.Module:
+    """The untrained ResNet-18 (He et al. 2015) of a specification: (B,C,H,W) → logits (B,K).
+
+    stem `imagenet`: as published, 7×7 with stride 2 and a pooling with stride 2. stem `small`: one
+    3×3 convolution with stride 2, as a quarter of 32 pixels is too coarse a map to begin with.
+    """
+    from torchvision.models import resnet18  # it takes long, and few commands have a judge
+
+    network = resnet18(num_classes=len(spec.label_names))
+    if spec.stem == "small":
+        network.conv1 = _first_convolution(spec.channels, kernel=3)
+        network.maxpool = nn.Identity()  # type: ignore[assignment]
+    elif spec.channels != 3:
+        network.conv1 = _first_convolution(spec.channels, kernel=7)
+    return network
+
+
+def _first_convolution(channels: int, *, kernel: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels, 64, kernel, stride=2, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
+
+
+class Judge:
+    """A network in evaluation mode, on the device where it judges."""
+
+    def __init__(self, network: nn.Module, spec: JudgeSpec) -> None:
+        network.to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False)
+        self.spec = spec
+
+    def verdicts(self, images: np.ndarray, *, batch_size: int = 256) -> Verdicts:
+        """Say of each image which labels it shows.
+
+        Args:
+            images: uint8 (N, C, H, W) of the judge's own size. Grey ones are repeated for a judge
+                of three channels.
+            batch_size: images at a time.
+
+        Returns:
+            probability (N, K): sigmoid of each logit for `labels`, softmax over them for `classes`;
+            float64, so that few of them round to 1. present (N, K): probability ≥ 0.5 for
+            `labels`; the likeliest alone for `classes`.
+
+        Raises:
+            ValueError: images of another type, size or number of channels.
+        """
+        self.check(images)
+        device = next(self.network.parameters()).device
+        logits = [torch.empty(0, len(self.spec.label_names), dtype=torch.float64)]
+        with torch.inference_mode():
+            for i in range(0, len(images), batch_size):
+                batch = torch.from_numpy(np.array(images[i : i + batch_size])).to(device)
+                x = to_float(batch.expand(-1, self.spec.channels, -1, -1))
+                x = x.contiguous(memory_format=torch.channels_last)
+                logits.append(self.network(x).cpu().to(torch.float64))
+        together = torch.cat(logits)
+        if self.spec.kind == "labels":
+            probability = together.sigmoid().numpy()
+            return Verdicts(probability, probability >= 0.5)
+        probability = together.softmax(dim=1).numpy()
+        likeliest = probability.argmax(axis=1)
+        return Verdicts(probability, likeliest[:, None] == np.arange(probability.shape[1]))
+
+    def check(self, images: np.ndarray) -> None:
+        """Raise ValueError for images, (N, C, H, W), that this judge cannot look at."""
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"a judge looks at uint8 (N, C, H, W), not {images.dtype} {images.shape}"
+            )
+        (channels, *size), (height, width) = images.shape[1:], self.spec.size
+        if tuple(size) != (height, width):
+            raise ValueError(
+                f"the images are {size[0]}×{size[1]} (H×W), but this judge was trained at "
+                f"{height}×{width}; train a judge at the size of the images"
+            )
+        if channels not in (self.spec.channels, 1):
+            raise ValueError(
+                f"the images have {channels} channels, but this judge was trained on "
+                f"{self.spec.channels}; train a judge with the channels of the images"
+            )
+
+
+def save_judge(judge: Judge, folder: str | Path) -> Path:
+    """Write a new folder with judge.safetensors and judge.json, complete or not at all.
+
+    Raises ConfigError where `folder` has something in it.
+    """
+    folder = Path(folder).absolute()
+    refuse_existing(folder)
+    weights = judge.network.state_dict()
+    writing = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(writing, ignore_errors=True)  # left over from one that was killed
+    writing.mkdir(parents=True)
+    checkpoints.write_tensors(writing / WEIGHTS, TensorFile(weights, judge.spec.metadata()))
+    readable = json.dumps(judge.spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    (writing / READABLE).write_text(f"{readable}\n", encoding="utf-8")
+    for path in (writing / WEIGHTS, writing / READABLE, writing):
+        checkpoints.flush(path)
+    if folder.exists():  # an empty folder
+        folder.rmdir()
+    writing.rename(folder)
+    checkpoints.flush(folder.parent)
+    return folder
+
+
+def load_judge(path: str | Path, *, device: str = "auto") -> Judge:
+    """The judge in a folder that `save_judge` wrote, or in its .safetensors file.
+
+    Raises CheckpointError when there is none, when it is damaged, too new, or something else.
+    """
+    file = _find_judge_file(Path(path))
+    stored = checkpoints.read_tensors(file)
+    spec = _read_spec(stored.metadata, file)
+    return with_weights(spec, stored.tensors, file, device=device)
+
+
+def with_weights(
+    spec: JudgeSpec, weights: Mapping[str, Tensor], file: Path, *, device: str = "auto"
+) -> Judge:
+    """The judge of a specification with weights that were read from `file`.
+
+    Raises CheckpointError where they are not those of this network, or not finite.
+    """
+    network = build_network(spec)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
+    if broken := not_finite(network.state_dict()):
+        raise CheckpointError(f"{file} is damaged: {broken} is not finite")
+    return Judge(network.to(pick_device(device)), spec)
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a NaN or an infinity in it."""
+    return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise ConfigError unless a folder can be written there without losing anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder.absolute()} is not empty; give --out a new folder")
+
+
+def _find_judge_file(path: Path) -> Path:
+    if not path.exists():
+        raise CheckpointError(f"there is nothing at {path.absolute()}; {EXPECTED}")
+    if path.is_file():
+        return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    of_a_model = (*model.FILE_OF.values(), "checkpoints")
+    what = "holds a diffusion model, not a judge"
+    if not any((path / name).exists() for name in of_a_model):
+        what = f"is no judge: it has no {WEIGHTS}"
+    raise CheckpointError(f"{path.absolute()} {what}; {EXPECTED}")
+
+
+def _read_spec(metadata: Mapping[str, str], file: Path) -> JudgeSpec:
+    if METADATA_KEY not in metadata:
+        what = "holds a diffusion model, not" if model.METADATA_KEY in metadata else "is not"
+        raise CheckpointError(f"{file} {what} a judge; {EXPECTED}")
+    try:
+        tree = json.loads(metadata[METADATA_KEY])
+        checkpoints.check_version(tree["format_version"], file)
+        return JudgeSpec.model_validate(tree)
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: its metadata cannot be read: {detail}") from error

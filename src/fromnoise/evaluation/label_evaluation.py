@@ -1,0 +1,236 @@
+"""Do generated images show what was asked for? Draw them, have them judged, write it down.
+
+labels-…/scores.json    every score with its interval, and all that is needed to draw it again
+         scores.md      the table
+         NAME-s2.png    images with what was asked for, and whether all of it is right
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fromnoise.data import DataError, read_conditions
+from fromnoise.data.labels import in_turn, in_words, parse_labels
+from fromnoise.evaluation.judge import Judge
+from fromnoise.evaluation.label_scores import (
+    Interval,
+    LabelScores,
+    Verdicts,
+    label_counts,
+    score_with_intervals,
+    scores_per_label,
+)
+from fromnoise.model import Model
+from fromnoise.pictures import grid_figure
+
+SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
+RIGHT, WRONG = "✓", "✗"
+HEADINGS = {
+    "recall_at_k": "recall@k",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "extra": "extra",
+}
+
+
+class Prompts(NamedTuple):
+    """Conditions to draw images for, under a name."""
+
+    name: str
+    wanted: np.ndarray  # int8 (M, K): +1 must appear, −1 must not, 0 open
+
+
+def prompts_of(names: Sequence[str], files: Sequence[Path], texts: Sequence[str]) -> list[Prompts]:
+    """The conditions of each file, and the texts (`red cube, -blue sphere`) as a set of their own.
+
+    Where there are neither: each label alone. names: the labels of the model.
+    """
+    prompts = [Prompts(file.stem, read_conditions(file, names)) for file in files]
+    if texts:
+        prompts.append(Prompts("labels", np.stack([parse_labels(text, names) for text in texts])))
+    if twice := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
+        raise DataError(f"two sets of conditions are called {twice[0]}; rename one of the files")
+    return prompts or [Prompts("each label", in_turn(names, len(names)))]
+
+
+class Row(NamedTuple):
+    """What was measured of one set of prompts at one scale."""
+
+    prompts: str
+    guidance: float
+    num_images: int
+    seconds: float  # of drawing
+    scores: dict[str, Interval]
+    per_label: list[LabelScores]
+
+
+def evaluate_labels(
+    model: Model,
+    judge: Judge,
+    prompts: Sequence[Prompts],
+    folder: Path,
+    *,
+    scales: Sequence[float],
+    num: int = 8,
+    first_seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **how: Any,
+) -> list[Row]:
+    """Draw `num` images for each condition at each scale s, and score them by the judge.
+
+    Every image has a seed of its own, from `first_seed` on; all scales share them. Writes
+    `scores.json`, `scores.md` and one picture for each row into `folder`.
+    progress is called with (images drawn, of how many). how: as in `Model.sampling_plan`.
+    Raises DataError where model and judge do not speak of the same labels, and ValueError for
+    anything else that does not fit, before the first image is drawn.
+    """
+    order = _judged_as(model, judge)
+    plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
+    total = sum(len(p.wanted) for p in prompts) * num * len(scales)
+    rows, done = [], 0
+    for name, wanted in prompts:
+        condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
+        cond = torch.from_numpy(wanted[condition])
+        for plan in plans:
+            seeds = range(first_seed, first_seed + len(cond))
+            images, started = [], time.perf_counter()
+            for i in range(0, len(cond), batch_size):
+                batch = slice(i, i + batch_size)
+                images.append(
+                    model.sample(
+                        seeds[batch], cond=cond[batch], **how, guidance=plan.guidance
+                    ).numpy()
+                )
+                progress(done := done + len(images[-1]), total)
+            seconds = time.perf_counter() - started
+            drawn = np.concatenate(images)
+            verdicts = Verdicts(*(part[:, order] for part in judge.verdicts(drawn)))
+            rows.append(
+                Row(
+                    name,
+                    plan.guidance,
+                    len(drawn),
+                    seconds,
+                    score_with_intervals(verdicts, cond.numpy(), condition),
+                    scores_per_label(verdicts, cond.numpy(), condition),
+                )
+            )
+            _save_picture(drawn, verdicts, cond.numpy(), num, model, rows[-1], folder)
+    plan = plans[0].model_dump(mode="json", exclude={"guidance"})
+    circumstances = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
+        "model": {"step": model.spec.step, "weights": model.spec.weights},
+        "sampling": plan,
+        "seeds": f"{first_seed} and on, one an image; the same at every scale",
+        "images per condition": num,
+        "judge": judge.spec.model_dump(mode="json"),
+    }
+    _write_json(folder / "scores.json", rows, circumstances, model.spec.label_names)
+    (folder / "scores.md").write_text(table(rows, judge), encoding="utf-8")
+    return rows
+
+
+def table(rows: Sequence[Row], judge: Judge) -> str:
+    """The scores with their 95 % intervals as a table in Markdown."""
+    classes = judge.spec.kind == "classes"
+    columns = {"recall_at_k": "accuracy"} if classes else HEADINGS
+    lines = [
+        "| conditions | s | images | " + " | ".join(columns.values()) + " |",
+        "|---" * (3 + len(columns)) + "|",
+    ]
+    for row in rows:
+        cells = [row.prompts, f"{row.guidance:g}", f"{row.num_images:,}"]
+        cells += [_in_words(row.scores[key]) for key in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_words(score: Interval) -> str:
+    if math.isnan(score.value):
+        return "–"
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _judged_as(model: Model, judge: Judge) -> list[int]:
+    """Where in the judge's labels each of the model's labels is."""
+    names, known = model.spec.label_names, judge.spec.label_names
+    if not names:
+        raise DataError(
+            "this model was trained without labels, so there is nothing to ask it for; train one "
+            "with data.labels=true"
+        )
+    if set(names) != set(known):
+        differing = sorted(set(names) ^ set(known))
+        raise DataError(
+            f"model and judge were trained on other labels: the model has {len(names)}, the judge "
+            f"{len(known)}, and only one of them has {', '.join(differing[:4])}"
+            f"{', …' if len(differing) > 4 else ''}; train a judge on the data of the model"
+        )
+    judge.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
+    return [known.index(name) for name in names]
+
+
+def _save_picture(
+    images: np.ndarray,
+    verdicts: Verdicts,
+    wanted: np.ndarray,
+    num: int,
+    model: Model,
+    row: Row,
+    folder: Path,
+) -> None:
+    """The first images of every condition; several of each where conditions are few."""
+    of_each = min(num, max(1, SHOWN // (len(images) // num)))
+    shown = (np.arange(len(images)) % num < of_each).nonzero()[0][:SHOWN]
+    counts = label_counts(verdicts, wanted)
+    captions = [
+        f"{RIGHT if counts.exact[i] else WRONG} "
+        + in_words(wanted[i], model.spec.label_names).replace(", ", "\n")
+        for i in shown
+    ]
+    exact = row.scores["exact_match"]
+    title = (
+        f"{row.prompts}, s = {row.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
+        f"of {row.num_images:,} images"
+    )
+    path = folder / f"{row.prompts}-s{row.guidance:g}.png"
+    columns = of_each * max(1, COLUMNS // of_each)  # those of one condition stay side by side
+    grid_figure(images[shown], path, title=title, captions=captions, columns=columns)
+
+
+def _write_json(
+    path: Path, rows: Sequence[Row], circumstances: dict[str, Any], names: Sequence[str]
+) -> None:
+    results = [
+        {
+            **row._asdict(),
+            "scores": {key: _plain(score) for key, score in row.scores.items()},
+            "per_label": {
+                name: {key: _plain(value) for key, value in label._asdict().items()}
+                for name, label in zip(names, row.per_label, strict=True)
+            },
+        }
+        for row in rows
+    ]
+    text = json.dumps({**circumstances, "results": results}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Interval | int) -> Any:
+    """A score for JSON, which has no NaN."""
+    if isinstance(value, Interval):
+        return {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
+    return value

@@ -1,0 +1,215 @@
+"""From conditions to a table: with a judge whose verdicts are known, and from end to end."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fromnoise
+from fromnoise.config import with_checked_components
+from fromnoise.data import DataError
+from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, load_judge
+from fromnoise.evaluation.label_evaluation import Prompts, evaluate_labels, prompts_of, table
+from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
+from fromnoise.model import Model, ModelSpec, build_denoiser
+
+NAMES = ("red", "green", "blue")
+WANTED = np.array([[1, -1, -1], [1, 1, -1], [-1, 0, 1]], dtype=np.int8)
+
+
+def model_of(names, size=(8, 8)):
+    spec = ModelSpec.model_validate(
+        {
+            "network": {"name": "ddpm", "channels": 8, "multipliers": [1, 1], "groups": 4},
+            "diffusion": {"T": 10},
+            "sampling": {"steps": 2, "guidance": 2.0},
+            "channels": 3,
+            "size": size,
+            "label_names": names,
+        }
+    )
+    torch.manual_seed(0)
+    spec = with_checked_components(spec)
+    return Model(build_denoiser(spec).eval(), spec)
+
+
+def judge_of(names, kind="labels"):
+    """An untrained judge, whose `verdicts` a test replaces."""
+    spec = JudgeSpec(kind=kind, label_names=names, channels=3, size=(8, 8), stem="small")
+    torch.manual_seed(0)
+    return Judge(build_network(spec), spec)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(NAMES)
+
+
+def all_right(wanted, num):
+    present = np.repeat(wanted > 0, num, axis=0)
+    return Verdicts(np.where(present, 0.9, 0.1), present)
+
+
+def test_a_judge_who_sees_all_that_was_asked_for(model, tmp_path):
+    judge = judge_of(NAMES)
+    judge.verdicts = lambda images: all_right(WANTED, 4)
+    prompts = [Prompts("test", WANTED)]
+    rows = evaluate_labels(model, judge, prompts, tmp_path, scales=[1.0, 2.0], num=4)
+    assert [(row.prompts, row.guidance, row.num_images) for row in rows] == [
+        ("test", 1.0, 12),
+        ("test", 2.0, 12),
+    ]
+    for row in rows:
+        for name in ("recall_at_k", "precision", "recall", "f1", "exact_match"):
+            assert row.scores[name].value == 1
+        assert row.scores["extra"].value == 0
+        assert [label.asked for label in row.per_label] == [8, 4, 4]
+    with Image.open(tmp_path / "test-s2.png") as picture:
+        assert picture.width > 12 * 8
+
+
+def test_the_labels_of_model_and_judge_may_come_in_another_order(model, tmp_path):
+    judge = judge_of(("blue", "red", "green"))
+    seen = all_right(WANTED, 2)
+    judge.verdicts = lambda images: Verdicts(*(part[:, [2, 0, 1]] for part in seen))
+    [row] = evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[2.0], num=2)
+    assert row.scores["exact_match"].value == 1
+
+
+def test_what_is_written_can_be_read_again(model, tmp_path):
+    judge = judge_of(NAMES)
+    wanted = WANTED[:1] * 0 + np.array([1, 0, 0], dtype=np.int8)  # nothing is negated
+    [row] = evaluate_labels(model, judge, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3)
+    written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    [result] = written["results"]
+    assert result["scores"]["f1"]["value"] == row.scores["f1"].value
+    assert result["scores"]["extra"] == {"value": None, "low": None, "high": None}
+    assert set(result["per_label"]) == set(NAMES)
+    assert (written["sampling"]["steps"], result["guidance"]) == (2, 1.5)
+    assert written["judge"]["label_names"] == list(NAMES)
+    assert (tmp_path / "scores.md").read_text(encoding="utf-8") == table([row], judge)
+    assert "| a | 1.5 | 3 | " in table([row], judge)
+    assert table([row], judge).rstrip().endswith("| – |")
+
+
+def test_of_classes_one_number_is_said(model, tmp_path):
+    judge = judge_of(NAMES, "classes")
+    [row] = evaluate_labels(model, judge, prompts_of(NAMES, [], []), tmp_path, scales=[1.0], num=2)
+    assert (row.prompts, row.num_images) == ("each label", 6)
+    assert table([row], judge).splitlines()[0] == "| conditions | s | images | accuracy |"
+
+
+def test_seeds_are_one_an_image_and_those_of_sample(model, tmp_path):
+    looked_at = []
+
+    def look(images):
+        looked_at.append(images)
+        return all_right(WANTED, 2)
+
+    judge = judge_of(NAMES)
+    judge.verdicts = look
+    prompts = [Prompts("a", WANTED)]
+    evaluate_labels(
+        model, judge, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
+    )
+    cond = torch.from_numpy(np.repeat(WANTED, 2, axis=0))
+    expected = model.sample(range(7, 13), cond=cond).numpy().astype(int)
+    assert abs(looked_at[0] - expected).max() <= 1
+
+
+def test_prompts_come_from_files_and_texts(tmp_path):
+    for name in ("test", "new_test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([["red"], ["green", "blue"]]))
+    files = [tmp_path / "test.json", tmp_path / "new_test.json"]
+    prompts = prompts_of(NAMES, files, ["red, -blue", "Blue"])
+    assert [p.name for p in prompts] == ["test", "new_test", "labels"]
+    np.testing.assert_array_equal(prompts[0].wanted, [[1, -1, -1], [-1, 1, 1]])
+    np.testing.assert_array_equal(prompts[2].wanted, [[1, 0, -1], [0, 0, 1]])
+    with pytest.raises(DataError, match="two sets of conditions are called test; rename"):
+        prompts_of(NAMES, [files[0], files[0]], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "judged", "said"),
+    [
+        ((), (8, 8), NAMES, "trained without labels, so there is nothing to ask it for"),
+        (NAMES, (8, 8), ("red", "green"), "has 3, the judge 2, and only one of them has blue"),
+        (NAMES, (16, 16), NAMES, r"16×16 \(H×W\), but this judge was trained at 8×8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_drawn(names, size, judged, said, tmp_path):
+    out = tmp_path / "out"
+    model, judge = model_of(names, size), judge_of(judged)
+    prompts = [Prompts("a", np.ones((1, len(names)), dtype=np.int8))]
+    with pytest.raises(ValueError, match=said):
+        evaluate_labels(model, judge, prompts, out, scales=[1.0])
+    assert not out.exists()
+
+
+def test_a_negative_scale_is_refused_with_the_formula(model, tmp_path):
+    with pytest.raises(ValueError, match=r"at least 0, not -1: it is s in ε = ε_∅ \+ s"):
+        evaluate_labels(
+            model, judge_of(NAMES), [Prompts("a", WANTED)], tmp_path / "out", scales=[1.0, -1.0]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+# ---- from end to end ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """300 images of 8×8, in the layout of i-CLEVR: each colour's square in a place of its own."""
+    root = tmp_path_factory.mktemp("squares")
+    (root / "iclevr").mkdir()
+    rng = np.random.default_rng(0)
+    train = {}
+    for i in range(300):
+        shown = np.flatnonzero(rng.random(3) < 0.5)
+        shown = shown if len(shown) else rng.integers(0, 3, 1)
+        pixels = rng.integers(0, 60, (8, 8, 3), np.uint8)
+        for k in shown:
+            y, x = 4 * (k // 2), 4 * (k % 2)
+            pixels[y : y + 4, x : x + 4, k] = 255
+        Image.fromarray(pixels).save(root / "iclevr" / f"{i}.png")
+        train[f"{i}.png"] = [NAMES[k] for k in shown]
+    (root / "train.json").write_text(json.dumps(train))
+    (root / "objects.json").write_text(json.dumps({name: k for k, name in enumerate(NAMES)}))
+    pairs = [["red"], ["green"], ["blue"], ["red", "green"], ["green", "blue"], ["red", "blue"]]
+    (root / "test.json").write_text(json.dumps(pairs))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(squares, tmp_path_factory):
+    tree = {
+        "data": {"source": "iclevr", "path": str(squares), "labels": True},
+        "network": {"name": "ddpm", "channels": 8, "multipliers": [1, 2], "groups": 4},
+        "diffusion": {"T": 100, "schedule": "cosine", "prediction": "v"},
+        "training": {"steps": 150, "batch_size": 32, "learning_rate": 5e-3, "ema_decay": 0.95},
+        "sampling": {"steps": 20, "guidance": 1.5},
+    }
+    tree["network"] |= {"num_res_blocks": 1, "dropout": 0.0, "attention_levels": []}
+    tree["training"] |= {"precision": "fp32", "channels_last": False, "preview_every": 1000}
+    return fromnoise.train(tree, out=tmp_path_factory.mktemp("trained") / "run").folder
+
+
+def test_a_small_run_draws_what_it_is_asked_for(squares, trained, cli, caplog, tmp_path):
+    """By three commands: F1 is at least 0.3 above that of images that ignore what was asked for."""
+    caplog.set_level(logging.INFO)
+    judge = tmp_path / "judge"
+    assert cli("judge", "train", squares, "--out", judge, "--epochs", "8").code == 0
+    assert "held-out images: f1 " in caplog.text
+    asked = ["--conditions", squares / "test.json", "--guidance", "1,2", "--num", "8"]
+    said = cli("evaluate", trained, "--judge", judge, *asked, "--out", tmp_path / "scores")
+    assert "| test | 2 | 48 | " in said.out
+    results = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
+    [prompts] = prompts_of(NAMES, [squares / "test.json"], [])
+    real = fromnoise.open_images("iclevr", squares).images[:48]
+    wanted = np.repeat(prompts.wanted, 8, axis=0)
+    chance = scores(label_counts(load_judge(judge).verdicts(real), wanted))["f1"]
+    assert 0.3 < chance < 0.7
+    assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3

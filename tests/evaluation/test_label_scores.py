@@ -1,0 +1,393 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.evaluation import (
+    SCORES,
+    Interval,
+    Verdicts,
+    label_counts,
+    score_with_intervals,
+    scores,
+    scores_per_label,
+)
+
+NAN = float("nan")
+
+
+class Case(NamedTuple):
+    verdicts: Verdicts
+    wanted: np.ndarray
+    condition: np.ndarray
+
+    def take(self, images=slice(None), labels=slice(None)) -> "Case":
+        verdicts = Verdicts(*(part[images][:, labels] for part in self.verdicts))
+        return Case(verdicts, self.wanted[images][:, labels], self.condition[images])
+
+
+@st.composite
+def cases(draw) -> Case:
+    """Few images and labels: many ties, many undefined scores."""
+    n, k = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+
+    def table(values, dtype):
+        return np.array(draw(st.lists(values, min_size=n * k, max_size=n * k)), dtype).reshape(n, k)
+
+    probability = table(st.sampled_from([0, 0.25, 0.5, 1]), draw(st.sampled_from(["f4", "f8"])))
+    wanted = table(st.sampled_from([-1, 0, 1]), np.int8)
+    condition = draw(st.lists(st.integers(-3, 2), min_size=n, max_size=n))
+    return Case(Verdicts(probability, table(st.booleans(), bool)), wanted, np.array(condition))
+
+
+def random_case(n: int, k: int, num_conditions: int, *, seed: int = 0) -> Case:
+    """Each condition wants labels of its own; the judge sees what was wanted 4 times in 5."""
+    rng = np.random.default_rng(seed)
+    condition = rng.integers(num_conditions, size=n)
+    wanted = rng.choice([-1, 0, 1], size=(num_conditions, k), p=[0.5, 0.2, 0.3])[condition]
+    right = rng.random((n, k)) < 0.8
+    present = np.where(right, wanted > 0, wanted <= 0)
+    probability = (present + rng.random((n, k))) / 2
+    return Case(Verdicts(probability, present), wanted.astype(np.int8), condition)
+
+
+def shown(present: np.ndarray, condition: np.ndarray, wanted: int = 1) -> Case:
+    """One label, wanted of all images and present in some: `recall` is their share."""
+    flags = np.asarray(present, dtype=bool)[:, None]
+    return Case(Verdicts(flags.astype(float), flags), np.full(flags.shape, wanted), condition)
+
+
+def slow_scores(case: Case) -> dict[str, float]:
+    hits = k = tp = fp = fn = said = exact = negated = extra = 0
+    probability, present = (part.tolist() for part in case.verdicts)
+    for p, seen, want in zip(probability, present, case.wanted.tolist(), strict=True):
+        labels = range(len(want))
+        asked = {j for j in labels if want[j] == 1}
+        refused = {j for j in labels if want[j] == -1}
+        saw = {j for j in labels if seen[j]}
+        hits += len(asked & set(sorted(labels, key=lambda j: (-p[j], j))[: len(asked)]))
+        k += len(asked)
+        tp += len(asked & saw)
+        fn += len(asked - saw)
+        fp += len(refused & saw)
+        if asked or refused:
+            said += 1
+            exact += asked <= saw and not refused & saw
+        if refused:
+            negated += 1
+            extra += bool(refused & saw)
+
+    def share(a, b):
+        return a / b if b else NAN
+
+    return {
+        "recall_at_k": share(hits, k),
+        "precision": share(tp, tp + fp),
+        "recall": share(tp, tp + fn),
+        "f1": share(2 * tp, 2 * tp + fp + fn),
+        "exact_match": share(exact, said),
+        "extra": share(extra, negated),
+    }
+
+
+def slow_bootstrap(numerator, denominator, condition, resamples, *, seed) -> np.ndarray:
+    """The two stages word by word, one drawn condition after the other → (2.5 %, 97.5 %)."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(condition == c) for c in np.unique(condition)]
+    drawn = []
+    for _ in range(resamples):
+        chosen = [members[i] for i in rng.integers(len(members), size=len(members))]
+        images = np.concatenate([m[rng.integers(len(m), size=len(m))] for m in chosen])
+        if denominator[images].sum():
+            drawn.append(numerator[images].sum() / denominator[images].sum())
+    return np.percentile(drawn, [2.5, 97.5])
+
+
+# --- the scores
+
+
+def test_a_case_counted_by_hand():
+    case = Case(
+        Verdicts(
+            np.array([[0.9, 0.8, 0.1, 0.7], [0.2, 0.6, 0.9, 0.1], [0.9, 0.1, 0.9, 0.3]]),
+            np.array([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 1, 0]], dtype=bool),
+        ),
+        np.array([[1, 1, -1, -1], [1, 1, 0, -1], [0, -1, 1, -1]]),
+        np.arange(3),
+    )
+    # Hits: both of {0, 1}; of {2, 1} only 1; of the tie of 0 and 2 the first, which was not asked.
+    # Image 0: 2 TP, 1 FP. Image 1: 1 TP, 1 FN, as 2 is open. Image 2: 1 TP, as 0 is open.
+    expected = {
+        "recall_at_k": 3 / 5,
+        "precision": 4 / 5,
+        "recall": 4 / 5,
+        "f1": 8 / 10,
+        "exact_match": 1 / 3,
+        "extra": 1 / 3,
+    }
+    assert scores(label_counts(*case[:2])) == pytest.approx(expected)
+
+
+@given(cases())
+def test_the_scores_equal_a_slow_restatement(case):
+    found = scores(label_counts(*case[:2]))
+    assert tuple(found) == SCORES
+    assert found == pytest.approx(slow_scores(case), abs=0, nan_ok=True)
+    intervals = score_with_intervals(*case, resamples=5)
+    assert {name: i.value for name, i in intervals.items()} == pytest.approx(found, nan_ok=True)
+
+
+def test_recall_at_k_is_that_of_torch_topk():
+    (probability, _), wanted, _ = case = random_case(200, 24, 32)
+    hits = total = 0
+    for p, want in zip(torch.from_numpy(probability), torch.from_numpy(wanted), strict=True):
+        k = int((want == 1).sum())
+        hits += int((want[p.topk(k).indices] == 1).sum())
+        total += k
+    assert scores(label_counts(*case[:2]))["recall_at_k"] == hits / total
+
+
+def test_of_equally_probable_labels_the_lower_index_ranks_first():
+    # Wide enough for a sort that is stable on short rows only; unsigned, as 0 − 1 would wrap.
+    verdicts = Verdicts(np.tile(np.array([0, 1], dtype=np.uint8), (1, 40)), np.ones((1, 80), bool))
+    first, last = np.zeros((2, 1, 80), dtype=np.int8)
+    first[0, 1:40:2] = last[0, 41::2] = 1  # half of the 40 labels with probability 1
+    assert label_counts(verdicts, first).hits == 20
+    assert label_counts(verdicts, last).hits == 0
+
+
+@given(cases(), st.randoms())
+def test_neither_the_order_of_images_nor_the_names_of_conditions_matter(case, random):
+    order = list(range(len(case.condition)))
+    random.shuffle(order)
+    moved = case.take(order)
+    moved = moved._replace(condition=100 - 7 * moved.condition)
+    for ours, theirs in zip(
+        score_with_intervals(*case, resamples=5).values(),
+        score_with_intervals(*moved, resamples=5).values(),
+        strict=True,
+    ):
+        assert ours == pytest.approx(tuple(theirs), abs=0, nan_ok=True)
+
+
+@given(cases(), st.randoms())
+def test_the_order_of_labels_matters_to_ties_only(case, random):
+    order = list(range(case.wanted.shape[1]))
+    random.shuffle(order)
+    found, moved = (scores(label_counts(*c[:2])) for c in (case, case.take(labels=order)))
+    del found["recall_at_k"], moved["recall_at_k"]
+    assert found == pytest.approx(moved, abs=0, nan_ok=True)
+
+
+def test_what_is_open_counts_nowhere_but_in_the_ranking():
+    case = random_case(50, 6, 8)
+    flipped = case.verdicts.present ^ (case.wanted == 0)
+    other = Verdicts(case.verdicts.probability, flipped)
+    assert scores(label_counts(other, case.wanted)) == scores(label_counts(*case[:2]))
+
+
+def test_what_is_undefined_is_nan_with_its_interval():
+    case = shown([False, False], np.arange(2))
+    found = score_with_intervals(*case)
+    assert found["recall"].value == found["f1"].value == found["exact_match"].value == 0
+    for name in ("precision", "extra"):
+        assert np.isnan(found[name]).all()
+    nothing_said = score_with_intervals(case.verdicts, 0 * case.wanted, case.condition)
+    assert np.isnan(list(nothing_said.values())).all()
+
+
+@given(cases())
+def test_per_label_scores_are_the_scores_of_that_label_alone(case):
+    rows = scores_per_label(*case, resamples=5)
+    assert len(rows) == case.wanted.shape[1]
+    for j, row in enumerate(rows):
+        alone = slow_scores(case.take(labels=[j]))
+        values = {name: getattr(row, name).value for name in ("precision", "recall", "f1")}
+        assert values == pytest.approx({name: alone[name] for name in values}, nan_ok=True)
+        assert row.asked == sum(case.wanted[:, j] == 1)
+
+
+def test_per_label_counts_add_up_to_the_overall():
+    case = random_case(300, 7, 20)
+    overall, rows = scores(label_counts(*case[:2])), scores_per_label(*case, resamples=5)
+    asked = np.array([row.asked for row in rows])
+    tp = asked * [row.recall.value for row in rows]
+    seen = tp / [row.precision.value for row in rows]
+    assert overall["recall"] == pytest.approx(tp.sum() / asked.sum())
+    assert overall["precision"] == pytest.approx(tp.sum() / seen.sum())
+    assert overall["f1"] == pytest.approx(2 * tp.sum() / (asked.sum() + seen.sum()))
+
+
+def test_per_label_intervals_are_those_of_the_label_alone():
+    case = random_case(300, 3, 20)
+    for j, row in enumerate(scores_per_label(*case, resamples=20_000)):
+        alone = score_with_intervals(*case.take(labels=[j]), resamples=20_000, seed=1)
+        for name in ("precision", "recall", "f1"):
+            value, low, high = alone[name]
+            expected = pytest.approx((value, low, high), abs=0.05 * (high - low))
+            assert getattr(row, name) == expected  # as near as two draws of the resamples
+
+
+# --- the intervals
+
+
+def test_intervals_are_a_function_of_the_seed():
+    case = random_case(100, 5, 10)
+    assert score_with_intervals(*case) == score_with_intervals(*case)
+    assert score_with_intervals(*case) != score_with_intervals(*case, seed=1)
+    assert scores_per_label(*case) == scores_per_label(*case)
+    assert scores_per_label(*case) != scores_per_label(*case, seed=1)
+
+
+@pytest.mark.parametrize("condition", [np.zeros(60, dtype=int), np.arange(60)])
+def test_one_stage_equals_scipys_bootstrap(condition):
+    case = random_case(60, 5, 60)._replace(condition=condition)
+    counts = label_counts(*case[:2])
+    tp, seen = counts.true_positive, counts.true_positive + counts.false_positive
+    expected = scipy.stats.bootstrap(
+        (tp, seen),
+        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=9999,
+        random_state=np.random.default_rng(1),
+    ).confidence_interval
+    value, low, high = score_with_intervals(*case, resamples=9999)["precision"]
+    width = expected.high - expected.low
+    assert value == tp.sum() / seen.sum()
+    assert [low, high] == pytest.approx([expected.low, expected.high], abs=0.03 * width)
+
+
+def test_two_stages_equal_their_slow_restatement():
+    sizes = [1, 2, 3, 10, 4, 1]
+    condition = np.repeat([5, -1, 7, 0, 2, 9], sizes)
+    case = random_case(len(condition), 4, len(condition))._replace(condition=condition)
+    case.wanted[1:12] = np.minimum(case.wanted[1:12], 0)  # undefined in many a resample
+    counts = label_counts(*case[:2])
+    k = counts.true_positive + counts.false_negative
+    expected = slow_bootstrap(counts.true_positive, k, condition, 3000, seed=1)
+    _, low, high = score_with_intervals(*case, resamples=20_000)["recall"]
+    assert [low, high] == pytest.approx(expected, abs=0.05 * (expected[1] - expected[0]))
+
+
+def test_the_spread_of_two_stages_has_a_closed_form():
+    rng = np.random.default_rng(0)
+    g, n = 60, 5  # conditions of n images: the variance of the resampled mean, given the images
+    present = rng.random((g, n)) < rng.beta(2, 2, size=(g, 1))
+    variance = present.mean(axis=1).var() / g + present.var(axis=1).mean() / (g * n)
+    _, low, high = score_with_intervals(
+        *shown(present.ravel(), np.repeat(np.arange(g), n)), resamples=20_000
+    )["recall"]
+    assert high - low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.04)
+
+
+def coverage(num_conditions: int, num_images: int, alike: float, *, repeats: int = 300) -> float:
+    """How often the interval of `recall` holds the truth, 0.6; alike: correlation of images."""
+    rng = np.random.default_rng(0)
+    condition = np.repeat(np.arange(num_conditions), num_images)
+    strength = 1 / alike - 1
+    held = 0
+    for seed in range(repeats):
+        rate = rng.beta(0.6 * strength, 0.4 * strength, size=num_conditions)
+        present = rng.random(len(condition)) < rate[condition]
+        _, low, high = score_with_intervals(*shown(present, condition), resamples=300, seed=seed)[
+            "recall"
+        ]
+        held += low <= 0.6 <= high
+    return held / repeats
+
+
+@pytest.mark.parametrize("num_images", [1, 4, 20])
+def test_of_40_conditions_the_interval_holds_the_truth_as_often_as_it_says(num_images):
+    assert coverage(40, num_images, 0.25) == pytest.approx(0.95, abs=0.04)
+
+
+def test_without_a_condition_effect_it_holds_the_truth_more_often():
+    assert coverage(40, 4, 1e-6) >= 0.97
+
+
+def test_of_few_conditions_it_holds_the_truth_less_often_as_documented():
+    assert coverage(5, 100, 0.25) == pytest.approx(0.87, abs=0.04)
+    assert coverage(2, 100, 0.25) == pytest.approx(0.62, abs=0.06)
+
+
+@pytest.mark.parametrize("alike", [0, 0.5, 1])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.17])  # 0.168 is the bound of 20 conditions
+def test_no_event_excludes_the_truth_in_at_most_1_of_40_repeats(rate, alike):
+    rng = np.random.default_rng(0)
+    condition = np.repeat(np.arange(20), 5)
+    repeats, missed = 500, 0
+    for _ in range(repeats):
+        # One draw a condition, which each image takes over with probability `alike`.
+        event, common = rng.random(100) < rate, (rng.random(20) < rate)[condition]
+        event = np.where(rng.random(20)[condition] < alike, common, event)
+        if not event.any():
+            interval = score_with_intervals(*shown(event, condition, wanted=-1), resamples=1)
+            missed += interval["extra"].high < rate
+    # Of 100 independent images the bound were 0.036, missed in 0.9²⁰ = 12 % of repeats at 0.1.
+    assert missed / repeats <= 0.025 + 3 * (0.025 / repeats) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("condition", "n"),
+    [(np.zeros(12, dtype=int), 12), (np.arange(12) // 3, 4), (np.arange(12), 12)],
+)
+def test_without_spread_the_interval_is_clopper_pearsons(condition, n):
+    none = scipy.stats.binomtest(0, n).proportion_ci(0.95, method="exact")
+    every = scipy.stats.binomtest(n, n).proportion_ci(0.95, method="exact")
+    absent = score_with_intervals(*shown(np.zeros(12), condition))
+    present = score_with_intervals(*shown(np.ones(12), condition))
+    for name in ("recall", "f1", "exact_match"):
+        assert absent[name] == pytest.approx((0, *none))
+        assert present[name] == pytest.approx((1, *every))
+    extra = score_with_intervals(*shown(np.zeros(12), condition, wanted=-1))["extra"]
+    assert extra == pytest.approx((0, *none))
+
+
+def test_without_spread_only_the_conditions_that_say_something_count():
+    case = shown(np.ones(12), np.arange(12) // 3)
+    case.wanted[6:] = 0
+    bound = 0.025 ** (1 / 2)
+    assert score_with_intervals(*case)["recall"] == pytest.approx((1, bound, 1))
+    assert scores_per_label(*case)[0].recall == pytest.approx((1, bound, 1))
+    case.wanted[3:] = 0  # one of four conditions: its images are no stand-in for conditions
+    assert score_with_intervals(*case)["recall"] == pytest.approx((1, 0.025, 1))
+
+
+def test_images_that_all_score_one_half_leave_room_on_both_sides():
+    present = np.tile([True, False], (12, 1))
+    verdicts = Verdicts(present.astype(float), present)
+    found = score_with_intervals(verdicts, np.ones((12, 2)), np.arange(12))["recall"]
+    alike = 0.025 ** (1 / 12)
+    assert found == pytest.approx((0.5, alike / 2, 1 - alike / 2))
+    assert isinstance(found, Interval)
+
+
+# --- what is refused
+
+
+def test_wrong_input_is_named():
+    verdicts, wanted, condition = random_case(4, 3, 2)
+    with pytest.raises(ValueError, match=r"\(4, 3\), \(4, 3\) and \(4, 2\)"):
+        label_counts(verdicts, wanted[:, :2])
+    with pytest.raises(ValueError, match="not empty"):
+        label_counts(Verdicts(*(part[:0] for part in verdicts)), wanted[:0])
+    with pytest.raises(ValueError, match=r"of one shape \(N, K\)"):
+        label_counts(Verdicts(*(part[0] for part in verdicts)), wanted[0])
+    with pytest.raises(ValueError, match="bool, got float64"):
+        label_counts(Verdicts(verdicts.probability, verdicts.probability), wanted)
+    for wrong in (1.5, -0.5, NAN):
+        with pytest.raises(ValueError, match=r"in \[0, 1\], got"):
+            label_counts(Verdicts(np.full((4, 3), wrong), verdicts.present), wanted)
+    for wrong in (2, 0.5, NAN):
+        with pytest.raises(ValueError, match="−1, 0 or 1"):
+            scores_per_label(verdicts, np.full((4, 3), wrong), condition)
+    for function in (score_with_intervals, scores_per_label):
+        with pytest.raises(ValueError, match=r"\(4,\), got \(3,\)"):
+            function(verdicts, wanted, condition[:3])
+        with pytest.raises(ValueError, match="at least 1 resample, got 0"):
+            function(verdicts, wanted, condition, resamples=0)
