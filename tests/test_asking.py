@@ -6,14 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.asking import (
-    composition,
     conditions,
     formula,
+    how_to_sample,
     parse_colour,
     parse_interval,
     parse_scales,
     parse_seeds,
     parse_times,
+    remarks,
 )
 from fromnoise.config import ConfigError, Sampling
 from fromnoise.data import DataError
@@ -82,38 +83,47 @@ def test_an_interval_is_two_times():
             parse_interval(text)
 
 
-def test_labels_are_asked_for_in_one_way(tmp_path):
-    assert conditions(NAMES, 2) is None
-    of_class = conditions(NAMES, 2, class_="sphere")
-    np.testing.assert_array_equal(of_class, [[-1, -1, 1]] * 2)
-    some = conditions(NAMES, 1, class_="Sphere, A-B")
-    np.testing.assert_array_equal(some, [[-1, 1, 1]])
-    said = conditions(NAMES, 1, labels="sphere, -red cube")
-    np.testing.assert_array_equal(said, [[-1, 0, 1]])
-    turns = conditions(NAMES, 4, cycle_classes=True)
+def test_labels_are_asked_for_in_one_way():
+    def asked(count=None, **how):
+        cond, composition = conditions(NAMES, count, **how)
+        assert composition is None
+        return cond
+
+    assert asked(2) is None
+    np.testing.assert_array_equal(asked(2, class_="sphere"), [[-1, -1, 1]] * 2)
+    np.testing.assert_array_equal(asked(1, class_="Sphere, A-B"), [[-1, 1, 1]])
+    np.testing.assert_array_equal(asked(1, labels="sphere, -red cube"), [[-1, 0, 1]])
+    turns = asked(4, cycle_classes=True)
     np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 0])
+    assert [len(asked(class_="sphere")), len(asked(cycle_classes=True))] == [64, 63]
+
+
+@pytest.mark.parametrize("other", [{"compose": "a/b=1"}, {"cycle_classes": True}, {"class_": "a"}])
+def test_two_ways_at_once_are_refused(other):
     with pytest.raises(ConfigError, match="exclude each other; give one"):
-        conditions(NAMES, 1, labels="sphere", cycle_classes=True)
+        conditions(NAMES, 1, labels="sphere", **other)
 
 
 def test_the_conditions_of_a_file_begin_again_where_images_are_more(tmp_path):
     file = tmp_path / "test.json"
     file.write_text(json.dumps([["a/b"], ["red cube", "sphere"]]))
-    listed = conditions(NAMES, 3, file=file)
-    np.testing.assert_array_equal(listed, [[-1, 1, -1], [1, -1, 1], [-1, 1, -1]])
+    expected = [[-1, 1, -1], [1, -1, 1], [-1, 1, -1]]
+    for count in (3, 1):
+        np.testing.assert_array_equal(conditions(NAMES, count, file=file)[0], expected[:count])
+    np.testing.assert_array_equal(conditions(NAMES, file=file)[0], expected[:2])
 
 
-@pytest.mark.parametrize("ask", [{"class_": "sphere"}, {"labels": ""}, {"cycle_classes": True}])
+@pytest.mark.parametrize(
+    "ask", [{"class_": "sphere"}, {"labels": ""}, {"cycle_classes": True}, {"compose": "sphere=2"}]
+)
 def test_a_model_without_labels_cannot_be_asked(ask):
     with pytest.raises(ConfigError, match=r"trained without labels.*data\.labels=true"):
         conditions((), 1, **ask)
-    with pytest.raises(ConfigError, match="trained without labels"):
-        composition((), "sphere=2")
 
 
 def test_a_composition_is_labels_with_weights():
-    assert composition(NAMES, None) is None
-    assert composition(NAMES, "red-cube=3, sphere = -1.5") == {"red cube": 3.0, "sphere": -1.5}
+    said = conditions(NAMES, compose="red-cube=3, sphere = -1.5")
+    assert said == (None, {"red cube": 3.0, "sphere": -1.5})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,29 @@ def test_a_composition_is_labels_with_weights():
 )
 def test_what_is_no_composition(text, said):
     with pytest.raises(DataError, match=said):
-        composition(NAMES, text)
+        conditions(NAMES, compose=text)
+
+
+def test_how_to_sample_is_what_was_given():
+    given = {"steps": 5, "eta": None, "guidance_interval": "2-8", "clamp": "no"}
+    assert how_to_sample(**given) == {"steps": 5, "guidance_interval": (2, 8), "clamp": False}
+    assert how_to_sample(clamp="dynamic", guidance_interval=None) == {"clamp": "dynamic"}
+
+
+def test_remarks_on_a_wish():
+    whole, partial = np.array([[1, -1, -1]]), np.array([[1, 0, 0]])
+    plain, strong = Sampling(), Sampling(guidance=2)
+
+    def said(plan, cond, compose=None, *, names=NAMES, label_dropout=0.0):
+        return " ".join(remarks(names, plan, cond, compose, label_dropout=label_dropout))
+
+    assert said(strong, None, names=()) == ""
+    assert "no label is asked for" in said(plain, None)
+    assert said(plain, whole) == ""
+    assert said(strong, whole) == formula(strong)
+    for dropout, warned in ((0.0, True), (0.3, False), (None, False)):
+        assert ("left open" in said(plain, partial, label_dropout=dropout)) == warned
+        assert ("left open" in said(plain, None, {"sphere": 2.0}, label_dropout=dropout)) == warned
 
 
 def test_the_formula_is_said_with_its_scale():

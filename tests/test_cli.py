@@ -287,15 +287,17 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
         (["--class", "-3"], "there is no label '-3'; did you mean 3?"),
         (["--labels", "3, -3"], "the label '3' is said twice in '3, -3'"),
         (["--compose", "3"], "'3' has no weight; write label=number"),
-        (["--compose", "3=1", "--class", "3"], "--compose says all that is asked for"),
+        (["--compose", "3=1", "--class", "3"], "exclude each other; give one"),
+        (["--compose", "3=1", "--guidance", "2", "--each-step"], "leave guidance out"),
         (["--compose", "3=1", "--guidance", "2"], "leave guidance out"),
         (["--class", "3", "--cycle-classes"], "exclude each other; give one"),
         (["--conditions", "none.json"], "none.json has no conditions; it is an empty list"),
-        (["--conditions", "empty.json"], "condition 2 of 2 has an empty list of names"),
+        (["--conditions", "empty.json"], "condition 2 of 2: [] is no condition; write"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
         (["--class", "3", "--guidance", "-1"], f"must be at least 0, not -1: it is s in {FORMULA}"),
         (["--guidance", "2"], f"there is nothing to guide towards: {FORMULA}"),
+        (["--guidance", "2", "--each-step"], f"there is nothing to guide towards: {FORMULA}"),
         (["--class", "3", "--guidance-interval", "x"], "write first-last t, as in 200-800"),
         (["--class", "3", "--guidance-interval", "5-101"], "1 ≤ first ≤ last ≤ T = 100"),
     ],
@@ -334,6 +336,12 @@ def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked,
     line = refused("evaluate", asked / "run", *judge, *arguments)
     assert said in line
     assert not (asked / "run" / "evaluation").exists()
+
+
+def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
+    for more in ([], ["--conditions", asked / "clevr.json"]):
+        line = refused("evaluate", finished_run, "--judge", asked / "judge", *more)
+        assert "this model was trained without labels" in line
 
 
 def test_the_formula_is_said_with_the_scale(asked, cli, caplog, tmp_path):

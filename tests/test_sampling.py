@@ -6,7 +6,7 @@ from PIL import Image
 import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
-from fromnoise.data.labels import exactly, in_turn
+from fromnoise.data.labels import exactly, in_turn, parse_labels
 from fromnoise.model import Model, build_denoiser, to_uint8
 from fromnoise.sampling import default_folder, sample_to_folder
 
@@ -245,6 +245,7 @@ def test_names_that_are_cut_stay_apart():
 def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
     names = labelled.spec.label_names
     spheres = np.repeat(exactly(["sphere"], names)[None], 2, axis=0)
+    others = in_turn(names, 2)[::-1].copy()
     ways = [
         {},
         {"clamp": "dynamic"},
@@ -253,7 +254,9 @@ def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
         {"cond": spheres, "guidance": 2.0},
         {"cond": spheres, "guidance": 2.0, "guidance_interval": (10, 60)},
         {"cond": spheres, "guidance": 2.0, "guidance_rescale": 0.5},
+        {"cond": np.repeat(parse_labels("sphere", names)[None], 2, axis=0)},
         {"cond": in_turn(names, 2)},
+        {"cond": others},
         {"compose": {"sphere": 2.0}},
         {"compose": {"sphere": -2.0}},
     ]

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fromnoise.config import ConfigError, Sampling
 from fromnoise.data import read_conditions
 from fromnoise.data.labels import exactly, in_turn, parse_labels, parse_weights
+
+MANY = 64  # images, when nobody says how many
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -75,56 +78,91 @@ def parse_interval(text: str) -> tuple[int, int]:
 
 def conditions(
     names: Sequence[str],
-    count: int,
+    count: int | None = None,
     *,
     class_: str | None = None,
     labels: str | None = None,
+    compose: str | None = None,
     cycle_classes: bool = False,
     file: Path | None = None,
-) -> np.ndarray | None:
-    """The condition of each of `count` images, int8 (count, K), or None where nothing is asked.
+) -> tuple[np.ndarray | None, dict[str, float] | None]:
+    """What each of `count` images shall show: int8 (count, K) and None, or None and a composition.
 
-    names: the labels of the model.
+    Both are None where nothing is asked. Of `compose`, `red cube=3, blue sphere=-1`, come the
+    weights of `Model.sample`; they hold for all images.
+
+    names: the labels of the model. count: where None, 64; of a file one for each condition; of
+    classes in turn whole rounds.
     class_: this label, or these with commas, and none of the others. labels: `red cube, -blue
     sphere`, the rest not said. cycle_classes: each label alone, one after the other. file: the
     conditions in it, one an image, from the first again where images are more.
     Raises ConfigError for two of these at once, and for a model without labels; DataError for an
     unknown label.
     """
-    asked = [class_ is not None, labels is not None, cycle_classes, file is not None]
-    if not any(asked):
-        return None
-    if sum(asked) > 1:
+    asked = [class_, labels, compose, file, True if cycle_classes else None]
+    if all(one is None for one in asked):
+        return None, None
+    if sum(one is not None for one in asked) > 1:
         raise ConfigError(
-            "--class, --labels, --cycle-classes and --conditions exclude each other; give one"
+            "--class, --labels, --compose, --cycle-classes and --conditions exclude each other; "
+            "give one"
         )
-    _check_labels(names)
-    if cycle_classes:
-        return in_turn(names, count)
-    if file is not None:
-        shown = read_conditions(file, names)
-        return shown[np.arange(count) % len(shown)]
-    if class_ is not None:
-        row = exactly([word.strip() for word in class_.split(",")], names)
-    else:
-        row = parse_labels(labels or "", names)
-    return np.repeat(row[None], count, axis=0)
-
-
-def composition(names: Sequence[str], text: str | None) -> dict[str, float] | None:
-    """`red cube=3, blue sphere=-1` → {name: weight}, or None of nothing; see `Model.sample`."""
-    if text is None:
-        return None
-    _check_labels(names)
-    return parse_weights(text, names)
-
-
-def _check_labels(names: Sequence[str]) -> None:
     if not names:
         raise ConfigError(
             "this model was trained without labels, so it cannot be asked for any; train one with "
             "data.labels=true"
         )
+    if compose is not None:
+        return None, parse_weights(compose, names)
+    if cycle_classes:
+        return in_turn(names, count or max(MANY // len(names), 1) * len(names)), None
+    if file is not None:
+        shown = read_conditions(file, names)
+        return shown[np.arange(count or len(shown)) % len(shown)], None
+    if class_ is not None:
+        row = exactly([word.strip() for word in class_.split(",")], names)
+    else:
+        row = parse_labels(labels or "", names)
+    return np.repeat(row[None], count or MANY, axis=0), None
+
+
+def how_to_sample(**given: Any) -> dict[str, Any]:
+    """The options of `Model.sampling_plan` from those of the command line that were given."""
+    how = {key: value for key, value in given.items() if value is not None}
+    if "guidance_interval" in how:
+        how["guidance_interval"] = parse_interval(how["guidance_interval"])
+    if "clamp" in how:
+        how["clamp"] = {"yes": True, "no": False, "dynamic": "dynamic"}[how["clamp"]]
+    return how
+
+
+def remarks(
+    names: Sequence[str],
+    plan: Sampling,
+    cond: np.ndarray | None,
+    compose: Mapping[str, float] | None,
+    *,
+    label_dropout: float | None,
+) -> list[str]:
+    """What the person should know of this wish: the formula, and what the model never learned.
+
+    label_dropout: that of the training, None where it is not known.
+    """
+    if not names:
+        return []
+    if cond is None and compose is None:
+        return [
+            "no label is asked for (--class, --labels, --compose, --cycle-classes, --conditions): "
+            "the images are of any kind"
+        ]
+    lines = [line] if (line := formula(plan, compose)) else []
+    partial = compose is not None or (cond is not None and (cond == 0).any())
+    if partial and label_dropout == 0:
+        lines.append(
+            "labels are left open, but with training.label_dropout = 0 this model has only seen "
+            "images of which every label was said, or none"
+        )
+    return lines
 
 
 def formula(plan: Sampling, compose: Mapping[str, float] | None = None) -> str:

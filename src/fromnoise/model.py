@@ -20,11 +20,13 @@ from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config import (
     Component,
+    ConfigError,
     Diffusion,
     Sampling,
     Section,
     check_sampling,
     checked,
+    explain,
     unknown,
 )
 from fromnoise.data.labels import index_of
@@ -63,6 +65,7 @@ class ModelSpec(Section):
     background: tuple[int, int, int] = (255, 255, 255)
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # what the K numbers of a condition stand for
+    label_dropout: float | None = None  # images that said only a part of it; None: not known
     weights: Weights = "raw"
     step: int = 0
     source: str = ""  # the data it was trained on
@@ -141,7 +144,7 @@ class Model:
         compose: Mapping[str, float] | None = None,
         **how: Any,
     ) -> Iterator[Step]:
-        """Walk from x_T to x_0 for these seeds in one batch, yielding every step.
+        """Walk from x_T to x_0 for these seeds in one batch: an iterator of every step.
 
         origin: (t, x_t) to set out from on the way instead of at (T, noise); the times of the plan
         above t are left out. x and x0 of a step are float32 (B,C,H,W), near `spec.data_range` at
@@ -179,12 +182,7 @@ class Model:
             noise=noise,
             **plan.sampler.options,
         )
-        while True:  # no inference mode outside: the caller's code runs between the steps
-            with torch.inference_mode():
-                step = next(walk, None)
-            if step is None:
-                return
-            yield step
+        return _in_inference_mode(walk)
 
     def _conditioned(
         self,
@@ -260,11 +258,9 @@ class Model:
             raise ValueError(f"steps must be 1..{T}, not {steps}")
         same = sampler is None or sampler == stored.sampler.name
         inherited = stored.sampler.options if same else {}
+        component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
         changes = {
-            "sampler": checked(
-                Component(name=sampler or stored.sampler.name, **{**inherited, **options}),
-                "sampling.sampler",
-            ),
+            "sampler": checked(component, "sampling.sampler").model_dump(),
             "steps": min(steps or stored.steps, T),
             "spacing": spacing,
             "clamp": clamp,
@@ -272,7 +268,11 @@ class Model:
             "guidance_interval": guidance_interval,
             "guidance_rescale": guidance_rescale,
         }
-        plan = stored.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        changes = {key: value for key, value in changes.items() if value is not None}
+        try:
+            plan = Sampling.model_validate({**stored.model_dump(), **changes})
+        except ValidationError as error:
+            raise ConfigError(explain(error, Sampling, "sampling")) from error
         labels = bool(self.spec.label_names)
         check_sampling(self.spec.model_copy(update={"sampling": plan}), labels=labels)
         return plan
@@ -356,6 +356,16 @@ def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: its metadata cannot be read: {detail}") from error
+
+
+def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
+    """The same steps; the caller's code, which runs between them, is not in inference mode."""
+    while True:
+        with torch.inference_mode():
+            step = next(walk, None)
+        if step is None:
+            return
+        yield step
 
 
 def clamped(denoise: Denoise, plan: Sampling, spec: ModelSpec) -> Denoise:

@@ -19,10 +19,13 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(what, total=None)
+        tenths = 0
 
         def count(done: int, total: int) -> None:
+            nonlocal tenths
             bar.update(task, completed=done, total=total)
-            if not console.is_terminal and total >= 100 and done % (total // 10) == 0:
+            before, tenths = tenths, done * 10 // max(total, 1)
+            if not console.is_terminal and total >= 100 and tenths > before:
                 logger.info("%s: %d of %d", what, done, total)
 
         yield count

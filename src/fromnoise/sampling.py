@@ -49,18 +49,16 @@ def default_folder(
     parts = [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
     parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
-    parts += (
-        ["dynamic" if plan.clamp else "unclamped"]
-        if plan.clamp != model.spec.sampling.clamp
-        else []
-    )
+    if plan.clamp != model.spec.sampling.clamp:
+        parts += [{True: "clamped", False: "unclamped", "dynamic": "dynamic"}[plan.clamp]]
     if cond is not None:
         parts += [f"guidance{plan.guidance:g}"] if plan.guidance != 1 else []
         if plan.guidance_interval is not None:
             parts += ["t{}-{}".format(*plan.guidance_interval)]
         parts += [f"rescale{plan.guidance_rescale:g}"] if plan.guidance_rescale else []
         same = (cond == cond[0]).all()
-        parts += [_safe(in_words(cond[0], model.spec.label_names)) if same else "labels"]
+        words = in_words(cond[0], model.spec.label_names)
+        parts += [_safe(words) if same else f"labels {_digest(cond.tobytes())}"]
     parts += [_safe(_in_words(compose))] if compose is not None else []
     return home_of(path) / "samples" / "-".join(parts)
 
@@ -130,15 +128,15 @@ def sample_to_folder(
     for i in range(0, len(seeds), batch_size):
         batch, said = seeds[i : i + batch_size], words[i : i + batch_size]
         film = Film(model, batch, plan, times, strips) if i == 0 and (gif or trajectory) else None
-        if each_step and i == 0:
-            x_T = to_uint8(model.start(batch[:GRID_IMAGES]), model.spec.data_range).numpy()
-            files.append(_save_grid(x_T, folder / "steps", "x_t", model.denoiser.schedule.T, title))
         labels = None if cond is None else torch.from_numpy(cond[i : i + batch_size])
         for step in model.denoise(batch, cond=labels, compose=compose, **how):
             if film is not None:
                 film.take(step)
             if each_step and i == 0:
                 files += _save_step(step, model, folder / "steps", title)
+        if each_step and i == 0:
+            x_T = to_uint8(model.start(batch[:GRID_IMAGES]), model.spec.data_range).numpy()
+            files.append(_save_grid(x_T, folder / "steps", "x_t", model.denoiser.schedule.T, title))
         finished = to_uint8(step.x, model.spec.data_range).numpy()
         metadata = [
             {**settings, "seed": str(seed), **({"labels": text} if text else {}), **MADE_BY}
@@ -191,7 +189,11 @@ def _safe(words: str) -> str:
     if len(safe.encode()) <= LONGEST_NAME:
         return safe
     short = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
-    return f"{short} {hashlib.blake2b(words.encode(), digest_size=4).hexdigest()}"
+    return f"{short} {_digest(words.encode())}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=4).hexdigest()
 
 
 def _save_step(step: Step, model: Model, folder: Path, title: str) -> list[Path]:

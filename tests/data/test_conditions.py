@@ -14,7 +14,7 @@ def put(path, content):
 
 
 def test_a_list_of_names_is_exactly_these_and_a_text_leaves_the_rest_open(tmp_path):
-    conditions = [["red cube"], ["red sphere", "gray cube"], "red cube, -red sphere"]
+    conditions = [["Red-Cube"], ["red sphere", "gray cube"], "red cube, -red sphere"]
     path = put(tmp_path / "test.json", conditions)
     expected = [[-1, 1, -1], [1, -1, 1], [0, 1, -1]]
     for read in (read_conditions(path, NAMES), read_conditions(str(path), NAMES)):
@@ -28,12 +28,12 @@ def test_a_list_of_names_is_exactly_these_and_a_text_leaves_the_rest_open(tmp_pa
         ({"a": ["red cube"]}, r"test.json is not a list of conditions: \[\[\"name\""),
         ([["red cube"], 3], r"test.json is not a list of conditions"),
         ([], r"test.json has no conditions"),
-        ([["red cube"], []], r"condition 2 of 2 has an empty list of names"),
-        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is not a list of names"),
+        ([["red cube"], []], r"condition 2 of 2: \[\] is no condition; write \[\"name\", …\] or"),
+        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is no condition"),
         ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
         (["red kube"], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
-        ([""], r"condition 1 of 1: there is no label ''"),
-        ([["red cube", "red cube"]], r"condition 1 of 1 says 'red cube' twice"),
+        ([""], r'condition 1 of 1: "" is no condition'),
+        ([["red cube", "red cube"]], r"condition 1 of 1: the label 'red cube' is said twice"),
         ("[", r"test.json is not JSON that can be read"),
     ],
 )

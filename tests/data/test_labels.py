@@ -48,6 +48,8 @@ def test_some_labels_and_none_of_the_others():
     np.testing.assert_array_equal(exactly(["sphere", "-odd"], NAMES), [-1, -1, 1, 1])
     with pytest.raises(DataError, match="no label 'cube'"):
         exactly(["cube"], NAMES)
+    with pytest.raises(DataError, match="'sphere' is said twice; say each once"):
+        exactly(["sphere", "SPHERE"], NAMES)
 
 
 def test_each_in_turn():
@@ -76,9 +78,11 @@ def test_but_they_never_choose_between_two_labels_nor_turn_a_label_into_its_oppo
 def test_words_and_numbers_say_the_same(values):
     condition = np.array(values)
     words = in_words(condition, NAMES)
+    present = [n for n, v in zip(NAMES, values, strict=True) if v > 0]
     if not condition.any():
         assert words == ""
-    elif condition.all() and (condition > 0).any():  # complete: what is not named is absent
-        assert words == ", ".join(n for n, v in zip(NAMES, values, strict=True) if v > 0)
+    elif condition.all() and present:  # complete: what is not named is absent
+        assert words == ", ".join(present)
     else:
         np.testing.assert_array_equal(parse_labels(words, NAMES), condition)
+        assert words.endswith(", …") == (not condition.all())

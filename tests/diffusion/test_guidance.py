@@ -127,6 +127,14 @@ def test_composition_sums_each_direction_with_its_own_weight(x):
     assert d.network.calls == [12]
 
 
+def test_a_composed_variance_is_the_mean_of_those_of_its_conditions(x):
+    d, other = denoiser(outputs=2), torch.roll(COND, 1, dims=0)
+    each = torch.stack([d(x, 9, cond).fraction for cond in (COND, other)])
+    torch.testing.assert_close(
+        composed(d, [COND, other], [2.0, -1.5])(x, 9).fraction, each.mean(dim=0)
+    )
+
+
 def test_each_composed_condition_needs_a_weight():
     with pytest.raises(ValueError, match="one weight: 1 and 2"):
         composed(denoiser(), [COND], [1.0, 2.0])
@@ -134,12 +142,13 @@ def test_each_composed_condition_needs_a_weight():
 
 def test_rescaling_brings_the_deviation_back_to_that_of_the_condition(x):
     d = denoiser()
-    cond = torch.ones(4, K, dtype=torch.float64)  # ε_c = 2x, ε_∅ = x
-    d.network.forward = lambda x, t, cond: (1 + cond[:, :1, None, None]) * x
+    cond = torch.ones(4, K, dtype=torch.float64)  # ε_c = (1 + own) x, ε_∅ = x
+    own = torch.arange(1.0, 5.0).double()[:, None, None, None].repeat(2, 1, 1, 1)  # image by image
+    d.network.forward = lambda x, t, cond: (1 + own[: len(x)] * cond[:, :1, None, None]) * x
     plain = classifier_free(d, cond, 3.0)(x, 9).eps
-    torch.testing.assert_close(plain, 4 * x)
+    torch.testing.assert_close(plain, (1 + 3 * own[:4]) * x)
     full = classifier_free(d, cond, 3.0, rescale=1.0)(x, 9).eps
-    torch.testing.assert_close(full.std(dim=(1, 2, 3)), (2 * x).std(dim=(1, 2, 3)))
+    torch.testing.assert_close(full, (1 + own[:4]) * x)  # as far as one deviation can tell
     half = classifier_free(d, cond, 3.0, rescale=0.5)(x, 9).eps
     torch.testing.assert_close(half, (full + plain) / 2)
     with pytest.raises(ValueError, match=r"between 0 and 1, not 1\.5"):

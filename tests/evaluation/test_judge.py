@@ -399,14 +399,14 @@ def write_idx(folder, stem, count):
 def test_held_out_images_of_their_own(small, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train, test = (
-        write_npz(tmp_path / f"{seed}.npz", squares(60 + seed, seed=seed)) for seed in (0, 1)
+        write_npz(tmp_path / f"{seed}.npz", squares(60 + 1001 * seed, seed=seed)) for seed in (0, 1)
     )
     judge = judge_to_folder(train, tmp_path / "a", epochs=10, batch_size=16, held_out=test)
-    assert (judge.spec.num_images, judge.spec.num_held_out) == (60, 61)
-    wanted = squares(61, seed=1)
+    assert (judge.spec.num_images, judge.spec.num_held_out) == (60, 1061)
+    wanted = squares(1061, seed=1)
     present = judge.verdicts(wanted.images).present
     assert judge.spec.held_out["f1"] == pytest.approx(f1_of(present, wanted.labels))
-    assert "on the 61 held-out images: f1 " in caplog.text
+    assert "on the 1061 held-out images: f1 " in caplog.text
     assert "epoch 1.07 of 10: loss " in caplog.text  # 4 steps of 16 of 60 images
     assert load_judge(tmp_path / "a").spec == judge.spec
 
@@ -459,6 +459,7 @@ def test_weights_that_are_not_finite_are_no_judge(small, monkeypatch):
             None,
             "nothing for a judge to tell apart: .*; labels: only",
         ),
+        (squares(2), None, "from 3 labelled images at the least, and there are 2"),
         (squares(9), of(squares(9).images, None, ()), "held-out images have the labels none, but"),
         (squares(9), squares(9, size=20), r"held-out .* \(3, 20, 20\) \(C, H, W\), .* \(3, 16, 16"),
         (squares(9), squares(9, labels=np.zeros((9, 3), np.int8)), "have no labels"),

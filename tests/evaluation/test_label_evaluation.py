@@ -9,10 +9,16 @@ import torch
 from PIL import Image
 
 import fromnoise
-from fromnoise.config import with_checked_components
+from fromnoise.config import ConfigError, with_checked_components
 from fromnoise.data import DataError
 from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, load_judge
-from fromnoise.evaluation.label_evaluation import Prompts, evaluate_labels, prompts_of, table
+from fromnoise.evaluation.label_evaluation import (
+    Prompts,
+    captions,
+    evaluate_labels,
+    prompts_of,
+    table,
+)
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
 from fromnoise.model import Model, ModelSpec, build_denoiser
 
@@ -92,14 +98,53 @@ def test_what_is_written_can_be_read_again(model, tmp_path):
     assert written["judge"]["label_names"] == list(NAMES)
     assert (tmp_path / "scores.md").read_text(encoding="utf-8") == table([row], judge)
     assert "| a | 1.5 | 3 | " in table([row], judge)
-    assert table([row], judge).rstrip().endswith("| – |")
+    assert table([row], judge).splitlines()[2].endswith("| – |")
+    assert written["conditions"] == {"a": ["red, …"]}
+    assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table([row], judge)
+    with pytest.raises(ConfigError, match="has the scores of an earlier evaluation; give another"):
+        evaluate_labels(model, judge, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3)
 
 
 def test_of_classes_one_number_is_said(model, tmp_path):
     judge = judge_of(NAMES, "classes")
+    present = np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 0]]  # the last of the six is wrong
+    judge.verdicts = lambda images: Verdicts(present.astype(float), present)
     [row] = evaluate_labels(model, judge, prompts_of(NAMES, [], []), tmp_path, scales=[1.0], num=2)
     assert (row.prompts, row.num_images) == ("each label", 6)
-    assert table([row], judge).splitlines()[0] == "| conditions | s | images | accuracy |"
+    head, _, line, *_ = table([row], judge).splitlines()
+    assert head == "| conditions | s | images | accuracy |"
+    assert line.startswith("| each label | 1 | 6 | 0.833 [")
+
+
+def test_a_row_that_is_done_is_not_lost_with_the_next(model, tmp_path):
+    judge, calls = judge_of(NAMES), []
+
+    def verdicts(images):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return all_right(WANTED, 2)
+
+    judge.verdicts = verdicts
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[1.0, 2.0], num=2)
+    [result] = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
+    assert result["guidance"] == 1
+
+
+def test_images_that_came_to_their_size_in_another_way_are_spoken_of(model, tmp_path, caplog):
+    judge = judge_of(NAMES)
+    judge.spec = judge.spec.model_copy(update={"fit": "pad"})
+    judge.verdicts = lambda images: all_right(WANTED, 1)
+    evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[1.0], num=1)
+    assert "sees images of another kind" in caplog.text
+
+
+def test_the_picture_says_of_each_image_whether_it_is_right():
+    wanted = np.array([[1, -1, -1], [1, 0, -1], [1, 1, 1]], dtype=np.int8)
+    present = np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1]], dtype=bool)
+    said = captions(Verdicts(present.astype(float), present), wanted, NAMES)
+    assert said == ["✓ red", "✗ red\n-blue\n…", "✓ red\ngreen\nblue"]
 
 
 def test_seeds_are_one_an_image_and_those_of_sample(model, tmp_path):

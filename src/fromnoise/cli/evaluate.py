@@ -1,11 +1,21 @@
 """`fromnoise evaluate`, `judge train` and `judge import`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from fromnoise import asking
+from fromnoise.cli.options import (
+    BatchSize,
+    Clamp,
+    Device,
+    GuidanceInterval,
+    GuidanceRescale,
+    Sampler,
+    Steps,
+    Weights,
+)
 from fromnoise.data.iclevr import read_objects
 from fromnoise.data.picture import Fit
 from fromnoise.evaluation.judge import load_judge, save_judge
@@ -28,26 +38,38 @@ def evaluate(
         typer.Option(help='as in "red cube, -blue sphere"; more than one may be given'),
     ] = None,
     guidance: Annotated[
-        str | None, typer.Option(help="scales s, as in 1,2,3 [default: the model's]")
+        str | None,
+        typer.Option(
+            help="scales s in ε = ε_∅ + s·(ε_c − ε_∅), as in 1,2,3 [default: the model's]"
+        ),
     ] = None,
+    guidance_interval: GuidanceInterval = None,
+    guidance_rescale: GuidanceRescale = None,
+    clamp: Clamp = None,
     num: Annotated[int, typer.Option(min=1, help="images for each condition")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
-    steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
-    weights: Annotated[
-        Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    weights: Weights = None,
+    batch_size: BatchSize = 64,
     out: Annotated[Path | None, typer.Option(help="[default: evaluation/ in the run]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score how well images show the labels that were asked for, as a judge sees them."""
     loaded, judging = load(model, weights=weights, device=device), load_judge(judge, device=device)
     prompts = prompts_of(loaded.spec.label_names, conditions or [], labels or [])
-    how = {"sampler": sampler, "steps": steps}
-    how = {key: value for key, value in how.items() if value is not None}
+    how = asking.how_to_sample(
+        sampler=sampler,
+        steps=steps,
+        guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
+        clamp=clamp,
+    )
     scales = asking.parse_scales(guidance) if guidance else [loaded.spec.sampling.guidance]
-    out = out or home_of(model) / "evaluation" / f"labels-{loaded.spec.step:06d}"
+    plan = loaded.sampling_plan(**how)
+    name = [f"labels-{loaded.spec.step:06d}", loaded.spec.weights, plan.sampler.name]
+    name += [str(plan.steps), *(p.name for p in prompts)]
+    out = out or home_of(model) / "evaluation" / "-".join(name)
     with counting("images") as progress:
         rows = evaluate_labels(
             loaded,
@@ -58,6 +80,7 @@ def evaluate(
             num=num,
             first_seed=seed,
             batch_size=batch_size,
+            loaded_from=str(model.absolute()),
             progress=progress,
             **how,
         )
@@ -84,7 +107,7 @@ def judge_train(
         float | None, typer.Option(help="[default: 200,000 images' worth, 5 to 40]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train a classifier that says what an image shows, and score it on images it never saw."""
     judge_to_folder(
@@ -110,5 +133,5 @@ def judge_import(
     size: Annotated[int, typer.Option(min=8, help="pixels a side of its images")] = 64,
 ) -> None:
     """Turn a trained evaluator of i-CLEVR into a judge."""
-    judge = import_evaluator(file, read_objects(objects), size=(size, size), device="cpu")
-    print(save_judge(judge, out))
+    names = read_objects(objects, where="--objects")
+    print(save_judge(import_evaluator(file, names, size=(size, size), device="cpu"), out))

@@ -1,9 +1,27 @@
 """What several commands take."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
 ]
+Sampler = Annotated[str | None, typer.Option(help="ddim or ddpm")]
+Steps = Annotated[int | None, typer.Option(help="network evaluations per image")]
+GuidanceInterval = Annotated[
+    str | None, typer.Option(help="the t that are guided, as in 200-800 [default: all]")
+]
+GuidanceRescale = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="φ: how far contrast goes back to that of s = 1"),
+]
+Clamp = Annotated[
+    Literal["yes", "no", "dynamic"] | None,
+    typer.Option(help="the predicted x_0 to the range of images, or to a percentile of it"),
+]
+Weights = Annotated[
+    Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]

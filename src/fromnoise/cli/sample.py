@@ -2,12 +2,21 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from fromnoise import asking, config, sampling
-from fromnoise.data import read_conditions
+from fromnoise.cli.options import (
+    BatchSize,
+    Clamp,
+    Device,
+    GuidanceInterval,
+    GuidanceRescale,
+    Sampler,
+    Steps,
+    Weights,
+)
 from fromnoise.editing import interpolate_to_folder
 from fromnoise.model import load
 from fromnoise.progress import counting
@@ -25,8 +34,8 @@ def sample(
             help="seeds 0 to NUM-1 [default: 64, or one for each condition]",
         ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim or ddpm")] = None,
-    steps: Annotated[int | None, typer.Option(help="network evaluations per image")] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
     variance: Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
@@ -50,21 +59,11 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
     ] = None,
-    guidance_interval: Annotated[
-        str | None, typer.Option(help="the t that are guided, as in 200-800 [default: all]")
-    ] = None,
-    guidance_rescale: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="φ: how far contrast goes back to that of s = 1"),
-    ] = None,
-    clamp: Annotated[
-        Literal["yes", "no", "dynamic"] | None,
-        typer.Option(help="the predicted x_0 to the range of images, or to a percentile of it"),
-    ] = None,
-    weights: Annotated[
-        Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    guidance_interval: GuidanceInterval = None,
+    guidance_rescale: GuidanceRescale = None,
+    clamp: Clamp = None,
+    weights: Weights = None,
+    batch_size: BatchSize = 64,
     grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
     columns: Annotated[int | None, typer.Option(min=1, help="images in a row of the grid")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
@@ -86,53 +85,47 @@ def sample(
         bool, typer.Option("--noise", help="the starting noise beside what became of it")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
     loaded = load(model, weights=weights, device=device)
     if seeds is not None and num is not None:
         raise config.ConfigError("--seeds and --num exclude each other; give one")
     names = loaded.spec.label_names
-    weights_of = asking.composition(names, compose)
-    if num is None and conditions is not None and names:
-        num = len(read_conditions(conditions, names))
-    if num is None and cycle_classes and names:
-        num = max(64 // len(names), 1) * len(names)  # whole rounds
-    chosen = asking.parse_seeds(seeds) if seeds is not None else list(range(num or 64))
-    cond = asking.conditions(
+    given = asking.parse_seeds(seeds) if seeds is not None else range(num) if num else None
+    cond, composition = asking.conditions(
         names,
-        len(chosen),
+        None if given is None else len(given),
         class_=class_,
         labels=labels,
+        compose=compose,
         cycle_classes=cycle_classes,
         file=conditions,
     )
-    if cond is not None and weights_of is not None:
-        raise config.ConfigError(
-            "--compose says all that is asked for; leave out --class, --labels, --cycle-classes "
-            "and --conditions"
-        )
-    how = {"sampler": sampler, "steps": steps, "spacing": spacing, "eta": eta, "variance": variance}
-    how |= {"guidance": guidance, "guidance_rescale": guidance_rescale}
-    how |= {"clamp": {"yes": True, "no": False, "dynamic": "dynamic", None: None}[clamp]}
-    if guidance_interval is not None:
-        how["guidance_interval"] = asking.parse_interval(guidance_interval)
-    how = {key: value for key, value in how.items() if value is not None}
-    if names and cond is None and weights_of is None:
-        logger.info(
-            "no label is asked for (--class, --labels, --compose, --cycle-classes, --conditions): "
-            "the images are of any kind"
-        )
-    elif names and (line := asking.formula(loaded.sampling_plan(**how), weights_of)):
+    if given is None:
+        given = range(asking.MANY if cond is None else len(cond))
+    how = asking.how_to_sample(
+        sampler=sampler,
+        steps=steps,
+        spacing=spacing,
+        eta=eta,
+        variance=variance,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
+        clamp=clamp,
+    )
+    plan, dropout = loaded.sampling_plan(**how), loaded.spec.label_dropout
+    for line in asking.remarks(names, plan, cond, composition, label_dropout=dropout):
         logger.info(line)
-    out = out or sampling.default_folder(loaded, model, cond=cond, compose=weights_of, **how)
+    out = out or sampling.default_folder(loaded, model, cond=cond, compose=composition, **how)
     with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
-            chosen,
+            list(given),
             out,
             cond=cond,
-            compose=weights_of,
+            compose=composition,
             batch_size=batch_size,
             grid=grid,
             columns=columns,
@@ -146,8 +139,8 @@ def sample(
             progress=progress,
             **how,
         )
-    print(f"{len(chosen)} images in {out.absolute()}")
-    for file in files[len(chosen) :]:
+    print(f"{len(given)} images in {out.absolute()}")
+    for file in files[len(given) :]:
         if file.parent == out:
             print(file.absolute())
     if each_step:
@@ -165,7 +158,7 @@ def edit_interpolate(
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="of the noise that both images get")] = 0,
     steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Go from one image to another through the noise (Ho et al. 2020, section 4.3)."""
     loaded = load(model, device=device)

@@ -6,17 +6,19 @@ test.json, new_test.json    conditions to draw images for; see `conditions`
 iclevr/         the images; any other folder inside, or beside the files, is found too
 """
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fromnoise.data.conditions import check_names
 from fromnoise.data.decode import Header, read_header, read_picture
 from fromnoise.data.errors import BrokenImage, DataError, first_few
+from fromnoise.data.labels import nearest
 from fromnoise.data.listing import Listing, Pictures, Request, existing, stat_stamp
 from fromnoise.data.picture import Picture
 from fromnoise.data.strict_json import read_json
@@ -82,20 +84,21 @@ def has_iclevr(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (OBJECTS, TRAIN))
 
 
-def read_objects(path: Path) -> tuple[str, ...]:
+def read_objects(path: Path, *, where: str = "data.path") -> tuple[str, ...]:
     """The names of an objects.json in the order of their ids.
 
-    Raises `DataError` where the file is not {name: id} with each of the ids 0..K-1 once.
+    where: how errors begin. Raises `DataError` where the file is not {name: id} with each of the
+    ids 0..K-1 once.
     """
-    ids = read_json(path, where=f"data.path: {path}")
+    ids = read_json(path, where=f"{where}: {path}")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
-        raise DataError(f'data.path: {path} is not {{"name": id, …}} with whole numbers as ids')
+        raise DataError(f'{where}: {path} is not {{"name": id, …}} with whole numbers as ids')
     if sorted(ids.values()) != list(range(len(ids))):
         said = Counter(ids.values())
         twice = [f"{i} is said {n} times" for i, n in sorted(said.items()) if n > 1]
         absent = [f"{i} is missing" for i in range(len(ids)) if i not in said]
         raise DataError(
-            f"data.path: the ids of {path} are not 0..{len(ids) - 1}, each once: "
+            f"{where}: the ids of {path} are not 0..{len(ids) - 1}, each once: "
             f"{first_few(twice + absent)}"
         )
     return tuple(sorted(ids, key=lambda name: ids[name]))
@@ -106,8 +109,18 @@ def _read_train(path: Path, label_names: Sequence[str]) -> dict[str, list[str]]:
     if not isinstance(named, dict) or not named:
         raise DataError(f'data.path: {path} is not {{"file name": ["name", …], …}}')
     for file, names in named.items():
-        check_names(names, label_names, where=f"data.path: {path}: {file}")
+        _check_names(names, label_names, where=f"data.path: {path}: {file}")
     return named
+
+
+def _check_names(names: Any, known: Sequence[str], *, where: str) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{where}: {json.dumps(names)} is not a list of names: ["name", …]')
+    if not names:
+        raise DataError(f"{where} has an empty list of names; name at least one")
+    for name in names:
+        if name not in known:
+            raise DataError(f"{where}: there is no label {name!r}{nearest(name, known)}")
 
 
 def _signs(named: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> np.ndarray:

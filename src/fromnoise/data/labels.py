@@ -9,15 +9,18 @@ import numpy as np
 
 from fromnoise.data.errors import DataError
 
+OPEN = "…"  # the rest is not said
+
 
 def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     """`red cube, -blue sphere` → +1 for the first, −1 for the second, 0 elsewhere: int8 (K,).
 
-    names: those of the model, in its order. Raises DataError for an unknown name, with the nearest,
-    for one that is said twice, and for none at all.
+    names: those of the model, in its order. A "…" at the end, as of `in_words`, says nothing.
+    Raises DataError for an unknown name, with the nearest, for one that is said twice, and for none
+    at all.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for word in _words(text):
+    for word in _words(text.removesuffix(f", {OPEN}")):
         negated = word.startswith("-") and word not in names
         k = index_of(word.removeprefix("-").strip() if negated else word, names)
         if condition[k]:
@@ -63,9 +66,16 @@ def index_of(name: str, names: Sequence[str]) -> int:
 
 
 def exactly(present: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """These labels and none of the others: +1 for them, −1 elsewhere; int8 (K,)."""
+    """These labels and none of the others: +1 for them, −1 elsewhere; int8 (K,).
+
+    Raises DataError for an unknown name, and for one that is said twice.
+    """
     condition = np.full(len(names), -1, dtype=np.int8)
-    condition[[index_of(name, names) for name in present]] = 1
+    for name in present:
+        k = index_of(name, names)
+        if condition[k] > 0:
+            raise DataError(f"the label {names[k]!r} is said twice; say each once")
+        condition[k] = 1
     return condition
 
 
@@ -74,16 +84,16 @@ def in_turn(names: Sequence[str], count: int) -> np.ndarray:
     return np.stack([exactly([names[i % len(names)]], names) for i in range(count)])
 
 
-def in_words(condition: np.ndarray, names: Sequence[str], *, negated: bool = True) -> str:
-    """The names of a condition: `red cube, -blue sphere`.
+def in_words(condition: np.ndarray, names: Sequence[str]) -> str:
+    """The names of a condition: `red cube, -blue sphere, …`, where the dots leave the rest open.
 
-    The negated ones are left out where `negated` is False, and where all that is not +1 is −1, as
-    for one class of ten.
+    Where all that is not +1 is −1, as for one class of ten, only the names that are +1: `red cube`.
     """
     present = [name for name, value in zip(names, condition, strict=True) if value > 0]
     absent = [f"-{name}" for name, value in zip(names, condition, strict=True) if value < 0]
-    complete = len(present) + len(absent) == len(names)
-    return ", ".join(present + (absent if negated and not (present and complete) else []))
+    if len(present) + len(absent) == len(names):
+        return ", ".join(present or absent)
+    return ", ".join([*present, *absent, OPEN]) if present or absent else ""
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -25,7 +25,8 @@ def classifier_free(
     the zero vector. s ≥ 0, or ValueError.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724, Eq. 5). rescale: φ ∈ [0, 1] of `rescaled`, 0 for none of it.
+    arXiv:2404.07724, Eqs. 5 and 6, there an interval of noise levels). rescale: φ ∈ [0, 1] of
+    `rescaled`, 0 for none of it.
     """
     if scale < 0:
         raise ValueError(f"guidance must be at least 0 in ε = ε_∅ + s·(ε_c − ε_∅), not {scale:g}")

@@ -17,6 +17,7 @@ from fromnoise.rng import generator
 WITHOUT_A_PATH = ("digits", "mnist", "fashion-mnist", "cifar10")
 WITH_A_TEST = ("mnist", "fashion-mnist", "cifar10")
 HELD_OUT, AT_MOST = 0.1, 5000  # of the images, where no set of its own is given
+FEWEST = 3  # one to hold out, and two to train on
 logger = logging.getLogger("fromnoise")
 
 
@@ -117,6 +118,10 @@ def divide(data: ImageSet, held_out: ImageSet | None, *, seed: int) -> tuple[Lab
     Raises DataError where nothing can be told apart, or where the two do not belong together.
     """
     train = labelled(data)
+    if len(train) < FEWEST:
+        raise DataError(
+            f"a judge learns from {FEWEST} labelled images at the least, and there are {len(train)}"
+        )
     if not ((train.labels > 0).any(axis=0) & (train.labels < 0).any(axis=0)).any():
         raise DataError(
             f"there is nothing for a judge to tell apart: each label of the images ({data.source}) "

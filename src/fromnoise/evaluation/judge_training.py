@@ -292,7 +292,10 @@ def computes_in_bf16(device: torch.device, size: tuple[int, int]) -> bool:
 
 def _scored(judge: Judge, test: Labelled) -> Judge:
     """The judge with what it reaches on the held-out images in its specification."""
-    verdicts = judge.verdicts(test.images[test.rows])
+    # a thousand at a time, as the images are mapped from disk and may not fit into memory
+    parts = np.array_split(test.rows, -(-len(test) // 1024))
+    judged = zip(*(judge.verdicts(test.images[rows]) for rows in parts), strict=True)
+    verdicts = Verdicts(*map(np.concatenate, judged))
     reached = scores(label_counts(verdicts, test.labels))
     if judge.spec.kind == "classes":
         reached = {"accuracy": reached["exact_match"]}

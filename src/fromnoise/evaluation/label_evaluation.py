@@ -6,6 +6,7 @@ labels-…/scores.json    every score with its interval, and all that is needed 
 """
 
 import json
+import logging
 import math
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fromnoise.config import ConfigError
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels import in_turn, in_words, parse_labels
 from fromnoise.evaluation.judge import Judge
@@ -34,6 +36,8 @@ from fromnoise.pictures import grid_figure
 
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
+SCORES, TABLE = "scores.json", "scores.md"
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
 HEADINGS = {
     "recall_at_k": "recall@k",
     "precision": "precision",
@@ -42,6 +46,9 @@ HEADINGS = {
     "exact_match": "exact match",
     "extra": "extra",
 }
+
+
+logger = logging.getLogger("fromnoise")
 
 
 class Prompts(NamedTuple):
@@ -56,6 +63,7 @@ def prompts_of(names: Sequence[str], files: Sequence[Path], texts: Sequence[str]
 
     Where there are neither: each label alone. names: the labels of the model.
     """
+    _check_labels(names)
     prompts = [Prompts(file.stem, read_conditions(file, names)) for file in files]
     if texts:
         prompts.append(Prompts("labels", np.stack([parse_labels(text, names) for text in texts])))
@@ -85,20 +93,44 @@ def evaluate_labels(
     num: int = 8,
     first_seed: int = 0,
     batch_size: int = 64,
+    loaded_from: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> list[Row]:
     """Draw `num` images for each condition at each scale s, and score them by the judge.
 
     Every image has a seed of its own, from `first_seed` on; all scales share them. Writes
-    `scores.json`, `scores.md` and one picture for each row into `folder`.
-    progress is called with (images drawn, of how many). how: as in `Model.sampling_plan`.
-    Raises DataError where model and judge do not speak of the same labels, and ValueError for
-    anything else that does not fit, before the first image is drawn.
+    `scores.json`, `scores.md` and one picture for each row into `folder`, anew after every row.
+    loaded_from: where the model is, to be noted. progress is called with (images drawn, of how
+    many). how: as in `Model.sampling_plan`.
+    Raises ConfigError where `folder` has scores already, DataError where model and judge do not
+    speak of the same labels, and ValueError for anything else that does not fit, before the first
+    image is drawn.
     """
+    if (folder / SCORES).exists():
+        raise ConfigError(
+            f"{folder.absolute()} has the scores of an earlier evaluation; give another --out, or "
+            "remove it"
+        )
     order = _judged_as(model, judge)
     plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
     total = sum(len(p.wanted) for p in prompts) * num * len(scales)
+    circumstances = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
+        "model": {
+            "loaded from": loaded_from,
+            **model.spec.model_dump(mode="json", include={"source", "step", "weights"}),
+        },
+        "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
+        "guidance": f"s in {FORMULA}; 1 is off",
+        "seeds": f"from {first_seed} on, one an image, those of a condition in a row",
+        "images per condition": num,
+        "conditions": {
+            p.name: [in_words(row, model.spec.label_names) for row in p.wanted] for p in prompts
+        },
+        "judge": judge.spec.model_dump(mode="json"),
+    }
     rows, done = [], 0
     for name, wanted in prompts:
         condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
@@ -128,25 +160,15 @@ def evaluate_labels(
                 )
             )
             _save_picture(drawn, verdicts, cond.numpy(), num, model, rows[-1], folder)
-    plan = plans[0].model_dump(mode="json", exclude={"guidance"})
-    circumstances = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
-        "model": {"step": model.spec.step, "weights": model.spec.weights},
-        "sampling": plan,
-        "seeds": f"{first_seed} and on, one an image; the same at every scale",
-        "images per condition": num,
-        "judge": judge.spec.model_dump(mode="json"),
-    }
-    _write_json(folder / "scores.json", rows, circumstances, model.spec.label_names)
-    (folder / "scores.md").write_text(table(rows, judge), encoding="utf-8")
+            _write_json(folder / SCORES, rows, circumstances, model.spec.label_names)
+            (folder / TABLE).write_text(table(rows, judge), encoding="utf-8")
     return rows
 
 
 def table(rows: Sequence[Row], judge: Judge) -> str:
-    """The scores with their 95 % intervals as a table in Markdown."""
+    """The scores with their 95 % intervals as a table in Markdown, and how good the judge is."""
     classes = judge.spec.kind == "classes"
-    columns = {"recall_at_k": "accuracy"} if classes else HEADINGS
+    columns = {"exact_match": "accuracy"} if classes else HEADINGS
     lines = [
         "| conditions | s | images | " + " | ".join(columns.values()) + " |",
         "|---" * (3 + len(columns)) + "|",
@@ -155,6 +177,9 @@ def table(rows: Sequence[Row], judge: Judge) -> str:
         cells = [row.prompts, f"{row.guidance:g}", f"{row.num_images:,}"]
         cells += [_in_words(row.scores[key]) for key in columns]
         lines.append("| " + " | ".join(cells) + " |")
+    own = ", ".join(f"{k} {v:.4f}" for k, v in judge.spec.held_out.items() if v is not None)
+    of = f"of real images that it never saw ({judge.spec.num_held_out:,})"
+    lines += ["", f"s in {FORMULA}; 1 is off. The judge itself, {of}: {own or 'not known'}."]
     return "\n".join(lines) + "\n"
 
 
@@ -167,11 +192,7 @@ def _in_words(score: Interval) -> str:
 def _judged_as(model: Model, judge: Judge) -> list[int]:
     """Where in the judge's labels each of the model's labels is."""
     names, known = model.spec.label_names, judge.spec.label_names
-    if not names:
-        raise DataError(
-            "this model was trained without labels, so there is nothing to ask it for; train one "
-            "with data.labels=true"
-        )
+    _check_labels(names)
     if set(names) != set(known):
         differing = sorted(set(names) ^ set(known))
         raise DataError(
@@ -180,7 +201,23 @@ def _judged_as(model: Model, judge: Judge) -> list[int]:
             f"{', …' if len(differing) > 4 else ''}; train a judge on the data of the model"
         )
     judge.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
+    seen, drawn = ((of.spec.fit, of.spec.background) for of in (judge, model))
+    if seen != drawn:
+        logger.warning(
+            "the judge was trained on images that came to their size by %s %s, the model on %s %s "
+            "(fit, background): the judge sees images of another kind, unless all had this size",
+            *seen,
+            *drawn,
+        )
     return [known.index(name) for name in names]
+
+
+def _check_labels(names: Sequence[str]) -> None:
+    if not names:
+        raise DataError(
+            "this model was trained without labels, so there is nothing to ask it for; train one "
+            "with data.labels=true"
+        )
 
 
 def _save_picture(
@@ -195,12 +232,9 @@ def _save_picture(
     """The first images of every condition; several of each where conditions are few."""
     of_each = min(num, max(1, SHOWN // (len(images) // num)))
     shown = (np.arange(len(images)) % num < of_each).nonzero()[0][:SHOWN]
-    counts = label_counts(verdicts, wanted)
-    captions = [
-        f"{RIGHT if counts.exact[i] else WRONG} "
-        + in_words(wanted[i], model.spec.label_names).replace(", ", "\n")
-        for i in shown
-    ]
+    said = captions(
+        Verdicts(*(part[shown] for part in verdicts)), wanted[shown], model.spec.label_names
+    )
     exact = row.scores["exact_match"]
     title = (
         f"{row.prompts}, s = {row.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
@@ -208,7 +242,16 @@ def _save_picture(
     )
     path = folder / f"{row.prompts}-s{row.guidance:g}.png"
     columns = of_each * max(1, COLUMNS // of_each)  # those of one condition stay side by side
-    grid_figure(images[shown], path, title=title, captions=captions, columns=columns)
+    grid_figure(images[shown], path, title=title, captions=said, columns=columns)
+
+
+def captions(verdicts: Verdicts, wanted: np.ndarray, names: Sequence[str]) -> list[str]:
+    """For each image what was asked for, a line for each label, and whether all of it is right."""
+    exact = label_counts(verdicts, wanted).exact
+    return [
+        f"{RIGHT if right else WRONG} " + in_words(row, names).replace(", ", "\n")
+        for right, row in zip(exact, wanted, strict=True)
+    ]
 
 
 def _write_json(

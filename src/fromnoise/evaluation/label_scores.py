@@ -126,8 +126,8 @@ def score_with_intervals(
 
     How often such an interval holds the truth was simulated. Where conditions differ much
     (intraclass correlation 0.25) and have 100 images each: 94 % with 40 conditions, 92 % with 10,
-    87 % with 5, 78 % with 3 and 62 % with 2. Where conditions do not differ: 98 to 99 %, as the
-    second stage counts the spread among seeds once more.
+    87 % with 5, 78 % with 3 and 62 % with 2. Where they do not differ and have several images each:
+    98 to 99 %, as the second stage counts the spread among seeds once more.
 
     Args:
         verdicts, wanted: as for `label_counts`.

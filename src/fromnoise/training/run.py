@@ -255,6 +255,7 @@ def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
         fit=recipe.data.fit,
         background=recipe.data.background,
         label_names=images.label_names if recipe.data.labels else (),
+        label_dropout=recipe.training.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
 
