@@ -48,6 +48,7 @@ def test_the_report_reads_well(messy):
         "sizes:     40×60 ×3, ",
         "H 40 to 100, W 40 to 90",
         "channels:  3",
+        "labels:    2, from sub-folders",
         "  cat: 3",
         "no label:  1 images",
         "  cat/2.png = cat/1.png",
@@ -80,6 +81,7 @@ def test_labels_are_suggested_where_there_are_any(save):
     report = check_data(root)
     assert report.recipe.splitlines()[-1] == "  labels: true"
     assert report.classes == {"red": 1, "blue": 0}
+    assert "labels:    2, from labels.csv" in report.lines()
     assert report.broken == ("y.png: named in labels.csv, but not among the images of images",)
 
 

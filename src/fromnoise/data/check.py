@@ -31,6 +31,7 @@ class Report:
     modes: dict[str, int]  # Pillow's mode or an array's type -> images
     channels: int  # 1, 3, or N for arrays: what `channels: null` would give
     classes: dict[str, int]  # label -> images that have it, in stored order; {} without labels
+    labels_from: str  # "labels.json", "sub-folders"; "" where a source has one place only
     unlabelled: int  # images of which no label is said; 0 without labels
     duplicates: tuple[tuple[str, str], ...]  # (first, other) with the same pixels
     broken: tuple[str, ...]  # "name: reason"
@@ -45,7 +46,8 @@ class Report:
             modes = ", ".join(f"{mode} ×{count:,}" for mode, count in self.modes.items())
             out += [f"modes:     {modes}", f"channels:  {self.channels}"]
         if self.classes:
-            out.append(f"labels:    {len(self.classes)}")
+            place = f", from {self.labels_from}" if self.labels_from else ""
+            out.append(f"labels:    {len(self.classes)}{place}")
             out += _cut([f"  {name}: {count:,}" for name, count in self.classes.items()])
         if self.unlabelled:
             out.append(f"no label:  {self.unlabelled:,} images")
@@ -162,6 +164,7 @@ def _report(
         modes=dict(Counter(header.mode for header in headers).most_common()),
         channels=channels,
         classes=classes,
+        labels_from=pictures.labels_from,
         unlabelled=unlabelled,
         duplicates=_duplicates([(pictures.names[i], fact.digest) for i, fact in good]),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),

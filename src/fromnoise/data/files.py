@@ -128,7 +128,8 @@ def _pictures(
             data = file.read()
         return read_picture(data, background=background)
 
-    return Pictures(names, look, read, labels, label_names)
+    labels_from = label_file or "sub-folders"
+    return Pictures(names, look, read, labels, label_names, labels_from)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -32,6 +32,7 @@ class Pictures:
     read: Callable[[int], Picture]  # raises BrokenImage
     labels: np.ndarray | None = None  # int8 (N, K): +1, -1, 0
     label_names: tuple[str, ...] = ()
+    labels_from: str = ""  # "labels.json", "sub-folders"; "" where a source has one place only
     uniform: bool = False  # every header is the first one
 
 

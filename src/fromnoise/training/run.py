@@ -244,7 +244,7 @@ def _spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels; make one sub-folder for each "
-            "class, or set data.labels = false"
+            "class, put a labels.csv beside the images, or set data.labels = false"
         )
     return ModelSpec(
         network=recipe.network,
