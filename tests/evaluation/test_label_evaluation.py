@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -258,3 +259,17 @@ def test_a_small_run_draws_what_it_is_asked_for(squares, trained, cli, caplog, t
     chance = scores(label_counts(load_judge(judge).verdicts(real), wanted))["f1"]
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
+
+
+def test_a_judge_skips_what_is_missing_and_counts_it_unless_strict(squares, cli, caplog, tmp_path):
+    root = tmp_path / "squares"
+    shutil.copytree(squares, root)
+    for name in ("3.png", "5.png"):
+        (root / "iclevr" / name).unlink()
+    out = ["--out", tmp_path / "judge", "--epochs", "1"]
+    code, _, err = cli("judge", "train", root, *out, "--strict")
+    assert code == 2
+    assert "2 of 300 images cannot be read: 3.png: named in train.json, but not in iclevr/" in err
+    assert not (tmp_path / "judge").exists()
+    assert cli("judge", "train", root, *out).code == 0
+    assert "skipped 2 images" in caplog.text

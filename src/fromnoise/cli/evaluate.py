@@ -104,9 +104,11 @@ def judge_train(
         str, typer.Option(help="around padded images, and behind transparent ones: R,G,B")
     ] = "255,255,255",
     epochs: Annotated[
-        float | None, typer.Option(help="[default: 200,000 images' worth, 5 to 40]")
+        float | None, typer.Option(help="[default: 200,000 images' worth, 4 to 40]")
     ] = None,
+    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a classifier that says what an image shows, and score it on images it never saw."""
@@ -120,7 +122,9 @@ def judge_train(
         fit=fit,
         background=asking.parse_colour(background),
         epochs=epochs,
+        learning_rate=learning_rate,
         seed=seed,
+        strict=strict,
         device=device,
     )
     print(out.absolute())

@@ -30,6 +30,7 @@ def open_labelled(
     channels: int | None = None,
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
+    strict: bool = False,
 ) -> tuple[ImageSet, ImageSet | None]:
     """The images to train on, and those to score on where they are a set of their own.
 
@@ -55,6 +56,7 @@ def open_labelled(
                 channels=channels,
                 fit=fit,
                 background=background,
+                strict=strict,
                 progress=progress,
             )
         _, have, height, width = images.images.shape
@@ -62,6 +64,8 @@ def open_labelled(
         logger.info("%s: %d images, %d channels, %dx%d", *what)
         for line in images.skipped:
             logger.warning("skipped %s", line)
+        if images.skipped:
+            logger.warning("skipped %d images of %s", len(images.skipped), path or source)
         return images
 
     path = None if str(data) in WITHOUT_A_PATH else Path(data)

@@ -56,6 +56,7 @@ def judge_to_folder(
     learning_rate: float = 1e-3,
     seed: int = 0,
     device: str = "auto",
+    strict: bool = False,
 ) -> Judge:
     """Train a judge on labelled images and write its folder, complete or not at all.
 
@@ -73,6 +74,7 @@ def judge_to_folder(
         channels=channels,
         fit=fit,
         background=background,
+        strict=strict,
     )
     with counting("training the judge") as progress:
         judge = train_judge(
