@@ -206,9 +206,9 @@ def test_per_label_scores_are_the_scores_of_that_label_alone(case):
     assert len(rows) == case.wanted.shape[1]
     for j, row in enumerate(rows):
         alone = slow_scores(case.take(labels=[j]))
-        values = {name: getattr(row, name).value for name in ("precision", "recall", "f1")}
+        values = {name: getattr(row, name).value for name in ("precision", "recall", "f1", "extra")}
         assert values == pytest.approx({name: alone[name] for name in values}, nan_ok=True)
-        assert row.asked == sum(case.wanted[:, j] == 1)
+        assert (row.asked, row.negated) == tuple(sum(case.wanted[:, j] == v) for v in (1, -1))
 
 
 def test_per_label_counts_add_up_to_the_overall():
@@ -226,7 +226,7 @@ def test_per_label_intervals_are_those_of_the_label_alone():
     case = random_case(300, 3, 20)
     for j, row in enumerate(scores_per_label(*case, resamples=20_000)):
         alone = score_with_intervals(*case.take(labels=[j]), resamples=20_000, seed=1)
-        for name in ("precision", "recall", "f1"):
+        for name in ("precision", "recall", "f1", "extra"):
             value, low, high = alone[name]
             expected = pytest.approx((value, low, high), abs=0.05 * (high - low))
             assert getattr(row, name) == expected  # as near as two draws of the resamples

@@ -42,9 +42,11 @@ class LabelScores(NamedTuple):
     """How well one label is shown."""
 
     asked: int  # images in which it was wanted +1
+    negated: int  # images in which it was wanted −1 …
     precision: Interval
     recall: Interval
     f1: Interval
+    extra: Interval  # … and the share of those in which it is present
 
 
 def label_counts(verdicts: Verdicts, wanted: np.ndarray) -> LabelCounts:
@@ -152,19 +154,20 @@ def scores_per_label(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[LabelScores]:
-    """Return precision, recall and f1 of each label alone, in the order of the labels.
+    """Return precision, recall, f1 and extra of each label alone, in the order of the labels.
 
     Arguments, intervals, NaN and errors are those of `score_with_intervals`. The images in which
     a label is open count neither for nor against it.
     """
     positive, negative, present = _check(verdicts, wanted)
     group = _groups(condition, len(wanted))
-    confusion = _confusion(positive, negative, present)
+    flags = (positive, negative, *_confusion(positive, negative, present))
     rows = []
-    for asked, *label in zip(positive.T, *(flags.T for flags in confusion), strict=True):
-        ratios = _precision_recall_f1(*(flags.astype(np.int64) for flags in label))
-        intervals = _intervals(list(ratios), group, resamples, seed)
-        rows.append(LabelScores(int(asked.sum()), *intervals))
+    for label in zip(*(each.T.astype(np.int64) for each in flags), strict=True):
+        asked, negated, tp, fp, fn = label
+        ratios = [*_precision_recall_f1(tp, fp, fn), (fp, negated)]
+        intervals = _intervals(ratios, group, resamples, seed)
+        rows.append(LabelScores(int(asked.sum()), int(negated.sum()), *intervals))
     return rows
 
 
