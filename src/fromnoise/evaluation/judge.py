@@ -68,7 +68,7 @@ def build_network(spec: JudgeSpec) -> nn.Module:
     network = resnet18(num_classes=len(spec.label_names))
     if spec.stem == "small":
         network.conv1 = _first_convolution(spec.channels, kernel=3)
-        network.maxpool = nn.Identity()  # type: ignore[assignment]
+        network.register_module("maxpool", nn.Identity())
     elif spec.channels != 3:
         network.conv1 = _first_convolution(spec.channels, kernel=7)
     return network
