@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ class CheckpointError(ValueError):
 
 class NotFinite(RuntimeError):
     """Weights that must not be saved."""
+
+
+class FolderInUse(ValueError):
+    """A folder that is to be new, and has something in it."""
 
 
 class DiskFull(OSError):
@@ -90,6 +95,31 @@ def save_checkpoint(
             raise _disk_full(folder, needed) from error
         raise
     return target
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise FolderInUse unless `folder` can be written without losing anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FolderInUse(f"{folder.absolute()} is not empty; give --out a new folder")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write files into, which becomes `folder` once all is written and flushed.
+
+    Raises FolderInUse.
+    """
+    refuse_used(folder)
+    writing = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(writing, ignore_errors=True)  # left over from one that was killed
+    writing.mkdir(parents=True)
+    yield writing
+    for path in (*writing.iterdir(), writing):
+        flush(path)
+    if folder.exists():  # an empty folder
+        folder.rmdir()
+    writing.rename(folder)
+    flush(folder.parent)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -5,7 +5,6 @@ judge/judge.safetensors    the weights, and the whole `JudgeSpec` in the metadat
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoints, model
 from fromnoise.checkpoints import CheckpointError, TensorFile
-from fromnoise.config import ConfigError, Section
+from fromnoise.config import Section
 from fromnoise.data.batches import to_float
 from fromnoise.evaluation.label_scores import Verdicts
 from fromnoise.model import pick_device
@@ -143,23 +142,14 @@ class Judge:
 def save_judge(judge: Judge, folder: str | Path) -> Path:
     """Write a new folder with judge.safetensors and judge.json, complete or not at all.
 
-    Raises ConfigError where `folder` has something in it.
+    Raises FolderInUse where `folder` has something in it.
     """
     folder = Path(folder).absolute()
-    refuse_existing(folder)
     weights = judge.network.state_dict()
-    writing = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(writing, ignore_errors=True)  # left over from one that was killed
-    writing.mkdir(parents=True)
-    checkpoints.write_tensors(writing / WEIGHTS, TensorFile(weights, judge.spec.metadata()))
     readable = json.dumps(judge.spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    (writing / READABLE).write_text(f"{readable}\n", encoding="utf-8")
-    for path in (writing / WEIGHTS, writing / READABLE, writing):
-        checkpoints.flush(path)
-    if folder.exists():  # an empty folder
-        folder.rmdir()
-    writing.rename(folder)
-    checkpoints.flush(folder.parent)
+    with checkpoints.new_folder(folder) as writing:
+        checkpoints.write_tensors(writing / WEIGHTS, TensorFile(weights, judge.spec.metadata()))
+        (writing / READABLE).write_text(f"{readable}\n", encoding="utf-8")
     return folder
 
 
@@ -195,12 +185,6 @@ def with_weights(
 def not_finite(weights: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with a NaN or an infinity in it."""
     return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
-
-
-def refuse_existing(folder: Path) -> None:
-    """Raise ConfigError unless a folder can be written there without losing anything."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder.absolute()} is not empty; give --out a new folder")
 
 
 def _find_judge_file(path: Path) -> Path:

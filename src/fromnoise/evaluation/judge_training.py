@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.checkpoints import NotFinite
+from fromnoise.checkpoints import NotFinite, refuse_used
 from fromnoise.config import ConfigError
 from fromnoise.data import ImageSet
 from fromnoise.data.batches import batch_indices, to_float
@@ -22,7 +22,6 @@ from fromnoise.evaluation.judge import (
     Kind,
     build_network,
     not_finite,
-    refuse_existing,
     save_judge,
 )
 from fromnoise.evaluation.judge_data import Labelled, divide, kind_of, open_labelled
@@ -65,7 +64,7 @@ def judge_to_folder(
     Raises ValueError, before anything is written, for anything that is wrong with these.
     """
     out = Path(out)
-    refuse_existing(out)
+    refuse_used(out)
     images, test = open_labelled(
         data,
         source=source,

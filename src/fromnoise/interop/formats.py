@@ -1,6 +1,5 @@
 """The formats that can be imported, and the way from a file to a model folder."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from fromnoise.checkpoints import CheckpointError, TensorFile, write_tensors
+from fromnoise.checkpoints import (
+    CheckpointError,
+    TensorFile,
+    new_folder,
+    refuse_used,
+    write_tensors,
+)
 from fromnoise.config import (
     ConfigError,
     check_sampling,
@@ -53,8 +58,7 @@ def import_model(
     holds, or would execute code; nothing is written then.
     """
     file, out = Path(file), Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out.absolute()} is not empty; give --out a new folder")
+    refuse_used(out)
     name, foreign = recognise(file, format)
     spec = _specification(foreign.spec, overrides or {}, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": foreign.step})
@@ -73,14 +77,9 @@ def import_model(
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
-    writing = out.with_name(f".writing-{out.name}")
-    shutil.rmtree(writing, ignore_errors=True)  # left over from an import that was killed
-    writing.mkdir(parents=True)
-    for target, content in files.items():
-        write_tensors(writing / target, content)
-    if out.exists():  # an empty folder
-        out.rmdir()
-    writing.rename(out)
+    with new_folder(out) as writing:
+        for target, content in files.items():
+            write_tensors(writing / target, content)
     return spec, foreign.notes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors
+from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors, refuse_used
 from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
@@ -191,8 +191,7 @@ def _refuse_existing(folder: Path) -> None:
             f"{folder} is a run already; to continue it: fromnoise resume {folder}; "
             "to begin another: --out with a new folder"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder.absolute()} is not empty; give --out a new folder")
+    refuse_used(folder)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
