@@ -30,8 +30,9 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
         ({"multipliers": (1, 2), "downsample": "symmetric", "image_channels": 1}, (8, 12)),
         ({"multipliers": (1, 3, 2), "attention_levels": (0, 2), "num_res_blocks": 1}, (8, 8)),
         ({"multipliers": (1,), "attention_levels": (), "image_channels": 5}, (5, 7)),
+        ({"multipliers": (1, 2), "scale_shift": True}, (8, 8)),
     ],
-    ids=["paper", "symmetric", "widths", "one-level"],
+    ids=["paper", "symmetric", "widths", "one-level", "scale-shift"],
 )
 def test_gives_the_output_and_gradients_of_its_twin(options, size):
     ours = randomised(DDPM(**TINY, **options))
@@ -59,6 +60,7 @@ def test_config_is_that_of_the_published_cifar10_model():
     assert config == {
         "act_fn": "silu",
         "attention_head_dim": None,
+        "attn_norm_num_groups": 32,
         "block_out_channels": [128, 256, 256, 256],
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
         "downsample_padding": 0,
@@ -70,6 +72,7 @@ def test_config_is_that_of_the_published_cifar10_model():
         "norm_eps": 1e-6,
         "norm_num_groups": 32,
         "out_channels": 3,
+        "resnet_time_scale_shift": "default",
         "time_embedding_type": "positional",
         "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
     }

@@ -29,6 +29,7 @@ LINEAR = {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 4, "memories"
 CONTEXT = {"features": 8, "pool": 3, "expand": 3}
 FORMS = {
     "ddpm": ("ddpm", DDPM),
+    "ddpm, scale and shift": ("ddpm", {**DDPM, "scale_shift": True}),
     "dense_attention": ("dense_attention", DENSE),
     "stacked, published": ("stacked", STACKED),
     "stacked, corrected": (

@@ -35,6 +35,7 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         ({"cond_dim": 6}, (4, 4)),
         ({"dropout": 0.4}, (4, 4)),
         ({"learned_variance": True, "norm_eps": 0.3}, (4, 4)),
+        ({"scale_shift": True, "cond_dim": 6}, (4, 4)),
     ],
     ids=[
         "defaults",
@@ -45,6 +46,7 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         "cond",
         "dropout",
         "learned variance, eps",
+        "scale-shift",
     ],
 )
 def test_equals_the_definition(definition_of, options, size):

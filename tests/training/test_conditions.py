@@ -42,11 +42,12 @@ def test_the_share_of_empty_conditions_is_the_setting_whatever_the_number_of_lab
 
 def test_a_share_of_the_images_says_a_part_and_any_part_alike(digits):
     cond = conditions(digits, dropout=0.0, label_dropout=0.4)
-    said = (cond != 0).sum(dim=1)
-    counts = torch.bincount(said, minlength=11).double() / len(cond)
-    # a share uniform in [0, 1] makes every number of the 10 labels equally likely: Bayes's billiard
-    expected = torch.full((11,), 0.4 / 11).double()
-    expected[10] += 0.6
+    present, absent = (cond > 0).sum(dim=1), (cond < 0).sum(dim=1)
+    counts = torch.bincount(present * 10 + absent, minlength=20).double() / len(cond)
+    # a share uniform in [0, 1] makes every number of kept labels equally likely (Bayes's billiard):
+    # 0 or 1 of the present one, times 0 to 9 of the absent nine
+    expected = torch.full((20,), 0.4 / 20).double()
+    expected[19] += 0.6
     error = 4 * (expected * (1 - expected) / len(cond)).sqrt()
     assert ((counts - expected).abs() < error).all()
     assert (cond.sum(dim=0).abs() > 0).all()  # no label is never said

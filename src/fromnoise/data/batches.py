@@ -54,15 +54,17 @@ def load_conditions(
 
     Each image loses all its labels with probability `dropout`, so that the network learns the empty
     condition as often as that, however many labels there are. With probability `label_dropout` it
-    says only a part: each label is then kept by a draw of its own, with a share that is uniform in
-    [0, 1] for this image, so that the network learns prompts of few labels as well as of many.
+    says only a part: each label is then kept by a draw of its own. The shares of kept labels, one
+    of the present and one of the absent, are uniform in [0, 1] for this image, so that the network
+    learns prompts of few labels as well as of many, and "red cube" without a list of what is not.
     """
     assert data.labels is not None
     labels = torch.from_numpy(data.labels[batch_indices(seed, step, batch_size, len(data))])
     draws = generator(seed, step, "condition")
     kept = torch.rand(batch_size, 1, generator=draws) >= dropout
     partial = torch.rand(batch_size, 1, generator=draws) < label_dropout
-    share = torch.rand(batch_size, 1, generator=draws)
+    of_present, of_absent = torch.rand(2, batch_size, 1, generator=draws)
+    share = torch.where(labels > 0, of_present, of_absent)
     said = ~partial | (torch.rand(labels.shape, generator=draws) < share)
     return labels.to(torch.float32) * kept * said
 

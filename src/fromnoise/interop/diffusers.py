@@ -56,7 +56,9 @@ def unet_config(network: DDPM) -> dict[str, Any]:
         "downsample_padding": 0 if asymmetric else 1,  # with 0 it pads right and below
         "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
+        "attn_norm_num_groups": network.norm.num_groups,  # of the middle: none if not told
         "norm_eps": network.norm.eps,
+        "resnet_time_scale_shift": "scale_shift" if first.scale_shift else "default",
         "act_fn": "silu",
         "time_embedding_type": "positional",
         "flip_sin_to_cos": False,  # sines first

@@ -15,13 +15,20 @@ Norm = Callable[[int], nn.GroupNorm]
 
 
 class ResidualBlock(nn.Module):
-    """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input."""
+    """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input.
 
-    def __init__(self, c_in: int, c_out: int, c_time: int, *, norm: Norm, dropout: float) -> None:
+    With `scale_shift` the layer of the time gives a scale and a shift of what the second GN returns
+    instead: (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, c_time: int, *, norm: Norm, dropout: float, scale_shift: bool
+    ) -> None:
         super().__init__()
+        self.scale_shift = scale_shift
         self.norm1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(c_time, c_out)
+        self.time = nn.Linear(c_time, c_out * (1 + scale_shift))
         self.norm2 = norm(c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
@@ -30,8 +37,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        told = self.time(time)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + told)
+        h = self.conv2(self.dropout(F.silu(h)))
         return self.shortcut(x) + h
 
 
@@ -80,7 +92,8 @@ class DDPM(nn.Module):
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
     from 0, so (1,) is attention at 16×16 on 32×32 images. The condition, K numbers in {−1, 0, +1},
-    enters beside the time through a layer without bias, so that zeros mean "nothing said".
+    enters beside the time through a layer without bias, so that zeros mean "nothing said". With
+    `scale_shift` both scale and shift the features instead of being added to them.
     Every width must be a multiple of `groups`. The image's sides must be multiples of
     `size_multiple`; any such size works, square or not.
     """
@@ -100,6 +113,7 @@ class DDPM(nn.Module):
         embedding: Literal["halves", "interleaved"] = "halves",
         downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
         norm_eps: float = 1e-6,
+        scale_shift: bool = False,
     ) -> None:
         super().__init__()
         _check_options(channels, multipliers, num_res_blocks, attention_levels, dropout, groups)
@@ -115,7 +129,9 @@ class DDPM(nn.Module):
             return nn.GroupNorm(groups, width, eps=norm_eps)
 
         def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, c_time, norm=norm, dropout=dropout)
+            return ResidualBlock(
+                c_in, c_out, c_time, norm=norm, dropout=dropout, scale_shift=scale_shift
+            )
 
         def level(i: int, c_ins: list[int]) -> Level:
             count = len(c_ins) if i in attention_levels else 0

@@ -24,6 +24,7 @@ def definition(
     embedding: Literal["halves", "interleaved"] = "halves",
     downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
     norm_eps: float = 1e-6,
+    scale_shift: bool = False,
     **_: object,  # what the weights tell
 ) -> Tensor:
     """The output for the weights p, in the precision of x, with `dropout` acting."""
@@ -43,8 +44,13 @@ def definition(
 
     def residual(name, h):
         r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
-        r = r + linear(f"{name}.time", F.silu(time))[:, :, None, None]
-        r = F.dropout(norm_silu(f"{name}.norm2", r), dropout)
+        told = linear(f"{name}.time", F.silu(time))[:, :, None, None]
+        if scale_shift:
+            c = r.shape[1]
+            r = norm(f"{name}.norm2", r) * (1 + told[:, :c]) + told[:, c:]
+        else:
+            r = norm(f"{name}.norm2", r + told)
+        r = F.dropout(F.silu(r), dropout)
         r = conv(f"{name}.conv2", r, padding=1)
         return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
 
