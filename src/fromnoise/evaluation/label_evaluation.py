@@ -198,7 +198,8 @@ def _judged_as(model: Model, judge: Judge) -> list[int]:
         raise DataError(
             f"model and judge were trained on other labels: the model has {len(names)}, the judge "
             f"{len(known)}, and only one of them has {', '.join(differing[:4])}"
-            f"{', …' if len(differing) > 4 else ''}; train a judge on the data of the model"
+            f"{', …' if len(differing) > 4 else ''}; train a judge on the data of the model, read "
+            f"as it was: --source {model.spec.source or 'SOURCE'}"
         )
     judge.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
     seen, drawn = ((of.spec.fit, of.spec.background) for of in (judge, model))

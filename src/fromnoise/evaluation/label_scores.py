@@ -118,13 +118,13 @@ def score_with_intervals(
 
     A percentile bootstrap (Efron 1979) in two stages (Davison & Hinkley 1997, §3.8): as many
     conditions as there are, drawn with replacement, and for each of them as many of its images as
-    it has, drawn with replacement. Resamples in which a score is 0/0 are left out. With one
-    condition there are only seeds to draw, and the interval speaks of that condition alone.
+    it has, drawn with replacement. Resamples in which a score is 0/0 are left out. Where a score is
+    defined in one condition only, its interval speaks of that condition alone: of other seeds.
 
     Images that all score alike, as with a score of 0 or 1, show no spread to resample. Then the
     interval is [r · value, r · value + 1 − r] with r = 0.025^(1/n), for 0 and 1 that of Clopper &
     Pearson 1934 for no event among n. Here n counts the conditions in which the score is defined,
-    as the images of one may all be right or wrong together; if there is one condition, its images.
+    as the images of one may all be right or wrong together; if that is one condition, its images.
 
     How often such an interval holds the truth was simulated. Where conditions differ much
     (intraclass correlation 0.25) and have 100 images each: 94 % with 40 conditions, 92 % with 10,
@@ -221,7 +221,8 @@ def _without_spread(value: float, defined: np.ndarray, group: np.ndarray) -> tup
         return value, value
     # If a share q of a condition's images is expected to differ, all are alike with a probability
     # of at most 1 − q, however they hang together; in n conditions with at most (1 − mean q)ⁿ.
-    n = len(np.unique(group[defined])) if group.max() > 0 else int(defined.sum())
+    n = len(np.unique(group[defined]))
+    n = n if n > 1 else int(defined.sum())
     alike = 0.025 ** (1 / n)
     return alike * value, alike * value + (1 - alike)
 
