@@ -6,16 +6,7 @@ from typing import Annotated
 import typer
 
 from fromnoise import asking
-from fromnoise.cli.options import (
-    BatchSize,
-    Clamp,
-    Device,
-    GuidanceInterval,
-    GuidanceRescale,
-    Sampler,
-    Steps,
-    Weights,
-)
+from fromnoise.cli import options
 from fromnoise.data.iclevr import read_objects
 from fromnoise.data.picture import Fit
 from fromnoise.evaluation.judge import load_judge, save_judge
@@ -43,17 +34,17 @@ def evaluate(
             help="scales s in ε = ε_∅ + s·(ε_c − ε_∅), as in 1,2,3 [default: the model's]"
         ),
     ] = None,
-    guidance_interval: GuidanceInterval = None,
-    guidance_rescale: GuidanceRescale = None,
-    clamp: Clamp = None,
+    guidance_interval: options.GuidanceInterval = None,
+    guidance_rescale: options.GuidanceRescale = None,
+    clamp: options.Clamp = None,
     num: Annotated[int, typer.Option(min=1, help="images for each condition")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    weights: Weights = None,
-    batch_size: BatchSize = 64,
+    sampler: options.Sampler = None,
+    steps: options.Steps = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
     out: Annotated[Path | None, typer.Option(help="[default: evaluation/ in the run]")] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Score how well images show the labels that were asked for, as a judge sees them."""
     loaded, judging = load(model, weights=weights, device=device), load_judge(judge, device=device)
@@ -109,7 +100,7 @@ def judge_train(
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Train a classifier that says what an image shows, and score it on images it never saw."""
     judge_to_folder(
