@@ -1,5 +1,7 @@
 """How good are the samples? Numbers that compare two sets of images."""
 
+from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
+from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 from fromnoise.evaluation.frechet import frechet_distance, gaussian_of, pixel_features
 from fromnoise.evaluation.label_scores import (
     SCORES,
@@ -12,12 +14,7 @@ from fromnoise.evaluation.label_scores import (
     scores,
     scores_per_label,
 )
-from fromnoise.evaluation.neighbours import (
-    CopyCheck,
-    copy_check,
-    nearest,
-    one_nearest_neighbour_accuracy,
-)
+from fromnoise.evaluation.neighbours import nearest, one_nearest_neighbour_accuracy
 
 __all__ = [
     "SCORES",
@@ -25,15 +22,20 @@ __all__ = [
     "Interval",
     "LabelCounts",
     "LabelScores",
+    "Space",
     "Verdicts",
-    "copy_check",
+    "check_copies",
+    "copies_as_json",
+    "copy_verdict",
     "frechet_distance",
     "gaussian_of",
     "label_counts",
     "nearest",
     "one_nearest_neighbour_accuracy",
     "pixel_features",
+    "save_copy_sheet",
     "score_with_intervals",
     "scores",
     "scores_per_label",
+    "space_of",
 ]
