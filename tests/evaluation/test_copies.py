@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial.distance import cdist
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 
 from fromnoise.data import open_images
 from fromnoise.evaluation import (
@@ -35,8 +35,8 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
 
 
-def noisy(images: np.ndarray, *, sigma: float = 0.02) -> np.ndarray:
-    noise = np.random.default_rng(5).standard_normal(images.shape)
+def noisy(images: np.ndarray, *, sigma: float = 0.02, seed: int = 5) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(images.shape)
     return to_uint8(images + 255 * sigma * noise)
 
 
@@ -123,9 +123,9 @@ def test_the_copy_of_an_image_with_twins_is_found():
     train = smooth(1000, 1)
     train[1:9] = noisy(np.repeat(train[:1], 8, axis=0), sigma=0.01)
     samples = smooth(100, 3)
-    samples[5] = noisy(train[4:5])
+    samples[5] = noisy(train[4:5], seed=6)
     check = check_copies(samples, train, smooth(1000, 2))
-    assert check.spaces["pixels"].samples.ratio[5] > 0.8  # which tells nothing
+    assert check.spaces["pixels"].samples.ratio[5] > 0.75  # which tells nothing
     assert check.flagged.nonzero()[0].tolist() == [5]
 
 
@@ -151,7 +151,8 @@ def test_the_threshold_is_weibulls():
     with_copies = np.concatenate([np.zeros(50), figures])
     assert 0.8 * expected < rare_threshold(with_copies) < expected
     assert rare_threshold(np.concatenate([np.zeros(500), figures])) == 0
-    assert rare_threshold(figures[:19]) == 0
+    assert rare_threshold(figures[::300]) == 0  # from 17 images
+    assert rare_threshold(np.ones(100)) == 0
 
 
 def test_the_threshold_flags_about_the_share_that_it_promises():
@@ -214,8 +215,6 @@ def test_nearer_is_mann_and_whitneys_u():
     share, z = nearer(a, b)
     expected = mannwhitneyu(a, b, alternative="less", method="asymptotic", use_continuity=False)
     assert share == pytest.approx(1 - expected.statistic / (len(a) * len(b)))
-    from scipy.stats import norm
-
     assert norm.sf(z) == pytest.approx(expected.pvalue, rel=0.02)  # which corrects σ for ties
 
 
@@ -227,6 +226,10 @@ def test_samples_that_hug_the_training_images_without_copying_are_a_sign_of_over
     words = copy_verdict(check)
     assert "lie nearer to the training images" in words
     assert "a sign of overfitting" in words
+    hugging[:3] = train[:3]
+    assert "As a whole the other samples lie" in copy_verdict(
+        check_copies(hugging, train, held_out)
+    )
     fresh = copy_verdict(check_copies(smooth(1000, 3), train, held_out))
     assert fresh == (
         "None of 1,000 samples is a copy of a training image. Compared with 1,000 held-out real "
@@ -284,7 +287,7 @@ def test_the_sheet_shows_the_closest_pairs_first(tmp_path, monkeypatch):
     near = check.spaces["pixels"].samples
     np.testing.assert_array_equal(shown["images"][0], samples[13])
     np.testing.assert_array_equal(shown["images"][1], samples[13])  # the mirrored training image
-    assert shown["captions"][0] == "sample 13\nCOPY\nby pixels"
+    assert shown["captions"][0] == "sample 13\nCOPY"
     assert shown["captions"][1] == "training 7\nd1 = 0.000\nmirrored\nd1/d2 = 0.00"
     order = near.nearness.argsort()[:4]
     assert [shown["captions"][i].split("\n")[0] for i in (0, 4, 8, 11)] == [

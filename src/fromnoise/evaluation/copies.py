@@ -114,10 +114,11 @@ def check_copies(
 def rare_threshold(figures: np.ndarray, *, share: float = RARE) -> float:
     """The value that a share of images should fall below, by Weibull's law; see `check_copies`.
 
-    figures: of real images (L,), ≥ 0. Never above the smaller quantile, and 0 where that is 0.
+    figures: of real images (L,), ≥ 0. Below the smaller quantile, and 0 where there is no law to
+    see: few images, or the smaller quantile 0 or equal to the larger one.
     """
     few, quarter = np.quantile(figures, (FEW, QUARTER))
-    if len(figures) < FEWEST or few == 0:
+    if len(figures) < FEWEST or few in (0, quarter):
         return 0.0
     at = np.log(-np.log1p(-np.array([share, FEW, QUARTER])))
     slope = np.log(quarter / few) / (at[2] - at[1])  # 1/D
@@ -158,17 +159,13 @@ class SpaceCheck:
         near = figures.distance <= self.distance_threshold
         return near | (figures.nearness <= self.nearness_threshold)
 
-    def nearer(self) -> tuple[float, float]:
-        """How often a sample is nearer to the training images than a real one, and its z-score.
-
-        Mann and Whitney's U of the distances d_1, as a share: 0.5 where both are alike. So do
-        Meehan, Chaudhuri and Dasgupta 2020 test for copying.
-        """
-        return nearer(self.samples.distance, self.held_out.distance)
-
 
 def nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """How often a number of a is below one of b, ties half, and by how many σ that is above ½."""
+    """How often a number of a is below one of b, ties half, and by how many σ that is above ½.
+
+    Mann and Whitney's U as a share. With the distances d_1 of samples and of held-out images it is
+    the test for copying of Meehan, Chaudhuri and Dasgupta 2020, over the whole space at once.
+    """
     ordered = np.sort(b)
     above = len(b) - np.searchsorted(ordered, a, side="right")
     equal = np.searchsorted(ordered, a, side="right") - np.searchsorted(ordered, a, side="left")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.evaluation.copies import AROUND, RARE, CopyCheck, Figures, SpaceCheck
+from fromnoise.evaluation.copies import AROUND, RARE, CopyCheck, Figures, SpaceCheck, nearer
 from fromnoise.pictures import StrPath, grid_figure
 
 QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
@@ -94,7 +94,8 @@ def save_copy_sheet(
         space = _telling(check, int(i))
         near = check.spaces[space].samples
         images.append(samples[i])
-        captions.append(f"sample {i}" + "\nCOPY" * bool(check.flagged[i]) + f"\nby {space}")
+        by = f"\nby {space}" * (len(check.spaces) > 1)
+        captions.append(f"sample {i}" + "\nCOPY" * bool(check.flagged[i]) + by)
         for rank, distance in enumerate((near.distance[i], near.second[i])):
             which, mirrored = near.index[i, rank], near.mirrored[i, rank]
             images.append(train[which][..., ::-1] if mirrored else train[which])
@@ -122,17 +123,20 @@ def _kinds(check: CopyCheck) -> str:
 
 
 def _as_a_whole(check: CopyCheck) -> list[str]:
-    """A sentence for each space in which the samples lie nearer than unseen images do."""
-    sentences = []
+    """A sentence for each space in which samples, copies aside, lie nearer than unseen images."""
+    sentences, rest = [], ~check.flagged
+    who = "the samples lie" if rest.all() else "the other samples lie"
     for name, of in check.spaces.items():
-        share, z = of.nearer()
+        distance, real = of.samples.distance[rest], of.held_out.distance
+        if not len(distance):
+            continue
+        share, z = nearer(distance, real)
         if share < VISIBLE or z < CERTAIN:
             continue
-        medians = (np.median(figures.distance) for figures in (of.samples, of.held_out))
         sentences.append(
-            "As a whole the samples lie nearer to the training images than unseen real images do "
-            "({:.3f} against {:.3f} in the median, by {}): a sign of overfitting, or of samples "
-            "smoother than the data.".format(*medians, name)
+            f"As a whole {who} nearer to the training images than unseen real images do "
+            f"({np.median(distance):.3f} against {np.median(real):.3f} in the median, by {name}): "
+            "a sign of overfitting, or of samples smoother than the data."
         )
     return sentences
 
@@ -174,7 +178,7 @@ def _copy(check: CopyCheck, i: int) -> dict[str, Any]:
 
 
 def _space(of: SpaceCheck) -> dict[str, Any]:
-    share, z = of.nearer()
+    share, z = nearer(of.samples.distance, of.held_out.distance)
     return {
         "thresholds": {"distance": of.distance_threshold, "nearness": of.nearness_threshold},
         "flagged": int(of.flags(of.samples).sum()),
