@@ -146,7 +146,7 @@ def test_flat_images_are_no_copies_of_each_other():
 def test_the_threshold_is_weibulls():
     cumulative = (np.arange(5000) + 0.5) / 5000
     figures = 0.3 * (-np.log1p(-cumulative)) ** (1 / 12)
-    expected = 0.3 * (-np.log1p(-1e-5)) ** (1 / 12)
+    expected = 0.3 * (-np.log1p(-1e-6)) ** (1 / 12)
     assert rare_threshold(figures) == pytest.approx(expected, rel=1e-3)
     with_copies = np.concatenate([np.zeros(50), figures])
     assert 0.8 * expected < rare_threshold(with_copies) < expected
@@ -191,7 +191,7 @@ def test_the_order_of_images_changes_nothing():
     np.testing.assert_array_equal(x.samples.distance[of_samples], y.samples.distance)
     np.testing.assert_array_equal(x.samples.index[of_samples], of_train[y.samples.index])
     np.testing.assert_array_equal(a.flagged[of_samples], b.flagged)
-    assert x.nearness_threshold == y.nearness_threshold
+    assert x.thresholds == y.thresholds
 
 
 def test_a_further_space_finds_what_pixels_do_not_and_says_so():

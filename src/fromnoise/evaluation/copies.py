@@ -2,7 +2,7 @@
 
 Nothing but real images tells how near is too near: in some sets every image has a near twin. So
 the same figures are taken of real images that the model never saw, and from them a rule is made
-that one in 100,000 of them would break.
+that one of a million of them would break.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from fromnoise.evaluation.neighbours import Ranked, ranked_neighbours
 
 PIXELS = "pixels"
 AROUND = 10  # the rank of the neighbour that tells how far neighbours are around an image
-RARE = 1e-5  # the share of unseen images that each threshold may flag
+RARE = 1e-6  # the share of unseen images that each threshold may flag
 QUARTER, FEW = 0.25, 0.05  # the quantiles that give the law of the small figures
+FIGURES = ("distance", "ratio", "nearness")  # of `Figures`; each has a threshold
 FEWEST = 20  # real images; from fewer no threshold is made
 MOST_LEFT_OUT = 4096  # training images that stand in for held-out ones
 
@@ -72,19 +73,20 @@ def check_copies(
 ) -> "CopyCheck":
     """Look for copies of training images, in pixels and in further spaces.
 
-    Two figures are taken of each image, its distance d_1 to the nearest training image and its
-    nearness d_1/d_k, with d_k to the k-th nearest, k = 10 or, among fewer images, the last (in
-    place of Carlini et al. 2023, who divide by half the mean of the 50 nearest). d_1/d_2 alone
-    would miss the copy of an image that has a twin in the training set, and d_1 alone takes images
-    with little on them for copies. A sample is a copy where either figure, in any space, is at
-    most its threshold. Mirrored training images count too.
+    Three figures are taken of each image: its distance d_1 to the nearest training image, the ratio
+    d_1/d_2 to the second nearest, and its nearness d_1/d_k to the k-th, k = 10 or, among fewer
+    images, the last (in place of Carlini et al. 2023, who divide by half the mean of the 50
+    nearest). d_1 alone would take images with little on them for copies; d_1/d_2 finds the most,
+    but not the copy of an image that has a twin in the training set, which d_1/d_k finds. A sample
+    is a copy where any figure, in any space, is at most its threshold. Mirrored training images
+    count too.
 
     The threshold: points that are scattered in D dimensions lie at distances to the nearest with
-    P(d_1 ≤ d) = 1 − exp(−c d^D), Weibull's law, and d_1/d_k does so too where it is small. The
-    line through the 25 % and the 5 % quantile of real images' figures, in log d over
-    log(−log(1 − P)), is followed down to P = 10⁻⁵. One real image in a hundred that is itself a
-    copy does not move it much. From fewer than 20 images no line is made, and the threshold is 0:
-    only what is equal is a copy.
+    P(d_1 ≤ d) = 1 − exp(−c d^D), Weibull's law, and of the two quotients P falls with the same
+    power D where they are small. The line through the 25 % and the 5 % quantile of real images'
+    figures, in log d over log(−log(1 − P)), is followed down to P = 10⁻⁶. One real image in a
+    hundred that is itself a copy does not move it much. From fewer than 20 images no line is made,
+    and the threshold is 0: only what is equal is a copy.
 
     Args:
         samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3.
@@ -151,13 +153,12 @@ class SpaceCheck:
 
     samples: Figures
     held_out: Figures
-    distance_threshold: float
-    nearness_threshold: float
+    thresholds: dict[str, float]  # of each of `FIGURES`
 
     def flags(self, figures: Figures) -> np.ndarray:
         """Which images, bool (N,), are as near as copies."""
-        near = figures.distance <= self.distance_threshold
-        return near | (figures.nearness <= self.nearness_threshold)
+        near = [getattr(figures, key) <= most for key, most in self.thresholds.items()]
+        return np.any(near, axis=0)
 
 
 def nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -213,13 +214,13 @@ def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
     return SpaceCheck(
         samples=of_samples,
         held_out=of_held_out,
-        distance_threshold=rare_threshold(of_held_out.distance),
-        nearness_threshold=rare_threshold(of_held_out.nearness),
+        thresholds={key: rare_threshold(getattr(of_held_out, key)) for key in FIGURES},
     )
 
 
 def _figures(found: Ranked, unit: float) -> Figures:
-    return Figures(*(found.distance / unit).T, found.index[:, :2], found.mirrored[:, :2])
+    first, second, around = (found.distance / unit).T
+    return Figures(first, second, around, found.index[:, :2], found.mirrored[:, :2])
 
 
 def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -5,11 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.evaluation.copies import AROUND, RARE, CopyCheck, Figures, SpaceCheck, nearer
+from fromnoise.evaluation.copies import (
+    AROUND,
+    FIGURES,
+    RARE,
+    CopyCheck,
+    Figures,
+    SpaceCheck,
+    nearer,
+)
 from fromnoise.pictures import StrPath, grid_figure
 
 QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
-FIGURES = ("distance", "ratio", "nearness")
 PAIRS = 24  # on a sheet …
 COLUMNS = 11  # … three in a row, of three images each, and a gap between them
 # Samples count as nearer as a whole where chance is ruled out, and the difference is one to see.
@@ -32,7 +39,7 @@ def copy_verdict(check: CopyCheck) -> str:
     compared = (
         f"Compared with {len(real):,} {unseen}, of which {real.sum():,} would pass for copies"
     )
-    if not any(max(of.distance_threshold, of.nearness_threshold) for of in check.spaces.values()):
+    if not any(max(of.thresholds.values()) for of in check.spaces.values()):
         compared += ", and as these allow of no rule, only equal images count"
     return " ".join([first, *_as_a_whole(check), f"{compared}."])
 
@@ -46,8 +53,9 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
     return {
         "verdict": copy_verdict(check),
         "rule": (
-            f"distance or nearness, d_1/d_k with k = {min(AROUND, check.num_train - 1)}, at most "
-            f"its threshold, below which one unseen image in {1 / RARE:,.0f} is expected"
+            "distance d_1, ratio d_1/d_2 or nearness d_1/d_k with "
+            f"k = {min(AROUND, check.num_train - 1)} at most its threshold, below which one unseen "
+            f"image in {1 / RARE:,.0f} is expected"
         ),
         "compared with": _unseen(check),
         "samples": _counts(check.flagged, check.exact),
@@ -180,7 +188,7 @@ def _copy(check: CopyCheck, i: int) -> dict[str, Any]:
 def _space(of: SpaceCheck) -> dict[str, Any]:
     share, z = nearer(of.samples.distance, of.held_out.distance)
     return {
-        "thresholds": {"distance": of.distance_threshold, "nearness": of.nearness_threshold},
+        "thresholds": of.thresholds,
         "flagged": int(of.flags(of.samples).sum()),
         "held_out_flagged": int(of.flags(of.held_out).sum()),
         "samples": _quantiles(of.samples),
