@@ -78,9 +78,10 @@ def test_copies_of_real_digits_are_found(kind, unseen):
     digits = np.asarray(open_images("digits").images)
     digits = digits[np.random.default_rng(0).permutation(len(digits))]
     train, held_out, samples = digits[:1000], digits[1000:1400], digits[1400:].copy()
-    samples[:20] = KINDS[kind](train[::50])
+    samples[:200] = KINDS[kind](train[::5])
     check = check_copies(samples, train, held_out if unseen == "held out" else None)
-    assert check.flagged.nonzero()[0].tolist() == list(range(20))
+    assert check.flagged[:200].mean() >= (0.97 if "noisy" in kind else 1)
+    assert check.flagged[200:].sum() == 0
     assert check.held_out_flagged.sum() == 0
 
 
@@ -287,7 +288,7 @@ def test_the_sheet_shows_the_closest_pairs_first(tmp_path, monkeypatch):
     near = check.spaces["pixels"].samples
     np.testing.assert_array_equal(shown["images"][0], samples[13])
     np.testing.assert_array_equal(shown["images"][1], samples[13])  # the mirrored training image
-    assert shown["captions"][0] == "sample 13\nCOPY"
+    assert shown["captions"][0] == "sample 13\nd1/d10 = 0.00\nCOPY"
     assert shown["captions"][1] == "training 7\nd1 = 0.000\nmirrored\nd1/d2 = 0.00"
     order = near.nearness.argsort()[:4]
     assert [shown["captions"][i].split("\n")[0] for i in (0, 4, 8, 11)] == [

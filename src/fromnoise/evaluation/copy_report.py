@@ -54,7 +54,7 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
         "verdict": copy_verdict(check),
         "rule": (
             "distance d_1, ratio d_1/d_2 or nearness d_1/d_k with "
-            f"k = {min(AROUND, check.num_train - 1)} at most its threshold, below which one unseen "
+            f"k = {_around(check)} at most its threshold, below which one unseen "
             f"image in {1 / RARE:,.0f} is expected"
         ),
         "compared with": _unseen(check),
@@ -81,7 +81,7 @@ def save_copy_sheet(
     """Write the closest pairs as a PNG: sample, nearest and second nearest training image.
 
     A training image is shown mirrored where that is how it is near. Below it: which it is, its
-    distance, and below the nearest d_1/d_2 too. Copies are marked.
+    distance, and below the nearest d_1/d_2 too; below the sample d_1/d_k. Copies are marked.
 
     Args:
         samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W).
@@ -103,7 +103,8 @@ def save_copy_sheet(
         near = check.spaces[space].samples
         images.append(samples[i])
         by = f"\nby {space}" * (len(check.spaces) > 1)
-        captions.append(f"sample {i}" + "\nCOPY" * bool(check.flagged[i]) + by)
+        nearness = f"\nd1/d{_around(check)} = {near.nearness[i]:.2f}"
+        captions.append(f"sample {i}{nearness}" + "\nCOPY" * bool(check.flagged[i]) + by)
         for rank, distance in enumerate((near.distance[i], near.second[i])):
             which, mirrored = near.index[i, rank], near.mirrored[i, rank]
             images.append(train[which][..., ::-1] if mirrored else train[which])
@@ -117,6 +118,10 @@ def save_copy_sheet(
 
 def _unseen(check: CopyCheck) -> str:
     return "training images, each left out" if check.left_out else "held-out real images"
+
+
+def _around(check: CopyCheck) -> int:
+    return min(AROUND, check.num_train - 1)
 
 
 def _some(flags: np.ndarray, of_what: str) -> str:
