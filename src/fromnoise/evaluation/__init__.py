@@ -1,5 +1,7 @@
 """How good are the samples? Numbers that compare two sets of images."""
 
+from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
+from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 from fromnoise.evaluation.frechet import frechet_distance
 from fromnoise.evaluation.label_scores import (
     SCORES,
@@ -13,12 +15,7 @@ from fromnoise.evaluation.label_scores import (
     scores_per_label,
 )
 from fromnoise.evaluation.moments import Moments, merged, moments_of
-from fromnoise.evaluation.neighbours import (
-    CopyCheck,
-    copy_check,
-    nearest,
-    one_nearest_neighbour_accuracy,
-)
+from fromnoise.evaluation.neighbours import nearest, one_nearest_neighbour_accuracy
 from fromnoise.evaluation.set_metrics import (
     frechet_scores,
     inception_score,
@@ -33,8 +30,11 @@ __all__ = [
     "LabelCounts",
     "LabelScores",
     "Moments",
+    "Space",
     "Verdicts",
-    "copy_check",
+    "check_copies",
+    "copies_as_json",
+    "copy_verdict",
     "frechet_distance",
     "frechet_scores",
     "inception_score",
@@ -45,7 +45,9 @@ __all__ = [
     "nearest",
     "one_nearest_neighbour_accuracy",
     "precision_and_recall",
+    "save_copy_sheet",
     "score_with_intervals",
     "scores",
     "scores_per_label",
+    "space_of",
 ]
