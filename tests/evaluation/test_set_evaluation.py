@@ -43,6 +43,10 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert set(record["scores"]) == {"fid", "fid_infinity", "kid", "precision", "recall"}
     assert "tells classes apart" in record["missing"]["is"]
     assert record["complete"]
+    assert record["copies"]["training_images"] == 1797
+    assert record["copies"]["compared with"] == "training images, each left out"
+    assert record["copies"]["verdict"] in out
+    assert (folder / record["copies"]["sheet"]).is_file()
     assert record["reference"] == {
         "what": "digits, train",
         "count": 1797,
@@ -85,6 +89,7 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     expected = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     assert record["generated"] == {"what": str(tmp_path / "made.npz"), "count": 70}
+    assert record["missing"]["copies"].startswith("it is not known what was trained on")
     code, _, err = cli(*arguments, "--extractor", "pixels", "--num-images", 71)
     assert code == 2
     assert "has 70 images, and 71 are asked for" in err
@@ -122,7 +127,7 @@ def sets():
 
 
 def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monkeypatch):
-    def stopped(sets):
+    def stopped(subject):
         raise KeyboardInterrupt
 
     images, reference = sets

@@ -12,7 +12,14 @@ from fromnoise.evaluation.generated import Generated, draw, found
 from fromnoise.evaluation.judge import load_judge
 from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of
 from fromnoise.evaluation.label_evaluation import table as label_table
-from fromnoise.evaluation.real import Real, as_they_are, of_the_run, prepared_like
+from fromnoise.evaluation.real import (
+    UNKNOWN,
+    Real,
+    as_they_are,
+    known_of,
+    of_the_run,
+    prepared_like,
+)
 from fromnoise.evaluation.reference import reference_from_npz, reference_of
 from fromnoise.evaluation.set_evaluation import (
     METRICS,
@@ -138,6 +145,7 @@ def as_a_set(
             else reference_from_npz(Path(reference), space),
             space,
             folder,
+            known=known_of(path) if model is not None else UNKNOWN,
             metrics=metrics,
             allow_small=allow_small,
             progress=progress,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from fromnoise.config import ConfigError, load_recipe
 from fromnoise.data import DataError, ImageSet, detect_source, open_images
 from fromnoise.model import Model, home_of
@@ -37,12 +39,31 @@ def of_the_run(loaded_from: Path, split: str) -> Real:
     )
 
 
-def held_out_of(loaded_from: Path) -> Real | None:
-    """The test images of a run's source; None where it has none."""
-    try:
-        return of_the_run(loaded_from, "test")
-    except (DataError, ConfigError):
-        return None
+class Known(NamedTuple):
+    """What is known of the images that a model was trained on."""
+
+    training: Real | None = None
+    held_out: Real | None = None  # of the same source, and not trained on
+
+
+UNKNOWN = Known()
+
+
+def known_of(loaded_from: Path) -> Known:
+    """The training and test images of the run that a model was loaded from, as far as they go."""
+    found = []
+    for split in ("train", "test"):
+        try:
+            found.append(of_the_run(loaded_from, split))
+        except (ConfigError, DataError):  # no run, no test images, or they are gone
+            found.append(None)
+    return Known(*found)
+
+
+def evenly(images: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the images, evenly spread."""
+    rows = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(np.int64)
+    return images[rows]
 
 
 def prepared_like(model: Model, path: Path) -> Real:

@@ -2,8 +2,9 @@
 
     set-…/metrics.json    scores with their intervals, and the circumstances
           metrics.md      the same as a table
+          copies.png      generated images beside the training images that they are nearest to
 
-Both are written anew after every metric, so that what is done is not lost with what comes next.
+The first two are written anew after every metric, so that none is lost with what comes next.
 """
 
 import json
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config import ConfigError, unknown
+from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
+from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.extractors import (
     PRETRAINED,
     Extractor,
@@ -30,7 +33,8 @@ from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.label_scores import Interval
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.published import published_beside
-from fromnoise.evaluation.reference import Reference
+from fromnoise.evaluation.real import UNKNOWN, Known, Real, evenly
+from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.evaluation.set_metrics import (
     BLOCKS,
     frechet_scores,
@@ -40,16 +44,20 @@ from fromnoise.evaluation.set_metrics import (
 )
 from fromnoise.evaluation.set_table import Record, table
 
-METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.md"
+METRICS_FILE, TABLE_FILE, SHEET = "metrics.json", "metrics.md", "copies.png"
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
-class Sets(NamedTuple):
-    """Generated images, in the order of their seeds, and real ones, as features."""
+class Subject(NamedTuple):
+    """What is scored, and all that scores may need to know."""
 
-    features: np.ndarray  # float32 (N, D)
+    generated: Generated
+    features: np.ndarray  # float32 (N, D), in the order of the seeds
     logits: np.ndarray | None  # float32 (N, K)
     reference: Reference
+    extractor: Extractor
+    known: Known
+    folder: Path  # for pictures
 
     def real(self) -> np.ndarray:
         """The features of the real images. Raises NotDefined where only their Gaussian is known."""
@@ -59,40 +67,78 @@ class Sets(NamedTuple):
 
 
 class NotDefined(ValueError):
-    """Why a score cannot be had of these sets."""
+    """Why a score cannot be had of this subject."""
 
 
-def fid(sets: Sets) -> dict[str, Interval]:
+def fid(of: Subject) -> Record:
     """The Fréchet distance, which is FID in the features of Inception, and FID∞."""
-    blocks = [moments_of(block) for block in np.array_split(sets.features, BLOCKS)]
-    values = frechet_scores(blocks, sets.reference.mean, sets.reference.covariance)
-    return dict(zip(("fid", "fid_infinity"), values, strict=True))
+    blocks = [moments_of(block) for block in np.array_split(of.features, BLOCKS)]
+    value, at_infinity = frechet_scores(blocks, of.reference.mean, of.reference.covariance)
+    return _scores(fid=value, fid_infinity=at_infinity)
 
 
-def kid(sets: Sets) -> dict[str, Interval]:
+def kid(of: Subject) -> Record:
     """The kernel distance."""
-    return {"kid": kernel_distance(sets.features, sets.real())}
+    return _scores(kid=kernel_distance(of.features, of.real()))
 
 
-def isc(sets: Sets) -> dict[str, Interval]:
+def isc(of: Subject) -> Record:
     """The Inception Score, of whatever classifier the extractor is."""
-    if sets.logits is None:
+    if of.logits is None:
         raise NotDefined("it needs an extractor that tells classes apart: inception, or a judge")
-    return {"inception_score": inception_score(sets.logits)}
+    return _scores(inception_score=inception_score(of.logits))
 
 
-def prc(sets: Sets) -> dict[str, Interval]:
+def prc(of: Subject) -> Record:
     """Precision and recall."""
-    values = precision_and_recall(sets.features, sets.real())
-    return dict(zip(("precision", "recall"), values, strict=True))
+    precision, recall = precision_and_recall(of.features, of.real())
+    return _scores(precision=precision, recall=recall)
 
 
-METRICS: dict[str, Callable[[Sets], dict[str, Interval]]] = {
+def copies(of: Subject) -> Record:
+    """Copies of training images, in pixels and in the features of the extractor."""
+    training, held_out = of.known
+    if training is None:
+        raise NotDefined("it is not known what was trained on: a run says so in its recipe.yaml")
+    made, train = of.generated.images, training.images.images
+    real = None if held_out is None else evenly(held_out.images.images, MOST_LEFT_OUT)
+    spaces = [] if of.extractor.name == "pixels" else [_space(of, training, real)]
+    check = check_copies(made, train, real, spaces=spaces)
+    save_copy_sheet(check, made, train, of.folder / SHEET)
+    return {"copies": {**copies_as_json(check), "sheet": SHEET}}
+
+
+METRICS: dict[str, Callable[[Subject], Record]] = {
     "fid": fid,
     "kid": kid,
     "is": isc,
     "prc": prc,
+    "copies": copies,
 }
+
+
+def _scores(**scores: Interval) -> Record:
+    return {"scores": {name: score._asdict() for name, score in scores.items()}}
+
+
+def _space(of: Subject, training: Real, held_out: np.ndarray | None) -> Space:
+    """The extractor's features of all that a check for copies compares."""
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.features for _, part in in_parts(of.extractor, images)])
+
+    train = reference_of(training, of.extractor).features
+    assert train is not None
+    rows = left_out(len(train))
+    real = training.images.images[rows] if held_out is None else held_out
+    return Space(
+        f"the features of {of.extractor.name}",
+        of.features,
+        features(of.generated.images[..., ::-1]),
+        train,
+        train[rows] if held_out is None else features(held_out),
+        features(real[..., ::-1]),
+    )
 
 
 def evaluate_set(
@@ -101,14 +147,15 @@ def evaluate_set(
     extractor: Extractor,
     folder: Path,
     *,
+    known: Known = UNKNOWN,
     metrics: Sequence[str] = tuple(METRICS),
     allow_small: bool = False,
     progress: Progress = nothing,
 ) -> Record:
     """Score generated images against real ones, and return what metrics.json holds then.
 
-    A metric that is not defined for these sets is named there with the reason. progress is called
-    while features are extracted.
+    known: the training images and others, for the check for copies. A metric that is not defined
+    for these sets is named there with the reason. progress is called while features are extracted.
     Raises ConfigError for an unknown metric and where `folder` has scores already, and
     ExtractorError for fewer images than features, unless `allow_small`.
     """
@@ -128,20 +175,24 @@ def evaluate_set(
     started = time.perf_counter()
     parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
-    sets = Sets(
+    subject = Subject(
+        generated,
         np.concatenate([part.features for part in parts]),
         np.concatenate(logits) if logits else None,
         reference,
+        extractor,
+        known,
+        folder,
     )
     record["seconds"]["features"] = time.perf_counter() - started
     for name in metrics:
         started = time.perf_counter()
         try:
-            scores = METRICS[name](sets)
+            found = METRICS[name](subject)
         except NotDefined as reason:
             record["missing"][name] = str(reason)
         else:
-            record["scores"] |= {key: score._asdict() for key, score in scores.items()}
+            record |= {key: record.get(key, {}) | value for key, value in found.items()}
             record["seconds"][name] = time.perf_counter() - started
         write_record(folder, record)
     record |= {"complete": True, "published": published_beside(record)}

@@ -27,6 +27,8 @@ def table(record: Record) -> str:
     lines += [
         f"| {r['system']}, {r['how']} | {r['fid']:g} | published |" for r in published(record)
     ]
+    if "copies" in record:
+        lines += ["", record["copies"]["verdict"]]
     lines += ["", *(f"- {line}" for line in circumstances(record))]
     return "\n".join(lines) + "\n"
 
