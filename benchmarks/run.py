@@ -10,6 +10,7 @@ BENCHMARKS = [
     ["networks.py"],
     ["networks.py", "--memory"],
     ["memory.py"],
+    ["evaluation.py", "--peer"],
     ["quality.py", "--recipe", "digits"],
     ["quality.py", "--recipe", "digits-long"],
 ]

@@ -69,6 +69,14 @@ def only_scale(scales: Sequence[float] | None) -> float | None:
     return scales[0] if scales else None
 
 
+def parse_counts(text: str) -> list[int]:
+    """`5,10,20` → [5, 10, 20]. Raises ConfigError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"steps {text!r} cannot be read; write 5,10,20,50,100")
+    return [int(part) for part in parts]
+
+
 def parse_names(text: str) -> list[str]:
     """`fid, kid` → ["fid", "kid"]."""
     return [name.strip() for name in text.split(",")]

@@ -15,8 +15,6 @@ from fromnoise.evaluation.judge_training import judge_to_folder
 from fromnoise.evaluation.set_evaluation import METRICS
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
-AS_A_SET, BY_LABELS = "As a set, against real images", "By labels: are they in the images?"
-
 
 def evaluate(
     model: Annotated[
@@ -24,63 +22,37 @@ def evaluate(
     ],
     num_images: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=AS_A_SET, help="[default: 10,000, or all images]"),
+        typer.Option(min=1, help="as a set", show_default="10,000, or all that are there"),
     ] = None,
-    reference: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=AS_A_SET,
-            help="train or test of the run; a folder, zip or npz; or an npz of mu and sigma",
-        ),
-    ] = "train",
-    extractor: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=AS_A_SET,
-            help="inception, dinov2, judge or pixels [default: judge if one is given, inception]",
-        ),
-    ] = None,
-    features_weights: Annotated[
-        Path | None,
-        typer.Option(rich_help_panel=AS_A_SET, help="Inception's, instead of fetching them"),
-    ] = None,
-    metrics: Annotated[
-        str, typer.Option(rich_help_panel=AS_A_SET, help="which, with commas")
-    ] = ",".join(METRICS),
-    allow_small: Annotated[
-        bool,
-        typer.Option(
-            "--allow-small", rich_help_panel=AS_A_SET, help="fewer images than features, marked so"
-        ),
-    ] = False,
+    reference: options.Reference = "train",
+    extractor: options.Extractor = None,
+    features_weights: options.FeaturesWeights = None,
+    metrics: Annotated[str, typer.Option(help="of the set, with commas")] = ",".join(METRICS),
+    allow_small: options.AllowSmall = False,
     conditions: Annotated[
         list[Path] | None,
         typer.Option(
-            rich_help_panel=BY_LABELS,
-            help="a JSON list of conditions; more than one may be given",
+            help="by labels: a JSON list of conditions; more than one may be given",
         ),
     ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
-            rich_help_panel=BY_LABELS,
-            help='as in "red cube, -blue sphere"; more than one may be given',
+            help='by labels: as in "red cube, -blue sphere"; more than one may be given',
         ),
     ] = None,
     cycle_classes: Annotated[
-        bool, typer.Option("--cycle-classes", rich_help_panel=BY_LABELS, help="each label alone")
+        bool, typer.Option("--cycle-classes", help="by labels: each alone")
     ] = False,
-    num: Annotated[
-        int, typer.Option(min=1, rich_help_panel=BY_LABELS, help="images for each condition")
-    ] = 8,
+    num: Annotated[int, typer.Option(min=1, help="by labels: images for each condition")] = 8,
     judge: Annotated[
         Path | None, typer.Option(help="what `fromnoise judge train` wrote; labels need one")
     ] = None,
     guidance: Annotated[
         str | None,
         typer.Option(
-            help="s in ε = ε_∅ + s·(ε_c − ε_∅), and by labels also several, as in 1,2,3 "
-            "[default: the model's]"
+            help="s in ε = ε_∅ + s·(ε_c − ε_∅), and by labels also several, as in 1,2,3 ",
+            show_default="the model's",
         ),
     ] = None,
     guidance_interval: options.GuidanceInterval = None,
@@ -91,7 +63,7 @@ def evaluate(
     steps: options.Steps = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    out: Annotated[Path | None, typer.Option(help="[default: evaluation/ in the run]")] = None,
+    out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Score images: as a set against real ones, or by the labels that were asked for."""
@@ -146,16 +118,19 @@ def judge_train(
     out: Annotated[Path, typer.Option(help="a new folder for the judge")],
     source: Annotated[str | None, typer.Option(help="read it as this source")] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="images to score it on [default: the test set, or a tenth]")
+        Path | None,
+        typer.Option(help="images to score it on", show_default="the test set, or a tenth"),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="pixels a side [default: as is]")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="[default: as is]")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="pixels a side", show_default="as is")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(min=1, show_default="as is")] = None,
     fit: Annotated[Fit, typer.Option(help="how images come to the size")] = "crop",
     background: Annotated[
         str, typer.Option(help="around padded images, and behind transparent ones: R,G,B")
     ] = "255,255,255",
     epochs: Annotated[
-        float | None, typer.Option(help="[default: 200,000 images' worth, 4 to 40]")
+        float | None, typer.Option(show_default="200,000 images' worth, 4 to 40")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -18,7 +18,7 @@ def import_(
         typer.Argument(metavar="[KEY=VALUE]...", help="what the file does not say: size=64"),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help=f"{', '.join(FORMATS)} [default: found out]")
+        str | None, typer.Option(help=", ".join(FORMATS), show_default="found out")
     ] = None,
 ) -> None:
     """Turn another program's weights into a model to sample from, or to start a training from."""

@@ -1,5 +1,6 @@
 """What several commands take."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -10,7 +11,7 @@ Overrides = Annotated[
 Sampler = Annotated[str | None, typer.Option(help="ddim or ddpm")]
 Steps = Annotated[int | None, typer.Option(help="network evaluations per image")]
 GuidanceInterval = Annotated[
-    str | None, typer.Option(help="the t that are guided, as in 200-800 [default: all]")
+    str | None, typer.Option(help="the t that are guided, as in 200-800", show_default="all")
 ]
 GuidanceRescale = Annotated[
     float | None,
@@ -25,3 +26,16 @@ Weights = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
+Reference = Annotated[
+    str, typer.Option(help="train or test of the run; a folder, zip or npz; an npz of mu and sigma")
+]
+Extractor = Annotated[
+    str | None,
+    typer.Option(
+        help="inception, dinov2, judge or pixels", show_default="judge if given, inception"
+    ),
+]
+FeaturesWeights = Annotated[Path | None, typer.Option(help="Inception's, instead of fetching them")]
+AllowSmall = Annotated[
+    bool, typer.Option("--allow-small", help="fewer images than features, marked so")
+]

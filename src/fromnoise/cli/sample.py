@@ -22,7 +22,8 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            help="seeds 0 to NUM-1 [default: 64, or one for each condition]",
+            help="seeds 0 to NUM-1",
+            show_default="64, or one for each condition",
         ),
     ] = None,
     sampler: options.Sampler = None,
@@ -67,7 +68,7 @@ def sample(
         typer.Option(help="of the trajectory, as in 999,700,0: the nearest that are visited"),
     ] = None,
     strips: Annotated[
-        int | None, typer.Option(min=1, help="images in the trajectory [default: 4]")
+        int | None, typer.Option(min=1, help="images in the trajectory", show_default="4")
     ] = None,
     each_step: Annotated[
         bool, typer.Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
@@ -75,7 +76,7 @@ def sample(
     noise: Annotated[
         bool, typer.Option("--noise", help="the starting noise beside what became of it")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
+    out: Annotated[Path | None, typer.Option(show_default="samples/ in the run")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""

@@ -15,7 +15,9 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="the run folder [default: runs/RECIPE]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
 ) -> None:
     """Train a recipe into a new run folder."""
@@ -35,7 +37,7 @@ def resume(
 def progress(
     run: Annotated[Path, typer.Argument(help="a run folder")],
     epochs: Annotated[
-        str | None, typer.Option(help="as in 0,50,100,150,199 [default: five, evenly spread]")
+        str | None, typer.Option(help="as in 0,50,100,150,199", show_default="five, evenly spread")
     ] = None,
 ) -> None:
     """Draw what the same noise became at several moments of the training, side by side."""

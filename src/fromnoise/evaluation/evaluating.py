@@ -24,10 +24,13 @@ from fromnoise.evaluation.reference import reference_from_npz, reference_of
 from fromnoise.evaluation.set_evaluation import (
     METRICS,
     check_before,
+    check_enough,
     check_installed,
     evaluate_set,
 )
 from fromnoise.evaluation.set_table import table
+from fromnoise.evaluation.sweep import best, in_words, sweep, ways, with_default
+from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
 
@@ -113,13 +116,7 @@ def as_a_set(
     generated = found(path, num) if model is None else None
     shape = _shape(model, generated)
     real = None if _is_statistics(reference) else _real_images(reference, path, model, shape)
-    space = open_extractor(
-        extractor or ("judge" if judge is not None else "inception"),
-        shape,
-        judge=None if judge is None else load_judge(judge, device=device),
-        weights=features_weights,
-        device=pick_device(device),
-    )
+    space = _open_space(extractor, shape, judge, features_weights, device)
     count = len(generated.images) if generated else num or USUAL
     folder = out or _default_folder(path, model, space, reference, count, how)
     check_before(count, metrics, space, folder, allow_small=allow_small)
@@ -138,11 +135,14 @@ def as_a_set(
             )
     assert generated is not None
     with counting("features") as progress:
-        record = evaluate_set(
-            generated,
+        against = (
             reference_of(real, space, progress=progress)
             if real is not None
-            else reference_from_npz(Path(reference), space),
+            else reference_from_npz(Path(reference), space)
+        )
+        record = evaluate_set(
+            generated,
+            against,
             space,
             folder,
             known=known_of(path) if model is not None else UNKNOWN,
@@ -153,10 +153,82 @@ def as_a_set(
     return table(record), folder
 
 
+def sweep_a_model(
+    path: Path,
+    *,
+    samplers: Sequence[str],
+    steps: Sequence[int],
+    scales: Sequence[float] = (),
+    num: int = 1000,
+    reference: str = "train",
+    extractor: str | None = None,
+    judge: Path | None = None,
+    features_weights: Path | None = None,
+    allow_small: bool = False,
+    batch_size: int = 64,
+    weights: Weights | None = None,
+    out: Path | None = None,
+    save_best: Path | None = None,
+    device: str = "auto",
+) -> tuple[str, Path]:
+    """Measure quality against cost in several ways of sampling; the table and its folder.
+
+    scales: of guidance; none for the model's own. save_best: where to write the model with the best
+    way as its default. Others as in `as_a_set`.
+    """
+    check_installed()
+    model = load(path, weights=weights, device=device)
+    plans = ways(model, samplers, steps, scales)
+    real = None if _is_statistics(reference) else _real_images(reference, path, model, (0, 0, 0))
+    space = _open_space(extractor, _shape(model, None), judge, features_weights, device)
+    folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
+    check_enough(num, space, allow_small=allow_small)
+    if save_best is not None and save_best.exists():
+        raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")
+    with counting("features") as progress:
+        against = (
+            reference_of(real, space, progress=progress)
+            if real is not None
+            else reference_from_npz(Path(reference), space)
+        )
+    rows = sweep(
+        model,
+        plans,
+        against,
+        space,
+        folder,
+        num=num,
+        labels_of=real,
+        batch_size=batch_size,
+        loaded_from=str(path.absolute()),
+    )
+    row = best(rows)
+    said = f"best: {in_words(row)}, the fastest within the interval of the smallest distance"
+    if save_best is not None:
+        said += f"; the default of {with_default(model, row).save(save_best).absolute()}"
+    return f"{sweep_table(rows, space.name)}\n{said}\n", folder
+
+
 def is_model(path: Path) -> bool:
     """Whether a path is a run, a checkpoint or a model file, or at least not images."""
     inside = ("checkpoints", "recipe.yaml", *FILE_OF.values())
     return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
+
+
+def _open_space(
+    extractor: str | None,
+    shape: tuple[int, int, int],
+    judge: Path | None,
+    features_weights: Path | None,
+    device: str,
+) -> Extractor:
+    return open_extractor(
+        extractor or ("judge" if judge is not None else "inception"),
+        shape,
+        judge=None if judge is None else load_judge(judge, device=device),
+        weights=features_weights,
+        device=pick_device(device),
+    )
 
 
 def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, int]:

@@ -225,6 +225,11 @@ def check_before(
     for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"--metrics {unknown(name, METRICS)}")
+    check_enough(num, extractor, allow_small=allow_small)
+
+
+def check_enough(num: int, extractor: Extractor, *, allow_small: bool = False) -> None:
+    """Raise ExtractorError for fewer images than features, or for almost none."""
     if num < 2 * BLOCKS:
         raise ExtractorError(
             f"{num} images are too few to say anything about a set; give at least {2 * BLOCKS}"

@@ -1,0 +1,54 @@
+"""`fromnoise sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fromnoise import asking
+from fromnoise.cli import options
+from fromnoise.evaluation import evaluating
+
+
+def sweep(
+    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
+    samplers: Annotated[str, typer.Option(help="which, with commas")] = "ddpm,ddim",
+    steps: Annotated[str, typer.Option(help="network evaluations per image")] = "5,10,20,50,100",
+    guidance: Annotated[
+        str | None,
+        typer.Option(help="scales s in ε = ε_∅ + s·(ε_c − ε_∅)", show_default="the model's"),
+    ] = None,
+    num_images: Annotated[int, typer.Option(min=1, help="in each way")] = 1000,
+    reference: options.Reference = "train",
+    extractor: options.Extractor = None,
+    judge: Annotated[Path | None, typer.Option(help="for its features")] = None,
+    features_weights: options.FeaturesWeights = None,
+    allow_small: options.AllowSmall = False,
+    save_best: Annotated[
+        Path | None, typer.Option(help="write FILE.safetensors that samples in the best way")
+    ] = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
+    out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Find the cheapest good way of sampling: quality against seconds, with the Pareto front."""
+    text, folder = evaluating.sweep_a_model(
+        model,
+        samplers=asking.parse_names(samplers),
+        steps=asking.parse_counts(steps),
+        scales=asking.parse_scales(guidance) if guidance else (),
+        num=num_images,
+        reference=reference,
+        extractor=extractor,
+        judge=judge,
+        features_weights=features_weights,
+        allow_small=allow_small,
+        batch_size=batch_size,
+        weights=weights,
+        out=out,
+        save_best=save_best,
+        device=device,
+    )
+    print(text, end="")
+    print(folder.absolute())

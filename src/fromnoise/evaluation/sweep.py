@@ -1,0 +1,158 @@
+"""Quality against cost: the same seeds through several samplers, step counts and scales.
+
+sweep-…/sweep.json    a row for each way of sampling; written after every one of them
+        sweep.md      the same as a table
+        sweep.png     distance against seconds an image, with the Pareto front
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fromnoise.config import ConfigError, Sampling
+from fromnoise.evaluation.extractors import Extractor, in_parts
+from fromnoise.evaluation.generated import draw
+from fromnoise.evaluation.moments import moments_of
+from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.reference import Reference
+from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
+from fromnoise.evaluation.sweep_figure import Row, sweep_figure
+from fromnoise.model import Model
+from fromnoise.progress import counting
+
+SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
+
+
+def ways(
+    model: Model, samplers: Sequence[str], steps: Sequence[int], scales: Sequence[float]
+) -> list[Sampling]:
+    """Every combination, checked. scales: empty for the model's own, or for one without labels."""
+    combinations = itertools.product(samplers, steps, scales or [None])
+    return [
+        model.sampling_plan(sampler=sampler, steps=count, guidance=scale)
+        for sampler, count, scale in combinations
+    ]
+
+
+def sweep(
+    model: Model,
+    plans: Sequence[Sampling],
+    reference: Reference,
+    extractor: Extractor,
+    folder: Path,
+    *,
+    num: int,
+    labels_of: Real | None = None,
+    batch_size: int = 64,
+    loaded_from: str = "",
+) -> list[Row]:
+    """Draw the seeds 0 to num−1 in each way, measure time and distance, and write both down.
+
+    Raises ConfigError where `folder` has a sweep already.
+    """
+    if (folder / SWEEP_FILE).exists():
+        raise ConfigError(
+            f"{folder.absolute()} has the figures of an earlier sweep; give another --out, or "
+            "remove it"
+        )
+    rows: list[Row] = []
+    facts = {
+        "versions": {name: version(name) for name in ("fromnoise", "torch")},
+        "loaded from": loaded_from,
+        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        "count": num,
+        "batch_size": batch_size,
+        "reference": reference.said,
+        "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
+        "device": str(next(model.denoiser.parameters()).device),
+    }
+    for plan in plans:
+        with counting(f"images by {plan.sampler.name} {plan.steps}") as progress:
+            drawn = draw(
+                model,
+                num,
+                labels_of=None if labels_of is None else labels_of.images,
+                batch_size=batch_size,
+                progress=progress,
+                sampler=plan.sampler.name,
+                steps=plan.steps,
+                guidance=plan.guidance if model.spec.label_names else None,
+            )
+        parts = [part.features for _, part in in_parts(extractor, drawn.images)]
+        blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
+        fid, _ = frechet_scores(blocks, reference.mean, reference.covariance)
+        assert drawn.seconds is not None
+        rows.append(Row(plan.sampler.name, plan.steps, plan.guidance, drawn.seconds / num, fid))
+        _write(folder, rows, facts, extractor.name)
+    return rows
+
+
+def front(rows: Sequence[Row]) -> list[bool]:
+    """Which rows no other beats in both: Pareto's front of seconds and distance."""
+
+    def beaten(row: Row, by: Row) -> bool:
+        a, b = ((r.seconds_per_image, r.fid.value) for r in (row, by))
+        return b[0] <= a[0] and b[1] <= a[1] and b != a
+
+    return [not any(beaten(row, other) for other in rows) for row in rows]
+
+
+def best(rows: Sequence[Row]) -> Row:
+    """The fastest row whose distance is within the interval of the smallest one."""
+    smallest = min(rows, key=lambda row: row.fid.value)
+    good = [row for row in rows if row.fid.value <= smallest.fid.high]
+    return min(good, key=lambda row: row.seconds_per_image)
+
+
+def with_default(model: Model, row: Row) -> Model:
+    """The same model, which samples in this way when nothing else is said."""
+    labelled = bool(model.spec.label_names)
+    plan = model.sampling_plan(
+        sampler=row.sampler, steps=row.steps, guidance=row.guidance if labelled else None
+    )
+    return Model(model.denoiser, model.spec.model_copy(update={"sampling": plan}))
+
+
+def in_words(row: Row) -> str:
+    """`ddim 50`, or with guidance `ddim 50, s = 2`."""
+    words = f"{row.sampler} {row.steps}"
+    return words if row.guidance == 1 else f"{words}, s = {row.guidance:g}"
+
+
+def table(rows: Sequence[Row], extractor: str) -> str:
+    """The rows in Markdown, the fastest first; those on the front are bold."""
+    distance = "FID" if extractor == "inception" else f"Fréchet distance ({extractor})"
+    lines = [f"| sampler and steps | seconds an image | {distance} |", "|---|---|---|"]
+    on_front = front(rows)
+    for i in np.argsort([row.seconds_per_image for row in rows]):
+        row, bold = rows[i], "**" if on_front[i] else ""
+        fid = f"{row.fid.value:.4g} [{row.fid.low:.4g}, {row.fid.high:.4g}]"
+        lines.append(f"| {bold}{in_words(row)}{bold} | {row.seconds_per_image:.3g} | {fid} |")
+    lines += [
+        "",
+        "Bold: no other way is both faster and nearer to the real images (Pareto's front).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [
+        {**row._asdict(), "fid": row.fid._asdict(), "on_front": on_front}
+        for row, on_front in zip(rows, front(rows), strict=True)
+    ]
+    content = {**facts, "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": listed}
+    for name, text in (
+        (SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
+        (TABLE_FILE, table(rows, extractor)),
+    ):
+        writing = folder / f".writing-{name}"
+        writing.write_text(text, encoding="utf-8")
+        writing.replace(folder / name)
+    sweep_figure(rows, front(rows), folder / PICTURE, extractor=extractor)

@@ -1,0 +1,101 @@
+"""Quality against cost: the front, the best, what is written, and a real sweep by command."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import fromnoise
+from fromnoise.evaluation.label_scores import Interval
+from fromnoise.evaluation.sweep import best, front, table
+from fromnoise.evaluation.sweep_figure import Row, sweep_figure
+
+
+def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):
+    return Row(sampler, steps, 1.0, seconds, Interval(fid, fid - margin, fid + margin))
+
+
+def test_the_front_is_what_no_other_beats_in_both():
+    rows = [row(1, 9), row(2, 5), row(2, 6), row(3, 5), row(4, 1), row(0.5, 20), row(9, 1)]
+    assert front(rows) == [True, True, False, False, True, True, False]
+
+
+def test_equals_are_on_the_front_together():
+    assert front([row(1, 1), row(1, 1)]) == [True, True]
+
+
+def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_nearest():
+    rows = [row(1, 9), row(2, 5.4), row(3, 5.6), row(8, 5, margin=0.5)]
+    assert best(rows) == rows[1]
+    assert best(rows[:1]) == rows[0]
+
+
+def test_the_table_has_the_fastest_first_and_the_front_bold():
+    lines = table([row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)], "pixels")
+    heads = [line.split("|")[1].strip() for line in lines.splitlines()[:5]]
+    assert heads == ["sampler and steps", "---", "**ddim 10**", "**ddim 20**", "ddim 30"]
+
+
+def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
+    rows = [row(1, 9, 10), row(2, -0.1, 0.2), row(3, 5, 1, "ddpm")]
+    with Image.open(sweep_figure(rows, front(rows), tmp_path / "x.png", extractor="pixels")) as png:
+        assert png.width > 800
+
+
+QUICK = ("--extractor", "pixels", "--num-images", 66)
+
+
+def test_a_sweep_from_end_to_end(cli, run, tmp_path):
+    code, out, err = cli(
+        *("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "2,5"),
+        *("--save-best", tmp_path / "best.safetensors"),
+    )
+    assert code == 0, err
+    step = fromnoise.load(run).spec.step
+    folder = run / "evaluation" / f"sweep-{step:06d}-pixels-66"
+    written = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    ways = [(r["sampler"], r["steps"]) for r in written["rows"]]
+    assert ways == [("ddpm", 2), ("ddpm", 5), ("ddim", 2), ("ddim", 5)]
+    assert written["count"] == 66
+    assert written["reference"]["what"] == "digits, train"
+    assert any(r["on_front"] for r in written["rows"])
+    assert (folder / "sweep.png").is_file()
+    assert (folder / "sweep.md").read_text(encoding="utf-8") in out
+
+    # the same numbers as an evaluation of the same seeds in the same way
+    how = [*QUICK, "--metrics", "fid", "--sampler", "ddim", "--steps", 5, "--out", tmp_path / "one"]
+    assert cli("evaluate", run, *how).code == 0
+    alone = json.loads((tmp_path / "one" / "metrics.json").read_text(encoding="utf-8"))
+    assert written["rows"][3]["fid"] == pytest.approx(alone["scores"]["fid"], rel=1e-6)
+
+    # the model that was written samples in the best way when nothing is said
+    chosen = min(
+        (r for r in written["rows"] if r["fid"]["value"] <= smallest(written)["fid"]["high"]),
+        key=lambda r: r["seconds_per_image"],
+    )
+    plan = fromnoise.load(tmp_path / "best.safetensors").spec.sampling
+    assert (plan.sampler.name, plan.steps) == (chosen["sampler"], chosen["steps"])
+
+
+def smallest(written: dict) -> dict:
+    return min(written["rows"], key=lambda r: r["fid"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "5,200"], "steps must be 1..100, not 200"),
+        (["--steps", "5,x"], "steps '5,x' cannot be read; write 5,10,20,50,100"),
+        (["--samplers", "ddim,dpm"], "sampling.sampler"),
+        (["--guidance", "1,2"], "this model was trained without labels"),
+        (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
+        (["--save-best", "recipe.yaml"], "is there already; give --save-best a new name"),
+    ],
+)
+def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):
+    monkeypatch.chdir(run)
+    code, _, err = cli("sweep", run, *QUICK, *arguments)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not (run / "evaluation").exists()
