@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "asking": DESCRIPTION,
     "sampling": WORK,
     "editing": WORK,
-    "training": WORK,
+    "training": WORK | {"evaluation"},
     "evaluation": WORK,
     "interop": WORK | {"evaluation"},
     "__init__": WORK | FACED,

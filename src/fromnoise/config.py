@@ -157,14 +157,24 @@ class Sampling(Section):
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
 
 
+class Evaluation(Section):
+    """A score while training, against the training images; every 0 steps is never."""
+
+    every: Natural = 0  # steps; it costs the time that drawing the images takes
+    num_images: Annotated[int, Field(ge=40, strict=True)] = 1000
+    extractor: Literal["pixels", "judge", "inception", "dinov2"] = "pixels"
+    judge: Path | None = None
+
+
 class Recipe(Section):
-    """A whole run: data, network, diffusion, training, sampling."""
+    """A whole run: data, network, diffusion, training, sampling, evaluation."""
 
     data: Data
     network: Component
     diffusion: Diffusion = Diffusion()
     training: Training
     sampling: Sampling = Sampling()
+    evaluation: Evaluation = Evaluation()
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""

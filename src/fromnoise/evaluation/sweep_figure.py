@@ -31,7 +31,8 @@ def sweep_figure(
     drawn in grey below them. Rows whose distance is not positive have no place on the axis and are
     left out.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(8.6, 5.0), dpi=128, facecolor="white")
     axes = figure.add_axes((0.09, 0.12, 0.67, 0.76))
@@ -74,9 +75,13 @@ def sweep_figure(
     axes.set_title(
         "Quality against cost: the numbers are steps, grey the front", fontsize=TITLE, loc="left"
     )
-    axes.grid(color="0.92", linewidth=0.8, which="both")
+    axes.grid(color="0.92", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=SMALL, which="both")
+    axes.tick_params(labelsize=SMALL)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path

@@ -14,12 +14,14 @@ from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
 from fromnoise.data.batches import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
+from fromnoise.evaluation.extractors import Extractor
 from fromnoise.model import ModelSpec
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.optimization import learning_rate
 from fromnoise.training.precision import autocast
 from fromnoise.training.preview import progress_figure, save_preview
+from fromnoise.training.scoring import score
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
 from fromnoise.training.window import Mean, Window
@@ -33,11 +35,17 @@ class Diverged(RuntimeError):
 
 
 def fit(
-    state: TrainingState, recipe: Recipe, spec: ModelSpec, data: ImageSet, folder: Path
+    state: TrainingState,
+    recipe: Recipe,
+    spec: ModelSpec,
+    data: ImageSet,
+    folder: Path,
+    scorer: Extractor | None = None,
 ) -> None:
     """Train from `state.step` to the last step, or until a signal; then the state is saved.
 
-    Writes the log, previews and checkpoints into `folder`. Raises Diverged, DiskFull, NotFinite.
+    Writes the log, previews and checkpoints into `folder`. scorer: see `open_scorer`.
+    Raises Diverged, DiskFull, NotFinite.
     """
     settings = recipe.training
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
@@ -112,6 +120,12 @@ def fit(
             # once in a while: pictures
             if state.step % settings.preview_every == 0 or last:
                 draw_pictures(state, spec, folder, count=settings.preview_images)
+
+            # once in a while, if asked: a score, after a checkpoint, so that none waits for it
+            every = recipe.evaluation.every
+            if scorer is not None and (state.step % every == 0 or last) and not stop:
+                checkpoint()
+                score(state, spec, data, recipe.evaluation, scorer, log, lambda: wish.signal)
 
             if stop and not last:
                 logger.info(

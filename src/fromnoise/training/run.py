@@ -14,6 +14,7 @@ from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Objective
+from fromnoise.evaluation.extractors import Extractor
 from fromnoise.model import (
     FILE_OF,
     Model,
@@ -28,6 +29,7 @@ from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
+from fromnoise.training.scoring import open_scorer
 from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
 
@@ -88,11 +90,12 @@ def train(
     images = _open(parsed)
     parsed = _with_steps(parsed, len(images))
     spec = _spec(parsed, images)
+    scorer = open_scorer(parsed.evaluation, spec, parsed.training.device)
     state = _start(parsed, spec, images, weights_from=parsed.training.start_from)
 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RECIPE_FILE, parsed.to_yaml())
-    return _fit(Run(folder), state, parsed, spec, images)
+    return _fit(Run(folder), state, parsed, spec, images, scorer)
 
 
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -126,6 +129,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
 
     images = _open(recipe) if images is None else images
     spec = _spec(recipe, images)
+    scorer = open_scorer(recipe.evaluation, spec, recipe.training.device)
     if checkpoint is None or saved is None:
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
         state = _start(recipe, spec, images, weights_from=recipe.training.start_from)
@@ -147,7 +151,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
                 len(images),
             )
     _write(run.folder / RECIPE_FILE, recipe.to_yaml())
-    return _fit(run, state, recipe, spec, images)
+    return _fit(run, state, recipe, spec, images, scorer)
 
 
 def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) -> None:
@@ -203,7 +207,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     data = recipe.data.model_copy(update={"path": absolute(recipe.data.path)})
     start_from = {"start_from": absolute(recipe.training.start_from)}
     training = recipe.training.model_copy(update=start_from)
-    return recipe.model_copy(update={"data": data, "training": training})
+    judge = {"judge": absolute(recipe.evaluation.judge)}
+    evaluation = recipe.evaluation.model_copy(update=judge)
+    changes = {"data": data, "training": training, "evaluation": evaluation}
+    return recipe.model_copy(update=changes)
 
 
 def _with_steps(recipe: Recipe, num_images: int) -> Recipe:
@@ -291,10 +298,17 @@ def _start(
     return TrainingState.start(denoiser, settings, computation)
 
 
-def _fit(run: Run, state: TrainingState, recipe: Recipe, spec: ModelSpec, images: ImageSet) -> Run:
+def _fit(
+    run: Run,
+    state: TrainingState,
+    recipe: Recipe,
+    spec: ModelSpec,
+    images: ImageSet,
+    scorer: Extractor | None,
+) -> Run:
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters; the run is in %s", f"{count:,}", run.folder.absolute())
-    fit(state, recipe, spec, images, run.folder)
+    fit(state, recipe, spec, images, run.folder, scorer)
     return run
 
 
