@@ -80,8 +80,10 @@ def bits_figure(
     if others:
         firsts, lasts, values, lows, highs = np.array(others, dtype=np.float64).T
         edges = np.array([*(firsts - 0.5), lasts[-1] + 0.5])
-        axes.stairs(values, edges, baseline=None, color=blue, linewidth=1.6, label="$L_{t-1}$")
-        axes.stairs(highs, edges, baseline=lows, fill=True, color=blue, alpha=0.25)
+        steps = {"color": blue, "zorder": 2}  # above the grid
+        axes.stairs(values, edges, baseline=None, linewidth=1.6, label="$L_{t-1}$", **steps)
+        axes.stairs(highs, edges, baseline=lows, fill=True, alpha=0.25, **steps)
+        axes.use_sticky_edges = False
     return _save(axes, path)
 
 

@@ -58,7 +58,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (7, 3, 8, 8), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 8, 8), dtype=np.uint8)
+    images.flags.writeable = False  # as those of a data set are
+    return images
 
 
 LABELS = np.array([[1, -1], [-1, 1], [0, 0], [1, 0], [1, 1], [-1, -1], [0, 1]], dtype=np.int8)
@@ -119,7 +121,7 @@ def test_images_and_labels_are_told_apart(model, images):
     without = measure_bits(model, images, data="noise", evaluations=10)
     silent = measure_bits(model, images, LABELS * 0, data="noise", evaluations=10)
     assert without.total == pytest.approx(silent.total, rel=1e-5)
-    assert abs(with_labels.total.value - without.total.value) > 1e-3
+    assert abs(with_labels.total.value - without.total.value) > 5e-5
     assert (with_labels.labels, without.labels) == (True, False)
 
 
@@ -127,7 +129,7 @@ def test_the_result_is_ready_for_json(model, images):
     got = measure_bits(model, images // 64 * 64, data="noise in 4 levels")
     tree = json.loads(json.dumps(got.as_json()))
     assert (tree["data"], tree["num_images"], tree["levels"]) == ("noise in 4 levels", 7, 4)
-    assert (tree["evaluations"], tree["T"]) == (10, 10)  # 100 by default, but there are 10
+    assert (tree["evaluations"], tree["T"]) == (10, 10)  # 50 by default, but there are 10
     assert (tree["variance"], tree["labels"]) == ("small", False)
     for name in ("total", "L_T", "middle", "L_0"):
         assert tree[name]["low"] <= tree[name]["value"] <= tree[name]["high"]
@@ -168,13 +170,13 @@ def test_the_quantile_is_scipys(freedom):
 
 
 def test_an_interval_holds_the_truth_in_95_of_100_repeats():
-    # Pixels x_0 ~ N(0, 0.3²) and E[x_0 | x_t]; many images, cut into repeats of 30.
+    # Pixels x_0 ~ N(0, 0.3²) and E[x_0 | x_t]; many images, cut into repeats of 40.
     class Pixels(nn.Module):
         def forward(self, x_t, index, cond):
             a = schedule.alpha_bar[index + 1].reshape(-1, 1, 1, 1)
             return a.sqrt() * 0.09 / (a * 0.09 + 1 - a) * x_t
 
-    schedule, repeats, size = NoiseSchedule.named("cosine", 200), 1000, 30
+    schedule, repeats, size = NoiseSchedule.named("cosine", 200), 400, 40
     generator = torch.Generator().manual_seed(0)
     x = 0.3 * torch.randn(repeats * size, 1, 2, 2, generator=generator).clamp(-3, 3)
     x0 = ((x + 1) * 127.5).round() / 127.5 - 1
@@ -184,10 +186,10 @@ def test_an_interval_holds_the_truth_in_95_of_100_repeats():
         uniform=torch.rand(len(x0), 8, generator=generator),
         noise=lambda t: torch.randn(x0.shape, generator=generator),
     ).total.reshape(repeats, size)
-    truth = totals.mean().item()  # its own error is 1/30 of that of a repeat
+    truth = totals.mean().item()  # its own error is 1/20 of that of a repeat
     intervals = [mean_interval(repeat.double().numpy()) for repeat in totals]
     held = np.mean([low <= truth <= high for _, low, high in intervals])
-    assert 0.93 < held < 0.97
+    assert 0.92 < held < 0.98
 
 
 # ---- what is refused ------------------------------------------------------------------------

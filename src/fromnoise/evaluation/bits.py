@@ -20,7 +20,7 @@ from fromnoise.evaluation.label_scores import Interval
 from fromnoise.model import Model
 from fromnoise.rng import generator, image_noise, seed_of
 
-EVALUATIONS = 100  # of the network for each image, where nothing else is said
+EVALUATIONS = 50  # of the network for each image, where nothing else is said
 
 
 class Stretch(NamedTuple):
@@ -97,7 +97,7 @@ def measure_bits(
         labels: int8 (N, K): +1, −1, 0; None says nothing to the model. Guidance has no part in it.
         data: which images these are, to be noted: "the 297 held-out digits".
         evaluations: of the network for each image, 2..T. All T draw no t, and still the noise. By
-            default 100, or T if that is less.
+            default 50, or T if that is less.
         seed: image i's times and noise depend on seed, i and t alone, not on the batch.
         batch_size: images at a time.
         progress: called with (images done, of how many).
@@ -192,8 +192,8 @@ def _estimate(
 
     return estimated_bits_per_dimension(
         model.denoiser,
-        to_float(torch.from_numpy(np.ascontiguousarray(images)).to(like.device)),
-        None if labels is None else torch.from_numpy(labels.astype(np.float32)).to(like),
+        to_float(torch.tensor(images).to(like.device)),  # a copy: images may be read-only
+        None if labels is None else torch.tensor(labels).to(like),
         uniform=torch.stack(draws),
         noise=noise,
         variance=variance,
