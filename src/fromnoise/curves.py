@@ -1,10 +1,13 @@
-"""Rows of a log → a picture of the loss."""
+"""Pictures of numbers: the loss over a training, the variational bound over the times t."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TITLE, SMALL = 11, 8  # points
 
@@ -31,18 +34,13 @@ def loss_figure(
     Returns:
         The path.
     """
-    from matplotlib.figure import Figure  # slow to import: wait until there is a figure
-    from matplotlib.ticker import LogLocator
-
     curves = [("loss", "all $t$", "#d1495b", 2.0)]
     for quarter, colour in enumerate(("#8fd0c0", "#45a3b0", "#2f6f9f", "#2b3a73"), start=1):
         note = {1: " (least noise)", 4: " (most noise)"}.get(quarter, "")
         curves.append((f"loss_q{quarter}", f"quarter {quarter} of $t${note}", colour, 1.4))
 
-    figure = Figure(figsize=(8.6, 5.0), dpi=128, facecolor="white")
-    axes = figure.add_axes((0.09, 0.12, 0.67, 0.76))
-    axes.set(xscale="log", yscale="log", xlabel="training step")
-    axes.set_ylabel("loss (mean squared error per element)")
+    axes = _log_axes(title)
+    axes.set(xlabel="training step", ylabel="loss (mean squared error per element)")
     for key, label, colour, width in curves:
         steps, losses = _series(log_rows, key)
         if len(steps):
@@ -51,10 +49,59 @@ def loss_figure(
             axes.plot(steps, smooth, color=colour, linewidth=width, label=label, marker=dot)
         if len(steps) and key == "loss":
             axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.7, label="as logged")
-    if axes.lines:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=SMALL)
+    return _save(axes, path)
 
+
+def bits_figure(
+    curve: Sequence[tuple[int, int, float, float, float]],
+    path: str | Path,
+    *,
+    title: str,
+) -> Path:
+    """Write the terms of the variational bound against t as a PNG, both axes logarithmic.
+
+    L_0 at t = 1 is a point, for it is measured on another scale: the logarithm of a probability,
+    where the others are divergences. Each of those is drawn as the mean over its stretch of t.
+
+    Args:
+        curve: (first t, last t, mean term of one step in bits per dimension, and the ends of its
+            95 % interval) for each stretch, from t = 1 alone upwards.
+        path: its folder is made if missing.
+        title: stands above the curve.
+
+    Returns:
+        The path.
+    """
+    axes = _log_axes(title)
+    axes.set(xlabel="$t$", ylabel="bits per dimension in one step")
+    blue, red = "#2f6f9f", "#d1495b"
+    (_, _, value, low, high), *others = curve
+    axes.errorbar([1], [value], [[value - low], [high - value]], color=red, fmt="o", label="$L_0$")
+    if others:
+        firsts, lasts, values, lows, highs = np.array(others, dtype=np.float64).T
+        edges = np.array([*(firsts - 0.5), lasts[-1] + 0.5])
+        steps = {"color": blue, "zorder": 2}  # above the grid
+        axes.stairs(values, edges, baseline=None, linewidth=1.6, label="$L_{t-1}$", **steps)
+        axes.stairs(highs, edges, baseline=lows, fill=True, alpha=0.25, **steps)
+        axes.use_sticky_edges = False
+    return _save(axes, path)
+
+
+def _log_axes(title: str) -> "Axes":
+    from matplotlib.figure import Figure  # slow to import: wait until there is a figure
+
+    figure = Figure(figsize=(8.6, 5.0), dpi=128, facecolor="white")
+    axes = figure.add_axes((0.09, 0.12, 0.67, 0.76))
+    axes.set(xscale="log", yscale="log")
     axes.set_title(title, fontsize=TITLE, loc="left", pad=12)
+    return axes
+
+
+def _save(axes: "Axes", path: str | Path) -> Path:
+    from matplotlib.ticker import LogLocator
+
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=SMALL)
     axes.grid(color="0.92", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
@@ -64,7 +111,7 @@ def loss_figure(
         axis.set_minor_formatter("")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    axes.get_figure(root=True).savefig(path)
     return path
 
 

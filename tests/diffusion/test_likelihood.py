@@ -18,9 +18,11 @@ from fromnoise.diffusion import (
     Prediction,
     bits_per_dimension,
     bound_term,
+    estimated_bits_per_dimension,
     prior_kl,
 )
-from fromnoise.diffusion.likelihood import log_cdf, log_level, term_of
+from fromnoise.diffusion.likelihood import log_cdf, log_level, strata, term_of
+from fromnoise.diffusion.samplers import Variance
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 SHAPE = (4, 2, 3, 3)
@@ -307,6 +309,152 @@ def test_with_the_small_variance_a_term_is_the_error_times_the_fall_of_the_snr(
     assert got == pytest.approx(expected, rel=1e-5)
 
 
+# ---- Gaussian grey levels, of which the entropy and every term are known ---------------------
+
+
+class Pixels(nn.Module):
+    """E[x_0 | x_t] and the true variance of a step, for pixels x_0 ~ N(mean, std²), independent."""
+
+    def __init__(self, schedule: NoiseSchedule, mean: float, std: float) -> None:
+        super().__init__()
+        self.schedule, self.mean, self.std = schedule, mean, std
+
+    def left(self, t: Tensor) -> Tensor:
+        """The variance of x_0 given x_t: precisions add."""
+        a = self.schedule.alpha_bar[t]
+        return 1 / (1 / self.std**2 + a / (1 - a))
+
+    def step(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """β̃, β and the true variance of x_{t−1} given x_t: β̃ and what x_0 is unknown by."""
+        a_t, a_s = self.schedule.alpha_bar[t], self.schedule.alpha_bar[t - 1]
+        beta = 1 - a_t / a_s
+        of_x0 = a_s.sqrt() * beta / (1 - a_t)
+        posterior = (1 - a_s) / (1 - a_t) * beta
+        return posterior, beta, posterior + of_x0**2 * self.left(t)
+
+    def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
+        t = index + 1
+        a, left = self.schedule.alpha_bar[t], self.left(t)
+        of_x_t = (left * a.sqrt() / (1 - a)).reshape(-1, 1, 1, 1)
+        of_mean = (left / self.std**2).reshape(-1, 1, 1, 1)
+        low, high = self.step(t.clamp(min=2))[0], self.step(t)[1]
+        fraction = (self.step(t)[2] / low).log() / (high / low).log()
+        raw = (2 * fraction - 1).reshape(-1, 1, 1, 1).expand_as(x_t)
+        return torch.cat([of_x_t * x_t + of_mean * self.mean, raw], dim=1)
+
+    def information(self, t: int) -> float:
+        """I(x_0; x_t) in bits."""
+        return math.log2(self.std**2 / self.left(torch.tensor(t)).item()) / 2
+
+    def expected_terms(self, variance: Variance) -> Tensor:
+        """E L_{t−1} for t = 1..T, in bits: (T,). L_0 is near: a level adds its variance to σ²."""
+        t = torch.arange(1, self.schedule.T + 1)
+        posterior, beta, true = self.step(t)
+        low = self.step(t.clamp(min=2))[0]
+        std2 = {"small": low, "large": torch.where(t == 1, low, beta), "learned": true}[variance]
+        nats = ((std2 / posterior).log() + true / std2 - 1) / 2
+        width2 = std2[0] + (2 / 255) ** 2 / 12
+        nats[0] = ((2 * math.pi * width2).log() + true[0] / width2) / 2 - math.log(2 / 255)
+        return nats / math.log(2)
+
+
+def gaussian_levels(mean: float, std: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (x_0, ε), (M,1,1,1), and weights (M,) for means over the levels and all noise."""
+    share = mass(mean, std).exp()
+    seen = share > 1e-9
+    nodes, weights = (torch.from_numpy(part) for part in special.roots_hermitenorm(8))
+    weight = torch.outer(share[seen], weights / weights.sum()).flatten()
+    x0 = LEVELS[seen].repeat_interleave(8)
+    eps = nodes.repeat(int(seen.sum()))
+    return x0.reshape(-1, 1, 1, 1), eps.reshape(-1, 1, 1, 1), weight / weight.sum()
+
+
+def entropy(mean: float, std: float) -> float:
+    """That of the levels, in bits: E[−log2 P(level)]."""
+    share = mass(mean, std).exp()
+    return -torch.special.xlogy(share, share).sum().item() / math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("variance", "mean", "std"),
+    [
+        ("learned", 0.1, 0.2),
+        ("learned", -0.3, 0.05),
+        ("small", 0.1, 0.2),
+        ("large", -0.3, 0.05),
+    ],
+)
+def test_of_gaussian_levels_every_part_of_the_bound_is_known(schedule, variance, mean, std):
+    x0, eps, weight = gaussian_levels(mean, std)
+    square = (weight @ (x0.flatten() - mean) ** 2).item()  # a little more than std²
+    network = Pixels(schedule, mean, math.sqrt(square))
+    bound = bits_per_dimension(
+        Denoiser(network, schedule, "x0"), x0, noise=lambda t: eps, variance=variance
+    )
+    terms, truth = weight @ bound.terms, entropy(mean, std)
+    total, prior = (weight @ bound.total).item(), (weight @ bound.L_T).item()
+    expected = network.expected_terms(variance)
+
+    a = schedule.alpha_bar[-1].item()
+    known = (a * (mean**2 + square) - a - math.log1p(-a)) / 2 / math.log(2)
+    assert prior == pytest.approx(known, rel=1e-6)
+    torch.testing.assert_close(terms[1:], expected[1:], rtol=1e-4, atol=1e-7)
+    assert terms[0].item() == pytest.approx(expected[0].item(), abs=1e-3)
+    assert total == pytest.approx(prior + expected.sum().item(), abs=2e-3)
+    if variance == "learned":  # the true steps: the whole is what the levels take, and no less
+        left = network.information(1) - network.information(schedule.T)
+        assert terms[1:].sum().item() == pytest.approx(left, abs=1e-4)
+        assert terms[0].item() == pytest.approx(truth - network.information(1), abs=2e-3)
+        assert truth < total < truth + 0.005
+    else:  # steps that are narrower or wider than the true ones cost a good part of a bit
+        assert total > truth + 0.1
+
+
+def test_of_correlated_gaussian_levels_the_bound_is_their_entropy(schedule):
+    # But for what it costs that a step is independent in each pixel, where the true one is not.
+    covariance, cost = CASES["correlated"] / 16, 0.0
+
+    class Learned(Exact):
+        def step(self, t):
+            """β̃, β and the true covariance of x_{t−1} given x_t."""
+            a_t, a_s = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
+            beta = 1 - a_t / a_s
+            posterior, of_x0 = (1 - a_s) / (1 - a_t) * beta, a_s.sqrt() * beta / (1 - a_t)
+            eye = torch.eye(3, dtype=torch.float64)
+            return posterior, beta, posterior * eye + of_x0**2 * self.posterior(t)[1]
+
+        def forward(self, x_t, index, cond):
+            t = int(index[0]) + 1
+            (low, _, _), (_, high, true) = self.step(max(t, 2)), self.step(t)
+            raw = 2 * (true.diagonal() / low).log() / (high / low).log() - 1  # (3,)
+            mean = super().forward(x_t, index, cond)
+            return torch.cat([mean, raw[:, None, None].expand_as(mean)], dim=1)
+
+    network = Learned(schedule, covariance)
+    denoiser = Denoiser(network, schedule, "x0")
+    for t in range(1, schedule.T + 1):
+        true = network.step(t)[2]
+        cost += ((true.diagonal().log().sum() - torch.logdet(true)) / 6 / math.log(2)).item()
+
+    x0, eps = means(covariance)
+    whole = bits_per_dimension(denoiser, x0, noise=lambda t: eps, variance="learned")
+    # L_0 is no polynomial, and is one of levels only: some images, and all noise on a grid.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 3, generator=generator).double() @ torch.linalg.cholesky(covariance).T
+    levels = ((x + 1) * 127.5).round() / 127.5 - 1
+    nodes, weights = (torch.from_numpy(part) for part in special.roots_hermitenorm(6))
+    eps = torch.cartesian_prod(nodes, nodes, nodes).repeat(100, 1)[:, :, None, None]
+    weight = torch.cartesian_prod(weights, weights, weights).prod(dim=1).repeat(100)
+    images = levels.repeat_interleave(len(nodes) ** 3, dim=0)[:, :, None, None]
+    last = weight @ bound_term(denoiser, images, eps, 1, variance="learned") / weight.sum()
+
+    total = ((whole.L_T + whole.terms[:, 1:].sum(dim=1)).mean() + last).item()
+    nats = torch.logdet(2 * math.pi * math.e * covariance) / 2 - 3 * math.log(2 / 255)
+    truth = (nats / 3 / math.log(2)).item()
+    assert total == pytest.approx(truth + cost, abs=2e-3)
+    assert 0.001 < cost < 0.01
+
+
 # ---- two grey levels, of which the entropy is known -----------------------------------------
 
 SHARE = 0.3  # of white
@@ -395,3 +543,101 @@ def test_a_variance_that_was_not_learned_is_refused(short, images, noise):
     denoiser = Denoiser(BlackOrWhite(short), short, "x0")
     with pytest.raises(ValueError, match="this network predicts none"):
         bits_per_dimension(denoiser, images, noise=noise, variance="learned")
+
+
+# ---- the estimate from few times ------------------------------------------------------------
+
+
+@given(
+    name=st.sampled_from(["linear", "cosine"]),
+    T=st.integers(2, 300),
+    share=st.floats(0, 1),
+)
+def test_strata_cover_every_time_once(name, T, share):
+    schedule = NoiseSchedule.named(name, T)
+    parts = strata(schedule, count := 2 + round(share * (T - 2)))
+    assert len(parts) == count
+    assert parts[0] == range(1, 2)
+    assert [t for part in parts for t in part] == list(range(1, T + 1))
+    assert all(parts)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("count", [2, 10, 40, 200])
+def test_no_stratum_of_many_times_has_much_more_than_its_share(name, count):
+    schedule = NoiseSchedule.named(name, 1000)
+    level = (1 - schedule.alpha_bar).log()
+    even = (level[-1] - level[1]) / (count - 1)
+    for part in strata(schedule, count):
+        assert len(part) == 1 or level[part[-1]] - level[part[0] - 1] < 1.3 * even
+
+
+@pytest.mark.parametrize(("T", "count"), [(1, 2), (1, 0), (7, 1), (7, 8)])
+def test_a_number_of_strata_that_cannot_be_is_refused(T, count):
+    betas = torch.full((T,), 0.1)
+    with pytest.raises(ValueError, match=rf"number of strata must lie in {min(2, T)}\.\.{T}"):
+        strata(NoiseSchedule(betas), count)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_with_a_stratum_for_each_time_nothing_is_estimated(short, images, noise, clamp):
+    denoiser = Denoiser(Guess(), short)
+    whole = bits_per_dimension(denoiser, images, noise=noise, variance="learned", clamp=clamp)
+    estimate = estimated_bits_per_dimension(
+        denoiser,
+        images,
+        uniform=torch.rand(4, 7, generator=torch.Generator().manual_seed(0)),
+        noise=lambda t: noise(int(t[0])),
+        variance="learned",
+        clamp=clamp,
+    )
+    torch.testing.assert_close(estimate.sums, whole.terms, rtol=1e-12, atol=0)
+    torch.testing.assert_close(estimate.total, whole.total, rtol=1e-12, atol=0)
+    assert torch.equal(estimate.L_0, estimate.sums[:, 0])
+    assert torch.equal(estimate.L_T, whole.L_T)
+
+
+def test_each_image_has_a_time_of_its_own_in_each_stratum(schedule, images):
+    class Remembers(Guess):
+        def forward(self, x_t, index, cond):
+            seen.append((index + 1).tolist())
+            return super().forward(x_t, index, cond)
+
+    def noise(t):
+        drawn.append(t.tolist())
+        return torch.zeros_like(images)
+
+    seen, drawn = [], []
+    uniform = torch.tensor([[0.0] * 6, [1 - 2**-24] * 6, [0.5] * 6, [0.1] * 6])
+    estimate = estimated_bits_per_dimension(
+        Denoiser(Remembers(), schedule), images, uniform=uniform, noise=noise
+    )
+    assert seen == drawn
+    expected = [[part[0], part[-1], part[len(part) // 2]] for part in estimate.strata]
+    assert [times[:3] for times in seen] == expected
+    assert len(set(seen[-1])) == 4
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_the_mean_of_many_estimates_is_the_whole_bound(count):
+    schedule = NoiseSchedule.named("cosine", 100)
+    network = Pixels(schedule, 0.1, 0.2)
+    x0, eps, weight = gaussian_levels(0.1, 0.2)
+    denoiser = Denoiser(network, schedule, "x0")
+    generator = torch.Generator().manual_seed(count)
+    drawn = torch.multinomial(weight, 20_000, replacement=True, generator=generator)
+    estimate = estimated_bits_per_dimension(
+        denoiser,
+        x0[drawn],
+        uniform=torch.rand(len(drawn), count, generator=generator),
+        noise=lambda t: torch.randn(len(t), 1, 1, 1, generator=generator).double(),
+    )
+    expected = network.expected_terms("small")
+    expected[0] = weight @ bound_term(denoiser, x0, eps, 1)
+    sums = torch.stack([expected[part[0] - 1 : part[-1]].sum() for part in estimate.strata])
+    for got, known in [
+        (estimate.total, weight @ prior_kl(schedule, x0) + sums.sum()),
+        *zip(estimate.sums.unbind(dim=1), sums, strict=True),
+    ]:
+        error = got.std() / len(got) ** 0.5
+        assert abs(got.mean() - known) < 3 * error + 1e-3 * known

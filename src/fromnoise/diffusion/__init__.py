@@ -10,8 +10,10 @@ from fromnoise.diffusion.guidance import (
 )
 from fromnoise.diffusion.likelihood import (
     BitsPerDimension,
+    EstimatedBits,
     bits_per_dimension,
     bound_term,
+    estimated_bits_per_dimension,
     prior_kl,
 )
 from fromnoise.diffusion.objective import METRICS, Objective
@@ -34,6 +36,7 @@ __all__ = [
     "BitsPerDimension",
     "Denoise",
     "Denoiser",
+    "EstimatedBits",
     "NoiseSchedule",
     "Objective",
     "Prediction",
@@ -46,6 +49,7 @@ __all__ = [
     "ddim",
     "ddpm",
     "dynamic_threshold",
+    "estimated_bits_per_dimension",
     "interpolation_starts",
     "prior_kl",
     "reverse_step",

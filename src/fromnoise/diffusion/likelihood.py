@@ -2,6 +2,8 @@
 
     −log p_θ(x_0) ≤ L_T + Σ_{t=2..T} L_{t−1} + L_0                                      (Eq. 5)
 
+`bits_per_dimension` computes all of it, `estimated_bits_per_dimension` draws a few of its times.
+
 Every term is a mean over the C·H·W elements of an image, divided by log 2: the bits per pixel and
 channel that a code built from the model would spend. Terms come in the precision of x_0.
 
@@ -9,7 +11,9 @@ Images must have their 256 levels in [−1, 1], as in all training here. For a m
 with another `data_range` these numbers mean nothing.
 """
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,6 +42,24 @@ class BitsPerDimension(NamedTuple):
         return self.terms[:, 0]
 
 
+class EstimatedBits(NamedTuple):
+    """An estimate of the bound of each image from few times, in bits per dimension.
+
+    total = L_T + the sum of `sums`, (B,); L_T: (B,); sums: (B,K), what Σ L_{t−1} over the t of
+    each of the K `strata` is estimated to be.
+    """
+
+    total: Tensor
+    L_T: Tensor
+    sums: Tensor
+    strata: list[range]
+
+    @property
+    def L_0(self) -> Tensor:
+        """The last term, of the step that makes the image itself: (B,)."""
+        return self.sums[:, 0]
+
+
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
     """L_T = KL(q(x_T | x_0) ‖ N(0, I)): what the noised image still says. Bits per dimension, (B,).
 
@@ -57,15 +79,18 @@ def bound_term(
     cond: Tensor | None = None,
     *,
     variance: Variance = "small",
+    clamp: bool = False,
 ) -> Tensor:
     """L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
 
     With uniform t and normal ε, T times this is an estimate of L_0 + Σ L_{t−1} without bias.
     x0: (B,C,H,W), its 256 levels in [−1, 1] and no other range; eps: like x0; t ∈ {1..T}: int or
-    (B,), mixed as it comes.
+    (B,), mixed as it comes. clamp keeps x̂_0 in [−1, 1], which images never leave.
     """
-    x_t = denoiser.schedule.add_noise(x0, eps, t)
-    return term_of(denoiser(x_t, t, cond), denoiser.schedule, x0, t, variance=variance)
+    prediction = denoiser(denoiser.schedule.add_noise(x0, eps, t), t, cond)
+    if clamp:
+        prediction = prediction.with_x0(prediction.x0.clamp(-1, 1))
+    return term_of(prediction, denoiser.schedule, x0, t, variance=variance)
 
 
 def term_of(
@@ -150,15 +175,69 @@ def bits_per_dimension(
     keeps x̂_0 in [−1, 1], which images never leave. x0: (B,C,H,W), its 256 levels in [−1, 1] and no
     other range.
     """
-    schedule = denoiser.schedule
-    terms = []
-    for t in range(1, schedule.T + 1):
-        prediction = denoiser(schedule.add_noise(x0, noise(t), t), t, cond)
-        if clamp:
-            prediction = prediction.with_x0(prediction.x0.clamp(-1, 1))
-        terms.append(term_of(prediction, schedule, x0, t, variance=variance))
-    prior, each = prior_kl(schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,T)
+    terms = [
+        bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
+        for t in range(1, denoiser.schedule.T + 1)
+    ]
+    prior, each = prior_kl(denoiser.schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,T)
     return BitsPerDimension(prior + each.sum(dim=1), prior, each)
+
+
+@torch.no_grad()
+def estimated_bits_per_dimension(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Tensor | None = None,
+    *,
+    uniform: Tensor,
+    noise: Callable[[Tensor], Tensor],
+    variance: Variance = "small",
+    clamp: bool = True,
+) -> EstimatedBits:
+    """An estimate of the bound of Eq. 5 for each image, without bias, from K draws of x_t.
+
+        Σ_{t∈S} L_{t−1} = |S| · E L_{τ−1}, τ uniform in S,
+
+    with one τ for each image and each of the K `strata` S, of which t = 1 is the first: L_0, whose
+    size has nothing to do with that of the others, is not left to chance. This evaluates the
+    network K times. As images draw each their own τ, their totals are independent, and the mean of
+    many images covers all of each stratum.
+
+    x0: (B,C,H,W), its 256 levels in [−1, 1] and no other range. uniform: (B,K), drawn evenly from
+    [0, 1), K as `strata` allows: how far into each stratum τ lies. noise(t) is the standard normal
+    ε, like x0, of x_t for t: (B,), on the CPU. clamp as in `bits_per_dimension`.
+    """
+    parts = strata(denoiser.schedule, uniform.shape[1])
+    sums = []
+    for part, u in zip(parts, uniform.double().cpu().unbind(dim=1), strict=True):
+        t = part.start + (u * len(part)).long()  # (B,)
+        term = bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
+        sums.append(len(part) * term)
+    prior, each = prior_kl(denoiser.schedule, x0), torch.stack(sums, dim=1)  # (B,), (B,K)
+    return EstimatedBits(prior + each.sum(dim=1), prior, each, parts)
+
+
+def strata(schedule: NoiseSchedule, count: int) -> list[range]:
+    """Cut the times 1..T into t = 1 and `count` − 1 ranges in each of which log(1−ᾱ) rises alike.
+
+    For standard normal data L_{t−1} is ½ log((1−ᾱ_t)/(1−ᾱ_{t−1})), so that all ranges hold an equal
+    share of the sum; for images the last ones hold less. Where one step is more than its share, at
+    small t, it is a range of its own. count = T gives every t its own.
+
+    Raises ValueError unless 2 ≤ count ≤ T (1 where T is 1).
+    """
+    T = schedule.T
+    if not min(2, T) <= count <= T:
+        raise ValueError(f"the number of strata must lie in {min(2, T)}..{T}, not {count}")
+    level = (1 - schedule.alpha_bar).log()  # (T+1,), rising
+    ends = [1]
+    for left in range(count - 1, 1, -1):
+        start = ends[-1]
+        target = level[start] + (level[T] - level[start]) / left
+        nearest = int((level - target).abs().argmin())
+        ends.append(min(max(nearest, start + 1), T - left + 1))
+    ends += [T] * (T > 1)
+    return [range(1, 2), *(range(a + 1, b + 1) for a, b in itertools.pairwise(ends))]
 
 
 def bits(nats: Tensor) -> Tensor:
