@@ -1,5 +1,6 @@
 """Pictures of numbers: the loss over a training, the variational bound over the times t."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLE, SMALL = 11, 8  # points
+COLOURS = ("#d1495b", "#2f6f9f", "#3f9b6e", "#b07d2b", "#7a5195", "#555555")
 
 
 def loss_figure(
@@ -87,6 +89,48 @@ def bits_figure(
     return _save(axes, path)
 
 
+def sweep_figure(
+    lines: Mapping[str, Sequence[Sequence[float]]],
+    front: Sequence[tuple[float, float]],
+    path: str | Path,
+    *,
+    distance: str,
+) -> Path:
+    """Write quality against cost as a PNG, both axes logarithmic.
+
+    Args:
+        lines: name → (steps, seconds an image, distance, and the ends of its 95 % interval) for
+            each step count. Distances that are not positive have no place here and are left out.
+        front: (seconds, distance) of what no other beats in both; drawn in grey below the lines.
+        path: its folder is made if missing.
+        distance: what the distance is, for its axis.
+
+    Returns:
+        The path.
+    """
+    axes = _log_axes("Quality against cost: the numbers are steps, grey the front")
+    axes.set(xlabel="seconds an image", ylabel=f"{distance} (less is better)")
+    edge = np.reshape(sorted((s, d) for s, d in front if d > 0), (-1, 2)).T
+    axes.step(*edge, where="post", color="0.85", linewidth=6, zorder=0)
+    seen = []
+    for (name, points), colour in zip(lines.items(), itertools.cycle(COLOURS), strict=False):
+        rows = np.array([point for point in points if point[2] > 0]).reshape(-1, 5)
+        steps, seconds, values, lows, highs = rows.T
+        lows = np.maximum(lows, values / 100)  # what reaches 0 ends at the edge of the axis
+        seen.append(np.stack([seconds, lows, highs]))
+        errors = (values - lows, highs - values)
+        style = {"color": colour, "marker": "o", "markersize": 4}
+        axes.errorbar(seconds, values, errors, label=name, **style)
+        for count, at in zip(steps, zip(seconds, values, strict=True), strict=True):
+            beside = {"textcoords": "offset points", "xytext": (6, 4)}
+            axes.annotate(f"{count:g}", at, fontsize=SMALL, color=colour, **beside)
+    seconds, lows, highs = np.concatenate(seen, axis=1)
+    if len(seconds):  # a single point would leave the axes without a width
+        axes.set_xlim(seconds.min() / 1.5, seconds.max() * 1.5)
+        axes.set_ylim(lows.min() / 1.5, highs.max() * 1.5)
+    return _save(axes, path)
+
+
 def _log_axes(title: str) -> "Axes":
     from matplotlib.figure import Figure  # slow to import: wait until there is a figure
 
@@ -111,7 +155,9 @@ def _save(axes: "Axes", path: str | Path) -> Path:
         axis.set_minor_formatter("")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes.get_figure(root=True).savefig(path)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path)
     return path
 
 

@@ -68,6 +68,18 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
 
 
+def test_bits_are_measured_on_request(cli, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(set_evaluation, "MOST_FOR_BITS", 30)
+    code, out, err = cli("evaluate", run, *QUICK, "--metrics", "bits", "--out", tmp_path / "out")
+    assert code == 0, err
+    bits = written(tmp_path / "out")["bits"]
+    parts = sum(bits[part]["value"] for part in ("L_T", "middle", "L_0"))
+    assert bits["total"]["value"] == pytest.approx(parts)
+    assert (bits["num_images"], bits["data"]) == (30, "30 images of digits, train")
+    assert "| bits per dimension |" in out
+    assert (tmp_path / "out" / bits["picture"]).is_file()
+
+
 def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     assert cli("evaluate", run, *QUICK, "--metrics", "fid").code == 0
     code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fid")

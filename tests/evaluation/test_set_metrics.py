@@ -132,12 +132,3 @@ def test_precision_and_recall_by_brute_force():
     assert recall.value == pytest.approx(share_within(y, x))
     assert 0 < precision.value < 1
     assert recall.value > 0
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"), [(0, 10, 0, 0.2775), (81, 263, 0.2553, 0.3662)]
-)
-def test_shares_have_wilsons_interval(hits, n, low, high):
-    """The second is an example of Newcombe 1998, table I, method 3."""
-    found = set_metrics._share(hits / n, n)
-    assert found == pytest.approx((hits / n, low, high), abs=5e-5)

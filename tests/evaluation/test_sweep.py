@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import fromnoise
-from fromnoise.evaluation.label_scores import Interval
-from fromnoise.evaluation.sweep import best, front, table
-from fromnoise.evaluation.sweep_figure import Row, sweep_figure
+from fromnoise.curves import sweep_figure
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.sweep import Row, best, front, table
 
 
 def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):
@@ -37,9 +37,11 @@ def test_the_table_has_the_fastest_first_and_the_front_bold():
 
 
 def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
-    rows = [row(1, 9, 10), row(2, -0.1, 0.2), row(3, 5, 1, "ddpm")]
-    with Image.open(sweep_figure(rows, front(rows), tmp_path / "x.png", extractor="pixels")) as png:
-        assert png.width > 800
+    lines = {"ddim": [(5, 1, 9, -1, 19), (10, 2, -0.1, -0.3, 0.1)], "ddpm": [(5, 3, 5, 4, 6)]}
+    for some in (lines, {"ddim": lines["ddim"][1:]}):
+        sweep_figure(some, [(1, 9), (2, -0.1)], tmp_path / "x.png", distance="d")
+        with Image.open(tmp_path / "x.png") as png:
+            assert png.width > 800
 
 
 QUICK = ("--extractor", "pixels", "--num-images", 66)

@@ -12,7 +12,7 @@ from fromnoise.data.picture import Fit
 from fromnoise.evaluation import evaluating
 from fromnoise.evaluation.judge import save_judge
 from fromnoise.evaluation.judge_training import judge_to_folder
-from fromnoise.evaluation.set_evaluation import METRICS
+from fromnoise.evaluation.set_evaluation import METRICS, USUAL
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 
@@ -27,7 +27,9 @@ def evaluate(
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
     features_weights: options.FeaturesWeights = None,
-    metrics: Annotated[str, typer.Option(help="of the set, with commas")] = ",".join(METRICS),
+    metrics: Annotated[str, typer.Option(help=f"of the set: {', '.join(METRICS)}")] = ",".join(
+        USUAL
+    ),
     allow_small: options.AllowSmall = False,
     conditions: Annotated[
         list[Path] | None,

@@ -3,9 +3,9 @@
 from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
 from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 from fromnoise.evaluation.frechet import frechet_distance
+from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.label_scores import (
     SCORES,
-    Interval,
     LabelCounts,
     LabelScores,
     Verdicts,

@@ -16,7 +16,7 @@ from fromnoise.curves import bits_figure
 from fromnoise.data.batches import to_float
 from fromnoise.diffusion.likelihood import EstimatedBits, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
-from fromnoise.evaluation.label_scores import Interval
+from fromnoise.evaluation.intervals import Interval, mean_interval
 from fromnoise.model import Model
 from fromnoise.rng import generator, image_noise, seed_of
 
@@ -149,25 +149,6 @@ def variance_of(model: Model) -> Variance:
         return "learned"
     sampler = model.spec.sampling.sampler
     return sampler.options.get("variance", "small") if sampler.name == "ddpm" else "small"
-
-
-def mean_interval(values: np.ndarray) -> Interval:
-    """Return the mean of independent values (N,), N ≥ 2, ± t s/√N (Student 1908), 95 %."""
-    mean, n = float(values.mean()), len(values)
-    half = student_quantile(n - 1) * float(values.std(ddof=1)) / n**0.5
-    return Interval(mean, mean - half, mean + half)
-
-
-def student_quantile(freedom: int, share: float = 0.95) -> float:
-    """Return the t that |Student's t| exceeds with probability 1 − share; freedom: degrees ≥ 1.
-
-    t = √ν tan θ, where θ ∈ (−π/2, π/2) has a density in proportion to cos^{ν−1} θ.
-    """
-    freedom = min(freedom, 10_000)  # from there on it is the normal's, to 4 digits
-    theta = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(theta) ** (freedom - 1)
-    mass = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return float(freedom**0.5 * np.tan(np.interp(share * mass[-1], mass, theta)))
 
 
 def _estimate(

@@ -22,7 +22,7 @@ from fromnoise.evaluation.real import (
 )
 from fromnoise.evaluation.reference import reference_from_npz, reference_of
 from fromnoise.evaluation.set_evaluation import (
-    METRICS,
+    USUAL,
     check_before,
     check_enough,
     check_installed,
@@ -34,7 +34,7 @@ from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
 
-USUAL = 10_000  # images, when nobody says how many
+MANY = 10_000  # images, when nobody says how many
 
 
 def by_labels(
@@ -93,7 +93,7 @@ def as_a_set(
     extractor: str | None = None,
     judge: Path | None = None,
     features_weights: Path | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = USUAL,
     allow_small: bool = False,
     first_seed: int = 0,
     batch_size: int = 64,
@@ -117,7 +117,7 @@ def as_a_set(
     shape = _shape(model, generated)
     real = None if _is_statistics(reference) else _real_images(reference, path, model, shape)
     space = _open_space(extractor, shape, judge, features_weights, device)
-    count = len(generated.images) if generated else num or USUAL
+    count = len(generated.images) if generated else num or MANY
     folder = out or _default_folder(path, model, space, reference, count, how)
     check_before(count, metrics, space, folder, allow_small=allow_small)
 
@@ -146,6 +146,7 @@ def as_a_set(
             space,
             folder,
             known=known_of(path) if model is not None else UNKNOWN,
+            model=model,
             metrics=metrics,
             allow_small=allow_small,
             progress=progress,

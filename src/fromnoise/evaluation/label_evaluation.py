@@ -22,9 +22,9 @@ import torch
 from fromnoise.config import ConfigError
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels import in_turn, in_words, parse_labels
+from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.judge import Judge
 from fromnoise.evaluation.label_scores import (
-    Interval,
     LabelScores,
     Verdicts,
     label_counts,

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fromnoise.evaluation.intervals import Interval
+
 SCORES = ("recall_at_k", "precision", "recall", "f1", "exact_match", "extra")
 
 Ratio = tuple[np.ndarray, np.ndarray]
@@ -28,14 +30,6 @@ class LabelCounts(NamedTuple):
     exact: np.ndarray  # … and 1 if all of those are right as well
     negated: np.ndarray  # 1 if any label is wanted −1 …
     extra: np.ndarray  # … and 1 if any of those is present as well
-
-
-class Interval(NamedTuple):
-    """A score and its 95 % interval, in [0, 1]; all three are NaN where the score is 0/0."""
-
-    value: float
-    low: float
-    high: float
 
 
 class LabelScores(NamedTuple):

@@ -2,6 +2,7 @@
 
     set-…/metrics.json    scores with their intervals, and the circumstances
           metrics.md      the same as a table
+          bits.png        bits per dimension over t, where they were asked for
           copies.png      generated images beside the training images that they are nearest to
 
 The first two are written anew after every metric, so that none is lost with what comes next.
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config import ConfigError, unknown
+from fromnoise.evaluation.bits import measure_bits
 from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.extractors import (
@@ -30,7 +32,7 @@ from fromnoise.evaluation.extractors import (
     nothing,
 )
 from fromnoise.evaluation.generated import Generated
-from fromnoise.evaluation.label_scores import Interval
+from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.published import published_beside
 from fromnoise.evaluation.real import UNKNOWN, Known, Real, evenly
@@ -43,8 +45,10 @@ from fromnoise.evaluation.set_metrics import (
     precision_and_recall,
 )
 from fromnoise.evaluation.set_table import Record, table
+from fromnoise.model import Model
 
 METRICS_FILE, TABLE_FILE, SHEET = "metrics.json", "metrics.md", "copies.png"
+CURVE, MOST_FOR_BITS = "bits.png", 1000  # images
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
@@ -57,6 +61,7 @@ class Subject(NamedTuple):
     reference: Reference
     extractor: Extractor
     known: Known
+    model: Model | None
     folder: Path  # for pictures
 
     def real(self) -> np.ndarray:
@@ -108,13 +113,33 @@ def copies(of: Subject) -> Record:
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
 
+def bits(of: Subject) -> Record:
+    """Bits per dimension of real images, of held-out ones where there are some."""
+    real = of.known.held_out or of.known.training
+    if of.model is None or real is None:
+        raise NotDefined("it needs the model, and images that its run knows")
+    images = evenly(real.images.images, MOST_FOR_BITS)
+    labels = real.images.labels
+    labelled = labels is not None and of.model.spec.label_names == real.images.label_names
+    measured = measure_bits(
+        of.model,
+        images,
+        evenly(labels, MOST_FOR_BITS) if labels is not None and labelled else None,
+        data=f"{len(images):,} images of {real.what}",
+    )
+    measured.save_curve(of.folder / CURVE)
+    return {"bits": {**measured.as_json(), "picture": CURVE}}
+
+
 METRICS: dict[str, Callable[[Subject], Record]] = {
     "fid": fid,
     "kid": kid,
     "is": isc,
     "prc": prc,
     "copies": copies,
+    "bits": bits,
 }
+USUAL = tuple(name for name in METRICS if name != "bits")  # which takes as long as many images
 
 
 def _scores(**scores: Interval) -> Record:
@@ -148,13 +173,14 @@ def evaluate_set(
     folder: Path,
     *,
     known: Known = UNKNOWN,
-    metrics: Sequence[str] = tuple(METRICS),
+    model: Model | None = None,
+    metrics: Sequence[str] = USUAL,
     allow_small: bool = False,
     progress: Progress = nothing,
 ) -> Record:
     """Score generated images against real ones, and return what metrics.json holds then.
 
-    known: the training images and others, for the check for copies. A metric that is not defined
+    known, model: what a check for copies and bits per dimension need. A metric that is not defined
     for these sets is named there with the reason. progress is called while features are extracted.
     Raises ConfigError for an unknown metric and where `folder` has scores already, and
     ExtractorError for fewer images than features, unless `allow_small`.
@@ -182,6 +208,7 @@ def evaluate_set(
         reference,
         extractor,
         known,
+        model,
         folder,
     )
     record["seconds"]["features"] = time.perf_counter() - started

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fromnoise.evaluation.frechet import frechet_to
-from fromnoise.evaluation.label_scores import Interval
+from fromnoise.evaluation.intervals import Interval, around, mean_interval, share_interval
 from fromnoise.evaluation.moments import Moments, merged, without
 
 BLOCKS = 20  # disjoint ranges of seeds, whose spread makes an interval
@@ -51,7 +51,7 @@ def frechet_scores(
     left_out = np.array([fid_of(without(everything, block)) for block in blocks])
     error = _jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
-    return _around(fid, error, G), _around(unbiased, error, G)
+    return around(fid, error, G), around(unbiased, error, G)
 
 
 def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
@@ -85,7 +85,7 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    return _around(value, _jackknife_error(left_out), BLOCKS)
+    return around(value, _jackknife_error(left_out), BLOCKS)
 
 
 def _kernel_sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
@@ -115,7 +115,7 @@ def inception_score(logits: np.ndarray) -> Interval:
         for part in np.split(order, cuts)
     ]
     splits = [score["inception_score_mean"] for score in each]
-    return _around(float(np.mean(splits)), _standard_error(splits), SPLITS)
+    return mean_interval(np.array(splits))
 
 
 def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Interval, Interval]:
@@ -139,31 +139,12 @@ def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Inter
         save_cpu_ram=True,
         verbose=False,
     )
-    return _share(found["precision"], len(generated)), _share(found["recall"], len(real))
-
-
-def _share(share: float, n: int) -> Interval:
-    """Wilson's 95 % interval of a share of n."""
-    z = 1.959964
-    middle = share + z * z / (2 * n)
-    margin = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    scale = 1 + z * z / n
-    return Interval(share, (middle - margin) / scale, (middle + margin) / scale)
-
-
-def _around(value: float, error: float, parts: int) -> Interval:
-    """Student's 95 % interval of a value whose standard error came from so many parts."""
-    from scipy.stats import t
-
-    margin = float(t.ppf(0.975, parts - 1)) * error
-    return Interval(value, value - margin, value + margin)
+    return share_interval(found["precision"], len(generated)), share_interval(
+        found["recall"], len(real)
+    )
 
 
 def _jackknife_error(left_out: np.ndarray) -> float:
     """The standard error of a statistic from its values with each of G blocks left out, (G,)."""
     G = len(left_out)
     return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())
-
-
-def _standard_error(parts: Sequence[float]) -> float:
-    return float(np.std(parts, ddof=1)) / math.sqrt(len(parts))

@@ -23,6 +23,11 @@ def table(record: Record) -> str:
     for key, score in record["scores"].items():
         value, low, high = (f"{score[part]:.4g}" for part in ("value", "low", "high"))
         lines.append(f"| {headings[key]} | {value} | {low} to {high} |")
+    if "bits" in record:
+        value, low, high = (
+            f"{record['bits']['total'][part]:.4g}" for part in ("value", "low", "high")
+        )
+        lines.append(f"| bits per dimension | {value} | {low} to {high} |")
     lines += [f"| {metric} | – | {reason} |" for metric, reason in record["missing"].items()]
     lines += [
         f"| {r['system']}, {r['how']} | {r['fid']:g} | published |" for r in published(record)
@@ -56,6 +61,9 @@ def circumstances(record: Record) -> list[str]:
         f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
         f"resized: {extractor['resize']}"
     )
+    if "bits" in record:
+        parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
+        lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
     took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
     lines.append(f"{record['date']}; seconds: {took}")
     if not record["complete"]:

@@ -11,22 +11,33 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fromnoise.config import ConfigError, Sampling
+from fromnoise.curves import sweep_figure
 from fromnoise.evaluation.extractors import Extractor, in_parts
 from fromnoise.evaluation.generated import draw
+from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
-from fromnoise.evaluation.sweep_figure import Row, sweep_figure
 from fromnoise.model import Model
 from fromnoise.progress import counting
 
 SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
+
+
+class Row(NamedTuple):
+    """What one way of sampling costs, and how near its images come to the real ones."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    seconds_per_image: float
+    fid: Interval  # the Fréchet distance in the features of an extractor
 
 
 def ways(
@@ -127,8 +138,10 @@ def in_words(row: Row) -> str:
 
 def table(rows: Sequence[Row], extractor: str) -> str:
     """The rows in Markdown, the fastest first; those on the front are bold."""
-    distance = "FID" if extractor == "inception" else f"Fréchet distance ({extractor})"
-    lines = [f"| sampler and steps | seconds an image | {distance} |", "|---|---|---|"]
+    lines = [
+        f"| sampler and steps | seconds an image | {distance_of(extractor)} |",
+        "|---|---|---|",
+    ]
     on_front = front(rows)
     for i in np.argsort([row.seconds_per_image for row in rows]):
         row, bold = rows[i], "**" if on_front[i] else ""
@@ -139,6 +152,11 @@ def table(rows: Sequence[Row], extractor: str) -> str:
         "Bold: no other way is both faster and nearer to the real images (Pareto's front).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def distance_of(extractor: str) -> str:
+    """What the Fréchet distance is called in these features: FID in those of Inception alone."""
+    return "FID" if extractor == "inception" else f"Fréchet distance ({extractor})"
 
 
 def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: str) -> None:
@@ -155,4 +173,13 @@ def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: 
         writing = folder / f".writing-{name}"
         writing.write_text(text, encoding="utf-8")
         writing.replace(folder / name)
-    sweep_figure(rows, front(rows), folder / PICTURE, extractor=extractor)
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    for row in sorted(rows, key=lambda row: row.steps):
+        name = row.sampler if row.guidance == 1 else f"{row.sampler}, s = {row.guidance:g}"
+        lines.setdefault(name, []).append((row.steps, row.seconds_per_image, *row.fid))
+    edge = [
+        (row.seconds_per_image, row.fid.value)
+        for row, on_front in zip(rows, front(rows), strict=True)
+        if on_front
+    ]
+    sweep_figure(lines, edge, folder / PICTURE, distance=distance_of(extractor))
