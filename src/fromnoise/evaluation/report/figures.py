@@ -1,0 +1,117 @@
+"""Which charts the page shows: curves of the training, a sweep of samplers, bits by noise level."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from fromnoise.curves import smoothed
+from fromnoise.evaluation.report.charts import Axes, Line, Point, line_chart, point_chart
+from fromnoise.evaluation.report.measured import Bits, Sweep
+from fromnoise.evaluation.report.run_folder import RunFolder
+
+COLOURS = 6  # of runs, in style.css; then from the first again
+QUARTERS = ("least noise", "less than half", "more than half", "most noise")
+STEPS, LOG_STEPS = Axes("training step"), Axes("training step", log_x=True, log_y=True)
+
+
+class Key(NamedTuple):
+    """A line of a legend."""
+
+    name: str
+    colour: str
+    value: str = ""
+
+
+class Chart(NamedTuple):
+    """A chart with its title and legend."""
+
+    title: str
+    svg: Markup
+    legend: list[Key]
+    note: str = ""
+
+
+def colour_of(index: int) -> str:
+    """The class of the run's colour, by its place on the page."""
+    return f"run{index % COLOURS + 1}"
+
+
+def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
+    """Loss, loss by noise level of each run, learning rate, speed, gradient: those that are logged."""
+    charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs)]
+    charts += [
+        _column(runs, "learning_rate", "Learning rate", lambda v: f"ends at {v[-1]:.2g}"),
+        _column(runs, "images_per_second", "Images per second", lambda v: f"{np.median(v):,.0f}"),
+        _column(runs, "gradient_norm", "Gradient norm", lambda v: f"ends at {v[-1]:.2g}"),
+    ]
+    return [chart for chart in charts if chart.svg]
+
+
+def sweep_chart(sweep: Sweep) -> Chart:
+    """Distance against time, the ways that no other beats in both joined by a line."""
+    points, keys = [], {}
+    for row in sweep.rows:
+        value = row.fid.value
+        if value is None:
+            continue
+        colour = keys.setdefault(row.sampler, colour_of(len(keys)))
+        low, high = (value if end is None else end for end in (row.fid.low, row.fid.high))
+        name = f"{row.steps}" if row.guidance in (None, 1) else f"{row.steps}, s = {row.guidance:g}"
+        points.append(Point(name, row.seconds_per_image, value, low, high, colour, row.on_front))
+    return Chart(
+        "FID against time",
+        point_chart(points, Axes("seconds per image", log_x=True), title="FID against time"),
+        [Key(name, colour) for name, colour in keys.items()],
+        "A number beside a point is its number of steps; filled points are not beaten in both.",
+    )
+
+
+def bits_chart(bits: Bits, colour: str) -> Chart:
+    """What each step costs, by t."""
+    shown = [rate for rate in bits.curve if rate.bits_per_step > 0]
+    t = np.array([(rate.first + rate.last) / 2 for rate in shown])
+    order = np.argsort(t)
+    cost = np.array([rate.bits_per_step for rate in shown])
+    line = Line("bits", t[order], cost[order], colour)
+    title = "Bits per dimension of each step"
+    return Chart(title, line_chart([line], Axes("t", log_y=True), title=title), [])
+
+
+def _loss(runs: Sequence[RunFolder]) -> Chart:
+    lines, legend = [], []
+    for i, run in enumerate(runs):
+        steps, losses = run.series("loss", positive=True)
+        if len(steps):
+            smooth, colour = smoothed(steps, losses), colour_of(i)
+            lines = [Line(run.name, steps, losses, colour, faint=True), *lines]
+            lines.append(Line(run.name, steps, smooth, colour))
+            legend.append(Key(run.name, colour, f"{smooth[-1]:.4f}"))
+    svg = line_chart(lines, LOG_STEPS, title="Loss against training step")
+    return Chart("Loss", svg, legend, "As logged, and its geometric mean over ± 10 % of the step.")
+
+
+def _quarters(run: RunFolder, several: bool) -> Chart:
+    lines, legend = [], []
+    for quarter, levels in enumerate(QUARTERS, start=1):
+        steps, losses = run.series(f"loss_q{quarter}", positive=True)
+        if len(steps):
+            smooth, colour = smoothed(steps, losses), f"quarter{quarter}"
+            lines.append(Line(levels, steps, smooth, colour))
+            legend.append(Key(levels, colour, f"{smooth[-1]:.4f}"))
+    title = f"Loss by noise level, {run.name}" if several else "Loss by noise level"
+    svg = line_chart(lines, LOG_STEPS, title=title)
+    return Chart(title, svg, legend, "The four quarters of t, smoothed.")
+
+
+def _column(
+    runs: Sequence[RunFolder], key: str, title: str, words: Callable[[np.ndarray], str]
+) -> Chart:
+    lines, legend = [], []
+    for i, run in enumerate(runs):
+        steps, values = run.series(key)
+        if len(steps):
+            lines.append(Line(run.name, steps, values, colour_of(i)))
+            legend.append(Key(run.name, colour_of(i), words(values)))
+    return Chart(title, line_chart(lines, STEPS, title=f"{title} against training step"), legend)
