@@ -158,7 +158,9 @@ def _dot(x: float, y: float, classes: str) -> Markup:
 
 def _framed(body: Markup, x: "_Scale", y: "_Scale", x_label: str, title: str) -> Markup:
     """With axes, and a title that is read out."""
-    tick = Markup('<path class="grid" d="{}"/><text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+    tick = Markup(
+        '<path class="grid" d="{}"/><text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+    )
     foot = HEIGHT - BOTTOM
     parts = []
     for value, at in x.ticks():

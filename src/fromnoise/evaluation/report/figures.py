@@ -12,7 +12,7 @@ from fromnoise.evaluation.report.measured import Bits, Sweep
 from fromnoise.evaluation.report.run_folder import RunFolder
 
 COLOURS = 6  # of runs, in style.css; then from the first again
-QUARTERS = ("least noise", "less than half", "more than half", "most noise")
+QUARTERS = ("quarter 1, least noise", "quarter 2", "quarter 3", "quarter 4, most noise")
 STEPS, LOG_STEPS = Axes("training step"), Axes("training step", log_x=True, log_y=True)
 
 
@@ -39,11 +39,13 @@ def colour_of(index: int) -> str:
 
 
 def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """Loss, loss by noise level of each run, learning rate, speed, gradient: those that are logged."""
+    """Loss, the same by noise level, learning rate, speed, gradient: those that are logged."""
     charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs)]
     charts += [
-        _column(runs, "learning_rate", "Learning rate", lambda v: f"ends at {v[-1]:.2g}"),
-        _column(runs, "images_per_second", "Images per second", lambda v: f"{np.median(v):,.0f}"),
+        _column(runs, "learning_rate", "Learning rate", lambda v: f"at most {v.max():.3g}"),
+        _column(
+            runs, "images_per_second", "Images per second", lambda v: f"median {np.median(v):,.0f}"
+        ),
         _column(runs, "gradient_norm", "Gradient norm", lambda v: f"ends at {v[-1]:.2g}"),
     ]
     return [chart for chart in charts if chart.svg]

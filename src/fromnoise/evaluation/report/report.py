@@ -51,7 +51,12 @@ SECTIONS = {  # a template each
     "recipe": "Recipe",
     "environment": "Environment",
 }
-BITS = {"total": "in all", "L_T": "L_T", "middle": "L_1 … L_T−1", "L_0": "L_0"}
+BITS = {
+    "total": "bits/dim ↓",
+    "L_T": "of these L_T",
+    "middle": "of these L_1 … L_T−1",
+    "L_0": "of these L_0",
+}
 
 
 def write_report(
@@ -68,9 +73,7 @@ def write_report(
     is called with (denoising steps done, of how many).
     Raises ConfigError where a folder is no run, is given twice, or `out` is a folder.
     """
-    runs = [
-        read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)
-    ]
+    runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
     out = folders[0] / REPORT if out is None else out
     if out.is_dir():
         raise ConfigError(f"{out.absolute()} is a folder; give --out a file, as in {REPORT}")
@@ -89,12 +92,11 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
     recipes = [run.recipe for run in runs]
     differing = differences(recipes)
     columns = [(run, one) for run in shown for one in run.metrics]
-    sections = dict(SECTIONS)
-    if len(runs) == 1:
-        del sections["differences"]
+    measured = {key for _, one in columns for key in one.content.scores}
+    yardsticks = {repr((one.content.extractor, one.content.reference)) for _, one in columns}
     return _template().render(
         title=_in_words([run.name for run in runs]),
-        sections=sections,
+        sections={k: name for k, name in SECTIONS.items() if k != "differences" or len(runs) > 1},
         runs=shown,
         recipes=recipes,
         all_keys=list(dict.fromkeys(key for recipe in recipes for key in recipe)),
@@ -103,8 +105,8 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         other_shape=len({run.shape for run in shown if run.shape}) > 1,
         charts=training_charts(runs),
         columns=columns,
-        scores=list(METRICS) + sorted({k for _, one in columns for k in one.content.scores} - METRICS.keys()),
-        other_yardstick=len({repr((c.content.extractor, c.content.reference)) for _, c in columns}) > 1,
+        scores=[*METRICS, *sorted(measured - METRICS.keys())],
+        other_yardstick=len(yardsticks) > 1,
         metric_names=METRICS,
         label_names=LABEL_SCORES,
         bits_names=BITS,

@@ -158,7 +158,9 @@ def _how(drawing: Drawing | None) -> str:
     if drawing is None:
         return ""
     spec = drawing.model.spec
-    words = f"Seeds 0–{IMAGES - 1}, {drawing.steps} DDIM steps, averaged weights of step {spec.step:,}"
+    words = (
+        f"Seeds 0–{IMAGES - 1}, {drawing.steps} DDIM steps, averaged weights of step {spec.step:,}"
+    )
     if not spec.label_names:
         return f"{words}."
     s = spec.sampling.guidance

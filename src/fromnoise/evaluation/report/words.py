@@ -9,26 +9,24 @@ from fromnoise.evaluation.report.measured import Interval
 
 def number(value: float, digits: int = 4) -> str:
     """1234.5678 → 1,235; 0.00012345 → 0.0001234; 3 → 3."""
-    if value == round(value):
-        return f"{value:,.0f}"
-    if abs(value) >= 10**digits:
+    if value == round(value) or abs(value) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:,.{digits}g}"
 
 
 def interval(score: Interval) -> tuple[str, str, str]:
-    """Value, low and high with two digits of the interval's width; "" for what is not known.
+    """Value, low and high with as many decimals as show 3 digits of the one, 2 of their distance.
 
-    12.3456 in [12.1, 12.623] → 12.35, 12.10, 12.62. The value must be known.
+    12.3456 in [12.1, 12.623] → 12.35, 12.10, 12.62. What is not known is "".
     """
-    assert score.value is not None
+    if score.value is None:
+        return "", "", ""
     if score.low is None or score.high is None:
         return number(score.value), "", ""
-    width = score.high - score.low
-    if width <= 0:
-        return number(score.value), number(score.low), number(score.high)
-    decimals = max(0, 1 - math.floor(math.log10(width)))
-    value, low, high = (f"{v:,.{decimals}f}" for v in (score.value, score.low, score.high))
+    wanted = [(abs(score.value), 3), (score.high - score.low, 2)]
+    decimals = [digits - 1 - math.floor(math.log10(v)) for v, digits in wanted if v > 0]
+    shown = max([0, *decimals])
+    value, low, high = (f"{v:,.{shown}f}" for v in (score.value, score.low, score.high))
     return value, low, high
 
 
