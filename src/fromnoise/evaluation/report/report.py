@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from markupsafe import Markup
 
 from fromnoise.checkpoints import flush
 from fromnoise.config import ConfigError
 from fromnoise.evaluation.report.figures import training_charts
-from fromnoise.evaluation.report.run_folder import RunFolder, differences, names_of, read_run
+from fromnoise.evaluation.report.run_folder import (
+    RunFolder,
+    all_keys,
+    differences,
+    names_of,
+    read_run,
+)
 from fromnoise.evaluation.report.shown import FORMULA, Shown, show
 from fromnoise.evaluation.report.words import facts, interval, number, setting
 
@@ -53,9 +60,9 @@ SECTIONS = {  # a template each
 }
 BITS = {
     "total": "bits/dim ↓",
-    "L_T": "of these L_T",
-    "middle": "of these L_1 … L_T−1",
-    "L_0": "of these L_0",
+    "L_T": Markup("of these L<sub>T</sub>"),
+    "middle": Markup("of these L<sub>1</sub> … L<sub>T−1</sub>"),
+    "L_0": Markup("of these L<sub>0</sub>"),
 }
 
 
@@ -99,7 +106,7 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         sections={k: name for k, name in SECTIONS.items() if k != "differences" or len(runs) > 1},
         runs=shown,
         recipes=recipes,
-        all_keys=list(dict.fromkeys(key for recipe in recipes for key in recipe)),
+        all_keys=all_keys(recipes),
         differing=differing,
         other_loss=any(key.startswith("diffusion.") for key in differing),
         other_shape=len({run.shape for run in shown if run.shape}) > 1,

@@ -91,16 +91,23 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     raise AssertionError("unequal paths that are equal")
 
 
+def all_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The dotted keys of all recipes, those of a section together."""
+    sections: dict[str, dict[str, None]] = {}
+    for key in (key for recipe in recipes for key in recipe):
+        sections.setdefault(key.rpartition(".")[0], {})[key] = None
+    return [key for section in sections.values() for key in section]
+
+
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted keys that are not the same in all recipes, in the order of the recipes."""
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    """Those of the dotted keys that are not the same in all recipes."""
     missing = object()
-    first = recipes[0]
-    return [
-        key
-        for key in keys
-        if any(recipe.get(key, missing) != first.get(key, missing) for recipe in recipes[1:])
-    ]
+
+    def differs(key: str) -> bool:
+        first, *others = (recipe.get(key, missing) for recipe in recipes)
+        return any(other != first for other in others)
+
+    return [key for key in all_keys(recipes) if differs(key)]
 
 
 def _number(value: Any) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from fromnoise.evaluation.report.drawing import IMAGES, Drawing, draw
 from fromnoise.evaluation.report.figures import Chart, bits_chart, colour_of, sweep_chart
 from fromnoise.evaluation.report.inlined import Picture, picture, picture_file
@@ -18,7 +20,7 @@ from fromnoise.evaluation.report.measured import (
 from fromnoise.evaluation.report.run_folder import RunFolder
 from fromnoise.progress import duration
 
-FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
+FORMULA = Markup("ε = ε<sub>∅</sub> + s·(ε<sub>c</sub> − ε<sub>∅</sub>)")
 PREVIEW_COLUMNS = 8
 
 
@@ -164,7 +166,8 @@ def _how(drawing: Drawing | None) -> str:
     if not spec.label_names:
         return f"{words}."
     s = spec.sampling.guidance
-    return f"{words}; each label in turn, guidance s = {s:g} in {FORMULA} (1 is off)."
+    said = Markup("{}; each label in turn, guidance s = {} in {} (1 is off).")
+    return said.format(words, f"{s:g}", FORMULA)
 
 
 def _samples(run: RunFolder, drawing: Drawing | None) -> list[tuple[str, Picture]]:
