@@ -198,11 +198,11 @@ def test_numbers_are_those_of_the_files(page):
     assert "This evaluation was not finished." in metrics
 
     sweep = section(html, "sweep")
-    numbers = [v for r in SWEEP["rows"] for v in (r["seconds_per_image"], *r["fid"].values())]
+    numbers = [v for r in SWEEP["rows"] for v in (*r["fid"].values(), r["seconds_per_image"])]
     assert data_of(sweep) == numbers * 2
     [_, first, second, *_] = rows_of(sweep)
-    assert first == ["ddim", "5", "1.5", "0.00977", "30.0 [29.5, 30.5]", "● yes"]
-    assert second[-1] == ""
+    assert first == ["ddim ●", "5", "1.5", "30.0 [29.5, 30.5]", "0.00977"]
+    assert second[0] == "ddpm"
 
     labels = section(html, "labels")
     assert data_of(labels)[:6] == [0.625, 0.5, 0.75, 0.5, 0.25, 0.75]

@@ -99,7 +99,7 @@ def test_points_have_their_intervals_and_the_strong_ones_are_joined():
         Point("25", 0.7, 40, 40, 40, "run1", strong=False),
     ]
     svg = point_chart(points, Axes("seconds", log_x=True), title="<T>")
-    [front] = re.findall(r'class="line run1 thin" d="M([^"]*)"', svg)
+    [front] = re.findall(r'class="line thin joined" d="M([^"]*)"', svg)
     dots = re.findall(r'<circle class="dot run1( hollow)?" cx="([\d.]+)" cy="([\d.]+)"', svg)
     assert front == f"{dots[0][1]},{dots[0][2]}L{dots[1][1]},{dots[1][2]}"
     assert [hollow for hollow, _, _ in dots] == ["", "", " hollow"]

@@ -55,18 +55,14 @@ def line_chart(lines: Sequence[Line], axes: Axes, *, title: str) -> Markup:
 
 
 def point_chart(points: Sequence[Point], axes: Axes, *, title: str) -> Markup:
-    """An SVG of points with intervals, each with its name; the strong ones of a colour joined."""
+    """An SVG of points with intervals, each with its name; the strong ones joined from the left."""
     if not points:
         return Markup("")
     x = _Scale([p.x for p in points], axes.log_x, LEFT + 20, -RIGHT - 20)
     heights = [v for p in points for v in (p.low, p.high)]
     y = _Scale(heights, axes.log_y, -BOTTOM - 6, TOP + 16)
-    marks = []
-    for colour in dict.fromkeys(p.colour for p in points):
-        joined = sorted((p.x, p.y) for p in points if p.strong and p.colour == colour)
-        if len(joined) > 1:
-            xs, ys = np.array(joined).T
-            marks.append(_curve(x(xs), y(ys), f"{colour} thin"))
+    joined = np.array(sorted((p.x, p.y) for p in points if p.strong)).reshape(-1, 2)
+    marks = [_curve(x(joined[:, 0]), y(joined[:, 1]), "thin joined")] if len(joined) > 1 else []
     for p in points:
         (px,), (py, low, high) = x(np.array([p.x])), y(np.array([p.y, p.low, p.high]))
         whisker = Markup('<path class="line thin {}" d="M{:.1f},{:.1f}V{:.1f}"/>')

@@ -53,6 +53,7 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
 
 def sweep_chart(sweep: Sweep) -> Chart:
     """Distance against time, the ways that no other beats in both joined by a line."""
+    scales = {row.guidance for row in sweep.rows}
     points, keys = [], {}
     for row in sweep.rows:
         value = row.fid.value
@@ -60,25 +61,27 @@ def sweep_chart(sweep: Sweep) -> Chart:
             continue
         colour = keys.setdefault(row.sampler, colour_of(len(keys)))
         low, high = (value if end is None else end for end in (row.fid.low, row.fid.high))
-        name = f"{row.steps}" if row.guidance in (None, 1) else f"{row.steps}, s = {row.guidance:g}"
+        name = str(row.steps)
+        if len(scales) > 1 and row.guidance is not None:
+            name += f", s = {row.guidance:g}"
         points.append(Point(name, row.seconds_per_image, value, low, high, colour, row.on_front))
+    positive = all(point.low > 0 for point in points)
+    axes = Axes("seconds per image", log_x=True, log_y=positive)
     return Chart(
         "FID against time",
-        point_chart(points, Axes("seconds per image", log_x=True), title="FID against time"),
+        point_chart(points, axes, title="FID against time"),
         [Key(name, colour) for name, colour in keys.items()],
         "A number beside a point is its number of steps; filled points are not beaten in both.",
     )
 
 
-def bits_chart(bits: Bits, colour: str) -> Chart:
+def bits_chart(bits: Bits, name: str, colour: str) -> Chart:
     """What each step costs, by t."""
-    shown = [rate for rate in bits.curve if rate.bits_per_step > 0]
-    t = np.array([(rate.first + rate.last) / 2 for rate in shown])
-    order = np.argsort(t)
-    cost = np.array([rate.bits_per_step for rate in shown])
-    line = Line("bits", t[order], cost[order], colour)
-    title = "Bits per dimension of each step"
-    return Chart(title, line_chart([line], Axes("t", log_y=True), title=title), [])
+    shown = sorted((r.first + r.last, r.bits_per_step) for r in bits.curve if r.bits_per_step > 0)
+    ends, cost = np.array(shown).reshape(-1, 2).T
+    title = f"Bits per dimension of each step, {name}"
+    axes = Axes("t", log_y=True)
+    return Chart(title, line_chart([Line(name, ends / 2, cost, colour)], axes, title=title), [])
 
 
 def _loss(runs: Sequence[RunFolder]) -> Chart:

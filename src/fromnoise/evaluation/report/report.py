@@ -30,13 +30,14 @@ if TYPE_CHECKING:  # jinja2 is imported when a page is made
 REPORT = "report.html"
 HERE = Path(__file__).parent
 METRICS = {
-    "fid": "FID ↓",
-    "fid_infinity": "FID∞ ↓",
-    "kid": "KID ↓",
-    "inception_score": "Inception score ↑",
-    "precision": "precision ↑",
-    "recall": "recall ↑",
+    "fid": "FID",
+    "fid_infinity": "FID∞",
+    "kid": "KID",
+    "inception_score": "Inception score",
+    "precision": "precision",
+    "recall": "recall",
 }
+HIGHER = ("inception_score", "precision", "recall")  # is better
 LABEL_SCORES = {
     "recall_at_k": "recall@k",
     "precision": "precision",
@@ -59,7 +60,7 @@ SECTIONS = {  # a template each
     "environment": "Environment",
 }
 BITS = {
-    "total": "bits/dim ↓",
+    "total": "bits/dim",
     "L_T": Markup("of these L<sub>T</sub>"),
     "middle": Markup("of these L<sub>1</sub> … L<sub>T−1</sub>"),
     "L_0": Markup("of these L<sub>0</sub>"),
@@ -115,6 +116,7 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         scores=[*METRICS, *sorted(measured - METRICS.keys())],
         other_yardstick=len(yardsticks) > 1,
         metric_names=METRICS,
+        arrows={key: "↑" if key in HIGHER else "↓" for key in (*METRICS, "total")},
         label_names=LABEL_SCORES,
         bits_names=BITS,
         environment=_environment(),

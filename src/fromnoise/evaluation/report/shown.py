@@ -85,7 +85,7 @@ def show(run: RunFolder, index: int, *, progress: Callable[[int, int], None]) ->
         if isinstance(content, Sweep):
             chart = sweep_chart(content)
         if isinstance(content, Metrics) and content.bits is not None:
-            chart = bits_chart(content.bits, colour_of(index))
+            chart = bits_chart(content.bits, run.name, colour_of(index))
         return Measured(one.where, content, pictures, chart)
 
     return Shown(
