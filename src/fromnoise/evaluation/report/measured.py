@@ -26,6 +26,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _name(value: Any) -> Any:
+    """Of a dict of facts the name."""
+    return value.get("name", "") if isinstance(value, dict) else value
+
+
 class Part(BaseModel):
     """A part of such a file."""
 
@@ -111,7 +116,7 @@ class Sweep(Part):
     """sweep.json: distance against time for several ways of sampling."""
 
     date: str = ""
-    extractor: Any = ""
+    extractor: Annotated[str, BeforeValidator(_name)] = ""
     count: int | None = None
     rows: list[SweepRow]
 
