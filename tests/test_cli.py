@@ -333,13 +333,14 @@ def test_a_model_without_labels_is_asked_for_none(refused, finished_run, argumen
 def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
     arguments = [asked / a if str(a).endswith((".json", "run")) else a for a in arguments]
     judge = [] if "--judge" in arguments else ["--judge", asked / "judge"]
-    line = refused("evaluate", asked / "run", *judge, *arguments)
+    asking = [] if "--conditions" in arguments else ["--cycle-classes"]
+    line = refused("evaluate", asked / "run", *judge, *asking, *arguments)
     assert said in line
     assert not (asked / "run" / "evaluation").exists()
 
 
 def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
-    for more in ([], ["--conditions", asked / "clevr.json"]):
+    for more in (["--cycle-classes"], ["--conditions", asked / "clevr.json"]):
         line = refused("evaluate", finished_run, "--judge", asked / "judge", *more)
         assert "this model was trained without labels" in line
 

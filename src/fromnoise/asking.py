@@ -59,6 +59,21 @@ def parse_scales(text: str) -> list[float]:
     return scales
 
 
+def only_scale(scales: Sequence[float] | None) -> float | None:
+    """The one scale that was given, or None. Raises ConfigError for several."""
+    if scales is not None and len(scales) > 1:
+        raise ConfigError(
+            "several scales of guidance are for scoring labels (--conditions, --labels, "
+            "--cycle-classes); images are one set at one scale, so give one"
+        )
+    return scales[0] if scales else None
+
+
+def parse_names(text: str) -> list[str]:
+    """`fid, kid` → ["fid", "kid"]."""
+    return [name.strip() for name in text.split(",")]
+
+
 def parse_colour(text: str) -> tuple[int, int, int]:
     """`255,128,0` → (255, 128, 0). Raises ConfigError for anything else."""
     parts = [part.strip() for part in text.split(",")]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from fromnoise.evaluation import frechet_distance, gaussian_of, pixel_features
+from fromnoise.evaluation import frechet_distance
 
 
 def random_gaussian(seed: int, d: int, rank: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -43,27 +43,6 @@ def test_is_symmetric():
     assert frechet_distance(*a, *b) == pytest.approx(frechet_distance(*b, *a), rel=1e-7)
 
 
-def test_gaussian_of_takes_the_unbiased_moments_in_float64():
-    mean, cov = gaussian_of(np.array([[0, 0], [2, 4]], dtype=np.float32))
-    np.testing.assert_array_equal(mean, [1, 2])
-    np.testing.assert_array_equal(cov, [[2, 4], [4, 8]])
-    assert mean.dtype == cov.dtype == np.float64
-    assert gaussian_of(np.zeros((3, 1)))[1].shape == (1, 1)
-
-
-def test_pixel_features_lie_between_0_and_1():
-    images = np.array([0, 51, 102, 255], dtype=np.uint8).reshape(1, 1, 2, 2)
-    np.testing.assert_allclose(pixel_features(images), [[0, 0.2, 0.4, 1]])
-
-
-@pytest.mark.parametrize("bad", [np.zeros((2, 1, 4, 4)), np.zeros((2, 4, 4), dtype=np.uint8)])
-def test_pixel_features_refuse_what_is_no_image(bad):
-    with pytest.raises(ValueError, match="expected uint8"):
-        pixel_features(bad)
-
-
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(3,\), \(3, 3\), \(2,\) and \(2, 2\)"):
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
-    with pytest.raises(ValueError, match="at least 2"):
-        gaussian_of(np.zeros((1, 4)))

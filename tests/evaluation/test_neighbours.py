@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from fromnoise.evaluation import copy_check, nearest, neighbours, one_nearest_neighbour_accuracy
+from fromnoise.evaluation import nearest, neighbours, one_nearest_neighbour_accuracy
+from fromnoise.evaluation.neighbours import ranked_neighbours
 
 
 @pytest.fixture
@@ -12,10 +13,6 @@ def small_blocks(monkeypatch):
 
 def normal(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, d))
-
-
-def random_images(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
 
 
 def test_nearest_equals_scipys_distances(small_blocks):
@@ -63,33 +60,33 @@ def test_a_set_and_its_copy_are_never_told_apart():
     assert one_nearest_neighbour_accuracy(normal(50), normal(50)) == 0
 
 
-def test_copy_check_finds_an_exact_copy():
-    train, samples = random_images(100), random_images(20, seed=1)
-    samples[13] = train[42]
-    check = copy_check(samples, train)
-    assert check.exact_copies == 1
-    assert check.smallest_distance == 0
-    assert (check.sample_index, check.train_index) == (13, 42)
-    assert check.share_below_threshold == pytest.approx(1 / 20)
-
-
-def test_copy_check_measures_in_pixels_between_0_and_1():
-    train = np.zeros((2, 1, 2, 2), dtype=np.uint8)
-    train[1] = 255
-    check = copy_check(np.full((1, 1, 2, 2), 51, dtype=np.uint8), train)
-    assert check.smallest_distance == pytest.approx(0.2 * 2)  # 0.2 in each of 4 pixels
-    assert check.threshold == pytest.approx(2)
-    assert check.share_below_threshold == 1
-    assert check.exact_copies == 0
-
-
-def test_copy_check_of_fresh_images_stays_near_the_quantile():
-    check = copy_check(random_images(500, seed=1), random_images(500), quantile=0.2)
-    assert check.share_below_threshold == pytest.approx(0.2, abs=0.08)
-    fewer = copy_check(
-        random_images(500, seed=1), random_images(500), quantile=0.2, num_reference=200
+def test_ranked_neighbours_equal_brute_force(small_blocks):
+    a, mirrored, b = normal(23, seed=1), 2 * normal(23, seed=2), normal(31, seed=3)
+    plain, turned = cdist(a, b), cdist(mirrored, b)
+    expected = np.minimum(plain, turned)
+    order = expected.argsort(axis=1)[:, [0, 1, 8]]
+    found = ranked_neighbours(a, mirrored, b, ranks=(1, 2, 9))
+    np.testing.assert_array_equal(found.index, order)
+    np.testing.assert_allclose(
+        found.distance, np.take_along_axis(expected, order, axis=1), rtol=1e-12
     )
-    assert fewer.threshold == pytest.approx(check.threshold, rel=0.03)
+    np.testing.assert_array_equal(found.mirrored, np.take_along_axis(turned < plain, order, axis=1))
+    assert 0 < found.mirrored.sum() < found.mirrored.size
+
+
+def test_ranked_neighbours_leave_out_a_row_mirrored_too(small_blocks):
+    b, rows = normal(31), np.array([3, 30, 0, 14])
+    expected = cdist(b[rows], b)
+    expected[np.arange(len(rows)), rows] = np.inf
+    found = ranked_neighbours(b[rows], b[rows], b, ranks=(1, 30), leave_out=rows)
+    np.testing.assert_array_equal(found.index, expected.argsort(axis=1)[:, [0, 29]])
+    assert not found.mirrored.any()  # both are equally near
+
+
+def test_ranked_neighbours_are_exact_far_from_the_origin():
+    b = normal(50) + 1e6
+    found = ranked_neighbours(b[[7]], b[[8]] + 1, b, ranks=(1, 2))
+    assert (found.distance[0, 0], found.index[0, 0], found.mirrored[0, 0]) == (0, 7, False)
 
 
 def test_wrong_input_is_named():
@@ -99,7 +96,7 @@ def test_wrong_input_is_named():
         one_nearest_neighbour_accuracy(np.zeros((0, 3)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="at least 2 rows"):
         nearest(np.zeros((1, 3)), np.zeros((1, 3)), leave_out=np.array([0]))
-    with pytest.raises(ValueError, match="of one size"):
-        copy_check(random_images(2), random_images(2)[..., :3])
-    with pytest.raises(ValueError, match="uint8"):
-        copy_check(random_images(2) / 255, random_images(2))
+    with pytest.raises(ValueError, match="as many mirrored rows"):
+        ranked_neighbours(normal(3), normal(2), normal(5), ranks=(1,))
+    with pytest.raises(ValueError, match="rank 5 among 4 rows"):
+        ranked_neighbours(normal(2), normal(2), normal(5), ranks=(5,), leave_out=np.array([0, 1]))

@@ -44,8 +44,15 @@ METRICS = {
         "of_tomorrow": interval(0.5, 0.25),
     },
     "marks": [f"a mark {HOSTILE}"],
-    "missing": {"inception_score": "no classes"},
-    "copies": {"verdict": "No copies.", "exact_copies": 3, "sheet": "copies.png", "rows": [1]},
+    "missing": {"is": "no classes"},
+    "published": [{"system": "Ho et al.", "fid": 3.17, "inception_score": None}],
+    "copies": {
+        "verdict": "No copies.",
+        "exact_copies": 3,
+        "held_out": {"exact": 1},
+        "sheet": "copies.png",
+        "rows": [1],
+    },
     "bits": {
         "total": interval(3.25, 0.0625),
         "L_T": 0.0001,
@@ -188,13 +195,14 @@ def test_numbers_are_those_of_the_files(page):
     for key, score in METRICS["scores"].items():
         row = re.search(rf'<tr data-score="{key}">(.*?)</tr>', metrics, re.DOTALL)[1]
         assert data_of(row) == [score["value"], score["low"], score["high"]] * 2
-    assert ["FID ↓", *["12.35 [11.91, 12.78]"] * 2] in rows_of(metrics)
+    assert ["Fréchet distance ↓", *["12.35 [11.91, 12.78]"] * 2] in rows_of(metrics)
     assert ["KID ↓", *["0.00123 [0.00113, 0.00133]"] * 2] in rows_of(metrics)
     assert ["bits/dim ↓", *["3.25 [3.19, 3.31]"] * 2] in rows_of(metrics)
     assert ["of these LT", *["0.0001"] * 2] in rows_of(metrics)
-    assert ["Inception score ↑", "–", "–"] in rows_of(metrics)
+    assert ["Inception Score ↑", "–", "–"] in rows_of(metrics)
     assert ["generated", *["model, 1,234 images"] * 2] in rows_of(metrics)
-    assert "Inception score is missing: no classes" in metrics
+    assert "Inception Score: missing, for no classes" in metrics
+    assert "Published, by the same protocol: system Ho et al., fid 3.17</li>" in metrics
     assert "This evaluation was not finished." in metrics
 
     sweep = section(html, "sweep")
@@ -212,6 +220,7 @@ def test_numbers_are_those_of_the_files(page):
     copies = section(html, "copies")
     assert "No copies." in copies
     assert ["exact copies", "3"] in rows_of(copies)
+    assert ["held out", "exact 1"] in rows_of(copies)
     assert copies.count("<img") == 2
 
 
@@ -314,6 +323,21 @@ def test_a_picture_has_every_pixel_once_and_nothing_between(channels):
         np.testing.assert_array_equal(cell[..., :kept], image.transpose(1, 2, 0))
         assert (cell[..., kept] == 255).all()
     assert (pixels[..., kept] == 255).sum() == 5 * 6 * 8
+
+
+def test_a_distance_is_called_fid_in_the_features_of_inception_alone(bare):
+    for extractor, name in (("inception", "FID"), ("judge", "Fréchet distance")):
+        content = METRICS | {"extractor": {"name": extractor, "weights": ""}}
+        for folder, file, said in (
+            ("set", "metrics.json", content),
+            ("sweep", "sweep.json", SWEEP | {"extractor": {"name": extractor}}),
+        ):
+            (bare / "evaluation" / folder).mkdir(parents=True, exist_ok=True)
+            (bare / "evaluation" / folder / file).write_text(json.dumps(said))
+        html = write_report([bare]).read_text()
+        assert [f"{name} ↓", "12.35 [11.91, 12.78]"] in rows_of(section(html, "metrics"))
+        assert rows_of(section(html, "sweep"))[0][3] == f"{name} ↓"
+        assert (f"{name} against time" in html) == (name in html)
 
 
 # ---- what is missing or broken ------------------------------------------------------------------
@@ -436,6 +460,7 @@ def test_many_large_previews_are_thinned_out(bare):
 
 # ---- in a browser -------------------------------------------------------------------------------
 
+PATIENCE = 300_000  # milliseconds: a busy machine is no failure
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CONTRASTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -475,7 +500,9 @@ def browser():
         program = next(filter(None, map(shutil.which, CHROMIUMS)), own)
         if not Path(program).is_file():
             pytest.skip(f"there is no Chromium to open the report in: {how}")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -489,6 +516,7 @@ def opened(browser, page):
         context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
         )
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: said.append(message.text))

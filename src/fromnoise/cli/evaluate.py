@@ -6,58 +6,95 @@ from typing import Annotated
 import typer
 
 from fromnoise import asking
-from fromnoise.cli.options import (
-    BatchSize,
-    Clamp,
-    Device,
-    GuidanceInterval,
-    GuidanceRescale,
-    Sampler,
-    Steps,
-    Weights,
-)
+from fromnoise.cli import options
 from fromnoise.data.iclevr import read_objects
 from fromnoise.data.picture import Fit
-from fromnoise.evaluation.judge import load_judge, save_judge
+from fromnoise.evaluation import evaluating
+from fromnoise.evaluation.judge import save_judge
 from fromnoise.evaluation.judge_training import judge_to_folder
-from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of, table
+from fromnoise.evaluation.set_evaluation import METRICS
 from fromnoise.interop.iclevr_evaluator import import_evaluator
-from fromnoise.model import home_of, load
-from fromnoise.progress import counting
+
+AS_A_SET, BY_LABELS = "As a set, against real images", "By labels: are they in the images?"
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
-    judge: Annotated[Path, typer.Option(help="what `fromnoise judge train` wrote")],
+    model: Annotated[
+        Path, typer.Argument(help="a run, a checkpoint, a .safetensors file; or images")
+    ],
+    num_images: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=AS_A_SET, help="[default: 10,000, or all images]"),
+    ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=AS_A_SET,
+            help="train or test of the run; a folder, zip or npz; or an npz of mu and sigma",
+        ),
+    ] = "train",
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=AS_A_SET,
+            help="inception, dinov2, judge or pixels [default: judge if one is given, inception]",
+        ),
+    ] = None,
+    features_weights: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=AS_A_SET, help="Inception's, instead of fetching them"),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(rich_help_panel=AS_A_SET, help="which, with commas")
+    ] = ",".join(METRICS),
+    allow_small: Annotated[
+        bool,
+        typer.Option(
+            "--allow-small", rich_help_panel=AS_A_SET, help="fewer images than features, marked so"
+        ),
+    ] = False,
     conditions: Annotated[
         list[Path] | None,
-        typer.Option(help="a JSON list of conditions; more than one may be given"),
+        typer.Option(
+            rich_help_panel=BY_LABELS,
+            help="a JSON list of conditions; more than one may be given",
+        ),
     ] = None,
     labels: Annotated[
         list[str] | None,
-        typer.Option(help='as in "red cube, -blue sphere"; more than one may be given'),
+        typer.Option(
+            rich_help_panel=BY_LABELS,
+            help='as in "red cube, -blue sphere"; more than one may be given',
+        ),
+    ] = None,
+    cycle_classes: Annotated[
+        bool, typer.Option("--cycle-classes", rich_help_panel=BY_LABELS, help="each label alone")
+    ] = False,
+    num: Annotated[
+        int, typer.Option(min=1, rich_help_panel=BY_LABELS, help="images for each condition")
+    ] = 8,
+    judge: Annotated[
+        Path | None, typer.Option(help="what `fromnoise judge train` wrote; labels need one")
     ] = None,
     guidance: Annotated[
         str | None,
         typer.Option(
-            help="scales s in ε = ε_∅ + s·(ε_c − ε_∅), as in 1,2,3 [default: the model's]"
+            help="s in ε = ε_∅ + s·(ε_c − ε_∅), and by labels also several, as in 1,2,3 "
+            "[default: the model's]"
         ),
     ] = None,
-    guidance_interval: GuidanceInterval = None,
-    guidance_rescale: GuidanceRescale = None,
-    clamp: Clamp = None,
-    num: Annotated[int, typer.Option(min=1, help="images for each condition")] = 8,
+    guidance_interval: options.GuidanceInterval = None,
+    guidance_rescale: options.GuidanceRescale = None,
+    clamp: options.Clamp = None,
     seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    weights: Weights = None,
-    batch_size: BatchSize = 64,
+    sampler: options.Sampler = None,
+    steps: options.Steps = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
     out: Annotated[Path | None, typer.Option(help="[default: evaluation/ in the run]")] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
-    """Score how well images show the labels that were asked for, as a judge sees them."""
-    loaded, judging = load(model, weights=weights, device=device), load_judge(judge, device=device)
-    prompts = prompts_of(loaded.spec.label_names, conditions or [], labels or [])
+    """Score images: as a set against real ones, or by the labels that were asked for."""
     how = asking.how_to_sample(
         sampler=sampler,
         steps=steps,
@@ -65,27 +102,41 @@ def evaluate(
         guidance_rescale=guidance_rescale,
         clamp=clamp,
     )
-    scales = asking.parse_scales(guidance) if guidance else [loaded.spec.sampling.guidance]
-    plan = loaded.sampling_plan(**how)
-    name = [f"labels-{loaded.spec.step:06d}", loaded.spec.weights, plan.sampler.name]
-    name += [str(plan.steps), *(p.name for p in prompts)]
-    out = out or home_of(model) / "evaluation" / "-".join(name)
-    with counting("images") as progress:
-        rows = evaluate_labels(
-            loaded,
-            judging,
-            prompts,
-            out,
+    scales = asking.parse_scales(guidance) if guidance else None
+    common = {
+        "first_seed": seed,
+        "batch_size": batch_size,
+        "weights": weights,
+        "out": out,
+        "device": device,
+    }
+    if conditions or labels or cycle_classes:
+        text, folder = evaluating.by_labels(
+            model,
+            judge=judge,
+            files=conditions or [],
+            texts=labels or [],
             scales=scales,
             num=num,
-            first_seed=seed,
-            batch_size=batch_size,
-            loaded_from=str(model.absolute()),
-            progress=progress,
+            **common,
             **how,
         )
-    print(table(rows, judging), end="")
-    print(out.absolute())
+    else:
+        text, folder = evaluating.as_a_set(
+            model,
+            num=num_images,
+            reference=reference,
+            extractor=extractor,
+            judge=judge,
+            features_weights=features_weights,
+            metrics=asking.parse_names(metrics),
+            allow_small=allow_small,
+            guidance=asking.only_scale(scales),
+            **common,
+            **how,
+        )
+    print(text, end="")
+    print(folder.absolute())
 
 
 def judge_train(
@@ -109,7 +160,7 @@ def judge_train(
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Train a classifier that says what an image shows, and score it on images it never saw."""
     judge_to_folder(

@@ -7,16 +7,7 @@ from typing import Annotated
 import typer
 
 from fromnoise import asking, config, sampling
-from fromnoise.cli.options import (
-    BatchSize,
-    Clamp,
-    Device,
-    GuidanceInterval,
-    GuidanceRescale,
-    Sampler,
-    Steps,
-    Weights,
-)
+from fromnoise.cli import options
 from fromnoise.editing import interpolate_to_folder
 from fromnoise.model import load
 from fromnoise.progress import counting
@@ -34,8 +25,8 @@ def sample(
             help="seeds 0 to NUM-1 [default: 64, or one for each condition]",
         ),
     ] = None,
-    sampler: Sampler = None,
-    steps: Steps = None,
+    sampler: options.Sampler = None,
+    steps: options.Steps = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
     variance: Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
@@ -59,11 +50,11 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
     ] = None,
-    guidance_interval: GuidanceInterval = None,
-    guidance_rescale: GuidanceRescale = None,
-    clamp: Clamp = None,
-    weights: Weights = None,
-    batch_size: BatchSize = 64,
+    guidance_interval: options.GuidanceInterval = None,
+    guidance_rescale: options.GuidanceRescale = None,
+    clamp: options.Clamp = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
     grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
     columns: Annotated[int | None, typer.Option(min=1, help="images in a row of the grid")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
@@ -85,7 +76,7 @@ def sample(
         bool, typer.Option("--noise", help="the starting noise beside what became of it")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="[default: samples/ in the run]")] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
     loaded = load(model, weights=weights, device=device)
@@ -158,7 +149,7 @@ def edit_interpolate(
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="of the noise that both images get")] = 0,
     steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Go from one image to another through the noise (Ho et al. 2020, section 4.3)."""
     loaded = load(model, device=device)

@@ -1,6 +1,8 @@
 """How good are the samples? Numbers that compare two sets of images."""
 
-from fromnoise.evaluation.frechet import frechet_distance, gaussian_of, pixel_features
+from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
+from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
+from fromnoise.evaluation.frechet import frechet_distance
 from fromnoise.evaluation.label_scores import (
     SCORES,
     Interval,
@@ -12,11 +14,13 @@ from fromnoise.evaluation.label_scores import (
     scores,
     scores_per_label,
 )
-from fromnoise.evaluation.neighbours import (
-    CopyCheck,
-    copy_check,
-    nearest,
-    one_nearest_neighbour_accuracy,
+from fromnoise.evaluation.moments import Moments, merged, moments_of
+from fromnoise.evaluation.neighbours import nearest, one_nearest_neighbour_accuracy
+from fromnoise.evaluation.set_metrics import (
+    frechet_scores,
+    inception_score,
+    kernel_distance,
+    precision_and_recall,
 )
 
 __all__ = [
@@ -25,15 +29,25 @@ __all__ = [
     "Interval",
     "LabelCounts",
     "LabelScores",
+    "Moments",
+    "Space",
     "Verdicts",
-    "copy_check",
+    "check_copies",
+    "copies_as_json",
+    "copy_verdict",
     "frechet_distance",
-    "gaussian_of",
+    "frechet_scores",
+    "inception_score",
+    "kernel_distance",
     "label_counts",
+    "merged",
+    "moments_of",
     "nearest",
     "one_nearest_neighbour_accuracy",
-    "pixel_features",
+    "precision_and_recall",
+    "save_copy_sheet",
     "score_with_intervals",
     "scores",
     "scores_per_label",
+    "space_of",
 ]

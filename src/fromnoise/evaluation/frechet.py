@@ -1,5 +1,7 @@
 """The Fréchet distance between two sets of features, each summed up by a Gaussian."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -23,45 +25,30 @@ def frechet_distance(
     Raises:
         ValueError: the shapes do not belong together.
     """
-    mean_a, cov_a, mean_b, cov_b = (
-        np.asarray(x, dtype=np.float64) for x in (mean_a, cov_a, mean_b, cov_b)
-    )
-    d = mean_a.size
-    if not mean_a.shape == mean_b.shape == (d,) or not cov_a.shape == cov_b.shape == (d, d):
-        raise ValueError(
-            "expected means (D,) and covariances (D, D) of one D, got "
-            f"{mean_a.shape}, {cov_a.shape}, {mean_b.shape} and {cov_b.shape}"
-        )
-    # Σ_a Σ_b has the eigenvalues of Σ_a^½ Σ_b Σ_a^½. That form is symmetric, so they come out
-    # real, and the trace of the root is the sum of their roots: no matrix root is needed.
-    root_a = _symmetric_root(cov_a)
-    eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
-    squared = np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b)
-    return max(0.0, float(squared - 2 * trace_of_root))
+    return frechet_to(mean_b, cov_b)(mean_a, cov_a)
 
 
-def gaussian_of(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (D,) and the unbiased covariance (D, D), float64, of features (N, D).
+def frechet_to(mean_b: np.ndarray, cov_b: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    """`frechet_distance` from any Gaussian to this one, whose matrix root is taken only once."""
+    mean_b, cov_b = np.asarray(mean_b, dtype=np.float64), np.asarray(cov_b, dtype=np.float64)
+    d = mean_b.size
+    # Σ_a Σ_b has the eigenvalues of Σ_b^½ Σ_a Σ_b^½. That form is symmetric, so they come out
+    # real, and the trace of the root is the sum of their roots: no other matrix root is needed.
+    root_b = _symmetric_root(cov_b) if cov_b.shape == (d, d) else cov_b
 
-    Raises:
-        ValueError: features are not (N, D) with N ≥ 2.
-    """
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"expected features (N, D) with N of at least 2, got {features.shape}")
-    features = features.astype(np.float64)
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+    def distance(mean_a: np.ndarray, cov_a: np.ndarray) -> float:
+        mean_a, cov_a = np.asarray(mean_a, dtype=np.float64), np.asarray(cov_a, dtype=np.float64)
+        if not mean_a.shape == mean_b.shape == (d,) or not cov_a.shape == cov_b.shape == (d, d):
+            raise ValueError(
+                "expected means (D,) and covariances (D, D) of one D, got "
+                f"{mean_a.shape}, {cov_a.shape}, {mean_b.shape} and {cov_b.shape}"
+            )
+        eigenvalues = np.linalg.eigvalsh(root_b @ cov_a @ root_b)
+        trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
+        squared = np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b)
+        return max(0.0, float(squared - 2 * trace_of_root))
 
-
-def pixel_features(images: np.ndarray) -> np.ndarray:
-    """Return images, uint8 (N, C, H, W), as float64 features (N, C·H·W) in [0, 1].
-
-    Raises:
-        ValueError: the images are not uint8 (N, C, H, W).
-    """
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
-    return images.reshape(len(images), -1) / 255.0
+    return distance
 
 
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:

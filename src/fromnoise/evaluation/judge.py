@@ -103,22 +103,38 @@ class Judge:
         Raises:
             ValueError: images of another type, size or number of channels.
         """
+        logits = torch.from_numpy(self.features(images, batch_size=batch_size)[1]).double()
+        if self.spec.kind == "labels":
+            probability = logits.sigmoid().numpy()
+            return Verdicts(probability, probability >= 0.5)
+        probability = logits.softmax(dim=1).numpy()
+        likeliest = probability.argmax(axis=1)
+        return Verdicts(probability, likeliest[:, None] == np.arange(probability.shape[1]))
+
+    def features(
+        self, images: np.ndarray, *, batch_size: int = 256
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the last layer is given of each image, and its logits: (N, D) and (N, K), float32.
+
+        Arguments and errors are those of `verdicts`.
+        """
         self.check(images)
         device = next(self.network.parameters()).device
-        logits = [torch.empty(0, len(self.spec.label_names), dtype=torch.float64)]
+        *body, last = self.network.children()  # in the order in which ResNet runs them
+        assert isinstance(last, nn.Linear)
+        to_features = nn.Sequential(*body, nn.Flatten())
+        features, logits = (
+            [torch.empty(0, last.in_features)],
+            [torch.empty(0, len(self.spec.label_names))],
+        )
         with torch.inference_mode():
             for i in range(0, len(images), batch_size):
                 batch = torch.from_numpy(np.array(images[i : i + batch_size])).to(device)
                 x = to_float(batch.expand(-1, self.spec.channels, -1, -1))
-                x = x.contiguous(memory_format=torch.channels_last)
-                logits.append(self.network(x).cpu().to(torch.float64))
-        together = torch.cat(logits)
-        if self.spec.kind == "labels":
-            probability = together.sigmoid().numpy()
-            return Verdicts(probability, probability >= 0.5)
-        probability = together.softmax(dim=1).numpy()
-        likeliest = probability.argmax(axis=1)
-        return Verdicts(probability, likeliest[:, None] == np.arange(probability.shape[1]))
+                x = to_features(x.contiguous(memory_format=torch.channels_last))
+                features.append(x.cpu())
+                logits.append(last(x).cpu())
+        return torch.cat(features).numpy(), torch.cat(logits).numpy()
 
     def check(self, images: np.ndarray) -> None:
         """Raise ValueError for images, (N, C, H, W), that this judge cannot look at."""

@@ -1,6 +1,7 @@
-"""What nearest neighbours tell: can samples be told from data, and are any of them copies?"""
+"""Nearest neighbours, and what they tell: can samples be told from data?"""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,53 +63,53 @@ def nearest(
     return distance, index
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopyCheck:
-    """How near samples come to training images; distances are Euclidean, pixels in [0, 1]."""
+class Ranked(NamedTuple):
+    """Some of the nearest of M rows to each of N, a column a rank."""
 
-    smallest_distance: float
-    sample_index: int  # the sample with the smallest distance …
-    train_index: int  # … and the training image that it is near
-    exact_copies: int  # samples that equal a training image in every pixel
-    threshold: float  # a low quantile of the distances from training image to training image
-    share_below_threshold: float  # of the samples, in [0, 1]; about the quantile if none copies
+    distance: np.ndarray  # float64 (N, R), Euclidean, ascending along the ranks
+    index: np.ndarray  # int64 (N, R), in [0, M)
+    mirrored: np.ndarray  # bool (N, R): it was the mirrored image that came so near
 
 
-def copy_check(
-    samples: np.ndarray, train: np.ndarray, *, quantile: float = 0.01, num_reference: int = 4096
-) -> CopyCheck:
-    """Compare samples' distances to training images with those among training images.
+def ranked_neighbours(
+    a: np.ndarray,
+    mirrored: np.ndarray,
+    b: np.ndarray,
+    *,
+    ranks: Sequence[int],
+    leave_out: np.ndarray | None = None,
+) -> Ranked:
+    """Return the neighbours of given ranks of each image, however either of them is mirrored.
 
-    A model that copies puts more than a share of `quantile` of its samples below the threshold.
+    The distance of two images is the smaller one of two: of a to b, and of the mirrored a to b.
 
     Args:
-        samples, train: uint8 (N, C, H, W) and (M, C, H, W), M ≥ 2.
-        quantile: of the training images' own distances to their nearest other one, in [0, 1].
-        num_reference: those distances are taken of at most so many training images, evenly
-            spread over the set.
+        a, mirrored: features of N images and of their mirror images, both (N, D).
+        b: (M, D). All three of any real dtype; compared in float64. Exact for uint8.
+        ranks: of the neighbours wanted, 1 for the nearest, in ascending order.
+        leave_out: as in `nearest`; the row is left out mirrored too.
+
+    Returns:
+        Of equally near rows any.
 
     Raises:
-        ValueError: wrong dtype or shapes.
+        ValueError: the shapes do not belong together, or there are fewer rows than ranks.
     """
-    if not samples.dtype == train.dtype == np.uint8 or samples.shape[1:] != train.shape[1:]:
-        raise ValueError(
-            "expected uint8 samples and training images of one size, got "
-            f"{samples.dtype} {samples.shape} and {train.dtype} {train.shape}"
+    _check(a, b)
+    if mirrored.shape != a.shape:
+        raise ValueError(f"expected as many mirrored rows as rows, {a.shape}: {mirrored.shape}")
+    if (left := len(b) - (leave_out is not None)) < max(ranks):
+        raise ValueError(f"there is no neighbour of rank {max(ranks)} among {left} rows")
+    side = min(max(2**21 // a.shape[1], 16), BLOCK)  # 16 MiB of features at a time
+    parts = []
+    for start in range(0, len(a), side):
+        rows = slice(start, start + side)
+        both = (a[rows].astype(np.float64), mirrored[rows].astype(np.float64))
+        index = _near_indices(
+            both, b, max(ranks), side, None if leave_out is None else leave_out[rows]
         )
-    flat = train.reshape(len(train), -1)
-    distance, index = nearest(samples.reshape(len(samples), -1), flat)
-    chosen = np.linspace(0, len(train) - 1, min(num_reference, len(train))).round().astype(int)
-    among_train, _ = nearest(flat[chosen], flat, leave_out=chosen)
-    threshold = np.quantile(among_train, quantile)
-    closest = int(distance.argmin())
-    return CopyCheck(
-        smallest_distance=float(distance[closest]) / 255,
-        sample_index=closest,
-        train_index=int(index[closest]),
-        exact_copies=int((distance == 0).sum()),
-        threshold=float(threshold) / 255,
-        share_below_threshold=float((distance < threshold).mean()),
-    )
+        parts.append(_measured(both, b, index[:, np.array(ranks) - 1]))
+    return Ranked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _nearest_index(block: np.ndarray, b: np.ndarray, leave_out: np.ndarray | None) -> np.ndarray:
@@ -127,6 +128,46 @@ def _nearest_index(block: np.ndarray, b: np.ndarray, leave_out: np.ndarray | Non
         nearer = score < best  # strictly: of equals the first stays
         best[nearer], index[nearer] = score[nearer], nearest_here[nearer] + start
     return index
+
+
+def _near_indices(
+    both: tuple[np.ndarray, np.ndarray],
+    b: np.ndarray,
+    num: int,
+    side: int,
+    leave_out: np.ndarray | None,
+) -> np.ndarray:
+    """Of each image, given as itself and mirrored, the `num` nearest rows of b in order."""
+    n = len(both[0])
+    best, index = np.full((n, num), np.inf), np.zeros((n, num), dtype=np.int64)
+    for start in range(0, len(b), side):
+        others = b[start : start + side].astype(np.float64)
+        # |x − y|² − |y|², of the nearer one of x and its mirror image; features of the two may
+        # differ in length, so |x|² stays.
+        score = np.minimum(
+            *(np.square(x).sum(axis=1)[:, None] - 2 * x @ others.T for x in both)
+        )  # (n, others)
+        score += np.square(others).sum(axis=1)
+        here = np.arange(start, start + len(others))
+        if leave_out is not None:
+            score[leave_out[:, None] == here] = np.inf
+        score = np.concatenate([best, score], axis=1)
+        known = np.concatenate([index, np.broadcast_to(here, (n, len(here)))], axis=1)
+        kept = np.argpartition(score, num - 1, axis=1)[:, :num]
+        best, index = (np.take_along_axis(of, kept, axis=1) for of in (score, known))
+    return np.take_along_axis(index, best.argsort(axis=1), axis=1)
+
+
+def _measured(both: tuple[np.ndarray, np.ndarray], b: np.ndarray, index: np.ndarray) -> Ranked:
+    """The distances to the rows `index` (n, R) of b, from the difference itself."""
+    plain, mirrored = (
+        np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)
+        for x in both
+    )
+    distance = np.minimum(plain, mirrored)
+    order = distance.argsort(axis=1, kind="stable")  # where rounding had exchanged two
+    found = (distance, index, mirrored < plain)
+    return Ranked(*(np.take_along_axis(part, order, axis=1) for part in found))
 
 
 def _check(a: np.ndarray, b: np.ndarray) -> None:

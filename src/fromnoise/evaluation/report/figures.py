@@ -10,6 +10,7 @@ from fromnoise.curves import smoothed
 from fromnoise.evaluation.report.charts import Axes, Line, Point, line_chart, point_chart
 from fromnoise.evaluation.report.measured import Bits, Sweep
 from fromnoise.evaluation.report.run_folder import RunFolder
+from fromnoise.evaluation.set_table import HEADINGS, OF_INCEPTION
 
 COLOURS = 6  # of runs, in style.css; then from the first again
 QUARTERS = ("quarter 1, least noise", "quarter 2", "quarter 3", "quarter 4, most noise")
@@ -51,6 +52,11 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
     return [chart for chart in charts if chart.svg]
 
 
+def distance_name(extractor: str) -> str:
+    """The Fréchet distance is called FID in the features of Inception, and in no others."""
+    return OF_INCEPTION["fid"] if extractor == "inception" else HEADINGS["fid"]
+
+
 def sweep_chart(sweep: Sweep) -> Chart:
     """Distance against time, the ways that no other beats in both joined by a line."""
     scales = {row.guidance for row in sweep.rows}
@@ -67,9 +73,10 @@ def sweep_chart(sweep: Sweep) -> Chart:
         points.append(Point(name, row.seconds_per_image, value, low, high, colour, row.on_front))
     positive = all(point.low > 0 for point in points)
     axes = Axes("seconds per image", log_x=True, log_y=positive)
+    title = f"{distance_name(sweep.extractor)} against time"
     return Chart(
-        "FID against time",
-        point_chart(points, axes, title="FID against time"),
+        title,
+        point_chart(points, axes, title=title),
         [Key(name, colour) for name, colour in keys.items()],
         "A number beside a point is its number of steps; filled points are not beaten in both.",
     )

@@ -61,9 +61,16 @@ class Copies(Part):
 
     @property
     def facts(self) -> Facts:
-        """Whatever else is said of them in a word or a number."""
-        extra = self.model_extra or {}
-        return {key: said for key, said in extra.items() if isinstance(said, str | int | float)}
+        """Whatever else is said of them in words or numbers, alone or a few under a name."""
+
+        def plain(said: Any) -> bool:
+            return isinstance(said, str | int | float)
+
+        return {
+            key: said
+            for key, said in (self.model_extra or {}).items()
+            if plain(said) or (isinstance(said, dict) and all(map(plain, said.values())))
+        }
 
 
 class Rate(Part):
@@ -97,6 +104,7 @@ class Metrics(Part):
     scores: dict[str, Score] = {}
     marks: list[str] = []
     missing: dict[str, str] = {}
+    published: list[Facts] = []  # of others, by the same protocol
     copies: Copies | None = None
     bits: Bits | None = None
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fromnoise.checkpoints import flush
 from fromnoise.config import ConfigError
-from fromnoise.evaluation.report.figures import training_charts
+from fromnoise.evaluation.report.figures import distance_name, training_charts
 from fromnoise.evaluation.report.run_folder import (
     RunFolder,
     all_keys,
@@ -23,21 +23,15 @@ from fromnoise.evaluation.report.run_folder import (
 )
 from fromnoise.evaluation.report.shown import FORMULA, Shown, show
 from fromnoise.evaluation.report.words import facts, interval, number, setting
+from fromnoise.evaluation.set_table import HEADINGS, OF_INCEPTION
 
 if TYPE_CHECKING:  # jinja2 is imported when a page is made
     from jinja2 import Template
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
-METRICS = {
-    "fid": "FID",
-    "fid_infinity": "FID∞",
-    "kid": "KID",
-    "inception_score": "Inception score",
-    "precision": "precision",
-    "recall": "recall",
-}
 HIGHER = ("inception_score", "precision", "recall")  # is better
+MISSING = {"is": "Inception Score", "prc": "precision and recall", "kid": "KID"}  # by metric
 LABEL_SCORES = {
     "recall_at_k": "recall@k",
     "precision": "precision",
@@ -101,6 +95,8 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
     differing = differences(recipes)
     columns = [(run, one) for run in shown for one in run.metrics]
     measured = {key for _, one in columns for key in one.content.scores}
+    inception = {one.content.extractor.get("name") for _, one in columns} == {"inception"}
+    metric_names = HEADINGS | (OF_INCEPTION if inception else {})
     yardsticks = {repr((one.content.extractor, one.content.reference)) for _, one in columns}
     return _template().render(
         title=_in_words([run.name for run in runs]),
@@ -113,12 +109,14 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         other_shape=len({run.shape for run in shown if run.shape}) > 1,
         charts=training_charts(runs),
         columns=columns,
-        scores=[*METRICS, *sorted(measured - METRICS.keys())],
+        scores=[*HEADINGS, *sorted(measured - HEADINGS.keys())],
         other_yardstick=len(yardsticks) > 1,
-        metric_names=METRICS,
-        arrows={key: "↑" if key in HIGHER else "↓" for key in (*METRICS, "total")},
+        metric_names=metric_names,
+        missing_names=MISSING,
+        arrows={key: "↑" if key in HIGHER else "↓" for key in (*HEADINGS, "total")},
         label_names=LABEL_SCORES,
         bits_names=BITS,
+        distance_name=distance_name,
         environment=_environment(),
         formula=FORMULA,
         style=(HERE / "style.css").read_text(encoding="utf-8"),

@@ -1,0 +1,199 @@
+"""`fromnoise evaluate` from top to bottom: from what a person names to scores on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fromnoise.config import ConfigError
+from fromnoise.evaluation.extractors import Extractor, open_extractor
+from fromnoise.evaluation.generated import Generated, draw, found
+from fromnoise.evaluation.judge import load_judge
+from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of
+from fromnoise.evaluation.label_evaluation import table as label_table
+from fromnoise.evaluation.real import Real, as_they_are, of_the_run, prepared_like
+from fromnoise.evaluation.reference import reference_from_npz, reference_of
+from fromnoise.evaluation.set_evaluation import (
+    METRICS,
+    check_before,
+    check_installed,
+    evaluate_set,
+)
+from fromnoise.evaluation.set_table import table
+from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
+from fromnoise.progress import counting
+
+USUAL = 10_000  # images, when nobody says how many
+
+
+def by_labels(
+    path: Path,
+    *,
+    judge: Path | None,
+    files: Sequence[Path] = (),
+    texts: Sequence[str] = (),
+    scales: Sequence[float] | None = None,
+    num: int = 8,
+    first_seed: int = 0,
+    batch_size: int = 64,
+    weights: Weights | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    **how: Any,
+) -> tuple[str, Path]:
+    """Score how well a model's images show what is asked for; the table and its folder.
+
+    files, texts: as in `prompts_of`. scales: of guidance; by default the model's own. Others as in
+    `evaluate_labels`.
+    """
+    if judge is None:
+        raise ConfigError(
+            "--judge is missing: what an image shows is said by a judge, which `fromnoise judge "
+            "train` trains on labelled images"
+        )
+    model, judging = load(path, weights=weights, device=device), load_judge(judge, device=device)
+    prompts = prompts_of(model.spec.label_names, files, texts)
+    plan = model.sampling_plan(**how)
+    name = [f"labels-{model.spec.step:06d}", model.spec.weights, plan.sampler.name]
+    name += [str(plan.steps), *(p.name for p in prompts)]
+    folder = out or home_of(path) / "evaluation" / "-".join(name)
+    with counting("images") as progress:
+        rows = evaluate_labels(
+            model,
+            judging,
+            prompts,
+            folder,
+            scales=scales or [model.spec.sampling.guidance],
+            num=num,
+            first_seed=first_seed,
+            batch_size=batch_size,
+            loaded_from=str(path.absolute()),
+            progress=progress,
+            **how,
+        )
+    return label_table(rows, judging), folder
+
+
+def as_a_set(
+    path: Path,
+    *,
+    num: int | None = None,
+    reference: str = "train",
+    extractor: str | None = None,
+    judge: Path | None = None,
+    features_weights: Path | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+    allow_small: bool = False,
+    first_seed: int = 0,
+    batch_size: int = 64,
+    weights: Weights | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    **how: Any,
+) -> tuple[str, Path]:
+    """Score a model's images, or those of a folder or file, as a set; the table and its folder.
+
+    path: a run, a checkpoint or a .safetensors file, whose model draws `num` images (10,000); or a
+    folder, zip or npz of images, of which the first `num` are taken (all). reference: `train` or
+    `test` of the run's data; a folder, zip or npz of images; or an npz with `mu` and `sigma`.
+    extractor: one of EXTRACTORS; None for the judge where one is given, else inception. how: as in
+    `Model.sampling_plan`.
+    Raises ValueError for whatever does not fit together, before the first image is drawn.
+    """
+    check_installed()
+    model = load(path, weights=weights, device=device) if is_model(path) else None
+    generated = found(path, num) if model is None else None
+    shape = _shape(model, generated)
+    real = None if _is_statistics(reference) else _real_images(reference, path, model, shape)
+    space = open_extractor(
+        extractor or ("judge" if judge is not None else "inception"),
+        shape,
+        judge=None if judge is None else load_judge(judge, device=device),
+        weights=features_weights,
+        device=pick_device(device),
+    )
+    count = len(generated.images) if generated else num or USUAL
+    folder = out or _default_folder(path, model, space, reference, count, how)
+    check_before(count, metrics, space, folder, allow_small=allow_small)
+
+    if model is not None:
+        with counting("images") as progress:
+            generated = draw(
+                model,
+                count,
+                labels_of=real.images if real is not None else None,
+                first_seed=first_seed,
+                batch_size=batch_size,
+                loaded_from=str(path.absolute()),
+                progress=progress,
+                **how,
+            )
+    assert generated is not None
+    with counting("features") as progress:
+        record = evaluate_set(
+            generated,
+            reference_of(real, space, progress=progress)
+            if real is not None
+            else reference_from_npz(Path(reference), space),
+            space,
+            folder,
+            metrics=metrics,
+            allow_small=allow_small,
+            progress=progress,
+        )
+    return table(record), folder
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a run, a checkpoint or a model file, or at least not images."""
+    inside = ("checkpoints", "recipe.yaml", *FILE_OF.values())
+    return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
+
+
+def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, int]:
+    """(C, H, W) of the images that are scored."""
+    if model is not None:
+        return (model.spec.channels, *model.spec.size)
+    assert generated is not None
+    _, channels, height, width = generated.images.shape
+    return channels, height, width
+
+
+def _real_images(
+    reference: str, path: Path, model: Model | None, shape: tuple[int, int, int]
+) -> Real:
+    if model is None and reference in ("train", "test"):
+        raise ConfigError(
+            f"{path.absolute()} holds images and no model, so what they are compared with must be "
+            "named: --reference with a folder, zip or npz of real images"
+        )
+    if model is None:
+        return as_they_are(Path(reference), shape)
+    if reference in ("train", "test"):
+        return of_the_run(path, reference)
+    return prepared_like(model, Path(reference))
+
+
+def _is_statistics(reference: str) -> bool:
+    if not reference.endswith(".npz") or not Path(reference).is_file():
+        return False
+    with np.load(reference) as stored:
+        return not {"mu", "sigma"}.isdisjoint(stored.files)
+
+
+def _default_folder(
+    path: Path, model: Model | None, space: Extractor, reference: str, num: int, how: dict[str, Any]
+) -> Path:
+    """evaluation/set-… in the run; set-… beside a folder or file of images."""
+    against = reference if reference in ("train", "test") else Path(reference).stem
+    parts = [space.name, against, str(num)]
+    if model is None:
+        return path.absolute().parent / "-".join(["set", path.stem, *parts])
+    plan = model.sampling_plan(**how)
+    parts = (
+        [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
+        + ([f"s{plan.guidance:g}"] if plan.guidance != 1 else [])
+        + parts
+    )
+    return home_of(path) / "evaluation" / "-".join(["set", *parts])

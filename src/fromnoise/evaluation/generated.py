@@ -1,0 +1,84 @@
+"""The images that are scored: drawn from a model, or found in a folder or file."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fromnoise.data import DataError, ImageSet, detect_source, open_images
+from fromnoise.evaluation.extractors import Progress, nothing
+from fromnoise.model import Model
+from fromnoise.rng import generator
+
+UNLABELLED = "none: the model has none"
+NOT_SAID = "none said: the reference does not have the labels of the model"
+AS_REFERENCE = "those of the reference images, each about as often as there"
+
+
+class Generated(NamedTuple):
+    """Images, and all that is known of how they came to be."""
+
+    images: np.ndarray  # uint8 (N, C, H, W)
+    said: dict[str, Any]  # for JSON
+    seconds: float | None  # that drawing took
+
+
+def draw(
+    model: Model,
+    num: int,
+    *,
+    labels_of: ImageSet | None = None,
+    first_seed: int = 0,
+    batch_size: int = 64,
+    loaded_from: str = "",
+    progress: Progress = nothing,
+    **how: Any,
+) -> Generated:
+    """One image for each of the `num` seeds from `first_seed` on, held in memory.
+
+    labels_of: whose labels a model with labels is asked for, in an order of our own, so that a
+    score of few images sees all of them. how: as in `Model.sampling_plan`.
+    """
+    plan = model.sampling_plan(**how)
+    cond, labels = None, UNLABELLED
+    if names := model.spec.label_names:
+        labels = NOT_SAID
+        if labels_of is not None and labels_of.label_names == names:
+            assert labels_of.labels is not None
+            labels = AS_REFERENCE
+            order = torch.randperm(len(labels_of), generator=generator(0, "labels")).numpy()
+            rows = np.resize(order, num)  # from the start again where more are wanted
+            cond = torch.from_numpy(np.asarray(labels_of.labels)[rows])
+    started, parts = time.perf_counter(), []
+    for i in range(0, num, batch_size):
+        count = min(batch_size, num - i)
+        seeds = range(first_seed + i, first_seed + i + count)
+        part = model.sample(seeds, cond=None if cond is None else cond[i : i + count], **how)
+        parts.append(part.numpy())
+        progress(i + count, num)
+    said = {
+        "what": "model",
+        "count": num,
+        "seeds": f"{first_seed}-{first_seed + num - 1}",
+        "loaded from": loaded_from,
+        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        "sampling": plan.model_dump(mode="json"),
+        "labels": labels,
+        "quantisation": "x_0 rounded to uint8",
+    }
+    return Generated(np.concatenate(parts), said, time.perf_counter() - started)
+
+
+def found(path: Path, num: int | None = None) -> Generated:
+    """The images of a folder, zip or npz, or the first `num` of them, as they are.
+
+    Raises DataError where there are fewer, where they have several sizes, and for broken ones.
+    """
+    images = open_images(detect_source(path), path, strict=True).images
+    if num is not None and num > len(images):
+        raise DataError(f"{path.absolute()} has {len(images):,} images, and {num:,} are asked for")
+    images = images[:num]
+    said = {"what": str(path.absolute()), "count": len(images)}
+    return Generated(np.asarray(images), said, None)

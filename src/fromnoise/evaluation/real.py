@@ -1,0 +1,70 @@
+"""The real images that generated ones are held against."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fromnoise.config import ConfigError, load_recipe
+from fromnoise.data import DataError, ImageSet, detect_source, open_images
+from fromnoise.model import Model, home_of
+
+RECIPE_FILE = "recipe.yaml"
+
+
+class Real(NamedTuple):
+    """Real images, and which they are in words."""
+
+    images: ImageSet
+    what: str
+
+
+def of_the_run(loaded_from: Path, split: str) -> Real:
+    """The images that a model was trained on (`train`), or those its source keeps for testing.
+
+    They are prepared as they were for the training. loaded_from: a run or a checkpoint in it.
+    Raises ConfigError where no recipe says which they are, DataError where they cannot be had.
+    """
+    home = home_of(loaded_from)
+    if not (home / RECIPE_FILE).is_file():
+        raise ConfigError(
+            f"{home.absolute()} has no {RECIPE_FILE} to say what was trained on; give --reference "
+            "a folder, zip or npz of real images"
+        )
+    data = load_recipe(home / RECIPE_FILE).data
+    wanted = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
+    split = data.split if split == "train" else split
+    return Real(
+        open_images(data.source, data.path, split=split, **wanted), f"{data.source}, {split}"
+    )
+
+
+def held_out_of(loaded_from: Path) -> Real | None:
+    """The test images of a run's source; None where it has none."""
+    try:
+        return of_the_run(loaded_from, "test")
+    except (DataError, ConfigError):
+        return None
+
+
+def prepared_like(model: Model, path: Path) -> Real:
+    """The images of a folder, zip or npz, brought to a model's size as its own were."""
+    spec = model.spec
+    how = {"fit": spec.fit, "background": spec.background}
+    source = detect_source(path, named=spec.source if spec.source != "iclevr" else None)
+    images = open_images(source, path, size=spec.size, channels=spec.channels, **how)
+    return Real(images, str(path.absolute()))
+
+
+def as_they_are(path: Path, shape: tuple[int, int, int]) -> Real:
+    """The images of a folder, zip or npz, which must be of `shape` (C, H, W) as they are.
+
+    Raises DataError where they are not.
+    """
+    channels, *size = shape
+    images = open_images(detect_source(path), path)
+    have = images.images.shape[1:]
+    if have != (channels, *size):
+        raise DataError(
+            f"{path.absolute()} has images of {have[1]}×{have[2]} (H×W) in {have[0]} channels, but "
+            f"the generated ones are {size[0]}×{size[1]} in {channels}; bring them to one size"
+        )
+    return Real(images, str(path.absolute()))

@@ -1,0 +1,169 @@
+"""Scores of a set of generated images against a set of real ones, each with a 95 % interval.
+
+FID, KID, Inception Score, precision and recall have the values that torch-fidelity gives. The
+intervals are ours; each function says what they speak of.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fromnoise.evaluation.frechet import frechet_to
+from fromnoise.evaluation.label_scores import Interval
+from fromnoise.evaluation.moments import Moments, merged, without
+
+BLOCKS = 20  # disjoint ranges of seeds, whose spread makes an interval
+NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
+SPLITS = 10  # of the Inception Score, as published
+SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, as in torch-fidelity
+ROWS = 2000  # of a matrix of distances at a time: 400 MB with 50,000 images
+
+
+def frechet_scores(
+    blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
+) -> tuple[Interval, Interval]:
+    """Return FID of N images, and FID∞: what it would be of endlessly many.
+
+    N images overstate the distance by about c/N (Chong & Forsyth 2020, arXiv:1911.07023). The
+    jackknife leaves out each of G disjoint blocks in turn, and gives that bias and the standard
+    error (Efron & Stein 1981):
+
+        FID∞ = G·FID − (G−1)·mean_g FID₍₋g₎,   se² = (G−1)/G · Σ_g (FID₍₋g₎ − mean)²
+
+    The intervals are Student's with G−1 degrees of freedom and speak of other generated images, the
+    real ones being given: that of FID holds what N images have on average, that of FID∞ what
+    endlessly many have. Simulated on Gaussians, they do in 95 to 97 % of repeats; where the
+    distance is 0, in up to 99 %. FID∞ of a distance near 0 may come out below 0.
+
+    Args:
+        blocks: the moments of G ≥ 2 disjoint sets of about equal size.
+        mean, covariance: of the real images, (D,) and (D, D).
+    """
+    to_reference = frechet_to(mean, covariance)
+
+    def fid_of(m: Moments) -> float:
+        return to_reference(m.mean, m.covariance)
+
+    G, everything = len(blocks), merged(*blocks)
+    fid = fid_of(everything)
+    left_out = np.array([fid_of(without(everything, block)) for block in blocks])
+    error = _jackknife_error(left_out)
+    unbiased = float(G * fid - (G - 1) * left_out.mean())
+    return _around(fid, error, G), _around(unbiased, error, G)
+
+
+def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
+    """Return KID: the squared MMD under the kernel k(x, y) = (x·y/D + 1)³, without bias.
+
+    Bińkowski et al. 2018, arXiv:1801.01401; the mean over 100 subsets of 1,000 images, or of all
+    where a set has fewer. The interval speaks of other images in both sets: Student's, with the
+    jackknife's standard error of the same estimate from all images at once.
+
+    Args:
+        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    value = kid_features_to_metric(
+        torch.from_numpy(np.array(generated)),
+        torch.from_numpy(np.array(real)),
+        kid_subsets=SUBSETS,
+        kid_subset_size=min(SUBSET_SIZE, len(generated), len(real)),
+        verbose=False,
+    )[KEY_METRIC_KID_MEAN]
+    x, y = np.array_split(generated, BLOCKS), np.array_split(real, BLOCKS)
+    xx, yy, xy = _kernel_sums(x, x), _kernel_sums(y, y), _kernel_sums(x, y)
+
+    def mmd(kept: np.ndarray) -> float:
+        """MMD² of the blocks that are kept, whose images are compared with all but themselves."""
+        n, m = (sum(len(blocks[i]) for i in kept) for blocks in (x, y))
+        pairs = np.ix_(kept, kept)
+        among = xx[pairs].sum() / (n * (n - 1)) + yy[pairs].sum() / (m * (m - 1))
+        return float(among - 2 * xy[pairs].sum() / (n * m))
+
+    everything = np.arange(BLOCKS)
+    left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
+    return _around(value, _jackknife_error(left_out), BLOCKS)
+
+
+def _kernel_sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+    """Σ k(x, y) over x in each block of a and y in each block of b, x = y left out: (G, G)."""
+
+    def total(x: np.ndarray, y: np.ndarray) -> float:
+        k = (x @ y.T / x.shape[1] + 1) ** 3
+        return k.sum(dtype=np.float64) - (np.trace(k, dtype=np.float64) if x is y else 0)
+
+    return np.array([[total(x, y) for y in b] for x in a])
+
+
+def inception_score(logits: np.ndarray) -> Interval:
+    """Return IS: exp of the mean KL(p(y|x) ‖ p(y)), the mean over 10 splits.
+
+    Salimans et al. 2016, arXiv:1606.03498. The interval is Student's over the splits.
+
+    Args:
+        logits: float (N, K) of a classifier, N ≥ 10.
+    """
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    order = np.random.RandomState(2020).permutation(len(logits))  # that of torch-fidelity
+    cuts = [i * len(logits) // SPLITS for i in range(1, SPLITS)]
+    each = [
+        isc_features_to_metric(torch.from_numpy(logits[part]), splits=1, shuffle=False)
+        for part in np.split(order, cuts)
+    ]
+    splits = [score["inception_score_mean"] for score in each]
+    return _around(float(np.mean(splits)), _standard_error(splits), SPLITS)
+
+
+def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Interval, Interval]:
+    """Return the share of generated images among the real ones, and of real among the generated.
+
+    An image is among a set if it is no farther from one of its members than the third nearest other
+    member is (Kynkäänniemi et al. 2019, arXiv:1904.06991). Both depend on the sizes of the sets.
+    The intervals are Wilson's of a share: precision's speaks of other generated images, recall's
+    of other real ones.
+
+    Args:
+        generated, real: float (N, D) and (M, D); N, M > 3.
+    """
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    found = prc_features_to_metric(
+        torch.from_numpy(np.array(generated)),
+        torch.from_numpy(np.array(real)),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=ROWS,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return _share(found["precision"], len(generated)), _share(found["recall"], len(real))
+
+
+def _share(share: float, n: int) -> Interval:
+    """Wilson's 95 % interval of a share of n."""
+    z = 1.959964
+    middle = share + z * z / (2 * n)
+    margin = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z * z / n
+    return Interval(share, (middle - margin) / scale, (middle + margin) / scale)
+
+
+def _around(value: float, error: float, parts: int) -> Interval:
+    """Student's 95 % interval of a value whose standard error came from so many parts."""
+    from scipy.stats import t
+
+    margin = float(t.ppf(0.975, parts - 1)) * error
+    return Interval(value, value - margin, value + margin)
+
+
+def _jackknife_error(left_out: np.ndarray) -> float:
+    """The standard error of a statistic from its values with each of G blocks left out, (G,)."""
+    G = len(left_out)
+    return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())
+
+
+def _standard_error(parts: Sequence[float]) -> float:
+    return float(np.std(parts, ddof=1)) / math.sqrt(len(parts))

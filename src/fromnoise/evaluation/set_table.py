@@ -1,0 +1,66 @@
+"""What metrics.json holds, as a table for people: the scores, and what they depend on."""
+
+from typing import Any
+
+Record = dict[str, Any]  # what metrics.json holds
+HEADINGS = {
+    "fid": "Fréchet distance",
+    "fid_infinity": "Fréchet distance, N → ∞",
+    "kid": "KID",
+    "inception_score": "Inception Score",
+    "precision": "precision",
+    "recall": "recall",
+}
+OF_INCEPTION = {"fid": "FID", "fid_infinity": "FID∞"}  # no other features are called so
+
+
+def table(record: Record) -> str:
+    """The scores with their 95 % intervals in Markdown, and below them their circumstances."""
+    headings = HEADINGS
+    if record["extractor"]["name"] == "inception":
+        headings = HEADINGS | OF_INCEPTION
+    lines = ["| score | value | 95 % interval |", "|---|---|---|"]
+    for key, score in record["scores"].items():
+        value, low, high = (f"{score[part]:.4g}" for part in ("value", "low", "high"))
+        lines.append(f"| {headings[key]} | {value} | {low} to {high} |")
+    lines += [f"| {metric} | – | {reason} |" for metric, reason in record["missing"].items()]
+    lines += [
+        f"| {r['system']}, {r['how']} | {r['fid']:g} | published |" for r in published(record)
+    ]
+    lines += ["", *(f"- {line}" for line in circumstances(record))]
+    return "\n".join(lines) + "\n"
+
+
+def circumstances(record: Record) -> list[str]:
+    """What the scores depend on, in a few lines."""
+    generated, real, extractor = (record[k] for k in ("generated", "reference", "extractor"))
+    lines = [f"{generated['count']:,} generated images: {generated['what']}"]
+    if "sampling" in generated:
+        plan = generated["sampling"]
+        options = [f"{k} {v}" for k, v in plan["sampler"].items() if k != "name"]
+        lines[0] += (
+            f" after {generated['step']:,} steps, {generated['weights']} weights, seeds "
+            f"{generated['seeds']}; {plan['steps']} steps of "
+            f"{', '.join([plan['sampler']['name'], *options])}; labels: {generated['labels']}"
+        )
+        if plan["guidance"] != 1:
+            lines[0] += f", s = {plan['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"
+    count = (
+        f"{real['count']:,} real images" if real["count"] else "real images, as mean and covariance"
+    )
+    lines.append(f"{count}: {real['what']}")
+    weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
+    lines.append(
+        f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
+        f"resized: {extractor['resize']}"
+    )
+    took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
+    lines.append(f"{record['date']}; seconds: {took}")
+    if not record["complete"]:
+        lines.append("not complete: it was stopped, or goes on")
+    return [*lines, *record["marks"]]
+
+
+def published(record: Record) -> list[dict[str, Any]]:
+    """Results of others by the same protocol."""
+    return record.get("published", [])

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from fromnoise.data import open_images
+from fromnoise.evaluation.extractors import Extractor, ExtractorError, Features
+from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.reference import reference_from_npz, reference_of
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def counted(weights: str = "w", *, nan: bool = False) -> tuple[Extractor, list[int]]:
+    """An extractor of 3 features, and how many images it has seen at a time."""
+    seen = []
+
+    def extract(images):
+        seen.append(len(images))
+        features = images.reshape(len(images), -1)[:, :3].astype(np.float32)
+        return Features(features * (np.nan if nan else 1), None)
+
+    return Extractor("counted", 3, weights, "none", extract), seen
+
+
+def real_images(tmp_path, seed: int = 0, count: int = 30) -> Real:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / f"{seed}.npz", images=images)
+    return Real(open_images("npz", tmp_path / f"{seed}.npz"), f"images {seed}")
+
+
+def test_features_are_extracted_once(cache, tmp_path):
+    real, (extractor, seen) = real_images(tmp_path), counted()
+    first, again = reference_of(real, extractor), reference_of(real, extractor)
+    assert seen == [30]
+    pixels = real.images.images.reshape(30, -1)[:, :3].astype(float)
+    for found in (first, again):
+        np.testing.assert_array_equal(found.features, pixels)
+        np.testing.assert_allclose(found.mean, pixels.mean(axis=0))
+        np.testing.assert_allclose(found.covariance, np.cov(pixels, rowvar=False))
+    assert first.said == {
+        "what": "images 0",
+        "count": 30,
+        "fingerprint": real.images.fingerprint,
+    }
+
+
+def test_other_images_and_other_weights_never_meet_old_features(cache, tmp_path):
+    extractor, seen = counted()
+    mine = reference_of(real_images(tmp_path), extractor)
+    other = reference_of(real_images(tmp_path, seed=1), extractor)
+    assert seen == [30, 30]
+    assert (mine.features != other.features).any()
+    changed, seen_by_changed = counted("other weights")
+    reference_of(real_images(tmp_path), changed)
+    assert seen_by_changed == [30]
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_features_that_are_not_finite_leave_nothing_behind(cache, tmp_path):
+    with pytest.raises(ExtractorError, match="NaN or infinite"):
+        reference_of(real_images(tmp_path), counted(nan=True)[0])
+    assert list(cache.iterdir()) == []
+
+
+def test_statistics_of_another_program(tmp_path):
+    extractor, _ = counted()
+    np.savez(tmp_path / "stats.npz", mu=np.arange(3.0), sigma=np.eye(3, dtype=np.float32))
+    found = reference_from_npz(tmp_path / "stats.npz", extractor)
+    np.testing.assert_array_equal(found.mean, [0, 1, 2])
+    assert found.covariance.dtype == np.float64
+    assert (found.features, found.said["count"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, "statistics of 4 features, but counted has 3"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "but counted has 3; they must be of the same"),
+        ({"mu": np.zeros(3)}, "has no mu and sigma, but mu"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma is NaN or infinite"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_one_line(tmp_path, arrays, said):
+    np.savez(tmp_path / "stats.npz", **arrays)
+    with pytest.raises(ExtractorError, match=said):
+        reference_from_npz(tmp_path / "stats.npz", counted()[0])

@@ -1,0 +1,225 @@
+"""`fromnoise evaluate` of a set: its numbers, what stands beside them, and what it refuses."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+import fromnoise
+from fromnoise.data import open_images
+from fromnoise.evaluation import frechet_distance, moments_of, set_evaluation
+from fromnoise.evaluation.extractors import pixels
+from fromnoise.evaluation.generated import draw, found
+from fromnoise.evaluation.published import WEIGHTS, published_beside
+from fromnoise.evaluation.reference import Reference
+from fromnoise.evaluation.set_evaluation import evaluate_set
+from fromnoise.evaluation.set_table import table
+
+QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
+
+
+def written(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def pixel_moments(images):
+    return moments_of(np.asarray(images).reshape(len(images), -1) / 255)
+
+
+def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
+    code, out, err = cli("evaluate", run, *QUICK)
+    assert code == 0, err
+    folder = (
+        run / "evaluation" / f"set-{fromnoise.load(run).spec.step:06d}-ema-ddim-2-pixels-train-66"
+    )
+    record = written(folder)
+    model, digits = fromnoise.load(run), open_images("digits")
+    drawn, real = pixel_moments(model.sample(range(66), steps=2)), pixel_moments(digits.images)
+    expected = frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
+    assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+    for score in record["scores"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+    assert set(record["scores"]) == {"fid", "fid_infinity", "kid", "precision", "recall"}
+    assert "tells classes apart" in record["missing"]["is"]
+    assert record["complete"]
+    assert record["reference"] == {
+        "what": "digits, train",
+        "count": 1797,
+        "fingerprint": digits.fingerprint,
+    }
+    assert record["generated"]["seeds"] == "0-65"
+    assert (record["generated"]["weights"], record["generated"]["step"]) == ("ema", model.spec.step)
+    assert record["generated"]["sampling"]["steps"] == 2
+    assert record["generated"]["loaded from"] == str(run.absolute())
+    assert record["extractor"] == {
+        "name": "pixels",
+        "width": 64,
+        "weights": "",
+        "resize": "none",
+    }
+    assert set(record["versions"]) == set(set_evaluation.LIBRARIES)
+    assert record["seconds"]["drawing"] > 0
+    assert out == table(record) + f"{folder.absolute()}\n"
+    assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
+
+
+def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
+    assert cli("evaluate", run, *QUICK, "--metrics", "fid").code == 0
+    code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fid")
+    assert code == 2
+    assert "has the scores of an earlier evaluation; give another --out" in err
+
+
+def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    made, real = (
+        rng.integers(0, high, (n, 4, 5, 3), np.uint8) for n, high in ((70, 256), (90, 200))
+    )
+    np.savez(tmp_path / "made.npz", arr_0=made)
+    np.savez(tmp_path / "real.npz", images=real)
+    arguments = ["evaluate", tmp_path / "made.npz", "--reference", tmp_path / "real.npz"]
+    assert cli(*arguments, "--extractor", "pixels").code == 0
+    record = written(tmp_path / "set-made-pixels-real-70")
+    a, b = pixel_moments(made), pixel_moments(real)
+    expected = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert record["generated"] == {"what": str(tmp_path / "made.npz"), "count": 70}
+    code, _, err = cli(*arguments, "--extractor", "pixels", "--num-images", 71)
+    assert code == 2
+    assert "has 70 images, and 71 are asked for" in err
+    np.savez(tmp_path / "small.npz", images=real[:, :, :4])
+    code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
+    assert code == 2
+    assert "has images of 4×4 (H×W) in 3 channels, but the generated ones are 4×5 in 3" in err
+
+
+def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):
+    real = pixel_moments(open_images("digits").images)
+    np.savez(tmp_path / "stats.npz", mu=real.mean, sigma=real.covariance)
+    how = [*QUICK, "--reference", tmp_path / "stats.npz", "--out", tmp_path / "out"]
+    assert cli("evaluate", run, *how).code == 0
+    record = written(tmp_path / "out")
+    assert set(record["scores"]) == {"fid", "fid_infinity"}
+    assert (
+        record["missing"]["kid"]
+        == "the reference is a mean and a covariance, and this needs images"
+    )
+    assert record["reference"]["count"] is None
+    by_images = tmp_path / "by images"
+    assert cli("evaluate", run, *QUICK, "--metrics", "fid", "--out", by_images).code == 0
+    assert record["scores"]["fid"] == pytest.approx(written(by_images)["scores"]["fid"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (80, 1, 3, 3), dtype=np.uint8)
+    features = rng.random((90, 9), dtype=np.float32)
+    real = moments_of(features)
+    said = {"what": "noise", "count": 90}
+    return images, Reference(real.mean, real.covariance, features, said)
+
+
+def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monkeypatch):
+    def stopped(sets):
+        raise KeyboardInterrupt
+
+    images, reference = sets
+    monkeypatch.setitem(set_evaluation.METRICS, "kid", stopped)
+    generated = fromnoise.evaluation.generated.Generated(images, {"what": "x", "count": 80}, None)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
+    record = written(tmp_path)
+    assert set(record["scores"]) == {"fid", "fid_infinity"}
+    assert not record["complete"]
+    assert "not complete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
+
+
+def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
+    few = ["evaluate", run, *QUICK[:2], "--steps", 2, "--num-images", 50]
+    code, _, err = cli(*few, "--out", tmp_path / "few")
+    assert code == 2
+    assert "50 images are fewer than the 64 features of pixels" in err
+    assert not (tmp_path / "few").exists()
+    code, out, _ = cli(*few, "--out", tmp_path / "few", "--allow-small", "--metrics", "fid")
+    assert code == 0
+    assert "Small: 50 images in 64 dimensions." in out
+    assert written(tmp_path / "few")["marks"][0].startswith("Small: 50 images")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--metrics", "fid,fed"], "--metrics 'fed' is unknown; did you mean fid?"),
+        (["--num-images", "39", "--allow-small"], "39 images are too few to say anything"),
+        (["--guidance", "1,2"], "images are one set at one scale, so give one"),
+        (["--guidance", "2"], "this model was trained without labels"),
+        (["--steps", "0"], "steps must be 1..100, not 0"),
+        (["--reference", "test"], "source digits has no splits"),
+        (["--reference", "nowhere"], "nowhere does not exist"),
+        (["--extractor", "judge"], "--extractor judge needs --judge FOLDER"),
+        (["--conditions", "c.json"], "--judge is missing"),
+    ],
+)
+def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
+    code, _, err = cli("evaluate", run, *QUICK, *arguments)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not (run / "evaluation").exists()
+
+
+def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, said in ((tmp_path / "empty", "no images"), (tmp_path / "nothing", "does not exist")):
+        code, _, err = cli("evaluate", path, "--reference", path, "--extractor", "pixels")
+        assert code == 2
+        assert said in err
+    np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 2, 2, 1), np.uint8))
+    code, _, err = cli("evaluate", tmp_path / "made.npz")
+    assert code == 2
+    assert "holds images and no model, so what they are compared with must be named" in err
+
+
+def test_a_model_with_labels_is_asked_for_those_of_the_reference(tiny_tree, tmp_path):
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 1
+    model = fromnoise.train(tree, out=tmp_path / "run").model()
+    asked = []
+    sample = model.sample
+    model.sample = lambda seeds, cond, **how: asked.append(cond) or sample(seeds, cond=cond, **how)
+    digits = open_images("digits")
+    drawn = draw(model, 300, labels_of=digits, batch_size=200, steps=1)
+    shares = np.concatenate(asked).clip(0).mean(axis=0)
+    assert drawn.images.shape == (300, 1, 8, 8)
+    assert np.concatenate(asked).shape == (300, 10)
+    np.testing.assert_allclose(shares, (digits.labels > 0).mean(axis=0), atol=0.06)
+    assert drawn.said["labels"].startswith("those of the reference")
+    asked.clear()
+    assert draw(model, 2, steps=1).said["labels"].startswith("none said")
+    assert asked == [None]
+
+
+def test_the_first_images_of_a_file_are_taken(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", arr_0=images)
+    taken = found(tmp_path / "x.npz", 5)
+    np.testing.assert_array_equal(taken.images, images[:5].transpose(0, 3, 1, 2))
+
+
+def test_published_numbers_stand_beside_the_same_protocol_alone():
+    record = {
+        "generated": {"weights": "ema", "count": 50_000, "labels": "none: the model has none"},
+        "reference": {"what": "cifar10, train"},
+        "extractor": {"name": "inception", "weights": WEIGHTS + "0" * 56},
+    }
+    assert [r["fid"] for r in published_beside(record)] == [3.17, 2.90, 1.97]
+    for section, key, other in (
+        ("generated", "count", 10_000),
+        ("generated", "weights", "raw"),
+        ("reference", "what", "cifar10, test"),
+        ("extractor", "name", "judge"),
+        ("extractor", "weights", "0" * 64),
+    ):
+        assert published_beside(record | {section: record[section] | {key: other}}) == []
