@@ -141,9 +141,11 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 
 def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():
     steps = np.arange(1, 2001, dtype=float)
-    np.testing.assert_allclose(curves._smooth(steps, np.full(2000, 0.3)), 0.3)
+    np.testing.assert_allclose(curves.smoothed(steps, np.full(2000, 0.3)), 0.3)
     inner = slice(100, 1500)
-    np.testing.assert_allclose(curves._smooth(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02)
+    np.testing.assert_allclose(
+        curves.smoothed(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02
+    )
 
 
 def test_matplotlib_waits_until_a_figure_is_drawn():

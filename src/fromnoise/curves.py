@@ -47,7 +47,7 @@ def loss_figure(
         steps, losses = _series(log_rows, key)
         if len(steps):
             dot = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
-            smooth = _smooth(steps, losses)
+            smooth = smoothed(steps, losses)
             axes.plot(steps, smooth, color=colour, linewidth=width, label=label, marker=dot)
         if len(steps) and key == "loss":
             axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.7, label="as logged")
@@ -161,16 +161,16 @@ def _save(axes: "Axes", path: str | Path) -> Path:
     return path
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-    steps, losses = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    usable = np.isfinite(losses) & (losses > 0)
-    return steps[usable], losses[usable]
-
-
-def _smooth(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def smoothed(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Geometric mean over the rows within ± 10 % of each step; steps ascend."""
     sums = np.concatenate([[0.0], np.cumsum(np.log(losses))])
     first = np.searchsorted(steps, steps * 0.9, side="left")
     last = np.searchsorted(steps, steps * 1.1, side="right")
     return np.exp((sums[last] - sums[first]) / (last - first))
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    steps, losses = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    usable = np.isfinite(losses) & (losses > 0)
+    return steps[usable], losses[usable]

@@ -1,4 +1,4 @@
-"""A bar for work that counts things."""
+"""A bar for work that counts things, and times in words."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,6 +9,15 @@ from rich.progress import MofNCompleteColumn, Progress
 
 console = Console(stderr=True)  # one for bars and messages, or they write over each other
 logger = logging.getLogger("fromnoise")
+
+
+def duration(seconds: float) -> str:
+    """3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {m:02d}m"
+    return f"{m}m {s:02d}s" if m else f"{s}s"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.evaluate import evaluate, judge_import, judge_train
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
+from fromnoise.cli.report import report
 from fromnoise.cli.sample import edit_interpolate, sample
 from fromnoise.cli.sweep import sweep
 from fromnoise.cli.train import progress, resume, train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, resume, sample, progress, evaluate, sweep):
+for command in (train, resume, sample, progress, evaluate, sweep, report):
     app.command()(command)
 app.command("import")(import_)
 

@@ -12,20 +12,11 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fromnoise.progress import console
+from fromnoise.progress import console, duration
 
 LOG_FILE = "log.jsonl"
 HASTY = 5  # seconds: epochs that are shorter are not all printed
 logger = logging.getLogger("fromnoise")
-
-
-def duration(seconds: float) -> str:
-    """3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {m:02d}m"
-    return f"{m}m {s:02d}s" if m else f"{s}s"
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,21 @@
+"""`fromnoise report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fromnoise.evaluation.report import write_report
+from fromnoise.progress import counting
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    out: Annotated[
+        Path | None, typer.Option(help="an HTML file [default: report.html in the first run]")
+    ] = None,
+) -> None:
+    """Show a run, or several side by side, as one page that needs nothing else."""
+    with counting("denoising") as progress:
+        page = write_report(runs, out, progress=progress)
+    print(page)
