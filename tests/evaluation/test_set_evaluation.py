@@ -10,7 +10,7 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.evaluation import frechet_distance, moments_of, set_evaluation
 from fromnoise.evaluation.extractors import pixels
-from fromnoise.evaluation.generated import draw, found
+from fromnoise.evaluation.generated import draw, found, spread
 from fromnoise.evaluation.published import WEIGHTS, published_beside
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.set_evaluation import evaluate_set
@@ -211,11 +211,24 @@ def test_a_model_with_labels_is_asked_for_those_of_the_reference(tiny_tree, tmp_
     shares = np.concatenate(asked).clip(0).mean(axis=0)
     assert drawn.images.shape == (300, 1, 8, 8)
     assert np.concatenate(asked).shape == (300, 10)
-    np.testing.assert_allclose(shares, (digits.labels > 0).mean(axis=0), atol=0.06)
+    np.testing.assert_allclose(shares, (digits.labels > 0).mean(axis=0), atol=0.005)
     assert drawn.said["labels"].startswith("those of the reference")
     asked.clear()
     assert draw(model, 2, steps=1).said["labels"].startswith("none said")
     assert asked == [None]
+
+
+def test_any_stretch_of_the_labels_has_their_shares():
+    rng = np.random.default_rng(0)
+    classes = rng.choice(4, 1000, p=(0.5, 0.3, 0.15, 0.05))
+    order = spread(np.eye(4, dtype=np.int8)[classes] * 2 - 1)
+    assert sorted(order) == list(range(1000))
+    for i in range(0, 1000, 50):
+        found = np.bincount(classes[order[i : i + 50]], minlength=4)
+        assert (abs(found - np.bincount(classes) / 20) < 2).all()
+    # rows that are all different have nothing to deal out: they come in any order
+    rows = rng.choice([-1, 1], (1000, 40))
+    assert abs(np.corrcoef(spread(rows), np.arange(1000))[0, 1]) < 0.1
 
 
 def test_the_first_images_of_a_file_are_taken(tmp_path):

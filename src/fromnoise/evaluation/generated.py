@@ -38,8 +38,8 @@ def draw(
 ) -> Generated:
     """One image for each of the `num` seeds from `first_seed` on, held in memory.
 
-    labels_of: whose labels a model with labels is asked for, in an order of our own, so that a
-    score of few images sees all of them. how: as in `Model.sampling_plan`.
+    labels_of: whose labels a model with labels is asked for, in the order of `spread`. how: as in
+    `Model.sampling_plan`.
     """
     plan = model.sampling_plan(**how)
     cond, labels = None, UNLABELLED
@@ -48,8 +48,7 @@ def draw(
         if labels_of is not None and labels_of.label_names == names:
             assert labels_of.labels is not None
             labels = AS_REFERENCE
-            order = torch.randperm(len(labels_of), generator=generator(0, "labels")).numpy()
-            rows = np.resize(order, num)  # from the start again where more are wanted
+            rows = np.resize(spread(labels_of.labels), num)  # from the start again, if need be
             cond = torch.from_numpy(np.asarray(labels_of.labels)[rows])
     started, parts = time.perf_counter(), []
     for i in range(0, num, batch_size):
@@ -69,6 +68,23 @@ def draw(
         "quantisation": "x_0 rounded to uint8",
     }
     return Generated(np.concatenate(parts), said, time.perf_counter() - started)
+
+
+def spread(labels: np.ndarray) -> np.ndarray:
+    """An order of rows of labels (M, K), int64 (M,), any stretch of which has about their shares.
+
+    Like rows are dealt out evenly over the whole, from a start of their own. So blocks of images
+    differ by their images, and not by how often a class fell to them.
+    """
+    _, kind, size = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    kind = kind.reshape(-1)
+    draws = generator(0, "labels")
+    order = torch.randperm(len(labels), generator=draws).numpy()
+    starts = torch.rand(len(size), generator=draws).numpy()
+    rank = np.empty(len(labels))  # of each row among those like it, in a random order
+    by_kind = order[np.argsort(kind[order], kind="stable")]
+    rank[by_kind] = np.arange(len(labels)) - np.repeat(np.cumsum(size) - size, size)
+    return np.argsort((rank + starts[kind]) / size[kind], kind="stable")
 
 
 def found(path: Path, num: int | None = None) -> Generated:
