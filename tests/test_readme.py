@@ -15,11 +15,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["training.batch_size=4", "training.warmup_steps=1", "training.preview_every=100"]
 SMALL_DDPM = ["network.channels=8", "network.groups=4", "network.num_res_blocks=1", "data.size=8"]
+FEW = ["--num-images", "40", "--allow-small"]
 LESS = {  # appended to a command: the same command, less of it
     "train": [*SMALL, *SMALL_DDPM, "training.steps=2"],
     "train shapes-small": [*SMALL, *SMALL_DDPM[:-1], "training.steps=2"],
     "judge train": ["--epochs", "1"],
     "evaluate": ["--steps", "2", "--num", "1"],
+    "evaluate runs/photos": [*FEW, "--steps", "2"],
+    "sweep": [*FEW, "--steps", "2,3"],
     "data shapes": ["--train", "20", "--test", "2"],
     "sample": ["--steps", "2"],
     "edit interpolate": ["--steps", "4"],
@@ -52,6 +55,13 @@ def run(command, monkeypatch, capsys):
     arguments += LESS.get(f"{name} {(arguments or [''])[0]}", LESS.get(name, []))
     if name == "train":
         arguments = [re.sub(r"training.epochs=\d+", "training.steps=2", a) for a in arguments]
+    if name == "evaluate" and "--conditions" not in arguments and "--extractor" not in arguments:
+        arguments += [
+            "--extractor",
+            "pixels",
+            "--out",
+            "as if by inception",
+        ]  # whose weights are big
     if name == "sample" and not {"--seeds", "--num"} & set(arguments):
         arguments += ["--num", "2"]
     if name == "resume":

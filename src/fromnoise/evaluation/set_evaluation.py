@@ -21,7 +21,7 @@ import numpy as np
 
 from fromnoise.config import ConfigError, unknown
 from fromnoise.evaluation.bits import measure_bits
-from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
+from fromnoise.evaluation.copies import FEWEST, MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.extractors import (
     PRETRAINED,
@@ -65,9 +65,12 @@ class Subject(NamedTuple):
     folder: Path  # for pictures
 
     def real(self) -> np.ndarray:
-        """The features of the real images. Raises NotDefined where only their Gaussian is known."""
+        """The features of the real images. Raises NotDefined where they are few or not known."""
         if self.reference.features is None:
             raise NotDefined("the reference is a mean and a covariance, and this needs images")
+        if len(self.reference.features) < 2 * BLOCKS:
+            few = len(self.reference.features)
+            raise NotDefined(f"{few} real images are too few; it needs {2 * BLOCKS}")
         return self.reference.features
 
 
@@ -105,6 +108,8 @@ def copies(of: Subject) -> Record:
     training, held_out = of.known
     if training is None:
         raise NotDefined("it is not known what was trained on: a run says so in its recipe.yaml")
+    if len(training.images) < FEWEST:
+        raise NotDefined(f"it needs {FEWEST} training images, and there are {len(training.images)}")
     made, train = of.generated.images, training.images.images
     real = None if held_out is None else evenly(held_out.images.images, MOST_LEFT_OUT)
     spaces = [] if of.extractor.name == "pixels" else [_space(of, training, real)]
