@@ -20,7 +20,7 @@ from fromnoise.evaluation.real import (
     of_the_run,
     prepared_like,
 )
-from fromnoise.evaluation.reference import reference_from_npz, reference_of
+from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
 from fromnoise.evaluation.set_evaluation import (
     USUAL,
     check_before,
@@ -120,6 +120,7 @@ def as_a_set(
     count = len(generated.images) if generated else num or MANY
     folder = out or _default_folder(path, model, space, reference, count, how)
     check_before(count, metrics, space, folder, allow_small=allow_small)
+    against = _open_reference(reference, real, space)
 
     if model is not None:
         with counting("images") as progress:
@@ -135,11 +136,6 @@ def as_a_set(
             )
     assert generated is not None
     with counting("features") as progress:
-        against = (
-            reference_of(real, space, progress=progress)
-            if real is not None
-            else reference_from_npz(Path(reference), space)
-        )
         record = evaluate_set(
             generated,
             against,
@@ -186,12 +182,7 @@ def sweep_a_model(
     check_enough(num, space, allow_small=allow_small)
     if save_best is not None and save_best.exists():
         raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")
-    with counting("features") as progress:
-        against = (
-            reference_of(real, space, progress=progress)
-            if real is not None
-            else reference_from_npz(Path(reference), space)
-        )
+    against = _open_reference(reference, real, space)
     rows = sweep(
         model,
         plans,
@@ -211,7 +202,7 @@ def sweep_a_model(
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is a run, a checkpoint or a model file, or at least not images."""
+    """Whether a path is a run, a checkpoint or a model file; otherwise it holds images."""
     inside = ("checkpoints", "recipe.yaml", *FILE_OF.values())
     return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
 
@@ -254,6 +245,13 @@ def _real_images(
     if reference in ("train", "test"):
         return of_the_run(path, reference)
     return prepared_like(model, Path(reference))
+
+
+def _open_reference(reference: str, real: Real | None, space: Extractor) -> Reference:
+    if real is None:
+        return reference_from_npz(Path(reference), space)
+    with counting("features of real images") as progress:
+        return reference_of(real, space, progress=progress)
 
 
 def _is_statistics(reference: str) -> bool:
