@@ -71,8 +71,8 @@ def test_with_every_time_the_numbers_are_those_of_the_whole_bound(model, images)
     seeds = [seed_of(3, i, "bits") for i in range(7)]
     whole = bits_per_dimension(
         model.denoiser,
-        torch.from_numpy(images) / 127.5 - 1,
-        torch.from_numpy(LABELS).float(),
+        torch.tensor(images) / 127.5 - 1,
+        torch.tensor(LABELS).float(),
         noise=lambda t: image_noise(seeds, t, (3, 8, 8)),
     )
     for interval, values in [
