@@ -73,7 +73,7 @@ def test_with_every_time_the_numbers_are_those_of_the_whole_bound(model, images)
     whole = bits_per_dimension(
         model.denoiser,
         torch.tensor(images) / 127.5 - 1,
-        torch.from_numpy(LABELS).float(),
+        torch.tensor(LABELS).float(),
         noise=lambda t: image_noise(seeds, t, (3, 8, 8)),
     )
     for interval, values in [
