@@ -13,7 +13,7 @@ def data_shapes(
     folder: Annotated[Path, typer.Argument(help="a new folder")],
     train: Annotated[int, typer.Option(min=1, help="images")] = 18009,
     test: Annotated[int, typer.Option(min=1, help="conditions in each of the two tests")] = 32,
-    size: Annotated[int, typer.Option(min=16, help="pixels a side")] = 64,
+    size: Annotated[int, typer.Option(min=16, help="pixels a side; shapes-small has 32")] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""

@@ -118,7 +118,9 @@ def judge_train(
         str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
     ],
     out: Annotated[Path, typer.Option(help="a new folder for the judge")],
-    source: Annotated[str | None, typer.Option(help="read it as this source")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="read it as folder, zip, idx, npz, iclevr, …")
+    ] = None,
     held_out: Annotated[
         Path | None,
         typer.Option(help="images to score it on", show_default="the test set, or a tenth"),
@@ -132,7 +134,7 @@ def judge_train(
         str, typer.Option(help="around padded images, and behind transparent ones: R,G,B")
     ] = "255,255,255",
     epochs: Annotated[
-        float | None, typer.Option(show_default="200,000 images' worth, 4 to 40")
+        float | None, typer.Option(show_default="what shows it 200,000 images, 4 to 40 epochs")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,

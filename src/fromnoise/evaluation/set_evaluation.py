@@ -236,7 +236,8 @@ def check_installed() -> None:
     """Raise ExtractorError where the libraries of the extra `eval` are missing."""
     if missing := [name for name in ("torch_fidelity", "scipy") if find_spec(name) is None]:
         raise ExtractorError(
-            f"{' and '.join(missing)} is not installed; `pip install 'fromnoise[eval]'` brings it"
+            f"{' and '.join(missing)} is not installed; the extra `eval` brings it: "
+            "pip install -e '.[eval]'"
         )
 
 
