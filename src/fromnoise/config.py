@@ -161,7 +161,7 @@ class Evaluation(Section):
     """A score while training, against the training images; every 0 steps is never."""
 
     every: Natural = 0  # steps; it costs the time that drawing the images takes
-    num_images: Annotated[int, Field(ge=40, strict=True)] = 1000
+    num_images: Annotated[int, Field(ge=40, strict=True)] = 3072  # enough for any pixels
     extractor: Literal["pixels", "judge", "inception", "dinov2"] = "pixels"
     judge: Path | None = None
 

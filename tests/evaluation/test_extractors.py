@@ -28,6 +28,14 @@ def test_pixels_are_themselves_between_0_and_1():
     assert (logits, pixels.width, pixels.weights) == (None, 4, "")
 
 
+def test_large_images_are_averaged():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), dtype=np.uint8)
+    pixels = open_extractor("pixels", (3, 64, 96), device=CPU)
+    expected = images.reshape(2, 3, 32, 2, 32, 3).mean(axis=(3, 5)) / 255
+    np.testing.assert_allclose(pixels.extract(images).features, expected.reshape(2, -1), rtol=1e-5)
+    assert (pixels.width, pixels.resize) == (3072, "averaged to 32×32")
+
+
 def test_a_judge_gives_what_its_last_layer_is_given():
     judge = judge_of()
     seen = []

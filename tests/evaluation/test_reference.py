@@ -43,6 +43,7 @@ def test_features_are_extracted_once(cache, tmp_path):
     assert first.said == {
         "what": "images 0",
         "count": 30,
+        "shape": [1, 4, 4],
         "fingerprint": real.images.fingerprint,
     }
 

@@ -57,8 +57,8 @@ METRICS = {
         "total": interval(3.25, 0.0625),
         "L_T": 0.0001,
         "curve": [
-            {"first": 1, "last": 50, "bits_per_step": 0.04},
-            {"first": 51, "last": 100, "bits_per_step": 0.002},
+            {"first": 1, "last": 50, "per_step": 0.04, "low": 0.03, "high": 0.05},
+            {"first": 51, "last": 100, "per_step": 0.002, "low": 0.001, "high": 0.003},
         ],
     },
     "a key of tomorrow": [1, 2],

@@ -8,7 +8,12 @@ import pytest
 
 import fromnoise
 from fromnoise.data import open_images
-from fromnoise.evaluation import frechet_distance, moments_of, set_evaluation
+from fromnoise.evaluation import (
+    frechet_distance,
+    kernel_distance,
+    moments_of,
+    set_evaluation,
+)
 from fromnoise.evaluation.extractors import pixels
 from fromnoise.evaluation.generated import draw, found, spread
 from fromnoise.evaluation.published import WEIGHTS, published_beside
@@ -40,7 +45,8 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     for score in record["scores"].values():
         assert score["low"] <= score["value"] <= score["high"]
-    assert set(record["scores"]) == {"fid", "fid_infinity", "kid", "precision", "recall"}
+    assert set(record["scores"]) == {"fid", "kid", "precision", "recall"}
+    assert record["missing"]["fid_infinity"] == "it needs 3 images for each of the 64 features"
     assert "tells classes apart" in record["missing"]["is"]
     assert record["complete"]
     assert record["copies"]["training_images"] == 1797
@@ -50,6 +56,7 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert record["reference"] == {
         "what": "digits, train",
         "count": 1797,
+        "shape": [1, 8, 8],
         "fingerprint": digits.fingerprint,
     }
     assert record["generated"]["seeds"] == "0-65"
@@ -117,7 +124,7 @@ def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):
     how = [*QUICK, "--reference", tmp_path / "stats.npz", "--out", tmp_path / "out"]
     assert cli("evaluate", run, *how).code == 0
     record = written(tmp_path / "out")
-    assert set(record["scores"]) == {"fid", "fid_infinity"}
+    assert set(record["scores"]) == {"fid"}
     assert (
         record["missing"]["kid"]
         == "the reference is a mean and a covariance, and this needs images"
@@ -151,6 +158,32 @@ def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monk
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
     assert "not complete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
+
+
+def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_path, monkeypatch):
+    def unfit(subject):
+        raise ValueError("of another size")
+
+    images, reference = sets
+    monkeypatch.setitem(set_evaluation.METRICS, "kid", unfit)
+    generated = fromnoise.evaluation.generated.Generated(images, {"what": "x", "count": 80}, None)
+    record = evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
+    assert record["missing"]["kid"] == "of another size"
+    assert {"fid", "precision"} <= set(record["scores"])
+
+
+def test_sub_folders_are_no_blocks():
+    """Real images that come class by class: the interval is not that of leaving a class out."""
+    rng = np.random.default_rng(0)
+    classes = rng.normal(scale=5, size=(4, 1, 3)).repeat(100, axis=1)
+    x, y = (
+        (classes + rng.normal(size=classes.shape)).reshape(400, 3).astype(np.float32)
+        for _ in range(2)
+    )
+    x = rng.permutation(x)
+    shuffled, by_class = kernel_distance(x, rng.permutation(y)), kernel_distance(x, y)
+    widths = [score.high - score.low for score in (by_class, shuffled)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.6)
 
 
 def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
@@ -218,6 +251,16 @@ def test_a_model_with_labels_is_asked_for_those_of_the_reference(tiny_tree, tmp_
     assert asked == [None]
 
 
+def test_without_a_condition_no_guidance_is_noted(tiny_tree, tmp_path):
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 1
+    tree["sampling"] = {**tree.get("sampling", {}), "guidance": 3.0}
+    model = fromnoise.train(tree, out=tmp_path / "run").model()
+    assert draw(model, 2, steps=1).said["sampling"]["guidance"] == 1
+    asked = draw(model, 2, steps=1, labels_of=open_images("digits"))
+    assert asked.said["sampling"]["guidance"] == 3
+
+
 def test_any_stretch_of_the_labels_has_their_shares():
     rng = np.random.default_rng(0)
     classes = rng.choice(4, 1000, p=(0.5, 0.3, 0.15, 0.05))
@@ -231,17 +274,18 @@ def test_any_stretch_of_the_labels_has_their_shares():
     assert abs(np.corrcoef(spread(rows), np.arange(1000))[0, 1]) < 0.1
 
 
-def test_the_first_images_of_a_file_are_taken(tmp_path):
+def test_some_images_of_a_file_are_evenly_spread(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", arr_0=images)
     taken = found(tmp_path / "x.npz", 5)
-    np.testing.assert_array_equal(taken.images, images[:5].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(taken.images, images[::2].transpose(0, 3, 1, 2))
 
 
 def test_published_numbers_stand_beside_the_same_protocol_alone():
     record = {
+        "scores": {"fid": {}},
         "generated": {"weights": "ema", "count": 50_000, "labels": "none: the model has none"},
-        "reference": {"what": "cifar10, train"},
+        "reference": {"what": "cifar10, train", "count": 50_000, "shape": [3, 32, 32]},
         "extractor": {"name": "inception", "weights": WEIGHTS + "0" * 56},
     }
     assert [r["fid"] for r in published_beside(record)] == [3.17, 2.90, 1.97]
@@ -249,6 +293,7 @@ def test_published_numbers_stand_beside_the_same_protocol_alone():
         ("generated", "count", 10_000),
         ("generated", "weights", "raw"),
         ("reference", "what", "cifar10, test"),
+        ("reference", "shape", [3, 64, 64]),
         ("extractor", "name", "judge"),
         ("extractor", "weights", "0" * 64),
     ):

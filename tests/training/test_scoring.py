@@ -67,9 +67,10 @@ def test_a_checkpoint_stands_before_a_score_begins(train, monkeypatch, tmp_path)
     assert there == [(2, True), (4, True)]
 
 
-def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [OSError, RuntimeError, MemoryError, ValueError])
+def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog, error):
     def fails(*_, **__):
-        raise OSError("no space left")
+        raise error("no space left")
 
     monkeypatch.setattr(scoring, "reference_of", fails)
     assert train({"training.steps": 4}).finished

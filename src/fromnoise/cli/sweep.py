@@ -18,7 +18,10 @@ def sweep(
         str | None,
         typer.Option(help="scales s in ε = ε_∅ + s·(ε_c − ε_∅)", show_default="the model's"),
     ] = None,
-    num_images: Annotated[int, typer.Option(min=1, help="in each way")] = 1000,
+    num_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="in each way", show_default="1,000, or one a feature"),
+    ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
     judge: Annotated[Path | None, typer.Option(help="for its features")] = None,

@@ -34,7 +34,7 @@ from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
 
-MANY = 10_000  # images, when nobody says how many
+MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep
 
 
 def by_labels(
@@ -156,7 +156,7 @@ def sweep_a_model(
     samplers: Sequence[str],
     steps: Sequence[int],
     scales: Sequence[float] = (),
-    num: int = 1000,
+    num: int | None = None,
     reference: str = "train",
     extractor: str | None = None,
     judge: Path | None = None,
@@ -170,7 +170,8 @@ def sweep_a_model(
 ) -> tuple[str, Path]:
     """Measure quality against cost in several ways of sampling; the table and its folder.
 
-    scales: of guidance; none for the model's own. save_best: where to write the model with the best
+    scales: of guidance; none for the model's own. num: by default 1,000, or as many as there are
+    features. save_best: where to write the model with the best
     way as its default. Others as in `as_a_set`.
     """
     check_installed()
@@ -178,6 +179,7 @@ def sweep_a_model(
     plans = ways(model, samplers, steps, scales)
     real = None if _is_statistics(reference) else _real_images(reference, path, model, (0, 0, 0))
     space = _open_space(extractor, _shape(model, None), judge, features_weights, device)
+    num = num or max(A_FEW, space.width)
     folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
     check_enough(num, space, allow_small=allow_small)
     if save_best is not None and save_best.exists():
@@ -257,8 +259,11 @@ def _open_reference(reference: str, real: Real | None, space: Extractor) -> Refe
 def _is_statistics(reference: str) -> bool:
     if not reference.endswith(".npz") or not Path(reference).is_file():
         return False
-    with np.load(reference) as stored:
-        return not {"mu", "sigma"}.isdisjoint(stored.files)
+    try:
+        with np.load(reference) as stored:
+            return not {"mu", "sigma"}.isdisjoint(stored.files)
+    except Exception:  # whatever is wrong with it is said when it is read as images
+        return False
 
 
 def _default_folder(

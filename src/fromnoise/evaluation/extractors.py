@@ -13,6 +13,7 @@ from fromnoise.checkpoints import sha256
 from fromnoise.evaluation.judge import Judge
 
 WITHOUT_WEIGHTS = "`--extractor judge --judge FOLDER` and `--extractor pixels` work without it"
+MOST_PIXELS = 32  # a side, of what is compared as pixels: larger covariances take hours
 AT_A_TIME, PART = 64, 512  # images in a network, and images between two signs of progress
 Progress = Callable[[int, int], None]  # (images done, of how many)
 
@@ -75,12 +76,18 @@ def open_extractor(
 
 
 def pixels(shape: tuple[int, int, int]) -> Extractor:
-    """The pixels themselves in [0, 1]: D = C·H·W. For small images, and for oracles."""
+    """The pixels themselves in [0, 1], averaged to at most 32×32 of them: D = C·H·W ≤ 1,024 C."""
+    channels, height, width = shape
+    small = (min(height, MOST_PIXELS), min(width, MOST_PIXELS))
 
     def extract(images: np.ndarray) -> Features:
-        return Features(images.reshape(len(images), -1).astype(np.float32) / 255, None)
+        x = torch.from_numpy(np.array(images)).float() / 255
+        if small != (height, width):
+            x = torch.nn.functional.adaptive_avg_pool2d(x, small)
+        return Features(x.flatten(1).numpy(), None)
 
-    return Extractor("pixels", int(np.prod(shape)), "", "none", extract)
+    resize = "none" if small == (height, width) else f"averaged to {small[0]}×{small[1]}"
+    return Extractor("pixels", channels * small[0] * small[1], "", resize, extract)
 
 
 def of_judge(judge: Judge) -> Extractor:

@@ -9,6 +9,8 @@ import torch
 
 from fromnoise.data import DataError, ImageSet, detect_source, open_images
 from fromnoise.evaluation.extractors import Progress, nothing
+from fromnoise.evaluation.real import evenly
+from fromnoise.evaluation.set_metrics import any_order
 from fromnoise.model import Model
 from fromnoise.rng import generator
 
@@ -23,6 +25,7 @@ class Generated(NamedTuple):
     images: np.ndarray  # uint8 (N, C, H, W)
     said: dict[str, Any]  # for JSON
     seconds: float | None  # that drawing took
+    blocks: np.ndarray | None = None  # (N,), an order in which stretches are alike; None: theirs
 
 
 def draw(
@@ -57,6 +60,9 @@ def draw(
         part = model.sample(seeds, cond=None if cond is None else cond[i : i + count], **how)
         parts.append(part.numpy())
         progress(i + count, num)
+    if cond is None:  # then nothing guides
+        unguided = {"guidance": 1.0, "guidance_interval": None, "guidance_rescale": 0.0}
+        plan = plan.model_copy(update=unguided)
     said = {
         "what": "model",
         "count": num,
@@ -88,13 +94,13 @@ def spread(labels: np.ndarray) -> np.ndarray:
 
 
 def found(path: Path, num: int | None = None) -> Generated:
-    """The images of a folder, zip or npz, or the first `num` of them, as they are.
+    """The images of a folder, zip or npz, or `num` of them, evenly spread, as they are.
 
     Raises DataError where there are fewer, where they have several sizes, and for broken ones.
     """
     images = open_images(detect_source(path), path, strict=True).images
     if num is not None and num > len(images):
         raise DataError(f"{path.absolute()} has {len(images):,} images, and {num:,} are asked for")
-    images = images[:num]
+    images = np.asarray(images if num is None else evenly(images, num))
     said = {"what": str(path.absolute()), "count": len(images)}
-    return Generated(np.asarray(images), said, None)
+    return Generated(images, said, None, any_order(len(images)))

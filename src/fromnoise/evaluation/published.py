@@ -17,13 +17,30 @@ class Published(NamedTuple):
     how: str  # it was sampled
 
 
+HEUN = "35 evaluations of Heun, the least of three draws"
 RESULTS = (
     Published("Ho et al. 2020", "cifar10", 50_000, False, 3.17, 9.46, "1,000 ancestral steps"),
     Published(
         "Nichol and Dhariwal 2021, linear", "cifar10", 50_000, False, 2.90, None, "T = 4,000"
     ),
-    Published("Karras et al. 2022", "cifar10", 50_000, False, 1.97, None, "35 evaluations, Heun"),
-    Published("Karras et al. 2022", "cifar10", 50_000, True, 1.79, None, "35 evaluations, Heun"),
+    Published(
+        "Karras et al. 2022",
+        "cifar10",
+        50_000,
+        False,
+        1.97,
+        None,
+        HEUN,
+    ),
+    Published(
+        "Karras et al. 2022",
+        "cifar10",
+        50_000,
+        True,
+        1.79,
+        None,
+        HEUN,
+    ),
 )
 
 
@@ -35,11 +52,13 @@ def published_beside(record: dict[str, Any]) -> list[dict[str, Any]]:
     generated, reference, extractor = (record[k] for k in ("generated", "reference", "extractor"))
     if extractor["name"] != "inception" or not extractor["weights"].startswith(WEIGHTS):
         return []
-    if generated.get("weights") != "ema":
+    if generated.get("weights") != "ema" or "fid" not in record["scores"]:
         return []
     return [
         result._asdict()
         for result in RESULTS
-        if (f"{result.source}, train", result.count) == (reference["what"], generated["count"])
+        if (f"{result.source}, train", 50_000, [3, 32, 32])
+        == (reference["what"], reference["count"], reference["shape"])
+        and result.count == generated["count"]
         and result.conditional == generated.get("labels", "").startswith("those")
     ]

@@ -51,13 +51,16 @@ UNKNOWN = Known()
 
 def known_of(loaded_from: Path) -> Known:
     """The training and test images of the run that a model was loaded from, as far as they go."""
-    found = []
+    found: list[Real | None] = []
     for split in ("train", "test"):
         try:
             found.append(of_the_run(loaded_from, split))
         except (ConfigError, DataError):  # no run, no test images, or they are gone
             found.append(None)
-    return Known(*found)
+    training, held_out = found
+    if training is not None and held_out is not None and training.what == held_out.what:
+        held_out = None  # it was trained on the test images
+    return Known(training, held_out)
 
 
 def evenly(images: np.ndarray, most: int) -> np.ndarray:

@@ -57,7 +57,12 @@ def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothi
             writing.unlink(missing_ok=True)
     features = np.load(file, mmap_mode="r")
     moments = moments_of(features)
-    said = {"what": real.what, "count": len(images), "fingerprint": fingerprint}
+    said = {
+        "what": real.what,
+        "count": len(images),
+        "shape": list(images.shape[1:]),
+        "fingerprint": fingerprint,
+    }
     return Reference(moments.mean, moments.covariance, features, said)
 
 

@@ -49,6 +49,7 @@ from fromnoise.model import Model
 
 METRICS_FILE, TABLE_FILE, SHEET = "metrics.json", "metrics.md", "copies.png"
 CURVE, MOST_FOR_BITS = "bits.png", 1000  # images
+AT_LEAST = 3  # images for each feature, from which on FID∞ is right
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
@@ -63,6 +64,11 @@ class Subject(NamedTuple):
     known: Known
     model: Model | None
     folder: Path  # for pictures
+
+    def in_blocks(self) -> np.ndarray:
+        """The features in an order any stretch of which is like any other."""
+        order = self.generated.blocks
+        return self.features if order is None else self.features[order]
 
     def real(self) -> np.ndarray:
         """The features of the real images. Raises NotDefined where they are few or not known."""
@@ -80,14 +86,17 @@ class NotDefined(ValueError):
 
 def fid(of: Subject) -> Record:
     """The Fréchet distance, which is FID in the features of Inception, and FID∞."""
-    blocks = [moments_of(block) for block in np.array_split(of.features, BLOCKS)]
+    blocks = [moments_of(block) for block in np.array_split(of.in_blocks(), BLOCKS)]
     value, at_infinity = frechet_scores(blocks, of.reference.mean, of.reference.covariance)
+    if len(of.features) < AT_LEAST * of.extractor.width:
+        why = f"it needs {AT_LEAST} images for each of the {of.extractor.width:,} features"
+        return {**_scores(fid=value), "missing": {"fid_infinity": why}}
     return _scores(fid=value, fid_infinity=at_infinity)
 
 
 def kid(of: Subject) -> Record:
     """The kernel distance."""
-    return _scores(kid=kernel_distance(of.features, of.real()))
+    return _scores(kid=kernel_distance(of.in_blocks(), of.real()))
 
 
 def isc(of: Subject) -> Record:
@@ -221,7 +230,7 @@ def evaluate_set(
         started = time.perf_counter()
         try:
             found = METRICS[name](subject)
-        except NotDefined as reason:
+        except ValueError as reason:  # it is not defined, or the images are not fit for it
             record["missing"][name] = str(reason)
         else:
             record |= {key: record.get(key, {}) | value for key, value in found.items()}

@@ -34,8 +34,9 @@ def frechet_scores(
 
     The intervals are Student's with G−1 degrees of freedom and speak of other generated images, the
     real ones being given: that of FID holds what N images have on average, that of FID∞ what
-    endlessly many have. Simulated on Gaussians, they do in 95 to 97 % of repeats; where the
-    distance is 0, in up to 99 %. FID∞ of a distance near 0 may come out below 0.
+    endlessly many have. Simulated on Gaussians with 3 to 100 images for each of D features, they do
+    in 94 to 98 % of repeats, and where the distance is 0 in up to 99 %. With fewer, the bias is not
+    c/N, and FID∞ is wrong. Of a distance near 0 it may come out below 0.
 
     Args:
         blocks: the moments of G ≥ 2 disjoint sets of about equal size.
@@ -59,21 +60,27 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     Bińkowski et al. 2018, arXiv:1801.01401; the mean over 100 subsets of 1,000 images, or of all
     where a set has fewer. The interval speaks of other images in both sets: Student's, with the
-    jackknife's standard error of the same estimate from all images at once.
+    jackknife's standard error of the same estimate from all images at once, and on top of it that
+    of the subsets.
 
     Args:
-        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS.
+        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of the generated
+            ones are stretches of them; the real ones may come in any order.
     """
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    from torch_fidelity.metric_kid import (
+        KEY_METRIC_KID_MEAN,
+        KEY_METRIC_KID_STD,
+        kid_features_to_metric,
+    )
 
-    value = kid_features_to_metric(
+    found = kid_features_to_metric(
         torch.from_numpy(np.array(generated)),
         torch.from_numpy(np.array(real)),
         kid_subsets=SUBSETS,
         kid_subset_size=min(SUBSET_SIZE, len(generated), len(real)),
         verbose=False,
-    )[KEY_METRIC_KID_MEAN]
-    x, y = np.array_split(generated, BLOCKS), np.array_split(real, BLOCKS)
+    )
+    x, y = np.array_split(generated, BLOCKS), np.array_split(real[any_order(len(real))], BLOCKS)
     xx, yy, xy = _kernel_sums(x, x), _kernel_sums(y, y), _kernel_sums(x, y)
 
     def mmd(kept: np.ndarray) -> float:
@@ -85,7 +92,13 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    return around(value, _jackknife_error(left_out), BLOCKS)
+    error = math.hypot(_jackknife_error(left_out), found[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
+    return around(found[KEY_METRIC_KID_MEAN], error, BLOCKS)
+
+
+def any_order(n: int) -> np.ndarray:
+    """A fixed random order of n things: blocks of a folder must not be its sub-folders."""
+    return np.random.default_rng(0).permutation(n)
 
 
 def _kernel_sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:

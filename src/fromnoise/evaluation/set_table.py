@@ -30,7 +30,8 @@ def table(record: Record) -> str:
         lines.append(f"| bits per dimension | {value} | {low} to {high} |")
     lines += [f"| {metric} | – | {reason} |" for metric, reason in record["missing"].items()]
     lines += [
-        f"| {r['system']}, {r['how']} | {r['fid']:g} | published |" for r in published(record)
+        f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |"
+        for r in published(record)
     ]
     if "copies" in record:
         lines += ["", record["copies"]["verdict"]]

@@ -73,6 +73,12 @@ def sweep(
             "remove it"
         )
     rows: list[Row] = []
+    guided = (
+        labels_of is not None
+        and bool(model.spec.label_names)
+        and labels_of.images.label_names == model.spec.label_names
+    )
+    model.sample(range(min(batch_size, num)), steps=1)  # so that the first way pays for no start
     facts = {
         "versions": {name: version(name) for name in ("fromnoise", "torch")},
         "loaded from": loaded_from,
@@ -93,13 +99,15 @@ def sweep(
                 progress=progress,
                 sampler=plan.sampler.name,
                 steps=plan.steps,
-                guidance=plan.guidance if model.spec.label_names else None,
+                guidance=plan.guidance if guided else None,
             )
         parts = [part.features for _, part in in_parts(extractor, drawn.images)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         fid, _ = frechet_scores(blocks, reference.mean, reference.covariance)
         assert drawn.seconds is not None
-        rows.append(Row(plan.sampler.name, plan.steps, plan.guidance, drawn.seconds / num, fid))
+        guidance = plan.guidance if guided else 1.0
+        rows.append(Row(plan.sampler.name, plan.steps, guidance, drawn.seconds / num, fid))
+        facts["complete"] = len(rows) == len(plans)
         _write(folder, rows, facts, extractor.name)
     return rows
 

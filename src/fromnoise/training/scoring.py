@@ -14,6 +14,7 @@ from fromnoise.evaluation.judge import load_judge
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import reference_of
+from fromnoise.evaluation.set_evaluation import check_installed
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
 from fromnoise.model import Model, ModelSpec, pick_device
 from fromnoise.training.log import RunLog, duration
@@ -33,6 +34,7 @@ def open_scorer(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor
     """
     if not settings.every:
         return None
+    check_installed()
     judge = None if settings.judge is None else load_judge(settings.judge, device=device)
     shape = (spec.channels, *spec.size)
     found = open_extractor(settings.extractor, shape, judge=judge, device=pick_device(device))
@@ -74,7 +76,12 @@ def score(
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)
     except Stopped:
         return
-    except (ValueError, OSError) as error:  # a night's training is worth more than a score
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        MemoryError,
+    ) as error:  # a night's training is worth more than a score
         logger.warning("step %d: no score (%s)", state.step, error)
         return
     seconds = time.perf_counter() - started

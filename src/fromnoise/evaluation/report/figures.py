@@ -84,7 +84,7 @@ def sweep_chart(sweep: Sweep) -> Chart:
 
 def bits_chart(bits: Bits, name: str, colour: str) -> Chart:
     """What each step costs, by t."""
-    shown = sorted((r.first + r.last, r.bits_per_step) for r in bits.curve if r.bits_per_step > 0)
+    shown = sorted((r.first + r.last, r.per_step) for r in bits.curve if r.per_step > 0)
     ends, cost = np.array(shown).reshape(-1, 2).T
     title = f"Bits per dimension of each step, {name}"
     axes = Axes("t", log_y=True)

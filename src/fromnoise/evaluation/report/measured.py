@@ -78,7 +78,7 @@ class Rate(Part):
 
     first: Annotated[float, Field(ge=0)]
     last: Annotated[float, Field(ge=0)]
-    bits_per_step: Annotated[float, Field(ge=0)]
+    per_step: Annotated[float, Field(ge=0)]
 
 
 class Bits(Part):

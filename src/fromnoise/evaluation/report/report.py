@@ -97,7 +97,10 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
     measured = {key for _, one in columns for key in one.content.scores}
     inception = {one.content.extractor.get("name") for _, one in columns} == {"inception"}
     metric_names = HEADINGS | (OF_INCEPTION if inception else {})
-    yardsticks = {repr((one.content.extractor, one.content.reference)) for _, one in columns}
+    yardsticks = {
+        repr((one.content.extractor, one.content.reference, one.content.generated.get("count")))
+        for _, one in columns
+    }
     return _template().render(
         title=_in_words([run.name for run in runs]),
         sections={k: name for k, name in SECTIONS.items() if k != "differences" or len(runs) > 1},
