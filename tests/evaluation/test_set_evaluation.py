@@ -209,7 +209,8 @@ def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
         (["--reference", "test"], "source digits has no splits"),
         (["--reference", "nowhere"], "nowhere does not exist"),
         (["--extractor", "judge"], "--extractor judge needs --judge FOLDER"),
-        (["--conditions", "c.json"], "--judge is missing"),
+        (["--num", "5"], "for a set give --num-images"),
+        (["--conditions", "c.json"], "--num-images is of a set; for labels give --num"),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
@@ -218,6 +219,12 @@ def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (run / "evaluation").exists()
+
+
+def test_labels_need_a_judge(cli, run):
+    code, _, err = cli("evaluate", run, "--cycle-classes")
+    assert code == 2
+    assert "--judge is missing: what an image shows is said by a judge" in err
 
 
 def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):

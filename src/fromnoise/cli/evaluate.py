@@ -46,7 +46,10 @@ def evaluate(
     cycle_classes: Annotated[
         bool, typer.Option("--cycle-classes", help="by labels: each alone")
     ] = False,
-    num: Annotated[int, typer.Option(min=1, help="by labels: images for each condition")] = 8,
+    num: Annotated[
+        int | None,
+        typer.Option(min=1, help="by labels: images for each condition", show_default="8"),
+    ] = None,
     judge: Annotated[
         Path | None, typer.Option(help="what `fromnoise judge train` wrote; labels need one")
     ] = None,
@@ -84,14 +87,16 @@ def evaluate(
         "out": out,
         "device": device,
     }
-    if conditions or labels or cycle_classes:
+    by_labels = bool(conditions or labels or cycle_classes)
+    asking.refuse_other_number(by_labels=by_labels, num=num, num_images=num_images)
+    if by_labels:
         text, folder = evaluating.by_labels(
             model,
             judge=judge,
             files=conditions or [],
             texts=labels or [],
             scales=scales,
-            num=num,
+            num=num or 8,
             **common,
             **how,
         )

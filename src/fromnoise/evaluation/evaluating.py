@@ -29,7 +29,7 @@ from fromnoise.evaluation.set_evaluation import (
     evaluate_set,
 )
 from fromnoise.evaluation.set_table import table
-from fromnoise.evaluation.sweep import best, in_words, sweep, ways, with_default
+from fromnoise.evaluation.sweep import best, in_words, refuse_swept, sweep, ways, with_default
 from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
@@ -181,6 +181,7 @@ def sweep_a_model(
     space = _open_space(extractor, _shape(model, None), judge, features_weights, device)
     num = num or max(A_FEW, space.width)
     folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
+    refuse_swept(folder)
     check_enough(num, space, allow_small=allow_small)
     if save_best is not None and save_best.exists():
         raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")

@@ -51,6 +51,15 @@ def ways(
     ]
 
 
+def refuse_swept(folder: Path) -> None:
+    """Raise ConfigError where `folder` has a sweep already."""
+    if (folder / SWEEP_FILE).exists():
+        raise ConfigError(
+            f"{folder.absolute()} has the figures of an earlier sweep; give another --out, or "
+            "remove it"
+        )
+
+
 def sweep(
     model: Model,
     plans: Sequence[Sampling],
@@ -67,11 +76,7 @@ def sweep(
 
     Raises ConfigError where `folder` has a sweep already.
     """
-    if (folder / SWEEP_FILE).exists():
-        raise ConfigError(
-            f"{folder.absolute()} has the figures of an earlier sweep; give another --out, or "
-            "remove it"
-        )
+    refuse_swept(folder)
     rows: list[Row] = []
     guided = (
         labels_of is not None

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from fromnoise.checkpoints import flush
 from fromnoise.config import ConfigError
+from fromnoise.evaluation.label_evaluation import HEADINGS as LABEL_HEADINGS
 from fromnoise.evaluation.report.figures import distance_name, training_charts
 from fromnoise.evaluation.report.run_folder import (
     RunFolder,
@@ -32,14 +33,6 @@ REPORT = "report.html"
 HERE = Path(__file__).parent
 HIGHER = ("inception_score", "precision", "recall")  # is better
 MISSING = {"is": "Inception Score", "prc": "precision and recall", "kid": "KID"}  # by metric
-LABEL_SCORES = {
-    "recall_at_k": "recall@k",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "exact_match": "exact match",
-    "extra": "extra",
-}
 SECTIONS = {  # a template each
     "differences": "Differences",
     "samples": "Samples on the same noise",
@@ -117,7 +110,7 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         metric_names=metric_names,
         missing_names=MISSING,
         arrows={key: "↑" if key in HIGHER else "↓" for key in (*HEADINGS, "total")},
-        label_names=LABEL_SCORES,
+        label_names=LABEL_HEADINGS,
         bits_names=BITS,
         distance_name=distance_name,
         environment=_environment(),
