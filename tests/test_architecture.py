@@ -12,7 +12,7 @@ import fromnoise
 ROOT = Path(fromnoise.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}
+LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
 WORK = DESCRIPTION | {"model"}
@@ -20,7 +20,7 @@ FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
-    "config": MATHEMATICS | {"data"},
+    "config": LEAVES | MATHEMATICS | {"data"},
     "model": DESCRIPTION,
     "asking": DESCRIPTION,
     "sampling": WORK,

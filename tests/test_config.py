@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from fromnoise.config import (
     ConfigError,
     Recipe,
-    dotted_keys,
     load_recipe,
     parse_override,
     parse_recipe,
@@ -19,6 +18,7 @@ from fromnoise.config import (
     shipped_recipes,
 )
 from fromnoise.diffusion import NoiseSchedule
+from fromnoise.explaining import dotted_keys
 from fromnoise.networks import NETWORKS
 from fromnoise.training.run import TOO_MUCH_IMAGE
 

@@ -4,9 +4,8 @@ Sections are pydantic models that refuse unknown keys. A `Component` names one f
 (a schedule, a network, a sampler); its options are checked against that callable's own signature.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -24,6 +23,7 @@ from pydantic import (
 
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS
+from fromnoise.explaining import explain, near, unknown
 from fromnoise.networks import NETWORKS
 
 COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
@@ -359,51 +359,12 @@ def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[s
     return {**tree, first: with_key(inner, rest, value)}
 
 
-def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
-    """The first thing that pydantic found, for a person: key, value, what is allowed."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    dotted = ".".join([key, *path] if key else path)
-    if first["type"] == "extra_forbidden":
-        section = _section(schema, path[:-1])
-        prefix = dotted.rpartition(".")[0]
-        known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
-        everywhere = sorted(known | set(dotted_keys(schema, key)))
-        same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]
-        hint = (
-            f"; did you mean {' or '.join(same_name)}?" if same_name else near(dotted, everywhere)
-        )
-        return f"unknown key {dotted}{hint}; known here: {', '.join(section.model_fields)}"
-    if first["type"] == "missing":
-        return f"{dotted} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{dotted} = {first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    """Every key that a schema knows, dotted."""
-    for name, field in schema.model_fields.items():
-        key = f"{prefix}.{name}" if prefix else name
-        yield key
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, Section):
-            yield from dotted_keys(field.annotation, key)
-
-
-def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    for name in path:
-        annotation = schema.model_fields[name].annotation
-        assert inspect.isclass(annotation)
-        assert issubclass(annotation, BaseModel)
-        schema = annotation
-    return schema
-
-
-def unknown(name: str, known: Iterable[str]) -> str:
-    """`"ddmp" is unknown; did you mean ddpm?; known: …`."""
-    return f"{name!r} is unknown{near(name, known)}; known: {', '.join(sorted(known))}"
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the nearest known name, or nothing."""
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
+def dotted(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one level of dotted keys: `{"training": {"steps": 5}}` → training.steps."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

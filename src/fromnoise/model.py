@@ -26,8 +26,6 @@ from fromnoise.config import (
     Section,
     check_sampling,
     checked,
-    explain,
-    unknown,
 )
 from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
@@ -42,6 +40,7 @@ from fromnoise.diffusion import (
     dynamic_threshold,
 )
 from fromnoise.diffusion.samplers import sampling_times
+from fromnoise.explaining import explain, unknown
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import image_noise
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.config import ConfigError, unknown
+from fromnoise.config import ConfigError
 from fromnoise.evaluation.bits import measure_bits
 from fromnoise.evaluation.copies import FEWEST, MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
@@ -45,6 +45,7 @@ from fromnoise.evaluation.set_metrics import (
     precision_and_recall,
 )
 from fromnoise.evaluation.set_table import Record, table
+from fromnoise.explaining import unknown
 from fromnoise.model import Model
 
 METRICS_FILE, TABLE_FILE, SHEET = "metrics.json", "metrics.md", "copies.png"

@@ -17,11 +17,10 @@ from fromnoise.checkpoints import (
 from fromnoise.config import (
     ConfigError,
     check_sampling,
-    explain,
-    unknown,
     with_checked_components,
     with_key,
 )
+from fromnoise.explaining import explain, unknown
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.importing import Foreign, Format, read_payload, seen

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors, refuse_used
-from fromnoise.config import ConfigError, Recipe, load_recipe, parse_recipe
+from fromnoise.config import ConfigError, Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Objective
@@ -157,7 +157,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
 def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) -> None:
     """Compare with the recipe that the checkpoint was trained with."""
     completed = parse_recipe(trained, str(folder))  # keys that are newer than the checkpoint
-    before, now = (_dotted(r.model_dump(mode="json")) for r in (completed, recipe))
+    before, now = (dotted(r.model_dump(mode="json")) for r in (completed, recipe))
     for key in sorted(before.keys() | now.keys()):
         fixed = key.startswith(FIXED) and key not in NOT_FIXED
         if fixed and before.get(key) != now.get(key):
@@ -177,16 +177,6 @@ def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
             f"trained with {', '.join(before) or 'none'}; resume cannot change them: put the names "
             "back, or begin another run with train"
         )
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _refuse_existing(folder: Path) -> None:

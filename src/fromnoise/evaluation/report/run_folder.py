@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from fromnoise.config import ConfigError, load_recipe
+from fromnoise.config import ConfigError, dotted, load_recipe
 
 RECIPE, LOG, PREVIEWS = "recipe.yaml", "log.jsonl", "previews"
 MOST_PREVIEWS, MOST_IMAGES, FEWEST = 16, 24, 4
@@ -118,24 +118,14 @@ def _number(value: Any) -> bool:
 def _recipe(file: Path, problems: list[str]) -> dict[str, Any]:
     """Every key, defaults included; a recipe that this version does not accept, as it stands."""
     try:
-        return _dotted(load_recipe(file).model_dump(mode="json"))
+        return dotted(load_recipe(file).model_dump(mode="json"))
     except (ConfigError, OSError) as error:
         problems.append(f"{RECIPE} is shown as it stands: {error}")
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return _dotted(tree) if isinstance(tree, dict) else {}
-
-
-def _dotted(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return dotted(tree) if isinstance(tree, dict) else {}
 
 
 def _rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
