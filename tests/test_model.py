@@ -99,7 +99,7 @@ def test_every_step_is_shown_from_the_noise_to_the_image(model):
     ("how", "said"),
     [
         ({"sampler": "dddim"}, "sampler 'dddim' is unknown; did you mean ddim"),
-        ({"spacing": "even"}, "spacing 'even' is unknown; known: leading, linspace, trailing"),
+        ({"spacing": "even"}, "spacing 'even' is unknown; known: karras, leading, linspace"),
         ({"steps": 0}, "steps must be 1..50, not 0"),
         ({"steps": 51}, "steps must be 1..50, not 51"),
         ({"etta": 1}, "unknown key sampling.sampler.etta; did you mean sampling.sampler.eta"),

@@ -102,6 +102,7 @@ class Diffusion(Section):
 
     T: Positive = 1000
     schedule: Annotated[Component, _named("linear")] = Component(name="linear")
+    zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; for v and x0
     prediction: Literal["eps", "x0", "v"] = "eps"
     metric: str = "mse"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned

@@ -38,8 +38,8 @@ from fromnoise.diffusion import (
     classifier_free,
     composed,
     dynamic_threshold,
+    sampling_times,
 )
-from fromnoise.diffusion.samplers import sampling_times
 from fromnoise.explaining import explain, unknown
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import image_noise
@@ -88,7 +88,12 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     check_size(*spec.size, network.size_multiple, getattr(network, "largest_size", math.inf))
     return Denoiser(
         network,
-        NoiseSchedule.named(schedule.name, spec.diffusion.T, **schedule.options),
+        NoiseSchedule.named(
+            schedule.name,
+            spec.diffusion.T,
+            zero_terminal_snr=spec.diffusion.zero_terminal_snr,
+            **schedule.options,
+        ),
         spec.diffusion.prediction,
     )
 
@@ -154,7 +159,7 @@ class Model:
         shape = (self.spec.channels, *self.spec.size)
         device = next(self.denoiser.parameters()).device
         schedule = self.denoiser.schedule
-        times = sampling_times(schedule.T, plan.steps, plan.spacing)
+        times = sampling_times(schedule, plan.steps, plan.spacing)
         x = self.start(seeds)
         if origin is not None:
             times = [origin[0], *(t for t in times if t < origin[0])]

@@ -12,8 +12,7 @@ import torch
 
 from fromnoise.config import Component, ConfigError, Sampling, checked
 from fromnoise.data.labels import in_words
-from fromnoise.diffusion import Step
-from fromnoise.diffusion.samplers import sampling_times
+from fromnoise.diffusion import Step, sampling_times
 from fromnoise.model import Model, home_of, to_uint8
 from fromnoise.pictures import (
     grid_figure,
@@ -225,7 +224,7 @@ class Film:
         """times: those of the strip, in {0..T}; the nearest kept ones are shown, T first."""
         self._strips = strips
         T = model.denoiser.schedule.T
-        visited = [*sampling_times(T, plan.steps, plan.spacing), 0]
+        visited = [*sampling_times(model.denoiser.schedule, plan.steps, plan.spacing), 0]
         if times is None:
             times = [visited[i] for i in _spread(len(visited), STRIP_TIMES)]
         outside = [t for t in times if not 0 <= t <= T]

@@ -84,11 +84,11 @@ def test_with_their_own_tables_all_thousand_steps_agree_as_far_as_these_are_exac
 
 @pytest.mark.parametrize("steps", [7, 53, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_times(spacing, steps):
+def test_times(schedule, spacing, steps):
     theirs = DDPMScheduler(T, timestep_spacing=spacing)
     theirs.set_timesteps(steps)
     expected = [t + 1 for t in theirs.timesteps.tolist()]
-    times = sampling_times(T, steps, spacing)
+    times = sampling_times(schedule, steps, spacing)
     if (spacing, steps) == ("linspace", 7):
         # Between 7 times lie 166.5: both round halves to even, but theirs is even when ours is odd.
         assert [a - b for a, b in zip(times, expected, strict=True)] == [0, 1, 0, -1, 0, 1, 0]
@@ -126,7 +126,7 @@ def test_ddpm(schedule, noise, steps, spacing, variance, kind, clip):
         clip_sample=clip,
     )
     with_exact_table(theirs, schedule)
-    times = sampling_times(T, steps, spacing)
+    times = sampling_times(schedule, steps, spacing)
     theirs.set_timesteps(timesteps=[t - 1 for t in times])
 
     x = noise(0)
@@ -149,7 +149,7 @@ def test_ddpm_with_a_learned_variance(schedule, noise, steps, clip):
     denoise = clamp_x0(free) if clip else free
     theirs = DDPMScheduler(T, variance_type="learned_range", clip_sample=clip)
     with_exact_table(theirs, schedule)
-    times = sampling_times(T, steps, "leading")
+    times = sampling_times(schedule, steps, "leading")
     theirs.set_timesteps(timesteps=[t - 1 for t in times])
     x = noise(0)
     for step in ddpm(denoise, schedule, noise(0), times, noise=noise, variance="learned"):
@@ -185,7 +185,7 @@ def ddim_step(theirs, output, t, x, eta, noise):
 def test_ddim(schedule, noise, steps, eta, kind, clip):
     denoise, wave = denoiser_and_wave(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
-    times = sampling_times(T, steps, "leading")
+    times = sampling_times(schedule, steps, "leading")
     x = noise(0)
     for step in ddim(denoise, schedule, noise(0), times, noise=noise, eta=eta):
         x, x0 = ddim_step(theirs, wave.output, step.t, x, eta, noise)
@@ -206,7 +206,7 @@ def test_ddim_between_the_times_that_diffusers_steps_between(
     # chain is compared here, but from every kept time one step of ours between their two times.
     denoise, wave = denoiser_and_wave(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
-    for t in sampling_times(T, steps, spacing):
+    for t in sampling_times(schedule, steps, spacing):
         s = t - T // steps
         step = next(
             ddim(denoise, schedule, noise(t), [t, s] if s > 0 else [t], noise=noise, eta=eta)

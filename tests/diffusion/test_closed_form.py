@@ -86,15 +86,15 @@ def close(a, b):
 
 @each_number_of_steps
 @each_sampler
-def test_the_mean_is_exact(gaussian, sampler, steps):
-    for s, mean, _ in gaussian.carried(sampler, sampling_times(1000, steps)):
+def test_the_mean_is_exact(gaussian, schedule, sampler, steps):
+    for s, mean, _ in gaussian.carried(sampler, sampling_times(schedule, steps)):
         close(mean, gaussian.marginal(s)[0])
 
 
 @each_number_of_steps
 def test_for_standard_normal_data_the_large_variance_is_exact(schedule, steps):
     data = Gaussian(schedule, ZERO, EYE)
-    times = sampling_times(1000, steps)
+    times = sampling_times(schedule, steps)
     *before, (s, _, last) = data.carried(large, times)
     for _, _, covariance in before:
         close(covariance, EYE)
@@ -110,7 +110,7 @@ def test_for_standard_normal_data_the_large_variance_is_exact(schedule, steps):
 )
 def test_for_a_single_image_the_small_variance_and_every_eta_are_exact(schedule, sampler, steps):
     data = Gaussian(schedule, MEAN, 0 * EYE)
-    for s, mean, covariance in data.carried(sampler, sampling_times(1000, steps)):
+    for s, mean, covariance in data.carried(sampler, sampling_times(schedule, steps)):
         close(mean, schedule.alpha_bar[s].sqrt() * MEAN)
         close(covariance, (1 - schedule.alpha_bar[s]) * EYE)
 
@@ -118,7 +118,7 @@ def test_for_a_single_image_the_small_variance_and_every_eta_are_exact(schedule,
 @each_number_of_steps
 def test_ddim_turns_standard_normal_data_by_angles(schedule, steps):
     # With α = cos θ, σ = sin θ the prediction is x̂_0 = cos θ_t x_t, ε̂ = sin θ_t x_t.
-    times = sampling_times(1000, steps)
+    times = sampling_times(schedule, steps)
     angles = [math.acos(math.sqrt(schedule.alpha_bar[t])) for t in [*times, 0]]
     factor = math.prod(math.cos(a - b) for a, b in pairwise(angles))
     *_, (_, _, covariance) = Gaussian(schedule, ZERO, EYE).carried(ddim, times)
@@ -133,9 +133,11 @@ def test_ddim_turns_standard_normal_data_by_angles(schedule, steps):
     [(small, 0.011), (large, 0.001), (ddim, 0.005), (partial(ddim, eta=0.5), 0.006)],
     ids=["ddpm-small", "ddpm-large", "ddim-0", "ddim-0.5"],
 )
-def test_the_error_of_the_covariance_falls_at_first_order(gaussian, sampler, error_of_all_steps):
+def test_the_error_of_the_covariance_falls_at_first_order(
+    gaussian, schedule, sampler, error_of_all_steps
+):
     def error(steps: int) -> float:
-        *_, (_, _, covariance) = gaussian.carried(sampler, sampling_times(1000, steps))
+        *_, (_, _, covariance) = gaussian.carried(sampler, sampling_times(schedule, steps))
         return ((covariance - COVARIANCE).norm() / COVARIANCE.norm()).item()
 
     assert 1.75 < error(100) / error(200) < 2.1
@@ -169,7 +171,7 @@ def test_a_thousand_steps_recover_mean_and_covariance(gaussian, schedule, sample
         return torch.randn(n, D, 1, 1, generator=generator)
 
     denoise = Denoiser(PerfectNetwork(gaussian), schedule)
-    *_, last = sampler(denoise, schedule, noise(1001), sampling_times(1000, 1000), noise=noise)
+    *_, last = sampler(denoise, schedule, noise(1001), sampling_times(schedule, 1000), noise=noise)
     x = last.x[:, :, 0, 0].double().T  # (D, n)
 
     variances = COVARIANCE.diag()

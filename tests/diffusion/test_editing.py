@@ -39,7 +39,7 @@ class Narrow:
 
 
 def sampled(schedule, denoise, starts, t, sampler=ddim, noise=None, steps=1000):
-    times = [t, *(u for u in sampling_times(schedule.T, steps) if u < t)]
+    times = [t, *(u for u in sampling_times(schedule, steps) if u < t)]
     *_, last = sampler(denoise, schedule, starts, times, noise=noise)
     return last.x
 

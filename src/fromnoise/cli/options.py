@@ -5,11 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from fromnoise.diffusion import SAMPLERS, SPACINGS
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
 ]
-Sampler = Annotated[str | None, typer.Option(help="ddim or ddpm")]
-Steps = Annotated[int | None, typer.Option(help="network evaluations per image")]
+Sampler = Annotated[str | None, typer.Option(help=", ".join(SAMPLERS))]
+Spacing = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(SPACINGS)}")]
+Steps = Annotated[
+    int | None, typer.Option(help="network evaluations per image; heun makes two in each step")
+]
 GuidanceInterval = Annotated[
     str | None, typer.Option(help="the t that are guided, as in 200-800", show_default="all")
 ]

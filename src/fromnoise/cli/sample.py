@@ -30,7 +30,7 @@ def sample(
     steps: options.Steps = None,
     eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
     variance: Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")] = None,
-    spacing: Annotated[str | None, typer.Option(help="leading, trailing or linspace")] = None,
+    spacing: options.Spacing = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="this label, or these with commas, and no other")
     ] = None,

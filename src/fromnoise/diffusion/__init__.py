@@ -1,5 +1,6 @@
 """The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
 
+from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
 from fromnoise.diffusion.editing import interpolation_starts
 from fromnoise.diffusion.guidance import (
@@ -19,14 +20,18 @@ from fromnoise.diffusion.likelihood import (
 from fromnoise.diffusion.objective import METRICS, Objective
 from fromnoise.diffusion.samplers import (
     SAMPLERS,
-    SPACINGS,
     Step,
     ddim,
     ddpm,
+    dpmpp,
+    dpmpp_sde,
+    euler,
+    heun,
     reverse_step,
-    sampling_times,
+    unipc,
 )
-from fromnoise.diffusion.schedule import SCHEDULES, NoiseSchedule
+from fromnoise.diffusion.schedule import NoiseSchedule
+from fromnoise.diffusion.spacing import SPACINGS, sampling_times
 
 __all__ = [
     "METRICS",
@@ -48,10 +53,15 @@ __all__ = [
     "composed",
     "ddim",
     "ddpm",
+    "dpmpp",
+    "dpmpp_sde",
     "dynamic_threshold",
     "estimated_bits_per_dimension",
+    "euler",
+    "heun",
     "interpolation_starts",
     "prior_kl",
     "reverse_step",
     "sampling_times",
+    "unipc",
 ]

@@ -79,7 +79,14 @@ class Denoiser(nn.Module):
     def __init__(
         self, network: nn.Module, schedule: NoiseSchedule, prediction: Kind = "eps"
     ) -> None:
+        """Raises ValueError for ε where ᾱ_T = 0: x_T then is ε, and says nothing of x_0."""
         super().__init__()
+        if prediction == "eps" and schedule.alpha_bar[-1] == 0:
+            raise ValueError(
+                "this schedule leaves nothing of the image at t = T (ᾱ_T = 0), where a predicted "
+                "ε says nothing of x_0; set diffusion.prediction to v or x0, or use a schedule "
+                "with ᾱ_T > 0"
+            )
         self.network = network
         self.schedule = schedule
         self.prediction: Kind = prediction

@@ -4,42 +4,13 @@ Equation numbers without a name are those of Ho, Jain and Abbeel, "Denoising Dif
 Probabilistic Models", 2020 (arXiv:2006.11239).
 """
 
-import math
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
+from fromnoise.diffusion.betas import SCHEDULES, with_zero_terminal_snr
+
 Time = int | Tensor
 """A time t ∈ {0..T}: one integer for the whole batch, or an integer tensor (B,)."""
-
-
-def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """β_t rises in a straight line from `beta_1` to `beta_T` (section 4). Returns float64 (T,)."""
-    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
-
-
-def cosine(T: int, *, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
-    """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), with s = `offset`.
-
-    Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17; β_t is cut off at `beta_max` near t = T.
-    Returns β as float64 (T,).
-    """
-    t = torch.arange(T + 1, dtype=torch.float64) / T
-    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
-    return (1 - f[1:] / f[:-1]).clamp(max=beta_max)
-
-
-def given(T: int, *, betas: Sequence[float]) -> Tensor:
-    """β_1 … β_T exactly as the user wrote them. Returns float64 (T,)."""
-    return torch.tensor(list(betas), dtype=torch.float64)
-
-
-SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    "linear": linear,
-    "cosine": cosine,
-    "given": given,
-}
 
 
 SMALLEST = 1e-20  # of ᾱ_T: below it, x̂_0 = (x_t − σ ε̂)/α overflows half of float32's range
@@ -55,30 +26,39 @@ class NoiseSchedule:
     """
 
     def __init__(self, betas: Tensor) -> None:
-        """`betas`: β_1 … β_T, shape (T,), each in (0, 1). Raises ValueError otherwise, and
-        where ᾱ_1 is 1 or ᾱ_T is nearly 0.
+        """`betas`: β_1 … β_T, shape (T,), each in (0, 1), but β_T may be 1. Raises ValueError
+        otherwise, and where ᾱ_1 is 1, ᾱ_{T−1} is 0, or ᾱ_T is nearly 0 without being 0.
         """
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a list of T ≥ 1 numbers, not {tuple(betas.shape)}")
         outside = ~((betas > 0) & (betas < 1))
+        outside[-1] &= (len(betas) == 1) | (betas[-1] != 1)
         if outside.any():
             t = int(outside.nonzero()[0]) + 1
             raise ValueError(f"every β must lie between 0 and 1, but β_{t} = {betas[t - 1]:g}")
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
-        if self.alpha_bar[-1] < SMALLEST or self.alpha_bar[1] == 1:
+        last = len(betas) - (betas[-1] == 1).long()  # T−1 where nothing of the image is left at T
+        if self.alpha_bar[last] < SMALLEST or self.alpha_bar[1] == 1:
             raise ValueError(
-                f"these betas leave ᾱ_1 = {self.alpha_bar[1]:g} and ᾱ_T = {self.alpha_bar[-1]:g}; "
-                f"allowed: ᾱ_1 below 1 (some noise) and ᾱ_T above {SMALLEST:g} (some image)"
+                f"these betas leave ᾱ_1 = {self.alpha_bar[1]:g} and ᾱ_{last} = "
+                f"{self.alpha_bar[last]:g}; allowed: ᾱ_1 below 1 (some noise) and above "
+                f"{SMALLEST:g} at the end (some image), or exactly 0 at T alone"
             )
 
     @classmethod
-    def named(cls, name: str, T: int, **options: object) -> "NoiseSchedule":
-        """The schedule called `name` in SCHEDULES, with T steps."""
+    def named(
+        cls, name: str, T: int, *, zero_terminal_snr: bool = False, **options: object
+    ) -> "NoiseSchedule":
+        """The schedule called `name` in SCHEDULES, with T steps and that one's own options.
+
+        zero_terminal_snr: see `betas.with_zero_terminal_snr`. Raises ValueError for betas that
+        are no schedule.
+        """
         betas = SCHEDULES[name](T, **options)
         if len(betas) != T:
             raise ValueError(f"T is {T}, but the {name} schedule has {len(betas)} betas")
-        return cls(betas)
+        return cls(with_zero_terminal_snr(betas) if zero_terminal_snr else betas)
 
     @property
     def T(self) -> int:

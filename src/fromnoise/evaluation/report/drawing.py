@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fromnoise.data.labels import in_turn, in_words
-from fromnoise.diffusion.samplers import sampling_times
+from fromnoise.diffusion import sampling_times
 from fromnoise.model import Model, load, to_uint8
 
 IMAGES, STRIPS, STRIP_TIMES = 16, 2, 10
@@ -39,7 +39,8 @@ def draw(run: Path, *, progress: Callable[[int, int], None] = lambda done, total
     how = {"sampler": "ddim", "steps": steps, "eta": 0.0}
     names = spec.label_names
     asked = in_turn(names, IMAGES) if names else None
-    visited = [*sampling_times(spec.diffusion.T, steps, model.sampling_plan(**how).spacing), 0]
+    schedule = model.denoiser.schedule
+    visited = [*sampling_times(schedule, steps, model.sampling_plan(**how).spacing), 0]
     spread = np.linspace(0, len(visited) - 1, min(STRIP_TIMES, len(visited))).round().astype(int)
     times = [visited[i] for i in spread]
 

@@ -1,0 +1,117 @@
+"""The named noise schedules: each turns T into β_1 … β_T, float64 (T,).
+
+Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), and so
+are the schedules without a source: the paper names the linear one, its code the others.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """β_t rises in a straight line from `beta_1` to `beta_T` (section 4)."""
+    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
+
+
+def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """`linear` times 1000/T, so that ᾱ_T is about the same for any T.
+
+    Nichol and Dhariwal 2021 (arXiv:2102.09672), in their code. `beta_1` and `beta_T` are those of
+    T = 1000. T must be more than 1000·beta_T, or some β is 1 or more.
+    """
+    return linear(T, beta_1=beta_1, beta_T=beta_T) * (1000 / T)
+
+
+def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """√β_t rises in a straight line; diffusers calls it scaled_linear."""
+    return torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64).square()
+
+
+def constant(T: int, *, beta: float = 0.02) -> Tensor:
+    """β_t = `beta`."""
+    return torch.full((T,), beta, dtype=torch.float64)
+
+
+def warmup(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02, fraction: float = 0.1) -> Tensor:
+    """β_t rises from `beta_1` to `beta_T` in the first `fraction` of the steps, then stays.
+
+    fraction ∈ (0, 1]; 0.1 and 0.5 are those of the paper's code. Raises ValueError outside.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], not {fraction:g}")
+    rising = max(1, int(T * fraction))
+    betas = constant(T, beta=beta_T)
+    betas[:rising] = linear(rising, beta_1=beta_1, beta_T=beta_T)
+    return betas
+
+
+def jsd(T: int) -> Tensor:
+    """β_t = 1/(T−t+1), so that ᾱ_t = 1 − t/T; β_T = 1 leaves no image at all.
+
+    Sohl-Dickstein et al. 2015 (arXiv:1503.03585), section 2.4.1, for a binomial process.
+    """
+    return 1 / torch.arange(T, 0, -1, dtype=torch.float64)
+
+
+def cosine(T: int, *, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
+    """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), with s = `offset`.
+
+    Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17; β_t is cut off at `beta_max` near t = T.
+    """
+    t = torch.arange(T + 1, dtype=torch.float64) / T
+    return _from_alpha_bar(torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2, beta_max)
+
+
+def sigmoid(
+    T: int, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0, beta_max: float = 0.999
+) -> Tensor:
+    """ᾱ_t = (f(1) − f(t/T)) / (f(1) − f(0)), f(u) = 1/(1 + exp(−(start + u (end − start))/τ)).
+
+    Jabri, Fleet and Chen 2022 (arXiv:2212.11972), Algorithm 1; β_t is cut off at `beta_max` near
+    t = T. start < end and tau > 0, or ValueError.
+    """
+    if not start < end or not tau > 0:
+        raise ValueError(
+            f"sigmoid needs start < end and tau > 0, not start {start:g}, end {end:g}, tau {tau:g}"
+        )
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.sigmoid((start + u * (end - start)) / tau)
+    return _from_alpha_bar(f[-1] - f, beta_max)
+
+
+def given(T: int, *, betas: Sequence[float]) -> Tensor:
+    """β_1 … β_T exactly as the user wrote them."""
+    return torch.tensor(list(betas), dtype=torch.float64)
+
+
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "linear": linear,
+    "linear_rescaled": linear_rescaled,
+    "quadratic": quadratic,
+    "constant": constant,
+    "warmup": warmup,
+    "jsd": jsd,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "given": given,
+}
+
+
+def with_zero_terminal_snr(betas: Tensor) -> Tensor:
+    """The β of √ᾱ'_t = (√ᾱ_t − √ᾱ_T) · √ᾱ_1/(√ᾱ_1 − √ᾱ_T): x_T is then pure noise.
+
+    Lin et al. 2024 (arXiv:2305.08891), Algorithm 1. ᾱ_1 stays, and β_T = 1. betas: (T,), T ≥ 2.
+    """
+    alpha = torch.cumprod(1 - betas, dim=0).sqrt()  # √ᾱ_t
+    if len(alpha) < 2 or alpha[0] == alpha[-1]:
+        raise ValueError("zero_terminal_snr needs T ≥ 2: with one step ᾱ_1 is ᾱ_T")
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return _from_alpha_bar(torch.cat([alpha.new_ones(1), alpha.square()]), beta_max=1.0)
+
+
+def _from_alpha_bar(f: Tensor, beta_max: float) -> Tensor:
+    """β_t = 1 − f(t)/f(t−1), at most `beta_max`; f: (T+1,), any multiple of ᾱ."""
+    return (1 - f[1:] / f[:-1]).clamp(max=beta_max)

@@ -1,0 +1,50 @@
+"""The probability flow as an ordinary differential equation, solved by Euler and by Heun.
+
+With x̄ = x/α and ρ = σ/α it is dx̄/dρ = ε̂ (Karras et al. 2022, arXiv:2206.00364, Eq. 1 with
+their σ(t) = t, which is ρ here; Song, Meng and Ermon 2021, arXiv:2010.02502, Eq. 14).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from fromnoise.diffusion.denoiser import Denoise
+from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.schedule import NoiseSchedule
+
+
+def euler(
+    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
+) -> Iterator[Step]:
+    """x̄_s = x̄_t + (ρ_s − ρ_t) ε̂, which is x_s = α_s x̂_0 + σ_s ε̂: `ddim` without noise. Order 1.
+
+    Karras et al. 2022 (arXiv:2206.00364), Algorithm 1 without its correction. x: x_T, (B,C,H,W);
+    times: falling, each in {1..T}. `noise` is not used.
+    """
+    for t, s in pairwise([*times, 0]):
+        prediction = denoise(x, t)
+        a_s = schedule.alpha_bar[s].item()
+        x = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
+        yield Step(t, s, x, prediction.x0)
+
+
+def heun(
+    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
+) -> Iterator[Step]:
+    """An Euler step to s, and again from t with the mean of the slopes at both ends. Order 2.
+
+    x̄_s = x̄_t + (ρ_s − ρ_t) (ε̂_t + ε̂_s)/2: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
+    Two evaluations a step; one where s = 0, or where ρ_t is infinite (ᾱ_t = 0). x: x_T, (B,C,H,W);
+    times: falling, each in {1..T}. `noise` is not used.
+    """
+    for t, s in pairwise([*times, 0]):
+        prediction = denoise(x, t)
+        a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+        x_s = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
+        if s > 0 and a_t > 0:
+            slope = (prediction.eps + denoise(x_s, s).eps) / 2
+            x0 = (x - (1 - a_t) ** 0.5 * slope) / a_t**0.5
+            x_s = a_s**0.5 * x0 + (1 - a_s) ** 0.5 * slope
+        x = x_s
+        yield Step(t, s, x, prediction.x0)
