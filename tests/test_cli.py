@@ -257,6 +257,20 @@ def test_conditions_of_a_model_without_labels_are_refused_as_such(cli, run, tmp_
     assert "exclude each other" in cli("sample", run, "--seeds", "0", "--num", 1).err
 
 
+def test_autoguidance_by_an_earlier_checkpoint(cli, finished_run, tmp_path, refused, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    first = sorted((finished_run / "checkpoints").iterdir())[0]
+    code, _, _ = cli(
+        *("sample", finished_run, "--num", 2, "--steps", 2, "--out", tmp_path / "out"),
+        *("--autoguidance", first, "--autoguidance-scale", 1.5),
+    )
+    assert code == 0
+    assert "ε = ε_weak + s·(ε − ε_weak) with s = 1.5, ε_weak of the model of step" in caplog.text
+    assert (tmp_path / "out/grid.png").is_file()
+    said = refused("sample", finished_run, "--autoguidance-scale", 2, "--out", "other")
+    assert "say with --autoguidance which weaker model makes ε_weak" in said
+
+
 # ---- labels -------------------------------------------------------------------------------------
 
 

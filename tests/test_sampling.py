@@ -7,7 +7,7 @@ import fromnoise
 from fromnoise import sampling
 from fromnoise.config import ConfigError
 from fromnoise.data.labels import exactly, in_turn, parse_labels
-from fromnoise.model import Model, build_denoiser, to_uint8
+from fromnoise.model import Autoguidance, Model, build_denoiser, to_uint8
 from fromnoise.sampling import default_folder, sample_to_folder
 
 SEEDS = [4, 0, 9, 10, 2]
@@ -261,3 +261,54 @@ def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
         {"compose": {"sphere": -2.0}},
     ]
     assert len({default_folder(labelled, tmp_path, **way) for way in ways}) == len(ways)
+
+
+# ---- autoguidance -------------------------------------------------------------------------------
+
+
+def earlier(model, step=3, **changes):
+    """The same network before training, which says that it is of `step`."""
+    spec = model.spec.model_copy(update={"step": step, **changes})
+    torch.manual_seed(1)
+    return Model(build_denoiser(spec).eval(), spec)
+
+
+def test_autoguidance_goes_into_metadata_title_and_folder(model, tmp_path):
+    auto = Autoguidance(earlier(model), 2.0)
+    [file] = sample_to_folder(model, [7], tmp_path, grid=False, autoguidance=auto)
+    with Image.open(file) as image:
+        said = (image.text["autoguidance"], image.text["autoguidance steps"])
+    assert said == ("2", "3")
+    assert default_folder(model, tmp_path, autoguidance=auto).name.endswith("auto2by000003")
+    changed = model.sample([7], autoguidance=auto)
+    assert not torch.equal(changed, model.sample([7]))
+    assert torch.equal(model.sample([7], autoguidance=auto._replace(scale=1.0)), model.sample([7]))
+
+
+def test_autoguidance_asks_the_weaker_model_for_the_same_labels(labelled):
+    cond = torch.from_numpy(in_turn(labelled.spec.label_names, 2))
+    weak = earlier(labelled)
+    seen = []
+    weak.denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    labelled.sample([0, 1], cond=cond, steps=1, guidance=3.0, autoguidance=Autoguidance(weak, 2.0))
+    [asked] = seen  # once, without the half that asks for nothing
+    assert torch.equal(asked, cond)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": (4, 4)}, r"its size is \(4, 4\), and here it is \(8, 8\)"),
+        ({"channels": 3}, "its channels is 3, and here it is 1"),
+        ({"label_names": ("a",)}, r"its label_names is \('a',\), and here it is \(\)"),
+    ],
+)
+def test_autoguidance_by_a_model_of_another_kind_is_refused(model, changes, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample([0], autoguidance=Autoguidance(earlier(model, **changes), 2.0))
+
+
+def test_autoguidance_by_a_model_of_another_schedule_is_refused(model):
+    weak = earlier(model, diffusion=model.spec.diffusion.model_copy(update={"T": 50}))
+    with pytest.raises(ValueError, match="the same noise schedule and T"):
+        model.sample([0], autoguidance=Autoguidance(weak, 2.0))

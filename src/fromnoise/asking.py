@@ -214,3 +214,11 @@ def formula(plan: Sampling, compose: Mapping[str, float] | None = None) -> str:
     if plan.guidance_rescale:
         line += f", rescaled with φ = {plan.guidance_rescale:g}"
     return line
+
+
+def autoguidance_formula(scale: float, weak_step: int) -> str:
+    """How a weaker model steers, in one line for the person."""
+    return (
+        f"autoguidance: ε = ε_weak + s·(ε − ε_weak) with s = {scale:g}, ε_weak of the model of "
+        f"step {weak_step:,}; 1 is off"
+    )

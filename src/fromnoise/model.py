@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -34,6 +34,7 @@ from fromnoise.diffusion import (
     Denoiser,
     NoiseSchedule,
     Step,
+    autoguided,
     clamp_x0,
     classifier_free,
     composed,
@@ -98,6 +99,13 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     )
 
 
+class Autoguidance(NamedTuple):
+    """ε = ε_weak + s·(ε − ε_weak): away from what a weaker model, an earlier one say, would do."""
+
+    weak: "Model"
+    scale: float  # s; 1 is off
+
+
 class Model:
     """A denoiser in evaluation mode, on the device where it samples."""
 
@@ -112,6 +120,7 @@ class Model:
         batch_size: int = 64,
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
+        autoguidance: Autoguidance | None = None,
         **how: Any,
     ) -> Tensor:
         """One image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
@@ -120,6 +129,7 @@ class Model:
         choose another order of summation: at most one grey level in rare pixels.
         cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
         nothing. compose: instead of it, labels and their weights: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
+        autoguidance: a weaker model, which is asked for the same without guidance, and a scale.
         how: steps, sampler, spacing, guidance, …, as in `sampling_plan`.
         Raises ValueError for labels that the model does not have, and what `sampling_plan` raises.
         """
@@ -130,6 +140,7 @@ class Model:
                 seeds[i : i + batch_size],
                 cond=None if cond is None else cond[i : i + batch_size],
                 compose=compose,
+                autoguidance=autoguidance,
                 **how,
             ):
                 x = step.x
@@ -146,6 +157,7 @@ class Model:
         origin: tuple[int, Tensor] | None = None,
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
+        autoguidance: Autoguidance | None = None,
         **how: Any,
     ) -> Iterator[Step]:
         """Walk from x_T to x_0 for these seeds in one batch: an iterator of every step.
@@ -173,7 +185,14 @@ class Model:
                 else "a composition has a weight for each label in place of guidance: "
                 f"ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅); leave {guiding[0]} out"
             )
-        denoise = clamped(self._conditioned(cond, compose, len(seeds), plan), plan, self.spec)
+        denoise = self._conditioned(cond, compose, len(seeds), plan)
+        if autoguidance is not None:
+            weak, scale = autoguidance
+            self._refuse_other(weak)
+            plain = plan.model_copy(update={"guidance": 1.0})
+            beside = weak._conditioned(cond, compose, len(seeds), plain)
+            denoise = autoguided(denoise, beside, scale)
+        denoise = clamped(denoise, plan, self.spec)
 
         def noise(t: int) -> Tensor:
             return image_noise(seeds, t, shape).to(device)
@@ -220,6 +239,21 @@ class Model:
             interval=plan.guidance_interval,
             rescale=plan.guidance_rescale,
         )
+
+    def _refuse_other(self, weak: "Model") -> None:
+        """Autoguidance needs two models that take the same x_t and the same conditions."""
+        for what in ("channels", "size", "data_range", "label_names"):
+            ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
+            if ours != theirs:
+                raise ValueError(
+                    f"autoguidance needs a weaker model of the same kind, but its {what} is "
+                    f"{theirs}, and here it is {ours}; an earlier checkpoint of the run will do"
+                )
+        if not torch.equal(self.denoiser.schedule.alpha_bar, weak.denoiser.schedule.alpha_bar):
+            raise ValueError(
+                "autoguidance needs a weaker model with the same noise schedule and T; an earlier "
+                "checkpoint of the run will do"
+            )
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""

@@ -13,7 +13,7 @@ import torch
 from fromnoise.config import Component, ConfigError, Sampling, checked
 from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step, sampling_times
-from fromnoise.model import Model, home_of, to_uint8
+from fromnoise.model import Autoguidance, Model, home_of, to_uint8
 from fromnoise.pictures import (
     grid_figure,
     grids_side_by_side,
@@ -36,6 +36,7 @@ def default_folder(
     *,
     cond: np.ndarray | None = None,
     compose: Mapping[str, float] | None = None,
+    autoguidance: Autoguidance | None = None,
     **how: Any,
 ) -> Path:
     """Where samples go when nobody says: samples/NAME in the run, or beside a single file.
@@ -59,6 +60,8 @@ def default_folder(
         words = in_words(cond[0], model.spec.label_names)
         parts += [_safe(words) if same else f"labels {_digest(cond.tobytes())}"]
     parts += [_safe(_in_words(compose))] if compose is not None else []
+    if autoguidance is not None:
+        parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
     return home_of(path) / "samples" / "-".join(parts)
 
 
@@ -69,6 +72,7 @@ def sample_to_folder(
     *,
     cond: np.ndarray | None = None,
     compose: Mapping[str, float] | None = None,
+    autoguidance: Autoguidance | None = None,
     batch_size: int = 64,
     grid: bool = True,
     columns: int | None = None,
@@ -87,7 +91,7 @@ def sample_to_folder(
     Returns the paths: those of the PNGs in the order of the seeds, then those of all other files.
 
     cond: labels of each image in {−1, 0, +1}, (len(seeds), K), or compose: labels and weights for
-    all of them, see `Model.sample`. They go into names and captions.
+    all of them, see `Model.sample`. They go into names and captions. autoguidance: as there.
     grid: the first 64 in one picture, `columns` in a row (None: about square).
     npz: all as `samples_NxHxWxC.npz`, `arr_0` uint8 and with labels `arr_1` int8.
     gif: x_t from noise to image. trajectory: a strip of x_t, and of the x̂_0 predicted from it, at
@@ -108,6 +112,9 @@ def sample_to_folder(
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }
     words = [""] * len(seeds)
+    if autoguidance is not None:
+        settings["autoguidance"] = f"{autoguidance.scale:g}"
+        settings["autoguidance steps"] = str(autoguidance.weak.spec.step)
     if cond is not None:
         settings["guidance"] = f"{plan.guidance:g}"
         if plan.guidance_interval is not None:
@@ -121,6 +128,9 @@ def sample_to_folder(
     title = f"{plan.steps} {plan.sampler.name.upper()} steps, {weights} weights"
     if cond is not None and plan.guidance != 1:
         title += f", guidance {plan.guidance:g}"
+    if autoguidance is not None:
+        weaker = f"step {autoguidance.weak.spec.step:,}"
+        title += f", autoguidance {autoguidance.scale:g} by {weaker}"
     pngs: list[Path] = []
     files: list[Path] = []
     images: list[np.ndarray] = []
@@ -128,7 +138,8 @@ def sample_to_folder(
         batch, said = seeds[i : i + batch_size], words[i : i + batch_size]
         film = Film(model, batch, plan, times, strips) if i == 0 and (gif or trajectory) else None
         labels = None if cond is None else torch.from_numpy(cond[i : i + batch_size])
-        for step in model.denoise(batch, cond=labels, compose=compose, **how):
+        guided = {"cond": labels, "compose": compose, "autoguidance": autoguidance}
+        for step in model.denoise(batch, **guided, **how):
             if film is not None:
                 film.take(step)
             if each_step and i == 0:

@@ -5,6 +5,8 @@ from torch import nn
 from fromnoise.diffusion import (
     Denoiser,
     NoiseSchedule,
+    Prediction,
+    autoguided,
     clamp_x0,
     classifier_free,
     composed,
@@ -168,3 +170,56 @@ def test_a_dynamic_threshold_draws_inwards_only_what_is_out_of_range(low, high, 
     q = torch.quantile(values[1].abs(), 0.8)
     torch.testing.assert_close(x0[1], (values[1].clamp(-q, q) / q) * half + middle)
     assert (x0.min(), x0.max()) == (low, high)
+
+
+# ---- autoguidance ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weak_kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.8])
+@pytest.mark.parametrize("t", [1, 50, torch.tensor([1, 7, 30, 50])], ids=["1", "T", "each"])
+def test_autoguidance_is_its_formula_whatever_either_model_predicts(kind, weak_kind, scale, t, x):
+    strong, weak = denoiser(kind), denoiser(weak_kind)
+    guided = autoguided(strong, weak, scale)(x, t)
+    of_strong, of_weak = strong(x, t), weak(x, t)
+    for quantity in ("eps", "x0", "v"):
+        s, w = getattr(of_strong, quantity), getattr(of_weak, quantity)
+        expected = w + scale * (s - w)
+        torch.testing.assert_close(getattr(guided, quantity), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_autoguidance_sharpens_what_the_weaker_model_blurs(x):
+    # Two Gaussians around 0: the weaker model takes the data for twice as wide as they are, and
+    # being led away from it makes x̂_0 shrink more than either says.
+    schedule = NoiseSchedule.named("linear", 50)
+
+    def of_width(std):
+        def denoise(x_t, t):
+            a = schedule.alpha_bar[t]
+            x0 = a.sqrt() * std**2 / (a * std**2 + 1 - a) * x_t
+            return Prediction("x0", x0, x_t, a.sqrt(), (1 - a).sqrt())
+
+        return denoise
+
+    strong, weak = of_width(0.5), of_width(1.0)
+    guided = autoguided(strong, weak, 2.0)(x, 25).x0
+    assert (guided.abs() < strong(x, 25).x0.abs()).all()
+    assert (strong(x, 25).x0.abs() < weak(x, 25).x0.abs()).all()
+
+
+def test_autoguidance_of_1_does_not_ask_the_weaker_model(x):
+    strong, weak = denoiser(), denoiser()
+    autoguided(strong, weak, 1.0)(x, 9)
+    assert weak.network.calls == []
+
+
+def test_autoguidance_keeps_the_learned_variance_of_the_stronger(x):
+    strong, weak = denoiser(outputs=2), denoiser(outputs=1)
+    guided = autoguided(strong, weak, 2.0)(x, 9)
+    assert torch.equal(guided.fraction, strong(x, 9).fraction)
+
+
+def test_a_negative_autoguidance_is_refused():
+    with pytest.raises(ValueError, match=r"ε_weak \+ s·\(ε − ε_weak\) must be at least 0, not -1"):
+        autoguided(denoiser(), denoiser(), -1.0)

@@ -9,7 +9,7 @@ import typer
 from fromnoise import asking, config, sampling
 from fromnoise.cli import options
 from fromnoise.editing import interpolate_to_folder
-from fromnoise.model import load
+from fromnoise.model import Autoguidance, load
 from fromnoise.progress import counting
 
 logger = logging.getLogger("fromnoise")
@@ -53,6 +53,14 @@ def sample(
     ] = None,
     guidance_interval: options.GuidanceInterval = None,
     guidance_rescale: options.GuidanceRescale = None,
+    autoguidance: Annotated[
+        Path | None,
+        typer.Option(help="a weaker model, as an earlier checkpoint, to be led away from"),
+    ] = None,
+    autoguidance_scale: Annotated[
+        float | None,
+        typer.Option(min=0, help="s in ε = ε_weak + s·(ε − ε_weak); 1 is off", show_default="2"),
+    ] = None,
     clamp: options.Clamp = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
@@ -107,10 +115,22 @@ def sample(
         guidance_rescale=guidance_rescale,
         clamp=clamp,
     )
+    auto = None
+    if autoguidance is not None:
+        scale = 2.0 if autoguidance_scale is None else autoguidance_scale
+        auto = Autoguidance(load(autoguidance, weights=weights, device=device), scale)
+        logger.info(asking.autoguidance_formula(scale, auto.weak.spec.step))
+    elif autoguidance_scale is not None:
+        raise config.ConfigError(
+            "--autoguidance-scale is s in ε = ε_weak + s·(ε − ε_weak); say with --autoguidance "
+            "which weaker model makes ε_weak"
+        )
     plan, dropout = loaded.sampling_plan(**how), loaded.spec.label_dropout
     for line in asking.remarks(names, plan, cond, composition, label_dropout=dropout):
         logger.info(line)
-    out = out or sampling.default_folder(loaded, model, cond=cond, compose=composition, **how)
+    out = out or sampling.default_folder(
+        loaded, model, cond=cond, compose=composition, autoguidance=auto, **how
+    )
     with counting("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
@@ -118,6 +138,7 @@ def sample(
             out,
             cond=cond,
             compose=composition,
+            autoguidance=auto,
             batch_size=batch_size,
             grid=grid,
             columns=columns,

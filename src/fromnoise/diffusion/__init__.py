@@ -4,6 +4,7 @@ from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
 from fromnoise.diffusion.editing import interpolation_starts
 from fromnoise.diffusion.guidance import (
+    autoguided,
     clamp_x0,
     classifier_free,
     composed,
@@ -46,6 +47,7 @@ __all__ = [
     "Objective",
     "Prediction",
     "Step",
+    "autoguided",
     "bits_per_dimension",
     "bound_term",
     "clamp_x0",

@@ -1,6 +1,7 @@
 """What is done to a prediction before a sampler uses it: each wraps a denoiser into a denoiser."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,6 +69,28 @@ def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[floa
         if together.fraction is not None:
             fraction = torch.stack(together.fraction.chunk(len(parts))[:-1]).mean(dim=0)
         return _at(denoiser, x_t, t, value, fraction)
+
+    return guided
+
+
+def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
+    """ε̂ = ε̂_weak + s·(ε̂ − ε̂_weak), with s = `scale`: away from what a weaker model would do.
+
+    Karras et al. 2024 (arXiv:2406.02507), Eq. 4, for x̂_0, which obeys the same formula at one x_t.
+    The weaker model has the same schedule, as an earlier checkpoint of the training has, and gets
+    the same condition. s = 1 is off. s ≥ 0, or ValueError. A learned variance is the stronger's.
+    """
+    if scale < 0:
+        raise ValueError(
+            f"the scale s in ε = ε_weak + s·(ε − ε_weak) must be at least 0, not {scale:g}"
+        )
+    if scale == 1:
+        return denoise
+
+    def guided(x_t: Tensor, t: Time) -> Prediction:
+        prediction, of_weak = denoise(x_t, t), weak(x_t, t)
+        beside = getattr(of_weak, prediction.kind)
+        return replace(prediction, value=beside + scale * (prediction.value - beside))
 
     return guided
 
