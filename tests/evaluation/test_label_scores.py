@@ -222,14 +222,34 @@ def test_per_label_counts_add_up_to_the_overall():
     assert overall["f1"] == pytest.approx(2 * tp.sum() / (asked.sum() + seen.sum()))
 
 
-def test_per_label_intervals_are_those_of_the_label_alone():
-    case = random_case(300, 3, 20)
+def test_per_label_intervals_draw_each_kind_of_condition_as_often_as_it_was():
+    case = random_case(200, 2, 20)
     for j, row in enumerate(scores_per_label(*case, resamples=20_000)):
-        alone = score_with_intervals(*case.take(labels=[j]), resamples=20_000, seed=1)
-        for name in ("precision", "recall", "f1", "extra"):
-            value, low, high = alone[name]
-            expected = pytest.approx((value, low, high), abs=0.05 * (high - low))
-            assert getattr(row, name) == expected  # as near as two draws of the resamples
+        wanted, present = case.wanted[:, j], case.verdicts.present[:, j]
+        asked, negated = (np.flatnonzero(wanted == sign) for sign in (1, -1))
+        for name, images, numerator in (
+            ("recall", asked, present[asked]),
+            ("extra", negated, present[negated]),
+        ):
+            one = np.ones(len(images))
+            expected = slow_bootstrap(numerator, one, case.condition[images], 3000, seed=1)
+            _, low, high = getattr(row, name)
+            assert [low, high] == pytest.approx(expected, abs=0.07 * (expected[1] - expected[0]))
+
+
+def test_a_label_that_one_condition_asks_for_has_an_interval_of_use():
+    # Ten classes in turn, 100 images each: all of the first class show it, and 7 others do. Were
+    # the one condition that asks left out of a resample, the precision would be 0 there.
+    condition = np.repeat(np.arange(10), 100)
+    wanted = np.where(condition == 0, 1, -1)[:, None]
+    present = (condition == 0)[:, None].copy()
+    present[100:800:100] = True
+    case = Case(Verdicts(present.astype(float), present), wanted, condition)
+    [row] = scores_per_label(*case)
+    assert row.precision.value == pytest.approx(100 / 107)
+    assert 0.85 < row.precision.low < 0.93 < row.precision.high < 1
+    assert row.recall.value == 1
+    assert row.recall.low > 0.95
 
 
 # --- the intervals

@@ -150,8 +150,10 @@ def scores_per_label(
 ) -> list[LabelScores]:
     """Return precision, recall, f1 and extra of each label alone, in the order of the labels.
 
-    Arguments, intervals, NaN and errors are those of `score_with_intervals`. The images in which
-    a label is open count neither for nor against it.
+    Arguments, NaN and errors are those of `score_with_intervals`, and so are intervals, but that
+    the conditions that ask for a label, those that negate it and those that leave it open are drawn
+    as often as they were: a draw without any that asks would say nothing. The images in which a
+    label is open count neither for nor against it.
     """
     positive, negative, present = _check(verdicts, wanted)
     group = _groups(condition, len(wanted))
@@ -160,7 +162,7 @@ def scores_per_label(
     for label in zip(*(each.T.astype(np.int64) for each in flags), strict=True):
         asked, negated, tp, fp, fn = label
         ratios = [*_precision_recall_f1(tp, fp, fn), (fp, negated)]
-        intervals = _intervals(ratios, group, resamples, seed)
+        intervals = _intervals(ratios, group, resamples, seed, strata=asked - negated)
         rows.append(LabelScores(int(asked.sum()), int(negated.sum()), *intervals))
     return rows
 
@@ -191,11 +193,22 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
     return int(numerator.sum()) / total if total else float("nan")
 
 
-def _intervals(ratios: list[Ratio], group: np.ndarray, resamples: int, seed: int) -> list[Interval]:
+def _intervals(
+    ratios: list[Ratio],
+    group: np.ndarray,
+    resamples: int,
+    seed: int,
+    *,
+    strata: np.ndarray | None = None,
+) -> list[Interval]:
     numerators, denominators = (np.stack(part, axis=1) for part in zip(*ratios, strict=True))
-    sums = _resampled_sums(
-        np.concatenate([numerators, denominators], axis=1), group, resamples, seed
+    images = np.concatenate([numerators, denominators], axis=1)
+    strata = np.zeros(len(images)) if strata is None else strata
+    sums = sum(
+        _resampled_sums(images[strata == each], group[strata == each], resamples, seed + i)
+        for i, each in enumerate(np.unique(strata))
     )
+    assert isinstance(sums, np.ndarray)
     intervals = []
     for i, (numerator, denominator) in enumerate(ratios):
         value = _ratio(numerator, denominator)
@@ -229,6 +242,7 @@ def _resampled_sums(images: np.ndarray, group: np.ndarray, resamples: int, seed:
     # Equal images, and conditions of equal images, are drawn as one with their multiplicity:
     # the same distribution from far fewer random numbers.
     rows, row = np.unique(images, axis=0, return_inverse=True)  # (R, D), (N,)
+    group = np.unique(group, return_inverse=True)[1]
     table = np.zeros((group.max() + 1, len(rows)), dtype=np.int64)  # how often which row is where
     np.add.at(table, (group, row.reshape(-1)), 1)
     kinds, times = np.unique(table, axis=0, return_counts=True)  # (P, R), (P,)
