@@ -340,6 +340,28 @@ def test_a_distance_is_called_fid_in_the_features_of_inception_alone(bare):
         assert (f"{name} against time" in html) == (name in html)
 
 
+def test_the_scores_of_a_training_are_drawn(bare):
+    scores = [{"extractor": "pixels", "num_images": 640, "fid": interval(f, 0.01)} for f in (2, 1)]
+    rows = [{"step": 10 * i, "evaluation": score} for i, score in enumerate(scores, start=1)]
+    rows.append({"step": 30, "evaluation": {"fid": "damaged"}})
+    (bare / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = section(write_report([bare]).read_text(), "training")
+    assert "Fréchet distance while training" in training
+    assert "640 images, features of pixels; with 95 % intervals." in training
+    assert training.count('<path class="line thin run1"') == 2
+
+
+def test_other_numbers_of_images_are_no_other_features(home, bare):
+    for name, count in (("1", 1234), ("2", 999)):
+        folder = bare / "evaluation" / name
+        folder.mkdir(parents=True)
+        content = METRICS | {"generated": {"count": count}}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    metrics = section(write_report([bare]).read_text(), "metrics")
+    assert "The numbers of generated images differ" in metrics
+    assert "Features or reference images differ" not in metrics
+
+
 # ---- what is missing or broken ------------------------------------------------------------------
 
 

@@ -40,8 +40,8 @@ def colour_of(index: int) -> str:
 
 
 def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """Loss, the same by noise level, learning rate, speed, gradient: those that are logged."""
-    charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs)]
+    """Loss, the same by noise level, scores, learning rate, speed, gradient: what is logged."""
+    charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs), _scores(runs)]
     charts += [
         _column(runs, "learning_rate", "Learning rate", lambda v: f"at most {v.max():.3g}"),
         _column(
@@ -115,6 +115,27 @@ def _quarters(run: RunFolder, several: bool) -> Chart:
     title = f"Loss by noise level, {run.name}" if several else "Loss by noise level"
     svg = line_chart(lines, LOG_STEPS, title=title)
     return Chart(title, svg, legend, "The four quarters of t, smoothed.")
+
+
+def _scores(runs: Sequence[RunFolder]) -> Chart:
+    """The distances of `evaluation.every`, with their intervals."""
+    points, keys, kinds = [], [], set()
+    for i, run in enumerate(runs):
+        scores = run.scores()
+        points += [
+            Point("", score.step, score.value, score.low, score.high, colour_of(i), len(runs) == 1)
+            for score in scores
+        ]
+        kinds |= {(score.extractor, score.num_images) for score in scores}
+        if scores:
+            keys.append(Key(run.name, colour_of(i), f"{scores[-1].value:.4g}"))
+    one = kinds.copy().pop() if len(kinds) == 1 else None
+    name = distance_name(one[0]) if one else "Distance"
+    title = f"{name} while training"
+    note = f"{one[1]:,} images, features of {one[0]}" if one else "Features or numbers differ"
+    axes = Axes("training step", log_y=all(point.low > 0 for point in points))
+    svg = point_chart(points, axes, title=title)
+    return Chart(title, svg, keys, f"{note}; with 95 % intervals.")
 
 
 def _column(

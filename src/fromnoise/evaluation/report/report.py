@@ -85,18 +85,18 @@ def write_report(
 
 def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
     recipes = [run.recipe for run in runs]
+    labelled = any(run.labels for run in shown) or any(r.get("data.labels") for r in recipes)
+    unfit = {"differences": len(runs) == 1, "labels": not labelled}
     differing = differences(recipes)
     columns = [(run, one) for run in shown for one in run.metrics]
     measured = {key for _, one in columns for key in one.content.scores}
     inception = {one.content.extractor.get("name") for _, one in columns} == {"inception"}
     metric_names = HEADINGS | (OF_INCEPTION if inception else {})
-    yardsticks = {
-        repr((one.content.extractor, one.content.reference, one.content.generated.get("count")))
-        for _, one in columns
-    }
+    yardsticks = {repr((one.content.extractor, one.content.reference)) for _, one in columns}
+    counts = {one.content.generated.get("count") for _, one in columns}
     return _template().render(
         title=_in_words([run.name for run in runs]),
-        sections={k: name for k, name in SECTIONS.items() if k != "differences" or len(runs) > 1},
+        sections={k: name for k, name in SECTIONS.items() if not unfit.get(k)},
         runs=shown,
         recipes=recipes,
         all_keys=all_keys(recipes),
@@ -107,6 +107,7 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         columns=columns,
         scores=[*HEADINGS, *sorted(measured - HEADINGS.keys())],
         other_yardstick=len(yardsticks) > 1,
+        other_count=len(counts) > 1,
         metric_names=metric_names,
         missing_names=MISSING,
         arrows={key: "↑" if key in HIGHER else "↓" for key in (*HEADINGS, "total")},

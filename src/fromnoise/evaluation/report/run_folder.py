@@ -16,6 +16,7 @@ RECIPE, LOG, PREVIEWS = "recipe.yaml", "log.jsonl", "previews"
 MOST_PREVIEWS, MOST_IMAGES, FEWEST = 16, 24, 4
 PREVIEW_BYTES = 2 * 2**20  # of pixels, of all previews of a run together
 LINES_NAMED = 5
+FID_KEYS = ("value", "low", "high")
 LARGEST = 1e300  # number that counts as one
 
 
@@ -24,6 +25,17 @@ class Preview(NamedTuple):
 
     step: int
     images: np.ndarray  # uint8 (N, C, H, W)
+
+
+class LoggedScore(NamedTuple):
+    """A Fréchet distance of the training, with its 95 % interval."""
+
+    step: int
+    value: float
+    low: float
+    high: float
+    extractor: str
+    num_images: int
 
 
 @dataclass(kw_only=True)
@@ -43,6 +55,20 @@ class RunFolder:
         steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         usable = values > 0 if positive else slice(None)
         return steps[usable], values[usable]
+
+    def scores(self) -> list["LoggedScore"]:
+        """The distances that `evaluation.every` logged."""
+        found = []
+        for row in self.rows:
+            said = row.get("evaluation")
+            said = said if isinstance(said, dict) else {}
+            fid = said.get("fid")
+            if not isinstance(fid, dict) or not all(map(_number, map(fid.get, FID_KEYS))):
+                continue
+            value, low, high = (float(fid[key]) for key in FID_KEYS)
+            kind, count = str(said.get("extractor", "")), int(said.get("num_images", 0))
+            found.append(LoggedScore(row["step"], value, low, high, kind, count))
+        return found
 
     def last(self, key: str) -> float | None:
         """The last value of one column of the log."""
