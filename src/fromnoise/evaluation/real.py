@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config import ConfigError, load_recipe
-from fromnoise.data import DataError, ImageSet, detect_source, open_images
+from fromnoise.data import DataError, ImageSet, open_images
+from fromnoise.evaluation.given import open_given
 from fromnoise.model import Model, home_of
 
 RECIPE_FILE = "recipe.yaml"
@@ -44,6 +45,7 @@ class Known(NamedTuple):
 
     training: Real | None = None
     held_out: Real | None = None  # of the same source, and not trained on
+    why: str = f"it is not known what was trained on: a run says so in its {RECIPE_FILE}"  # if not
 
 
 UNKNOWN = Known()
@@ -51,14 +53,17 @@ UNKNOWN = Known()
 
 def known_of(loaded_from: Path) -> Known:
     """The training and test images of the run that a model was loaded from, as far as they go."""
-    found: list[Real | None] = []
-    for split in ("train", "test"):
-        try:
-            found.append(of_the_run(loaded_from, split))
-        except (ConfigError, DataError):  # no run, no test images, or they are gone
-            found.append(None)
-    training, held_out = found
-    if training is not None and held_out is not None and training.what == held_out.what:
+    if not (home_of(loaded_from) / RECIPE_FILE).is_file():
+        return UNKNOWN
+    try:
+        training = of_the_run(loaded_from, "train")
+    except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
+        return Known(why=f"what was trained on cannot be had: {error}")
+    try:
+        held_out = of_the_run(loaded_from, "test")
+    except DataError:  # most sources have no test images
+        held_out = None
+    if held_out is not None and training.what == held_out.what:
         held_out = None  # it was trained on the test images
     return Known(training, held_out)
 
@@ -73,8 +78,8 @@ def prepared_like(model: Model, path: Path) -> Real:
     """The images of a folder, zip or npz, brought to a model's size as its own were."""
     spec = model.spec
     how = {"fit": spec.fit, "background": spec.background}
-    source = detect_source(path, named=spec.source if spec.source != "iclevr" else None)
-    images = open_images(source, path, size=spec.size, channels=spec.channels, **how)
+    named = spec.source if spec.source != "iclevr" else None
+    images = open_given(path, named=named, size=spec.size, channels=spec.channels, **how)
     return Real(images, str(path.absolute()))
 
 
@@ -84,7 +89,7 @@ def as_they_are(path: Path, shape: tuple[int, int, int]) -> Real:
     Raises DataError where they are not.
     """
     channels, *size = shape
-    images = open_images(detect_source(path), path)
+    images = open_given(path)
     have = images.images.shape[1:]
     if have != (channels, *size):
         raise DataError(
