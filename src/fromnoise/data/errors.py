@@ -7,6 +7,10 @@ class DataError(ValueError):
     """Data that cannot be used. One line: what, where, what is allowed, what to do."""
 
 
+class NotHere(DataError):
+    """Images that are still to be named or downloaded."""
+
+
 class BrokenImage(Exception):
     """One image that cannot be read; its message is the reason. Never leaves this package."""
 
