@@ -639,7 +639,6 @@ def test_the_last_time_is_noise():
 def test_too_much_image_at_the_last_time_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
     run = importlib.import_module("fromnoise.training.run")
     monkeypatch.setattr(run, "_fit", lambda *what: None)  # all but the training itself
-    monkeypatch.setattr(TrainingState, "start", lambda *what: None)
     for beta_T, warned in ((0.02, True), (0.05, False)):
         caplog.clear()
         tiny["diffusion"] = {"T": 400, "schedule": {"name": "linear", "beta_T": beta_T}}

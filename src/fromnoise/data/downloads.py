@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, NotHere
 from fromnoise.data.idx import SPLITS, find_images, idx_listing
 from fromnoise.data.listing import Listing, Pictures, Request, array_pictures, one_hot, stat_stamp
 
@@ -93,7 +93,7 @@ def _root(request: Request) -> Path:
 def _download(request: Request, source: str, torchvision_name: str, root: Path) -> None:
     hint = f"fetch it by hand and set data.path (--data PATH) to its folder; {root} has no copy"
     if not request.download:
-        raise DataError(f"{source}: downloading is off; {hint}")
+        raise NotHere(f"{source}: downloading is off; {hint}")
     try:
         from torchvision import datasets
 

@@ -15,6 +15,10 @@ class SeveralSizes(DataError):
         self.found = found
 
 
+class NotHere(DataError):
+    """Images that are still to be named or downloaded."""
+
+
 class BrokenImage(Exception):
     """One image that cannot be read; its message is the reason. Never leaves this package."""
 

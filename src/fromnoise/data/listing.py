@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.data.decode import Header
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, NotHere
 from fromnoise.data.picture import RGB, Picture
 
 
@@ -104,7 +104,7 @@ def stat_stamp(path: Path) -> list[object]:
 def existing(path: Path | None, *, source: str) -> Path:
     """The absolute path, or a `DataError` where there is none."""
     if path is None:
-        raise DataError(f"data.path is missing: source {source} needs a path (or --data PATH)")
+        raise NotHere(f"data.path is missing: source {source} needs a path (or --data PATH)")
     path = path.expanduser().absolute()
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist")

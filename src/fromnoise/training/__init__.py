@@ -1,7 +1,8 @@
 """From a recipe to a trained model: the loop, its state, and what it leaves in the run folder."""
 
+from fromnoise.training.findings import Finding
 from fromnoise.training.loop import Diverged
 from fromnoise.training.preview import progress_figure
-from fromnoise.training.run import Run, resume, train
+from fromnoise.training.run import Run, examine, resume, train
 
-__all__ = ["Diverged", "Run", "progress_figure", "resume", "train"]
+__all__ = ["Diverged", "Finding", "Run", "examine", "progress_figure", "resume", "train"]

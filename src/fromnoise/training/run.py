@@ -13,6 +13,7 @@ from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_ten
 from fromnoise.config import ConfigError, Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
+from fromnoise.data.errors import NotHere
 from fromnoise.diffusion import Objective
 from fromnoise.evaluation.extractors import Extractor
 from fromnoise.model import (
@@ -27,6 +28,8 @@ from fromnoise.model import (
 )
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
+from fromnoise.training.doctor import SECONDS, facts_of, spec_without_images, warn
+from fromnoise.training.findings import Finding, check
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.scoring import open_scorer
@@ -36,7 +39,6 @@ from fromnoise.training.state import TrainingState
 RECIPE_FILE = "recipe.yaml"
 FIXED = ("data.", "network.", "diffusion.", "training.seed", "training.batch_size")  # by the start
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
-TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T; the paper's schedule ends at 0.006
 logger = logging.getLogger("fromnoise")
 
 
@@ -75,16 +77,7 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError, before anything is written, for anything that is wrong with these.
     """
-    if isinstance(recipe, Mapping):
-        parsed, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
-    else:
-        parsed, name = load_recipe(recipe, overrides), Path(recipe).stem
-    if data is not None:
-        source = detect_source(data, named=parsed.data.source)
-        there = {"path": Path(data), "source": source}
-        parsed = parsed.model_copy(update={"data": parsed.data.model_copy(update=there)})
-    parsed = _with_absolute_paths(parsed)
-    folder = Path(out) if out is not None else Path("runs") / name
+    parsed, folder = _resolved(recipe, out, data, overrides)
     _refuse_existing(folder)
 
     images = _open(parsed)
@@ -92,10 +85,44 @@ def train(
     spec = _spec(parsed, images)
     scorer = open_scorer(parsed.evaluation, spec, parsed.training.device)
     state = _start(parsed, spec, images, weights_from=parsed.training.start_from)
+    warn(
+        parsed,
+        spec,
+        state.denoiser,
+        num_images=len(images),
+        folder=folder,
+        computation=state.computation,
+    )
 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RECIPE_FILE, parsed.to_yaml())
     return _fit(Run(folder), state, parsed, spec, images, scorer)
+
+
+def examine(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """What a training would cost and come to on this machine, in about 20 seconds; none is begun.
+
+    Arguments and errors as in `train`. Nothing is downloaded: of images that are not here, what is
+    not known is said to be so.
+    """
+    parsed, folder = _resolved(recipe, out, data, overrides)
+    try:
+        images = _open(parsed, download=False)
+    except NotHere:
+        spec, count = spec_without_images(parsed)
+    else:
+        spec, count = _spec(parsed, images), len(images)
+    if count is not None:
+        parsed = _with_steps(parsed, count)
+    denoiser = build_denoiser(spec).to(pick_device(parsed.training.device))
+    facts = facts_of(parsed, spec, denoiser, num_images=count, folder=folder, seconds=SECONDS)
+    return check(facts)
 
 
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -152,6 +179,25 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
             )
     _write(run.folder / RECIPE_FILE, recipe.to_yaml())
     return _fit(run, state, recipe, spec, images, scorer)
+
+
+def _resolved(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path | None,
+    data: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+) -> tuple[Recipe, Path]:
+    """The recipe with what was said beside it, and the folder of its run."""
+    if isinstance(recipe, Mapping):
+        parsed, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
+    else:
+        parsed, name = load_recipe(recipe, overrides), Path(recipe).stem
+    if data is not None:
+        source = detect_source(data, named=parsed.data.source)
+        there = {"path": Path(data), "source": source}
+        parsed = parsed.model_copy(update={"data": parsed.data.model_copy(update=there)})
+    folder = Path(out) if out is not None else Path("runs") / name
+    return _with_absolute_paths(parsed), folder
 
 
 def _refuse_changes(recipe: Recipe, trained: Mapping[str, Any], folder: Path) -> None:
@@ -214,10 +260,16 @@ def _with_steps(recipe: Recipe, num_images: int) -> Recipe:
     return recipe.model_copy(update={"training": settings})
 
 
-def _open(recipe: Recipe) -> ImageSet:
+def _open(recipe: Recipe, *, download: bool = True) -> ImageSet:
     wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
     with counting("decoding") as progress:
-        images = open_images(recipe.data.source, recipe.data.path, progress=progress, **wanted)
+        images = open_images(
+            recipe.data.source,
+            recipe.data.path,
+            download=download,
+            progress=progress,
+            **wanted,
+        )
     _, channels, height, width = images.images.shape
     logger.info(
         "%s: %d images, %d channels, %dx%d", images.source, len(images), channels, height, width
@@ -226,12 +278,6 @@ def _open(recipe: Recipe) -> ImageSet:
         logger.warning("skipped %s", line)
     if images.skipped:
         logger.warning("%d files could not be read and were skipped", len(images.skipped))
-    if recipe.training.batch_size > len(images):
-        logger.warning(
-            "training.batch_size = %d is more than the %d images: a batch holds some twice",
-            recipe.training.batch_size,
-            len(images),
-        )
     return images
 
 
@@ -271,13 +317,6 @@ def _start(
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
         take_weights(denoiser, spec, weights_from)
-    remaining = float(denoiser.schedule.alpha(recipe.diffusion.T))
-    if remaining > TOO_MUCH_IMAGE:
-        logger.warning(
-            "√ᾱ_T = %.2f: at t = T the image is still seen, but sampling starts from pure noise; "
-            "a larger diffusion.T or beta_T, or the cosine schedule, ends in noise",
-            remaining,
-        )
     if computation is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))

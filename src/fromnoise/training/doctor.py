@@ -1,0 +1,115 @@
+"""The doctor: what a recipe will cost and come to on this machine, before it is trained."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from fromnoise.config import ConfigError, Recipe
+from fromnoise.diffusion import Denoiser, Objective
+from fromnoise.model import ModelSpec
+from fromnoise.training.findings import Facts, check
+from fromnoise.training.precision import Computation
+from fromnoise.training.probe import measure, memory_free
+
+SECONDS = 20.0  # for the command
+SECONDS_BEFORE_TRAINING = 4.0  # and a little for all else: five
+SETS = {  # what is not here until it is downloaded: images to train and to test, (C,H,W), labels
+    "mnist": ({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "fashion-mnist": ({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "cifar10": ({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
+}
+logger = logging.getLogger("fromnoise")
+
+
+def facts_of(
+    recipe: Recipe,
+    spec: ModelSpec,
+    denoiser: Denoiser,
+    *,
+    num_images: int | None,
+    folder: Path,
+    seconds: float,
+    computation: Computation | None = None,
+) -> Facts:
+    """Everything that the checks look at; the network is measured in about `seconds`.
+
+    folder: where the run is to be. computation: as in `probe.measure`. Changes nothing.
+    """
+    shape = (spec.channels, *spec.size)
+    device = next(denoiser.parameters()).device
+    there = next(
+        parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()
+    )
+    free = memory_free(device)
+    return Facts(
+        recipe=recipe,
+        shape=shape,
+        remaining=float(denoiser.schedule.alpha(recipe.diffusion.T)),
+        measured=measure(
+            denoiser,
+            recipe.training,
+            Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight),
+            shape,
+            num_labels=len(spec.label_names),
+            seconds=seconds,
+            computation=computation,
+        ),
+        device=str(device),
+        num_images=num_images,
+        label_names=spec.label_names,
+        memory_free=free,
+        disk_free=shutil.disk_usage(there).free,
+    )
+
+
+def warn(
+    recipe: Recipe,
+    spec: ModelSpec,
+    denoiser: Denoiser,
+    *,
+    num_images: int,
+    folder: Path,
+    computation: Computation,
+) -> None:
+    """Log what is not ok, in five seconds at most; whatever happens here, the training goes on."""
+    try:
+        facts = facts_of(
+            recipe,
+            spec,
+            denoiser,
+            num_images=num_images,
+            folder=folder,
+            seconds=SECONDS_BEFORE_TRAINING,
+            computation=computation,
+        )
+        findings = check(facts)
+    except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
+        logger.warning("the doctor could not look at it (%s)", error)
+        return
+    for finding in findings:
+        if finding.level != "ok":
+            logger.warning("%s", finding)
+
+
+def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
+    """The model as far as it is known while the images are not here, and how many they will be.
+
+    Raises ConfigError where nothing says their size.
+    """
+    data = recipe.data
+    counts, (channels, *size), labels = SETS.get(data.source, ({}, (3, 0, 0), 0))
+    height, width = data.size or size
+    if not height:
+        raise ConfigError(
+            "data.path is missing, so the size of the images is not known; give --data PATH, or "
+            "data.size"
+        )
+    return ModelSpec(
+        network=recipe.network,
+        diffusion=recipe.diffusion,
+        sampling=recipe.sampling,
+        channels=data.channels or channels,
+        size=(height, width),
+        label_names=tuple(map(str, range(labels))) if data.labels else (),
+        source=data.source,
+    ), counts.get(data.split)
