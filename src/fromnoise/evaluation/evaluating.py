@@ -65,7 +65,7 @@ def by_labels(
     model, judging = load(path, weights=weights, device=device), load_judge(judge, device=device)
     prompts = prompts_of(model.spec.label_names, files, texts)
     plan = model.sampling_plan(**how)
-    name = [f"labels-{model.spec.step:06d}", model.spec.weights, plan.sampler.name]
+    name = [f"labels-{model.spec.step:06d}", model.spec.weights_name, plan.sampler.name]
     name += [str(plan.steps), *(p.name for p in prompts)]
     folder = out or home_of(path) / "evaluation" / "-".join(name)
     with counting("images") as progress:
@@ -277,7 +277,7 @@ def _default_folder(
         return path.absolute().parent / "-".join(["set", path.stem, *parts])
     plan = model.sampling_plan(**how)
     parts = (
-        [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
+        [f"{model.spec.step:06d}", model.spec.weights_name, plan.sampler.name, str(plan.steps)]
         + ([f"s{plan.guidance:g}"] if plan.guidance != 1 else [])
         + parts
     )

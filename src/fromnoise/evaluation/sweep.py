@@ -87,7 +87,7 @@ def sweep(
     facts = {
         "versions": {name: version(name) for name in ("fromnoise", "torch")},
         "loaded from": loaded_from,
-        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        **model.spec.weights_said(),
         "count": num,
         "batch_size": batch_size,
         "reference": reference.said,

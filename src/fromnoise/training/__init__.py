@@ -1,7 +1,8 @@
 """From a recipe to a trained model: the loop, its state, and what it leaves in the run folder."""
 
 from fromnoise.training.loop import Diverged
+from fromnoise.training.post_hoc import Reconstruction, reconstruct
 from fromnoise.training.preview import progress_figure
 from fromnoise.training.run import Run, resume, train
 
-__all__ = ["Diverged", "Run", "progress_figure", "resume", "train"]
+__all__ = ["Diverged", "Reconstruction", "Run", "progress_figure", "reconstruct", "resume", "train"]

@@ -34,7 +34,14 @@ from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
-FIXED = ("data.", "network.", "diffusion.", "training.seed", "training.batch_size")  # by the start
+FIXED = (  # by the start
+    "data.",
+    "network.",
+    "diffusion.",
+    "training.seed",
+    "training.batch_size",
+    "training.ema_lengths",
+)
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T; the paper's schedule ends at 0.006
 logger = logging.getLogger("fromnoise")
