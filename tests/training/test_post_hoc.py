@@ -185,8 +185,23 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
     assert distance(flat(made.file), flat(run / "ema" / "000006-0.1.safetensors")) < 1e-6
 
 
-def test_checkpoints_of_before_are_read(start, tmp_path):
-    """As `restore` reads a checkpoint without averages, when none are asked for."""
+def test_a_death_right_after_a_checkpoint_costs_no_snapshot(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    real = loop.save_checkpoint
+
+    def save_and_die(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_die)
+    tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        fromnoise.train(tiny, out=tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "000003").is_dir()
+    assert (tmp_path / "run" / "ema" / "000003-0.1.safetensors").is_file()
+
+
+def test_a_checkpoint_has_a_file_more_for_each_length(start):
     state, spec = start({})
     assert state.power_emas == []
     other, _ = start({"training.ema_lengths": [0.1]})
