@@ -56,12 +56,11 @@ def save_checkpoint(
     Raises DiskFull and NotFinite; the earlier checkpoints stand.
     """
     for name, file in files.items():
-        for key, tensor in file.tensors.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise NotFinite(
-                    f"step {step}: {key} in {name} is not finite, so no checkpoint was written; "
-                    "the earlier ones stand. Resume with a lower training.learning_rate"
-                )
+        if (key := _not_finite(file)) is not None:
+            raise NotFinite(
+                f"step {step}: {key} in {name} is not finite, so no checkpoint was written; "
+                "the earlier ones stand. Resume with a lower training.learning_rate"
+            )
 
     target = folder / f"{step:06d}"
     if target.exists() and not problem(target):
@@ -91,10 +90,37 @@ def save_checkpoint(
         flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        if _no_space(error):
             raise _disk_full(folder, needed) from error
         raise
     return target
+
+
+def save_file_whole(path: Path, file: TensorFile) -> None:
+    """Write a lone .safetensors file in place of what is there, complete or not at all.
+
+    Raises DiskFull and NotFinite; what was at `path` stands.
+    """
+    if (key := _not_finite(file)) is not None:
+        raise NotFinite(
+            f"{key} is not finite, so {path} was not written; the checkpoints stand. Resume with a "
+            "lower training.learning_rate"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(t.nbytes for t in file.tensors.values()) + 2**20
+    if shutil.disk_usage(path.parent).free < needed:
+        raise _disk_full(path.parent, needed, what=path.name)
+    writing = path.with_name(f".writing-{path.name}")
+    try:
+        write_tensors(writing, file)
+        flush(writing)
+        writing.replace(path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        writing.unlink(missing_ok=True)
+        if _no_space(error):
+            raise _disk_full(path.parent, needed, what=path.name) from error
+        raise
 
 
 def refuse_used(folder: Path) -> None:
@@ -182,6 +208,15 @@ def read_tensors(file: Path) -> TensorFile:
         raise CheckpointError(f"{file} is not a whole .safetensors file ({error})") from error
 
 
+def read_metadata(file: Path) -> Mapping[str, str]:
+    """The metadata alone, as `read_tensors` gives them."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is not a whole .safetensors file ({error})") from error
+
+
 def check_version(version: int, where: Path) -> None:
     """Refuse what a newer fromnoise wrote."""
     if version > FORMAT_VERSION:
@@ -223,11 +258,23 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_full(folder: Path, needed: int) -> DiskFull:
+def _not_finite(file: TensorFile) -> str | None:
+    """The name of a tensor with NaN or ∞ in it."""
+    for key, tensor in file.tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return key
+    return None
+
+
+def _no_space(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+
+
+def _disk_full(folder: Path, needed: int, what: str = "a checkpoint") -> DiskFull:
     free = shutil.disk_usage(folder).free
     return DiskFull(
         errno.ENOSPC,
-        f"the disk is full: a checkpoint needs {needed / 2**20:.0f} MiB and {folder.absolute()} "
+        f"the disk is full: {what} needs {needed / 2**20:.0f} MiB and {folder.absolute()} "
         f"has {free / 2**20:.0f} MiB free; the earlier checkpoints stand, so free some space and "
         "resume",
     )

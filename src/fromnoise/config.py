@@ -80,6 +80,7 @@ def _rgb(value: Any) -> Any:
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+Length = Annotated[float, Field(gt=0, lt=12**-0.5)]
 
 
 class Data(Section):
@@ -127,6 +128,8 @@ class Training(Section):
     warmup_steps: Natural = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_lengths: tuple[Length, ...] = ()  # σ_rel of power-function averages beside the usual one
+    ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
     device: str = "auto"
@@ -143,6 +146,13 @@ class Training(Section):
     def _parts_fit(self) -> "Training":
         if self.accumulation > self.batch_size:
             raise ValueError(f"accumulation is larger than batch_size = {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> "Training":
+        names = [f"{length:g}" for length in self.ema_lengths]  # of their files
+        if len(set(names)) < len(names):
+            raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")
         return self
 
 

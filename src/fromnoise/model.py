@@ -52,6 +52,14 @@ FILE_OF: dict[str, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 logger = logging.getLogger("fromnoise")
 
 
+class PowerAverage(Section):
+    """Which average by a power of time a file holds; see `training/power_profiles.py`."""
+
+    length: float  # σ_rel
+    updates: int  # of the weights, until its end
+    error: float = 0.0  # relative, of its profile, where it was made of others
+
+
 class ModelSpec(Section):
     """What a model file says of itself."""
 
@@ -67,12 +75,23 @@ class ModelSpec(Section):
     label_names: tuple[str, ...] = ()  # what the K numbers of a condition stand for
     label_dropout: float | None = None  # images that said only a part of it; None: not known
     weights: Weights = "raw"
+    power_average: PowerAverage | None = None  # None: the weights are the raw or the usual ones
     step: int = 0
     source: str = ""  # the data it was trained on
 
     def metadata(self) -> dict[str, str]:
         """The specification as .safetensors metadata."""
         return {METADATA_KEY: self.model_dump_json()}
+
+    @property
+    def weights_name(self) -> str:
+        """`ema`, `raw`, or `ema0.1` for an average of another length."""
+        return self.weights + (f"{self.power_average.length:g}" if self.power_average else "")
+
+    def weights_said(self) -> dict[str, Any]:
+        """Which weights and of which step, for JSON."""
+        said = {"step", "weights", "power_average"}
+        return self.model_dump(mode="json", include=said, exclude_none=True)
 
 
 def build_denoiser(spec: ModelSpec) -> Denoiser:
@@ -380,6 +399,8 @@ def home_of(path: Path) -> Path:
     folder = path if path.is_dir() else path.parent
     if (folder / checkpoints.STATE).is_file():  # a checkpoint, which will be pruned
         return folder.parent.parent
+    if path.is_file() and folder.name == "ema" and (folder.parent / "checkpoints").is_dir():
+        return folder.parent
     return folder
 
 

@@ -46,7 +46,7 @@ def default_folder(
     """
     plan = model.sampling_plan(**how)
     usual = checked(Component(name=plan.sampler.name), "sampling.sampler").options
-    parts = [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
+    parts = [f"{model.spec.step:06d}", model.spec.weights_name, plan.sampler.name, str(plan.steps)]
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
     parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
     if plan.clamp != model.spec.sampling.clamp:
@@ -107,7 +107,7 @@ def sample_to_folder(
         "steps": str(plan.steps),
         "spacing": plan.spacing,
         "clamp": str(plan.clamp),
-        "weights": model.spec.weights,
+        "weights": model.spec.weights_name,
         "trained steps": str(model.spec.step),
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }

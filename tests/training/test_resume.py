@@ -21,10 +21,10 @@ from PIL import Image
 import fromnoise
 from fromnoise.checkpoints import list_checkpoints, newest_checkpoint
 from fromnoise.config import ConfigError
+from fromnoise.training import loop
 from fromnoise.training.log import read_log
 
 CLOCK = {"seconds", "images_per_second"}  # what may differ between two runs
-TENSORS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 
 def final(run: Path, step: int) -> dict[str, object]:
@@ -32,8 +32,10 @@ def final(run: Path, step: int) -> dict[str, object]:
     checkpoint = run / "checkpoints" / f"{step:06d}"
     state = json.loads((checkpoint / "state.json").read_text())
     rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in read_log(run)]
+    tensors = [*checkpoint.glob("*.safetensors"), *(run / "ema").glob("*")]
+    assert {"model.safetensors", "ema.safetensors"} <= {path.name for path in tensors}
     return {
-        **{name: (checkpoint / name).read_bytes() for name in TENSORS},
+        **{path.relative_to(run): path.read_bytes() for path in tensors},
         "state": {key: value for key, value in state.items() if key not in CLOCK},
         "log": rows,
     }
@@ -75,6 +77,8 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
         "training.preview_every=30",
         "training.lr_schedule=cosine",
         "training.accumulation=2",
+        "training.ema_lengths=[0.05, 0.1]",
+        "training.ema_snapshot_every=20",
     ]
     assert shell("train", recipe_file, "--out", tmp_path / "straight", *settings).code == 0
 
@@ -88,10 +92,13 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
 
     assert shell("resume", killed).code == 0
     assert final(killed, 60) == final(tmp_path / "straight", 60)
+    steps = sorted({path.name[:6] for path in (killed / "ema").iterdir()})
+    assert steps == ["000020", "000040", "000060"]
 
 
 def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
     tiny["training"] |= {"steps": 60, "log_every": 7, "checkpoint_every": 5}
+    tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 5}
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["fromnoise", "matplotlib.figure"])
     run, straight = tmp_path / "killed", tmp_path / "straight"
@@ -189,6 +196,26 @@ def test_a_finished_run_is_left_as_it_is(run, caplog):
     assert "complete at step 6 and was left as it is" in caplog.text
 
 
+@pytest.mark.parametrize("change", [{}, {"learning_rate": 5e-3, "ema_snapshot_every": 5}])
+def test_snapshots_after_the_checkpoint_are_those_of_the_way_that_was_taken(
+    tiny, tmp_path, monkeypatch, change
+):
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    first = contents(run / "ema")
+    shutil.rmtree(run / "checkpoints" / "000006")
+    fromnoise.resume(run, overrides={f"training.{key}": value for key, value in change.items()})
+    stored = contents(run / "ema")
+    if not change:
+        assert stored == first
+        return
+    kept = {str(run / "ema" / f"{step:06d}-0.1.safetensors") for step in (1, 2, 3, 5, 6)}
+    assert stored.keys() == kept
+    same = {path for path in stored if stored[path] == first[path]}
+    assert {Path(path).name[:6] for path in same} == {"000001", "000002", "000003"}
+
+
 def test_changed_images_are_told(tiny, tmp_path, caplog):
     images = tmp_path / "images"
     images.mkdir()
@@ -216,6 +243,7 @@ def test_changed_images_are_told(tiny, tmp_path, caplog):
         ("data.flip", False, True),
         ("training.seed", 1, 0),
         ("training.batch_size", 16, 8),
+        ("training.ema_lengths", [0.1], []),
     ],
 )
 def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, before):

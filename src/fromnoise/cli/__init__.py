@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from fromnoise import checkpoints, training
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
+from fromnoise.cli.ema import ema
 from fromnoise.cli.evaluate import evaluate, judge_import, judge_train
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, resume, sample, progress, doctor, evaluate, sweep, report):
+for command in (train, resume, sample, progress, doctor, ema, evaluate, sweep, report):
     app.command()(command)
 app.command("import")(import_)
 

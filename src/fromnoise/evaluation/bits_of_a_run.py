@@ -52,7 +52,7 @@ def evaluate_bits(
     refuse_scored(folder)
     started = time.perf_counter()
     found = bits_of_a_run(model, known, folder, progress=progress)
-    which = model.spec.model_dump(mode="json", include={"step", "weights"})
+    which = model.spec.weights_said()
     record = new_record(LIBRARIES) | found
     record |= {
         "complete": True,

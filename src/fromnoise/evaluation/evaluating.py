@@ -180,7 +180,7 @@ def bits_alone(
     """
     check_installed()
     model = load(path, weights=weights, device=device)
-    name = f"bits-{model.spec.step:06d}-{model.spec.weights}"
+    name = f"bits-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or home_of(path) / "evaluation" / name
     with counting("images") as progress:
         record = evaluate_bits(
@@ -321,4 +321,4 @@ def _way(model: Model, plan: Sampling, how: dict[str, Any]) -> list[str]:
     """How a model was sampled, in the name of a folder: what was asked for besides, as `eta0.5`."""
     asked = [f"{key}{how[key]}" for key in ("eta", "variance", "spacing") if key in how]
     spec = model.spec
-    return [f"{spec.step:06d}", spec.weights, plan.sampler.name, str(plan.steps), *asked]
+    return [f"{spec.step:06d}", spec.weights_name, plan.sampler.name, str(plan.steps), *asked]

@@ -69,7 +69,7 @@ def draw(
         "count": num,
         "seeds": f"{first_seed}-{first_seed + num - 1}",
         "loaded from": loaded_from,
-        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        **model.spec.weights_said(),
         "sampling": plan.model_dump(mode="json"),
         "labels": labels,
         "quantisation": "x_0 rounded to uint8",

@@ -120,7 +120,8 @@ def evaluate_labels(
         "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
         "model": {
             "loaded from": loaded_from,
-            **model.spec.model_dump(mode="json", include={"source", "step", "weights"}),
+            "source": model.spec.source,
+            **model.spec.weights_said(),
         },
         "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
         "guidance": f"s in {FORMULA}; 1 is off",

@@ -69,7 +69,7 @@ def facts_of(
     return {
         "versions": {name: version(name) for name in ("fromnoise", "torch")},
         "model": digest(model.denoiser),
-        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        **model.spec.weights_said(),
         "ways": [plan.model_dump(mode="json") for plan in plans],
         "count": num,
         "batch_size": batch_size,

@@ -2,7 +2,18 @@
 
 from fromnoise.training.findings import Finding
 from fromnoise.training.loop import Diverged
+from fromnoise.training.post_hoc import Reconstruction, reconstruct
 from fromnoise.training.preview import progress_figure
 from fromnoise.training.run import Run, examine, resume, train
 
-__all__ = ["Diverged", "Finding", "Run", "examine", "progress_figure", "resume", "train"]
+__all__ = [
+    "Diverged",
+    "Finding",
+    "Reconstruction",
+    "Run",
+    "examine",
+    "progress_figure",
+    "reconstruct",
+    "resume",
+    "train",
+]

@@ -19,6 +19,7 @@ from fromnoise.model import ModelSpec
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.optimization import learning_rate
+from fromnoise.training.power_ema import drop_later, save_snapshots, snapshot_every
 from fromnoise.training.precision import autocast
 from fromnoise.training.preview import progress_figure, save_preview
 from fromnoise.training.scoring import score
@@ -44,8 +45,8 @@ def fit(
 ) -> None:
     """Train from `state.step` to the last step, or until a signal; then the state is saved.
 
-    Writes the log, previews and checkpoints into `folder`. scorer: see `open_scorer`.
-    Raises Diverged, DiskFull, NotFinite.
+    Writes the log, previews, checkpoints and snapshots of averages into `folder`. scorer: see
+    `open_scorer`. Raises Diverged, DiskFull, NotFinite.
     """
     settings = recipe.training
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
@@ -57,6 +58,7 @@ def fit(
         total_steps=settings.steps,
         tensorboard=settings.tensorboard,
     )
+    drop_later(folder, state.step)
 
     def checkpoint() -> None:
         facts = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
@@ -82,7 +84,8 @@ def fit(
             norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
             if math.isfinite(norm) and torch.isfinite(losses).all():
                 scaler.step(optimizer)
-                state.ema.update(network, state.updates)
+                for average in (state.ema, *state.power_emas):
+                    average.update(network, state.updates)
                 state.updates += 1
                 state.skipped_in_a_row = 0
             else:
@@ -111,8 +114,14 @@ def fit(
                 log.row({"step": state.step, **state.window.means(), **facts})
                 state.window = Window()
 
-            # once in a while, at the end, and on a signal: a checkpoint
+            # once in a while, if asked: averages of other lengths, before the checkpoint after
+            # which they would not be written again
             last = state.step == settings.steps
+            if state.updates and (state.step % snapshot_every(settings) == 0 or last):
+                now = {"step": state.step, "updates": state.updates}
+                save_snapshots(state.power_emas, spec, folder, **now)
+
+            # once in a while, at the end, and on a signal: a checkpoint
             stop = wish.signal  # read once: it may come between any two lines
             if state.step % settings.checkpoint_every == 0 or last or stop:
                 checkpoint()

@@ -37,7 +37,14 @@ from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
-FIXED = ("data.", "network.", "diffusion.", "training.seed", "training.batch_size")  # by the start
+FIXED = (  # by the start
+    "data.",
+    "network.",
+    "diffusion.",
+    "training.seed",
+    "training.batch_size",
+    "training.ema_lengths",
+)
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 logger = logging.getLogger("fromnoise")
 

@@ -14,6 +14,7 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.model import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
+from fromnoise.training.power_ema import PowerEMA
 from fromnoise.training.precision import Computation, lay_out
 from fromnoise.training.window import Mean, Window
 
@@ -35,6 +36,7 @@ class TrainingState:
     seconds: float = 0.0  # spent in training steps, over all sessions
     window: Window = field(default_factory=Window)  # since the last row of the log
     epoch: Mean = field(default_factory=Mean)
+    power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
 
     @classmethod
     def start(
@@ -49,6 +51,7 @@ class TrainingState:
             build_optimizer(denoiser.network, settings),
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
+            power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
         )
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
@@ -61,6 +64,10 @@ class TrainingState:
         return {
             FILE_OF["raw"]: file(self.denoiser.network.state_dict(), "raw"),
             FILE_OF["ema"]: file(self.ema.module.state_dict(), "ema"),
+            **{
+                _file_of(average): average.file(spec, self.step, self.updates)
+                for average in self.power_emas
+            },
             OPTIMIZER_FILE: TensorFile(self._optimizer_tensors(), {}),
         }
 
@@ -80,9 +87,11 @@ class TrainingState:
     def restore(self, checkpoint: Path) -> None:
         """Become what was saved. Raises CheckpointError if that belongs to another network."""
         saved = read_state(checkpoint)
+        modules = {FILE_OF["raw"]: self.denoiser.network, FILE_OF["ema"]: self.ema.module}
+        modules |= {_file_of(average): average.module for average in self.power_emas}
         try:
-            for weights, module in (("raw", self.denoiser.network), ("ema", self.ema.module)):
-                module.load_state_dict(dict(read_tensors(checkpoint / FILE_OF[weights]).tensors))
+            for name, module in modules.items():
+                module.load_state_dict(dict(read_tensors(checkpoint / name).tensors))
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
@@ -112,3 +121,7 @@ class TrainingState:
             moment = tensor.shape == parameter.shape
             like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
             self.optimizer.state[parameter][kind] = like.copy_(tensor)
+
+
+def _file_of(average: PowerEMA) -> str:
+    return f"ema-{average.length:g}.safetensors"

@@ -1,0 +1,94 @@
+"""Averages by a power of time: their lengths, and how to make one of them out of others.
+
+Karras et al. 2023 (arXiv:2312.02696), section 3.1 and appendix C. Time t counts updates of the
+weights. The average at t of exponent γ weighs the weights of time τ by its profile
+
+    p_{γ,t}(τ) = (γ+1) τ^γ / t^{γ+1}  for 0 ≤ τ ≤ t, and 0 elsewhere,
+
+which grows with t and keeps its shape, where that of a constant decay keeps its width. Everything
+here is in float64.
+"""
+
+import math
+
+import numpy as np
+
+LONGEST = 12**-0.5  # σ_rel of γ = 0, at which all steps count the same
+
+
+def gamma_of(length: float) -> float:
+    """The exponent γ > 0 of the profile of a relative length; the inverse of `length_of`.
+
+    With u = γ + 2 and s = σ_rel⁻² it is the largest root of u³ + u² − s u + s = 0, in the
+    trigonometric form of a cubic that has three.
+    length: σ_rel in (0, 1/√12). Raises ValueError outside.
+    """
+    if not 0 < length < LONGEST:
+        raise ValueError(
+            f"length = {length:g} is no length of an average; it is a part of the training, above "
+            f"0 and below 1/√12 = {LONGEST:.4f}, as in 0.1"
+        )
+    s = length**-2
+    p, q = -s - 1 / 3, 2 / 27 + 4 * s / 3  # w³ + p w + q = 0, w = u + 1/3
+    angle = math.acos(1.5 * q / p * math.sqrt(-3 / p)) / 3
+    return 2 * math.sqrt(-p / 3) * math.cos(angle) - 1 / 3 - 2
+
+
+def length_of(gamma: float) -> float:
+    """σ_rel = √(γ+1) / ((γ+2) √(γ+3)), the standard deviation of a profile as a part of t.
+
+    gamma: γ > −1.
+    """
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
+
+
+def beta(gamma: float, t: int) -> float:
+    """β_γ(t) = (1 − 1/t)^{γ+1} in θ̂_γ(t) = β_γ(t) θ̂_γ(t−1) + (1 − β_γ(t)) θ(t), for t ≥ 1.
+
+    Then θ(i) has the weight (i/t)^{γ+1} − ((i−1)/t)^{γ+1}, the integral of the profile over its
+    step. β_γ(1) = 0: nothing is left of the weights before the first update.
+    """
+    return (1 - 1 / t) ** (gamma + 1)
+
+
+def inner_product(
+    gamma: np.ndarray | float,
+    t: np.ndarray | float,
+    other_gamma: np.ndarray | float,
+    other_t: np.ndarray | float,
+) -> np.ndarray:
+    """∫ p_{γ_a,t_a}(τ) p_{γ_b,t_b}(τ) dτ.
+
+    (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max, written by the ratio of
+    times so that no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
+    """
+    gamma, t, other_gamma, other_t = np.broadcast_arrays(
+        *(np.asarray(x, dtype=np.float64) for x in (gamma, t, other_gamma, other_t))
+    )
+    first, last = np.minimum(t, other_t), np.maximum(t, other_t)
+    later_gamma = np.where(t > other_t, gamma, other_gamma)
+    scale = (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1)
+    return scale * (first / last) ** later_gamma / last
+
+
+def coefficients(
+    gammas: np.ndarray, times: np.ndarray, gamma: float, t: float
+) -> tuple[np.ndarray, float]:
+    """The sum Σ_i x_i p_i of given profiles that is nearest to the profile of γ at t.
+
+    minimise ‖Σ_i x_i p_i − p_{γ,t}‖² by its normal equations A x = b of inner products (appendix
+    C), here among the x with Σ_i x_i = 1, so that weights which never moved are their own average.
+    gammas and times: (N,), N ≥ 1. Returns x (N,) and the relative error of the profile,
+    ‖Σ_i x_i p_i − p_{γ,t}‖ / ‖p_{γ,t}‖, 0 where it is one of those given.
+    """
+    A = inner_product(gammas[:, None], times[:, None], gammas, times)
+    b = inner_product(gammas, times, gamma, t)
+    unit = 1 / np.sqrt(np.diagonal(A))  # profiles of norm 1: the late ones are narrow and high
+    A, b = unit[:, None] * A * unit, unit * b
+    # equal profiles, as when all steps between two snapshots were skipped, share their coefficient
+    solutions, *_ = np.linalg.lstsq(A, np.stack([b, unit], axis=1), rcond=None)
+    x, towards = solutions.T  # towards: the cheapest way to change the sum
+    x = x + towards * (1 - unit @ x) / (unit @ towards)
+    target = float(inner_product(gamma, t, gamma, t))
+    squared = (target - 2 * x @ b + x @ A @ x) / target
+    return unit * x, math.sqrt(max(squared, 0.0))  # rounding may put it below 0
