@@ -15,9 +15,11 @@ from fromnoise.model import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.precision import Computation, lay_out
+from fromnoise.training.times import History
 from fromnoise.training.window import Mean, Window
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+HISTORY_FILE = "times.safetensors"
 
 
 @dataclass
@@ -35,6 +37,7 @@ class TrainingState:
     seconds: float = 0.0  # spent in training steps, over all sessions
     window: Window = field(default_factory=Window)  # since the last row of the log
     epoch: Mean = field(default_factory=Mean)
+    history: History | None = None  # of the losses by t, where `training.times` is importance
 
     @classmethod
     def start(
@@ -49,6 +52,7 @@ class TrainingState:
             build_optimizer(denoiser.network, settings),
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
+            history=History.of(denoiser.schedule.T) if settings.times == "importance" else None,
         )
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
@@ -58,10 +62,12 @@ class TrainingState:
             described = spec.model_copy(update={"weights": weights, "step": self.step})
             return TensorFile(tensors, described.metadata())
 
+        history = {} if self.history is None else {HISTORY_FILE: TensorFile(vars(self.history), {})}
         return {
             FILE_OF["raw"]: file(self.denoiser.network.state_dict(), "raw"),
             FILE_OF["ema"]: file(self.ema.module.state_dict(), "ema"),
             OPTIMIZER_FILE: TensorFile(self._optimizer_tensors(), {}),
+            **history,
         }
 
     def numbers(self) -> dict[str, Any]:
@@ -86,6 +92,9 @@ class TrainingState:
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
+        if self.history is not None and (checkpoint / HISTORY_FILE).is_file():
+            kept = read_tensors(checkpoint / HISTORY_FILE).tensors
+            self.history = History(**{name: tensor.clone() for name, tensor in kept.items()})
         if saved["scaler"]:  # empty unless it was saved in fp16
             self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
