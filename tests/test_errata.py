@@ -557,7 +557,9 @@ def test_what_a_recipe_does_not_say_is_written_out():
     one, minus = torch.ones_like(choice), -torch.ones_like(choice)
     for name, expected in (("l1", absolute), ("mse", squared)):
         metric = METRICS[name]
-        torch.testing.assert_close(0.3 * metric(choice, one) + 0.7 * metric(choice, minus), expected)
+        torch.testing.assert_close(
+            0.3 * metric(choice, one) + 0.7 * metric(choice, minus), expected
+        )
     assert choice[absolute.argmin()].item() == pytest.approx(-1)  # the median
     assert choice[squared.argmin()].item() == pytest.approx(-0.4)  # the mean
     for name, middle in (("linear", 0.28), ("cosine", 0.70)):
