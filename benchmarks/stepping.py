@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.training.loop import backward
+from fromnoise.training.loop import Batch, backward
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
 
@@ -27,9 +27,10 @@ def our_step(
     computation = choose_computation(settings, denoiser, objective, x0, cond)
     state = TrainingState.start(denoiser, settings, computation)
     parameters = list(denoiser.parameters())
+    batch = Batch(pixels, eps, t, cond)
 
     def step() -> None:
-        backward(state, objective, pixels, eps, t, cond, 1)
+        backward(state, objective, batch, 1)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True).item()
         state.optimizer.step()
         state.ema.update(denoiser.network, state.updates)

@@ -129,8 +129,8 @@ def test_divergence_is_no_fault_of_the_input(cli, recipe_file, tmp_path, monkeyp
     real = loop.draw
 
     def nan(*arguments):
-        x0, eps, t, cond = real(*arguments)
-        return x0, eps * math.nan, t, cond
+        batch = real(*arguments)
+        return batch._replace(eps=batch.eps * math.nan)
 
     monkeypatch.setattr(loop, "draw", nan)
     code, _, err = cli("train", recipe_file, "--out", tmp_path / "run", "training.steps=99")

@@ -30,7 +30,7 @@ from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.data.batches import load_conditions, to_float
 from fromnoise.data.files import EXTENSIONS
 from fromnoise.data.picture import Picture, fit_picture
-from fromnoise.diffusion import NoiseSchedule, Prediction, reverse_step
+from fromnoise.diffusion import METRICS, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, moments_of
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
@@ -554,6 +554,12 @@ def test_what_a_recipe_does_not_say_is_written_out():
     choice = torch.linspace(-1, 1, 201, dtype=torch.float64)
     white, black = (choice - 1).abs(), (choice + 1).abs()
     absolute, squared = (0.3 * white**p + 0.7 * black**p for p in (1, 2))
+    one, minus = torch.ones_like(choice), -torch.ones_like(choice)
+    for name, expected in (("l1", absolute), ("mse", squared)):
+        metric = METRICS[name]
+        torch.testing.assert_close(
+            0.3 * metric(choice, one) + 0.7 * metric(choice, minus), expected
+        )
     assert choice[absolute.argmin()].item() == pytest.approx(-1)  # the median
     assert choice[squared.argmin()].item() == pytest.approx(-0.4)  # the mean
     for name, middle in (("linear", 0.28), ("cosine", 0.70)):

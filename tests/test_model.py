@@ -134,6 +134,33 @@ def test_bytes_and_numbers_are_inverse():
     assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
 
 
+class Remembers(Known):
+    """The same with self-conditioning; it notes what it was shown."""
+
+    self_conditioning = True
+
+    def __init__(self, image: torch.Tensor) -> None:
+        super().__init__(image)
+        self.hints: list[torch.Tensor] = []
+
+    def forward(self, x, t, cond=None):
+        x_t, hint = x.chunk(2, dim=1)
+        self.hints.append(hint)
+        return self.image + 0.5 * x_t
+
+
+def test_each_step_of_a_walk_is_shown_the_estimate_of_the_one_before():
+    network = Remembers(torch.zeros(1, 2, 3))
+    denoiser = Denoiser(network, NoiseSchedule.named("linear", 50), "x0")
+    model = Model(denoiser, spec_of(channels=1, size=(2, 3)))
+    for _ in range(2):  # a second walk begins with nothing again
+        network.hints.clear()
+        steps = list(model.denoise([1, 2], steps=4, clamp=False))
+        assert not network.hints[0].any()
+        for hint, before in zip(network.hints[1:], steps[:-1], strict=True):
+            assert torch.equal(hint, before.x0.clamp(-1, 1))
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 
@@ -236,6 +263,35 @@ def of_version(version):
 def test_metadata_that_cannot_be_used(model, tmp_path, change, said):
     with pytest.raises(CheckpointError, match=rf"model\.safetensors.* {said}"):
         fromnoise.load(rewritten(model, tmp_path, change))
+
+
+def test_a_file_from_before_a_key_has_what_was_then_the_only_way(model, tmp_path):
+    def old(metadata):
+        spec = json.loads(metadata[METADATA_KEY])
+        for key in ("weighting", "variance_reading", "offset_noise"):
+            del spec["diffusion"][key]
+        del spec["network"]["self_conditioning"]
+        return {METADATA_KEY: json.dumps(spec)}
+
+    again = fromnoise.load(rewritten(model, tmp_path, old), device="cpu")
+    assert again.spec.diffusion == model.spec.diffusion
+    assert not again.denoiser.takes_hint
+
+
+def test_how_a_model_is_built_survives_its_file(tmp_path):
+    spec = spec_of(channels=1, size=(8, 8))
+    network = Component(name="ddpm", **{**spec.network.options, "self_conditioning": True})
+    diffusion = Diffusion(T=50, variance_reading="log")
+    built = Model(
+        denoiser := build_denoiser(
+            spec.model_copy(update={"network": network, "diffusion": diffusion})
+        ),
+        spec.model_copy(update={"network": network, "diffusion": diffusion}),
+    )
+    again = fromnoise.load(built.save(tmp_path / "model.safetensors"), device="cpu").denoiser
+    assert again.takes_hint
+    assert denoiser.takes_hint
+    assert again.variance_reading == denoiser.variance_reading == "log"
 
 
 def test_weights_that_are_not_those_of_the_network(model, tmp_path):

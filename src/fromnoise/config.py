@@ -6,6 +6,7 @@ Sections are pydantic models that refuse unknown keys. A `Component` names one f
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -22,13 +23,22 @@ from pydantic import (
 )
 
 from fromnoise.data import SOURCES
-from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS
+from fromnoise.diffusion import (
+    METRICS,
+    SAMPLERS,
+    SCHEDULES,
+    SPACINGS,
+    VLB,
+    WEIGHTINGS,
+    Objective,
+)
 from fromnoise.explaining import explain, near, unknown
 from fromnoise.networks import NETWORKS
 
 COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "network": NETWORKS,
     "diffusion.schedule": SCHEDULES,
+    "diffusion.weighting": WEIGHTINGS,
     "sampling.sampler": SAMPLERS,
 }
 NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
@@ -99,14 +109,23 @@ class Data(Section):
 
 
 class Diffusion(Section):
-    """The forward process, what the network predicts, and the metric of the loss."""
+    """The forward process, what the network predicts, and the loss."""
 
     T: Positive = 1000
     schedule: Annotated[Component, _named("linear")] = Component(name="linear")
     zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; for v and x0
     prediction: Literal["eps", "x0", "v"] = "eps"
+    variance_reading: Literal["range", "log"] = "range"  # of what a learned variance returns
     metric: str = "mse"
+    weighting: Annotated[Component, _named("simple")] = Component(name="simple")
     vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
+    offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
+
+    def objective(self) -> Objective:
+        """What training minimises. Raises ValueError, which begins with a key of this section."""
+        name, options = self.weighting.name, self.weighting.options
+        weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
+        return Objective(self.metric, self.vlb_weight, weighting)
 
 
 class Training(Section):
@@ -134,6 +153,7 @@ class Training(Section):
     channels_last: Literal["auto", True, False] = "auto"
     device: str = "auto"
     seed: Natural = 0
+    times: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
     log_every: Positive = 50
     preview_every: Positive = 1000
     preview_images: Positive = 16
@@ -256,7 +276,7 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         raise ConfigError(f"{where}: {explain(error, Recipe)}") from error
     for key, name, known in (
         ("data.source", recipe.data.source, SOURCES),
-        ("diffusion.metric", recipe.diffusion.metric, METRICS),
+        ("diffusion.metric", recipe.diffusion.metric, [*METRICS, VLB]),
     ):
         if name not in known:
             raise ConfigError(f"{where}: {key} {unknown(name, known)}")
@@ -272,12 +292,21 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: training.steps is missing; give it, or training.epochs")
     if settings.steps and settings.epochs is not None:
         raise ConfigError(f"{where}: training.steps and training.epochs are both given; keep one")
-    learned = recipe.network.options["learned_variance"]
-    if learned != (recipe.diffusion.vlb_weight > 0):
+    diffusion, learned = recipe.diffusion, recipe.network.options["learned_variance"]
+    try:
+        diffusion.objective()
+    except ValueError as error:
+        raise ConfigError(f"{where}: diffusion.{error}") from error
+    if learned != (diffusion.vlb_weight > 0 or diffusion.metric == VLB):
         raise ConfigError(
             f"{where}: network.learned_variance = {learned}, but diffusion.vlb_weight = "
-            f"{recipe.diffusion.vlb_weight:g}: a variance is learned from the bound alone, so set "
-            "both (0.001 is the usual weight) or neither"
+            f"{diffusion.vlb_weight:g}: a variance is learned from the bound alone, so set both "
+            "(0.001 is the usual weight) or neither; diffusion.metric = vlb is the bound too"
+        )
+    if diffusion.variance_reading != "range" and not learned:
+        raise ConfigError(
+            f"{where}: diffusion.variance_reading = {diffusion.variance_reading}, but there is "
+            "no variance to read: network.learned_variance = False"
         )
     check_sampling(recipe, labels=recipe.data.labels, where=where)
 
@@ -325,6 +354,7 @@ def with_checked_components(section: Any, where: str = "") -> Any:
 
     section = with_component(section, "network", "network")
     diffusion = with_component(section.diffusion, "schedule", "diffusion.schedule")
+    diffusion = with_component(diffusion, "weighting", "diffusion.weighting")
     sampling = with_component(section.sampling, "sampler", "sampling.sampler")
     return section.model_copy(update={"diffusion": diffusion, "sampling": sampling})
 

@@ -39,6 +39,7 @@ from fromnoise.diffusion import (
     classifier_free,
     composed,
     dynamic_threshold,
+    remembering,
     sampling_times,
 )
 from fromnoise.explaining import explain, unknown
@@ -115,6 +116,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
             **schedule.options,
         ),
         spec.diffusion.prediction,
+        spec.diffusion.variance_reading,
     )
 
 
@@ -234,8 +236,9 @@ class Model:
         plan: Sampling,
     ) -> Denoise:
         names = self.spec.label_names
+        denoiser = remembering(self.denoiser)  # one for each walk
         if cond is None and compose is None:
-            return self.denoiser
+            return denoiser
         if not names:
             raise ValueError("this model was trained without labels, so it cannot be asked for any")
         if cond is not None and compose is not None:
@@ -244,7 +247,7 @@ class Model:
         if compose is not None:
             each = torch.eye(len(names)).to(like)[[index_of(name, names) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
-            return composed(self.denoiser, conds, list(compose.values()))
+            return composed(denoiser, conds, list(compose.values()))
         assert cond is not None
         if tuple(cond.shape) != (count, len(names)):
             raise ValueError(
@@ -252,7 +255,7 @@ class Model:
                 f"column for each of the labels {', '.join(names)}, not {tuple(cond.shape)}"
             )
         return classifier_free(
-            self.denoiser,
+            denoiser,
             cond.to(like),
             plan.guidance,
             interval=plan.guidance_interval,

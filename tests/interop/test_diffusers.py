@@ -84,6 +84,7 @@ def test_config_is_that_of_the_published_cifar10_model():
     [
         ({"embedding": "interleaved"}, "no time embedding but `halves`"),
         ({"cond_dim": 10}, "this one takes 10 labels"),
+        ({"self_conditioning": True}, "no earlier x̂_0 back, and this has self_conditioning"),
         ({"multipliers": (2, 4)}, "multipliers must start with 1"),
     ],
 )

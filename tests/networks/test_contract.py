@@ -77,6 +77,22 @@ def test_any_channels_and_a_learned_variance(form, image_channels, learned_varia
 
 
 @each_form
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_a_hint_of_zeros_is_the_network_without_and_another_hint_is_not(form, learned_variance):
+    hinted = build(form, self_conditioning=True, learned_variance=learned_variance)
+    plain = build(form, learned_variance=learned_variance)
+    state = hinted.state_dict()
+    for name, tensor in plain.state_dict().items():
+        state[name] = state[name][:, : tensor.shape[1]] if tensor.ndim == 4 else state[name]
+    plain.load_state_dict(state)
+    x, t = inputs(plain)
+    expected = plain(x, t)
+    got = hinted(torch.cat([x, torch.zeros_like(x)], dim=1), t)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(hinted(torch.cat([x, x], dim=1), t), expected)
+
+
+@each_form
 @pytest.mark.parametrize("cond_dim", [1, 4])
 def test_a_condition_of_zeros_is_no_condition_and_another_is_not(form, cond_dim):
     network = build(form, cond_dim=cond_dim)

@@ -169,9 +169,9 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
     real = loop.draw
 
-    def draw(recipe, data, step):
-        x0, eps, t, cond = real(recipe, data, step)
-        return x0, eps * (float("nan") if step in (0, 3) else 1), t, cond
+    def draw(recipe, data, step, history):
+        batch = real(recipe, data, step, history)
+        return batch._replace(eps=batch.eps * (float("nan") if step in (0, 3) else 1))
 
     monkeypatch.setattr(loop, "draw", draw)
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}

@@ -19,10 +19,11 @@ import yaml
 from PIL import Image
 
 import fromnoise
-from fromnoise.checkpoints import list_checkpoints, newest_checkpoint
+from fromnoise.checkpoints import list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config import ConfigError
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
+from fromnoise.training.state import HISTORY_FILE
 
 CLOCK = {"seconds", "images_per_second"}  # what may differ between two runs
 
@@ -167,6 +168,41 @@ def test_more_steps_prolong_a_finished_run(prolonged, tiny, tmp_path):
     ours, theirs = final(prolonged, 9), final(straight.folder, 9)
     assert ours == theirs
     assert fromnoise.Run(prolonged).recipe() == straight.recipe()
+
+
+@pytest.fixture
+def by_importance(tiny, tmp_path, monkeypatch):
+    """by_importance(steps): a run that depends on its losses so far, on hints and on offsets."""
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1, "weighting": "min_snr"}
+    tiny["network"]["self_conditioning"] = True
+
+    def train(steps):
+        tiny["training"] |= {"steps": steps, "times": "importance", "checkpoint_every": 15}
+        return fromnoise.train(tiny, out=tmp_path / f"run{steps}").folder
+
+    return train
+
+
+@pytest.mark.parametrize("first", [4, 14])
+def test_the_losses_that_times_are_drawn_by_go_on_too(by_importance, first):
+    """After 4 steps of 8 images no t of 4 can have been drawn otherwise than evenly; later, all."""
+    straight, stopped = by_importance(24), by_importance(first)
+    fromnoise.resume(stopped, overrides={"training.steps": 24})
+    assert Path("checkpoints/000024", HISTORY_FILE) in final(stopped, 24)
+    assert final(stopped, 24) == final(straight, 24)
+
+
+def test_a_checkpoint_without_such_losses_begins_to_gather_them(by_importance):
+    run = by_importance(15)
+    checkpoint = run / "checkpoints" / "000015"
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["sha256"][HISTORY_FILE]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    (checkpoint / HISTORY_FILE).unlink()
+    fromnoise.resume(run, overrides={"training.steps": 17})
+    seen = read_tensors(run / "checkpoints" / "000017" / HISTORY_FILE).tensors["seen"]
+    assert seen.sum() == 2 * 8
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run, prolonged, caplog):

@@ -18,7 +18,7 @@ from fromnoise.diffusion.likelihood import (
     estimated_bits_per_dimension,
     prior_kl,
 )
-from fromnoise.diffusion.objective import METRICS, Objective
+from fromnoise.diffusion.objective import METRICS, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.samplers import (
     SAMPLERS,
     Step,
@@ -32,6 +32,7 @@ from fromnoise.diffusion.samplers import (
     unipc,
 )
 from fromnoise.diffusion.schedule import NoiseSchedule
+from fromnoise.diffusion.self_conditioning import remembering
 from fromnoise.diffusion.spacing import SPACINGS, sampling_times
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "VLB",
+    "WEIGHTINGS",
     "BitsPerDimension",
     "Denoise",
     "Denoiser",
@@ -63,6 +66,7 @@ __all__ = [
     "heun",
     "interpolation_starts",
     "prior_kl",
+    "remembering",
     "reverse_step",
     "sampling_times",
     "unipc",

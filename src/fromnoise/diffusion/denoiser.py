@@ -21,8 +21,9 @@ class Prediction:
     (Salimans and Ho 2022, arXiv:2202.00512, appendix D), with α = √ᾱ_t and σ = √(1−ᾱ_t).
     `value` and `x_t` are (B,C,H,W); `alpha` and `sigma` broadcast against them.
 
-    `fraction`, (B,C,H,W), is there when the network has learned the variance of a step too: where
-    log σ² lies between log β̃ (at 0) and log β (at 1), see `samplers.step_std`. It may lie outside.
+    When the network has learned the variance of a step too, one of two is there, (B,C,H,W), see
+    `samplers.step_std`. `fraction`: where log σ² lies between log β̃ (at 0) and log β (at 1); it may
+    lie outside. `log_variance`: log σ² itself, of the step from t to t−1.
     """
 
     kind: Kind
@@ -31,6 +32,7 @@ class Prediction:
     alpha: Tensor
     sigma: Tensor
     fraction: Tensor | None = None
+    log_variance: Tensor | None = None
 
     @cached_property
     def x0(self) -> Tensor:
@@ -64,6 +66,9 @@ class Prediction:
         return replace(self, kind="x0", value=x0)
 
 
+Reading = Literal["range", "log"]
+"""What the channels of a learned variance say: a place between β̃ and β, or log σ² itself."""
+
 Denoise = Callable[[Tensor, Time], Prediction]
 """What a sampler needs: (x_t, t) → Prediction. Guidance wraps one of these into another."""
 
@@ -72,12 +77,20 @@ class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
     The network sees t−1 ∈ {0..T−1}, as in most published code, so that its weights load unchanged.
-    Where it returns 2C channels for C, the first C are the prediction, and the second C, raw, are
-    `fraction` = (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672, Eq. 15).
+    Where it returns 2C channels for C, the first C are the prediction. The second C, raw, are with
+    the reading `range` the `fraction` (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672,
+    Eq. 15), and with `log` the `log_variance` (the same paper's code, there "learned").
+
+    A network whose `self_conditioning` is true takes 2C channels: x_t and, below it, a hint at x_0,
+    an earlier x̂_0 (Chen et al. 2022, arXiv:2208.04202, section 3). See `self_conditioning.py`.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: NoiseSchedule, prediction: Kind = "eps"
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        prediction: Kind = "eps",
+        variance_reading: Reading = "range",
     ) -> None:
         """Raises ValueError for ε where ᾱ_T = 0: x_T then is ε, and says nothing of x_0."""
         super().__init__()
@@ -90,19 +103,45 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.prediction: Kind = prediction
+        self.variance_reading: Reading = variance_reading
 
-    def forward(self, x_t: Tensor, t: Time, cond: Tensor | None = None) -> Prediction:
-        """x_t: (B,C,H,W); t ∈ {1..T}: int or (B,); cond: (B,K) in {−1, 0, +1}, or None."""
+    @property
+    def takes_hint(self) -> bool:
+        """Whether the network was made for self-conditioning."""
+        return getattr(self.network, "self_conditioning", False)
+
+    def with_network(self, network: nn.Module) -> "Denoiser":
+        """The same reading of another network, as of averaged weights."""
+        return Denoiser(network, self.schedule, self.prediction, self.variance_reading)
+
+    def forward(
+        self, x_t: Tensor, t: Time, cond: Tensor | None = None, hint: Tensor | None = None
+    ) -> Prediction:
+        """x_t: (B,C,H,W); t ∈ {1..T}: int or (B,); cond: (B,K) in {−1, 0, +1}, or None.
+
+        hint: like x_t, clamped here to [−1, 1]; None is zeros, which mean "nothing known". Raises
+        ValueError for a hint where the network takes none.
+        """
         index = torch.as_tensor(t, device=x_t.device).expand(len(x_t)) - 1
+        seen = x_t
+        if self.takes_hint:
+            known = torch.zeros_like(x_t) if hint is None else hint.clamp(-1, 1)
+            seen = torch.cat([x_t, known], dim=1)  # (B,2C,H,W)
+        elif hint is not None:
+            raise ValueError(
+                "this network takes no hint; build it with network.self_conditioning = true"
+            )
         # half-precision networks still step in x_t's precision
-        output = self.network(x_t, index, cond).to(x_t.dtype)
+        output = self.network(seen, index, cond).to(x_t.dtype)
         channels = x_t.shape[1]
-        learned = output.shape[1] == 2 * channels
+        raw = output[:, channels:] if output.shape[1] == 2 * channels else None
+        in_range = self.variance_reading == "range"
         return Prediction(
             kind=self.prediction,
-            value=output[:, :channels] if learned else output,
+            value=output if raw is None else output[:, :channels],
             x_t=x_t,
             alpha=per_image(self.schedule.alpha(t), x_t),
             sigma=per_image(self.schedule.sigma(t), x_t),
-            fraction=(output[:, channels:] + 1) / 2 if learned else None,
+            fraction=(raw + 1) / 2 if raw is not None and in_range else None,
+            log_variance=None if in_range else raw,
         )

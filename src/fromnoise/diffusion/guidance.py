@@ -42,8 +42,8 @@ def classifier_free(
         together = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
         of_cond, of_nothing = together.value.chunk(2)
         value = of_nothing + per_image(s, x_t) * (of_cond - of_nothing)
-        fraction = None if together.fraction is None else together.fraction.chunk(2)[0]
-        return _at(denoiser, x_t, t, rescaled(value, of_cond, rescale), fraction)
+        value = rescaled(value, of_cond, rescale)
+        return _at(denoiser, x_t, t, value, _learned(together, 2))
 
     return guided
 
@@ -65,10 +65,7 @@ def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[floa
         value = of_nothing.clone()
         for weight, of_cond in zip(weights, of_each, strict=True):
             value += weight * (of_cond - of_nothing)
-        fraction = None
-        if together.fraction is not None:
-            fraction = torch.stack(together.fraction.chunk(len(parts))[:-1]).mean(dim=0)
-        return _at(denoiser, x_t, t, value, fraction)
+        return _at(denoiser, x_t, t, value, _learned(together, len(parts)))
 
     return guided
 
@@ -115,8 +112,19 @@ def _in_one_batch(denoiser: Denoiser, x_t: Tensor, t: Time, conds: Sequence[Tens
     return denoiser(x_t.repeat(len(conds), 1, 1, 1), times, torch.cat(list(conds)))
 
 
+def _learned(together: Prediction, parts: int) -> dict[str, Tensor | None]:
+    """A learned variance: the mean of those of the conditions, without that of ∅, the last part."""
+
+    def mean(learned: Tensor | None) -> Tensor | None:
+        if learned is None:
+            return None
+        return torch.stack(learned.chunk(parts)[:-1]).mean(dim=0)
+
+    return {"fraction": mean(together.fraction), "log_variance": mean(together.log_variance)}
+
+
 def _at(
-    denoiser: Denoiser, x_t: Tensor, t: Time, value: Tensor, fraction: Tensor | None
+    denoiser: Denoiser, x_t: Tensor, t: Time, value: Tensor, learned: dict[str, Tensor | None]
 ) -> Prediction:
     return Prediction(
         kind=denoiser.prediction,
@@ -124,7 +132,7 @@ def _at(
         x_t=x_t,
         alpha=per_image(denoiser.schedule.alpha(t), x_t),
         sigma=per_image(denoiser.schedule.sigma(t), x_t),
-        fraction=fraction,
+        **learned,
     )
 
 

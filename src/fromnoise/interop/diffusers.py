@@ -38,7 +38,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     Add `sample_size`, the side of the images, which the network does not know and pipelines need.
 
     Raises ValueError when `UNet2DModel` cannot express the network: `embedding: interleaved`, a
-    condition, or a first multiplier other than 1.
+    condition, self-conditioning, or a first multiplier other than 1.
     """
     _check_expressible(network)
     levels: Any = network.down  # a ModuleList does not tell the type of what it holds
@@ -90,6 +90,8 @@ def _check_expressible(network: DDPM) -> None:
         reasons.append(f"it knows no time embedding but `halves`, and this is {network.embedding}")
     if network.cond_dim:
         reasons.append(f"it takes no condition, and this one takes {network.cond_dim} labels")
+    if network.self_conditioning:
+        reasons.append("its pipelines hand no earlier x̂_0 back, and this has self_conditioning")
     if network.norm.num_channels != network.channels:
         reasons.append("its first level is as wide as its stem, so multipliers must start with 1")
     if reasons:

@@ -118,8 +118,8 @@ def _check_supported(state: Weights) -> None:
         )
     if channels == 2 * out:
         raise CheckpointError(
-            f"{its} was trained with self-conditioning ({channels} channels in, {out} out), which "
-            "linear_attention has not; only self_condition = False can be imported"
+            f"{its} was trained with self-conditioning ({channels} channels in, {out} out); only "
+            "self_condition = False can be imported"
         )
     if out not in (channels, 2 * channels):
         raise CheckpointError(

@@ -97,6 +97,7 @@ class ContextUNet(nn.Module):
         image_channels: int = 3,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        self_conditioning: bool = False,
         T: int = 400,
         features: int = 128,
         pool: int = 7,
@@ -111,6 +112,7 @@ class ContextUNet(nn.Module):
         self.embedding, self.signed = embedding, condition == "signed"
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
+        self.self_conditioning = self_conditioning
         self.size_multiple = 4 * expand
         self.largest_size = _most_windows(pool, expand) * self.size_multiple
         c = features
@@ -122,7 +124,7 @@ class ContextUNet(nn.Module):
         self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
         self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
 
-        self.stem = ConvBlock(image_channels, c, norm=norm, residual=True)
+        self.stem = ConvBlock(image_channels * (1 + self_conditioning), c, norm=norm, residual=True)
         self.down1 = ConvBlock(c, c, norm=norm)
         self.down2 = ConvBlock(c, 2 * c, norm=norm)
         self.middle = nn.ConvTranspose2d(2 * c, 2 * c, expand, stride=expand)

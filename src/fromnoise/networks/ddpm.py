@@ -104,6 +104,7 @@ class DDPM(nn.Module):
         image_channels: int = 3,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        self_conditioning: bool = False,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 2,
@@ -121,6 +122,7 @@ class DDPM(nn.Module):
         self.embedding: Literal["halves", "interleaved"] = embedding
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
+        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
@@ -144,7 +146,7 @@ class DDPM(nn.Module):
         self.time2 = nn.Linear(c_time, c_time)
         self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
 
-        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
+        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels, 3, padding=1)
         skips, c = [channels], channels  # the width of every tensor that the way up will need
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):

@@ -82,6 +82,7 @@ class DenseAttention(nn.Module):
         image_channels: int = 3,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        self_conditioning: bool = False,
         channels: Sequence[int] = (32, 64, 128, 256),
         mid_channels: Sequence[int] = (256, 256, 128),
         downsample: Sequence[bool] = (True, True, False),
@@ -99,6 +100,7 @@ class DenseAttention(nn.Module):
         _check_blocks(len(channels) - 1, downsample, num_layers, attention_levels, time_dim)
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
+        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** sum(downsample)
         num_down, num_mid, num_up = num_layers
 
@@ -116,7 +118,7 @@ class DenseAttention(nn.Module):
         self.time2 = nn.Linear(time_dim, time_dim)
         self.cond = nn.Linear(cond_dim, time_dim, bias=False) if cond_dim else None
 
-        self.stem = nn.Conv2d(image_channels, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels[0], 3, padding=1)
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(pairwise(channels)):
             self.down.append(block(c_in, c_out, num_down, num_down * (i in attention_levels)))

@@ -189,6 +189,7 @@ class LinearAttentionUNet(nn.Module):
         image_channels: int = 3,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        self_conditioning: bool = False,
         dim: int = 64,
         init_dim: int | None = None,
         multipliers: Sequence[int] = (1, 2, 4, 8),
@@ -207,6 +208,7 @@ class LinearAttentionUNet(nn.Module):
         self.dim = dim
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
+        self.self_conditioning = self_conditioning
         self.size_multiple = 2**last
         c_time = 4 * dim
         widths = [init_dim, *(dim * m for m in multipliers)]
@@ -221,7 +223,7 @@ class LinearAttentionUNet(nn.Module):
         self.time2 = nn.Linear(c_time, c_time)
         self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
 
-        self.stem = nn.Conv2d(image_channels, init_dim, 7, padding=3)
+        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), init_dim, 7, padding=3)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(pairwise(widths)):
             kind = Attention if i in full else LinearAttention

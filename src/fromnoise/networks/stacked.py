@@ -124,6 +124,7 @@ class Stacked(nn.Module):
         image_channels: int = 3,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        self_conditioning: bool = False,
         channels: Sequence[int] = (64, 128, 256, 512, 512, 384),
         attention: Sequence[bool] = (False, True, False, False, False, True),
         upscale: Sequence[bool] = (False, False, False, True, True, True),
@@ -139,6 +140,7 @@ class Stacked(nn.Module):
         halvings = accumulate(-1 if up else 1 for up in upscale)
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
+        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** max(0, *halvings)
         self.time_dim = max(channels)
         c_time = self.time_dim if time == "projected" else 0
@@ -155,7 +157,7 @@ class Stacked(nn.Module):
         self.time2 = nn.Linear(c_time, c_time) if c_time else None
         self.cond = nn.Linear(cond_dim, self.time_dim, bias=False) if cond_dim else None
 
-        self.stem = nn.Conv2d(image_channels, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels[0], 3, padding=1)
         self.layers = nn.ModuleList()
         for c, attends, up in zip(channels, attention, upscale, strict=True):
             self.layers.append(

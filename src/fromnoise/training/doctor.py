@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from fromnoise.config import ConfigError, Recipe
-from fromnoise.diffusion import Denoiser, Objective
+from fromnoise.diffusion import Denoiser
 from fromnoise.model import ModelSpec
 from fromnoise.training.findings import Facts, check
 from fromnoise.training.precision import Computation
@@ -48,7 +48,7 @@ def facts_of(
         measured=measure(
             denoiser,
             recipe.training,
-            Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight),
+            recipe.diffusion.objective(),
             shape,
             num_labels=len(spec.label_names),
             seconds=seconds,

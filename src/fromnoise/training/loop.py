@@ -3,7 +3,9 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from fromnoise.training.preview import progress_figure, save_preview
 from fromnoise.training.scoring import score
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
+from fromnoise.training.times import History, draw_times
 from fromnoise.training.window import Mean, Window
 
 MAX_SKIPPED = 10
@@ -51,7 +54,7 @@ def fit(
     settings = recipe.training
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
     parameters = list(network.parameters())
-    objective = Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight)
+    objective = recipe.diffusion.objective()
     log = RunLog(
         folder,
         from_step=state.step,
@@ -76,9 +79,9 @@ def fit(
             rate = learning_rate(settings, state.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            x0, eps, t, cond = draw(recipe, data, state.step)
+            batch = draw(recipe, data, state.step, state.history)
             torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
-            losses = backward(state, objective, x0, eps, t, cond, settings.accumulation)
+            losses = backward(state, objective, batch, settings.accumulation)
             scaler.unscale_(optimizer)
             clip = settings.clip_norm or math.inf
             norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
@@ -88,16 +91,19 @@ def fit(
                     average.update(network, state.updates)
                 state.updates += 1
                 state.skipped_in_a_row = 0
+                if state.history is not None:
+                    state.history.add(batch.t, losses)
             else:
                 state.skipped_in_a_row += 1
-                refuse(state, losses, norm, t, log)
+                refuse(state, losses, norm, batch.t, log)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
-            state.window.add(losses, t, recipe.diffusion.T, norm, elapsed, cond)
-            state.epoch.add(losses)
+            T = recipe.diffusion.T
+            state.window.add(losses, batch.t, T, norm, elapsed, batch.cond, batch.factor)
+            state.epoch.add(losses, batch.factor)
             log.advance(state.step)
 
             # at the end of an epoch: its mean loss
@@ -156,17 +162,38 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 
 
-def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """x_0 (uint8), ε, t ∈ {1..T} and labels (None unless `data.labels`) of one step's batch.
+class Batch(NamedTuple):
+    """What one step learns from, for each image; on the CPU.
 
-    They are a function of (seed, step) alone, and on the CPU.
+    x0: uint8 (B,C,H,W); eps: like x0; t ∈ {1..T}: (B,); cond: (B,K), None unless `data.labels`;
+    factor of the loss: (B,), None for 1; hinted, given a first guess at x_0: bool (B,), None unless
+    `network.self_conditioning`.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+    cond: Tensor | None = None
+    factor: Tensor | None = None
+    hinted: Tensor | None = None
+
+
+def draw(recipe: Recipe, data: ImageSet, step: int, history: History | None = None) -> Batch:
+    """The batch of one step: a function of (seed, step) and, for importance, of the losses so far.
+
+    With `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number for each image and channel:
+    so the network learns to change the mean of a channel, which ε alone hardly moves.
     """
     settings = recipe.training
     seed, size = settings.seed, settings.batch_size
     x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
     eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
-    t = torch.randint(1, recipe.diffusion.T + 1, (size,), generator=generator(seed, step, "t"))
-    cond = None
+    if strength := recipe.diffusion.offset_noise:
+        shift = torch.randn(*x0.shape[:2], 1, 1, generator=generator(seed, step, "offset"))
+        eps = eps + strength * shift
+    draws = generator(seed, step, "t")
+    t, factor = draw_times(settings.times, recipe.diffusion.T, size, draws, history)
+    cond = hinted = None
     if recipe.data.labels:
         cond = load_conditions(
             data,
@@ -176,30 +203,34 @@ def draw(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor, Ten
             dropout=settings.condition_dropout,
             label_dropout=settings.label_dropout,
         )
-    return x0, eps, t, cond
+    if recipe.network.options["self_conditioning"]:
+        hinted = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
+    return Batch(x0, eps, t, cond, factor, hinted)
 
 
-def backward(
-    state: TrainingState,
-    objective: Objective,
-    x0: Tensor,
-    eps: Tensor,
-    t: Tensor,
-    cond: Tensor | None,
-    accumulation: int,
-) -> Tensor:
-    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU."""
-    device = next(state.denoiser.parameters()).device
-    parts = [a.chunk(accumulation) for a in (x0, eps, t)]
-    conds = [None] * len(parts[0]) if cond is None else cond.to(device).chunk(accumulation)
+def backward(state: TrainingState, objective: Objective, batch: Batch, accumulation: int) -> Tensor:
+    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU.
+
+    The gradient has the factors of the batch, and the losses have not.
+    """
+    device, count = next(state.denoiser.parameters()).device, len(batch.x0)
     losses = []
-    for images, noise, times, labels in zip(*parts, conds, strict=True):
-        x0_part, noise = to_float(images.to(device)), noise.to(device)
+    for part in in_parts(batch, accumulation):
+        x0, eps = to_float(part.x0.to(device)), part.eps.to(device)
+        cond = None if part.cond is None else part.cond.to(device)
         with autocast(device, state.computation.precision):
-            loss = objective(state.denoiser, x0_part, noise, times, labels)
-        state.scaler.scale(loss.sum() / len(x0)).backward()
+            loss = objective(state.denoiser, x0, eps, part.t, cond, hinted=part.hinted)
+        weighted = loss if part.factor is None else loss * part.factor.to(device)
+        state.scaler.scale(weighted.sum() / count).backward()
         losses.append(loss.detach())
     return torch.cat(losses).cpu()
+
+
+def in_parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch cut into at most `count` parts."""
+    for indices in torch.arange(len(batch.x0)).chunk(count):
+        part = slice(int(indices[0]), int(indices[-1]) + 1)
+        yield Batch._make(None if each is None else each[part] for each in batch)
 
 
 def refuse(state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog) -> None:

@@ -30,8 +30,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     images: dict[str, np.ndarray] = {}
     for weights, network in (("EMA", state.ema.module), ("raw", state.denoiser.network)):
         network.eval()
-        denoiser = type(state.denoiser)(network, state.denoiser.schedule, spec.diffusion.prediction)
-        sampled = Model(denoiser, spec).sample(
+        sampled = Model(state.denoiser.with_network(network), spec).sample(
             range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
         )
         images[weights] = sampled.numpy()

@@ -14,7 +14,6 @@ from fromnoise.config import ConfigError, Recipe, dotted, load_recipe, parse_rec
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.data.errors import NotHere
-from fromnoise.diffusion import Objective
 from fromnoise.evaluation.extractors import Extractor
 from fromnoise.model import (
     FILE_OF,
@@ -327,7 +326,7 @@ def _start(
     if computation is None:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
-        objective = Objective(recipe.diffusion.metric, recipe.diffusion.vlb_weight)
+        objective = recipe.diffusion.objective()
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         computation = choose_computation(settings, denoiser, objective, x0, cond)
         logger.info("computing on %s in %s", device, computation)

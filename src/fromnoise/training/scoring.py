@@ -65,8 +65,8 @@ def score(
         if stopped():
             raise Stopped
 
-    started, network = time.perf_counter(), state.ema.module.eval()
-    denoiser = type(state.denoiser)(network, state.denoiser.schedule, spec.diffusion.prediction)
+    started = time.perf_counter()
+    denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
         real = reference_of(Real(data, f"{data.source}, train"), extractor, progress=look)
         drawn = draw(Model(denoiser, spec), settings.num_images, labels_of=data, progress=look)

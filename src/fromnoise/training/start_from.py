@@ -50,6 +50,7 @@ def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any,
             "network.name": network.name,
             **options,
             "diffusion.prediction": spec.diffusion.prediction,
+            "diffusion.variance_reading": spec.diffusion.variance_reading,
             "channels": spec.channels,
             "label_names": spec.label_names,
         }

@@ -16,9 +16,11 @@ from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
 from fromnoise.training.precision import Computation, lay_out
+from fromnoise.training.times import History
 from fromnoise.training.window import Mean, Window
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+HISTORY_FILE = "times.safetensors"
 
 
 @dataclass
@@ -37,6 +39,7 @@ class TrainingState:
     window: Window = field(default_factory=Window)  # since the last row of the log
     epoch: Mean = field(default_factory=Mean)
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
+    history: History | None = None  # of the losses by t, where `training.times` is importance
 
     @classmethod
     def start(
@@ -52,6 +55,7 @@ class TrainingState:
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
+            history=History.of(denoiser.schedule.T) if settings.times == "importance" else None,
         )
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
@@ -61,6 +65,7 @@ class TrainingState:
             described = spec.model_copy(update={"weights": weights, "step": self.step})
             return TensorFile(tensors, described.metadata())
 
+        history = {} if self.history is None else {HISTORY_FILE: TensorFile(vars(self.history), {})}
         return {
             FILE_OF["raw"]: file(self.denoiser.network.state_dict(), "raw"),
             FILE_OF["ema"]: file(self.ema.module.state_dict(), "ema"),
@@ -69,6 +74,7 @@ class TrainingState:
                 for average in self.power_emas
             },
             OPTIMIZER_FILE: TensorFile(self._optimizer_tensors(), {}),
+            **history,
         }
 
     def numbers(self) -> dict[str, Any]:
@@ -95,6 +101,9 @@ class TrainingState:
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
+        if self.history is not None and (checkpoint / HISTORY_FILE).is_file():
+            kept = read_tensors(checkpoint / HISTORY_FILE).tensors
+            self.history = History(**{name: tensor.clone() for name, tensor in kept.items()})
         if saved["scaler"]:  # empty unless it was saved in fp16
             self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]

@@ -18,7 +18,7 @@ class Window:
     """
 
     loss: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
-    count: list[int] = field(default_factory=lambda: [0] * QUARTERS)
+    count: list[float] = field(default_factory=lambda: [0] * QUARTERS)
     norm: float = 0.0
     norms: int = 0
     seconds: float = 0.0
@@ -35,15 +35,19 @@ class Window:
         norm: float,
         seconds: float,
         cond: Tensor | None = None,
+        factor: Tensor | None = None,
     ) -> None:
         """Take in one step; NaN and ∞ are left out.
 
-        losses and t ∈ {1..T}: (B,), on the CPU. cond: what the network was told, (B,K).
+        losses and t ∈ {1..T}: (B,), on the CPU. cond: what the network was told, (B,K). factor:
+        what makes up for times that were not drawn evenly, (B,): with it, a mean loss is an
+        estimate of that over even times, and curves compare.
         """
-        for quarter, loss in zip(((t - 1) * QUARTERS // T).tolist(), losses.tolist(), strict=True):
+        quarters, factors = ((t - 1) * QUARTERS // T).tolist(), _factors(factor, losses)
+        for quarter, loss, counts in zip(quarters, losses.tolist(), factors, strict=True):
             if math.isfinite(loss):
-                self.loss[quarter] += loss
-                self.count[quarter] += 1
+                self.loss[quarter] += counts * loss
+                self.count[quarter] += counts
         if math.isfinite(norm):
             self.norm += norm
             self.norms += 1
@@ -76,18 +80,23 @@ class Mean:
     """The mean of the finite losses since the last epoch ended."""
 
     total: float = 0.0
-    count: int = 0
+    count: float = 0
 
-    def add(self, losses: Tensor) -> None:
-        """Take in one step: (B,), on the CPU."""
-        finite = losses[torch.isfinite(losses)]
-        self.total += finite.sum().item()
-        self.count += len(finite)
+    def add(self, losses: Tensor, factor: Tensor | None = None) -> None:
+        """Take in one step: (B,), on the CPU, with factors as in `Window.add`."""
+        finite = torch.isfinite(losses)
+        counts = torch.ones_like(losses, dtype=torch.int64) if factor is None else factor
+        self.total += (counts * losses)[finite].sum().item()
+        self.count += counts[finite].sum().item()
 
     def value(self) -> float | None:
         """None where nothing finite was seen."""
         return _mean(self.total, self.count)
 
 
-def _mean(total: float, count: int) -> float | None:
+def _factors(factor: Tensor | None, losses: Tensor) -> list[float]:
+    return [1] * len(losses) if factor is None else factor.tolist()
+
+
+def _mean(total: float, count: float) -> float | None:
     return total / count if count else None

@@ -22,7 +22,8 @@ def step_std(
 
     `small`: σ² = β̃, right for one fixed x_0; `large`: σ² = β, right for x_0 ~ N(0, I) (section
     3.2); `learned`: log σ² = f log β + (1−f) log β̃, f the prediction's `fraction` (Nichol and
-    Dhariwal 2021, arXiv:2102.09672, Eq. 15). β̃ and β are `schedule.variances(t, s)`.
+    Dhariwal 2021, arXiv:2102.09672, Eq. 15), or its `log_variance`; as that is of the step to t−1,
+    log σ² of a longer one exceeds log β̃ by as much as there. β̃, β: `schedule.variances(t, s)`.
 
     t, s: int or (B,). Raises ValueError for `learned` where nothing was learned.
     """
@@ -33,6 +34,9 @@ def step_std(
         case "large":
             return per_image(large, prediction.x_t).sqrt()
         case "learned":
+            if prediction.log_variance is not None:
+                longer = (small / schedule.variances(t, t - 1)[0]).log()  # 0 where s = t − 1
+                return ((prediction.log_variance + per_image(longer, prediction.x_t)) / 2).exp()
             if prediction.fraction is None:
                 raise ValueError(
                     "variance is learned, but this network predicts none; use small or large, or "

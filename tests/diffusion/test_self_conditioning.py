@@ -1,0 +1,183 @@
+"""Self-conditioning: what the network sees in training and in sampling, and that nothing leaks."""
+
+import pytest
+import torch
+from torch import nn
+
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, classifier_free, remembering
+from fromnoise.diffusion.self_conditioning import first_guess
+from fromnoise.networks import DDPM
+
+SCHEDULE = NoiseSchedule.named("linear", 100)
+
+
+class Sees(nn.Module):
+    """x̂_0 = a·x_t + b·hint + cond, and a record of the inputs."""
+
+    self_conditioning = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(3.0))
+        self.b = nn.Parameter(torch.tensor(0.5))
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x, index, cond):
+        self.inputs.append(x.detach())
+        x_t, hint = x.chunk(2, dim=1)
+        shift = 0 if cond is None else cond.reshape(-1, 1, 1, 1)
+        return self.a * x_t + self.b * hint + shift
+
+    def hints(self):
+        return [x.chunk(2, dim=1)[1] for x in self.inputs]
+
+
+@pytest.fixture
+def denoiser() -> Denoiser:
+    return Denoiser(Sees(), SCHEDULE, "x0")
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    x0, eps = torch.randn(2, 4, 1, 2, 3)
+    return x0, eps, torch.tensor([1, 30, 60, 100])
+
+
+def network() -> DDPM:
+    torch.manual_seed(0)
+    made = DDPM(
+        image_channels=2,
+        channels=8,
+        groups=4,
+        multipliers=(1, 2),
+        num_res_blocks=1,
+        dropout=0.0,
+        self_conditioning=True,
+    )
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return made
+
+
+def test_a_hint_of_zeros_is_none_and_another_is_not():
+    denoiser, x_t = Denoiser(network(), SCHEDULE), torch.randn(2, 2, 8, 8)
+    plain = denoiser(x_t, 50).value
+    assert torch.equal(denoiser(x_t, 50, hint=torch.zeros_like(x_t)).value, plain)
+    assert not torch.allclose(denoiser(x_t, 50, hint=torch.ones_like(x_t)).value, plain)
+
+
+def test_a_hint_is_kept_in_the_range_of_images(denoiser, batch):
+    x_t = batch[0]
+    denoiser(x_t, 5, hint=5 * x_t)
+    assert torch.equal(denoiser.network.hints()[0], (5 * x_t).clamp(-1, 1))
+
+
+def test_a_hint_to_a_network_that_takes_none_is_refused(batch):
+    x_t = batch[0]
+    plain = Denoiser(nn.Identity(), SCHEDULE)
+    with pytest.raises(ValueError, match=r"takes no hint; .* network\.self_conditioning = true"):
+        plain(x_t, 5, hint=x_t)
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_hinted_images_see_their_first_guess_and_others_zeros(denoiser, batch):
+    x0, eps, t = batch
+    hinted = torch.tensor([True, False, False, True])
+    cond = torch.arange(4.0)[:, None]
+    Objective()(denoiser, x0, eps, t, cond, hinted=hinted)
+    x_t = SCHEDULE.add_noise(x0, eps, t)
+    first, second = denoiser.network.inputs
+    assert torch.equal(first, torch.cat([x_t, torch.zeros_like(x_t)], dim=1)[hinted])
+    guess = (3 * x_t + cond.reshape(4, 1, 1, 1)).clamp(-1, 1)
+    seen, hint = second.chunk(2, dim=1)
+    assert torch.equal(seen, x_t)
+    torch.testing.assert_close(hint, guess * hinted.reshape(4, 1, 1, 1))
+
+
+def test_no_gradient_goes_through_the_first_guess(denoiser, batch):
+    x0, eps, t = batch
+    x_t = SCHEDULE.add_noise(x0, eps, t)
+    hint = (3 * x_t).clamp(-1, 1)  # a constant
+    loss = Objective()(denoiser, x0, eps, t, hinted=torch.ones(4, dtype=torch.bool)).sum()
+    (of_a,) = torch.autograd.grad(loss, denoiser.network.a)
+    error = 3 * x_t + 0.5 * hint - x0
+    torch.testing.assert_close(of_a, (2 * error * x_t).flatten(1).mean(dim=1).sum())
+
+
+def test_where_none_is_hinted_one_pass_is_made(denoiser, batch):
+    x0, eps, t = batch
+    loss = Objective()(denoiser, x0, eps, t, hinted=torch.zeros(4, dtype=torch.bool))
+    assert len(denoiser.network.inputs) == 1
+    assert torch.equal(loss, Objective()(denoiser, x0, eps, t))
+
+
+def test_in_half_precision_every_weight_still_has_its_gradient():
+    """A library that remembered the weights it rounded without a gradient would lose them."""
+    made = network()
+    denoiser, x0 = Denoiser(made, SCHEDULE), torch.randn(3, 2, 8, 8)
+    hinted = torch.tensor([True, True, False])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = Objective()(denoiser, x0, torch.randn_like(x0), torch.tensor([1, 9, 99]), None)
+        hinted_loss = Objective()(
+            denoiser, x0, torch.randn_like(x0), torch.tensor([1, 9, 99]), None, hinted=hinted
+        )
+    for part in (loss, hinted_loss):
+        made.zero_grad()
+        part.sum().backward()
+        assert all(p.grad is not None and p.grad.count_nonzero() for p in made.parameters())
+
+
+# ---- sampling -----------------------------------------------------------------------------------
+
+
+def test_each_call_is_hinted_by_the_one_before(denoiser, batch):
+    x_t = batch[0] / 9
+    walk = remembering(denoiser)
+    with torch.inference_mode():
+        first, second, third = (walk(x_t * scale, t) for t, scale in ((90, 1), (50, 2), (10, 3)))
+    hints = denoiser.network.hints()
+    assert not hints[0].any()
+    assert torch.equal(hints[1], first.x0.clamp(-1, 1))
+    assert torch.equal(hints[2], second.x0.clamp(-1, 1))
+    assert third.x0.shape == x_t.shape
+
+
+def test_another_batch_size_and_another_walk_begin_with_nothing(denoiser, batch):
+    x_t = batch[0]
+    walk = remembering(denoiser)
+    walk(x_t, 90)
+    walk(x_t[:2], 50)
+    remembering(denoiser)(x_t, 90)
+    assert not any(hint.any() for hint in denoiser.network.hints())
+
+
+def test_guidance_hints_each_half_by_its_own_guess(denoiser, batch):
+    x_t, cond = batch[0], torch.ones(4, 1)
+    guided = classifier_free(remembering(denoiser), cond, 3.0)
+    guided(x_t, 90)
+    guided(x_t, 50)
+    with_cond, without = denoiser.network.hints()[1].chunk(2)
+    assert torch.equal(with_cond, (3 * x_t + 1).clamp(-1, 1))
+    assert torch.equal(without, (3 * x_t).clamp(-1, 1))
+
+
+def test_a_network_without_hints_is_left_as_it_is():
+    plain = Denoiser(nn.Identity(), SCHEDULE)
+    assert remembering(plain) is plain
+
+
+def test_remembering_changes_nothing_of_the_network(denoiser):
+    denoiser.network.eval()
+    walk = remembering(denoiser)
+    assert walk.network is denoiser.network
+    assert not denoiser.network.training
+    assert (walk.schedule, walk.prediction) == (denoiser.schedule, denoiser.prediction)
+
+
+def test_a_first_guess_knows_no_gradient(denoiser, batch):
+    x0, _, t = batch
+    guess = first_guess(denoiser, x0, t, None, torch.ones(4, dtype=torch.bool))
+    assert not guess.requires_grad
