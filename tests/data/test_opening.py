@@ -41,9 +41,17 @@ def test_channels_are_detected(folder, save):
 
 def test_sizes_that_differ_need_a_size(folder, save):
     save("other.png", np.zeros((6, 5), np.uint8))
-    with pytest.raises(DataError, match=r"2 sizes, most often 4×4 \(H×W; 3 of 4\); set data.size"):
+    with pytest.raises(DataError, match="have 2 sizes, most often 4×4") as error:
         open_images("folder", folder)
+    assert "(H×W; 3 of 4), but other.png is 6×5; set data.size" in str(error.value)
     assert open_images("folder", folder, size=(4, 2)).images.shape == (4, 1, 4, 2)
+
+
+def test_some_files_of_a_folder_are_an_entry_of_their_own(folder, save):
+    save("other.png", np.zeros((6, 5), np.uint8))
+    for numbers in ((1, 10), (1, 2, 10)):
+        some = open_images("folder", folder, only=[f"img{number}.png" for number in numbers])
+        assert some.images[:, 0, 0, 0].tolist() == [{1: 10, 2: 20, 10: 30}[n] for n in numbers]
 
 
 def forbid(monkeypatch):

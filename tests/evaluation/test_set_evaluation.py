@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fromnoise
 from fromnoise.data import open_images
@@ -116,6 +117,44 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
     assert "has images of 4×4 (H×W) in 3 channels, but the generated ones are 4×5 in 3" in err
+
+
+def test_a_folder_that_sample_wrote_holds_its_samples(cli, run, tmp_path):
+    drawn, how = (
+        tmp_path / "drawn",
+        ["--steps", 2, "--gif", "--trajectory", "--noise", "--each-step"],
+    )
+    assert cli("sample", run, "--num", 70, "--out", drawn, *how).code == 0
+    assert {"grid.png", "noise.png", "trajectory.png"} <= {file.name for file in drawn.iterdir()}
+    assert len(list((drawn / "steps").glob("*.png"))) == 5
+    np.savez(tmp_path / "real.npz", images=open_images("digits").images)
+    arguments = ["evaluate", drawn, "--extractor", "pixels", "--metrics", "fid"]
+    assert cli(*arguments, "--reference", tmp_path / "real.npz").code == 0
+    record = written(tmp_path / "set-drawn-pixels-real-70")
+    made, real = fromnoise.load(run).sample(range(70), steps=2), open_images("digits").images
+    a, b = pixel_moments(made), pixel_moments(real)
+    expected = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert record["generated"]["count"] == 70
+    # as what others are compared with too, by a model or as they are
+    for path in (run, drawn):
+        out, more = tmp_path / f"against {path.name}", QUICK[2:] if path == run else ()
+        how = ["--extractor", "pixels", "--metrics", "fid", "--reference", drawn, "--out", out]
+        assert cli("evaluate", path, *how, *more).code == 0
+        assert written(out)["reference"]["count"] == 70
+
+
+def test_a_picture_of_another_size_is_named(cli, tmp_path):
+    for name, side in (("000000", 4), ("000001", 4), ("grid", 9)):  # no sample says it is one
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"{name}.png")
+    np.savez(tmp_path / "real.npz", images=np.zeros((2, 4, 4, 1), np.uint8))
+    paths = [tmp_path, tmp_path / "real.npz"]
+    for path, reference in (paths, paths[::-1]):
+        code, _, err = cli("evaluate", path, "--reference", reference, "--extractor", "pixels")
+        assert code == 2
+        assert "2 sizes, most often 4×4 (H×W; 2 of 3), but grid.png is 9×9; images are comp" in err
+        assert f"error: {tmp_path}: " in err
+        assert "data.size" not in err
 
 
 def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):

@@ -2,7 +2,7 @@
 
 from fromnoise.data.check import Report, check_data
 from fromnoise.data.conditions import read_conditions
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, SeveralSizes
 from fromnoise.data.imageset import ImageSet
 from fromnoise.data.opening import open_images, read_image
 from fromnoise.data.shapes import write_shapes
@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "ImageSet",
     "Report",
+    "SeveralSizes",
     "check_data",
     "detect_source",
     "open_images",

@@ -7,6 +7,14 @@ class DataError(ValueError):
     """Data that cannot be used. One line: what, where, what is allowed, what to do."""
 
 
+class SeveralSizes(DataError):
+    """Images have no common size, and none was asked for; `found` says which there are."""
+
+    def __init__(self, found: str, *, way_out: str) -> None:
+        super().__init__(f"{found}; {way_out}")
+        self.found = found
+
+
 class BrokenImage(Exception):
     """One image that cannot be read; its message is the reason. Never leaves this package."""
 

@@ -37,6 +37,8 @@ def folder(request: Request) -> Listing:
     if not root.is_dir():
         raise DataError(f"data.path: {root} is a file; source folder needs a folder")
     found = dict(_walk(root))
+    if request.only is not None:
+        found = {name: found[name] for name in request.only if name in found}
     images = _image_names(found, where=root)
     label_file = find_label_file(found, images, where=root)
 

@@ -21,6 +21,7 @@ class Request:
     background: RGB = (255, 255, 255)
     cache: Path = Path()  # downloads go below it when there is no path
     download: bool = True
+    only: Sequence[str] | None = None  # names of files in a folder; None for all
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`open_images`: from a source to an `ImageSet`, through the cache."""
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import get_args
@@ -10,7 +10,7 @@ import numpy as np
 
 from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
 from fromnoise.data.decode import Header, read_picture
-from fromnoise.data.errors import BrokenImage, DataError, first_few
+from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, first_few
 from fromnoise.data.files import ACCEPTED
 from fromnoise.data.imageset import ImageSet
 from fromnoise.data.listing import Listing, Pictures, Request
@@ -26,6 +26,7 @@ def open_images(
     path: str | Path | None = None,
     *,
     split: str = "train",
+    only: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     fit: Fit = "crop",
@@ -42,6 +43,7 @@ def open_images(
         path: the folder or file; for torchvision's sets where they are or go, by default the
             cache; none for `digits`.
         split: "train", or "test" where the source has one.
+        only: of a folder, the names of the files that are meant; None for all.
         size: (H, W) in pixels; None for the size that all images share.
         channels: 1, 3, or the N of an array; None for 1 if every image is grey, else 3 (or N).
         fit: how an image comes to the size; see `fit_picture`.
@@ -51,13 +53,13 @@ def open_images(
         download: whether a source of torchvision's may be fetched.
         progress: called with (images done, images) while decoding.
 
-    Raises `DataError`.
+    Raises `DataError`; `SeveralSizes` where they share none and `size` is None.
     """
     _check_options(size, channels, fit, background)
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
-    request = Request(path, split=split, background=background, cache=cache, download=download)
+    request = Request(path, split, background, cache, download, only)
     listing = find_source(source)(request)
     where = str(path.expanduser().resolve()) if path is not None else None
     key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
@@ -152,18 +154,20 @@ def _detect(
             return None
 
     count = 1 if pictures.uniform else len(pictures.names)
-    headers = [header for header in in_order(look, count) if header is not None]
+    looked = enumerate(in_order(look, count))
+    headers = [(pictures.names[i], header) for i, header in looked if header is not None]
     if not headers:
         return size or (1, 1), channels or 1  # nothing will be decoded
-    sizes = Counter((header.height, header.width) for header in headers)
+    sizes = Counter((header.height, header.width) for _, header in headers)
+    usual, times = sizes.most_common(1)[0]
     if size is None and len(sizes) > 1:
-        (height, width), times = sizes.most_common(1)[0]
-        raise DataError(
-            f"data.size is not set, and the images have {len(sizes)} sizes, most often "
-            f"{height}×{width} (H×W; {times} of {len(headers)}); set data.size, "
-            f"for example data.size=64"
+        other = next((n, h.height, h.width) for n, h in headers if (h.height, h.width) != usual)
+        raise SeveralSizes(
+            f"the images have {len(sizes)} sizes, most often {usual[0]}×{usual[1]} (H×W; {times} "
+            f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}",
+            way_out="set data.size, for example data.size=64",
         )
-    return size or next(iter(sizes)), channels or max(header.channels for header in headers)
+    return size or usual, channels or max(header.channels for _, header in headers)
 
 
 def _check_options(

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.data import DataError, ImageSet, detect_source, open_images
+from fromnoise.data import DataError, ImageSet
 from fromnoise.evaluation.extractors import Progress, nothing
+from fromnoise.evaluation.given import open_given
 from fromnoise.evaluation.real import evenly
 from fromnoise.evaluation.set_metrics import any_order
 from fromnoise.model import Model
@@ -94,11 +95,11 @@ def spread(labels: np.ndarray) -> np.ndarray:
 
 
 def found(path: Path, num: int | None = None) -> Generated:
-    """The images of a folder, zip or npz, or `num` of them, evenly spread, as they are.
+    """The images that `open_given` finds, or `num` of them, evenly spread, as they are.
 
     Raises DataError where there are fewer, where they have several sizes, and for broken ones.
     """
-    images = open_images(detect_source(path), path, strict=True).images
+    images = open_given(path, strict=True).images
     if num is not None and num > len(images):
         raise DataError(f"{path.absolute()} has {len(images):,} images, and {num:,} are asked for")
     images = np.asarray(images if num is None else evenly(images, num))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config import ConfigError, load_recipe
-from fromnoise.data import DataError, ImageSet, detect_source, open_images
+from fromnoise.data import DataError, ImageSet, open_images
+from fromnoise.evaluation.given import open_given
 from fromnoise.model import Model, home_of
 
 RECIPE_FILE = "recipe.yaml"
@@ -73,8 +74,8 @@ def prepared_like(model: Model, path: Path) -> Real:
     """The images of a folder, zip or npz, brought to a model's size as its own were."""
     spec = model.spec
     how = {"fit": spec.fit, "background": spec.background}
-    source = detect_source(path, named=spec.source if spec.source != "iclevr" else None)
-    images = open_images(source, path, size=spec.size, channels=spec.channels, **how)
+    named = spec.source if spec.source != "iclevr" else None
+    images = open_given(path, named=named, size=spec.size, channels=spec.channels, **how)
     return Real(images, str(path.absolute()))
 
 
@@ -84,7 +85,7 @@ def as_they_are(path: Path, shape: tuple[int, int, int]) -> Real:
     Raises DataError where they are not.
     """
     channels, *size = shape
-    images = open_images(detect_source(path), path)
+    images = open_given(path)
     have = images.images.shape[1:]
     if have != (channels, *size):
         raise DataError(
