@@ -69,17 +69,6 @@ def only_scale(scales: Sequence[float] | None) -> float | None:
     return scales[0] if scales else None
 
 
-def refuse_other_number(*, by_labels: bool, num: int | None, num_images: int | None) -> None:
-    """Raise ConfigError for the number of images of the other kind of evaluation."""
-    if by_labels and num_images is not None:
-        raise ConfigError("--num-images is of a set; for labels give --num, images a condition")
-    if not by_labels and num is not None:
-        raise ConfigError(
-            "--num is the images of each condition (with --conditions, --labels or "
-            "--cycle-classes); for a set give --num-images"
-        )
-
-
 def parse_counts(text: str) -> list[int]:
     """`5,10,20` → [5, 10, 20]. Raises ConfigError for anything else."""
     parts = [part.strip() for part in text.split(",")]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,13 @@ from torch_fidelity import feature_extractor_dinov2 as dinov2_library
 from torch_fidelity import feature_extractor_inceptionv3 as inception_library
 
 from fromnoise.evaluation import extractors
-from fromnoise.evaluation.extractors import ExtractorError, in_parts, of_judge, open_extractor
+from fromnoise.evaluation.extractors import (
+    ExtractorError,
+    in_parts,
+    of_judge,
+    open_extractor,
+    pick_extractor,
+)
 from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network
 
 CPU = torch.device("cpu")
@@ -145,10 +153,31 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
         ("judge", (3, 8, 8), {}, "--extractor judge needs --judge FOLDER"),
         ("inception", (4, 8, 8), {}, "images of 1 or 3 channels, and these have 4"),
         ("judge", (3, 9, 8), {"judge": judge_of()}, "the images are 9×8 .H×W., but this judge"),
-        ("pixels", (3, 8, 8), {"weights": "w.pth"}, "belongs to --extractor inception, not to pix"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line(name, shape, more, said):
     with pytest.raises(ValueError, match=said) as error:
         open_extractor(name, shape, device=CPU, **more)
     assert "\n" not in str(error.value)
+
+
+def test_the_extractor_is_the_named_one_or_that_of_what_is_given():
+    assert pick_extractor(None) == "inception"
+    assert pick_extractor(None, judge=Path("j")) == "judge"
+    assert pick_extractor("judge", judge=Path("j")) == "judge"
+    for name in (None, "inception"):
+        assert pick_extractor(name, features_weights=Path("w")) == "inception"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("pixels", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to pixels"),
+        ("inception", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to incep"),
+        ("dinov2", {"features_weights": Path("w")}, "belongs to --extractor inception, not to di"),
+        (None, {"judge": Path("j"), "features_weights": Path("w")}, "inception, not to judge"),
+    ],
+)
+def test_what_belongs_to_another_extractor_is_refused(name, given, said):
+    with pytest.raises(ExtractorError, match=said):
+        pick_extractor(name, **given)

@@ -5,19 +5,27 @@ import json
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import fromnoise
+from fromnoise.cli import app
 from fromnoise.data import open_images
 from fromnoise.evaluation import (
+    bits_of_a_run,
+    evaluating,
     frechet_distance,
     kernel_distance,
     moments_of,
     set_evaluation,
 )
+from fromnoise.evaluation.bits import measure_bits
 from fromnoise.evaluation.extractors import pixels
 from fromnoise.evaluation.generated import draw, found, spread
+from fromnoise.evaluation.kinds import BELONGS, KINDS
 from fromnoise.evaluation.published import WEIGHTS, published_beside
+from fromnoise.evaluation.real import evenly, known_of
+from fromnoise.evaluation.records import LIBRARIES
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.set_evaluation import evaluate_set
 from fromnoise.evaluation.set_table import table
@@ -70,15 +78,17 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
         "weights": "",
         "resize": "none",
     }
-    assert set(record["versions"]) == set(set_evaluation.LIBRARIES)
+    assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
     assert out == table(record) + f"{folder.absolute()}\n"
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
 
 
-def test_bits_are_measured_on_request(cli, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(set_evaluation, "MOST_FOR_BITS", 30)
-    code, out, err = cli("evaluate", run, *QUICK, "--metrics", "bits", "--out", tmp_path / "out")
+def test_bits_are_measured_among_others_on_request(cli, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bits_of_a_run, "MOST", 30)
+    code, out, err = cli(
+        "evaluate", run, *QUICK, "--metrics", "fid,bits", "--out", tmp_path / "out"
+    )
     assert code == 0, err
     bits = written(tmp_path / "out")["bits"]
     parts = sum(bits[part]["value"] for part in ("L_T", "middle", "L_0"))
@@ -88,11 +98,78 @@ def test_bits_are_measured_on_request(cli, run, tmp_path, monkeypatch):
     assert (tmp_path / "out" / bits["picture"]).is_file()
 
 
+def test_bits_alone_draw_nothing_and_open_no_extractor(cli, run, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("bits alone do not need this")
+
+    monkeypatch.setattr(fromnoise.model.Model, "sample", never)
+    monkeypatch.setattr(evaluating, "open_extractor", never)
+    monkeypatch.setattr(evaluating, "reference_of", never)
+    monkeypatch.setattr(bits_of_a_run, "MOST", 30)
+    code, out, err = cli("evaluate", run, "--metrics", "bits")
+    assert code == 0, err
+    folder = run / "evaluation" / f"bits-{fromnoise.load(run).spec.step:06d}-ema"
+    record = written(folder)
+    known = known_of(run)
+    model, images = fromnoise.load(run), evenly(known.training.images.images, 30)
+    expected = measure_bits(model, images, data="30 images of digits, train")
+    assert record["bits"] == json.loads(json.dumps(expected.as_json())) | {"picture": "bits.png"}
+    assert record["complete"]
+    assert record["generated"]["loaded from"] == str(run.absolute())
+    assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
+    assert "| bits per dimension |" in out
+    assert {file.name for file in folder.iterdir()} == {"metrics.json", "metrics.md", "bits.png"}
+    assert "earlier evaluation; give another --out" in cli("evaluate", run, "--metrics", "bits").err
+
+
+def test_bits_alone_need_a_model_and_its_run(cli, run, tmp_path):
+    np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
+    fromnoise.load(run).save(tmp_path / "alone" / "model.safetensors")
+    for path, said in (
+        (tmp_path / "made.npz", "is not a whole .safetensors file"),
+        (tmp_path / "alone", "bits are of real images, and it is not known what was trained on"),
+    ):
+        code, _, err = cli("evaluate", path, "--metrics", "bits", "--out", tmp_path / "out")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert said in err
+        assert not (tmp_path / "out").exists()
+
+
+def test_it_is_said_why_what_was_trained_on_is_not_known(run, tmp_path):
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("source: digits", "source: folder"))
+    known = known_of(run)
+    assert known.training is known.held_out is None
+    assert known.why == (
+        "what was trained on cannot be had: data.path is missing: source folder needs a path (or "
+        "--data PATH)"
+    )
+    (run / "recipe.yaml").unlink()
+    assert known_of(run).why.startswith("it is not known what was trained on: a run says so")
+
+
 def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     assert cli("evaluate", run, *QUICK, "--metrics", "fid").code == 0
     code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fid")
     assert code == 2
     assert "has the scores of an earlier evaluation; give another --out" in err
+    code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fed")
+    assert "--metrics 'fed' is unknown" in err  # whatever the folder holds
+    for more in (["--eta", 0.5], ["--spacing", "trailing"], ["--sampler", "ddpm"]):
+        assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
+    more = ["--sampler", "ddpm", "--variance", "large"]
+    assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
+    step = f"{fromnoise.load(run).spec.step:06d}"
+    plans = {
+        folder.name.removeprefix(f"set-{step}-ema-").removesuffix("-pixels-train-66"): written(
+            folder
+        )["generated"]["sampling"]
+        for folder in (run / "evaluation").iterdir()
+    }
+    assert plans["ddim-2-eta0.5"]["sampler"] == {"name": "ddim", "eta": 0.5}
+    assert plans["ddim-2-spacingtrailing"]["spacing"] == "trailing"
+    assert plans["ddpm-2-variancelarge"]["sampler"] == {"name": "ddpm", "variance": "large"}
+    assert set(plans) >= {"ddim-2", "ddpm-2"}
 
 
 def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
@@ -248,8 +325,15 @@ def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
         (["--reference", "test"], "source digits has no splits"),
         (["--reference", "nowhere"], "nowhere does not exist"),
         (["--extractor", "judge"], "--extractor judge needs --judge FOLDER"),
-        (["--num", "5"], "for a set give --num-images"),
-        (["--conditions", "c.json"], "--num-images is of a set; for labels give --num"),
+        (
+            ["--num", "5"],
+            "--num has no effect on a set of images that a model draws: it belongs to",
+        ),
+        (["--conditions", "c.json"], "--num-images has no effect on scores by labels (--c"),
+        (["--judge", "j"], "--judge belongs to --extractor judge, not to pixels; leave one out"),
+        (["--features-weights", "w"], "--features-weights belongs to --extractor inception"),
+        (["--eta", "0.5", "--sampler", "ddpm"], "unknown key sampling.sampler.eta"),
+        (["--spacing", "even"], "sampling.spacing 'even' is unknown"),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
@@ -258,6 +342,37 @@ def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (run / "evaluation").exists()
+
+
+def test_options_without_effect_are_refused(cli, run, tmp_path):
+    np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
+    kinds = {
+        "found": ["evaluate", tmp_path / "made.npz"],
+        "drawn": ["evaluate", run],
+        "bits": ["evaluate", run, "--metrics", "bits"],
+        "labels": ["evaluate", run, "--cycle-classes"],
+    }
+    values = {"--extractor": "pixels", "--metrics": "fid", "--clamp": "no", "--weights": "raw"}
+    for option, belongs in BELONGS.items():
+        for kind in kinds.keys() - set(belongs):
+            flag = [option] if option == "--allow-small" else [option, values.get(option, 1)]
+            code, out, err = cli(*kinds[kind], *flag)
+            assert (code, out, len(err.splitlines())) == (2, "", 1), (kind, option, err)
+            assert err.startswith(f"error: {option} has no effect on {KINDS[kind]}: it belongs to")
+    # what is typed is refused, even where it is the default; a default is not
+    assert "--seed has no effect" in cli(*kinds["found"], "--seed", 0).err
+    assert "must be named: --reference" in cli(*kinds["found"]).err
+    assert "--judge is missing" in cli(*kinds["labels"]).err
+    assert not (run / "evaluation").exists()
+
+
+def test_every_option_is_in_the_table_or_has_an_effect_on_every_kind():
+    command = typer.main.get_command(app).commands["evaluate"]
+    options = {name for one in command.params for name in one.opts if name.startswith("--")}
+    choosing = {"--conditions", "--labels", "--cycle-classes"}
+    assert options - set(BELONGS) == choosing | {"--out", "--device"}
+    assert set(BELONGS) <= options
+    assert {kind for kinds in BELONGS.values() for kind in kinds} == set(KINDS)
 
 
 def test_labels_need_a_judge(cli, run):

@@ -12,11 +12,13 @@ from fromnoise.data.picture import Fit
 from fromnoise.evaluation import evaluating
 from fromnoise.evaluation.judge import save_judge
 from fromnoise.evaluation.judge_training import judge_to_folder
+from fromnoise.evaluation.kinds import kind_of, refuse_without_effect
 from fromnoise.evaluation.set_evaluation import METRICS, USUAL
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         Path, typer.Argument(help="a run, a checkpoint, a .safetensors file; or images")
     ],
@@ -66,30 +68,33 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
     sampler: options.Sampler = None,
     steps: options.Steps = None,
+    eta: options.Eta = None,
+    variance: options.Variance = None,
+    spacing: options.Spacing = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Score images: as a set against real ones, or by the labels that were asked for."""
+    names = asking.parse_names(metrics)
+    kind = kind_of(model, by_labels=bool(conditions or labels or cycle_classes), metrics=names)
+    refuse_without_effect(kind, options.typed(context))
     how = asking.how_to_sample(
         sampler=sampler,
         steps=steps,
+        eta=eta,
+        variance=variance,
+        spacing=spacing,
         guidance_interval=guidance_interval,
         guidance_rescale=guidance_rescale,
         clamp=clamp,
     )
     scales = asking.parse_scales(guidance) if guidance else None
-    common = {
-        "first_seed": seed,
-        "batch_size": batch_size,
-        "weights": weights,
-        "out": out,
-        "device": device,
-    }
-    by_labels = bool(conditions or labels or cycle_classes)
-    asking.refuse_other_number(by_labels=by_labels, num=num, num_images=num_images)
-    if by_labels:
+    common = {"weights": weights, "out": out, "device": device}
+    if kind == "bits":
+        text, folder = evaluating.bits_alone(model, **common)
+    elif kind == "labels":
         text, folder = evaluating.by_labels(
             model,
             judge=judge,
@@ -97,6 +102,8 @@ def evaluate(
             texts=labels or [],
             scales=scales,
             num=num or 8,
+            first_seed=seed,
+            batch_size=batch_size,
             **common,
             **how,
         )
@@ -108,9 +115,11 @@ def evaluate(
             extractor=extractor,
             judge=judge,
             features_weights=features_weights,
-            metrics=asking.parse_names(metrics),
+            metrics=names,
             allow_small=allow_small,
             guidance=asking.only_scale(scales),
+            first_seed=seed,
+            batch_size=batch_size,
             **common,
             **how,
         )

@@ -15,6 +15,8 @@ Spacing = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(SPA
 Steps = Annotated[
     int | None, typer.Option(help="network evaluations per image; heun makes two in each step")
 ]
+Eta = Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")]
+Variance = Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")]
 GuidanceInterval = Annotated[
     str | None, typer.Option(help="the t that are guided, as in 200-800", show_default="all")
 ]
@@ -44,3 +46,13 @@ FeaturesWeights = Annotated[Path | None, typer.Option(help="Inception's, instead
 AllowSmall = Annotated[
     bool, typer.Option("--allow-small", help="fewer images than features, marked so")
 ]
+
+
+def typed(context: typer.Context) -> list[str]:
+    """The options that stand on the command line, as `--seed`; defaults are not among them."""
+
+    def stands(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    return [option.opts[0] for option in context.command.params if stands(option.name or "")]

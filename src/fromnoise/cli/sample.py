@@ -28,8 +28,8 @@ def sample(
     ] = None,
     sampler: options.Sampler = None,
     steps: options.Steps = None,
-    eta: Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")] = None,
-    variance: Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")] = None,
+    eta: options.Eta = None,
+    variance: options.Variance = None,
     spacing: options.Spacing = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="this label, or these with commas, and no other")

@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.config import ConfigError
-from fromnoise.evaluation.extractors import Extractor, open_extractor
+from fromnoise.config import ConfigError, Sampling
+from fromnoise.evaluation.bits_of_a_run import evaluate_bits
+from fromnoise.evaluation.extractors import (
+    Extractor,
+    check_installed,
+    open_extractor,
+    pick_extractor,
+)
 from fromnoise.evaluation.generated import Generated, draw, found
 from fromnoise.evaluation.judge import load_judge
+from fromnoise.evaluation.kinds import is_model
 from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of
 from fromnoise.evaluation.label_evaluation import table as label_table
 from fromnoise.evaluation.real import (
@@ -25,13 +32,13 @@ from fromnoise.evaluation.set_evaluation import (
     USUAL,
     check_before,
     check_enough,
-    check_installed,
+    check_metrics,
     evaluate_set,
 )
 from fromnoise.evaluation.set_table import table
 from fromnoise.evaluation.sweep import best, in_words, refuse_swept, sweep, ways, with_default
 from fromnoise.evaluation.sweep import table as sweep_table
-from fromnoise.model import FILE_OF, Model, Weights, home_of, load, pick_device
+from fromnoise.model import Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
 
 MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep
@@ -65,8 +72,7 @@ def by_labels(
     model, judging = load(path, weights=weights, device=device), load_judge(judge, device=device)
     prompts = prompts_of(model.spec.label_names, files, texts)
     plan = model.sampling_plan(**how)
-    name = [f"labels-{model.spec.step:06d}", model.spec.weights, plan.sampler.name]
-    name += [str(plan.steps), *(p.name for p in prompts)]
+    name = ["labels", *_way(model, plan, how), *(p.name for p in prompts)]
     folder = out or home_of(path) / "evaluation" / "-".join(name)
     with counting("images") as progress:
         rows = evaluate_labels(
@@ -112,6 +118,8 @@ def as_a_set(
     Raises ValueError for whatever does not fit together, before the first image is drawn.
     """
     check_installed()
+    check_metrics(metrics)
+    extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
     model = load(path, weights=weights, device=device) if is_model(path) else None
     generated = found(path, num) if model is None else None
     shape = _shape(model, generated)
@@ -150,6 +158,24 @@ def as_a_set(
     return table(record), folder
 
 
+def bits_alone(
+    path: Path, *, weights: Weights | None = None, out: Path | None = None, device: str = "auto"
+) -> tuple[str, Path]:
+    """Measure bits per dimension of the images of a model's run; the table and its folder.
+
+    path: a run or a checkpoint in it. Raises ValueError where it has no model or no images.
+    """
+    check_installed()
+    model = load(path, weights=weights, device=device)
+    name = f"bits-{model.spec.step:06d}-{model.spec.weights}"
+    folder = out or home_of(path) / "evaluation" / name
+    with counting("images") as progress:
+        record = evaluate_bits(
+            model, known_of(path), folder, loaded_from=str(path.absolute()), progress=progress
+        )
+    return table(record), folder
+
+
 def sweep_a_model(
     path: Path,
     *,
@@ -175,6 +201,7 @@ def sweep_a_model(
     way as its default. Others as in `as_a_set`.
     """
     check_installed()
+    extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
     model = load(path, weights=weights, device=device)
     plans = ways(model, samplers, steps, scales)
     real = None if _is_statistics(reference) else _real_images(reference, path, model, (0, 0, 0))
@@ -204,21 +231,15 @@ def sweep_a_model(
     return f"{sweep_table(rows, space.name)}\n{said}\n", folder
 
 
-def is_model(path: Path) -> bool:
-    """Whether a path is a run, a checkpoint or a model file; otherwise it holds images."""
-    inside = ("checkpoints", "recipe.yaml", *FILE_OF.values())
-    return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
-
-
 def _open_space(
-    extractor: str | None,
+    extractor: str,
     shape: tuple[int, int, int],
     judge: Path | None,
     features_weights: Path | None,
     device: str,
 ) -> Extractor:
     return open_extractor(
-        extractor or ("judge" if judge is not None else "inception"),
+        extractor,
         shape,
         judge=None if judge is None else load_judge(judge, device=device),
         weights=features_weights,
@@ -276,9 +297,14 @@ def _default_folder(
     if model is None:
         return path.absolute().parent / "-".join(["set", path.stem, *parts])
     plan = model.sampling_plan(**how)
-    parts = (
-        [f"{model.spec.step:06d}", model.spec.weights, plan.sampler.name, str(plan.steps)]
-        + ([f"s{plan.guidance:g}"] if plan.guidance != 1 else [])
-        + parts
+    guided = [f"s{plan.guidance:g}"] if plan.guidance != 1 else []
+    return (
+        home_of(path) / "evaluation" / "-".join(["set", *_way(model, plan, how), *guided, *parts])
     )
-    return home_of(path) / "evaluation" / "-".join(["set", *parts])
+
+
+def _way(model: Model, plan: Sampling, how: dict[str, Any]) -> list[str]:
+    """How a model was sampled, in the name of a folder: what was asked for besides, as `eta0.5`."""
+    asked = [f"{key}{how[key]}" for key in ("eta", "variance", "spacing") if key in how]
+    spec = model.spec
+    return [f"{spec.step:06d}", spec.weights, plan.sampler.name, str(plan.steps), *asked]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,31 @@ class Extractor(NamedTuple):
     extract: Callable[[np.ndarray], Features]  # uint8 (N, C, H, W)
 
 
+def check_installed() -> None:
+    """Raise ExtractorError where the libraries of the extra `eval` are missing."""
+    if missing := [name for name in ("torch_fidelity", "scipy") if find_spec(name) is None]:
+        raise ExtractorError(
+            f"{' and '.join(missing)} is not installed; the extra `eval` brings it: "
+            "pip install -e '.[eval]'"
+        )
+
+
+def pick_extractor(
+    name: str | None, *, judge: Path | None = None, features_weights: Path | None = None
+) -> str:
+    """The extractor that is meant: the named one, else `judge` where there is one, else inception.
+
+    Raises ExtractorError for what belongs to another extractor.
+    """
+    name = name or ("inception" if judge is None else "judge")
+    for option, given in {"--judge": judge, "--features-weights": features_weights}.items():
+        if given is not None and name != BELONGS[option]:
+            raise ExtractorError(
+                f"{option} belongs to --extractor {BELONGS[option]}, not to {name}; leave one out"
+            )
+    return name
+
+
 def open_extractor(
     name: str,
     shape: tuple[int, int, int],
@@ -56,8 +82,6 @@ def open_extractor(
     """
     if name not in EXTRACTORS:
         raise ExtractorError(f"there is no extractor {name!r}; allowed: {', '.join(EXTRACTORS)}")
-    if weights is not None and name != "inception":
-        raise ExtractorError(f"--features-weights belongs to --extractor inception, not to {name}")
     if name in PRETRAINED and shape[0] not in (1, 3):
         raise ExtractorError(
             f"{name} looks at images of 1 or 3 channels, and these have {shape[0]}; "
@@ -177,6 +201,7 @@ def in_parts(
         progress(rows.stop, len(images))
 
 
+BELONGS = {"--judge": "judge", "--features-weights": "inception"}
 PRETRAINED = ("inception", "dinov2")
 EXTRACTORS = (*PRETRAINED, "judge", "pixels")
 

@@ -45,6 +45,7 @@ class Known(NamedTuple):
 
     training: Real | None = None
     held_out: Real | None = None  # of the same source, and not trained on
+    why: str = f"it is not known what was trained on: a run says so in its {RECIPE_FILE}"  # if not
 
 
 UNKNOWN = Known()
@@ -52,14 +53,17 @@ UNKNOWN = Known()
 
 def known_of(loaded_from: Path) -> Known:
     """The training and test images of the run that a model was loaded from, as far as they go."""
-    found: list[Real | None] = []
-    for split in ("train", "test"):
-        try:
-            found.append(of_the_run(loaded_from, split))
-        except (ConfigError, DataError):  # no run, no test images, or they are gone
-            found.append(None)
-    training, held_out = found
-    if training is not None and held_out is not None and training.what == held_out.what:
+    if not (home_of(loaded_from) / RECIPE_FILE).is_file():
+        return UNKNOWN
+    try:
+        training = of_the_run(loaded_from, "train")
+    except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
+        return Known(why=f"what was trained on cannot be had: {error}")
+    try:
+        held_out = of_the_run(loaded_from, "test")
+    except DataError:  # most sources have no test images
+        held_out = None
+    if held_out is not None and training.what == held_out.what:
         held_out = None  # it was trained on the test images
     return Known(training, held_out)
 

@@ -8,19 +8,15 @@
 The first two are written anew after every metric, so that none is lost with what comes next.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fromnoise.config import ConfigError
-from fromnoise.evaluation.bits import measure_bits
+from fromnoise.evaluation.bits_of_a_run import bits_of_a_run
 from fromnoise.evaluation.copies import FEWEST, MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.extractors import (
@@ -36,6 +32,7 @@ from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.published import published_beside
 from fromnoise.evaluation.real import UNKNOWN, Known, Real, evenly
+from fromnoise.evaluation.records import NotDefined, new_record, refuse_scored, write_record
 from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.evaluation.set_metrics import (
     BLOCKS,
@@ -44,14 +41,12 @@ from fromnoise.evaluation.set_metrics import (
     kernel_distance,
     precision_and_recall,
 )
-from fromnoise.evaluation.set_table import Record, table
+from fromnoise.evaluation.set_table import Record
 from fromnoise.explaining import unknown
 from fromnoise.model import Model
 
-METRICS_FILE, TABLE_FILE, SHEET = "metrics.json", "metrics.md", "copies.png"
-CURVE, MOST_FOR_BITS = "bits.png", 1000  # images
+SHEET = "copies.png"
 AT_LEAST = 3  # images for each feature, from which on FID∞ is right
-LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
 class Subject(NamedTuple):
@@ -79,10 +74,6 @@ class Subject(NamedTuple):
             few = len(self.reference.features)
             raise NotDefined(f"{few} real images are too few; it needs {2 * BLOCKS}")
         return self.reference.features
-
-
-class NotDefined(ValueError):
-    """Why a score cannot be had of this subject."""
 
 
 def fid(of: Subject) -> Record:
@@ -115,9 +106,9 @@ def prc(of: Subject) -> Record:
 
 def copies(of: Subject) -> Record:
     """Copies of training images, in pixels and in the features of the extractor."""
-    training, held_out = of.known
+    training, held_out = of.known.training, of.known.held_out
     if training is None:
-        raise NotDefined("it is not known what was trained on: a run says so in its recipe.yaml")
+        raise NotDefined(of.known.why)
     if len(training.images) < FEWEST:
         raise NotDefined(f"it needs {FEWEST} training images, and there are {len(training.images)}")
     made, train = of.generated.images, training.images.images
@@ -130,20 +121,9 @@ def copies(of: Subject) -> Record:
 
 def bits(of: Subject) -> Record:
     """Bits per dimension of real images, of held-out ones where there are some."""
-    real = of.known.held_out or of.known.training
-    if of.model is None or real is None:
+    if of.model is None:
         raise NotDefined("it needs the model, and images that its run knows")
-    images = evenly(real.images.images, MOST_FOR_BITS)
-    labels = real.images.labels
-    labelled = labels is not None and of.model.spec.label_names == real.images.label_names
-    measured = measure_bits(
-        of.model,
-        images,
-        evenly(labels, MOST_FOR_BITS) if labels is not None and labelled else None,
-        data=f"{len(images):,} images of {real.what}",
-    )
-    measured.save_curve(of.folder / CURVE)
-    return {"bits": {**measured.as_json(), "picture": CURVE}}
+    return bits_of_a_run(of.model, of.known, of.folder)
 
 
 METRICS: dict[str, Callable[[Subject], Record]] = {
@@ -201,15 +181,10 @@ def evaluate_set(
     ExtractorError for fewer images than features, unless `allow_small`.
     """
     check_before(len(generated.images), metrics, extractor, folder, allow_small=allow_small)
-    record: Record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": False,
-        "versions": {name: version(name) for name in LIBRARIES},
+    record = new_record() | {
         "generated": generated.said,
         "reference": reference.said,
         "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
-        "scores": {},
-        "missing": {},
         "marks": marks(len(generated.images), reference, extractor),
         "seconds": {"drawing": generated.seconds},
     }
@@ -242,15 +217,6 @@ def evaluate_set(
     return record
 
 
-def check_installed() -> None:
-    """Raise ExtractorError where the libraries of the extra `eval` are missing."""
-    if missing := [name for name in ("torch_fidelity", "scipy") if find_spec(name) is None]:
-        raise ExtractorError(
-            f"{' and '.join(missing)} is not installed; the extra `eval` brings it: "
-            "pip install -e '.[eval]'"
-        )
-
-
 def check_before(
     num: int,
     metrics: Sequence[str],
@@ -260,15 +226,16 @@ def check_before(
     allow_small: bool = False,
 ) -> None:
     """Raise, before an hour is spent on drawing, what `evaluate_set` would raise after it."""
-    if (folder / METRICS_FILE).exists():
-        raise ConfigError(
-            f"{folder.absolute()} has the scores of an earlier evaluation; give another --out, or "
-            "remove it"
-        )
-    for name in metrics:
+    check_metrics(metrics)
+    refuse_scored(folder)
+    check_enough(num, extractor, allow_small=allow_small)
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raise ConfigError for an unknown metric."""
+    for name in names:
         if name not in METRICS:
             raise ConfigError(f"--metrics {unknown(name, METRICS)}")
-    check_enough(num, extractor, allow_small=allow_small)
 
 
 def check_enough(num: int, extractor: Extractor, *, allow_small: bool = False) -> None:
@@ -304,13 +271,3 @@ def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
             "features, and with no FID of Inception."
         )
     return said
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Write metrics.json and metrics.md, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    for name, content in ((METRICS_FILE, text), (TABLE_FILE, table(record))):
-        writing = folder / f".writing-{name}"
-        writing.write_text(content, encoding="utf-8")
-        writing.replace(folder / name)

@@ -17,7 +17,7 @@ OF_INCEPTION = {"fid": "FID", "fid_infinity": "FID∞"}  # no other features are
 def table(record: Record) -> str:
     """The scores with their 95 % intervals in Markdown, and below them their circumstances."""
     headings = HEADINGS
-    if record["extractor"]["name"] == "inception":
+    if record["extractor"].get("name") == "inception":
         headings = HEADINGS | OF_INCEPTION
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
     for key, score in record["scores"].items():
@@ -41,6 +41,22 @@ def table(record: Record) -> str:
 
 def circumstances(record: Record) -> list[str]:
     """What the scores depend on, in a few lines."""
+    lines = _of_a_set(record) if record["extractor"] else [_of_a_model(record["generated"])]
+    if "bits" in record:
+        parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
+        lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
+    took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
+    lines.append(f"{record['date']}; seconds: {took}")
+    if not record["complete"]:
+        lines.append("not complete: it was stopped, or goes on")
+    return [*lines, *record["marks"]]
+
+
+def _of_a_model(said: dict[str, Any]) -> str:
+    return f"{said['loaded from']} after {said['step']:,} steps, {said['weights']} weights"
+
+
+def _of_a_set(record: Record) -> list[str]:
     generated, real, extractor = (record[k] for k in ("generated", "reference", "extractor"))
     lines = [f"{generated['count']:,} generated images: {generated['what']}"]
     if "sampling" in generated:
@@ -62,14 +78,7 @@ def circumstances(record: Record) -> list[str]:
         f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
         f"resized: {extractor['resize']}"
     )
-    if "bits" in record:
-        parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
-        lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
-    took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
-    lines.append(f"{record['date']}; seconds: {took}")
-    if not record["complete"]:
-        lines.append("not complete: it was stopped, or goes on")
-    return [*lines, *record["marks"]]
+    return lines
 
 
 def published(record: Record) -> list[dict[str, Any]]:

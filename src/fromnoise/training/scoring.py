@@ -8,13 +8,12 @@ import numpy as np
 
 from fromnoise.config import ConfigError, Evaluation
 from fromnoise.data import ImageSet
-from fromnoise.evaluation.extractors import Extractor, in_parts, open_extractor
+from fromnoise.evaluation.extractors import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.generated import draw
 from fromnoise.evaluation.judge import load_judge
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import reference_of
-from fromnoise.evaluation.set_evaluation import check_installed
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
 from fromnoise.model import Model, ModelSpec, pick_device
 from fromnoise.training.log import RunLog, duration

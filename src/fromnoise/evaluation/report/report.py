@@ -90,10 +90,11 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
     differing = differences(recipes)
     columns = [(run, one) for run in shown for one in run.metrics]
     measured = {key for _, one in columns for key in one.content.scores}
-    inception = {one.content.extractor.get("name") for _, one in columns} == {"inception"}
+    sets = [one.content for _, one in columns if one.content.extractor]  # not of bits alone
+    inception = {content.extractor.get("name") for content in sets} == {"inception"}
     metric_names = HEADINGS | (OF_INCEPTION if inception else {})
-    yardsticks = {repr((one.content.extractor, one.content.reference)) for _, one in columns}
-    counts = {one.content.generated.get("count") for _, one in columns}
+    yardsticks = {repr((content.extractor, content.reference)) for content in sets}
+    counts = {content.generated.get("count") for content in sets}
     return _template().render(
         title=_in_words([run.name for run in runs]),
         sections={k: name for k, name in SECTIONS.items() if not unfit.get(k)},
