@@ -36,7 +36,7 @@ class FolderInUse(ValueError):
 
 
 class DiskFull(OSError):
-    """There was no room for a checkpoint; the earlier ones are untouched."""
+    """There was no room for a file; what was there is untouched."""
 
 
 class TensorFile(NamedTuple):

@@ -1,6 +1,14 @@
+import errno
+import os
+import platform
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from fromnoise.checkpoints import DiskFull
 from fromnoise.data import open_images
 from fromnoise.evaluation.extractors import Extractor, ExtractorError, Features
 from fromnoise.evaluation.real import Real
@@ -66,6 +74,71 @@ def test_features_that_are_not_finite_leave_nothing_behind(cache, tmp_path):
     assert list(cache.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(cache, tmp_path):
+    cache.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = os.getppid()
+    left = cache / f"key.writing-{platform.node()}-{dead.pid}"
+    others = {
+        cache / f"key.writing-{platform.node()}-{living}",
+        cache / f"key.writing-another machine-{dead.pid}",
+    }
+    for file in (left, *others):
+        file.write_bytes(b"half")
+    reference_of(real_images(tmp_path), counted()[0])
+    assert not left.exists()
+    assert others == set(cache.glob("*.writing-*"))
+
+
+KILLED = """
+import os, signal, sys
+from fromnoise.data import open_images
+from fromnoise.evaluation.extractors import Extractor
+from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.reference import reference_of
+
+killed = Extractor("counted", 3, "w", "none", lambda images: os.kill(os.getpid(), signal.SIGKILL))
+reference_of(Real(open_images("npz", sys.argv[1]), "images"), killed)
+"""
+
+
+def test_a_killed_process_leaves_what_the_next_one_removes(cache, tmp_path):
+    real = real_images(tmp_path)
+
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "0.npz"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(cache.iterdir())) == 1
+    reference_of(real, counted()[0])
+    assert [file.suffix for file in cache.iterdir()] == [".npy"]
+
+
+def test_a_full_disk_is_one_line_before_anything_is_extracted(cache, tmp_path, monkeypatch):
+    def full(file, start, length):
+        assert length >= 4 * 30 * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    extractor, seen = counted()
+    with pytest.raises(DiskFull, match=r"features of 30 real images need 0 MiB and .*CACHE$"):
+        reference_of(real_images(tmp_path), extractor)
+    assert seen == []
+    assert list(cache.iterdir()) == []
+
+
+def test_the_space_of_the_features_is_taken_before_they_come(cache, tmp_path):
+    taken = []
+
+    def extract(images):
+        [file] = cache.iterdir()
+        taken.append(file.stat().st_blocks * 512)
+        return Features(np.ones((len(images), 10_000), np.float32), None)
+
+    wide = Extractor("wide", 10_000, "", "none", extract)
+    assert len(reference_of(real_images(tmp_path), wide).features) == 30
+    assert taken[0] >= 30 * 4 * 10_000
+
+
 def test_statistics_of_another_program(tmp_path):
     extractor, _ = counted()
     np.savez(tmp_path / "stats.npz", mu=np.arange(3.0), sigma=np.eye(3, dtype=np.float32))
@@ -73,6 +146,9 @@ def test_statistics_of_another_program(tmp_path):
     np.testing.assert_array_equal(found.mean, [0, 1, 2])
     assert found.covariance.dtype == np.float64
     assert (found.features, found.said["count"]) == (None, None)
+    np.savez(tmp_path / "stats.npz", mu=np.arange(3.0), sigma=2 * np.eye(3))
+    other = reference_from_npz(tmp_path / "stats.npz", extractor)
+    assert other.said["fingerprint"] != found.said["fingerprint"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Quality against cost: the front, the best, what is written, and a real sweep by command."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import fromnoise
+from fromnoise.config import ConfigError
 from fromnoise.curves import sweep_figure
+from fromnoise.data import DataError, open_images
+from fromnoise.evaluation import evaluating, sweep
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.sweep import Row, best, front, table
 
@@ -77,6 +82,92 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
     )
     plan = fromnoise.load(tmp_path / "best.safetensors").spec.sampling
     assert (plan.sampler.name, plan.steps) == (chosen["sampler"], chosen["steps"])
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
+    drawn, real = [], sweep.draw
+
+    def stopped(model, num, *, sampler, steps, **more):
+        drawn.append((sampler, steps))
+        if len(drawn) == 3:
+            raise MemoryError("stopped")
+        return real(model, num, sampler=sampler, steps=steps, **more)
+
+    monkeypatch.setattr(sweep, "draw", stopped)
+    command = ("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "1,2")
+    assert cli(*command).code == 1
+    [folder] = (run / "evaluation").iterdir()
+    before = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert [len(before["rows"]), before["complete"]] == [2, False]
+    code, out, err = cli(*command)
+    assert code == 0, err
+    after = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert drawn == [("ddpm", 1), ("ddpm", 2), ("ddim", 1), ("ddim", 1), ("ddim", 2)]
+    assert [(r["sampler"], r["steps"]) for r in after["rows"]] == [*drawn[:2], *drawn[3:]]
+    assert [figures(r) for r in after["rows"][:2]] == [figures(r) for r in before["rows"]]
+    assert after["complete"]
+    assert {key: after[key] for key in before if key not in ("rows", "complete", "date")} == {
+        key: before[key] for key in before if key not in ("rows", "complete", "date")
+    }
+    # what is done is not done again, and the best can still be asked for
+    again = cli(*command, "--save-best", run / "best.safetensors")
+    assert again.code == 0
+    assert len(drawn) == 5
+    assert again.out.splitlines()[:6] == out.splitlines()[:6]
+    assert (run / "best.safetensors").is_file()
+
+
+def figures(row: dict) -> tuple:
+    return row["seconds_per_image"], row["fid"]  # and not whether it is on the front by now
+
+
+@pytest.fixture(scope="module")
+def swept(finished_run, tmp_path_factory):
+    """A run and its sweep, not to be written to."""
+    home = tmp_path_factory.mktemp("swept")
+    shutil.copytree(finished_run, home / "run")
+    evaluating.sweep_a_model(
+        home / "run", samplers=["ddim"], steps=[1], num=66, extractor="pixels", out=home / "sweep"
+    )
+    return home
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (["--steps", "1,2"], "ways"),
+        (["--samplers", "ddpm"], "ways"),
+        (["--num-images", "67"], "count"),
+        (["--batch-size", "7"], "batch_size"),
+        (["--weights", "raw"], "model, weights"),
+        (["--reference", "other.npz"], "reference"),
+    ],
+)
+def test_another_sweep_is_refused_before_anything_is_drawn(
+    cli, swept, monkeypatch, change, differs
+):
+    monkeypatch.chdir(swept)
+    np.savez("other.npz", images=open_images("digits").images[:100, 0])
+    same = ["--samplers", "ddim", "--steps", "1", *QUICK, "--out", "sweep"]
+    files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
+    assert cli("sweep", "run", *same).code == 0
+    for name in ("draw", "in_parts"):
+        monkeypatch.setattr(sweep, name, None)
+    monkeypatch.setattr(evaluating, "reference_of", None)
+    code, _, err = cli("sweep", "run", *same, *change)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"/sweep has a sweep that differs in {differs}; give another --out" in err
+    assert files == {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
+
+
+def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
+    for content in ("[]", "{}"):
+        (tmp_path / "sweep.json").write_text(content)
+        with pytest.raises(ConfigError, match="differs in count"):
+            sweep.rows_so_far(tmp_path, {"count": 1})
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(DataError, match=r"sweep\.json is not JSON that can be read"):
+        sweep.rows_so_far(tmp_path, {"count": 1})
 
 
 def smallest(written: dict) -> dict:

@@ -27,7 +27,12 @@ from fromnoise.evaluation.real import (
     of_the_run,
     prepared_like,
 )
-from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
+from fromnoise.evaluation.reference import (
+    Reference,
+    described,
+    reference_from_npz,
+    reference_of,
+)
 from fromnoise.evaluation.set_evaluation import (
     USUAL,
     check_before,
@@ -36,7 +41,15 @@ from fromnoise.evaluation.set_evaluation import (
     evaluate_set,
 )
 from fromnoise.evaluation.set_table import table
-from fromnoise.evaluation.sweep import best, in_words, refuse_swept, sweep, ways, with_default
+from fromnoise.evaluation.sweep import (
+    best,
+    facts_of,
+    in_words,
+    rows_so_far,
+    sweep,
+    ways,
+    with_default,
+)
 from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model import Model, Weights, home_of, load, pick_device
 from fromnoise.progress import counting
@@ -197,8 +210,8 @@ def sweep_a_model(
     """Measure quality against cost in several ways of sampling; the table and its folder.
 
     scales: of guidance; none for the model's own. num: by default 1,000, or as many as there are
-    features. save_best: where to write the model with the best
-    way as its default. Others as in `as_a_set`.
+    features. save_best: where to write the model with the best way as its default. Others as in
+    `as_a_set`. In the folder of a sweep that was interrupted, the same one goes on.
     """
     check_installed()
     extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
@@ -208,10 +221,11 @@ def sweep_a_model(
     space = _open_space(extractor, _shape(model, None), judge, features_weights, device)
     num = num or max(A_FEW, space.width)
     folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
-    refuse_swept(folder)
     check_enough(num, space, allow_small=allow_small)
     if save_best is not None and save_best.exists():
         raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")
+    said = described(real) if real else reference_from_npz(Path(reference), space).said
+    rows_so_far(folder, facts_of(model, plans, said, space, num=num, batch_size=batch_size))
     against = _open_reference(reference, real, space)
     rows = sweep(
         model,

@@ -3,16 +3,20 @@
     <cache>/features/<key>.npy   float32 (M, D)
 
 The key is made of the images' fingerprint, the extractor and its weights, so that other images, or
-the same ones through another network, never meet these features.
+the same ones through another network, never meet these features. While they are extracted the
+file is called <key>.writing-HOST-PROCESS, which is removed if that process has died.
 """
 
+import errno
 import os
+import platform
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.checkpoints import flush
+from fromnoise.checkpoints import DiskFull, flush, sha256
 from fromnoise.data.cache import cache_key, default_cache
 from fromnoise.evaluation.extractors import (
     Extractor,
@@ -37,17 +41,17 @@ class Reference(NamedTuple):
 def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothing) -> Reference:
     """The features of real images: extracted the first time, mapped from the cache after.
 
-    Raises ExtractorError where they are not finite; then nothing is kept.
+    Raises ExtractorError where they are not finite and DiskFull; then nothing is kept.
     """
     images, fingerprint = real.images.images, real.images.fingerprint
     key = cache_key([fingerprint, extractor.name, extractor.weights])
     file = default_cache().absolute() / "features" / f"{key}.npy"
+    _remove_left_over(file.parent)
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        writing = file.with_suffix(f".writing-{os.getpid()}")
+        writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
         try:
-            shape = (len(images), extractor.width)
-            kept = np.lib.format.open_memmap(writing, "w+", np.float32, shape)
+            kept = _with_room(writing, (len(images), extractor.width))
             for rows, part in in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
@@ -57,13 +61,17 @@ def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothi
             writing.unlink(missing_ok=True)
     features = np.load(file, mmap_mode="r")
     moments = moments_of(features)
-    said = {
+    return Reference(moments.mean, moments.covariance, features, described(real))
+
+
+def described(real: Real) -> dict[str, Any]:
+    """Which images they are, for JSON."""
+    return {
         "what": real.what,
-        "count": len(images),
-        "shape": list(images.shape[1:]),
-        "fingerprint": fingerprint,
+        "count": len(real.images),
+        "shape": list(real.images.images.shape[1:]),
+        "fingerprint": real.images.fingerprint,
     }
-    return Reference(moments.mean, moments.covariance, features, said)
 
 
 def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
@@ -84,5 +92,52 @@ def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
         )
     if not np.isfinite(mean).all() or not np.isfinite(covariance).all():
         raise ExtractorError(f"{path}: mu or sigma is NaN or infinite in places")
-    said = {"what": f"mu and sigma of {path.absolute()}", "count": None}
+    said = {
+        "what": f"mu and sigma of {path.absolute()}",
+        "count": None,
+        "fingerprint": sha256(path),
+    }
     return Reference(mean, covariance, None, said)
+
+
+def _with_room(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A new file of float32, mapped. Raises DiskFull where the disk does not hold all of it.
+
+    Its space is taken at once: where a mapped file finds none later, the process is killed.
+    """
+    try:
+        mapped = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needed, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
+        raise DiskFull(
+            errno.ENOSPC,
+            f"the disk is full: the features of {shape[0]:,} real images need "
+            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free; make "
+            "room there, or choose another folder with the environment variable FROMNOISE_CACHE",
+        ) from error
+    return mapped
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what processes of this machine that were killed have left half written."""
+    for path in folder.glob(f"*.writing-{platform.node()}-*"):
+        process = path.name.rpartition("-")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # where there is no signal that does nothing
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another person's
+        return True
+    return True

@@ -3,10 +3,13 @@
 sweep-…/sweep.json    a row for each way of sampling; written after every one of them
         sweep.md      the same as a table
         sweep.png     distance against seconds an image, with the Pareto front
+
+The same sweep into the same folder again goes on after the last row.
 """
 
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +20,8 @@ import numpy as np
 
 from fromnoise.config import ConfigError, Sampling
 from fromnoise.curves import sweep_figure
-from fromnoise.evaluation.extractors import Extractor, in_parts
+from fromnoise.data.strict_json import read_json
+from fromnoise.evaluation.extractors import Extractor, digest, in_parts
 from fromnoise.evaluation.generated import draw
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.moments import moments_of
@@ -28,6 +32,7 @@ from fromnoise.model import Model
 from fromnoise.progress import counting
 
 SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
+logger = logging.getLogger("fromnoise")
 
 
 class Row(NamedTuple):
@@ -51,13 +56,46 @@ def ways(
     ]
 
 
-def refuse_swept(folder: Path) -> None:
-    """Raise ConfigError where `folder` has a sweep already."""
-    if (folder / SWEEP_FILE).exists():
+def facts_of(
+    model: Model,
+    plans: Sequence[Sampling],
+    reference: dict[str, Any],
+    extractor: Extractor,
+    *,
+    num: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """All that the rows of a sweep depend on, for JSON. reference: what `Reference.said` is."""
+    return {
+        "versions": {name: version(name) for name in ("fromnoise", "torch")},
+        "model": digest(model.denoiser),
+        **model.spec.model_dump(mode="json", include={"step", "weights"}),
+        "ways": [plan.model_dump(mode="json") for plan in plans],
+        "count": num,
+        "batch_size": batch_size,
+        "reference": reference,
+        "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
+        "device": str(next(model.denoiser.parameters()).device),
+    }
+
+
+def rows_so_far(folder: Path, facts: dict[str, Any]) -> list[Row]:
+    """The rows that the same sweep has written into `folder`, those of the first ways.
+
+    Raises ConfigError where another sweep has, and names what differs.
+    """
+    file = folder / SWEEP_FILE
+    if not file.exists():
+        return []
+    read = read_json(file, where=str(file.absolute()))
+    stored = read if isinstance(read, dict) else {}
+    if other := [key for key, fact in facts.items() if stored.get(key) != fact]:
         raise ConfigError(
-            f"{folder.absolute()} has the figures of an earlier sweep; give another --out, or "
-            "remove it"
+            f"{folder.absolute()} has a sweep that differs in {', '.join(other)}; give another "
+            "--out, or remove it"
         )
+    rows = [{key: row[key] for key in Row._fields} for row in stored["rows"]]
+    return [Row(**{**row, "fid": Interval(**row["fid"])}) for row in rows]
 
 
 def sweep(
@@ -74,27 +112,20 @@ def sweep(
 ) -> list[Row]:
     """Draw the seeds 0 to num−1 in each way, measure time and distance, and write both down.
 
-    Raises ConfigError where `folder` has a sweep already.
+    Ways that are in `folder` already are not drawn again.
+    Raises ConfigError where the sweep there is another one.
     """
-    refuse_swept(folder)
-    rows: list[Row] = []
+    facts = facts_of(model, plans, reference.said, extractor, num=num, batch_size=batch_size)
+    if rows := rows_so_far(folder, facts):
+        logger.info("%d of %d ways are in %s already", len(rows), len(plans), folder.absolute())
     guided = (
         labels_of is not None
         and bool(model.spec.label_names)
         and labels_of.images.label_names == model.spec.label_names
     )
+    facts["loaded from"] = loaded_from
     model.sample(range(min(batch_size, num)), steps=1)  # so that the first way pays for no start
-    facts = {
-        "versions": {name: version(name) for name in ("fromnoise", "torch")},
-        "loaded from": loaded_from,
-        **model.spec.model_dump(mode="json", include={"step", "weights"}),
-        "count": num,
-        "batch_size": batch_size,
-        "reference": reference.said,
-        "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
-        "device": str(next(model.denoiser.parameters()).device),
-    }
-    for plan in plans:
+    for plan in plans[len(rows) :]:
         with counting(f"images by {plan.sampler.name} {plan.steps}") as progress:
             drawn = draw(
                 model,
@@ -179,13 +210,6 @@ def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: 
         for row, on_front in zip(rows, front(rows), strict=True)
     ]
     content = {**facts, "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": listed}
-    for name, text in (
-        (SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
-        (TABLE_FILE, table(rows, extractor)),
-    ):
-        writing = folder / f".writing-{name}"
-        writing.write_text(text, encoding="utf-8")
-        writing.replace(folder / name)
     lines: dict[str, list[tuple[float, ...]]] = {}
     for row in sorted(rows, key=lambda row: row.steps):
         name = row.sampler if row.guidance == 1 else f"{row.sampler}, s = {row.guidance:g}"
@@ -196,3 +220,10 @@ def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: 
         if on_front
     ]
     sweep_figure(lines, edge, folder / PICTURE, distance=distance_of(extractor))
+    for name, text in (
+        (TABLE_FILE, table(rows, extractor)),
+        (SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),  # a row stands now
+    ):
+        writing = folder / f".writing-{name}"
+        writing.write_text(text, encoding="utf-8")
+        writing.replace(folder / name)
