@@ -362,6 +362,19 @@ def test_other_numbers_of_images_are_no_other_features(home, bare):
     assert "Features or reference images differ" not in metrics
 
 
+def test_bits_alone_leave_the_other_columns_as_they_are(bare):
+    of_inception = METRICS | {"extractor": {"name": "inception", "weights": ""}}
+    alone = {"generated": {"what": "none"}, "bits": {"total": {"value": 3.25}}}
+    for folder, content in (("set", of_inception), ("bits", alone)):
+        (bare / "evaluation" / folder).mkdir(parents=True)
+        (bare / "evaluation" / folder / "metrics.json").write_text(json.dumps(content))
+    html = section(write_report([bare]).read_text(), "metrics")
+    assert "FID ↓" in [row[0] for row in rows_of(html)]
+    assert "differ between these columns" not in html
+    assert "The numbers of generated images differ" not in html
+    assert "3.25" in html
+
+
 # ---- what is missing or broken ------------------------------------------------------------------
 
 
