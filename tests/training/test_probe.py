@@ -64,7 +64,8 @@ class Squares(nn.Module):
 def test_what_is_kept_is_counted_once_and_by_image(count):
     denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
     kept = kept_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
-    assert kept == 3 * 3 * 4 * 4 * 4  # three tensors of 3×4×4 floats; no weight
+    # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
+    assert kept == 3 * 3 * 4 * 4 * 4 + 4
     assert all(p.grad is None for p in denoiser.parameters())
 
 
