@@ -183,6 +183,7 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
     assert found == {2: 1, 3: 2, 4: 2, 5: 3, 6: 4}  # before the first update there is no average
     made = reconstruct(run, 0.1)
     assert distance(flat(made.file), flat(run / "ema" / "000006-0.1.safetensors")) < 1e-6
+    assert read_spec(read_tensors(made.file).metadata, made.file).power_average.updates == 4
 
 
 def test_a_death_right_after_a_checkpoint_costs_no_snapshot(tiny, tmp_path, monkeypatch):
