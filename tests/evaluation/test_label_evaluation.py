@@ -260,6 +260,14 @@ def test_a_small_run_draws_what_it_is_asked_for(squares, trained, cli, caplog, t
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
 
+    how = ["--labels", "red", "--num", 2, "--steps", 2, "--eta", 0.5, "--spacing", "trailing"]
+    assert cli("evaluate", trained, "--judge", judge, *how).code == 0
+    [folder] = (trained / "evaluation").iterdir()
+    assert folder.name == "labels-000150-ema-ddim-2-eta0.5-spacingtrailing-labels"
+    sampling = json.loads((folder / "scores.json").read_text())["sampling"]
+    assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
+    assert (sampling["steps"], sampling["spacing"]) == (2, "trailing")
+
 
 def test_a_judge_skips_what_is_missing_and_counts_it_unless_strict(squares, cli, caplog, tmp_path):
     root = tmp_path / "squares"
