@@ -1,7 +1,8 @@
 """Data of which everything is known: with x_0 ~ N(m, C) the perfect denoiser is affine.
 
-So is then every step of a sampler, x_s = M x_t + c + std·z, and the mean and covariance of what
-a whole chain makes can be carried along exactly, without drawing anything.
+So is then every step of a sampler, also of one that remembers the steps before, and with it the
+whole chain, x_s = M x_T + c + Σ_t N_t z_t: the mean and covariance of what it makes can be carried
+along exactly, without drawing anything.
 """
 
 import math
@@ -9,11 +10,24 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion import Denoiser, NoiseSchedule, Prediction, ddim, ddpm, sampling_times
+from fromnoise.diffusion import (
+    Denoiser,
+    NoiseSchedule,
+    Prediction,
+    ddim,
+    ddpm,
+    dpmpp,
+    dpmpp_sde,
+    euler,
+    heun,
+    sampling_times,
+    unipc,
+)
 
 D = 3
 EYE = torch.eye(D, dtype=torch.float64)
@@ -45,23 +59,29 @@ class Gaussian:
         return Prediction("x0", x0[:, :, None, None], x_t, a.sqrt(), (1 - a).sqrt())
 
     def carried(self, sampler, times: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(s, mean, covariance) of x_s after each step, when x_T starts as it should."""
+        """(s, mean, covariance) of x_s after each step, when x_T starts as it should.
+
+        Probes go through the chain together: from 0, from each unit vector, and from 0 with one
+        unit of noise in one direction at one time.
+        """
         mean, covariance = self.marginal(times[0])
-        probes = torch.cat([ZERO[None], EYE])[:, :, None, None]
-        for t, s in pairwise([*times, 0]):
-            kept = [t, s] if s else [t]
+        starts = torch.cat([ZERO[None], EYE, EYE.new_zeros(len(times) * D, D)])[:, :, None, None]
+        first = {t: 1 + D + i * D for i, t in enumerate(times)}  # of the D probes with noise at t
 
-            def step(z: float, t=t, kept=kept) -> Tensor:
-                noise = torch.full_like(probes, z)
-                steps = sampler(self.denoise, self.schedule, probes, kept, noise=lambda t: noise)
-                return next(steps).x[:, :, 0, 0]  # (1+D, D)
+        def noise(t: int) -> Tensor:
+            z = torch.zeros_like(starts)
+            z[first[t] : first[t] + D, :, 0, 0] = EYE
+            return z
 
-            shift, *columns = step(0)
-            matrix = torch.stack(columns, dim=1) - shift[:, None]
-            std = (step(1) - step(0))[0, 0]
-            mean = matrix @ mean + shift
-            covariance = matrix @ covariance @ matrix.T + std**2 * EYE
-            yield s, mean, covariance
+        for step in sampler(self.denoise, self.schedule, starts, times, noise=noise):
+            ends = step.x[:, :, 0, 0]
+            shift, columns = ends[0], (ends[1:] - ends[0]).T  # (D, D + times·D)
+            of_x_T, of_noise = columns[:, :D], columns[:, D:]
+            yield (
+                step.s,
+                of_x_T @ mean + shift,
+                of_x_T @ covariance @ of_x_T.T + of_noise @ of_noise.T,
+            )
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +89,19 @@ def gaussian(schedule) -> Gaussian:
     return Gaussian(schedule, MEAN, COVARIANCE)
 
 
-each_sampler = pytest.mark.parametrize(
-    "sampler",
-    [small, large, partial(ddim, eta=0.0), partial(ddim, eta=0.5)],
-    ids=["ddpm-small", "ddpm-large", "ddim-0", "ddim-0.5"],
-)
+SAMPLERS = {
+    "ddpm-small": small,
+    "ddpm-large": large,
+    "ddim-0": ddim,
+    "ddim-0.5": partial(ddim, eta=0.5),
+    "ddim-1": partial(ddim, eta=1.0),
+    "euler": euler,
+    "heun": heun,
+    "dpm++": dpmpp,
+    "dpm++sde": dpmpp_sde,
+    "unipc": unipc,
+}
+each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_number_of_steps = pytest.mark.parametrize("steps", [1, 7, 53, 1000])
 
 
@@ -146,36 +174,133 @@ def test_the_error_of_the_covariance_falls_at_first_order(
 
 # ---- drawn samples --------------------------------------------------------------------------
 
+DRAWS = 100_000
+
+
+def standard_errors(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of mean and covariance of so many draws from a Gaussian."""
+    variances = covariance.diag()
+    of_covariance = (variances[:, None] * variances + covariance**2) / DRAWS
+    return (variances / DRAWS).sqrt(), of_covariance.sqrt()
+
+
+def assert_drawn_from(x: Tensor, mean: Tensor, covariance: Tensor) -> None:
+    """Mean and every entry of the covariance within 3 standard errors. x: (draws, D, 1, 1)."""
+    assert x.dtype == torch.float32
+    x = x[:, :, 0, 0].double().T
+    of_mean, of_covariance = standard_errors(covariance)
+    assert ((x.mean(dim=1) - mean).abs() < 3 * of_mean).all()
+    assert ((x.cov() - covariance).abs() < 3 * of_covariance).all()
+
+
+@pytest.fixture
+def drawn():
+    """drawn(t): standard normal noise, float32, other noise at each call."""
+    generator = np.random.default_rng(0)
+
+    def noise(t: int) -> Tensor:
+        return torch.from_numpy(generator.standard_normal((DRAWS, D, 1, 1), dtype=np.float32))
+
+    return noise
+
 
 class PerfectNetwork(nn.Module):
-    """ε̂ = σ_t (α² C + σ²)⁻¹ (x_t − α m), in float32, for t one less than the denoiser's."""
+    """v̂ in float32, for t one less than the denoiser's, and the variance of a step to `after[t]`.
 
-    def __init__(self, gaussian: Gaussian) -> None:
+    The raw second half is 2f − 1, f where log σ² lies between log β̃ and log β, of the true
+    p(x_s | x_t): σ² = β̃ + (√ᾱ_s β/(1−ᾱ_t))² Var(x_0 | x_t). A diagonal C makes that exact.
+    """
+
+    def __init__(self, gaussian: Gaussian, after: dict[int, int]) -> None:
         super().__init__()
-        self.gaussian = gaussian
+        self.gaussian, self.after = gaussian, after
 
     def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
         t = int(index[0]) + 1
+        a, C = self.gaussian.schedule.alpha_bar[t], self.gaussian.covariance
         mean, covariance = self.gaussian.marginal(t)
-        inverse = torch.linalg.inv(covariance).float()
-        sigma = (1 - self.gaussian.schedule.alpha_bar[t]).sqrt().float()
-        return sigma * ((x_t[:, :, 0, 0] - mean.float()) @ inverse)[:, :, None, None]
+        # v̂ = α ε̂ − σ x̂_0 is affine: its slope, then its value at the mean of x_t
+        slope = (a * (1 - a)).sqrt() * torch.linalg.solve(covariance, EYE - C)
+        v_of_mean = -(1 - a).sqrt() * self.gaussian.mean
+        v = (x_t[:, :, 0, 0] - mean.float()) @ slope.float() + v_of_mean.float()
+        fraction = self.fraction(t).float().expand(len(x_t), D)
+        return torch.cat([v, 2 * fraction - 1], dim=1)[:, :, None, None]
+
+    def fraction(self, t: int) -> Tensor:
+        """f of each number, (D,)."""
+        s = self.after[t]
+        if s == 0:
+            return ZERO  # nothing is added
+        a_t, a_s = self.gaussian.schedule.alpha_bar[[t, s]]
+        least, most = self.gaussian.schedule.variances(t, s)
+        C = self.gaussian.covariance.diag()
+        of_x0 = C * (1 - a_t) / (a_t * C + 1 - a_t)  # Var(x_0 | x_t)
+        exact = least + a_s * (most / (1 - a_t)).square() * of_x0
+        return (exact / least).log() / (most / least).log()
 
 
-@each_sampler
-def test_a_thousand_steps_recover_mean_and_covariance(gaussian, schedule, sampler):
-    n = 20_000
-    generator = torch.Generator().manual_seed(0)
+def last_step(sampler, data: Gaussian, times: list[int], noise):
+    """With the float32 denoiser of `data`, from its own x_T, which is nearly N(0, I)."""
+    denoise = Denoiser(PerfectNetwork(data, dict(pairwise([*times, 0]))), data.schedule, "v")
+    mean, covariance = data.marginal(times[0])
+    x_T = noise(0)[:, :, 0, 0] @ torch.linalg.cholesky(covariance).T.float() + mean.float()
+    *_, last = sampler(denoise, data.schedule, x_T[:, :, None, None], times, noise=noise)
+    return last
 
-    def noise(t: int) -> Tensor:
-        return torch.randn(n, D, 1, 1, generator=generator)
 
-    denoise = Denoiser(PerfectNetwork(gaussian), schedule)
-    *_, last = sampler(denoise, schedule, noise(1001), sampling_times(schedule, 1000), noise=noise)
-    x = last.x[:, :, 0, 0].double().T  # (D, n)
+@pytest.mark.parametrize(
+    ("sampler", "covariance", "steps", "spacing"),
+    [
+        (large, EYE, 20, "linspace"),
+        (partial(ddpm, variance="learned"), COVARIANCE.diag().diag(), 20, "log_snr"),
+        (dpmpp_sde, COVARIANCE, 100, "quadratic"),  # its error is 0.7 of a standard error
+    ],
+    ids=["ddpm-large", "ddpm-learned", "dpm++sde"],
+)
+def test_draws_have_the_mean_and_covariance_of_the_data(
+    schedule, drawn, sampler, covariance, steps, spacing
+):
+    # Large is exact for standard normal deviations, learned for a diagonal covariance.
+    data = Gaussian(schedule, MEAN, covariance)
+    times = sampling_times(schedule, steps, spacing)
+    assert_drawn_from(last_step(sampler, data, times, drawn).x, MEAN, covariance)
 
-    variances = COVARIANCE.diag()
-    of_mean = (variances / n).sqrt()
-    of_covariance = ((variances[:, None] * variances + COVARIANCE**2) / n).sqrt()
-    assert ((x.mean(dim=1) - MEAN).abs() < 4 * of_mean).all()
-    assert ((x.cov() - COVARIANCE).abs() < 4 * of_covariance).all()
+
+@pytest.mark.parametrize(
+    "sampler",
+    [small, partial(ddim, eta=0.5), partial(ddim, eta=1.0)],
+    ids=["ddpm-small", "ddim-0.5", "ddim-1"],
+)
+def test_draws_around_many_single_images_have_their_mean_and_covariance(schedule, drawn, sampler):
+    # The small variance and every eta are exact for one image. Here each draw has its own, which
+    # its denoiser knows: over all of them x_s has the mean and covariance of q(x_s).
+    data = Gaussian(schedule, MEAN, COVARIANCE)
+    own = (drawn(0)[:, :, 0, 0] @ ROOT.T.float() + MEAN.float())[:, :, None, None]
+
+    def denoise(x_t: Tensor, t: int) -> Prediction:
+        return Prediction("x0", own, x_t, schedule.alpha(t), schedule.sigma(t))
+
+    times = sampling_times(schedule, 20)
+    x_T = schedule.add_noise(own, drawn(0), times[0])
+    for step in sampler(denoise, schedule, x_T, times, noise=drawn):
+        if step.s in (times[1], times[10], times[-1]):
+            assert_drawn_from(step.x, *data.marginal(step.s))
+
+
+@pytest.mark.parametrize(
+    "name", ["ddpm-small", "ddpm-large", "ddim-0.5", "ddim-1", "dpm++sde", "dpm++"]
+)
+def test_draws_are_what_was_carried(gaussian, schedule, drawn, name):
+    # With few steps the error is many standard errors, and it is the same by both ways.
+    times = sampling_times(schedule, 10)
+    *_, (_, mean, covariance) = gaussian.carried(SAMPLERS[name], times)
+    assert ((covariance - COVARIANCE).abs() > 10 * standard_errors(COVARIANCE)[1]).any()
+    assert_drawn_from(last_step(SAMPLERS[name], gaussian, times, drawn).x, mean, covariance)
+
+
+def test_two_thousand_small_steps_err_by_less_than_so_many_draws_show():
+    # Even steps of the angle whose cosine is α, as the cosine schedule has, err least here.
+    data = Gaussian(NoiseSchedule.named("cosine", 2000), MEAN, COVARIANCE / 2 + EYE / 2)
+    *_, (_, _, covariance) = data.carried(small, sampling_times(data.schedule, 2000))
+    standard_error = standard_errors(data.covariance)[1]
+    assert ((covariance - data.covariance).abs() < standard_error).all()
