@@ -7,32 +7,17 @@ is then off by up to 1e-4, which the second test allows. So elsewhere they get o
 what is compared is the definitions, and these agree at every step to 1e-5 of the largest value.
 """
 
+from itertools import product
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from torch import nn
 
-from fromnoise.diffusion import Denoiser, NoiseSchedule, clamp_x0, ddim, ddpm, sampling_times
+from fromnoise.diffusion import NoiseSchedule, ddim, ddpm, sampling_times
 
 T = 1000
 SHAPE = (2, 1, 4, 4)
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-
-
-class Wave(nn.Module):
-    """A cheap, smooth and bounded function of x and t, which keeps its last output."""
-
-    def forward(self, x, index, cond):
-        self.output = torch.sin(2 * x + index[:, None, None, None] / 300)
-        return self.output
-
-
-class WaveAndVariance(Wave):
-    """The same, with a raw variance beside it."""
-
-    def forward(self, x, index, cond):
-        self.output = torch.cat([super().forward(x, index, cond), torch.cos(3 * x)], dim=1)
-        return self.output
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +25,19 @@ def noise(fixed_noise):
     return fixed_noise(*SHAPE)
 
 
-def denoiser_and_wave(schedule, kind, clip):
-    wave = Wave()
-    denoise = Denoiser(wave, schedule, kind)
-    return clamp_x0(denoise) if clip else denoise, wave
-
-
 def assert_close(got, expected, tolerance=1e-5):
     atol = tolerance * max(1, expected.abs().max().item())
     torch.testing.assert_close(got, expected, rtol=0, atol=atol)
 
 
-# ---- tables ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "theirs"), [("linear",) * 2, ("cosine", "squaredcos_cap_v2")])
-def test_alpha_bar(name, theirs):
-    expected = DDPMScheduler(T, beta_schedule=theirs).alphas_cumprod.double()
-    ours = NoiseSchedule.named(name, T).alpha_bar[1:]
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-7)
+# ---- their own tables -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
 def test_with_their_own_tables_all_thousand_steps_agree_as_far_as_these_are_exact(
-    schedule, noise, scheduler
+    schedule, wave_denoiser, noise, scheduler
 ):
-    denoise, wave = denoiser_and_wave(schedule, "eps", clip=True)
+    denoise, wave = wave_denoiser(schedule, "eps", clip=True)
     theirs = scheduler(T)
     theirs.set_timesteps(T)
     options = {"use_clipped_model_output": True} if scheduler is DDIMScheduler else {}
@@ -82,7 +54,7 @@ def test_with_their_own_tables_all_thousand_steps_agree_as_far_as_these_are_exac
 # ---- times ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [7, 53, 1000])
+@pytest.mark.parametrize("steps", [7, 20, 53, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_times(schedule, spacing, steps):
     theirs = DDPMScheduler(T, timestep_spacing=spacing)
@@ -113,12 +85,13 @@ def with_exact_table(scheduler, schedule):
 @pytest.mark.parametrize(
     ("steps", "spacing"),
     [
-        *[(steps, spacing) for steps in (7, 53) for spacing in ("leading", "trailing", "linspace")],
+        *product((7, 53), ("leading", "trailing", "linspace")),
+        (20, "trailing"),
         (1000, "leading"),  # with all times there is one spacing
     ],
 )
-def test_ddpm(schedule, noise, steps, spacing, variance, kind, clip):
-    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+def test_ddpm(schedule, wave_denoiser, noise, steps, spacing, variance, kind, clip):
+    denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = DDPMScheduler(
         T,
         prediction_type=PREDICTION_TYPES[kind],
@@ -142,11 +115,9 @@ def test_ddpm(schedule, noise, steps, spacing, variance, kind, clip):
 
 
 @with_and_without_clipping
-@pytest.mark.parametrize("steps", [7, 53, 1000])
-def test_ddpm_with_a_learned_variance(schedule, noise, steps, clip):
-    wave = WaveAndVariance()
-    free = Denoiser(wave, schedule)
-    denoise = clamp_x0(free) if clip else free
+@pytest.mark.parametrize("steps", [7, 20, 53, 1000])
+def test_ddpm_with_a_learned_variance(schedule, wave_denoiser, noise, steps, clip):
+    denoise, wave = wave_denoiser(schedule, "eps", clip, learned=True)
     theirs = DDPMScheduler(T, variance_type="learned_range", clip_sample=clip)
     with_exact_table(theirs, schedule)
     times = sampling_times(schedule, steps, "leading")
@@ -181,9 +152,9 @@ def ddim_step(theirs, output, t, x, eta, noise):
 @with_and_without_clipping
 @each_kind
 @pytest.mark.parametrize("eta", [0.0, 0.7])
-@pytest.mark.parametrize("steps", [7, 53, 1000])
-def test_ddim(schedule, noise, steps, eta, kind, clip):
-    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+@pytest.mark.parametrize("steps", [7, 20, 53, 1000])
+def test_ddim(schedule, wave_denoiser, noise, steps, eta, kind, clip):
+    denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
     times = sampling_times(schedule, steps, "leading")
     x = noise(0)
@@ -199,12 +170,12 @@ def test_ddim(schedule, noise, steps, eta, kind, clip):
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 @pytest.mark.parametrize("steps", [7, 53])
 def test_ddim_between_the_times_that_diffusers_steps_between(
-    schedule, noise, steps, spacing, eta, kind, clip
+    schedule, wave_denoiser, noise, steps, spacing, eta, kind, clip
 ):
     # Theirs always steps from t to t−⌊T/n⌋. With leading that is the next kept time; with other
     # spacings it is not, and the next prediction is then made for a time that x is not at. So no
     # chain is compared here, but from every kept time one step of ours between their two times.
-    denoise, wave = denoiser_and_wave(schedule, kind, clip)
+    denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
     for t in sampling_times(schedule, steps, spacing):
         s = t - T // steps
@@ -212,5 +183,26 @@ def test_ddim_between_the_times_that_diffusers_steps_between(
             ddim(denoise, schedule, noise(t), [t, s] if s > 0 else [t], noise=noise, eta=eta)
         )
         x, x0 = ddim_step(theirs, wave.output, t, noise(t), eta, noise)
+        assert_close(step.x, x)
+        assert_close(step.x0, x0)
+
+
+@pytest.mark.parametrize("kind", ["x0", "v"])
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
+def test_where_nothing_is_left_of_the_image_at_T(wave_denoiser, noise, scheduler, kind):
+    # Where ᾱ_T = 0. Trailing with 20 steps: then theirs of ddim steps between the kept times too.
+    schedule = NoiseSchedule.named("linear", T, zero_terminal_snr=True)
+    denoise, wave = wave_denoiser(schedule, kind, clip=False)
+    options = {"prediction_type": PREDICTION_TYPES[kind], "timestep_spacing": "trailing"}
+    theirs = scheduler(T, rescale_betas_zero_snr=True, clip_sample=False, **options)
+    torch.testing.assert_close(
+        theirs.alphas_cumprod.double(), schedule.alpha_bar[1:], rtol=0, atol=1e-6
+    )
+    with_exact_table(theirs, schedule).set_timesteps(20)
+    sampler = ddim if scheduler is DDIMScheduler else ddpm
+    x = noise(0)
+    for step in sampler(denoise, schedule, x, sampling_times(schedule, 20), noise=noise):
+        generator = torch.Generator().manual_seed(step.t)
+        x, x0 = theirs.step(wave.output, step.t - 1, x, generator=generator, return_dict=False)
         assert_close(step.x, x)
         assert_close(step.x0, x0)

@@ -1,0 +1,210 @@
+"""Our solvers of the reverse equations beside the schedulers of the diffusers library.
+
+Both are fed the same predictions and the same noise; each goes on from its own last image, and they
+agree at every step to 1e-5 of the largest value. Their times are ours less one.
+
+Theirs look up σ/α in one float32 list, with 0 for the clean image at its end. As in
+`test_against_diffusers.py` they get ours in float64: what is compared is the definitions. They
+differ in this:
+
+- Times. Of DPM-Solver++ and UniPC `leading` and `linspace` count one time more and leave the lowest
+  one out; of Euler and Heun `linspace` falls between the times, where σ/α is interpolated. Only
+  `trailing` is ours in all, so that is compared, and all of them step at our times.
+- Euler and Heun work on x/α. They get x_T/α_T; with `trailing` and `linspace` their own beginning
+  is σ_T/α_T times the noise, x_T less by the factor σ_T.
+- `lower_order_final`, the first order at the end, is for fewer than 15 steps there; but with
+  `final_sigmas_type` zero the very last step is of first order always, as ours is.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, sampling_times
+
+T = 1000
+SHAPE = (2, 1, 4, 4)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+SECOND_ORDER = {"solver_order": 2, "final_sigmas_type": "zero"}
+DPM = {**SECOND_ORDER, "solver_type": "midpoint"}
+THEIRS = {
+    "euler": (EulerDiscreteScheduler, {"final_sigmas_type": "zero"}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "dpmsolver++"}),
+    "dpm++sde": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {**SECOND_ORDER, "solver_type": "bh2", "predict_x0": True}),
+}
+CLIPPED = {
+    "heun": {"clip_sample": True},
+    "dpm++": {"thresholding": True, "sample_max_value": 1.0},  # to [−s, s] with 1 ≤ s ≤ 1
+    "dpm++sde": {"thresholding": True, "sample_max_value": 1.0},
+    "unipc": {"thresholding": True, "sample_max_value": 1.0},
+}
+
+FREE = [
+    *product((1, 2, 7, 20, 53), ["trailing"], PREDICTION_TYPES, [False]),
+    *product([20], ["leading", "karras"], PREDICTION_TYPES, [False]),
+    *product([1000], ["trailing"], ["eps", "v"], [False]),  # with all times there is one spacing
+]
+CLIPPING = [*product((7, 20, 53), ["trailing"], PREDICTION_TYPES, [True])]
+each_chain = pytest.mark.parametrize(("steps", "spacing", "kind", "clip"), [*FREE, *CLIPPING])
+
+
+@pytest.fixture(scope="module")
+def noise(fixed_noise):
+    return fixed_noise(*SHAPE)
+
+
+def assert_close(got, expected, tolerance=1e-5):
+    atol = tolerance * max(1, expected.abs().max().item())
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+def build(name, **options):
+    scheduler, fixed = THEIRS[name]
+    return scheduler(T, beta_start=1e-4, beta_end=0.02, **fixed, **options)
+
+
+def interleaved(name, values):
+    """As Heun's scheduler counts, two steps for one of ours except the last: a, b, b, c, c, d."""
+    if name != "heun":
+        return values
+    return torch.cat([values[:1], values[1:-1].repeat_interleave(2), values[-1:]])
+
+
+def noise_to_image(schedule, times):
+    """σ/α at these times, and 0 at t = 0; (n + 1,), float64."""
+    a = schedule.alpha_bar[[*times, 0]]
+    return ((1 - a) / a).sqrt()
+
+
+def at_our_times(name, schedule, times, kind, *, clip=False):
+    theirs = build(name, prediction_type=PREDICTION_TYPES[kind], **(CLIPPED[name] if clip else {}))
+    theirs.set_timesteps(len(times))
+    ours = torch.tensor([*times, 1], dtype=theirs.timesteps.dtype) - 1
+    theirs.timesteps = interleaved(name, ours)[:-1]
+    theirs.sigmas = interleaved(name, noise_to_image(schedule, times))
+    theirs.set_begin_index(0)
+    return theirs
+
+
+# ---- times ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 53, 1000])
+@pytest.mark.parametrize("name", THEIRS)
+def test_their_trailing_times_and_what_they_look_up_there_are_ours(schedule, name, steps):
+    theirs = build(name, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    times = sampling_times(schedule, steps, "trailing")
+    ours = at_our_times(name, schedule, times, "eps")
+    assert theirs.timesteps.tolist() == ours.timesteps.tolist()
+    torch.testing.assert_close(theirs.sigmas.double(), ours.sigmas, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("steps", [7, 20, 53])
+@pytest.mark.parametrize(
+    ("spacing", "option"), [("karras", "use_karras_sigmas"), ("log_snr", "use_lu_lambdas")]
+)
+def test_times_that_are_even_in_a_function_of_the_noise(schedule, spacing, option, steps):
+    # Theirs keep σ/α as the rule gives it, and round its time for the network. We step between the
+    # times themselves: the nearest ones, and no time twice, where theirs ends with 2, 1, 1.
+    theirs = build("dpm++", **{option: True})
+    theirs.set_timesteps(steps)
+    expected = [t + 1 for t in theirs.timesteps.tolist()]
+    times = sampling_times(schedule, steps, spacing)
+    assert max(abs(a - b) for a, b in zip(times, expected, strict=True)) <= 1
+
+
+# ---- steps ----------------------------------------------------------------------------------
+
+
+@each_chain
+@pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc"])
+def test_multistep(schedule, wave_denoiser, noise, name, steps, spacing, kind, clip):
+    denoise, wave = wave_denoiser(schedule, kind, clip)
+    times = sampling_times(schedule, steps, spacing)
+    theirs = at_our_times(name, schedule, times, kind, clip=clip)
+    x = noise(0)
+    for step in SAMPLERS[name](denoise, schedule, x, times, noise=noise):
+        options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
+        (x,) = theirs.step(wave.output, step.t - 1, x, return_dict=False, **options)
+        assert_close(step.x, x)
+        if not clip:  # theirs rounds x to float32, and 1/α_T = 157 times that error is in x̂_0
+            assert_close(step.x0, theirs.model_outputs[-1])
+
+
+@pytest.mark.parametrize(("steps", "spacing", "kind", "clip"), FREE)  # theirs cannot clip
+def test_euler(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
+    denoise, wave = wave_denoiser(schedule, kind, clip)
+    times = sampling_times(schedule, steps, spacing)
+    theirs = at_our_times("euler", schedule, times, kind)
+    x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
+    theirs.scale_model_input(x, theirs.timesteps[0])  # it warns where this is left out
+    for step, time in zip(
+        euler(denoise, schedule, noise(0), times, noise=noise), theirs.timesteps, strict=True
+    ):
+        x, x0 = theirs.step(wave.output, time, x, return_dict=False)
+        assert_close(step.x, theirs.scale_model_input(x, time))  # x/α, times the α that is next
+        assert_close(step.x0, x0)
+
+
+@each_chain
+def test_heun(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
+    plain, wave = wave_denoiser(schedule, kind, clip)
+    seen = []
+
+    def denoise(x_t, t):
+        prediction = plain(x_t, t)
+        seen.append((x_t, t, wave.output))
+        return prediction
+
+    times = sampling_times(schedule, steps, spacing)
+    theirs = at_our_times("heun", schedule, times, kind, clip=clip)
+    x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
+    asked = iter(theirs.timesteps.tolist())
+    for step in heun(denoise, schedule, noise(0), times, noise=noise):
+        denoised = []
+        for x_t, t, output in seen:  # at t, and then at s, for which x_t is Euler's proposal
+            time = next(asked)
+            assert t == time + 1
+            assert_close(x_t, theirs.scale_model_input(x, time))
+            x, x0 = theirs.step(output, time, x, return_dict=False)
+            denoised.append(x0)
+        assert_close(step.x, theirs.scale_model_input(x, step.s))
+        assert_close(step.x0, denoised[0])
+        seen.clear()
+    assert next(asked, None) is None
+
+
+@pytest.mark.parametrize("kind", ["x0", "v"])
+@pytest.mark.parametrize(
+    ("name", "huge"),
+    # float32 images allow Euler no more
+    [("euler", 1e7), ("dpm++", 1e150), ("dpm++sde", 1e150), ("unipc", 1e150)],
+)
+def test_the_limit_of_no_image_at_T(wave_denoiser, noise, name, huge, kind):
+    # Where ᾱ_T = 0 theirs put 2⁻²⁴, since they cannot count with σ/α = ∞; with far less than that
+    # they come as near to ours as one likes, if slowly: the share of x̂_0(T) in the second step goes
+    # with 1/log(σ/α). Only the correction of Heun's first step has no limit, half of
+    # (ρ_s − ρ_T) (ε̂_s − ε̂_T) with ρ_T → ∞, and ours leaves it out.
+    schedule = NoiseSchedule.named("linear", T, zero_terminal_snr=True)
+    denoise, wave = wave_denoiser(schedule, kind, clip=False)
+    times = sampling_times(schedule, 20)
+    theirs = at_our_times(name, schedule, times, kind)
+    theirs.sigmas[0] = huge
+    x = noise(0) * huge if name == "euler" else noise(0)
+    theirs.scale_model_input(x, theirs.timesteps[0])
+    for i, step in enumerate(SAMPLERS[name](denoise, schedule, noise(0), times, noise=noise)):
+        options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
+        time = theirs.timesteps[i].float() if name == "euler" else theirs.timesteps[i]
+        x, *_ = theirs.step(wave.output, time, x, return_dict=False, **options)
+        assert_close(step.x, theirs.scale_model_input(x, time), 1e-4)
