@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean clean-all
+.PHONY: help demo test check bench family clean clean-all
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## list these targets
@@ -27,6 +27,9 @@ check: $(VENV)/.installed-dev ## lint, formatting, types
 
 bench: $(VENV)/.installed-dev ## measure speed and quality, beside other libraries
 	$(BIN)/python benchmarks/run.py
+
+family: $(VENV)/.installed ## draw the pictures of docs/family.md anew
+	$(BIN)/python docs/family/draw.py
 
 clean: ## remove caches and build products; runs and the environment stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -32,13 +32,13 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73"]
 SCHEDULE = NoiseSchedule.named("linear", 1000)
 
 
-def denoise(x_t: Tensor, t: int) -> Prediction:
+def denoise(x_t: Tensor, t: int, *, weights: Tensor = WEIGHTS, std: float = STD) -> Prediction:
     """x̂_0 = E[x_0 | x_t] = Σ_k r_k E[x_0 | x_t, k], r_k being p(k | x_t). x_t: (B,2,1,1)."""
     alpha_bar = SCHEDULE.alpha_bar[t]
-    alpha, variance = alpha_bar.sqrt(), alpha_bar * STD**2 + (1 - alpha_bar)
+    alpha, variance = alpha_bar.sqrt(), alpha_bar * std**2 + (1 - alpha_bar)
     apart = x_t[:, None, :, 0, 0] - alpha * MEANS  # (B,3,2): from the centre of each Gaussian at t
-    r = (WEIGHTS.log() - apart.square().sum(dim=-1) / (2 * variance)).softmax(dim=1)  # (B,3)
-    of_each = MEANS + alpha * STD**2 / variance * apart  # (B,3,2)
+    r = (weights.log() - apart.square().sum(dim=-1) / (2 * variance)).softmax(dim=1)  # (B,3)
+    of_each = MEANS + alpha * std**2 / variance * apart  # (B,3,2)
     x0 = (r[..., None] * of_each).sum(dim=1)[:, :, None, None]
     return Prediction("x0", x0, x_t, alpha, (1 - alpha_bar).sqrt())
 

@@ -1,0 +1,92 @@
+"""The pictures of docs/family.md: all of them, or those that are named.
+
+    make family
+    python docs/family/draw.py schedule-cosine sampler-heun
+
+A picture is called as GitHub calls the heading that it stands under.
+"""
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import averages
+import guidance
+import lines
+import matplotlib
+import objectives
+import samplers
+from matplotlib.figure import Figure
+from plane import two
+from style import LOOK, save, shrink
+
+from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS, WEIGHTINGS
+from fromnoise.diffusion.objective import OWN, VLB
+
+FOLDER = Path(__file__).parent
+OVERVIEW = "paths"  # the picture of examples/two_dimensions.py
+
+
+def anchor(title: str) -> str:
+    """What GitHub makes of a heading: lower case, spaces to hyphens, no other signs."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def each(group: str, draw: Callable[[str], Figure], names) -> dict[str, Callable[[], Figure]]:
+    """A picture for each member of a group."""
+    return {anchor(f"{group} {name}"): partial(draw, name) for name in names}
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    **each("schedule", lines.schedule, SCHEDULES),
+    "schedule-with-zero_terminal_snr": lines.zero_terminal_snr,
+    **each("prediction", objectives.prediction, OWN),
+    **each("metric", objectives.metric, METRICS),
+    anchor(f"metric {VLB}"): objectives.bound,
+    "hybrid-objective": objectives.hybrid,
+    **each("weighting", objectives.weighting, WEIGHTINGS),
+    **each("times", objectives.times, ("uniform", "stratified", "importance")),
+    "offset-noise": objectives.offset_noise,
+    "self-conditioning": objectives.hints,
+    "average-ema_decay": averages.decay,
+    "averages-ema_lengths": averages.lengths,
+    "average-of-any-length": averages.afterwards,
+    **each("spacing", lines.spacing, SPACINGS),
+    **each("sampler", samplers.sampler, SAMPLERS),
+    **each("variance", samplers.variance, ("small", "large", "learned")),
+    "classifier-free-guidance": guidance.scales,
+    "guidance-on-an-interval": guidance.interval,
+    "guidance-rescale": guidance.rescale,
+    "dynamic-threshold": guidance.threshold,
+    "composition": guidance.composition,
+    "autoguidance": guidance.weaker,
+}
+
+
+def draw(name: str, folder: Path) -> Path:
+    """Write one picture: folder/NAME.png."""
+    file = folder / f"{name}.png"
+    if name == OVERVIEW:
+        with tempfile.TemporaryDirectory() as large:
+            shrink(two.draw(Path(large) / "paths.png"), file, colours=96)
+        return file
+    with matplotlib.rc_context(LOOK):
+        save(PICTURES[name](), file)
+    return file
+
+
+def main(names: list[str]) -> None:
+    """Draw these, or all."""
+    unknown = set(names) - PICTURES.keys() - {OVERVIEW}
+    if unknown:
+        known = ", ".join([OVERVIEW, *PICTURES])
+        sys.exit(f"there is no picture {', '.join(sorted(unknown))}; known: {known}")
+    for name in names or [OVERVIEW, *PICTURES]:
+        print(draw(name, FOLDER))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

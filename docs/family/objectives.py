@@ -1,0 +1,157 @@
+"""Pictures of what is trained: predictions, metrics, weightings, times and hints."""
+
+import torch
+from lines import T
+from matplotlib.figure import Figure
+from plane import drawn, two, walk
+from samplers import spread
+from style import ACCENT, GREY, SECOND, THIRD, panels
+from torch import Tensor
+
+from fromnoise.diffusion import METRICS, WEIGHTINGS, sampling_times
+from fromnoise.diffusion.objective import OWN
+from fromnoise.training.times import KEPT, History, draw_times
+
+LOG_SNR = torch.linspace(-10, 10, 201)
+SNR = LOG_SNR.exp()
+BATCH, BINS = 64, 16
+
+
+def prediction(kind: str) -> Figure:
+    """How much larger the square of its own error is than that of x̂_0."""
+    figure, (panel,) = panels(f"Prediction {kind}: its squared error over that of x_0")
+    for own in OWN.values():
+        panel.semilogy(LOG_SNR, own(SNR), color=GREY, linewidth=3)
+    panel.semilogy(LOG_SNR, OWN[kind](SNR), color=ACCENT)
+    panel.set(xlabel="log SNR (noise on the left, image on the right)", ylabel="factor")
+    return figure
+
+
+def metric(name: str) -> Figure:
+    """The loss of one element over its error."""
+    figure, (panel,) = panels(f"Metric {name}")
+    error = torch.linspace(-3, 3, 241)
+    for other in METRICS.values():
+        panel.plot(error, other(error, torch.zeros(())), color=GREY)
+    panel.plot(error, METRICS[name](error, torch.zeros(())), color=ACCENT)
+    panel.set(xlabel="error e of one element", ylabel="loss", ylim=(0, 4))
+    return figure
+
+
+def weighting(name: str) -> Figure:
+    """What the squared error of ε counts over the log-SNR."""
+    figure, (panel,) = panels(f"Weighting {name}: what the squared error of ε counts")
+    for other in WEIGHTINGS.values():
+        panel.semilogy(LOG_SNR, other(SNR, SNR) / SNR, color=GREY)
+    panel.semilogy(LOG_SNR, WEIGHTINGS[name](SNR, SNR) / SNR, color=ACCENT, label=name)
+    panel.set(xlabel="log SNR (noise on the left, image on the right)", ylabel="w / SNR")
+    panel.set_ylim(1e-4, 1e4)
+    return figure
+
+
+def bound() -> Figure:
+    """What the squared error of ε counts in the bound, with the small variance."""
+    figure, (panel,) = panels("vlb: what the squared error of ε counts in T · L(t−1), in nats")
+    t = torch.arange(2, T + 1)
+    snr = two.SCHEDULE.alpha_bar / (1 - two.SCHEDULE.alpha_bar)
+    panel.semilogy(t / T, T / 2 * (snr[t - 1] - snr[t]) / snr[t], color=ACCENT, label="vlb")
+    panel.axhline(1, color="0.6", label="simple")
+    panel.set(xlabel="t/T", ylabel="weight", xlim=(0, 1.01))
+    panel.legend()
+    return figure
+
+
+def hybrid() -> Figure:
+    """The term of the bound over the learned fraction, smallest at the true variance."""
+    figure, (panel,) = panels("Hybrid: what the bound says of the variance at some t")
+    f = torch.linspace(-0.3, 1.3, 201, dtype=torch.float64)
+    for t, colour in ((3, ACCENT), (30, SECOND), (100, THIRD)):
+        small, large, off = _step(t)
+        log_variance = f * large.log() + (1 - f) * small.log()
+        loss = (log_variance - small.log() + (small + off) / log_variance.exp() - 1) / 2
+        excess = (loss - loss.min()) / (large / small).log().square()
+        panel.plot(f, excess, color=colour, label=f"t = {t}")
+        panel.plot(f[loss.argmin()], 0, "o", color=colour)
+    panel.set(xlabel="fraction f: 0 is β̃, 1 is β", ylabel="excess of L(t−1), scaled")
+    panel.set_ylim(bottom=-0.01)
+    panel.legend()
+    return figure
+
+
+def _step(t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """β̃ and β of the step to t−1, and by how much the square of its mean is off, on average."""
+    a_t, a_s = two.SCHEDULE.alpha_bar[t], two.SCHEDULE.alpha_bar[t - 1]
+    small, large = two.SCHEDULE.variances(t, t - 1)
+    share = a_s.sqrt() * (1 - a_t / a_s) / (1 - a_t)
+    return small, large, share**2 * _error(t)
+
+
+def _error(t: int) -> Tensor:
+    """E Var[x_0 | x_t] of one number of a point of the plane: no denoiser does better."""
+    x0 = two.MEANS[torch.arange(300) % 10 // 5 + (torch.arange(300) % 10 > 7)]  # 5 : 3 : 2
+    x0 = x0[:, :, None, None] + two.STD * drawn(300, seed=2)
+    a = two.SCHEDULE.alpha_bar[t]
+    return spread(a.sqrt() * x0 + (1 - a).sqrt() * drawn(300, seed=3), t).mean()
+
+
+def times(how: str) -> Figure:
+    """One batch of t, or for importance many, beside the probability."""
+    figure, (panel,) = panels(f"Times {how}")
+    generator = torch.Generator().manual_seed(0)
+    if how == "importance":
+        history = _history()
+        t, _ = draw_times(how, T, 100_000, generator, history)
+        panel.hist(t, bins=50, range=(0, T), density=True, color=GREY, label="100,000 draws of t")
+        p = history.probabilities()
+        panel.semilogy(
+            torch.arange(1, T + 1), p, color=ACCENT, label="p_t, by the loss of the bound"
+        )
+        panel.set(xlabel="t", ylabel="probability")
+        panel.legend()
+        return figure
+    t, _ = draw_times(how, T, BATCH, generator)
+    panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
+    panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
+    panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)
+    panel.set(xlabel=f"t of a batch of {BATCH}", ylabel="how many", ylim=(-1, 9))
+    return figure
+
+
+def _history() -> History:
+    """Of the bound under the perfect denoiser: ten losses of each t."""
+    snr = two.SCHEDULE.alpha_bar / (1 - two.SCHEDULE.alpha_bar)
+    history = History.of(T)
+    for t in range(1, T + 1):
+        before = max(t - 1, 1)  # at t = 1 the SNR before is infinite
+        loss = (snr[before] - snr[max(t, 2)]) / 2 * _error(t)
+        history.add(torch.full((KEPT,), t), loss.expand(KEPT))
+    return history
+
+
+def offset_noise() -> Figure:
+    """The mean of the noise in a channel of 28×28, without and with an offset."""
+    figure, (panel,) = panels("Offset noise: the mean of one channel of ε, 28×28 pixels")
+    mean = torch.linspace(-0.4, 0.4, 401)
+    for strength, colour in ((0.0, GREY), (0.05, SECOND), (0.1, ACCENT)):
+        std = (1 / 28**2 + strength**2) ** 0.5
+        density = torch.exp(-(mean**2) / (2 * std**2)) / (std * (2 * torch.pi) ** 0.5)
+        panel.plot(mean, density, color=colour, label=f"strength {strength:g}: std {std:.3f}")
+    panel.set(xlabel="mean of the channel", ylabel="density")
+    panel.legend()
+    return figure
+
+
+def hints() -> Figure:
+    """How near the x̂_0 of the step before is to that of this step, beside zeros."""
+    figure, (panel,) = panels("Self-conditioning: how far a hint is from the x_0 to be predicted")
+    x = walk("ddim", drawn(300), 50)
+    t = sampling_times(two.SCHEDULE, 50, "log_snr")
+    x0 = torch.stack([two.denoise(x_t, u).x0 for x_t, u in zip(x[:-1], t, strict=True)])
+    share = torch.tensor(t) / T
+    size = x0.flatten(2).norm(dim=2).mean(dim=1)
+    news = (x0[1:] - x0[:-1]).flatten(2).norm(dim=2).mean(dim=1)
+    panel.plot(share, size, color="0.6", label="zeros: nothing known")
+    panel.plot(share[1:], news, ".-", color=ACCENT, label="x_0 of the step before, 50 steps")
+    panel.set(xlabel="t/T (sampling goes from right to left)", ylabel="mean distance")
+    panel.legend()
+    return figure
