@@ -24,7 +24,6 @@ from fromnoise.training.precision import (
     lay_out,
 )
 
-MOMENTS = 2  # of Adam, each as large as the weights
 REPEATS = 3  # timed passes; their median is taken
 PASSES = 3  # a forward and a backward pass cost about three forward passes
 PRODUCTS = (torch.matmul, torch.Tensor.__matmul__, torch.Tensor.matmul, torch.bmm)
@@ -49,7 +48,7 @@ class Measured:
     parameters: int
     multiply_adds: int  # a forward pass of one image
     attention: tuple[Attended, ...]
-    fixed_bytes: int  # weights, gradients, moments, average
+    weight_bytes: int
     image_bytes: int | None = None  # kept for the backward pass, for each image of a part
     step_seconds: float | None = None
     images: int = 0  # that the timed passes had; steps of more are longer in proportion
@@ -85,12 +84,11 @@ def measure(
             return x0, torch.zeros(count, num_labels, device=device) if num_labels else None
 
         forward, multiply_adds, attention = count_work(trial, *batch(1))
-        weights = sum(p.nbytes for p in trial.parameters())
         facts: dict[str, Any] = {
             "parameters": sum(p.numel() for p in trial.parameters()),
             "multiply_adds": multiply_adds,
             "attention": attention,
-            "fixed_bytes": weights * (3 + MOMENTS),
+            "weight_bytes": sum(p.nbytes for p in trial.parameters()),
         }
         part = -(-settings.batch_size // settings.accumulation)
         few = min(2, part)  # an average over a batch needs two
@@ -247,8 +245,9 @@ def _loss(
     cond: Tensor | None,
 ) -> Tensor:
     t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
+    hinted = torch.arange(len(x0)) % 2 == 0 if denoiser.takes_hint else None  # half, as in training
     with autocast(x0.device, computation.precision):
-        return objective(denoiser, x0, torch.randn_like(x0), t, cond).mean()
+        return objective(denoiser, x0, torch.randn_like(x0), t, cond, hinted=hinted).mean()
 
 
 def _wait(device: torch.device) -> None:
