@@ -98,7 +98,7 @@ def test_attention_on_16x16_is_no_finding(tiny, hasty):
 
 def test_finds_200_checkpoints_of_330_MB_on_20_GB(cli, recipe_file, hasty, monkeypatch):
     measured = doctor.measure
-    of_330_MB = {"fixed_bytes": 330 * 10**6 // 4 * 5}
+    of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
     monkeypatch.setattr(doctor, "measure", lambda *a, **k: replace(measured(*a, **k), **of_330_MB))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(0, 0, 20 * 10**9))
     many = ["training.keep_checkpoints=200", "training.steps=20000", "training.checkpoint_every=50"]

@@ -18,7 +18,7 @@ MEASURED = Measured(
     parameters=10**6,
     multiply_adds=10**8,
     attention=(Attended(tokens=64, keys=64, heads=1, multiply_adds=10**6),),
-    fixed_bytes=20 * 10**6,
+    weight_bytes=4 * 10**6,
     image_bytes=10**6,
     step_seconds=0.1,
     images=128,
@@ -292,7 +292,7 @@ def test_pictures_that_cost_more_than_the_training_are_told(facts, overrides, sh
     ],
 )
 def test_checkpoints_of_330_MB_on_a_disk_of_20_GB(facts, overrides, count, level):
-    of_330_MB = {"fixed_bytes": 330 * 10**6 // 4 * 5}
+    of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
     found = findings.disk(facts(overrides, measured=of_330_MB))
     assert (found.level, found.said.split(" of ")[0]) == (level, f"{count} checkpoints")
     assert "of 315 MiB, and one while" in found.said
@@ -300,7 +300,7 @@ def test_checkpoints_of_330_MB_on_a_disk_of_20_GB(facts, overrides, count, level
 
 def test_the_number_of_checkpoints_that_is_advised_fits(facts):
     asked = {"training.keep_checkpoints": 200, "training.checkpoint_every": 50}
-    of_330_MB = {"fixed_bytes": 330 * 10**6 // 4 * 5}
+    of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
     advice = findings.disk(facts(asked, measured=of_330_MB)).advice
     assert advice == "training.keep_checkpoints=47, or --out on another disk"
     asked["training.keep_checkpoints"] = 47
@@ -322,3 +322,16 @@ def test_the_number_of_checkpoints_is_the_most_that_there_ever_are(
     values = zip(keys, (keep, milestone, 10, 205), strict=True)
     said = findings.disk(facts({f"training.{key}": value for key, value in values})).said
     assert most <= int(said.split()[0]) + 1 <= most + keep
+
+
+def test_averages_of_other_lengths_take_memory_and_disk(facts):
+    lengths = {"training.ema_lengths": [0.05, 0.1]}
+    with_them, without = facts(lengths), facts()
+    assert "about 149 MiB" in findings.memory(with_them).said  # 122 of images, 4·(1+1+2+3) MB
+    assert "about 141 MiB" in findings.memory(without).said
+    said = findings.disk(with_them).said
+    assert "2 checkpoints of 23 MiB" in said  # 4·(1+2+3) MB
+    assert "and 40 snapshots of averages: 153 MiB" in said
+    full = findings.disk(facts(lengths, disk_free=150 * 2**20))
+    assert full.level == "wrong"
+    assert findings.disk(facts(disk_free=150 * 2**20)).level == "ok"

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.config import Component, Training, checked
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.diffusion.self_conditioning import first_guess
 from fromnoise.networks import NETWORKS
 from fromnoise.training import probe
 from fromnoise.training.precision import Computation
@@ -93,11 +94,23 @@ def look(tiny_denoiser):
     return call
 
 
+def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
+    def noted(*given):
+        seen.append(given[-1])
+        return first_guess(*given)
+
+    seen = []
+    denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
+    monkeypatch.setattr("fromnoise.diffusion.objective.first_guess", noted)
+    kept_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
+    assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
+
+
 def test_measures_a_step(look, tiny_denoiser):
     found = look()
     parameters = sum(p.numel() for p in tiny_denoiser.parameters())
     assert found.parameters == parameters
-    assert found.fixed_bytes == 4 * parameters * 5
+    assert found.weight_bytes == 4 * parameters
     assert found.computation == FP32
     assert found.images == 8
     assert found.step_seconds > 0

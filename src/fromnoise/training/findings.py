@@ -10,6 +10,7 @@ import numpy as np
 
 from fromnoise.config import Recipe
 from fromnoise.progress import duration
+from fromnoise.training.power_ema import snapshot_every
 from fromnoise.training.probe import Measured
 
 TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T
@@ -23,7 +24,8 @@ ATTENTION_SHARE = 0.25  # of the multiply-adds
 LARGE_SCORES = 2**30  # bytes
 DRAWING_SHARE = 0.2  # of the time
 LONG = 24 * 3600  # seconds: a night and a day
-NEARLY_FULL = 0.8  # of the memory or disk that is free
+MOMENTS = 2  # of Adam, each as large as the weights
+NEARLY_FULL = 0.8  # of the memory or disk that is free; a training took up to 1.25 times as much
 PREVIEW_STEPS = 25
 MIRRORED = {"left", "right"}  # words in a label that a mirror makes untrue
 NOT_MIRRORED = ("digits", "mnist")  # a mirrored 2 is no digit
@@ -70,6 +72,11 @@ class Facts:
         """Images that are computed at once."""
         settings = self.recipe.training
         return -(-settings.batch_size // settings.accumulation)
+
+    @property
+    def averages(self) -> int:
+        """The usual one, and those of other lengths."""
+        return 1 + len(self.recipe.training.ema_lengths)
 
 
 def noise_at_the_end(facts: Facts) -> Finding:
@@ -224,10 +231,11 @@ def memory(facts: Facts) -> Finding:
     if measured.image_bytes is None:
         return Finding("look", what, TOO_SLOW, "see time")
     part = measured.image_bytes * facts.part
-    need = measured.fixed_bytes + part
+    fixed = measured.weight_bytes * (2 + MOMENTS + facts.averages)  # and as many gradients
+    need = fixed + part
     said = (
-        f"about {_bytes(need)} on {facts.device}: {_bytes(measured.fixed_bytes)} for weights, "
-        f"gradients, moments and average, {_bytes(part)} for {facts.part} images at once"
+        f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
+        f"and averages, {_bytes(part)} for {facts.part} images at once"
     )
     if facts.memory_free is None:
         return Finding("ok", what, said)
@@ -235,7 +243,7 @@ def memory(facts: Facts) -> Finding:
     if need <= NEARLY_FULL * facts.memory_free:
         return Finding("ok", what, said)
     level: Level = "wrong" if need > facts.memory_free else "look"
-    room = facts.memory_free * NEARLY_FULL - measured.fixed_bytes
+    room = facts.memory_free * NEARLY_FULL - fixed
     fitting = int(room // measured.image_bytes)
     if fitting < 1:
         return Finding(level, what, said, "a smaller network or data.size")
@@ -282,9 +290,10 @@ def pictures(facts: Facts) -> Finding:
 
 
 def disk(facts: Facts) -> Finding:
-    """Weights, average and two moments in each checkpoint, times those that are kept at once."""
-    what, settings = "disk", facts.recipe.training
-    size = facts.measured.fixed_bytes * 4 // 5  # all but the gradients
+    """Weights, averages and moments in each checkpoint, times those that are kept at once, and
+    the snapshots of averages of other lengths."""
+    what, settings, weights = "disk", facts.recipe.training, facts.measured.weight_bytes
+    size = weights * (1 + MOMENTS + facts.averages)
     milestones = 0
     if settings.milestone_every and facts.steps:
         milestones = facts.steps // max(settings.milestone_every, settings.checkpoint_every)
@@ -293,6 +302,10 @@ def disk(facts: Facts) -> Finding:
         count = min(count, -(-facts.steps // settings.checkpoint_every))
     need = (count + 1) * size  # one is written before another is deleted
     said = f"{count} checkpoints of {_bytes(size)}, and one while it is written: {_bytes(need)}"
+    if settings.ema_lengths and facts.steps:
+        taken = -(-facts.steps // snapshot_every(settings)) * len(settings.ema_lengths)
+        need += taken * weights
+        said += f", and {taken} snapshots of averages: {_bytes(taken * weights)}"
     if facts.disk_free is None:
         return Finding("ok", what, said)
     said += f"; {_bytes(facts.disk_free)} are free"

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from fromnoise.training.precision import (
     lay_out,
 )
 
-MOMENTS = 2  # of Adam, each as large as the weights
 REPEATS = 3  # timed passes; their median is taken
 PASSES = 3  # a forward and a backward pass cost about three forward passes
 PRODUCTS = (torch.matmul, torch.Tensor.__matmul__, torch.Tensor.matmul, torch.bmm)
+GROWTH = 4  # from one batch that is tried to the next
 CHOOSING = 12  # passes in which the precision is chosen, at most
 
 
@@ -47,7 +48,7 @@ class Measured:
     parameters: int
     multiply_adds: int  # a forward pass of one image
     attention: tuple[Attended, ...]
-    fixed_bytes: int  # weights, gradients, moments, average
+    weight_bytes: int
     image_bytes: int | None = None  # kept for the backward pass, for each image of a part
     step_seconds: float | None = None
     images: int = 0  # that the timed passes had; steps of more are longer in proportion
@@ -70,11 +71,12 @@ def measure(
     Time is looked at before each pass, and the first is the forward pass of one image. Neither the
     denoiser nor any random number of the caller is changed; the images are noise of its own.
     """
-    end = time.perf_counter() + seconds
     device = next(denoiser.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         trial = copy.deepcopy(denoiser).eval()
+        optimizer = build_optimizer(trial.network, settings)  # it is imported then: for seconds
+        end = time.perf_counter() + seconds
 
         def batch(count: int) -> tuple[Tensor, Tensor | None]:
             pixels = torch.randint(256, (count, *shape), dtype=torch.uint8)
@@ -82,22 +84,23 @@ def measure(
             return x0, torch.zeros(count, num_labels, device=device) if num_labels else None
 
         forward, multiply_adds, attention = count_work(trial, *batch(1))
-        weights = sum(p.nbytes for p in trial.parameters())
         facts: dict[str, Any] = {
             "parameters": sum(p.numel() for p in trial.parameters()),
             "multiply_adds": multiply_adds,
             "attention": attention,
-            "fixed_bytes": weights * (3 + MOMENTS),
+            "weight_bytes": sum(p.nbytes for p in trial.parameters()),
         }
         part = -(-settings.batch_size // settings.accumulation)
         few = min(2, part)  # an average over a batch needs two
+        if time.perf_counter() + forward < end:  # once more, for the first pass warms up
+            forward = min(forward, count_work(trial, *batch(1))[0])
         image = PASSES * forward
         if time.perf_counter() + few * image > end:
             return Measured(**facts)
 
         trial.train()
         if computation is None:
-            left = max(end - time.perf_counter(), 0) / 3
+            left = max(end - time.perf_counter(), 0) / 2
             there = max(1, CPU_PIXELS // (shape[1] * shape[2]))
             count = max(few, min(part, there, int(left / CHOOSING / image)))
             try_out = left > CHOOSING * few * image
@@ -107,21 +110,11 @@ def measure(
                 else Computation("fp32", False)
             )
         lay_out(trial, computation.channels_last)
-        x0, cond = batch(few)
-        started = time.perf_counter()
-        kept = kept_bytes(trial, objective, computation, x0, cond)
-        image = (time.perf_counter() - started) / few
+        kept = kept_bytes(trial, objective, computation, *batch(few))
         facts |= {"image_bytes": kept, "computation": computation}
 
-        free = memory_free(device)
-        fitting = part if free is None else max(few, int(free / 2 / max(kept, 1)))
-        left = end - time.perf_counter()
-        count = min(part, fitting, max(few, int(left / (2 + REPEATS) / image)))
-        if left < 2 * count * image:
-            return Measured(**facts)
-        optimizer = build_optimizer(trial.network, settings)
-        passes, updates = [], []
-        while len(passes) <= REPEATS and (len(passes) < 2 or time.perf_counter() < end):
+        def step(count: int) -> tuple[float, float]:
+            """Seconds of a forward and backward pass, and of what follows it once a step."""
             x0, cond = batch(count)
             started = time.perf_counter()
             _loss(trial, objective, computation, x0, cond).backward()
@@ -130,11 +123,25 @@ def measure(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             _wait(device)
-            passes.append(middle - started)
-            updates.append(time.perf_counter() - middle)
-        seconds_an_image = _median(passes[1:]) / count  # the first pass warms up
-        step = seconds_an_image * settings.batch_size + _median(updates[1:])
-        return Measured(**facts, step_seconds=step, images=count)
+            return middle - started, time.perf_counter() - middle
+
+        free = memory_free(device)
+        most = part if free is None else min(part, max(few, int(free / 2 / max(kept, 1))))
+        count, seconds = few, step(few)[0]
+        while count < most:  # small batches are slow, an image: towards a whole one, as time allows
+            affordable = int((end - time.perf_counter()) / (1 + REPEATS) / (seconds / count))
+            larger = min(most, GROWTH * count, affordable)
+            if larger <= count:
+                break
+            count, seconds = larger, step(larger)[0]
+        timed = []
+        while len(timed) < REPEATS and time.perf_counter() + seconds < end:
+            timed.append(step(count))
+        if not timed:
+            return Measured(**facts)
+        passes, updates = zip(*timed, strict=True)
+        whole = _median(passes) / count * settings.batch_size + _median(updates)
+        return Measured(**facts, step_seconds=whole, images=count)
 
 
 class _Counting(TorchFunctionMode):
@@ -238,8 +245,9 @@ def _loss(
     cond: Tensor | None,
 ) -> Tensor:
     t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
+    hinted = torch.arange(len(x0)) % 2 == 0 if denoiser.takes_hint else None  # half, as in training
     with autocast(x0.device, computation.precision):
-        return objective(denoiser, x0, torch.randn_like(x0), t, cond).mean()
+        return objective(denoiser, x0, torch.randn_like(x0), t, cond, hinted=hinted).mean()
 
 
 def _wait(device: torch.device) -> None:
@@ -247,5 +255,5 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _median(values: list[float]) -> float:
+def _median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
