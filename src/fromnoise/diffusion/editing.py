@@ -24,16 +24,16 @@ def inpaint(
     known: Tensor,
     noise: KeyedNoise,
     resample: int = 10,
-    jump: int = 10,
+    jump: int = 5,
     variance: Variance = "small",
 ) -> Iterator[Step]:
-    """Make what is not known of an image, by RePaint: x_s = known ⊙ x_s^known + (1−known) ⊙ x_s^new.
+    """x_s = m ⊙ x_s^known + (1−m) ⊙ x_s^new, m = `known`: make what is not known of an image.
 
-    Lugmayr et al. 2022 (arXiv:2201.09865), Algorithm 1, with jumps: x_s^new is an ancestral step
-    from x_t, and x_s^known ~ N(√ᾱ_s image, 1−ᾱ_s) is the image under fresh noise. What is new does
-    not fit what is known at once, so the noise of `jump` steps is put on again,
-    x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and every such piece of the way is walked `resample` times.
-    1 is the plain replacement that the paper improves on. The cost is about resample · len(times).
+    RePaint (Lugmayr et al. 2022, arXiv:2201.09865), Algorithm 1 with jumps: x_s^new is an ancestral
+    step from x_t, and x_s^known ~ N(√ᾱ_s image, 1−ᾱ_s) is the image under fresh noise. That step
+    knows what is known only through noise, so what is new does not fit it at once. Therefore the
+    noise of `jump` steps is put on again, x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and each such piece
+    of the way is walked `resample` times, at that cost; 1 is plain replacement.
 
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. image: x_0, like x. known: bool, broadcasts
     against x; the last x there is `image`, exactly. Where nothing is known and resample = 1, this
@@ -64,7 +64,7 @@ def inpaint(
 def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
     """The way cut every `jump` steps, counted from its end; the last step to 0 stands alone.
 
-    Each piece begins where the one before it ends: [9, 7, 5, 3, 1], 3 → [9, 7], [7, 5, 3, 1], [1, 0].
+    Each piece begins where the last one ends: [9, 7, 5, 3, 1], 3 → [9, 7], [7, 5, 3, 1], [1, 0].
     """
     cuts = sorted({0, *range(len(times) - 1, 0, -jump)})
     return [*(list(times[i : j + 1]) for i, j in pairwise(cuts)), [times[-1], 0]]
