@@ -33,7 +33,8 @@ def options_of(command):
 def test_every_command_that_is_named_has_the_options_that_are_named():
     shell = "".join(re.findall(r"```sh\n(.*?)```", SYSTEMS, flags=re.DOTALL))
     inline = "\n".join(re.findall(r"`(fromnoise [^`]+)`", SYSTEMS))
-    written = r"^fromnoise ([a-z]+)( (?:interpolate|shapes|check|train|import)(?= ))?(.*)"
+    second = "interpolate|inpaint|vary|shapes|check|train|import"
+    written = rf"^fromnoise ([a-z]+)( (?:{second})(?= ))?(.*)"
     commands = re.findall(written, shell + inline, flags=re.MULTILINE)
     commands += re.findall(r"`()()(--cycle-classes|--guidance)", SYSTEMS)
     assert len(commands) > 15

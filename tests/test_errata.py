@@ -599,7 +599,7 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     ends = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(ends, digits, strict=True):
         Image.fromarray(image[0].astype(np.uint16) * 257).save(path)
-    monkeypatch.setattr(editing, "grid_figure", lambda images, path, **how: path)
+    monkeypatch.setattr(editing.interpolation, "grid_figure", lambda images, path, **how: path)
     files = editing.interpolate_to_folder(
         untrained(tiny), ends[0], ends[1], tmp_path / "out", frames=3, strength=0.01, steps=100
     )

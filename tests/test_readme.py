@@ -26,7 +26,9 @@ LESS = {  # appended to a command: the same command, less of it
     "sweep": [*FEW, "--steps", "2,3"],
     "data shapes": ["--train", "20", "--test", "2"],
     "sample": ["--steps", "2"],
-    "edit interpolate": ["--steps", "4"],
+    "edit inpaint": ["--steps", "3", "--resample", "2"],
+    "edit vary": ["--steps", "3"],
+    "edit interpolate": ["--steps", "3"],
 }
 
 
@@ -36,12 +38,13 @@ def blocks(language):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, foreign_checkpoint):
-    """A home with photos and another program's ckpt.pt, which is the working directory too."""
+    """A home with photos, a mask and another program's ckpt.pt, which is the working directory too."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
     for i in range(6):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(photos / f"{i}.png")
+    Image.fromarray(np.tri(20, 24, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -134,6 +134,11 @@ class Model:
         self.denoiser = denoiser
         self.spec = spec
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.denoiser.parameters()).device
+
     def sample(
         self,
         seeds: Sequence[int],
@@ -188,15 +193,46 @@ class Model:
         the end.
         Other arguments as in `sample`.
         """
-        plan = self.sampling_plan(**how)
+        plan, times, denoise = self.way(
+            len(seeds), cond=cond, compose=compose, autoguidance=autoguidance, **how
+        )
         shape = (self.spec.channels, *self.spec.size)
-        device = next(self.denoiser.parameters()).device
-        schedule = self.denoiser.schedule
-        times = sampling_times(schedule, plan.steps, plan.spacing)
         x = self.start(seeds)
         if origin is not None:
             times = [origin[0], *(t for t in times if t < origin[0])]
             x = origin[1]
+
+        def noise(t: int) -> Tensor:
+            return image_noise(seeds, t, shape).to(self.device)
+
+        walk = SAMPLERS[plan.sampler.name](
+            denoise,
+            self.denoiser.schedule,
+            x.to(self.device),
+            times,
+            noise=noise,
+            **plan.sampler.options,
+        )
+        return _in_inference_mode(walk)
+
+    def way(
+        self,
+        count: int,
+        *,
+        cond: Tensor | None = None,
+        compose: Mapping[str, float] | None = None,
+        autoguidance: Autoguidance | None = None,
+        **how: Any,
+    ) -> tuple[Sampling, list[int], Denoise]:
+        """The plan for `count` images, the falling times that it visits, and what it asks there.
+
+        The denoiser is steered by cond or compose, and x̂_0 kept in range, as the plan says: with
+        it, whatever walks over times (`fromnoise.diffusion`) does so as `sample` does. It is for
+        one walk: where the network hears its last x̂_0, it remembers it.
+        Arguments and errors as in `sample`.
+        """
+        plan = self.sampling_plan(**how)
+        times = sampling_times(self.denoiser.schedule, plan.steps, plan.spacing)
         guiding = [key for key in GUIDING if how.get(key) is not None]
         if guiding and cond is None:
             raise ValueError(
@@ -206,27 +242,14 @@ class Model:
                 else "a composition has a weight for each label in place of guidance: "
                 f"ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅); leave {guiding[0]} out"
             )
-        denoise = self._conditioned(cond, compose, len(seeds), plan)
+        denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
             weak, scale = autoguidance
             self._refuse_other(weak)
             plain = plan.model_copy(update={"guidance": 1.0})
-            beside = weak._conditioned(cond, compose, len(seeds), plain)
+            beside = weak._conditioned(cond, compose, count, plain)
             denoise = autoguided(denoise, beside, scale)
-        denoise = clamped(denoise, plan, self.spec)
-
-        def noise(t: int) -> Tensor:
-            return image_noise(seeds, t, shape).to(device)
-
-        walk = SAMPLERS[plan.sampler.name](
-            denoise,
-            schedule,
-            x.to(device),
-            times,
-            noise=noise,
-            **plan.sampler.options,
-        )
-        return _in_inference_mode(walk)
+        return plan, times, clamped(denoise, plan, self.spec)
 
     def _conditioned(
         self,
@@ -460,3 +483,9 @@ def to_uint8(x: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor
     low, high = data_range
     unit = (x.clamp(low, high) - low) / (high - low)
     return (unit * 255).round().to(torch.uint8).cpu()
+
+
+def from_uint8(images: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """From 0..255 to float32 with black and white as in `data_range`; `to_uint8` undoes it."""
+    low, high = data_range
+    return images.to(torch.float32) / 255 * (high - low) + low

@@ -25,9 +25,10 @@ def generator(*key: Key) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
-def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int]) -> Tensor:
+def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -> Tensor:
     """Standard normal noise for each image alone: float32 (len(seeds), *shape).
 
-    t names the step that the noise is for: the step that leaves t, or 0 for the start x_T.
+    t names the step that the noise is for: the step that leaves t, or 0 for the start x_T. key:
+    what else it is for, where a step needs more than one.
     """
-    return torch.stack([torch.randn(*shape, generator=generator(int(s), t)) for s in seeds])
+    return torch.stack([torch.randn(*shape, generator=generator(int(s), t, *key)) for s in seeds])

@@ -1,7 +1,11 @@
 """Interpolation: exact at both ends, of the right variance between them."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fromnoise.diffusion import (
@@ -11,6 +15,7 @@ from fromnoise.diffusion import (
     ddpm,
     interpolation_starts,
     sampling_times,
+    slerp,
 )
 
 SHAPE = (2, 4, 4)
@@ -119,3 +124,53 @@ def test_what_cannot_be_mixed_is_refused(schedule, pair, change, message):
     arguments = {"a": a, "b": b, "fractions": FRACTIONS, "t": 400, "eps": eps, **change}
     with pytest.raises(ValueError, match=message):
         interpolation_starts(schedule, **arguments)
+
+
+# ---- on the sphere ------------------------------------------------------------------------------
+
+
+def as_images(*vectors):
+    return torch.tensor(vectors, dtype=torch.float64).reshape(len(vectors), 1, 1, -1)
+
+
+@given(st.floats(0, 1), st.floats(0, 3.1), st.floats(0.1, 9))
+def test_in_the_plane_slerp_turns_by_a_share_of_the_angle(fraction, angle, length):
+    a = as_images([length, 0.0])
+    b = as_images([length * math.cos(angle), length * math.sin(angle)])
+    at = as_images([length * math.cos(fraction * angle), length * math.sin(fraction * angle)])
+    torch.testing.assert_close(slerp(a, b, fraction), at, rtol=0, atol=1e-9)
+
+
+def test_slerp_is_exact_at_both_ends_and_straight_between_parallel_images(pair):
+    a, b, eps = (x[None] for x in pair)
+    assert torch.equal(slerp(a, b, 0), a)
+    assert torch.equal(slerp(a, b, 1), b)
+    torch.testing.assert_close(slerp(a, a, 0.3), a, rtol=0, atol=1e-15)
+    torch.testing.assert_close(slerp(a, 3 * a, 0.5), 2 * a)
+    nearly = a + 1e-9 * eps  # an angle of which the arc cosine would make 0 / 0
+    torch.testing.assert_close(slerp(a, nearly, 0.5), (a + nearly) / 2, rtol=0, atol=1e-15)
+
+
+def test_slerp_takes_the_angle_of_each_image_alone():
+    a, b = as_images([1.0, 0, 0], [1.0, 0, 0]), as_images([0, 1.0, 0], [1.0, 0, 0])
+    half = as_images([0.5**0.5, 0.5**0.5, 0], [1.0, 0, 0])
+    torch.testing.assert_close(slerp(a, b, 0.5), half)
+
+
+def test_slerp_between_noises_is_as_long_as_noise():
+    a, b = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for fraction in FRACTIONS:
+        between = slerp(a, b, fraction)
+        assert between.dtype == torch.float32
+        torch.testing.assert_close(between.std(dim=(1, 2, 3)), torch.ones(8), rtol=0.03, atol=0)
+    assert ((a + b) / 2).std() < 0.75
+
+
+def test_slerp_refuses_opposite_images_other_shapes_and_fractions(pair):
+    a = pair[0][None]
+    with pytest.raises(ValueError, match="opposite"):
+        slerp(a, -2 * a, 0.5)
+    with pytest.raises(ValueError, match=r"one shape, not \(1, 2, 4, 4\) and \(1, 4\)"):
+        slerp(a, torch.zeros(1, 4), 0.5)
+    with pytest.raises(ValueError, match=r"between 0 \(a\) and 1 \(b\), not 1.5"):
+        slerp(a, a, 1.5)

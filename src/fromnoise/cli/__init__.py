@@ -12,12 +12,13 @@ from rich.logging import RichHandler
 from fromnoise import checkpoints, training
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
+from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
 from fromnoise.cli.ema import ema
 from fromnoise.cli.evaluate import evaluate, judge_import, judge_train
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
 from fromnoise.cli.report import report
-from fromnoise.cli.sample import edit_interpolate, sample
+from fromnoise.cli.sample import sample
 from fromnoise.cli.sweep import sweep
 from fromnoise.cli.train import progress, resume, train
 from fromnoise.progress import console
@@ -44,6 +45,8 @@ judge_app.command("import")(judge_import)
 app.add_typer(judge_app, name="judge")
 
 edit_app = typer.Typer(help="Make new images from given ones.", no_args_is_help=True)
+edit_app.command("inpaint")(edit_inpaint)
+edit_app.command("vary")(edit_vary)
 edit_app.command("interpolate")(edit_interpolate)
 app.add_typer(edit_app, name="edit")
 

@@ -1,4 +1,4 @@
-"""`fromnoise sample` and `edit interpolate`."""
+"""`fromnoise sample`."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,6 @@ import typer
 
 from fromnoise import asking, config, sampling
 from fromnoise.cli import options
-from fromnoise.editing import interpolate_to_folder
 from fromnoise.model import Autoguidance, load
 from fromnoise.progress import counting
 
@@ -158,25 +157,3 @@ def sample(
             print(file.absolute())
     if each_step:
         print((out / "steps").absolute())
-
-
-def edit_interpolate(
-    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
-    a: Annotated[Path, typer.Option(help="the first image")],
-    b: Annotated[Path, typer.Option(help="the last image")],
-    out: Annotated[Path, typer.Option(help="a folder for the images")],
-    frames: Annotated[int, typer.Option(min=2, help="images from a to b, both among them")] = 8,
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="how far into the noise; 1 forgets both images")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="of the noise that both images get")] = 0,
-    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
-    device: options.Device = "auto",
-) -> None:
-    """Go from one image to another through the noise (Ho et al. 2020, section 4.3)."""
-    loaded = load(model, device=device)
-    how = {} if steps is None else {"steps": steps}
-    for file in interpolate_to_folder(
-        loaded, a, b, out, frames=frames, strength=strength, seed=seed, **how
-    ):
-        print(file.absolute())

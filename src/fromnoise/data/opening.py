@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
-from fromnoise.data.decode import Header, read_picture
+from fromnoise.data.decode import Header
 from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, first_few
 from fromnoise.data.files import ACCEPTED
 from fromnoise.data.imageset import ImageSet
@@ -76,25 +76,6 @@ def open_images(
             f"cannot be read: {first_few(found.skipped)}; mend or remove them, or leave out strict"
         )
     return found
-
-
-def read_image(
-    path: str | Path,
-    *,
-    size: tuple[int, int],
-    channels: int,
-    fit: Fit = "crop",
-    background: RGB = (255, 255, 255),
-) -> np.ndarray:
-    """One image file as uint8 (C, H, W) of that size. Raises `DataError` with the path."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no image file {path.absolute()}")
-    try:
-        picture = read_picture(path.read_bytes(), background=background)
-    except BrokenImage as error:
-        raise DataError(f"{path.absolute()} cannot be read as an image: {error}") from error
-    return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
 
 
 def _decode(

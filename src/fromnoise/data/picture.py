@@ -55,7 +55,12 @@ def _luma(picture: Picture) -> np.ndarray:  # (h, w, 3) -> (h, w, 1)
 
 
 def fit_picture(
-    picture: Picture, size: tuple[int, int], *, fit: Fit, background: RGB
+    picture: Picture,
+    size: tuple[int, int],
+    *,
+    fit: Fit,
+    background: RGB,
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> np.ndarray:
     """The picture as uint8 (C, H, W) of `size` = (H, W).
 
@@ -68,12 +73,12 @@ def fit_picture(
     """
     height, width = picture.pixels.shape[:2]
     if fit == "squash":
-        return _chw(_resize(picture, size, (0, 0, width, height)))
+        return _chw(_resize(picture, size, (0, 0, width, height), resampling))
     if fit == "crop":
-        return _chw(_resize(picture, size, _centre_box((height, width), size)))
+        return _chw(_resize(picture, size, _centre_box((height, width), size), resampling))
     scale = min(1.0, size[0] / height, size[1] / width)
     inner = (_scaled(height, scale, size[0]), _scaled(width, scale, size[1]))
-    small = _resize(picture, inner, (0, 0, width, height))
+    small = _resize(picture, inner, (0, 0, width, height), resampling)
     canvas = np.empty((*size, small.shape[2]), dtype=np.uint8)
     canvas[:] = background_of(small.shape[2], background)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
@@ -107,7 +112,10 @@ def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> tuple[float, fl
 
 
 def _resize(
-    picture: Picture, size: tuple[int, int], box: tuple[float, float, float, float]
+    picture: Picture,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    resampling: Image.Resampling,
 ) -> np.ndarray:  # -> uint8 (H, W, C)
     left, top, right, bottom = box
     pixels = picture.pixels
@@ -115,18 +123,24 @@ def _resize(
         cut = pixels[int(top) : int(bottom), int(left) : int(right)]
         return _to_uint8(Picture(cut, picture.peak))
     if picture.is_8_bit and pixels.shape[2] == 3:
-        return np.asarray(_lanczos(pixels, size, box))
+        return np.asarray(_resampled(pixels, size, box, resampling))
     if not picture.is_8_bit:
         pixels = pixels.astype(np.float32)
-    planes = [np.asarray(_lanczos(pixels[..., c], size, box)) for c in range(pixels.shape[2])]
+    planes = [
+        np.asarray(_resampled(pixels[..., c], size, box, resampling))
+        for c in range(pixels.shape[2])
+    ]
     return _to_uint8(Picture(np.stack(planes, axis=-1), picture.peak))
 
 
-def _lanczos(
-    pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+def _resampled(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    resampling: Image.Resampling,
 ) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
+    return image.resize((size[1], size[0]), resampling, box=box)
 
 
 def _to_uint8(picture: Picture) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
-from fromnoise.diffusion.editing import interpolation_starts
+from fromnoise.diffusion.editing import inpaint, interpolation_starts, slerp
 from fromnoise.diffusion.guidance import (
     autoguided,
     clamp_x0,
@@ -10,6 +10,7 @@ from fromnoise.diffusion.guidance import (
     composed,
     dynamic_threshold,
 )
+from fromnoise.diffusion.inversion import ddim_inversion
 from fromnoise.diffusion.likelihood import (
     BitsPerDimension,
     EstimatedBits,
@@ -57,6 +58,7 @@ __all__ = [
     "classifier_free",
     "composed",
     "ddim",
+    "ddim_inversion",
     "ddpm",
     "dpmpp",
     "dpmpp_sde",
@@ -64,10 +66,12 @@ __all__ = [
     "estimated_bits_per_dimension",
     "euler",
     "heun",
+    "inpaint",
     "interpolation_starts",
     "prior_kl",
     "remembering",
     "reverse_step",
     "sampling_times",
+    "slerp",
     "unipc",
 ]

@@ -1,11 +1,110 @@
-"""New pictures from given ones: where a sampler starts when it does not start from pure noise."""
+"""New pictures from given ones: parts of them anew, something like them, something between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from fromnoise.diffusion.denoiser import Denoise
+from fromnoise.diffusion.samplers import Step, Variance, reverse_step
 from fromnoise.diffusion.schedule import NoiseSchedule
+
+KeyedNoise = Callable[..., Tensor]
+"""(t, *key) → standard normal noise (B,C,H,W), another for every key; noise(t) is a sampler's."""
+
+
+def inpaint(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    x: Tensor,
+    times: Sequence[int],
+    *,
+    image: Tensor,
+    known: Tensor,
+    noise: KeyedNoise,
+    resample: int = 10,
+    jump: int = 5,
+    variance: Variance = "small",
+) -> Iterator[Step]:
+    """x_s = m ⊙ x_s^known + (1−m) ⊙ x_s^new, m = `known`: make what is not known of an image.
+
+    RePaint (Lugmayr et al. 2022, arXiv:2201.09865), Algorithm 1 with jumps: x_s^new is an ancestral
+    step from x_t, and x_s^known ~ N(√ᾱ_s image, 1−ᾱ_s) is the image under fresh noise. That step
+    knows what is known only through noise, so what is new does not fit it at once. Therefore the
+    noise of `jump` steps is put on again, x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and each such piece
+    of the way is walked `resample` times, at that cost; 1 is plain replacement.
+
+    x: x_T, (B,C,H,W); times: falling, each in {1..T}. image: x_0, like x. known: bool, broadcasts
+    against x; the last x there is `image`, exactly. Where nothing is known and resample = 1, this
+    is `ddpm`, bit for bit. noise: noise(t) in the first walk, then noise(t, round); noise(t, round,
+    "known") and noise(t, round, "jump").
+    variance: as of `ddpm`. Raises ValueError unless resample ≥ 1 and jump ≥ 1.
+    """
+    if resample < 1 or jump < 1:
+        raise ValueError(
+            f"resample and jump must be at least 1, not {resample} and {jump}: each piece of "
+            "`jump` steps is walked `resample` times"
+        )
+    for piece in _pieces(times, jump):
+        rounds = resample if piece[-1] > 0 else 1  # a finished image gets no new noise
+        for round_ in range(rounds):
+            for t, s in pairwise(piece):
+                z = noise(t, round_) if round_ else noise(t)
+                new, x0 = reverse_step(denoise(x, t), schedule, t, s, z, variance=variance)
+                given = image
+                if s > 0:
+                    given = schedule.add_noise(image, noise(t, round_, "known"), s)
+                x = torch.where(known, given, new)
+                yield Step(t, s, x, x0)
+            if round_ + 1 < rounds:
+                x = _noised_again(schedule, x, s, piece[0], noise(piece[0], round_, "jump"))
+
+
+def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
+    """The way cut every `jump` steps, counted from its end; the last step to 0 stands alone.
+
+    Each piece begins where the last one ends: [9, 7, 5, 3, 1], 3 → [9, 7], [7, 5, 3, 1], [1, 0].
+    """
+    cuts = sorted({0, *range(len(times) - 1, 0, -jump)})
+    return [*(list(times[i : j + 1]) for i, j in pairwise(cuts)), [times[-1], 0]]
+
+
+def _noised_again(schedule: NoiseSchedule, x: Tensor, s: int, t: int, eps: Tensor) -> Tensor:
+    """x_t ~ q(x_t | x_s), t > s: all the forward steps between them at once (Ho et al., Eq. 2)."""
+    share = (schedule.alpha_bar[t] / schedule.alpha_bar[s]).item()
+    return share**0.5 * x + (1 - share) ** 0.5 * eps
+
+
+def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
+    """sin((1−λ)θ)/sin θ · a + sin(λθ)/sin θ · b, θ the angle between them, for λ = `fraction`.
+
+    Spherical interpolation, as Song, Meng and Ermon 2021 (arXiv:2010.02502, appendix D.5) use
+    between two x_T. Two independent draws of noise are nearly orthogonal, and a straight line
+    between them would pass at 0.7 of their length, where no noise lies.
+
+    a, b: (B,C,H,W); the angle is that of each image over all its elements. λ ∈ [0, 1]; at 0 it is
+    a and at 1 it is b. Parallel images, θ = 0, are mixed in a straight line, the limit of this.
+    Raises ValueError for opposite ones, θ = π, between which no way is the shortest.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"a fraction must lie between 0 (a) and 1 (b), not {fraction}")
+    u, v = (x.to("cpu", torch.float64).flatten(1) for x in (a, b))
+    u, v = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-300) for x in (u, v))
+    # from half the chords, which is exact at all angles; an arc cosine loses half the digits at 0
+    angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
+    if (angle > torch.pi - 1e-6).any():
+        raise ValueError("a and b are opposite, b = −k·a: no way between them is the shortest")
+    # sin(λθ)/sin θ = λ sinc(λθ/π)/sinc(θ/π), which has its limit λ at θ = 0
+    of_a, of_b = (
+        (share * torch.sinc(share * angle / torch.pi) / torch.sinc(angle / torch.pi))
+        .to(a)
+        .reshape(-1, *[1] * (a.ndim - 1))
+        for share in (1 - fraction, fraction)
+    )
+    return of_a * a + of_b * b
 
 
 def interpolation_starts(

@@ -1,0 +1,171 @@
+"""`fromnoise edit inpaint`, `vary` and `interpolate`."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from fromnoise import asking, config, editing
+from fromnoise.cli import options
+from fromnoise.model import Model, load
+from fromnoise.progress import counting
+
+logger = logging.getLogger("fromnoise")
+
+ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
+Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
+Out = Annotated[Path, typer.Option(help="a new folder for the images")]
+Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each for an image")]
+Num = Annotated[int | None, typer.Option(min=1, help="seeds 0 to NUM-1")]
+Class = Annotated[
+    str | None, typer.Option("--class", help="this label, or these with commas, and no other")
+]
+Labels = Annotated[str | None, typer.Option(help='as in "red cube, -blue sphere"')]
+Guidance = Annotated[float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")]
+
+
+def edit_inpaint(
+    model: ModelPath,
+    image: Image,
+    mask: Annotated[
+        Path,
+        typer.Option(
+            help="white is made anew, black stays; of the image's size; a folder: one of each name"
+        ),
+    ],
+    out: Out,
+    num: Num = None,
+    seeds: Seeds = None,
+    resample: Annotated[int, typer.Option(help="times that each piece is walked; 1: once")] = 10,
+    jump: Annotated[int, typer.Option(help="steps of such a piece")] = 5,
+    steps: options.Steps = None,
+    class_: Class = None,
+    labels: Labels = None,
+    guidance: Guidance = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+) -> None:
+    """Make a part of an image anew, the rest unchanged (RePaint, Lugmayr et al. 2022)."""
+    loaded, how = load(model, device=device), asking.how_to_sample(steps=steps, guidance=guidance)
+    cond = _asked(loaded, class_, labels, how)
+    with counting("images") as progress:
+        files = editing.inpaint_to_folder(
+            loaded,
+            image,
+            mask,
+            out,
+            seeds=_seeds(seeds, num, usual=1),
+            resample=resample,
+            jump=jump,
+            cond=cond,
+            batch_size=batch_size,
+            progress=progress,
+            **how,
+        )
+    _tell(files)
+
+
+def edit_vary(
+    model: ModelPath,
+    image: Image,
+    out: Out,
+    strength: Annotated[float, typer.Option(help="0 is the image itself, 1 forgets it")] = 0.6,
+    num: Num = None,
+    seeds: Seeds = None,
+    sampler: options.Sampler = None,
+    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
+    class_: Class = None,
+    labels: Labels = None,
+    guidance: Guidance = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+) -> None:
+    """Make images like one, through the noise and back (SDEdit, Meng et al. 2022)."""
+    loaded = load(model, device=device)
+    how = asking.how_to_sample(sampler=sampler, steps=steps, guidance=guidance)
+    cond = _asked(loaded, class_, labels, how)
+    with counting("images") as progress:
+        files = editing.vary_to_folder(
+            loaded,
+            image,
+            out,
+            seeds=_seeds(seeds, num, usual=8),
+            strength=strength,
+            cond=cond,
+            batch_size=batch_size,
+            progress=progress,
+            **how,
+        )
+    _tell(files)
+
+
+def edit_interpolate(
+    model: ModelPath,
+    out: Out,
+    a: Annotated[Path | None, typer.Option(help="the first image, or a folder")] = None,
+    b: Annotated[Path | None, typer.Option(help="the last image, or a folder of as many")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="as in 3,8: between their images, instead of --a and --b")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="images from a to b, both among them")] = 8,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="mix both under this much noise instead; 1 forgets them (Ho et al. 2020)",
+            show_default="by DDIM inversion",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise of --strength")] = 0,
+    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
+    class_: Class = None,
+    labels: Labels = None,
+    guidance: Guidance = None,
+    device: options.Device = "auto",
+) -> None:
+    """Go from one image to another: to the noise of each (DDIM), and back from between them."""
+    if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
+        raise config.ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both")
+    if seeds is not None and strength is not None:
+        raise config.ConfigError("--strength is of images, --a and --b; leave it out with --seeds")
+    loaded, how = load(model, device=device), asking.how_to_sample(steps=steps, guidance=guidance)
+    how |= {"frames": frames, "cond": _asked(loaded, class_, labels, how)}
+    with counting("images") as progress:
+        if seeds is not None:
+            files = editing.interpolate_seeds_to_folder(
+                loaded, asking.parse_seeds(seeds), out, progress=progress, **how
+            )
+        else:
+            assert a is not None
+            assert b is not None
+            files = editing.interpolate_to_folder(
+                loaded, a, b, out, strength=strength, seed=seed, progress=progress, **how
+            )
+    _tell(files)
+
+
+def _seeds(seeds: str | None, num: int | None, *, usual: int) -> list[int]:
+    if seeds is not None and num is not None:
+        raise config.ConfigError("--seeds and --num exclude each other; give one")
+    return asking.parse_seeds(seeds) if seeds is not None else list(range(num or usual))
+
+
+def _asked(
+    model: Model, class_: str | None, labels: str | None, how: Mapping[str, Any]
+) -> np.ndarray | None:
+    """The labels that all images shall have, int8 (K,)."""
+    names, dropout = model.spec.label_names, model.spec.label_dropout
+    cond, _ = asking.conditions(names, 1, class_=class_, labels=labels)
+    if cond is None:
+        return None
+    plan = model.sampling_plan(**how)
+    for line in asking.remarks(names, plan, cond, None, label_dropout=dropout):
+        logger.info(line)
+    return cond[0]
+
+
+def _tell(files: list[Path]) -> None:
+    for file in files:
+        print(file.absolute())

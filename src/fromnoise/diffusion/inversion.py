@@ -1,0 +1,36 @@
+"""From an image to the noise that DDIM would make it from."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from fromnoise.diffusion.denoiser import Denoise
+from fromnoise.diffusion.samplers import Step
+from fromnoise.diffusion.schedule import NoiseSchedule
+
+
+def ddim_inversion(
+    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int]
+) -> Iterator[Step]:
+    """x_u = √ᾱ_u x̂_0 + √(1−ᾱ_u) ε̂ from x_0 up to x_T: the steps of `ddim`, eta = 0, backwards.
+
+    Song, Meng and Ermon 2021 (arXiv:2010.02502): Eq. 12 without noise is an Euler step of the ODE
+    in Eq. 14, whose steps may lead to more noise too (sections 4.3 and 5.4). `ddim` on the result
+    returns to x up to an error that falls as 1/steps.
+
+    From t to the next kept time u > t both x̂_0 and ε̂ are predicted from x_t. No network knows
+    t = 0, so the first step asks for ε̂ at the first kept time; x̂_0 is x itself there.
+
+    x: x_0, (B,C,H,W); times: falling, as for a sampler, each in {1..T}; they are walked upwards,
+    and a `Step` leads from t to s = u > t. ValueError where they do not fall.
+    """
+    rising = [0, *reversed(times)]
+    for t, u in pairwise(rising):
+        if not t < u:
+            raise ValueError(f"times must fall, each in 1..{schedule.T}, but {t} comes after {u}")
+        prediction = denoise(x, t or u)
+        x0 = prediction.x0 if t > 0 else x
+        a_u = schedule.alpha_bar[u].item()
+        x = a_u**0.5 * x0 + (1 - a_u) ** 0.5 * prediction.eps
+        yield Step(t, u, x, x0)
