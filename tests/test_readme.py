@@ -38,7 +38,7 @@ def blocks(language):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, foreign_checkpoint):
-    """A home with photos, a mask and another program's ckpt.pt, which is the working directory too."""
+    """A home with photos, a mask and another program's ckpt.pt: the working directory too."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
