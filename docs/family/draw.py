@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import averages
+import edits
 import guidance
 import lines
 import matplotlib
@@ -63,6 +64,11 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "dynamic-threshold": guidance.threshold,
     "composition": guidance.composition,
     "autoguidance": guidance.weaker,
+    "edit-inpaint": edits.inpainting,
+    "edit-vary": edits.variation,
+    "edit-interpolate": edits.between_noises,
+    "interpolation-under-noise": edits.under_noise,
+    "ddim-inversion": edits.inversion,
 }
 
 
