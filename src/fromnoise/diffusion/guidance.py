@@ -26,7 +26,7 @@ def classifier_free(
     the zero vector. s ≥ 0, or ValueError.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724, Eqs. 5 and 6, there an interval of noise levels). rescale: φ ∈ [0, 1] of
+    arXiv:2404.07724, there an interval of noise levels). rescale: φ ∈ [0, 1] of
     `rescaled`, 0 for none of it.
     """
     if scale < 0:
@@ -73,7 +73,7 @@ def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[floa
 def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
     """ε̂ = ε̂_weak + s·(ε̂ − ε̂_weak), with s = `scale`: away from what a weaker model would do.
 
-    Karras et al. 2024 (arXiv:2406.02507), Eq. 4, for x̂_0, which obeys the same formula at one x_t.
+    Karras et al. 2024 (arXiv:2406.02507), there for x̂_0, which obeys the same formula at one x_t.
     The weaker model has the same schedule, as an earlier checkpoint of the training has, and gets
     the same condition. s = 1 is off. s ≥ 0, or ValueError. A learned variance is the stronger's.
     """

@@ -37,7 +37,7 @@ def quadratic(schedule: NoiseSchedule, steps: int) -> list[int]:
 def log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
     """The times whose log SNR is nearest to evenly spaced ones.
 
-    Lu et al. 2022 (arXiv:2206.00927), section 3.4, where λ is half of it.
+    Lu et al. 2022 (arXiv:2206.00927), whose λ is half of it.
     """
     table = schedule.alpha_bar[1:].log() - (1 - schedule.alpha_bar[1:]).log()  # (T,)
     return _nearest(table, steps)

@@ -20,7 +20,7 @@ def unipc(
 ) -> Iterator[Step]:
     """x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, first with the D `predicted`, then `corrected`.
 
-    Predictor and corrector of Zhao et al. 2023 (Algorithms 5 and 6). The network sees the predicted
+    Zhao et al. 2023 (arXiv:2302.04867), their UniP-2 and UniC-2 for x̂_0. The network sees the predicted
     x_s, and the next step sets out from the corrected one: one evaluation a step. The last step is
     not corrected. x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is not used.
     """
@@ -51,7 +51,7 @@ def corrected(history: Sequence[tuple[float, Tensor]], lam_s: float, x0_s: Tenso
 
     c_1 and c_2 solve c_1 + c_2 = b_1 and r c_1 + c_2 = b_2, r = −h_before/h, D_1 the difference to
     x̂_0 before, divided by r, with b_1 = (φ/k − 1)/φ and b_2 = 2 ((φ/k − 1)/k − 1/2)/φ, k = −h and
-    φ = e^k − 1 (Eq. 11 of the paper). At the first step c_1 = 0 and c_2 = 1/2.
+    φ = e^k − 1. At the first step c_1 = 0 and c_2 = 1/2.
     """
     lam, x0 = history[-1]
     if len(history) == 1:
