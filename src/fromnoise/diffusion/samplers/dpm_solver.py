@@ -39,7 +39,8 @@ def dpmpp_sde(
 ) -> Iterator[Step]:
     """x_s = σ_s/σ_t e^{−h} x_t + α_s (1 − e^{−2h}) D + σ_s √(1 − e^{−2h}) z, D as in `dpmpp`.
 
-    SDE-DPM-Solver++(2M) of the paper: the reverse process with noise, by steps of second order. x: x_T, (B,C,H,W); times: falling, each in {1..T}.
+    SDE-DPM-Solver++(2M) of the paper: the reverse process with noise, by steps of second order.
+    x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     before, h_before = None, math.inf
     for t, s in pairwise([*times, 0]):
