@@ -131,9 +131,9 @@ def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, spacing,
         torch.testing.assert_close(seen[-1].x, seen[-1].x0)
 
 
-@each_schedule
 @each_sampler
-def test_all_steps_from_pure_noise_are_right(sampler, schedule):
+def test_all_steps_from_pure_noise_are_right(sampler):
+    schedule = NOTHING_AT_T["linear"]
     mean, std = made(sampler, schedule, sampling_times(schedule, schedule.T), "v")
     torch.testing.assert_close(mean, MEAN.flatten().double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(std, VARIANCE.flatten().double().sqrt(), rtol=0.03, atol=0)
+    torch.testing.assert_close(std, VARIANCE.flatten().double().sqrt(), rtol=0.02, atol=0)

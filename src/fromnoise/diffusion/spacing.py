@@ -81,7 +81,8 @@ def _nearest(table: Tensor, steps: int) -> list[int]:
     T = len(table)
     start = T if table[-1].isfinite() else T - 1
     wanted = _evenly(table[start - 1].item(), table[0].item(), steps)  # (n,)
-    times = (table[None, :start] - wanted[:, None]).abs().argmin(dim=1) + 1
+    # one after the other: a table of all differences of 10,000 times would take a gigabyte
+    times = torch.stack([(table[:start] - value).abs().argmin() for value in wanted]) + 1
     times[0] = T
     return _apart(times, T)
 
