@@ -21,8 +21,9 @@ def unipc(
     """x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, first with the D `predicted`, then `corrected`.
 
     Zhao et al. 2023 (arXiv:2302.04867), their UniP-2 and UniC-2 for x̂_0. The network sees the
-    predicted x_s, and the next step sets out from the corrected one: one evaluation a step. The
-    last step is not corrected. x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is not used.
+    predicted x_s, and the next step sets out from the corrected one: one evaluation a step, and
+    order 3 where it was measured. The last step is not corrected. x: x_T, (B,C,H,W); times:
+    falling, each in {1..T}. `noise` is not used.
     """
     history: list[tuple[float, Tensor]] = []  # (λ, x̂_0) of the times left behind
     arrive = None  # D → x at the time where the network is now
