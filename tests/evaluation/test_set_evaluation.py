@@ -98,6 +98,17 @@ def test_bits_are_measured_among_others_on_request(cli, run, tmp_path, monkeypat
     assert (tmp_path / "out" / bits["picture"]).is_file()
 
 
+@pytest.mark.parametrize("metrics", ["bits", "fid,bits"])
+def test_bits_show_how_far_they_are(cli, run, tmp_path, monkeypatch, caplog, metrics):
+    caplog.set_level("INFO", "fromnoise")
+    monkeypatch.setattr(bits_of_a_run, "MOST", 130)
+    more = [] if metrics == "bits" else QUICK
+    how = ["--metrics", metrics, "--out", tmp_path / "out"]
+    assert cli("evaluate", run, *more, *how).code == 0
+    said = [line for line in caplog.messages if line.startswith("images whose bits are counted")]
+    assert said == [f"images whose bits are counted: {n} of 130" for n in (64, 128, 130)]
+
+
 def test_bits_alone_draw_nothing_and_open_no_extractor(cli, run, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("bits alone do not need this")

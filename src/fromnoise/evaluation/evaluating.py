@@ -156,18 +156,16 @@ def as_a_set(
                 **how,
             )
     assert generated is not None
-    with counting("features") as progress:
-        record = evaluate_set(
-            generated,
-            against,
-            space,
-            folder,
-            known=known_of(path) if model is not None else UNKNOWN,
-            model=model,
-            metrics=metrics,
-            allow_small=allow_small,
-            progress=progress,
-        )
+    record = evaluate_set(
+        generated,
+        against,
+        space,
+        folder,
+        known=known_of(path) if model is not None else UNKNOWN,
+        model=model,
+        metrics=metrics,
+        allow_small=allow_small,
+    )
     return table(record), folder
 
 
@@ -182,7 +180,7 @@ def bits_alone(
     model = load(path, weights=weights, device=device)
     name = f"bits-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or home_of(path) / "evaluation" / name
-    with counting("images") as progress:
+    with counting("images whose bits are counted") as progress:
         record = evaluate_bits(
             model, known_of(path), folder, loaded_from=str(path.absolute()), progress=progress
         )

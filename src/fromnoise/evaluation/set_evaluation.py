@@ -23,9 +23,7 @@ from fromnoise.evaluation.extractors import (
     PRETRAINED,
     Extractor,
     ExtractorError,
-    Progress,
     in_parts,
-    nothing,
 )
 from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.intervals import Interval
@@ -44,6 +42,7 @@ from fromnoise.evaluation.set_metrics import (
 from fromnoise.evaluation.set_table import Record
 from fromnoise.explaining import unknown
 from fromnoise.model import Model
+from fromnoise.progress import counting
 
 SHEET = "copies.png"
 AT_LEAST = 3  # images for each feature, from which on FID∞ is right
@@ -123,7 +122,8 @@ def bits(of: Subject) -> Record:
     """Bits per dimension of real images, of held-out ones where there are some."""
     if of.model is None:
         raise NotDefined("it needs the model, and images that its run knows")
-    return bits_of_a_run(of.model, of.known, of.folder)
+    with counting("images whose bits are counted") as progress:
+        return bits_of_a_run(of.model, of.known, of.folder, progress=progress)
 
 
 METRICS: dict[str, Callable[[Subject], Record]] = {
@@ -171,12 +171,11 @@ def evaluate_set(
     model: Model | None = None,
     metrics: Sequence[str] = USUAL,
     allow_small: bool = False,
-    progress: Progress = nothing,
 ) -> Record:
     """Score generated images against real ones, and return what metrics.json holds then.
 
     known, model: what a check for copies and bits per dimension need. A metric that is not defined
-    for these sets is named there with the reason. progress is called while features are extracted.
+    for these sets is named there with the reason.
     Raises ConfigError for an unknown metric and where `folder` has scores already, and
     ExtractorError for fewer images than features, unless `allow_small`.
     """
@@ -189,7 +188,8 @@ def evaluate_set(
         "seconds": {"drawing": generated.seconds},
     }
     started = time.perf_counter()
-    parts = [part for _, part in in_parts(extractor, generated.images, progress)]
+    with counting("features") as progress:
+        parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(
         generated,
