@@ -11,7 +11,7 @@ import fromnoise
 from fromnoise.config import ConfigError
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import evaluating, sweep
+from fromnoise.evaluation import evaluating, opening, sweep
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.sweep import Row, best, front, table
 
@@ -153,7 +153,7 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     assert cli("sweep", "run", *same).code == 0
     for name in ("draw", "in_parts"):
         monkeypatch.setattr(sweep, name, None)
-    monkeypatch.setattr(evaluating, "reference_of", None)
+    monkeypatch.setattr(opening, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)
     assert f"/sweep has a sweep that differs in {differs}; give another --out" in err
