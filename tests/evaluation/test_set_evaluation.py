@@ -81,6 +81,8 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
     assert out == table(record) + f"{folder.absolute()}\n"
+    assert "| Inception Score | – | it needs an extractor" in out
+    assert "| Fréchet distance, N → ∞ | – | it needs 3 images" in out
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
 
 

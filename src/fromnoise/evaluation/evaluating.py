@@ -194,6 +194,8 @@ def sweep_a_model(
     `as_a_set`. In the folder of a sweep that was interrupted, the same one goes on.
     """
     check_installed()
+    if save_best is not None:
+        _check_new_model_file(save_best)
     extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
     model = load(path, weights=weights, device=device)
     plans = ways(model, samplers, steps, scales)
@@ -206,8 +208,6 @@ def sweep_a_model(
     folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
     num_real = None if real is None else len(real.images)
     check_enough(num, num_real, space, allow_small=allow_small)
-    if save_best is not None and save_best.exists():
-        raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")
     said = described(real) if real else reference_from_npz(Path(reference), space).said
     rows_so_far(folder, facts_of(model, plans, said, space, num=num, batch_size=batch_size))
     against = open_reference(reference, real, space)
@@ -226,7 +226,18 @@ def sweep_a_model(
     said = f"best: {in_words(row)}, the fastest within the interval of the smallest distance"
     if save_best is not None:
         said += f"; the default of {with_default(model, row).save(save_best).absolute()}"
-    return f"{sweep_table(rows, space.name)}\n{said}\n", folder
+    text = sweep_table(rows, space.name, num=num, reference=against.said)
+    return f"{text}\n{said}\n", folder
+
+
+def _check_new_model_file(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"--save-best {path} does not end in .safetensors, by which a model file is known; "
+            "give it that ending"
+        )
+    if path.exists():
+        raise ConfigError(f"{path.absolute()} is there already; give --save-best a new name")
 
 
 def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, int]:
