@@ -68,6 +68,19 @@ def test_other_images_and_other_weights_never_meet_old_features(cache, tmp_path)
     assert len(list(cache.iterdir())) == 3
 
 
+@pytest.mark.parametrize("bytes_kept", [0, 50, 200])
+def test_a_damaged_file_is_extracted_again(cache, tmp_path, bytes_kept):
+    real, (extractor, seen) = real_images(tmp_path), counted()
+    whole = np.array(reference_of(real, extractor).features)
+    [file] = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:bytes_kept])
+    np.testing.assert_array_equal(reference_of(real, extractor).features, whole)
+    np.save(file, whole[:7])  # whole, but of other images
+    np.testing.assert_array_equal(reference_of(real, extractor).features, whole)
+    assert seen == [30, 30, 30]
+    assert list(cache.iterdir()) == [file]
+
+
 def test_features_that_are_not_finite_leave_nothing_behind(cache, tmp_path):
     with pytest.raises(ExtractorError, match="NaN or infinite"):
         reference_of(real_images(tmp_path), counted(nan=True)[0])

@@ -444,13 +444,14 @@ def test_what_is_no_run_is_one_line(bare, tmp_path, cli):
         ([bare, tmp_path / "gone"], "gone is no run: it has no recipe.yaml"),
         ([bare, bare], "a run is given twice; give each once"),
         ([bare, "--out", tmp_path], f"{tmp_path} is a folder; give --out a file"),
+        ([bare, "--out", tmp_path / "x.png"], "x.png does not end in .html"),
     ):
         code, out, err = cli("report", *arguments)
         assert (code, out) == (2, "")
         [line] = err.splitlines()
         assert line.startswith("error: ")
         assert said in line
-    assert not list(tmp_path.rglob("*.html"))
+    assert not [*tmp_path.rglob("*.html"), *tmp_path.rglob("x.png")]
 
 
 def test_the_command_says_where_the_page_is(bare, tmp_path, cli, monkeypatch):

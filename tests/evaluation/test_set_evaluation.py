@@ -13,10 +13,10 @@ from fromnoise.cli import app
 from fromnoise.data import open_images
 from fromnoise.evaluation import (
     bits_of_a_run,
-    evaluating,
     frechet_distance,
     kernel_distance,
     moments_of,
+    opening,
     set_evaluation,
 )
 from fromnoise.evaluation.bits import measure_bits
@@ -81,6 +81,8 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
     assert out == table(record) + f"{folder.absolute()}\n"
+    assert "| Inception Score | – | it needs an extractor" in out
+    assert "| Fréchet distance, N → ∞ | – | it needs 3 images" in out
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
 
 
@@ -98,13 +100,24 @@ def test_bits_are_measured_among_others_on_request(cli, run, tmp_path, monkeypat
     assert (tmp_path / "out" / bits["picture"]).is_file()
 
 
+@pytest.mark.parametrize("metrics", ["bits", "fid,bits"])
+def test_bits_show_how_far_they_are(cli, run, tmp_path, monkeypatch, caplog, metrics):
+    caplog.set_level("INFO", "fromnoise")
+    monkeypatch.setattr(bits_of_a_run, "MOST", 130)
+    more = [] if metrics == "bits" else QUICK
+    how = ["--metrics", metrics, "--out", tmp_path / "out"]
+    assert cli("evaluate", run, *more, *how).code == 0
+    said = [line for line in caplog.messages if line.startswith("images whose bits are counted")]
+    assert said == [f"images whose bits are counted: {n} of 130" for n in (64, 128, 130)]
+
+
 def test_bits_alone_draw_nothing_and_open_no_extractor(cli, run, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("bits alone do not need this")
 
     monkeypatch.setattr(fromnoise.model.Model, "sample", never)
-    monkeypatch.setattr(evaluating, "open_extractor", never)
-    monkeypatch.setattr(evaluating, "reference_of", never)
+    monkeypatch.setattr(opening, "open_extractor", never)
+    monkeypatch.setattr(opening, "reference_of", never)
     monkeypatch.setattr(bits_of_a_run, "MOST", 30)
     code, out, err = cli("evaluate", run, "--metrics", "bits")
     assert code == 0, err
@@ -126,7 +139,7 @@ def test_bits_alone_need_a_model_and_its_run(cli, run, tmp_path):
     np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
     fromnoise.load(run).save(tmp_path / "alone" / "model.safetensors")
     for path, said in (
-        (tmp_path / "made.npz", "is not a whole .safetensors file"),
+        (tmp_path / "made.npz", "--metrics bits needs the model of a run, and"),
         (tmp_path / "alone", "bits are of real images, and it is not known what was trained on"),
     ):
         code, _, err = cli("evaluate", path, "--metrics", "bits", "--out", tmp_path / "out")
@@ -314,6 +327,58 @@ def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
     assert written(tmp_path / "few")["marks"][0].startswith("Small: 50 images")
 
 
+def test_fewer_real_images_than_features_are_refused_or_marked(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("made", 70), ("fifty", 50), ("ten", 10), ("one", 1)):
+        images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images)
+
+    def against(name, *more):
+        how = ["--extractor", "pixels", "--metrics", "fid", "--out", tmp_path / "out"]
+        return cli(
+            "evaluate", tmp_path / "made.npz", "--reference", tmp_path / f"{name}.npz", *how, *more
+        )
+
+    code, _, err = against("fifty")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "50 real images are fewer than the 64 features of pixels" in err
+    for name, count in (("ten", 10), ("one", 1)):
+        code, _, err = against(name, "--allow-small")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert f"{count} real images are too few to say anything about a set; give --ref" in err
+    assert not (tmp_path / "out").exists()
+    code, out, _ = against("fifty", "--allow-small")
+    assert code == 0
+    assert "The reference is small: 50 images in 64 dimensions." in out
+
+
+def test_what_cannot_be_had_of_given_images_is_said_before_anything_is_written(cli, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (70, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "made.npz", images=images)
+    moments = pixel_moments(images)
+    np.savez(tmp_path / "stats.npz", mu=moments.mean, sigma=moments.covariance)
+    how = ["--extractor", "pixels", "--reference", tmp_path / "stats.npz", "--out", tmp_path / "x"]
+    code, _, err = cli("evaluate", tmp_path / "made.npz", *how, "--metrics", "kid,prc,copies,is")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "kid: the reference is a mean and a covariance, and this needs images; prc: " in err
+    assert "copies: it is not known what was trained on" in err
+    assert not (tmp_path / "x").exists()
+    # one that can be had is enough for the others to be named
+    assert cli("evaluate", tmp_path / "made.npz", *how, "--metrics", "fid,bits").code == 0
+    assert written(tmp_path / "x")["missing"]["bits"].startswith("it needs the model")
+
+
+def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"broken")
+    code, _, err = cli("evaluate", tmp_path, "--reference", tmp_path, "--extractor", "pixels")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "1 of 3 images cannot be read: c.png" in err
+    assert "all images are scored, so mend or remove them" in err
+    assert "strict" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -323,7 +388,9 @@ def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
         (["--guidance", "2"], "this model was trained without labels"),
         (["--steps", "0"], "steps must be 1..100, not 0"),
         (["--reference", "test"], "source digits has no splits"),
-        (["--reference", "nowhere"], "nowhere does not exist"),
+        (["--reference", "nowhere"], "--reference: there is nothing at "),
+        (["--reference", "."], "is a run or a model, not real images; give train or test"),
+        (["--metrics", "is"], "no score that can be had here: is: it needs an extractor that"),
         (["--extractor", "judge"], "--extractor judge needs --judge FOLDER"),
         (
             ["--num", "5"],
@@ -336,7 +403,8 @@ def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
         (["--spacing", "even"], "sampling.spacing 'even' is unknown"),
     ],
 )
-def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said):
+def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):
+    monkeypatch.chdir(run)
     code, _, err = cli("evaluate", run, *QUICK, *arguments)
     assert code == 2
     assert said in err
@@ -383,7 +451,10 @@ def test_labels_need_a_judge(cli, run):
 
 def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):
     (tmp_path / "empty").mkdir()
-    for path, said in ((tmp_path / "empty", "no images"), (tmp_path / "nothing", "does not exist")):
+    for path, said in (
+        (tmp_path / "empty", "no images"),
+        (tmp_path / "nothing", "no run, model or f"),
+    ):
         code, _, err = cli("evaluate", path, "--reference", path, "--extractor", "pixels")
         assert code == 2
         assert said in err

@@ -11,7 +11,7 @@ import fromnoise
 from fromnoise.config import ConfigError
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import evaluating, sweep
+from fromnoise.evaluation import evaluating, opening, sweep
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.sweep import Row, best, front, table
 
@@ -36,9 +36,12 @@ def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_near
 
 
 def test_the_table_has_the_fastest_first_and_the_front_bold():
-    lines = table([row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)], "pixels")
-    heads = [line.split("|")[1].strip() for line in lines.splitlines()[:5]]
+    rows = [row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)]
+    reference = {"what": "digits, train", "count": 1797}
+    said = table(rows, "pixels", num=1000, reference=reference)
+    heads = [line.split("|")[1].strip() for line in said.splitlines()[:5]]
     assert heads == ["sampler and steps", "---", "**ddim 10**", "**ddim 20**", "ddim 30"]
+    assert "1,000 images in each way, timed once; 1,797 real images: digits, train." in said
 
 
 def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
@@ -54,7 +57,7 @@ QUICK = ("--extractor", "pixels", "--num-images", 66)
 
 def test_a_sweep_from_end_to_end(cli, run, tmp_path):
     code, out, err = cli(
-        *("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "2,5"),
+        *("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "2,5,2"),
         *("--save-best", tmp_path / "best.safetensors"),
     )
     assert code == 0, err
@@ -153,7 +156,7 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     assert cli("sweep", "run", *same).code == 0
     for name in ("draw", "in_parts"):
         monkeypatch.setattr(sweep, name, None)
-    monkeypatch.setattr(evaluating, "reference_of", None)
+    monkeypatch.setattr(opening, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)
     assert f"/sweep has a sweep that differs in {differs}; give another --out" in err
@@ -182,11 +185,13 @@ def smallest(written: dict) -> dict:
         (["--samplers", "ddim,dpm"], "sampling.sampler"),
         (["--guidance", "1,2"], "this model was trained without labels"),
         (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
-        (["--save-best", "recipe.yaml"], "is there already; give --save-best a new name"),
+        (["--save-best", "best.txt"], "--save-best best.txt does not end in .safetensors"),
+        (["--save-best", "made.safetensors"], "is there already; give --save-best a new name"),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):
     monkeypatch.chdir(run)
+    (run / "made.safetensors").touch()
     code, _, err = cli("sweep", run, *QUICK, *arguments)
     assert code == 2
     assert said in err

@@ -29,9 +29,13 @@ def evaluate(
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
     features_weights: options.FeaturesWeights = None,
-    metrics: Annotated[str, typer.Option(help=f"of the set: {', '.join(METRICS)}")] = ",".join(
-        USUAL
-    ),
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help=f"of the set: {', '.join(METRICS)}; bits are of 1,000 held-out images; "
+            "to add one later, give another --out"
+        ),
+    ] = ",".join(USUAL),
     allow_small: options.AllowSmall = False,
     conditions: Annotated[
         list[Path] | None,
@@ -73,7 +77,10 @@ def evaluate(
     spacing: options.Spacing = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="a new folder", show_default="in evaluation/ of the run; beside images"),
+    ] = None,
     device: options.Device = "auto",
 ) -> None:
     """Score images: as a set against real ones, or by the labels that were asked for."""

@@ -4,42 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fromnoise.config import ConfigError, Sampling
+from fromnoise.evaluation.beforehand import Given, check_before, check_enough
 from fromnoise.evaluation.bits_of_a_run import evaluate_bits
-from fromnoise.evaluation.extractors import (
-    Extractor,
-    check_installed,
-    open_extractor,
-    pick_extractor,
-)
+from fromnoise.evaluation.extractors import Extractor, check_installed, pick_extractor
 from fromnoise.evaluation.generated import Generated, draw, found
 from fromnoise.evaluation.judge import load_judge
 from fromnoise.evaluation.kinds import is_model
 from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of
 from fromnoise.evaluation.label_evaluation import table as label_table
-from fromnoise.evaluation.real import (
-    UNKNOWN,
-    Real,
-    as_they_are,
-    known_of,
-    of_the_run,
-    prepared_like,
-)
-from fromnoise.evaluation.reference import (
-    Reference,
-    described,
-    reference_from_npz,
-    reference_of,
-)
-from fromnoise.evaluation.set_evaluation import (
-    USUAL,
-    check_before,
-    check_enough,
-    check_metrics,
-    evaluate_set,
-)
+from fromnoise.evaluation.opening import OF_A_RUN, open_real, open_reference, open_space
+from fromnoise.evaluation.real import UNKNOWN, known_of
+from fromnoise.evaluation.reference import described, reference_from_npz
+from fromnoise.evaluation.set_evaluation import USUAL, check_metrics, evaluate_set
 from fromnoise.evaluation.set_table import table
 from fromnoise.evaluation.sweep import (
     best,
@@ -51,7 +28,7 @@ from fromnoise.evaluation.sweep import (
     with_default,
 )
 from fromnoise.evaluation.sweep import table as sweep_table
-from fromnoise.model import Model, Weights, home_of, load, pick_device
+from fromnoise.model import Model, Weights, home_of, load
 from fromnoise.progress import counting
 
 MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep
@@ -136,12 +113,17 @@ def as_a_set(
     model = load(path, weights=weights, device=device) if is_model(path) else None
     generated = found(path, num) if model is None else None
     shape = _shape(model, generated)
-    real = None if _is_statistics(reference) else _real_images(reference, path, model, shape)
-    space = _open_space(extractor, shape, judge, features_weights, device)
+    real = open_real(reference, path, model, shape)
+    space = open_space(
+        extractor, shape, judge=judge, features_weights=features_weights, device=device
+    )
     count = len(generated.images) if generated else num or MANY
     folder = out or _default_folder(path, model, space, reference, count, how)
-    check_before(count, metrics, space, folder, allow_small=allow_small)
-    against = _open_reference(reference, real, space)
+    known = UNKNOWN if model is None else known_of(path)
+    num_real = None if real is None else len(real.images)
+    given = Given(count, shape, num_real, space, known, with_model=model is not None)
+    check_before(given, metrics, folder, allow_small=allow_small)
+    against = open_reference(reference, real, space)
 
     if model is not None:
         with counting("images") as progress:
@@ -156,18 +138,16 @@ def as_a_set(
                 **how,
             )
     assert generated is not None
-    with counting("features") as progress:
-        record = evaluate_set(
-            generated,
-            against,
-            space,
-            folder,
-            known=known_of(path) if model is not None else UNKNOWN,
-            model=model,
-            metrics=metrics,
-            allow_small=allow_small,
-            progress=progress,
-        )
+    record = evaluate_set(
+        generated,
+        against,
+        space,
+        folder,
+        known=known,
+        model=model,
+        metrics=metrics,
+        allow_small=allow_small,
+    )
     return table(record), folder
 
 
@@ -182,7 +162,7 @@ def bits_alone(
     model = load(path, weights=weights, device=device)
     name = f"bits-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or home_of(path) / "evaluation" / name
-    with counting("images") as progress:
+    with counting("images whose bits are counted") as progress:
         record = evaluate_bits(
             model, known_of(path), folder, loaded_from=str(path.absolute()), progress=progress
         )
@@ -214,19 +194,23 @@ def sweep_a_model(
     `as_a_set`. In the folder of a sweep that was interrupted, the same one goes on.
     """
     check_installed()
+    if save_best is not None:
+        _check_new_model_file(save_best)
     extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
     model = load(path, weights=weights, device=device)
     plans = ways(model, samplers, steps, scales)
-    real = None if _is_statistics(reference) else _real_images(reference, path, model, (0, 0, 0))
-    space = _open_space(extractor, _shape(model, None), judge, features_weights, device)
+    shape = _shape(model, None)
+    real = open_real(reference, path, model, shape)
+    space = open_space(
+        extractor, shape, judge=judge, features_weights=features_weights, device=device
+    )
     num = num or max(A_FEW, space.width)
     folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
-    check_enough(num, space, allow_small=allow_small)
-    if save_best is not None and save_best.exists():
-        raise ConfigError(f"{save_best.absolute()} is there already; give --save-best a new name")
+    num_real = None if real is None else len(real.images)
+    check_enough(num, num_real, space, allow_small=allow_small)
     said = described(real) if real else reference_from_npz(Path(reference), space).said
     rows_so_far(folder, facts_of(model, plans, said, space, num=num, batch_size=batch_size))
-    against = _open_reference(reference, real, space)
+    against = open_reference(reference, real, space)
     rows = sweep(
         model,
         plans,
@@ -242,23 +226,18 @@ def sweep_a_model(
     said = f"best: {in_words(row)}, the fastest within the interval of the smallest distance"
     if save_best is not None:
         said += f"; the default of {with_default(model, row).save(save_best).absolute()}"
-    return f"{sweep_table(rows, space.name)}\n{said}\n", folder
+    text = sweep_table(rows, space.name, num=num, reference=against.said)
+    return f"{text}\n{said}\n", folder
 
 
-def _open_space(
-    extractor: str,
-    shape: tuple[int, int, int],
-    judge: Path | None,
-    features_weights: Path | None,
-    device: str,
-) -> Extractor:
-    return open_extractor(
-        extractor,
-        shape,
-        judge=None if judge is None else load_judge(judge, device=device),
-        weights=features_weights,
-        device=pick_device(device),
-    )
+def _check_new_model_file(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"--save-best {path} does not end in .safetensors, by which a model file is known; "
+            "give it that ending"
+        )
+    if path.exists():
+        raise ConfigError(f"{path.absolute()} is there already; give --save-best a new name")
 
 
 def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, int]:
@@ -270,43 +249,11 @@ def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, 
     return channels, height, width
 
 
-def _real_images(
-    reference: str, path: Path, model: Model | None, shape: tuple[int, int, int]
-) -> Real:
-    if model is None and reference in ("train", "test"):
-        raise ConfigError(
-            f"{path.absolute()} holds images and no model, so what they are compared with must be "
-            "named: --reference with a folder, zip or npz of real images"
-        )
-    if model is None:
-        return as_they_are(Path(reference), shape)
-    if reference in ("train", "test"):
-        return of_the_run(path, reference)
-    return prepared_like(model, Path(reference))
-
-
-def _open_reference(reference: str, real: Real | None, space: Extractor) -> Reference:
-    if real is None:
-        return reference_from_npz(Path(reference), space)
-    with counting("features of real images") as progress:
-        return reference_of(real, space, progress=progress)
-
-
-def _is_statistics(reference: str) -> bool:
-    if not reference.endswith(".npz") or not Path(reference).is_file():
-        return False
-    try:
-        with np.load(reference) as stored:
-            return not {"mu", "sigma"}.isdisjoint(stored.files)
-    except Exception:  # whatever is wrong with it is said when it is read as images
-        return False
-
-
 def _default_folder(
     path: Path, model: Model | None, space: Extractor, reference: str, num: int, how: dict[str, Any]
 ) -> Path:
     """evaluation/set-… in the run; set-… beside a folder or file of images."""
-    against = reference if reference in ("train", "test") else Path(reference).stem
+    against = reference if reference in OF_A_RUN else Path(reference).stem
     parts = [space.name, against, str(num)]
     if model is None:
         return path.absolute().parent / "-".join(["set", path.stem, *parts])

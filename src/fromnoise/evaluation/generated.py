@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fromnoise.data import DataError, ImageSet
+from fromnoise.data.errors import first_few
 from fromnoise.evaluation.extractors import Progress, nothing
 from fromnoise.evaluation.given import open_given
 from fromnoise.evaluation.real import evenly
@@ -99,7 +100,14 @@ def found(path: Path, num: int | None = None) -> Generated:
 
     Raises DataError where there are fewer, where they have several sizes, and for broken ones.
     """
-    images = open_given(path, strict=True).images
+    opened = open_given(path)
+    if opened.skipped:
+        raise DataError(
+            f"{path.absolute()}: {len(opened.skipped)} of {len(opened) + len(opened.skipped)} "
+            f"images cannot be read: {first_few(opened.skipped)}; all images are scored, so mend "
+            "or remove them"
+        )
+    images = opened.images
     if num is not None and num > len(images):
         raise DataError(f"{path.absolute()} has {len(images):,} images, and {num:,} are asked for")
     images = np.asarray(images if num is None else evenly(images, num))

@@ -38,14 +38,19 @@ BELONGS = {  # options that are not here have an effect on every kind
 
 
 def kind_of(path: Path, *, by_labels: bool, metrics: Sequence[str]) -> str:
-    """Which of KINDS is meant. Raises ConfigError where there is nothing at `path`."""
+    """Which of KINDS is meant. Raises ConfigError where there is nothing at `path`, or no model."""
     if not path.exists():
         raise ConfigError(
-            f"{path.absolute()} does not exist; give a run, a checkpoint or a .safetensors file, "
-            "or images: a folder, zip or npz"
+            f"there is no run, model or folder of images at {path.absolute()}; give a run, a "
+            "checkpoint or a .safetensors file, or images: a folder, zip or npz"
         )
     if by_labels:
         return "labels"
+    if set(metrics) == {"bits"} and not is_model(path):
+        raise ConfigError(
+            f"--metrics bits needs the model of a run, and {path.absolute()} holds images; give "
+            "the run, or other metrics"
+        )
     if set(metrics) == {"bits"}:
         return "bits"
     return "drawn" if is_model(path) else "found"

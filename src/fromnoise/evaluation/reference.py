@@ -41,17 +41,20 @@ class Reference(NamedTuple):
 def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothing) -> Reference:
     """The features of real images: extracted the first time, mapped from the cache after.
 
+    Where the file there is damaged, they are extracted again.
     Raises ExtractorError where they are not finite and DiskFull; then nothing is kept.
     """
     images, fingerprint = real.images.images, real.images.fingerprint
     key = cache_key([fingerprint, extractor.name, extractor.weights])
     file = default_cache().absolute() / "features" / f"{key}.npy"
     _remove_left_over(file.parent)
-    if not file.is_file():
+    shape = (len(images), extractor.width)
+    features = _stored(file, shape)
+    if features is None:
         file.parent.mkdir(parents=True, exist_ok=True)
         writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
         try:
-            kept = _with_room(writing, (len(images), extractor.width))
+            kept = _with_room(writing, shape)
             for rows, part in in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
@@ -59,7 +62,7 @@ def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothi
             os.replace(writing, file)
         finally:
             writing.unlink(missing_ok=True)
-    features = np.load(file, mmap_mode="r")
+        features = np.load(file, mmap_mode="r")
     moments = moments_of(features)
     return Reference(moments.mean, moments.covariance, features, described(real))
 
@@ -98,6 +101,15 @@ def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
         "fingerprint": sha256(path),
     }
     return Reference(mean, covariance, None, said)
+
+
+def _stored(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The features in a file, mapped; None where there is none or where it is damaged."""
+    try:
+        features = np.load(file, mmap_mode="r")
+    except (OSError, EOFError, ValueError):
+        return None
+    return features if features.shape == shape and features.dtype == np.float32 else None
 
 
 def _with_room(path: Path, shape: tuple[int, int]) -> np.memmap:

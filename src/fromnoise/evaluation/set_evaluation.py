@@ -16,23 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config import ConfigError
+from fromnoise.evaluation.beforehand import Given, check_before, why_not
 from fromnoise.evaluation.bits_of_a_run import bits_of_a_run
-from fromnoise.evaluation.copies import FEWEST, MOST_LEFT_OUT, Space, check_copies, left_out
+from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.extractors import (
     PRETRAINED,
     Extractor,
-    ExtractorError,
-    Progress,
     in_parts,
-    nothing,
 )
 from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.published import published_beside
 from fromnoise.evaluation.real import UNKNOWN, Known, Real, evenly
-from fromnoise.evaluation.records import NotDefined, new_record, refuse_scored, write_record
+from fromnoise.evaluation.records import NotDefined, new_record, write_record
 from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.evaluation.set_metrics import (
     BLOCKS,
@@ -44,6 +42,7 @@ from fromnoise.evaluation.set_metrics import (
 from fromnoise.evaluation.set_table import Record
 from fromnoise.explaining import unknown
 from fromnoise.model import Model
+from fromnoise.progress import counting
 
 SHEET = "copies.png"
 AT_LEAST = 3  # images for each feature, from which on FID∞ is right
@@ -67,12 +66,8 @@ class Subject(NamedTuple):
         return self.features if order is None else self.features[order]
 
     def real(self) -> np.ndarray:
-        """The features of the real images. Raises NotDefined where they are few or not known."""
-        if self.reference.features is None:
-            raise NotDefined("the reference is a mean and a covariance, and this needs images")
-        if len(self.reference.features) < 2 * BLOCKS:
-            few = len(self.reference.features)
-            raise NotDefined(f"{few} real images are too few; it needs {2 * BLOCKS}")
+        """The features of the real images, where they are known."""
+        assert self.reference.features is not None
         return self.reference.features
 
 
@@ -93,8 +88,7 @@ def kid(of: Subject) -> Record:
 
 def isc(of: Subject) -> Record:
     """The Inception Score, of whatever classifier the extractor is."""
-    if of.logits is None:
-        raise NotDefined("it needs an extractor that tells classes apart: inception, or a judge")
+    assert of.logits is not None
     return _scores(inception_score=inception_score(of.logits))
 
 
@@ -107,10 +101,7 @@ def prc(of: Subject) -> Record:
 def copies(of: Subject) -> Record:
     """Copies of training images, in pixels and in the features of the extractor."""
     training, held_out = of.known.training, of.known.held_out
-    if training is None:
-        raise NotDefined(of.known.why)
-    if len(training.images) < FEWEST:
-        raise NotDefined(f"it needs {FEWEST} training images, and there are {len(training.images)}")
+    assert training is not None
     made, train = of.generated.images, training.images.images
     real = None if held_out is None else evenly(held_out.images.images, MOST_LEFT_OUT)
     spaces = [] if of.extractor.name == "pixels" else [_space(of, training, real)]
@@ -121,9 +112,9 @@ def copies(of: Subject) -> Record:
 
 def bits(of: Subject) -> Record:
     """Bits per dimension of real images, of held-out ones where there are some."""
-    if of.model is None:
-        raise NotDefined("it needs the model, and images that its run knows")
-    return bits_of_a_run(of.model, of.known, of.folder)
+    assert of.model is not None
+    with counting("images whose bits are counted") as progress:
+        return bits_of_a_run(of.model, of.known, of.folder, progress=progress)
 
 
 METRICS: dict[str, Callable[[Subject], Record]] = {
@@ -171,16 +162,23 @@ def evaluate_set(
     model: Model | None = None,
     metrics: Sequence[str] = USUAL,
     allow_small: bool = False,
-    progress: Progress = nothing,
 ) -> Record:
     """Score generated images against real ones, and return what metrics.json holds then.
 
     known, model: what a check for copies and bits per dimension need. A metric that is not defined
-    for these sets is named there with the reason. progress is called while features are extracted.
-    Raises ConfigError for an unknown metric and where `folder` has scores already, and
-    ExtractorError for fewer images than features, unless `allow_small`.
+    for these sets is named there with the reason.
+    Raises ConfigError for an unknown metric, and what `check_before` raises.
     """
-    check_before(len(generated.images), metrics, extractor, folder, allow_small=allow_small)
+    check_metrics(metrics)
+    given = Given(
+        num=len(generated.images),
+        shape=generated.images.shape[1:],
+        num_real=None if reference.features is None else len(reference.features),
+        extractor=extractor,
+        known=known,
+        with_model=model is not None,
+    )
+    check_before(given, metrics, folder, allow_small=allow_small)
     record = new_record() | {
         "generated": generated.said,
         "reference": reference.said,
@@ -189,7 +187,8 @@ def evaluate_set(
         "seconds": {"drawing": generated.seconds},
     }
     started = time.perf_counter()
-    parts = [part for _, part in in_parts(extractor, generated.images, progress)]
+    with counting("features") as progress:
+        parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(
         generated,
@@ -205,6 +204,8 @@ def evaluate_set(
     for name in metrics:
         started = time.perf_counter()
         try:
+            if reason := why_not(name, given):
+                raise NotDefined(reason)
             found = METRICS[name](subject)
         except ValueError as reason:  # it is not defined, or the images are not fit for it
             record["missing"][name] = str(reason)
@@ -217,20 +218,6 @@ def evaluate_set(
     return record
 
 
-def check_before(
-    num: int,
-    metrics: Sequence[str],
-    extractor: Extractor,
-    folder: Path,
-    *,
-    allow_small: bool = False,
-) -> None:
-    """Raise, before an hour is spent on drawing, what `evaluate_set` would raise after it."""
-    check_metrics(metrics)
-    refuse_scored(folder)
-    check_enough(num, extractor, allow_small=allow_small)
-
-
 def check_metrics(names: Sequence[str]) -> None:
     """Raise ConfigError for an unknown metric."""
     for name in names:
@@ -238,27 +225,13 @@ def check_metrics(names: Sequence[str]) -> None:
             raise ConfigError(f"--metrics {unknown(name, METRICS)}")
 
 
-def check_enough(num: int, extractor: Extractor, *, allow_small: bool = False) -> None:
-    """Raise ExtractorError for fewer images than features, or for almost none."""
-    if num < 2 * BLOCKS:
-        raise ExtractorError(
-            f"{num} images are too few to say anything about a set; give at least {2 * BLOCKS}"
-        )
-    if num < extractor.width and not allow_small:
-        raise ExtractorError(
-            f"{num:,} images are fewer than the {extractor.width:,} features of {extractor.name}, "
-            "and the Fréchet distance of so few is far too large; give more (10,000 or 50,000 are "
-            "usual), or --allow-small to have it all the same, marked"
-        )
-
-
 def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
     """What a reader of the numbers must know, in sentences."""
     said = []
     if num < extractor.width:
         said.append(
-            f"Small: {num:,} images in {extractor.width:,} dimensions. FID of so few is far too "
-            "large; compare it with nothing but the same number of images."
+            f"Small: {num:,} images in {extractor.width:,} dimensions. The Fréchet distance of so "
+            "few is far too large; compare it with nothing but the same number of images."
         )
     real = reference.features
     if real is not None and len(real) < extractor.width:

@@ -11,6 +11,12 @@ HEADINGS = {
     "precision": "precision",
     "recall": "recall",
 }
+OF_METRICS = {  # what is missing may be a metric, as --metrics has it
+    "is": "Inception Score",
+    "prc": "precision and recall",
+    "copies": "copies of training images",
+    "bits": "bits per dimension",
+}
 OF_INCEPTION = {"fid": "FID", "fid_infinity": "FID∞"}  # no other features are called so
 
 
@@ -28,7 +34,8 @@ def table(record: Record) -> str:
             f"{record['bits']['total'][part]:.4g}" for part in ("value", "low", "high")
         )
         lines.append(f"| bits per dimension | {value} | {low} to {high} |")
-    lines += [f"| {metric} | – | {reason} |" for metric, reason in record["missing"].items()]
+    headings = headings | OF_METRICS
+    lines += [f"| {headings[key]} | – | {reason} |" for key, reason in record["missing"].items()]
     lines += [
         f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |"
         for r in published(record)
@@ -69,16 +76,21 @@ def _of_a_set(record: Record) -> list[str]:
         )
         if plan["guidance"] != 1:
             lines[0] += f", s = {plan['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"
-    count = (
-        f"{real['count']:,} real images" if real["count"] else "real images, as mean and covariance"
-    )
-    lines.append(f"{count}: {real['what']}")
+    lines.append(counted(real))
     weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
     lines.append(
         f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
         f"resized: {extractor['resize']}"
     )
     return lines
+
+
+def counted(real: dict[str, Any]) -> str:
+    """How many real images there are, and which. real: what `Reference.said` is."""
+    count = (
+        f"{real['count']:,} real images" if real["count"] else "real images, as mean and covariance"
+    )
+    return f"{count}: {real['what']}"
 
 
 def published(record: Record) -> list[dict[str, Any]]:

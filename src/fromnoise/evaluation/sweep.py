@@ -28,6 +28,7 @@ from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
+from fromnoise.evaluation.set_table import counted
 from fromnoise.model import Model
 from fromnoise.progress import counting
 
@@ -48,8 +49,8 @@ class Row(NamedTuple):
 def ways(
     model: Model, samplers: Sequence[str], steps: Sequence[int], scales: Sequence[float]
 ) -> list[Sampling]:
-    """Every combination, checked. scales: empty for the model's own, or for one without labels."""
-    combinations = itertools.product(samplers, steps, scales or [None])
+    """Every combination once, checked. scales: empty for the model's own, or without labels."""
+    combinations = dict.fromkeys(itertools.product(samplers, steps, scales or [None]))
     return [
         model.sampling_plan(sampler=sampler, steps=count, guidance=scale)
         for sampler, count, scale in combinations
@@ -180,8 +181,11 @@ def in_words(row: Row) -> str:
     return words if row.guidance == 1 else f"{words}, s = {row.guidance:g}"
 
 
-def table(rows: Sequence[Row], extractor: str) -> str:
-    """The rows in Markdown, the fastest first; those on the front are bold."""
+def table(rows: Sequence[Row], extractor: str, *, num: int, reference: dict[str, Any]) -> str:
+    """The rows in Markdown, the fastest first; those on the front are bold.
+
+    num: images in each way. reference: what `Reference.said` is.
+    """
     lines = [
         f"| sampler and steps | seconds an image | {distance_of(extractor)} |",
         "|---|---|---|",
@@ -194,6 +198,7 @@ def table(rows: Sequence[Row], extractor: str) -> str:
     lines += [
         "",
         "Bold: no other way is both faster and nearer to the real images (Pareto's front).",
+        f"{num:,} images in each way, timed once; {counted(reference)}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -221,7 +226,7 @@ def _write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], extractor: 
     ]
     sweep_figure(lines, edge, folder / PICTURE, distance=distance_of(extractor))
     for name, text in (
-        (TABLE_FILE, table(rows, extractor)),
+        (TABLE_FILE, table(rows, extractor, num=facts["count"], reference=facts["reference"])),
         (SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),  # a row stands now
     ):
         writing = folder / f".writing-{name}"

@@ -34,6 +34,11 @@ def open_scorer(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor
     if not settings.every:
         return None
     check_installed()
+    if settings.extractor == "judge" and settings.judge is None:
+        raise ConfigError(
+            "evaluation.extractor is judge, and evaluation.judge is missing: the folder of one, "
+            "which `fromnoise judge train` writes"
+        )
     judge = None if settings.judge is None else load_judge(settings.judge, device=device)
     shape = (spec.channels, *spec.size)
     found = open_extractor(settings.extractor, shape, judge=judge, device=pick_device(device))

@@ -24,7 +24,7 @@ from fromnoise.evaluation.report.run_folder import (
 )
 from fromnoise.evaluation.report.shown import FORMULA, Shown, show
 from fromnoise.evaluation.report.words import facts, interval, number, setting
-from fromnoise.evaluation.set_table import HEADINGS, OF_INCEPTION
+from fromnoise.evaluation.set_table import HEADINGS, OF_INCEPTION, OF_METRICS
 
 if TYPE_CHECKING:  # jinja2 is imported when a page is made
     from jinja2 import Template
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # jinja2 is imported when a page is made
 REPORT = "report.html"
 HERE = Path(__file__).parent
 HIGHER = ("inception_score", "precision", "recall")  # is better
-MISSING = {"is": "Inception Score", "prc": "precision and recall", "kid": "KID"}  # by metric
 SECTIONS = {  # a template each
     "differences": "Differences",
     "samples": "Samples on the same noise",
@@ -66,12 +65,17 @@ def write_report(
 
     out: by default `report.html` in the first run; replaced only once the page is whole. progress
     is called with (denoising steps done, of how many).
-    Raises ConfigError where a folder is no run, is given twice, or `out` is a folder.
+    Raises ConfigError where a folder is no run, is given twice, and where `out` is a folder or does
+    not end in .html.
     """
-    runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
     out = folders[0] / REPORT if out is None else out
     if out.is_dir():
         raise ConfigError(f"{out.absolute()} is a folder; give --out a file, as in {REPORT}")
+    if out.suffix not in (".html", ".htm"):
+        raise ConfigError(
+            f"--out {out} does not end in .html, by which browsers know a page; give it that ending"
+        )
+    runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
     shown = []
     for i, run in enumerate(runs):
 
@@ -110,7 +114,7 @@ def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
         other_yardstick=len(yardsticks) > 1,
         other_count=len(counts) > 1,
         metric_names=metric_names,
-        missing_names=MISSING,
+        missing_names=OF_METRICS,
         arrows={key: "↑" if key in HIGHER else "↓" for key in (*HEADINGS, "total")},
         label_names=LABEL_HEADINGS,
         bits_names=BITS,
