@@ -339,17 +339,20 @@ def test_fewer_real_images_than_features_are_refused_or_marked(cli, tmp_path):
             "evaluate", tmp_path / "made.npz", "--reference", tmp_path / f"{name}.npz", *how, *more
         )
 
-    code, _, err = against("fifty")
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "50 real images are fewer than the 64 features of pixels" in err
-    for name, count in (("ten", 10), ("one", 1)):
-        code, _, err = against(name, "--allow-small")
+    few = "real images are fewer than the 64 features of pixels, and the Fréchet distance of so"
+    for name, said, more in (
+        ("fifty", f"50 {few}", []),
+        ("ten", f"10 {few}", []),
+        ("one", "1 real images are too few to say anything about a set", ["--allow-small"]),
+    ):
+        code, _, err = against(name, *more)
         assert (code, len(err.splitlines())) == (2, 1)
-        assert f"{count} real images are too few to say anything about a set; give --ref" in err
+        assert said in err
     assert not (tmp_path / "out").exists()
-    code, out, _ = against("fifty", "--allow-small")
+    code, out, _ = against("ten", "--allow-small", "--metrics", "fid,kid")
     assert code == 0
-    assert "The reference is small: 50 images in 64 dimensions." in out
+    assert "The reference is small: 10 images in 64 dimensions." in out
+    assert "| KID | – | 10 real images are too few; it needs 40 |" in out
 
 
 def test_what_cannot_be_had_of_given_images_is_said_before_anything_is_written(cli, tmp_path):

@@ -13,6 +13,8 @@ from fromnoise.evaluation.real import Known
 from fromnoise.evaluation.records import refuse_scored
 from fromnoise.evaluation.set_metrics import BLOCKS
 
+FEWEST_REAL = 2  # images, of which there is a covariance
+
 
 class Given(NamedTuple):
     """What is known of an evaluation before an hour is spent on drawing."""
@@ -48,14 +50,13 @@ def check_enough(
 
     num_real: None where there are no real images to be counted.
     """
-    asked = {"images": (num, "give")}
+    asked = [("images", num, 2 * BLOCKS, "give")]
     if num_real is not None:
-        asked["real images"] = (num_real, "give --reference")
-    for what, (count, give) in asked.items():
-        if count < 2 * BLOCKS:
+        asked.append(("real images", num_real, FEWEST_REAL, "give --reference"))
+    for what, count, fewest, give in asked:
+        if count < fewest:
             raise ExtractorError(
-                f"{count} {what} are too few to say anything about a set; {give} at least "
-                f"{2 * BLOCKS}"
+                f"{count} {what} are too few to say anything about a set; {give} at least {fewest}"
             )
         if count < extractor.width and not allow_small:
             raise ExtractorError(
@@ -69,10 +70,12 @@ def check_enough(
 def why_not(metric: str, given: Given) -> str | None:
     """Why a metric is not defined here; None where nothing speaks against it."""
     training, held_out, unknown = given.known
-    real_alone = "the reference is a mean and a covariance, and this needs images"
     match metric:
         case "kid" | "prc":
-            return real_alone if given.num_real is None else None
+            if given.num_real is None:
+                return "the reference is a mean and a covariance, and this needs images"
+            if given.num_real < 2 * BLOCKS:
+                return f"{given.num_real} real images are too few; it needs {2 * BLOCKS}"
         case "is":
             one = np.zeros((1, *given.shape), dtype=np.uint8)
             if given.extractor.extract(one).logits is None:
