@@ -237,6 +237,26 @@ def test_frames_and_seed_can_be_chosen_on_the_command_line(run, pair, tmp_path, 
     assert images[0] == images[1] != images[2]
 
 
+def test_labels_steer_every_edit(tiny, tmp_path, photos, masks, cli, caplog):
+    caplog.set_level("INFO", "fromnoise")
+    tree = tiny | {"data": {"source": "digits", "labels": True}}
+    run = fromnoise.train(tree, out=tmp_path / "run").folder
+    image = ["--image", photos / "one.png"]
+    for command in (
+        ["inpaint", run, *image, "--mask", masks / "one.png", "--resample", 1],
+        ["vary", run, *image, "--num", 1, "--strength", 0.9],
+        ["interpolate", run, "--a", photos / "one.png", "--b", photos / "two.png"],
+    ):
+        first = []
+        for label in ("3", "4"):
+            out = tmp_path / f"{command[0]} {label}"
+            asked = ["--class", label, "--guidance", 20, "--steps", 3, "--out", out]
+            assert cli("edit", *command, *asked).code == 0
+            first.append(read(min(out.glob("*-*.png"))))
+        assert (first[0] != first[1]).any(), command[0]
+    assert "guidance: ε = ε_∅ + s·(ε_c − ε_∅) with s = 20; 1 is off" in caplog.text
+
+
 @pytest.fixture
 def refused(cli, tmp_path, run, photos):
     """refused("vary", "--image", …): the one line of an edit that writes nothing."""

@@ -1,5 +1,6 @@
 """What every edit reads, and how its results are named and shown."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import refuse_used
 from fromnoise.data import image_files, read_image
+from fromnoise.data.labels import in_words
 from fromnoise.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
 
@@ -62,6 +64,14 @@ def as_x0(model: Model, images: np.ndarray) -> Tensor:
 def repeated(cond: np.ndarray | None, count: int) -> Tensor | None:
     """The same labels, int8 (K,), for each of `count` images; None where none are asked for."""
     return None if cond is None else torch.from_numpy(np.repeat(cond[None], count, axis=0))
+
+
+def heading(what: str, model: Model, cond: np.ndarray | None) -> str:
+    """A title that begins with the labels that were asked for."""
+    if cond is None:
+        return what
+    words = textwrap.shorten(in_words(cond, model.spec.label_names), 60, placeholder=" …")
+    return f"{words}: {what}"
 
 
 def in_batches(jobs: Sequence[Job], size: int, progress: Progress) -> Iterator[Sequence[Job]]:

@@ -16,6 +16,7 @@ from fromnoise.editing.given import (
     Job,
     Progress,
     as_x0,
+    heading,
     in_batches,
     read_given,
     repeated,
@@ -78,7 +79,11 @@ def inpaint_to_folder(
             "resample": str(resample),
             "jump": str(jump),
         },
-        title=f"white made anew: {plan.steps} steps, jumps of {jump}, {resample} times",
+        title=heading(
+            f"made anew in {plan.steps} steps, each piece of {jump} walked {resample} ×",
+            model,
+            cond,
+        ),
         masks=masks,
     )
 

@@ -13,7 +13,7 @@ from fromnoise.checkpoints import refuse_used
 from fromnoise.config import ConfigError
 from fromnoise.data import DataError
 from fromnoise.diffusion import ddim_inversion, interpolation_starts, sampling_times, slerp
-from fromnoise.editing.given import SHOWN_ROWS, Progress, as_x0, read_given, repeated
+from fromnoise.editing.given import SHOWN_ROWS, Progress, as_x0, heading, read_given, repeated
 from fromnoise.model import Model, to_uint8
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
 
@@ -69,7 +69,8 @@ def interpolate_to_folder(
     made = _denoised(model, starts, len(first.names), frames, t, seed, cond, progress, **how)
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
-    return _save(made, folder, pairs, fractions, f"{what}: {way}", (first.images, last.images))
+    title = heading(f"{what}, {way}", model, cond)
+    return _save(made, folder, pairs, fractions, title, (first.images, last.images))
 
 
 def interpolate_seeds_to_folder(
@@ -97,7 +98,8 @@ def interpolate_seeds_to_folder(
     t, count = _times(model, **how)[0], len(seeds) - 1
     made = _denoised(model, starts, count, frames, t, seeds[0], cond, progress, **how)
     pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
-    title = f"between the noises of seeds {', '.join(map(str, seeds[: SHOWN_ROWS + 1]))}"
+    listed = ", ".join(map(str, seeds[: SHOWN_ROWS + 1]))
+    title = heading(f"between the noises of seeds {listed}", model, cond)
     return _save(made, folder, pairs, fractions, title)
 
 

@@ -11,6 +11,7 @@ from fromnoise.editing.given import (
     Job,
     Progress,
     as_x0,
+    heading,
     in_batches,
     read_given,
     repeated,
@@ -68,7 +69,9 @@ def vary_to_folder(
             "sampler": plan.sampler.name,
             "steps": str(plan.steps),
         },
-        title=f"noised to t = {t} of {T} (strength {strength:g}), then denoised",
+        title=heading(
+            f"noised to t = {t} of {T} (strength {strength:g}), then denoised", model, cond
+        ),
     )
 
 
