@@ -13,6 +13,7 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config import recipe_text, shipped_recipes
+from fromnoise.diffusion import SAMPLERS
 from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, save_judge
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
@@ -61,6 +62,8 @@ def refused(cli, tmp_path, monkeypatch):
         ("network.channels=9", "channels must be an even number"),
         ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
         ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
+        ("diffusion.schedule={name: warmup, fraction: 0}", "schedule warmup: fraction must lie in"),
+        ("diffusion.zero_terminal_snr=true", "ᾱ_T = 0.* set diffusion.prediction to v or x0"),
         ("training.precision=fp16", "needs a GPU"),
         ("training.device=abacus", "device 'abacus' cannot be used here"),
     ],
@@ -233,6 +236,21 @@ def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):
     ]
     with Image.open(samples / "000002.png") as image:
         assert (image.mode, image.size) == ("RGB", (12, 8))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "jsd"])
+def test_without_any_image_at_T_it_trains_and_every_sampler_walks(
+    cli, recipe_file, tmp_path, schedule
+):
+    overrides = (f"diffusion.schedule={schedule}", "diffusion.zero_terminal_snr=true")
+    run = tmp_path / "run"
+    assert cli("train", recipe_file, "--out", run, *overrides, "diffusion.prediction=v").code == 0
+    assert all(math.isfinite(row["loss"]) for row in read_log(run) if "loss" in row)
+    model = fromnoise.load(run, device="cpu")
+    assert model.denoiser.schedule.alpha_bar[-1] == 0
+    for sampler in SAMPLERS:
+        for step in model.denoise([0, 1], sampler=sampler, clamp=False, steps=7):
+            assert step.x.isfinite().all()
 
 
 # ---- the rest -----------------------------------------------------------------------------------

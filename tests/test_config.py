@@ -17,7 +17,6 @@ from fromnoise.config import (
     recipe_text,
     shipped_recipes,
 )
-from fromnoise.diffusion import NoiseSchedule
 from fromnoise.explaining import dotted_keys
 from fromnoise.networks import NETWORKS
 from fromnoise.training.findings import TOO_MUCH_IMAGE
@@ -63,8 +62,7 @@ def test_a_shipped_recipe_builds_its_network_and_its_schedule(name):
         network = NETWORKS[recipe.network.name](image_channels=channels, **recipe.network.options)
         x = torch.empty(2, channels, *size)
         assert network(x, torch.ones(2)).shape == x.shape
-    schedule = recipe.diffusion.schedule
-    noise = NoiseSchedule.named(schedule.name, recipe.diffusion.T, **schedule.options)
+    noise = recipe.diffusion.noise_schedule()
     assert noise.alpha(noise.T) < TOO_MUCH_IMAGE
 
 
@@ -179,6 +177,12 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("network.channels", "wide", "valid integer"),
         ("network.embedding", "third", "'halves' or 'interleaved'"),
         ("diffusion.schedule.offset", "some", "valid number"),
+        ("diffusion.schedule", {"name": "warmup", "fraction": 2}, "fraction must lie in (0, 1]"),
+        ("diffusion.schedule", {"name": "sigmoid", "start": 4}, "needs start < end"),
+        ("diffusion.schedule", {"name": "constant", "beta": 1}, "β must lie between"),
+        ("diffusion.schedule", {"name": "given", "betas": [0.1]}, "T is 1000, but"),
+        ("diffusion.schedule", "jsd", "jsd: this schedule leaves nothing of the image at t = T"),
+        ("diffusion.zero_terminal_snr", True, "set diffusion.prediction to v or x0"),
         ("sampling.sampler.eta", math.nan, "finite"),
         ("training", 5, "dictionary"),
     ],
@@ -224,6 +228,12 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_recipe_that_is_not_shipped():
     with pytest.raises(ConfigError, match=r"no recipe 'digit'; did you mean digits\?; shipped: "):
         load_recipe("digit")
+
+
+def test_too_few_steps_for_the_rescaled_schedule_are_one_line():
+    few = {"diffusion.schedule.name": "linear_rescaled", "diffusion.T": 20}
+    with pytest.raises(ConfigError, match=r"^small: diffusion.schedule linear_rescaled: T = 20 is"):
+        parse_recipe({**SMALL, "diffusion": {}}, "small", few)
 
 
 # ---- overrides ----------------------------------------------------------------------------------
@@ -278,6 +288,7 @@ def test_the_defaults_of_every_component_are_written_out():
         "offset": 0.008,
         "beta_max": 0.999,
     }
+    assert written["diffusion"]["zero_terminal_snr"] is False
     assert written["network"]["multipliers"] == [1, 2, 2, 2]
     assert written["sampling"]["sampler"] == {"name": "ddim", "eta": 0.0}
     assert not {"image_channels", "cond_dim"} & set(written["network"])

@@ -268,7 +268,7 @@ def test_metadata_that_cannot_be_used(model, tmp_path, change, said):
 def test_a_file_from_before_a_key_has_what_was_then_the_only_way(model, tmp_path):
     def old(metadata):
         spec = json.loads(metadata[METADATA_KEY])
-        for key in ("weighting", "variance_reading", "offset_noise"):
+        for key in ("weighting", "variance_reading", "offset_noise", "zero_terminal_snr"):
             del spec["diffusion"][key]
         del spec["network"]["self_conditioning"]
         return {METADATA_KEY: json.dumps(spec)}

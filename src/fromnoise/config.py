@@ -30,7 +30,9 @@ from fromnoise.diffusion import (
     SPACINGS,
     VLB,
     WEIGHTINGS,
+    NoiseSchedule,
     Objective,
+    check_prediction,
 )
 from fromnoise.explaining import explain, near, unknown
 from fromnoise.networks import NETWORKS
@@ -120,6 +122,12 @@ class Diffusion(Section):
     weighting: Annotated[Component, _named("simple")] = Component(name="simple")
     vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
     offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """The table of ᾱ. Raises ValueError for options of the schedule that make none."""
+        name, options = self.schedule.name, self.schedule.options
+        snr = self.zero_terminal_snr
+        return NoiseSchedule.named(name, self.T, zero_terminal_snr=snr, **options)
 
     def objective(self) -> Objective:
         """What training minimises. Raises ValueError, which begins with a key of this section."""
@@ -297,6 +305,12 @@ def _check_together(recipe: Recipe, where: str) -> None:
         diffusion.objective()
     except ValueError as error:
         raise ConfigError(f"{where}: diffusion.{error}") from error
+    try:
+        check_prediction(diffusion.noise_schedule(), diffusion.prediction)
+    except ValueError as error:
+        name = diffusion.schedule.name
+        name += " with zero_terminal_snr" if diffusion.zero_terminal_snr else ""
+        raise ConfigError(f"{where}: diffusion.schedule {name}: {error}") from error
     if learned != (diffusion.vlb_weight > 0 or diffusion.metric == VLB):
         raise ConfigError(
             f"{where}: network.learned_variance = {learned}, but diffusion.vlb_weight = "

@@ -32,7 +32,6 @@ from fromnoise.diffusion import (
     SAMPLERS,
     Denoise,
     Denoiser,
-    NoiseSchedule,
     Step,
     autoguided,
     clamp_x0,
@@ -100,7 +99,6 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
 
     Raises ValueError when the image size does not fit the network, or T its schedule.
     """
-    schedule = spec.diffusion.schedule
     build = NETWORKS[spec.network.name]
     given = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
     if "T" in inspect.signature(build).parameters:
@@ -109,12 +107,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     check_size(*spec.size, network.size_multiple, getattr(network, "largest_size", math.inf))
     return Denoiser(
         network,
-        NoiseSchedule.named(
-            schedule.name,
-            spec.diffusion.T,
-            zero_terminal_snr=spec.diffusion.zero_terminal_snr,
-            **schedule.options,
-        ),
+        spec.diffusion.noise_schedule(),
         spec.diffusion.prediction,
         spec.diffusion.variance_reading,
     )

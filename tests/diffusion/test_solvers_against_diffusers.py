@@ -157,7 +157,11 @@ def test_euler(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
         assert_close(step.x0, x0)
 
 
-@each_chain
+@pytest.mark.parametrize(
+    ("steps", "spacing", "kind", "clip"),
+    # In two steps the first goes from σ/α = 157 to 3.4, a leap that ours does not correct.
+    [chain for chain in (*FREE, *CLIPPING) if chain[0] != 2],
+)
 def test_heun(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
     plain, wave = wave_denoiser(schedule, kind, clip)
     seen = []
@@ -195,7 +199,7 @@ def test_the_limit_of_no_image_at_T(wave_denoiser, noise, name, huge, kind):
     # Where ᾱ_T = 0 theirs put 2⁻²⁴, since they cannot count with σ/α = ∞; with far less than that
     # they come as near to ours as one likes, if slowly: the share of x̂_0(T) in the second step goes
     # with 1/log(σ/α). Only the correction of Heun's first step has no limit, half of
-    # (ρ_s − ρ_T) (ε̂_s − ε̂_T) with ρ_T → ∞, and ours leaves it out.
+    # (ρ_s − ρ_T) (ε̂_s − ε̂_T) with ρ_T → ∞, and ours leaves it out, as after any leap.
     schedule = NoiseSchedule.named("linear", T, zero_terminal_snr=True)
     denoise, wave = wave_denoiser(schedule, kind, clip=False)
     times = sampling_times(schedule, 20)

@@ -1,7 +1,7 @@
 """The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
 
 from fromnoise.diffusion.betas import SCHEDULES
-from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction
+from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction, check_prediction
 from fromnoise.diffusion.editing import inpaint, interpolation_starts, slerp
 from fromnoise.diffusion.guidance import (
     autoguided,
@@ -54,6 +54,7 @@ __all__ = [
     "autoguided",
     "bits_per_dimension",
     "bound_term",
+    "check_prediction",
     "clamp_x0",
     "classifier_free",
     "composed",

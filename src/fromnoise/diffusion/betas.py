@@ -20,8 +20,14 @@ def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Te
     """`linear` times 1000/T, so that ᾱ_T is about the same for any T.
 
     Nichol and Dhariwal 2021 (arXiv:2102.09672), in their code. `beta_1` and `beta_T` are those of
-    T = 1000. T must be more than 1000·beta_T, or some β is 1 or more.
+    T = 1000. Raises ValueError unless T is more than 1000·beta_T (and beta_1), where β is 1.
     """
+    largest = max(beta_1, beta_T)
+    if 1000 * largest >= T:
+        raise ValueError(
+            f"T = {T} is too small: linear_rescaled makes β = 1000/T·{largest:g}, which must lie "
+            f"below 1, so T must be more than {1000 * largest:g}"
+        )
     return linear(T, beta_1=beta_1, beta_T=beta_T) * (1000 / T)
 
 

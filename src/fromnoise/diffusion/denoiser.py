@@ -73,6 +73,16 @@ Denoise = Callable[[Tensor, Time], Prediction]
 """What a sampler needs: (x_t, t) → Prediction. Guidance wraps one of these into another."""
 
 
+def check_prediction(schedule: NoiseSchedule, prediction: Kind) -> None:
+    """Raises ValueError for ε where ᾱ_T = 0: x_T then is ε, and says nothing of x_0."""
+    if prediction == "eps" and schedule.alpha_bar[-1] == 0:
+        raise ValueError(
+            "this schedule leaves nothing of the image at t = T (ᾱ_T = 0), where a predicted ε "
+            "says nothing of x_0; set diffusion.prediction to v or x0, or use a schedule with "
+            "ᾱ_T > 0"
+        )
+
+
 class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
@@ -92,14 +102,9 @@ class Denoiser(nn.Module):
         prediction: Kind = "eps",
         variance_reading: Reading = "range",
     ) -> None:
-        """Raises ValueError for ε where ᾱ_T = 0: x_T then is ε, and says nothing of x_0."""
+        """Raises ValueError as `check_prediction`."""
         super().__init__()
-        if prediction == "eps" and schedule.alpha_bar[-1] == 0:
-            raise ValueError(
-                "this schedule leaves nothing of the image at t = T (ᾱ_T = 0), where a predicted "
-                "ε says nothing of x_0; set diffusion.prediction to v or x0, or use a schedule "
-                "with ᾱ_T > 0"
-            )
+        check_prediction(schedule, prediction)
         self.network = network
         self.schedule = schedule
         self.prediction: Kind = prediction
