@@ -188,7 +188,7 @@ class Sampling(Section):
     """How this model is sampled when nothing else is said."""
 
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
-    steps: Positive = 50
+    steps: Positive = 50  # at most T
     spacing: str = "trailing"
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
     guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
@@ -311,6 +311,17 @@ def _check_together(recipe: Recipe, where: str) -> None:
         name = diffusion.schedule.name
         name += " with zero_terminal_snr" if diffusion.zero_terminal_snr else ""
         raise ConfigError(f"{where}: diffusion.schedule {name}: {error}") from error
+    if diffusion.metric == VLB and not learned:
+        raise ConfigError(
+            f"{where}: diffusion.metric = vlb is the bound, which the variance is learned from: set "
+            "network.learned_variance=true"
+        )
+    if diffusion.offset_noise and learned:
+        raise ConfigError(
+            f"{where}: diffusion.offset_noise = {diffusion.offset_noise:g} is noise of another kind "
+            "than the bound assumes, which a variance is learned from; set it to 0, or "
+            "network.learned_variance=false"
+        )
     if learned != (diffusion.vlb_weight > 0 or diffusion.metric == VLB):
         raise ConfigError(
             f"{where}: network.learned_variance = {learned}, but diffusion.vlb_weight = "

@@ -14,6 +14,8 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
     dotted = ".".join([key, *path] if key else path)
     if first["type"] == "extra_forbidden":
         section = _section(schema, path[:-1])
+        if not section.model_fields:
+            return f"{section.__name__} takes no options, so none of the name {path[-1]}"
         prefix = dotted.rpartition(".")[0]
         known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
         everywhere = sorted(known | set(dotted_keys(schema, key)))

@@ -43,7 +43,7 @@ from fromnoise.diffusion import (
 )
 from fromnoise.explaining import explain, unknown
 from fromnoise.networks import NETWORKS, check_size
-from fromnoise.rng import image_noise
+from fromnoise.rng import Key, image_noise
 
 METADATA_KEY = "fromnoise"
 GUIDING = ("guidance", "guidance_interval", "guidance_rescale")
@@ -189,14 +189,13 @@ class Model:
         plan, times, denoise = self.way(
             len(seeds), cond=cond, compose=compose, autoguidance=autoguidance, **how
         )
-        shape = (self.spec.channels, *self.spec.size)
         x = self.start(seeds)
         if origin is not None:
             times = [origin[0], *(t for t in times if t < origin[0])]
             x = origin[1]
 
         def noise(t: int) -> Tensor:
-            return image_noise(seeds, t, shape).to(self.device)
+            return self.noise(seeds, t).to(self.device)
 
         walk = SAMPLERS[plan.sampler.name](
             denoise,
@@ -235,12 +234,23 @@ class Model:
                 else "a composition has a weight for each label in place of guidance: "
                 f"ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅); leave {guiding[0]} out"
             )
+        idle = [key for key in ("guidance_interval", "guidance_rescale") if how.get(key)]
+        if idle and plan.guidance == 1:
+            raise ValueError(
+                f"{idle[0]} has no effect without guidance: s = 1 in ε = ε_∅ + s·(ε_c − ε_∅) is "
+                "off; give guidance too"
+            )
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
             weak, scale = autoguidance
             self._refuse_other(weak)
+            if compose is not None:
+                raise ValueError(
+                    "autoguidance and a composition exclude each other; ask for labels by cond "
+                    "(--labels, --class), or leave one of the two out"
+                )
             plain = plan.model_copy(update={"guidance": 1.0})
-            beside = weak._conditioned(cond, compose, count, plain)
+            beside = weak._conditioned(cond, None, count, plain)
             denoise = autoguided(denoise, beside, scale)
         return plan, times, clamped(denoise, plan, self.spec)
 
@@ -295,7 +305,19 @@ class Model:
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""
-        return image_noise(seeds, 0, (self.spec.channels, *self.spec.size))
+        return self.noise(seeds, 0)
+
+    def noise(self, seeds: Sequence[int], t: int, *key: Key) -> Tensor:
+        """The noise of each seed for the step that leaves t: float32 (B,C,H,W), on the CPU.
+
+        It is of the kind that the model was trained with: ε, and with `diffusion.offset_noise` s
+        ε + s·ξ, ξ one normal number for each image and channel. key: as of `rng.image_noise`.
+        """
+        channels, strength = self.spec.channels, self.spec.diffusion.offset_noise
+        eps = image_noise(seeds, t, (channels, *self.spec.size), *key)
+        if strength == 0:
+            return eps
+        return eps + strength * image_noise(seeds, t, (channels, 1, 1), *key, "offset")
 
     def sampling_plan(
         self,

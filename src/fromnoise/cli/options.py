@@ -13,7 +13,8 @@ Overrides = Annotated[
 Sampler = Annotated[str | None, typer.Option(help=", ".join(SAMPLERS))]
 Spacing = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(SPACINGS)}")]
 Steps = Annotated[
-    int | None, typer.Option(help="network evaluations per image; heun makes two in each step")
+    int | None,
+    typer.Option(help="of the sampler, each with one evaluation of the network; heun: two"),
 ]
 Eta = Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")]
 Variance = Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")]

@@ -1,5 +1,6 @@
 """What is done to a prediction before a sampler uses it: each wraps a denoiser into a denoiser."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -77,7 +78,7 @@ def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
     The weaker model has the same schedule, as an earlier checkpoint of the training has, and gets
     the same condition. s = 1 is off. s ≥ 0, or ValueError. A learned variance is the stronger's.
     """
-    if scale < 0:
+    if not 0 <= scale < math.inf:
         raise ValueError(
             f"the scale s in ε = ε_weak + s·(ε − ε_weak) must be at least 0, not {scale:g}"
         )

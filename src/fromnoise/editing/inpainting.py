@@ -23,7 +23,7 @@ from fromnoise.editing.given import (
     save_results,
 )
 from fromnoise.model import Model, to_uint8
-from fromnoise.rng import Key, image_noise
+from fromnoise.rng import Key
 
 
 def inpaint_to_folder(
@@ -106,7 +106,7 @@ def inpainted(
     plan, times, denoise = model.way(len(seeds), cond=cond, sampler="ddpm", **how)
 
     def noise(t: int, *key: Key) -> Tensor:
-        return image_noise(seeds, t, image.shape[1:], *key).to(image.device)
+        return model.noise(seeds, t, *key).to(image.device)
 
     with torch.inference_mode():
         *_, last = inpaint(

@@ -47,9 +47,13 @@ def interpolate_to_folder(
     Raises ValueError for what cannot be read or is out of range, before anything is written.
     """
     T = model.denoiser.schedule.T
-    t = 0 if strength is None else round(strength * T)
-    if strength is not None and (not 0 < strength <= 1 or t < 1):
-        raise ConfigError(f"strength must lie in (0, 1] and reach t ≥ 1 of T = {T}, not {strength}")
+    t = 0
+    if strength is not None:
+        t = round(strength * T) if 0 < strength <= 1 else 0
+        if t < 1:
+            raise ConfigError(
+                f"strength must lie in (0, 1] and reach t ≥ 1 of T = {T}, not {strength}"
+            )
     fractions = _fractions(frames)
     first, last = read_given(model, a, folder), read_given(model, b, folder)
     if len(first.names) != len(last.names):
