@@ -149,7 +149,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("sampling.guidance", 2, "needs a model with labels: set data.labels = true"),
         ("network.learned_variance", True, "diffusion.vlb_weight = 0: a variance is learned"),
         ("diffusion.vlb_weight", 0.001, "network.learned_variance = False"),
-        ("diffusion.metric", "vlb", "network.learned_variance = False"),
+        ("diffusion.metric", "vlb", "set network.learned_variance=true"),
         ("diffusion.variance_reading", "log", "no variance to read: network.learned_variance ="),
         ("diffusion.variance_reading", "exp", "'range' or 'log'"),
         ("diffusion.offset_noise", -0.1, "greater than or equal to 0"),

@@ -313,13 +313,13 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: diffusion.schedule {name}: {error}") from error
     if diffusion.metric == VLB and not learned:
         raise ConfigError(
-            f"{where}: diffusion.metric = vlb is the bound, which the variance is learned from: set "
-            "network.learned_variance=true"
+            f"{where}: diffusion.metric = vlb is the bound, from which a variance is learned: "
+            "set network.learned_variance=true"
         )
     if diffusion.offset_noise and learned:
         raise ConfigError(
-            f"{where}: diffusion.offset_noise = {diffusion.offset_noise:g} is noise of another kind "
-            "than the bound assumes, which a variance is learned from; set it to 0, or "
+            f"{where}: diffusion.offset_noise = {diffusion.offset_noise:g} is other noise than "
+            "that of the bound, from which a variance is learned from; set it to 0, or "
             "network.learned_variance=false"
         )
     if learned != (diffusion.vlb_weight > 0 or diffusion.metric == VLB):

@@ -14,7 +14,7 @@ Sampler = Annotated[str | None, typer.Option(help=", ".join(SAMPLERS))]
 Spacing = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(SPACINGS)}")]
 Steps = Annotated[
     int | None,
-    typer.Option(help="of the sampler, each with one evaluation of the network; heun: two"),
+    typer.Option(help="of the sampler; each asks the network once, of heun twice"),
 ]
 Eta = Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")]
 Variance = Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")]

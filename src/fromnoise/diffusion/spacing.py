@@ -13,8 +13,8 @@ KARRAS_RHO = 7.0
 def leading(schedule: NoiseSchedule, steps: int) -> list[int]:
     """1, 1+⌊T/n⌋, 1+2⌊T/n⌋, …: ends at t = 1, and starts below T unless n = T.
 
-    With few steps, or with n that does not divide T, it starts where the image is still seen, though
-    x_T is pure noise: n = 1 starts at t = 1, and n = 501 of T = 1000 at t = 501.
+    With few steps, or with n that does not divide T, it starts where the image is still seen,
+    though x_T is pure noise: n = 1 starts at t = 1, and n = 501 of T = 1000 at t = 501.
     """
     return [1 + i * (schedule.T // steps) for i in reversed(range(steps))]
 
