@@ -27,7 +27,7 @@ def model(finished_run):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A dark and a bright picture, larger than the model's images and in colour."""
+    """A dark and a bright picture, larger than the model's images and of three equal channels."""
     for name, value in (("a", 30), ("b", 220)):
         Image.fromarray(np.full((20, 24, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
     return tmp_path / "a.png", tmp_path / "b.png"
@@ -40,7 +40,7 @@ def photos(tmp_path):
     for folder in ("photos", "masks"):
         (tmp_path / folder).mkdir()
     for name, side in (("one", SIDE), ("two", 20)):
-        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (side, side), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
         mask = np.zeros((side, side), np.uint8)
         mask[: side // 2] = 255
@@ -62,6 +62,27 @@ def seen(model, file):
     """The image as the model sees it: (H, W), for it is grey."""
     spec = model.spec
     return read_image(file, size=spec.size, channels=spec.channels)[0]
+
+
+def test_a_colour_image_for_a_grey_model_is_one_line(model, cli, finished_run, tmp_path):
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    pixels[..., 0] = 200
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    code, _, err = cli(
+        *("edit", "vary", finished_run, "--image", tmp_path / "red.png", "--out", tmp_path / "out")
+    )
+    assert code == 2
+    assert "red.png is in colour (3 channels), but this model's images are grey (1" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_do_not_depend_on_the_batch(model, pair, tmp_path):
+    how = {"frames": 5, "steps": 3}
+    for size in (2, 64):
+        interpolate_to_folder(model, *pair, tmp_path / f"{size}", batch_size=size, **how)
+    for i in range(5):
+        few, many = (read(tmp_path / size / f"a-b-{i:03d}.png") for size in ("2", "64"))
+        assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
 
 
 # ---- inpaint ------------------------------------------------------------------------------------
@@ -151,7 +172,7 @@ def test_inverted_images_come_back_at_the_ends_and_the_middle_is_between_them(
     a, b = (from_uint8(torch.tensor(seen(model, end)))[None] for end in ends)
     for file, share in zip(files, (0, 0.5, 1), strict=False):
         expected = to_uint8(slerp(a, b, share))[0].numpy()
-        assert np.abs(read(file) - expected.astype(int)).max() <= 1
+        assert np.abs(read(file) - expected.astype(int)).max() <= 4
     with Image.open(files[-1]) as gif:
         assert gif.n_frames == 3
 

@@ -14,6 +14,7 @@ from fromnoise.config import Component, Diffusion, Sampling, checked
 from fromnoise.data.batches import to_float
 from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
 from fromnoise.model import METADATA_KEY, Model, ModelSpec, build_denoiser, pick_device, to_uint8
+from fromnoise.rng import image_noise
 
 
 def spec_of(channels: int, size: tuple[int, int]) -> ModelSpec:
@@ -159,6 +160,48 @@ def test_each_step_of_a_walk_is_shown_the_estimate_of_the_one_before():
         assert not network.hints[0].any()
         for hint, before in zip(network.hints[1:], steps[:-1], strict=True):
             assert torch.equal(hint, before.x0.clamp(-1, 1))
+
+
+class PerfectWithOffsets(nn.Module):
+    """ε̂ = E[ε + s ξ | x_t] for pixels N(0, c²) and a level N(0, b²) for each image, all known."""
+
+    strength, c, b = 0.3, 0.3, 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule = NoiseSchedule.named("linear", 1000)
+        self.device_of = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, cond=None):
+        a = self.schedule.alpha_bar[int(t[0]) + 1].item()
+        level = x.mean(dim=(2, 3), keepdim=True)  # its own direction, apart from all others
+        size = x[0].numel()
+
+        def share(data: float, noise: float) -> float:
+            return (1 - a) ** 0.5 * noise / (a * data + (1 - a) * noise)
+
+        of_level = share(self.b**2 + self.c**2 / size, self.strength**2 + 1 / size)
+        return of_level * level + share(self.c**2, 1.0) * (x - level)
+
+
+@pytest.mark.parametrize("how", [{"sampler": "ddim"}, {"sampler": "ddpm", "variance": "large"}])
+def test_a_model_trained_with_offset_noise_is_sampled_from_such_noise(how):
+    # From plain noise the levels, the brightness of the images, would come out 0.4 times as wide.
+    spec = spec_of(channels=1, size=(8, 8)).model_copy(
+        update={"diffusion": Diffusion(T=1000, offset_noise=PerfectWithOffsets.strength)}
+    )
+    network = PerfectWithOffsets()
+    model = Model(Denoiser(network, network.schedule), spec)
+    *_, last = model.denoise(range(1000), steps=100, clamp=False, **how)
+    level = last.x.mean(dim=(1, 2, 3))
+    true = (network.b**2 + network.c**2 / 64) ** 0.5
+    assert level.std().item() == pytest.approx(true, rel=0.1)
+    assert (last.x - level[:, None, None, None]).std().item() == pytest.approx(0.3, rel=0.06)
+
+
+def test_without_offset_noise_the_noise_is_plain(model):
+    assert torch.equal(model.noise([3, 4], 7), image_noise([3, 4], 7, (2, 8, 12)))
+    assert torch.equal(model.start([3]), model.noise([3], 0))
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -312,3 +312,22 @@ def test_autoguidance_by_a_model_of_another_schedule_is_refused(model):
     weak = earlier(model, diffusion=model.spec.diffusion.model_copy(update={"T": 50}))
     with pytest.raises(ValueError, match="the same noise schedule and T"):
         model.sample([0], autoguidance=Autoguidance(weak, 2.0))
+
+
+def test_autoguidance_and_a_composition_exclude_each_other(labelled):
+    auto = Autoguidance(earlier(labelled), 2.0)
+    with pytest.raises(ValueError, match="autoguidance and a composition exclude each other"):
+        labelled.sample([0], compose={"sphere": 2.0}, autoguidance=auto)
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("inf"), float("nan")])
+def test_a_scale_of_autoguidance_that_is_none_is_refused(model, scale):
+    with pytest.raises(ValueError, match="must be at least 0"):
+        model.sample([0], autoguidance=Autoguidance(earlier(model), scale))
+
+
+@pytest.mark.parametrize("how", [{"guidance_rescale": 0.5}, {"guidance_interval": (1, 50)}])
+def test_what_only_guidance_uses_is_refused_without_it(labelled, how):
+    cond = torch.from_numpy(in_turn(labelled.spec.label_names, 1))
+    with pytest.raises(ValueError, match="has no effect without guidance"):
+        labelled.sample([0], cond=cond, guidance=1.0, **how)

@@ -18,6 +18,7 @@ logger = logging.getLogger("fromnoise")
 ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
 Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
 Out = Annotated[Path, typer.Option(help="a new folder for the images")]
+WholeWay = Annotated[int | None, typer.Option(help="of the whole way from T to 0")]
 Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each for an image")]
 Num = Annotated[int | None, typer.Option(min=1, help="seeds 0 to NUM-1")]
 Class = Annotated[
@@ -41,15 +42,19 @@ def edit_inpaint(
     seeds: Seeds = None,
     resample: Annotated[int, typer.Option(help="times that each piece is walked; 1: once")] = 10,
     jump: Annotated[int, typer.Option(help="steps of such a piece")] = 5,
-    steps: options.Steps = None,
+    steps: WholeWay = None,
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
+    spacing: options.Spacing = None,
+    clamp: options.Clamp = None,
+    weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
 ) -> None:
     """Make a part of an image anew, the rest unchanged (RePaint, Lugmayr et al. 2022)."""
-    loaded, how = load(model, device=device), asking.how_to_sample(steps=steps, guidance=guidance)
+    loaded = load(model, weights=weights, device=device)
+    how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
     with counting("images") as progress:
         files = editing.inpaint_to_folder(
@@ -76,16 +81,21 @@ def edit_vary(
     num: Num = None,
     seeds: Seeds = None,
     sampler: options.Sampler = None,
-    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
+    steps: WholeWay = None,
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
+    spacing: options.Spacing = None,
+    clamp: options.Clamp = None,
+    weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
 ) -> None:
     """Make images like one, through the noise and back (SDEdit, Meng et al. 2022)."""
-    loaded = load(model, device=device)
-    how = asking.how_to_sample(sampler=sampler, steps=steps, guidance=guidance)
+    loaded = load(model, weights=weights, device=device)
+    how = asking.how_to_sample(
+        sampler=sampler, steps=steps, spacing=spacing, clamp=clamp, guidance=guidance
+    )
     cond = _asked(loaded, class_, labels, how)
     with counting("images") as progress:
         files = editing.vary_to_folder(
@@ -119,10 +129,14 @@ def edit_interpolate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the noise of --strength")] = 0,
-    steps: Annotated[int | None, typer.Option(help="of the whole way from T to 0")] = None,
+    steps: WholeWay = None,
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
+    spacing: options.Spacing = None,
+    clamp: options.Clamp = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
 ) -> None:
     """Go from one image to another: to the noise of each (DDIM), and back from between them."""
@@ -130,8 +144,10 @@ def edit_interpolate(
         raise config.ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both")
     if seeds is not None and strength is not None:
         raise config.ConfigError("--strength is of images, --a and --b; leave it out with --seeds")
-    loaded, how = load(model, device=device), asking.how_to_sample(steps=steps, guidance=guidance)
-    how |= {"frames": frames, "cond": _asked(loaded, class_, labels, how)}
+    loaded = load(model, weights=weights, device=device)
+    how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
+    cond = _asked(loaded, class_, labels, how)
+    how |= {"frames": frames, "cond": cond, "batch_size": batch_size}
     with counting("images") as progress:
         if seeds is not None:
             files = editing.interpolate_seeds_to_folder(

@@ -11,6 +11,7 @@ from fromnoise.data.files import ACCEPTED, EXTENSIONS
 from fromnoise.data.natural import natural_key
 from fromnoise.data.picture import RGB, Fit, Picture, fit_picture, to_channels
 
+COLOUR = 0.03  # of the peak, between two channels
 WHITE_FROM = 128  # of a mask's grey levels
 BLACK = (0, 0, 0)
 
@@ -48,12 +49,21 @@ def read_image(
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
 ) -> np.ndarray:
-    """One image file as uint8 (C, H, W) of that size. Raises `DataError` with the path."""
+    """One image file as uint8 (C, H, W) of that size.
+
+    Raises `DataError` with the path: for a file that cannot be read, for a model of other channels
+    than files have, and for a colour image where the model makes grey ones.
+    """
     picture = _open(Path(path).expanduser(), background)
     if channels not in (1, 3):
         raise DataError(
             f"{path} has {picture.pixels.shape[2]} channels, as image files do, but this model's "
             f"images have {channels}; allowed: a model of 1 (grey) or 3 (colour)"
+        )
+    if channels == 1 and _in_colour(picture):
+        raise DataError(
+            f"{path} is in colour (3 channels), but this model's images are grey (1 channel); make "
+            "it grey first, so that nothing is lost unsaid"
         )
     return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
 
@@ -95,6 +105,13 @@ def read_mask(
             f"({fit}); paint a larger part of it white"
         )
     return fitted[0] > 0
+
+
+def _in_colour(picture: Picture) -> bool:
+    """Whether its channels differ by more than what a JPEG of a grey image may leave."""
+    pixels = picture.pixels.astype(np.int64)
+    apart = pixels.max(axis=2) - pixels.min(axis=2)
+    return bool((apart > COLOUR * picture.peak).any())
 
 
 def _open(path: Path, background: RGB) -> Picture:

@@ -30,6 +30,7 @@ def interpolate_to_folder(
     strength: float | None = None,
     seed: int = 0,
     cond: np.ndarray | None = None,
+    batch_size: int = 64,
     progress: Progress = lambda done, total: None,
     **how: Any,
 ) -> list[Path]:
@@ -70,7 +71,9 @@ def interpolate_to_folder(
         schedule, eps = model.denoiser.schedule, model.start([seed])[0].to(model.device)
         way = f"mixed at t = {t} of {T}"
         starts = (interpolation_starts(schedule, *both, fractions, t, eps) for both in ends)
-    made = _denoised(model, starts, len(first.names), frames, t, seed, cond, progress, **how)
+    made = _denoised(
+        model, starts, (len(first.names), frames), t, seed, cond, batch_size, progress, **how
+    )
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
     title = heading(f"{what}, {way}", model, cond)
@@ -84,6 +87,7 @@ def interpolate_seeds_to_folder(
     *,
     frames: int = 8,
     cond: np.ndarray | None = None,
+    batch_size: int = 64,
     progress: Progress = lambda done, total: None,
     **how: Any,
 ) -> list[Path]:
@@ -100,7 +104,7 @@ def interpolate_seeds_to_folder(
     how = {**how, **DETERMINISTIC}
     starts = (_between(model.start(pair), fractions) for pair in pairwise(seeds))
     t, count = _times(model, **how)[0], len(seeds) - 1
-    made = _denoised(model, starts, count, frames, t, seeds[0], cond, progress, **how)
+    made = _denoised(model, starts, (count, frames), t, seeds[0], cond, batch_size, progress, **how)
     pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
     listed = ", ".join(map(str, seeds[: SHOWN_ROWS + 1]))
     title = heading(f"between the noises of seeds {listed}", model, cond)
@@ -134,23 +138,25 @@ def _between(x_T: Tensor, fractions: Sequence[float]) -> Tensor:
 def _denoised(
     model: Model,
     starts: Iterable[Tensor],
-    pairs: int,
-    frames: int,
+    counts: tuple[int, int],
     t: int,
     seed: int,
     cond: np.ndarray | None,
+    batch_size: int,
     progress: Progress,
     **how: Any,
 ) -> np.ndarray:
     """What x_t, (frames, C, H, W) for each pair, becomes: uint8 (pairs, frames, C, H, W)."""
-    # the sampler's own noise is shared too, so that frames differ by λ alone
-    way = {"seeds": [seed] * frames, "cond": repeated(cond, frames), **how}
+    pairs, frames = counts
     made = []
-    for number, x_t in enumerate(starts, start=1):
-        *_, last = model.denoise(origin=(t, x_t), **way)
-        made.append(to_uint8(last.x, model.spec.data_range).numpy())
-        progress(number * frames, pairs * frames)
-    return np.stack(made)
+    for x_t in starts:
+        for part in x_t.split(batch_size):
+            # the sampler's own noise is shared too, so that frames differ by λ alone
+            way = {"seeds": [seed] * len(part), "cond": repeated(cond, len(part)), **how}
+            *_, last = model.denoise(origin=(t, part), **way)
+            made.append(to_uint8(last.x, model.spec.data_range).numpy())
+            progress(sum(map(len, made)), pairs * frames)
+    return np.concatenate(made).reshape(pairs, frames, *made[0].shape[1:])
 
 
 def _save(
