@@ -15,13 +15,14 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
-WORK = DESCRIPTION | {"model"}
+WORK = DESCRIPTION | {"model_file", "model"}
 FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
     "config": LEAVES | MATHEMATICS | {"data"},
-    "model": DESCRIPTION,
+    "model_file": DESCRIPTION,
+    "model": DESCRIPTION | {"model_file"},
     "asking": DESCRIPTION,
     "sampling": WORK,
     "editing": WORK,

@@ -34,7 +34,8 @@ from fromnoise.diffusion import METRICS, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, moments_of
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
-from fromnoise.model import Model, ModelSpec, build_denoiser, pick_device, to_uint8
+from fromnoise.model import Model, build_denoiser, pick_device, to_uint8
+from fromnoise.model_file import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
 from fromnoise.networks.layers import Attention, sinusoid

@@ -13,7 +13,8 @@ from fromnoise.checkpoints import CheckpointError, read_tensors
 from fromnoise.config import Component, Diffusion, Sampling, checked
 from fromnoise.data.batches import to_float
 from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
-from fromnoise.model import METADATA_KEY, Model, ModelSpec, build_denoiser, pick_device, to_uint8
+from fromnoise.model import Model, build_denoiser, pick_device, to_uint8
+from fromnoise.model_file import METADATA_KEY, ModelSpec
 from fromnoise.rng import image_noise
 
 

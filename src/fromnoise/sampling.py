@@ -13,7 +13,8 @@ import torch
 from fromnoise.config import Component, ConfigError, Sampling, checked
 from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step, sampling_times
-from fromnoise.model import Autoguidance, Model, home_of, to_uint8
+from fromnoise.model import Autoguidance, Model, to_uint8
+from fromnoise.model_file import home_of
 from fromnoise.pictures import (
     grid_figure,
     grids_side_by_side,

@@ -18,7 +18,8 @@ from fromnoise.diffusion import (
 )
 from fromnoise.evaluation.bits import measure_bits, variance_of
 from fromnoise.evaluation.intervals import mean_interval
-from fromnoise.model import Model, ModelSpec, build_denoiser
+from fromnoise.model import Model, build_denoiser
+from fromnoise.model_file import ModelSpec
 from fromnoise.rng import image_noise, seed_of
 
 NAMES = ("red", "green")

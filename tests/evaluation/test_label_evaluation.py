@@ -21,7 +21,8 @@ from fromnoise.evaluation.label_evaluation import (
     table,
 )
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
-from fromnoise.model import Model, ModelSpec, build_denoiser
+from fromnoise.model import Model, build_denoiser
+from fromnoise.model_file import ModelSpec
 
 NAMES = ("red", "green", "blue")
 WANTED = np.array([[1, -1, -1], [1, 1, -1], [-1, 0, 1]], dtype=np.int8)

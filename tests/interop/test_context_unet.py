@@ -5,7 +5,8 @@ from torch.nn import functional as F
 
 from fromnoise.diffusion import NoiseSchedule
 from fromnoise.interop.context_unet import context_unet
-from fromnoise.model import ModelSpec, build_denoiser
+from fromnoise.model import build_denoiser
+from fromnoise.model_file import ModelSpec
 
 
 class Convs(nn.Module):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fromnoise.config import parse_recipe
-from fromnoise.model import ModelSpec, build_denoiser
+from fromnoise.model import build_denoiser
+from fromnoise.model_file import ModelSpec
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 

@@ -10,7 +10,7 @@ import torch
 import fromnoise
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config import Training
-from fromnoise.model import read_spec
+from fromnoise.model_file import read_spec
 from fromnoise.training import loop, reconstruct
 from fromnoise.training.power_ema import PowerEMA, save_snapshots
 from fromnoise.training.precision import Computation

@@ -28,7 +28,8 @@ from fromnoise.evaluation.sweep import (
     with_default,
 )
 from fromnoise.evaluation.sweep import table as sweep_table
-from fromnoise.model import Model, Weights, home_of, load
+from fromnoise.model import Model, load
+from fromnoise.model_file import Weights, home_of
 from fromnoise.progress import counting
 
 MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from fromnoise import checkpoints, model
+from fromnoise import checkpoints, model_file
 from fromnoise.checkpoints import CheckpointError, TensorFile
 from fromnoise.config import Section
 from fromnoise.data.batches import to_float
@@ -210,7 +210,7 @@ def _find_judge_file(path: Path) -> Path:
         return path
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
-    of_a_model = (*model.FILE_OF.values(), "checkpoints")
+    of_a_model = (*model_file.FILE_OF.values(), "checkpoints")
     what = "holds a diffusion model, not a judge"
     if not any((path / name).exists() for name in of_a_model):
         what = f"is no judge: it has no {WEIGHTS}"
@@ -219,7 +219,7 @@ def _find_judge_file(path: Path) -> Path:
 
 def _read_spec(metadata: Mapping[str, str], file: Path) -> JudgeSpec:
     if METADATA_KEY not in metadata:
-        what = "holds a diffusion model, not" if model.METADATA_KEY in metadata else "is not"
+        what = "holds a diffusion model, not" if model_file.METADATA_KEY in metadata else "is not"
         raise CheckpointError(f"{file} {what} a judge; {EXPECTED}")
     try:
         tree = json.loads(metadata[METADATA_KEY])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fromnoise.config import ConfigError
-from fromnoise.model import FILE_OF
+from fromnoise.model_file import FILE_OF
 
 KINDS = {
     "labels": "scores by labels (--conditions, --labels, --cycle-classes)",

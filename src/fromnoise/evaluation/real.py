@@ -8,7 +8,8 @@ import numpy as np
 from fromnoise.config import ConfigError, load_recipe
 from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.evaluation.given import open_given
-from fromnoise.model import Model, home_of
+from fromnoise.model import Model
+from fromnoise.model_file import home_of
 
 RECIPE_FILE = "recipe.yaml"
 

@@ -27,7 +27,8 @@ from fromnoise.interop.importing import Foreign, Format, read_payload, seen
 from fromnoise.interop.lucidrains import lucidrains
 from fromnoise.interop.mnist_tutorial import mnist_tutorial
 from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
-from fromnoise.model import FILE_OF, ModelSpec, build_denoiser
+from fromnoise.model import build_denoiser
+from fromnoise.model_file import FILE_OF, ModelSpec
 
 FORMATS: dict[str, Format] = {
     "explainingai": explainingai,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fromnoise.config import ConfigError, Recipe
 from fromnoise.diffusion import Denoiser
-from fromnoise.model import ModelSpec
+from fromnoise.model_file import ModelSpec
 from fromnoise.training.findings import Facts, check
 from fromnoise.training.precision import Computation
 from fromnoise.training.probe import measure, memory_free

@@ -17,7 +17,7 @@ from fromnoise.data import ImageSet
 from fromnoise.data.batches import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.evaluation.extractors import Extractor
-from fromnoise.model import ModelSpec
+from fromnoise.model_file import ModelSpec
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.optimization import learning_rate

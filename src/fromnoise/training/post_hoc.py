@@ -15,7 +15,8 @@ from fromnoise.checkpoints import (
     save_file_whole,
 )
 from fromnoise.config import ConfigError
-from fromnoise.model import ModelSpec, PowerAverage, build_denoiser, read_spec
+from fromnoise.model import build_denoiser
+from fromnoise.model_file import ModelSpec, PowerAverage, read_spec
 from fromnoise.training.power_ema import FOLDER, list_snapshots
 from fromnoise.training.power_profiles import coefficients, gamma_of
 from fromnoise.training.run import RECIPE_FILE

@@ -10,7 +10,7 @@ from torch import nn
 
 from fromnoise.checkpoints import TensorFile, save_file_whole
 from fromnoise.config import Training
-from fromnoise.model import ModelSpec, PowerAverage
+from fromnoise.model_file import ModelSpec, PowerAverage
 from fromnoise.training.ema import take_in
 from fromnoise.training.power_profiles import beta, gamma_of
 

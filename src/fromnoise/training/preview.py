@@ -8,7 +8,8 @@ import torch
 
 from fromnoise.config import ConfigError
 from fromnoise.data.labels import in_turn
-from fromnoise.model import Model, ModelSpec
+from fromnoise.model import Model
+from fromnoise.model_file import ModelSpec
 from fromnoise.pictures import grids_side_by_side
 from fromnoise.training.log import LOG_FILE, read_log
 from fromnoise.training.state import TrainingState

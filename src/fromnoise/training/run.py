@@ -15,16 +15,8 @@ from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.data.errors import NotHere
 from fromnoise.evaluation.extractors import Extractor
-from fromnoise.model import (
-    FILE_OF,
-    Model,
-    ModelSpec,
-    Weights,
-    build_denoiser,
-    load,
-    pick_device,
-    read_spec,
-)
+from fromnoise.model import Model, build_denoiser, load, pick_device
+from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.doctor import SECONDS, facts_of, spec_without_images, warn

@@ -15,7 +15,8 @@ from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
-from fromnoise.model import Model, ModelSpec, pick_device
+from fromnoise.model import Model, pick_device
+from fromnoise.model_file import ModelSpec
 from fromnoise.training.log import RunLog, duration
 from fromnoise.training.state import TrainingState
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from fromnoise.config import ConfigError, checked
 from fromnoise.diffusion import Denoiser
-from fromnoise.model import ModelSpec, load
+from fromnoise.model import load
+from fromnoise.model_file import ModelSpec
 
 logger = logging.getLogger("fromnoise")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
 from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser
-from fromnoise.model import FILE_OF, ModelSpec, Weights
+from fromnoise.model_file import FILE_OF, ModelSpec, Weights
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
