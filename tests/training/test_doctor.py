@@ -56,6 +56,14 @@ def test_finds_T_400(cli, recipe_file, hasty):
     assert "diffusion.T=1000, or diffusion.schedule.beta_1=0.00025" in out
 
 
+def test_betas_of_nearly_0_are_a_finding_and_no_error(cli, recipe_file, hasty):
+    schedule = "diffusion.schedule={name: linear, beta_1: 1e-9, beta_T: 1e-9}"
+    code, out, _ = cli("doctor", recipe_file, "diffusion.T=10", schedule)
+    assert code == 1
+    assert "wrong image left at t = T: √ᾱ_T = 1.00: at t = T the image is still seen" in out
+    assert "end in noise: diffusion.schedule=cosine" in out
+
+
 def test_finds_an_average_that_is_too_long(cli, recipe_file, hasty):
     code, out, _ = cli("doctor", recipe_file, "training.steps=14000", "training.ema_decay=0.9999")
     assert code == 0

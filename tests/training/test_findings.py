@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from fromnoise.checkpoints import prune
-from fromnoise.config import parse_recipe
+from fromnoise.config import parse_override, parse_recipe
 from fromnoise.diffusion import NoiseSchedule
+from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.training import findings
 from fromnoise.training.ema import EMA
 from fromnoise.training.findings import CHECKS, Facts, check
@@ -42,7 +43,6 @@ def facts(tiny):
         sound = Facts(
             recipe=recipe,
             shape=(3, 64, 64),
-            remaining=0.0064,
             measured=replace(MEASURED, **(measured or {})),
             device="cpu",
             num_images=50_000,
@@ -63,9 +63,9 @@ def test_a_sound_training_is_ok_in_every_respect(facts):
 
 def test_every_finding_that_is_not_ok_says_what_to_change(facts):
     bad = facts(
-        {"training.steps": 14_000, "training.ema_decay": 0.9999, "training.preview_every": 1},
+        {"training.steps": 14_000, "training.ema_decay": 0.9999, "training.preview_every": 1}
+        | {"diffusion.schedule": "linear"},
         num_images=5,
-        remaining=0.5,
         memory_free=1,
         disk_free=1,
         measured={"step_seconds": 100.0, "parameters": 10**9, "multiply_adds": 10**6},
@@ -82,30 +82,85 @@ def _flipped(recipe):
 # ---- the schedule -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("T", "beta_T"), [(400, 0.02), (100, 0.02), (250, 0.015), (1000, 0.005)])
-def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts, T, beta_T):
-    def left(T, **options):
-        return NoiseSchedule.named("linear", T, **options).alpha(T).item()
+EARLY = [  # every schedule that can end with an image
+    ("linear", 400, {}),
+    ("linear", 100, {}),
+    ("linear", 1, {"beta_1": 0.996}),
+    ("linear", 250, {"beta_T": 0.015}),
+    ("linear", 1000, {"beta_T": 0.005}),
+    ("linear", 400, {"beta_1": 0.02, "beta_T": 1e-4}),
+    ("linear", 10, {"beta_1": 1e-9, "beta_T": 1e-9}),
+    ("linear_rescaled", 1000, {"beta_T": 0.002}),
+    ("linear_rescaled", 50, {"beta_T": 0.01}),
+    ("linear_rescaled", 4000, {"beta_T": 0.01}),
+    ("quadratic", 400, {}),
+    ("constant", 100, {}),
+    ("constant", 1, {"beta": 0.5}),
+    ("constant", 10, {"beta": 2e-16}),  # √ᾱ_T is nearly 1 in float64 too
+    ("warmup", 200, {}),
+    ("warmup", 300, {"fraction": 0.5, "beta_T": 0.01}),
+    ("cosine", 100, {"beta_max": 0.01}),
+    ("sigmoid", 100, {"beta_max": 0.01}),
+    ("given", 3, {"betas": [0.1, 0.2, 0.3]}),
+]
+LATE = {"jsd"}  # β_T = 1
 
-    overrides = {"diffusion": {"T": T, "schedule": {"name": "linear", "beta_T": beta_T}}}
-    found = findings.noise_at_the_end(facts(overrides, remaining=left(T, beta_T=beta_T)))
+
+def test_every_schedule_is_known_to_the_checks_of_its_end():
+    assert {name for name, *_ in EARLY} | LATE == set(SCHEDULES)
+
+
+@pytest.mark.parametrize(("name", "T", "options"), EARLY)
+def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts, name, T, options):
+    schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
+    found = findings.noise_at_the_end(facts(schedule))
+    left = math.sqrt(NoiseSchedule.named(name, T, **options).alpha_bar[-1])
     assert found.level == "wrong"
-    assert f"√ᾱ_T = {left(T, beta_T=beta_T):.2f}: at t = T the image is still seen" in found.said
-    given = dict(part.split("=") for part in found.advice.replace(",", " ").split() if "=" in part)
-    longer = left(int(given["diffusion.T"]), beta_T=beta_T)
-    betas = {k: float(given[f"diffusion.schedule.{k}"]) for k in ("beta_1", "beta_T")}
-    assert longer < findings.TOO_MUCH_IMAGE / 4
-    assert left(T, **betas) < findings.TOO_MUCH_IMAGE / 4
-    if (T, beta_T) == (400, 0.02):
-        assert given["diffusion.T"] == "1000"
-        assert betas == {"beta_1": 2.5e-4, "beta_T": 0.05}
+    assert f"√ᾱ_T = {left:.2f}: at t = T the image is still seen" in found.said
+    ways = found.advice.removeprefix("end in noise: ").split(", or ")
+    for way in ways:
+        if way == "larger diffusion.schedule.betas (or more, and diffusion.T as many)":
+            mended = {"diffusion.T": 12, "diffusion.schedule.betas": [0.5] * 12}
+        else:
+            mended = dict(map(parse_override, way.split()))
+        diffusion = facts(schedule | mended).recipe.diffusion
+        assert diffusion.noise_schedule().alpha_bar[-1] <= (findings.TOO_MUCH_IMAGE / 1.5) ** 2, way
+        assert findings.noise_at_the_end(facts(schedule | mended)).level == "ok", way
+    if (name, T, options) == ("linear", 400, {}):
+        assert ways == [
+            "diffusion.T=1000",
+            "diffusion.schedule.beta_1=0.00025 diffusion.schedule.beta_T=0.05",
+            "diffusion.schedule=cosine",
+        ]
 
 
-@pytest.mark.parametrize("remaining", [0.9, 0.999])
-def test_betas_that_would_grow_to_1_are_not_advised(facts, remaining):
-    overrides = {"diffusion": {"T": 10, "schedule": "linear"}}
-    found = findings.noise_at_the_end(facts(overrides, remaining=remaining))
-    assert "beta_T" not in found.advice
+@pytest.mark.parametrize(
+    ("name", "T", "options", "T_helps", "betas_help"),
+    [
+        ("linear", 400, {}, True, True),
+        ("constant", 100, {}, True, True),
+        ("linear", 10, {}, True, False),  # they would grow to 1
+        ("linear", 10, {"beta_1": 1e-9, "beta_T": 1e-9}, False, False),  # T = 10 billion
+        ("linear_rescaled", 1000, {"beta_T": 0.002}, False, True),
+        ("linear_rescaled", 15, {"beta_T": 0.005}, False, False),
+        ("given", 3, {"betas": [0.1, 0.2, 0.3]}, False, False),
+        ("cosine", 100, {"beta_max": 0.01}, False, False),
+    ],
+)
+def test_what_changes_nothing_or_cannot_be_is_not_advised(
+    facts, name, T, options, T_helps, betas_help
+):
+    schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
+    advice = findings.noise_at_the_end(facts(schedule)).advice
+    assert ("diffusion.T=" in advice) == T_helps
+    assert ("schedule.beta_T=" in advice or "schedule.beta=" in advice) == betas_help
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"given"}))
+def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(facts, name):
+    asked = {"diffusion": {"T": 100, "schedule": name, "zero_terminal_snr": True}}
+    asked["diffusion"]["prediction"] = "v"
+    assert findings.noise_at_the_end(facts(asked)).level == "ok"
 
 
 # ---- the average --------------------------------------------------------------------------------

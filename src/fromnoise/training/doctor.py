@@ -44,7 +44,6 @@ def facts_of(
     return Facts(
         recipe=recipe,
         shape=shape,
-        remaining=float(denoiser.schedule.alpha(recipe.diffusion.T)),
         measured=measure(
             denoiser,
             recipe.training,

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
-from fromnoise.config import Recipe
+from fromnoise.config import Diffusion, Recipe
 from fromnoise.progress import duration
 from fromnoise.training.power_ema import snapshot_every
 from fromnoise.training.probe import Measured
 
 TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T
 PAPER = 0.0064  # √ᾱ_T of the paper's schedule
+LONGER = ("linear", "quadratic", "constant", "warmup")  # whose betas stay as large as T grows
+MOST_STEPS, LARGEST_BETA = 10_000, 0.5  # that are advised
+BETA_MAX = 0.999  # of the published schedules
 LONG_AVERAGE = 0.25  # of the run
 RIGHT_AVERAGE = 0.1
 FEW_STEPS = 100
@@ -54,7 +58,6 @@ class Facts:
 
     recipe: Recipe  # its epochs as steps, where the number of images is known
     shape: tuple[int, int, int]  # (C,H,W)
-    remaining: float  # √ᾱ_T
     measured: Measured
     device: str
     num_images: int | None = None
@@ -81,25 +84,39 @@ class Facts:
 
 def noise_at_the_end(facts: Facts) -> Finding:
     """Sampling starts from x_T ~ N(0, I), so training must have seen nearly that: √ᾱ_T ≈ 0."""
-    what, diffusion = "image left at t = T", facts.recipe.diffusion
-    said = f"√ᾱ_T = {facts.remaining:.2g}"
-    if facts.remaining <= TOO_MUCH_IMAGE:
-        return Finding("ok", what, f"{said}: at t = T there is almost only noise")
-    ratio = math.log(PAPER) / math.log(facts.remaining)  # ln √ᾱ_T = ½ Σ ln(1−β_t), about ∝ T·β
-    T = math.ceil(round(diffusion.T * ratio, -1))
-    ways = [f"diffusion.T={T}"]
-    options = diffusion.schedule.options
-    if {"beta_1", "beta_T"} <= options.keys() and options["beta_T"] * ratio < 0.5:
-        first, last = (f"{options[key] * ratio:.2g}" for key in ("beta_1", "beta_T"))
-        ways.append(f"diffusion.schedule.beta_1={first} diffusion.schedule.beta_T={last}")
-    ways.append("diffusion.schedule=cosine")
+    what, alpha_bar = "image left at t = T", facts.recipe.diffusion.noise_schedule().alpha_bar
+    remaining = math.sqrt(alpha_bar[-1])
+    if remaining <= TOO_MUCH_IMAGE:
+        said = f"√ᾱ_T = {remaining:.2g}: at t = T there is almost only noise"
+        return Finding("ok", what, said)
     return Finding(
         "wrong",
         what,
-        f"√ᾱ_T = {facts.remaining:.2f}: at t = T the image is still seen, but sampling starts from "
+        f"√ᾱ_T = {remaining:.2f}: at t = T the image is still seen, but sampling starts from "
         "pure noise",
-        f"end in noise: {', or '.join(ways)}",
+        f"end in noise: {', or '.join(_ways_to_noise(facts.recipe.diffusion, alpha_bar))}",
     )
+
+
+def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
+    """Changes of a schedule, each of which alone leads to about √ᾱ_T = PAPER or less."""
+    name, options = diffusion.schedule.name, diffusion.schedule.options
+    ratio = 2 * math.log(PAPER) / math.log(alpha_bar[-1])  # ln ᾱ_T = Σ ln(1−β_t), about ∝ T·β
+    largest = float((1 - alpha_bar[1:] / alpha_bar[:-1]).max())  # β
+    ways, T = [], 10 * max(round(diffusion.T * ratio / 10), 1)
+    if name in LONGER and T <= MOST_STEPS:
+        ways.append(f"diffusion.T={T}")
+    betas = [key for key in ("beta", "beta_1", "beta_T") if key in options]
+    if betas and largest * ratio < LARGEST_BETA:
+        keys = (f"diffusion.schedule.{key}={options[key] * ratio:.2g}" for key in betas)
+        ways.append(" ".join(keys))
+    if "betas" in options:
+        ways.append("larger diffusion.schedule.betas (or more, and diffusion.T as many)")
+    if "beta_max" in options:  # nothing else keeps such a schedule from its end
+        ways.append(f"diffusion.schedule.beta_max={BETA_MAX}")
+    if name != "cosine":
+        ways.append("diffusion.schedule=cosine")
+    return ways
 
 
 def average_of_weights(facts: Facts) -> Finding:
