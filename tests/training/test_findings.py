@@ -141,6 +141,8 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts,
         ("constant", 100, {}, True, True),
         ("linear", 10, {}, True, False),  # they would grow to 1
         ("linear", 10, {"beta_1": 1e-9, "beta_T": 1e-9}, False, False),  # T = 10 billion
+        ("warmup", 2, {"beta_1": 0.25, "beta_T": 1e-3}, False, False),  # T = 70: √ᾱ_T is 0.6
+        ("linear", 1, {"beta_1": 4e-3, "beta_T": 0.04}, False, False),  # T = 2730: ᾱ_T is too small
         ("linear_rescaled", 1000, {"beta_T": 0.002}, False, True),
         ("linear_rescaled", 15, {"beta_T": 0.005}, False, False),
         ("given", 3, {"betas": [0.1, 0.2, 0.3]}, False, False),

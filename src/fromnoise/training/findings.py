@@ -104,7 +104,7 @@ def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
     ratio = 2 * math.log(PAPER) / math.log(alpha_bar[-1])  # ln ᾱ_T = Σ ln(1−β_t), about ∝ T·β
     largest = float((1 - alpha_bar[1:] / alpha_bar[:-1]).max())  # β
     ways, T = [], 10 * max(round(diffusion.T * ratio / 10), 1)
-    if name in LONGER and T <= MOST_STEPS:
+    if name in LONGER and T <= MOST_STEPS and _ends_in_noise(diffusion, T):
         ways.append(f"diffusion.T={T}")
     betas = [key for key in ("beta", "beta_1", "beta_T") if key in options]
     if betas and largest * ratio < LARGEST_BETA:
@@ -117,6 +117,15 @@ def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
     if name != "cosine":
         ways.append("diffusion.schedule=cosine")
     return ways
+
+
+def _ends_in_noise(diffusion: Diffusion, T: int) -> bool:
+    """Whether T steps do: those of a few have not seen enough of the schedule to tell by ratio."""
+    try:
+        longer = diffusion.model_copy(update={"T": T}).noise_schedule()
+    except ValueError:
+        return False
+    return math.sqrt(longer.alpha_bar[-1]) <= TOO_MUCH_IMAGE
 
 
 def average_of_weights(facts: Facts) -> Finding:
