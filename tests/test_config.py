@@ -19,7 +19,7 @@ from fromnoise.config import (
 )
 from fromnoise.explaining import dotted_keys
 from fromnoise.networks import NETWORKS
-from fromnoise.training.findings import TOO_MUCH_IMAGE
+from fromnoise.training.learning import TOO_MUCH_IMAGE
 
 IMAGES = {
     "digits": (1, 8, 8),

@@ -9,7 +9,7 @@ import torch
 import fromnoise
 from fromnoise.config import load_recipe, shipped_recipes
 from fromnoise.training import examine
-from fromnoise.training.findings import CHECKS
+from fromnoise.training.doctor import CHECKS
 
 doctor = importlib.import_module("fromnoise.training.doctor")
 running = importlib.import_module("fromnoise.training.run")

@@ -2,12 +2,22 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from fromnoise.config import ConfigError, Recipe
 from fromnoise.diffusion import Denoiser
 from fromnoise.model_file import ModelSpec
-from fromnoise.training.findings import Facts, check
+from fromnoise.training.costs import attention, disk, memory, pictures, time
+from fromnoise.training.findings import Facts, Finding
+from fromnoise.training.learning import (
+    average_of_weights,
+    batch,
+    images_seen,
+    mirrored,
+    network,
+    noise_at_the_end,
+)
 from fromnoise.training.precision import Computation
 from fromnoise.training.probe import measure, memory_free
 
@@ -18,7 +28,25 @@ SETS = {  # what is not here until it is downloaded: images to train and to test
     "fashion-mnist": ({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
     "cifar10": ({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
 }
+CHECKS: tuple[Callable[[Facts], Finding], ...] = (
+    images_seen,
+    batch,
+    mirrored,
+    noise_at_the_end,
+    average_of_weights,
+    network,
+    attention,
+    memory,
+    time,
+    pictures,
+    disk,
+)
 logger = logging.getLogger("fromnoise")
+
+
+def check(facts: Facts) -> list[Finding]:
+    """All findings, in the order of CHECKS."""
+    return [each(facts) for each in CHECKS]
 
 
 def facts_of(

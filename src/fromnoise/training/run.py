@@ -19,8 +19,8 @@ from fromnoise.model import Model, build_denoiser, load, pick_device
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
-from fromnoise.training.doctor import SECONDS, facts_of, spec_without_images, warn
-from fromnoise.training.findings import Finding, check
+from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
+from fromnoise.training.findings import Finding
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.scoring import open_scorer
