@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fromnoise.data import DataError, open_images
+from fromnoise.data import SOURCES, DataError, downloads, open_images
+from fromnoise.data.idx import SPLITS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
 CLASSES = np.array([3, 0, 9, 1, 1, 2], np.uint8)
@@ -174,3 +175,10 @@ def test_the_class_names_are_torchvisions():
     from fromnoise.data.downloads import FASHION
 
     assert list(FASHION) == datasets.FashionMNIST.classes
+
+
+def test_what_is_known_before_a_download_is_said_of_every_source_that_has_one():
+    known = {name for name, source in SOURCES.items() if source.__module__ == downloads.__name__}
+    assert set(downloads.DOWNLOADED) == known
+    assert all(set(each.counts) == set(SPLITS) for each in downloads.DOWNLOADED.values())
+    assert downloads.DOWNLOADED["fashion-mnist"].classes == len(downloads.FASHION)

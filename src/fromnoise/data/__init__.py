@@ -2,6 +2,7 @@
 
 from fromnoise.data.check import Report, check_data
 from fromnoise.data.conditions import read_conditions
+from fromnoise.data.downloads import DOWNLOADED
 from fromnoise.data.errors import DataError, SeveralSizes
 from fromnoise.data.imageset import ImageSet
 from fromnoise.data.opening import open_images
@@ -10,6 +11,7 @@ from fromnoise.data.single import image_files, read_image, read_mask
 from fromnoise.data.sources import SOURCES, detect_source
 
 __all__ = [
+    "DOWNLOADED",
     "SOURCES",
     "DataError",
     "ImageSet",

@@ -6,6 +6,7 @@ for CIFAR-10's own files, and at no other time.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ FASHION = (
     "Bag",
     "Ankle boot",
 )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a set before it is here."""
+
+    counts: dict[str, int]  # images of each split
+    shape: tuple[int, int, int]  # (C,H,W)
+    classes: int
+
+
+DOWNLOADED = {
+    "mnist": Known({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "fashion-mnist": Known({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "cifar10": Known({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
+}
 
 
 def mnist(request: Request) -> Listing:

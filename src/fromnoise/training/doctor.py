@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fromnoise.config import ConfigError, Recipe
+from fromnoise.data import DOWNLOADED
 from fromnoise.diffusion import Denoiser
 from fromnoise.model_file import ModelSpec
 from fromnoise.training.costs import attention, disk, memory, pictures, time
@@ -23,11 +24,6 @@ from fromnoise.training.probe import measure, memory_free
 
 SECONDS = 20.0  # for the command
 SECONDS_BEFORE_TRAINING = 4.0  # and a little for all else: five
-SETS = {  # what is not here until it is downloaded: images to train and to test, (C,H,W), labels
-    "mnist": ({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
-    "fashion-mnist": ({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
-    "cifar10": ({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
-}
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
     images_seen,
     batch,
@@ -124,9 +120,9 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
     Raises ConfigError where nothing says their size.
     """
     data = recipe.data
-    counts, (channels, *size), labels = SETS.get(data.source, ({}, (3, 0, 0), 0))
-    height, width = data.size or size
-    if not height:
+    known = DOWNLOADED.get(data.source)
+    size = data.size or (known and known.shape[1:])
+    if not size:
         raise ConfigError(
             "data.path is missing, so the size of the images is not known; give --data PATH, or "
             "data.size"
@@ -135,8 +131,8 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
         network=recipe.network,
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
-        channels=data.channels or channels,
-        size=(height, width),
-        label_names=tuple(map(str, range(labels))) if data.labels else (),
+        channels=data.channels or (known.shape[0] if known else 3),
+        size=size,
+        label_names=tuple(map(str, range(known.classes))) if known and data.labels else (),
         source=data.source,
-    ), counts.get(data.split)
+    ), known and known.counts.get(data.split)
