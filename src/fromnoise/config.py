@@ -135,6 +135,14 @@ class Diffusion(Section):
         weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
         return Objective(self.metric, self.vlb_weight, weighting)
 
+    @property
+    def loss_in_words(self) -> str:
+        """`huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb`, which has its own weights."""
+        if self.metric == VLB:
+            return VLB
+        bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
+        return f"{self.metric} × {self.weighting.name}{bound}"
+
 
 class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
