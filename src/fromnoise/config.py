@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,6 +45,11 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sampling.sampler": SAMPLERS,
 }
 NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
+LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
+LENGTHS = (
+    "the length of an average is a part of the training, above 0 and below "
+    f"1/√12 = {LONGEST:.4f}, as in 0.1"
+)
 RECIPES = resources.files("fromnoise") / "recipes"
 
 
@@ -89,10 +95,22 @@ def _rgb(value: Any) -> Any:
     return (value, value, value) if type(value) is int else value
 
 
+def _length(value: float) -> float:
+    if not 0 < value < LONGEST:
+        raise ValueError(LENGTHS)
+    return value
+
+
+def _lengths(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"it must be a list, as in [0.05, 0.1]; {LENGTHS}")
+    return value
+
+
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
-Length = Annotated[float, Field(gt=0, lt=12**-0.5)]
+Length = Annotated[float, AfterValidator(_length)]
 
 
 class Data(Section):
@@ -163,7 +181,8 @@ class Training(Section):
     warmup_steps: Natural = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    ema_lengths: tuple[Length, ...] = ()  # σ_rel of power-function averages beside the usual one
+    # σ_rel of power-function averages beside the usual one
+    ema_lengths: Annotated[tuple[Length, ...], BeforeValidator(_lengths)] = ()
     ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
