@@ -190,7 +190,7 @@ class Model:
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
             weak, scale = autoguidance
-            self._refuse_other(weak)
+            self.refuse_other(weak)
             if compose is not None:
                 raise ValueError(
                     "autoguidance and a composition exclude each other; ask for labels by cond "
@@ -235,8 +235,11 @@ class Model:
             rescale=plan.guidance_rescale,
         )
 
-    def _refuse_other(self, weak: "Model") -> None:
-        """Autoguidance needs two models that take the same x_t and the same conditions."""
+    def refuse_other(self, weak: "Model") -> None:
+        """Autoguidance needs two models that take the same x_t and the same conditions.
+
+        Raises ValueError where this one does not.
+        """
         for what in ("channels", "size", "data_range", "label_names"):
             ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
             if ours != theirs:
@@ -249,6 +252,13 @@ class Model:
                 "autoguidance needs a weaker model with the same noise schedule and T; an earlier "
                 "checkpoint of the run will do"
             )
+
+    def same_weights(self, other: "Model") -> bool:
+        """Whether the other is this model again."""
+        ours, theirs = self.denoiser.network.state_dict(), other.denoiser.network.state_dict()
+        return ours.keys() == theirs.keys() and all(
+            torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
+        )
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""
