@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_sampled(refused, tmp_path):
         (["--seeds", "9-3"], "runs backwards"),
         (["--steps", 0], "steps must be 1..100, not 0"),
         (["--sampler", "dpm"], "sampling.sampler 'dpm' is unknown; did you mean ddpm?"),
-        (["--variance", "small"], "unknown key sampling.sampler.variance"),
+        (["--variance", "small"], "variance belongs to ddpm; ddim takes eta"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
     ],
 )

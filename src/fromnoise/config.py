@@ -5,7 +5,7 @@ Sections are pydantic models that refuse unknown keys. A `Component` names one f
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -427,6 +427,16 @@ def checked(component: Component, key: str, where: str = "") -> Component:
     except ValidationError as error:
         raise ConfigError(f"{prefix}{explain(error, schema, key)}") from error
     return Component(name=component.name, **options.model_dump(mode="json"))
+
+
+def refuse_foreign_options(sampler: str, options: Iterable[str]) -> None:
+    """Raise ConfigError for an option that another sampler has, and this one has not."""
+    takes = {name: list(_schema(target).model_fields) for name, target in SAMPLERS.items()}
+    for option in options:
+        owners = [name for name, known in takes.items() if option in known]
+        if owners and sampler in takes and sampler not in owners:
+            known = ", ".join(takes[sampler]) or "no options"
+            raise ConfigError(f"{option} belongs to {', '.join(owners)}; {sampler} takes {known}")
 
 
 def _schema(target: Callable[..., Any]) -> type[BaseModel]:

@@ -18,6 +18,7 @@ from fromnoise.config import (
     Sampling,
     check_sampling,
     checked,
+    refuse_foreign_options,
 )
 from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
@@ -312,6 +313,7 @@ class Model:
         if steps is not None and not 1 <= steps <= T:
             raise ValueError(f"steps must be 1..{T}, not {steps}")
         same = sampler is None or sampler == stored.sampler.name
+        refuse_foreign_options(sampler or stored.sampler.name, options)
         inherited = stored.sampler.options if same else {}
         component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
         changes = {
