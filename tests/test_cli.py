@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_sampled(refused, tmp_path):
         (["--seeds", "9-3"], "runs backwards"),
         (["--steps", 0], "steps must be 1..100, not 0"),
         (["--sampler", "dpm"], "sampling.sampler 'dpm' is unknown; did you mean ddpm?"),
-        (["--variance", "small"], "unknown key sampling.sampler.variance"),
+        (["--variance", "small"], "variance belongs to ddpm; ddim takes eta"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
     ],
 )
@@ -285,8 +285,27 @@ def test_autoguidance_by_an_earlier_checkpoint(cli, finished_run, tmp_path, refu
     assert code == 0
     assert "ε = ε_weak + s·(ε − ε_weak) with s = 1.5, ε_weak of the model of step" in caplog.text
     assert (tmp_path / "out/grid.png").is_file()
+    assert "changes nothing" not in caplog.text
     said = refused("sample", finished_run, "--autoguidance-scale", 2, "--out", "other")
     assert "say with --autoguidance which weaker model makes ε_weak" in said
+
+
+def test_autoguidance_by_itself_is_said_to_change_nothing(cli, finished_run, tmp_path, caplog):
+    how = ("--autoguidance", finished_run, "--num", 1, "--steps", 1, "--out", tmp_path / "out")
+    assert cli("sample", finished_run, *how).code == 0
+    [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "changes nothing and doubles the cost; give an earlier checkpoint" in line
+
+
+def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, refused, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    loaded = fromnoise.load(finished_run)
+    diffusion = loaded.spec.diffusion.model_copy(update={"T": 50})
+    loaded.spec = loaded.spec.model_copy(update={"diffusion": diffusion})
+    other = loaded.save(tmp_path / "other.safetensors")
+    said = refused("sample", finished_run, "--autoguidance", other, "--out", tmp_path / "out")
+    assert "the same noise schedule and T" in said
+    assert "autoguidance: ε" not in caplog.text
 
 
 # ---- labels -------------------------------------------------------------------------------------

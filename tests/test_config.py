@@ -121,6 +121,13 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(key, nearest):
     assert nearest.rpartition(".")[2] in line.partition("known here: ")[2]
 
 
+def test_a_colon_without_a_space_is_told_from_a_key():
+    key, value = parse_override("diffusion.schedule={name:warmup,fraction:2}")
+    line = refusal(key, value)
+    assert "unknown key diffusion.schedule.name:warmup; YAML wants a space after the colon" in line
+    assert line.endswith("as in {name: warmup}")
+
+
 @pytest.mark.parametrize(
     ("key", "name", "nearest"),
     [

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from fromnoise import curves, pictures
+from fromnoise.config import Diffusion
 from fromnoise.curves import loss_figure
 
 RED = np.array([255, 0, 0], dtype=np.uint8)
@@ -137,6 +138,23 @@ def test_figures_refuse_labels_that_do_not_fit(tmp_path):
 )
 def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
     assert pixels(loss_figure(rows, tmp_path / "loss.png", title="loss")).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metric": "huber", "weighting": "min_snr"}, "loss: huber × min_snr"),
+        ({"vlb_weight": 0.001}, "loss: mse × simple + 0.001 × vlb"),
+        ({"metric": "vlb"}, "loss: vlb"),
+        (None, "loss"),
+    ],
+)
+def test_a_loss_figure_says_which_loss(tmp_path, monkeypatch, changes, said):
+    labels = []
+    monkeypatch.setattr(curves, "_save", lambda axes, path: labels.append(axes.get_ylabel()))
+    of = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
+    loss_figure([], tmp_path / "loss.png", title="loss", of=of)
+    assert labels == [said]
 
 
 def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():

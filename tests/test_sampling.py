@@ -8,6 +8,7 @@ from fromnoise import sampling
 from fromnoise.config import ConfigError
 from fromnoise.data.labels import exactly, in_turn, parse_labels
 from fromnoise.model import Autoguidance, Model, build_denoiser, to_uint8
+from fromnoise.model_file import PowerAverage
 from fromnoise.sampling import default_folder, sample_to_folder
 
 SEEDS = [4, 0, 9, 10, 2]
@@ -154,6 +155,20 @@ def test_grid_and_noise_are_of_the_same_seeds(model, tmp_path, monkeypatch):
     (_, start), (_, result) = shown["noise.png"]
     assert np.array_equal(start, to_uint8(model.start(SEEDS[:3])).numpy())
     assert np.array_equal(result, shown["grid.png"])
+
+
+def test_a_title_tells_two_ways_apart(model, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(sampling, "grid_figure", lambda *_, title, **__: titles.append(title))
+    average = PowerAverage(length=0.07, updates=6)
+    other = Model(model.denoiser, model.spec.model_copy(update={"power_average": average}))
+    for one, how in ((model, {}), (model, {"spacing": "karras"}), (other, {})):
+        sample_to_folder(one, [7], tmp_path, steps=2, **how)
+    assert titles == [
+        "2 DDIM steps, EMA weights",
+        "2 DDIM steps spaced karras, EMA weights",
+        "2 DDIM steps, EMA weights of length 0.07",
+    ]
 
 
 def test_each_step_is_a_grid_of_its_own_time(model, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ Sections are pydantic models that refuse unknown keys. A `Component` names one f
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,6 +45,11 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sampling.sampler": SAMPLERS,
 }
 NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
+LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
+LENGTHS = (
+    "the length of an average is a part of the training, above 0 and below "
+    f"1/√12 = {LONGEST:.4f}, as in 0.1"
+)
 RECIPES = resources.files("fromnoise") / "recipes"
 
 
@@ -89,10 +95,22 @@ def _rgb(value: Any) -> Any:
     return (value, value, value) if type(value) is int else value
 
 
+def _length(value: float) -> float:
+    if not 0 < value < LONGEST:
+        raise ValueError(LENGTHS)
+    return value
+
+
+def _lengths(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"it must be a list, as in [0.05, 0.1]; {LENGTHS}")
+    return value
+
+
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
-Length = Annotated[float, Field(gt=0, lt=12**-0.5)]
+Length = Annotated[float, AfterValidator(_length)]
 
 
 class Data(Section):
@@ -135,6 +153,14 @@ class Diffusion(Section):
         weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
         return Objective(self.metric, self.vlb_weight, weighting)
 
+    @property
+    def loss_in_words(self) -> str:
+        """`huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb`, which has its own weights."""
+        if self.metric == VLB:
+            return VLB
+        bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
+        return f"{self.metric} × {self.weighting.name}{bound}"
+
 
 class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
@@ -155,7 +181,8 @@ class Training(Section):
     warmup_steps: Natural = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    ema_lengths: tuple[Length, ...] = ()  # σ_rel of power-function averages beside the usual one
+    # σ_rel of power-function averages beside the usual one
+    ema_lengths: Annotated[tuple[Length, ...], BeforeValidator(_lengths)] = ()
     ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
@@ -400,6 +427,16 @@ def checked(component: Component, key: str, where: str = "") -> Component:
     except ValidationError as error:
         raise ConfigError(f"{prefix}{explain(error, schema, key)}") from error
     return Component(name=component.name, **options.model_dump(mode="json"))
+
+
+def refuse_foreign_options(sampler: str, options: Iterable[str]) -> None:
+    """Raise ConfigError for an option that another sampler has, and this one has not."""
+    takes = {name: list(_schema(target).model_fields) for name, target in SAMPLERS.items()}
+    for option in options:
+        owners = [name for name, known in takes.items() if option in known]
+        if owners and sampler in takes and sampler not in owners:
+            known = ", ".join(takes[sampler]) or "no options"
+            raise ConfigError(f"{option} belongs to {', '.join(owners)}; {sampler} takes {known}")
 
 
 def _schema(target: Callable[..., Any]) -> type[BaseModel]:

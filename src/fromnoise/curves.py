@@ -19,6 +19,7 @@ def loss_figure(
     path: str | Path,
     *,
     title: str,
+    of: str = "",
 ) -> Path:
     """Write the loss against the training step as a PNG, both axes logarithmic.
 
@@ -32,6 +33,7 @@ def loss_figure(
             finite or not positive, are passed over.
         path: its folder is made if missing.
         title: stands above the curves.
+        of: which loss, for its axis, as in `huber × min_snr`; empty where it is not known.
 
     Returns:
         The path.
@@ -42,7 +44,7 @@ def loss_figure(
         curves.append((f"loss_q{quarter}", f"quarter {quarter} of $t${note}", colour, 1.4))
 
     axes = _log_axes(title)
-    axes.set(xlabel="training step", ylabel="loss (mean squared error per element)")
+    axes.set(xlabel="training step", ylabel=f"loss: {of}" if of else "loss")
     for key, label, colour, width in curves:
         steps, losses = _series(log_rows, key)
         if len(steps):

@@ -12,6 +12,9 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     dotted = ".".join([key, *path] if key else path)
+    if first["type"] == "extra_forbidden" and ":" in path[-1]:  # {name:linear} is a key of YAML
+        spaced = path[-1].replace(":", ": ", 1)
+        return f"unknown key {dotted}; YAML wants a space after the colon, as in {{{spaced}}}"
     if first["type"] == "extra_forbidden":
         section = _section(schema, path[:-1])
         if not section.model_fields:

@@ -18,6 +18,7 @@ from fromnoise.config import (
     Sampling,
     check_sampling,
     checked,
+    refuse_foreign_options,
 )
 from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
@@ -190,7 +191,7 @@ class Model:
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
             weak, scale = autoguidance
-            self._refuse_other(weak)
+            self.refuse_other(weak)
             if compose is not None:
                 raise ValueError(
                     "autoguidance and a composition exclude each other; ask for labels by cond "
@@ -235,8 +236,11 @@ class Model:
             rescale=plan.guidance_rescale,
         )
 
-    def _refuse_other(self, weak: "Model") -> None:
-        """Autoguidance needs two models that take the same x_t and the same conditions."""
+    def refuse_other(self, weak: "Model") -> None:
+        """Autoguidance needs two models that take the same x_t and the same conditions.
+
+        Raises ValueError where this one does not.
+        """
         for what in ("channels", "size", "data_range", "label_names"):
             ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
             if ours != theirs:
@@ -249,6 +253,13 @@ class Model:
                 "autoguidance needs a weaker model with the same noise schedule and T; an earlier "
                 "checkpoint of the run will do"
             )
+
+    def same_weights(self, other: "Model") -> bool:
+        """Whether the other is this model again."""
+        ours, theirs = self.denoiser.network.state_dict(), other.denoiser.network.state_dict()
+        return ours.keys() == theirs.keys() and all(
+            torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
+        )
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x_T, the noise that each seed starts from: float32 (B,C,H,W), on the CPU."""
@@ -302,6 +313,7 @@ class Model:
         if steps is not None and not 1 <= steps <= T:
             raise ValueError(f"steps must be 1..{T}, not {steps}")
         same = sampler is None or sampler == stored.sampler.name
+        refuse_foreign_options(sampler or stored.sampler.name, options)
         inherited = stored.sampler.options if same else {}
         component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
         changes = {

@@ -125,8 +125,11 @@ def sample_to_folder(
         words = [in_words(row, model.spec.label_names) for row in cond]
     if compose is not None:
         words = [_in_words(compose)] * len(seeds)
-    weights = {"ema": "EMA", "raw": "raw"}[model.spec.weights]
-    title = f"{plan.steps} {plan.sampler.name.upper()} steps, {weights} weights"
+    weights = {"ema": "EMA weights", "raw": "raw weights"}[model.spec.weights]
+    if model.spec.power_average is not None:
+        weights += f" of length {model.spec.power_average.length:g}"
+    spaced = f" spaced {plan.spacing}" if plan.spacing != Sampling().spacing else ""
+    title = f"{plan.steps} {plan.sampler.name.upper()} steps{spaced}, {weights}"
     if cond is not None and plan.guidance != 1:
         title += f", guidance {plan.guidance:g}"
     if autoguidance is not None:

@@ -402,7 +402,7 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
         (["--conditions", "c.json"], "--num-images has no effect on scores by labels (--c"),
         (["--judge", "j"], "--judge belongs to --extractor judge, not to pixels; leave one out"),
         (["--features-weights", "w"], "--features-weights belongs to --extractor inception"),
-        (["--eta", "0.5", "--sampler", "ddpm"], "unknown key sampling.sampler.eta"),
+        (["--eta", "0.5", "--sampler", "ddpm"], "eta belongs to ddim; ddpm takes variance"),
         (["--spacing", "even"], "sampling.spacing 'even' is unknown"),
     ],
 )

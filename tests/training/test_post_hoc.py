@@ -9,7 +9,7 @@ import torch
 
 import fromnoise
 from fromnoise.checkpoints import read_tensors
-from fromnoise.config import Training
+from fromnoise.config import ConfigError, Training
 from fromnoise.model_file import read_spec
 from fromnoise.training import loop, reconstruct
 from fromnoise.training.power_ema import PowerEMA, save_snapshots
@@ -127,6 +127,16 @@ def test_a_poor_one_is_said_to_be_so(walked, tmp_path, caplog):
     assert "length 0.01 with a relative error of 30 %" in caplog.text
 
 
+def test_a_useless_one_is_not_written(walked, tmp_path):
+    run, _ = walked
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(ConfigError, match=r"profile is \d\d %, .+; a --length nearer those of"):
+        reconstruct(run, 0.002, out=out)
+    with pytest.raises(ConfigError, match=r"a --step that has a snapshot, as 110, or a --length"):
+        reconstruct(run, 0.005, step=101, out=out)
+    assert not out.exists()
+
+
 # ---- a run --------------------------------------------------------------------------------------
 
 
@@ -231,8 +241,8 @@ def test_from_the_command_to_a_picture(run, cli):
     assert code == 0
     assert (run / "samples" / "000006-ema0.07-ddim-5" / "000000.png").is_file()
     assert cli("ema", run, "--length", 0.07).code == 0  # written anew
-    assert cli("ema", run, "--length", 0.07, "--step", 5).code == 0
-    assert (run / "ema" / "length-0.07-step-000005.safetensors").is_file()
+    assert cli("ema", run, "--length", 0.07, "--step", 4).code == 0
+    assert (run / "ema" / "length-0.07-step-000004.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -243,6 +253,7 @@ def test_from_the_command_to_a_picture(run, cli):
         (["--length", "nan"], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", 0.1, "--step", 7], "step 7 is none of 1–6, which the snapshots of"),
         (["--length", 0.1, "--step", 0], "step 0 is none of 1–6, which the snapshots of"),
+        (["--length", 0.07, "--step", 5], " %, and at most 50 % is written; a --step that has a"),
         (["--length", 0.1, "--out", "x.pt"], "--out x.pt must end with .safetensors"),
     ],
 )

@@ -26,5 +26,5 @@ def ema(
     print(made.file.absolute())
     print(
         f"length {length:g} at step {made.step:,}, of {made.snapshots} snapshots; relative error "
-        f"of its profile {100 * made.error:.2g} %"
+        f"of its profile {100 * made.error:.2f} %"
     )

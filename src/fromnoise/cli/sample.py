@@ -118,6 +118,7 @@ def sample(
     if autoguidance is not None:
         scale = 2.0 if autoguidance_scale is None else autoguidance_scale
         auto = Autoguidance(load(autoguidance, weights=weights, device=device), scale)
+        loaded.refuse_other(auto.weak)
         logger.info(asking.autoguidance_formula(scale, auto.weak.spec.step))
     elif autoguidance_scale is not None:
         raise config.ConfigError(
@@ -127,6 +128,14 @@ def sample(
     plan, dropout = loaded.sampling_plan(**how), loaded.spec.label_dropout
     for line in asking.remarks(names, plan, cond, composition, label_dropout=dropout):
         logger.info(line)
+    # with guidance, the same weights without it are a weaker model
+    steered = cond is not None and plan.guidance != 1
+    if auto is not None and auto.scale != 1 and not steered and loaded.same_weights(auto.weak):
+        logger.warning(
+            "autoguidance by %s, which has the very weights of the model, changes nothing and "
+            "doubles the cost; give an earlier checkpoint",
+            autoguidance,
+        )
     out = out or sampling.default_folder(
         loaded, model, cond=cond, compose=composition, autoguidance=auto, **how
     )

@@ -157,7 +157,8 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
-        loss_figure(read_log(folder), folder / "loss.png", title="Training loss")
+        loss = spec.diffusion.loss_in_words
+        loss_figure(read_log(folder), folder / "loss.png", title="Training loss", of=loss)
     except OSError as error:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 

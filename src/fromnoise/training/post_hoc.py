@@ -21,7 +21,7 @@ from fromnoise.training.power_ema import FOLDER, list_snapshots
 from fromnoise.training.power_profiles import coefficients, gamma_of
 from fromnoise.training.run import RECIPE_FILE
 
-POOR = 0.05  # relative error of a profile
+POOR, USELESS = 0.05, 0.5  # relative error of a profile
 logger = logging.getLogger("fromnoise")
 
 
@@ -51,7 +51,8 @@ def reconstruct(
     section 3.2). length: σ_rel in (0, 1/√12). step: where the average ends, the last snapshot by
     default. out: a new .safetensors file; RUN/ema/length-0.1.safetensors by default, which is
     written anew. One snapshot at a time is in memory.
-    Raises ConfigError or CheckpointError where it cannot be made.
+    Raises ConfigError or CheckpointError where it cannot be made, or only with a relative error of
+    its profile above 50 %.
     """
     run, gamma = Path(run), gamma_of(length)
     target = _target(run, length, step, out)
@@ -74,13 +75,20 @@ def reconstruct(
     # between two snapshots, too, an update is a step, unless some were skipped
     t = max(1, round(float(np.interp(step, list(updates), list(updates.values())))))
     x, error = coefficients(gammas, times, gamma, t)
+    mends = "nearer training.ema_lengths or a smaller training.ema_snapshot_every come closer"
+    if error > USELESS:
+        at = f"a --step that has a snapshot, as {until}, or " if step != until else ""
+        raise ConfigError(
+            f"the snapshots make no average of length {length:g} at step {step}: the relative "
+            f"error of its profile is {100 * error:.0f} %, and at most {100 * USELESS:.0f} % is "
+            f"written; {at}a --length nearer those of the snapshots, or in another training "
+            f"{mends}"
+        )
     if error > POOR:
         logger.warning(
             "the snapshots make the average of length %g with a relative error of %.0f %%; %s",
             *(length, 100 * error),
-            f"step {step} has none, step {until} has"
-            if step != until
-            else "nearer training.ema_lengths or a smaller training.ema_snapshot_every come closer",
+            f"step {step} has none, step {until} has" if step != until else mends,
         )
     average = PowerAverage(length=length, updates=t, error=error)
     spec = used[-1].spec.model_copy(update={"step": step, "power_average": average})

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-LONGEST = 12**-0.5  # σ_rel of γ = 0, at which all steps count the same
+from fromnoise.config import LENGTHS, LONGEST
 
 
 def gamma_of(length: float) -> float:
@@ -24,10 +24,7 @@ def gamma_of(length: float) -> float:
     length: σ_rel in (0, 1/√12). Raises ValueError outside.
     """
     if not 0 < length < LONGEST:
-        raise ValueError(
-            f"length = {length:g} is no length of an average; it is a part of the training, above "
-            f"0 and below 1/√12 = {LONGEST:.4f}, as in 0.1"
-        )
+        raise ValueError(f"length = {length:g}: {LENGTHS}")
     s = length**-2
     p, q = -s - 1 / 3, 2 / 27 + 4 * s / 3  # w³ + p w + q = 0, w = u + 1/3
     angle = math.acos(1.5 * q / p * math.sqrt(-3 / p)) / 3
