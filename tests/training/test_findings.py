@@ -13,7 +13,7 @@ def test_a_sound_training_is_ok_in_every_respect(facts):
 def test_every_finding_that_is_not_ok_says_what_to_change(facts):
     bad = facts(
         {"training.steps": 14_000, "training.ema_decay": 0.9999, "training.preview_every": 1}
-        | {"diffusion.schedule": "linear"},
+        | {"diffusion.schedule": "linear", "training.learning_rate": 1.0},
         num_images=5,
         memory_free=1,
         disk_free=1,

@@ -62,6 +62,7 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts,
         assert ways == [
             "diffusion.T=1000",
             "diffusion.schedule.beta_1=0.00025 diffusion.schedule.beta_T=0.05",
+            "diffusion.schedule=linear_rescaled",
             "diffusion.schedule=cosine",
         ]
 
@@ -207,3 +208,24 @@ def test_a_network_that_holds_every_image_by_heart(facts, count, level):
 )
 def test_mirrors_that_make_something_untrue(facts, overrides, names, level):
     assert learning.mirrored(facts(overrides, label_names=names)).level == level
+
+
+# ---- learning rate ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "warmup", "said"),
+    [
+        (2e-4, 500, ""),
+        (0.5, 0, "unusually large"),
+        (1e-9, 0, "unusually small"),
+        (2e-4, 50_000, "of which the training has 50,000"),
+    ],
+)
+def test_a_learning_rate_that_is_far_from_any_and_an_endless_warm_up_are_looked_at(
+    facts, rate, warmup, said
+):
+    settings = {"training.learning_rate": rate, "training.warmup_steps": warmup}
+    finding = learning.learning_rate(facts({**settings, "training.steps": 50_000}))
+    assert finding.level == ("look" if said else "ok")
+    assert said in finding.said

@@ -106,8 +106,10 @@ def pictures(facts: Facts) -> Finding:
     said = f"about {share:.0%} of the training's time on top"
     if share <= DRAWING_SHARE:
         return Finding("ok", what, said)
-    advice = "a larger training.preview_every"
-    advice += " or evaluation.every" if scores.every else " or fewer training.preview_images"
+    rarer = ["training.preview_every"] if settings.preview_every < facts.steps else []
+    rarer += ["evaluation.every"] if 0 < scores.every < facts.steps else []
+    ways = [f"a larger {' or '.join(rarer)}"] if rarer else []
+    advice = " or ".join([*ways, "fewer training.preview_images"])
     return Finding("look", what, said, advice)
 
 

@@ -15,6 +15,7 @@ from fromnoise.training.learning import (
     average_of_weights,
     batch,
     images_seen,
+    learning_rate,
     mirrored,
     network,
     noise_at_the_end,
@@ -27,6 +28,7 @@ SECONDS_BEFORE_TRAINING = 4.0  # and a little for all else: five
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
     images_seen,
     batch,
+    learning_rate,
     mirrored,
     noise_at_the_end,
     average_of_weights,

@@ -16,6 +16,8 @@ TOO_MUCH_IMAGE = 0.05  # of √ᾱ_T
 PAPER = 0.0064  # √ᾱ_T of the paper's schedule
 LONGER = ("linear", "quadratic", "constant", "warmup")  # whose betas stay as large as T grows
 MOST_STEPS, LARGEST_BETA = 10_000, 0.5  # that are advised
+RESCALED_FROM = 25  # steps; with fewer its largest β is near 1
+USUAL_RATES = (1e-6, 1e-2)  # of Adam; published ones lie between 2e-5 and 1e-3
 BETA_MAX = 0.999  # of the published schedules
 LONG_AVERAGE = 0.25  # of the run
 RIGHT_AVERAGE = 0.1
@@ -45,8 +47,8 @@ def images_seen(facts: Facts) -> Finding:
             "look",
             what,
             f"{said}; of so few, seen so often, some may be learned by heart",
-            "more images, fewer training.steps, or data.flip and network.dropout where they suit; "
-            "then look for copies: fromnoise evaluate",
+            "more images, fewer training.steps, or network.dropout; then look for copies: "
+            "fromnoise evaluate",
         )
     return Finding("ok", what, said)
 
@@ -65,6 +67,22 @@ def batch(facts: Facts) -> Finding:
             "images: a batch holds some twice",
             f"training.batch_size={facts.num_images} or less",
         )
+    return Finding("ok", what, said)
+
+
+def learning_rate(facts: Facts) -> Finding:
+    """How fast the weights change, and whether the warm-up ever ends."""
+    what, settings = "learning rate", facts.recipe.training
+    said = f"{settings.learning_rate:g}, {settings.lr_schedule}"
+    said += f" after a warm-up of {settings.warmup_steps:,} steps" if settings.warmup_steps else ""
+    low, high = USUAL_RATES
+    if not low <= settings.learning_rate <= high:
+        far = "large" if settings.learning_rate > high else "small"
+        advice = "training.learning_rate=2e-4 is usual"
+        return Finding("look", what, f"{said}: unusually {far}", advice)
+    if facts.steps is not None and settings.warmup_steps >= facts.steps:
+        advice = f"training.warmup_steps={facts.steps // 20}"
+        return Finding("look", what, f"{said}, of which the training has {facts.steps:,}", advice)
     return Finding("ok", what, said)
 
 
@@ -160,6 +178,8 @@ def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
         ways.append("larger diffusion.schedule.betas (or more, and diffusion.T as many)")
     if "beta_max" in options:  # nothing else keeps such a schedule from its end
         ways.append(f"diffusion.schedule.beta_max={BETA_MAX}")
+    if name == "linear" and diffusion.T > RESCALED_FROM:
+        ways.append("diffusion.schedule=linear_rescaled")
     if name != "cosine":
         ways.append("diffusion.schedule=cosine")
     return ways
