@@ -14,13 +14,14 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
-DESCRIPTION = LEAVES | MATHEMATICS | {"data", "config"}
+DESCRIPTION = LEAVES | MATHEMATICS | {"data", "components", "config"}
 WORK = DESCRIPTION | {"model_file", "model"}
 FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
-    "config": LEAVES | MATHEMATICS | {"data"},
+    "components": LEAVES | MATHEMATICS,
+    "config": LEAVES | MATHEMATICS | {"data", "components"},
     "model_file": DESCRIPTION,
     "model": DESCRIPTION | {"model_file"},
     "asking": DESCRIPTION,

@@ -16,8 +16,9 @@ from fromnoise.asking import (
     parse_times,
     remarks,
 )
-from fromnoise.config import ConfigError, Sampling
+from fromnoise.config import Sampling
 from fromnoise.data import DataError
+from fromnoise.explaining import ConfigError
 
 NAMES = ("red cube", "a/b", "sphere")
 

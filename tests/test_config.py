@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.config import (
-    ConfigError,
     Recipe,
     load_recipe,
     parse_override,
@@ -17,7 +16,7 @@ from fromnoise.config import (
     recipe_text,
     shipped_recipes,
 )
-from fromnoise.explaining import dotted_keys
+from fromnoise.explaining import ConfigError, dotted_keys
 from fromnoise.networks import NETWORKS
 from fromnoise.training.learning import TOO_MUCH_IMAGE
 

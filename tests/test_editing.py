@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 import fromnoise
-from fromnoise.config import ConfigError
 from fromnoise.data import DataError, read_image
 from fromnoise.diffusion import slerp
 from fromnoise.editing import (
@@ -15,6 +14,7 @@ from fromnoise.editing import (
     interpolate_to_folder,
     vary_to_folder,
 )
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, build_denoiser, from_uint8, to_uint8
 
 SIDE = 8

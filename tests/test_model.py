@@ -10,7 +10,8 @@ from torch import nn
 
 import fromnoise
 from fromnoise.checkpoints import CheckpointError, read_tensors
-from fromnoise.config import Component, Diffusion, Sampling, checked
+from fromnoise.components import Component, checked
+from fromnoise.config import Diffusion, Sampling
 from fromnoise.data.batches import to_float
 from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
 from fromnoise.model import Model, build_denoiser, pick_device, to_uint8

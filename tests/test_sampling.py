@@ -5,8 +5,8 @@ from PIL import Image
 
 import fromnoise
 from fromnoise import sampling
-from fromnoise.config import ConfigError
 from fromnoise.data.labels import exactly, in_turn, parse_labels
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Autoguidance, Model, build_denoiser, to_uint8
 from fromnoise.model_file import PowerAverage
 from fromnoise.sampling import default_folder, sample_to_folder

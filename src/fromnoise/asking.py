@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.config import ConfigError, Sampling
+from fromnoise.config import Sampling
 from fromnoise.data import read_conditions
 from fromnoise.data.labels import exactly, in_turn, parse_labels, parse_weights
+from fromnoise.explaining import ConfigError
 
 MANY = 64  # images, when nobody says how many
 

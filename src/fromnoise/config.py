@@ -1,33 +1,28 @@
 """The recipe: everything that a run depends on, checked before anything is built.
 
-Sections are pydantic models that refuse unknown keys. A `Component` names one function or class
-(a schedule, a network, a sampler); its options are checked against that callable's own signature.
+Sections are pydantic models that refuse unknown keys. What has a name and options of its own (a
+schedule, a network, a sampler) is a `Component`.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    create_model,
     model_validator,
 )
 
+from fromnoise.components import Component, Section, with_checked_components
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import (
     METRICS,
-    SAMPLERS,
-    SCHEDULES,
     SPACINGS,
     VLB,
     WEIGHTINGS,
@@ -35,49 +30,14 @@ from fromnoise.diffusion import (
     Objective,
     check_prediction,
 )
-from fromnoise.explaining import explain, near, unknown
-from fromnoise.networks import NETWORKS
+from fromnoise.explaining import ConfigError, explain, near, unknown
 
-COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "network": NETWORKS,
-    "diffusion.schedule": SCHEDULES,
-    "diffusion.weighting": WEIGHTINGS,
-    "sampling.sampler": SAMPLERS,
-}
-NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
 LENGTHS = (
     "the length of an average is a part of the training, above 0 and below "
     f"1/√12 = {LONGEST:.4f}, as in 0.1"
 )
 RECIPES = resources.files("fromnoise") / "recipes"
-
-
-class ConfigError(ValueError):
-    """A recipe or override that cannot be used: which file and key, and what is allowed."""
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Component(BaseModel):
-    """One named callable and its options, written `name` or `{name: …, option: …}`."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Every key but the name."""
-        return dict(self.model_extra or {})
 
 
 def _pair(value: Any) -> Any:
@@ -396,58 +356,6 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {key} is not valid YAML: {value!r}") from error
-
-
-def with_checked_components(section: Any, where: str = "") -> Any:
-    """A recipe or a model's specification with the options of its components checked, completed."""
-
-    def with_component(part: Any, name: str, key: str) -> Any:
-        return part.model_copy(update={name: checked(getattr(part, name), key, where)})
-
-    section = with_component(section, "network", "network")
-    diffusion = with_component(section.diffusion, "schedule", "diffusion.schedule")
-    diffusion = with_component(diffusion, "weighting", "diffusion.weighting")
-    sampling = with_component(section.sampling, "sampler", "sampling.sampler")
-    return section.model_copy(update={"diffusion": diffusion, "sampling": sampling})
-
-
-def checked(component: Component, key: str, where: str = "") -> Component:
-    """The component with every option of its callable checked, and its defaults written out.
-
-    key: an entry of COMPONENTS. Raises ConfigError.
-    """
-    prefix = f"{where}: " if where else ""
-    known = COMPONENTS[key]
-    if component.name not in known:
-        raise ConfigError(f"{prefix}{key} {unknown(component.name, known)}")
-    target = known[component.name]
-    schema = _schema(target)
-    try:
-        options = schema.model_validate(component.options)
-    except ValidationError as error:
-        raise ConfigError(f"{prefix}{explain(error, schema, key)}") from error
-    return Component(name=component.name, **options.model_dump(mode="json"))
-
-
-def refuse_foreign_options(sampler: str, options: Iterable[str]) -> None:
-    """Raise ConfigError for an option that another sampler has, and this one has not."""
-    takes = {name: list(_schema(target).model_fields) for name, target in SAMPLERS.items()}
-    for option in options:
-        owners = [name for name, known in takes.items() if option in known]
-        if owners and sampler in takes and sampler not in owners:
-            known = ", ".join(takes[sampler]) or "no options"
-            raise ConfigError(f"{option} belongs to {', '.join(owners)}; {sampler} takes {known}")
-
-
-def _schema(target: Callable[..., Any]) -> type[BaseModel]:
-    """The keyword-only parameters of a function or class as a pydantic model."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(target).parameters.items()
-        if p.kind is p.KEYWORD_ONLY and name not in NOT_OPTIONS
-    }
-    return create_model(target.__name__, __base__=Section, **fields)
 
 
 def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

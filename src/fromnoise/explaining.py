@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ValidationError
 
 
+class ConfigError(ValueError):
+    """A recipe or override that cannot be used: which file and key, and what is allowed."""
+
+
 def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
     """The first thing that pydantic found, for a person: key, value, what is allowed."""
     first = error.errors()[0]

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.config import (
-    Component,
-    ConfigError,
-    Sampling,
-    check_sampling,
-    checked,
-    refuse_foreign_options,
-)
+from fromnoise.components import Component, checked, refuse_foreign_options
+from fromnoise.config import Sampling, check_sampling
 from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
     SAMPLERS,
@@ -34,7 +28,7 @@ from fromnoise.diffusion import (
     remembering,
     sampling_times,
 )
-from fromnoise.explaining import explain
+from fromnoise.explaining import ConfigError, explain
 from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise

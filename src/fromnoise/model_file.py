@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.config import Component, Diffusion, Sampling, Section
+from fromnoise.components import Component, Section
+from fromnoise.config import Diffusion, Sampling
 from fromnoise.explaining import unknown
 
 METADATA_KEY = "fromnoise"

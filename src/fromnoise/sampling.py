@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fromnoise.config import Component, ConfigError, Sampling, checked
+from fromnoise.components import Component, checked
+from fromnoise.config import Sampling
 from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step, sampling_times
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Autoguidance, Model, to_uint8
 from fromnoise.model_file import home_of
 from fromnoise.pictures import (

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 from torch import nn
 
-from fromnoise.config import with_checked_components
+from fromnoise.components import with_checked_components
 from fromnoise.diffusion import (
     Denoiser,
     NoiseSchedule,

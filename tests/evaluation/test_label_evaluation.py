@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import fromnoise
-from fromnoise.config import ConfigError, with_checked_components
+from fromnoise.components import with_checked_components
 from fromnoise.data import DataError
 from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, load_judge
 from fromnoise.evaluation.label_evaluation import (
@@ -21,6 +21,7 @@ from fromnoise.evaluation.label_evaluation import (
     table,
 )
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, build_denoiser
 from fromnoise.model_file import ModelSpec
 

@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 import fromnoise
-from fromnoise.config import ConfigError
 from fromnoise.data.labels import in_turn
 from fromnoise.evaluation.report import write_report
 from fromnoise.evaluation.report.drawing import draw
 from fromnoise.evaluation.report.inlined import picture
 from fromnoise.evaluation.report.run_folder import names_of, read_run
+from fromnoise.explaining import ConfigError
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 

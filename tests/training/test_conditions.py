@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise.config import ConfigError
 from fromnoise.data import open_images
 from fromnoise.data.batches import batch_indices, load_conditions
+from fromnoise.explaining import ConfigError
 from fromnoise.training.log import read_log
 
 

@@ -9,7 +9,8 @@ import torch
 
 import fromnoise
 from fromnoise.checkpoints import read_tensors
-from fromnoise.config import ConfigError, Training
+from fromnoise.config import Training
+from fromnoise.explaining import ConfigError
 from fromnoise.model_file import read_spec
 from fromnoise.training import loop, reconstruct
 from fromnoise.training.power_ema import PowerEMA, save_snapshots

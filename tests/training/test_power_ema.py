@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.config import ConfigError, Training, parse_recipe
+from fromnoise.config import Training, parse_recipe
+from fromnoise.explaining import ConfigError
 from fromnoise.training.power_ema import PowerEMA, drop_later, list_snapshots, snapshot_every
 from fromnoise.training.power_profiles import gamma_of
 

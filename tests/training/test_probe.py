@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromnoise.config import Component, Training, checked
+from fromnoise.components import Component, checked
+from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import first_guess
 from fromnoise.networks import NETWORKS

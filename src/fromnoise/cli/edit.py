@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from fromnoise import asking, config, editing
+from fromnoise import asking, editing
 from fromnoise.cli import options
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, load
 from fromnoise.progress import counting
 
@@ -141,9 +142,9 @@ def edit_interpolate(
 ) -> None:
     """Go from one image to another: to the noise of each (DDIM), and back from between them."""
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
-        raise config.ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both")
+        raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both")
     if seeds is not None and strength is not None:
-        raise config.ConfigError("--strength is of images, --a and --b; leave it out with --seeds")
+        raise ConfigError("--strength is of images, --a and --b; leave it out with --seeds")
     loaded = load(model, weights=weights, device=device)
     how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
@@ -164,7 +165,7 @@ def edit_interpolate(
 
 def _seeds(seeds: str | None, num: int | None, *, usual: int) -> list[int]:
     if seeds is not None and num is not None:
-        raise config.ConfigError("--seeds and --num exclude each other; give one")
+        raise ConfigError("--seeds and --num exclude each other; give one")
     return asking.parse_seeds(seeds) if seeds is not None else list(range(num or usual))
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import asking, config, sampling
+from fromnoise import asking, sampling
 from fromnoise.cli import options
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Autoguidance, load
 from fromnoise.progress import counting
 
@@ -89,7 +90,7 @@ def sample(
     """Make images: a PNG per seed and a grid. No option is ever needed."""
     loaded = load(model, weights=weights, device=device)
     if seeds is not None and num is not None:
-        raise config.ConfigError("--seeds and --num exclude each other; give one")
+        raise ConfigError("--seeds and --num exclude each other; give one")
     names = loaded.spec.label_names
     given = asking.parse_seeds(seeds) if seeds is not None else range(num) if num else None
     cond, composition = asking.conditions(
@@ -121,7 +122,7 @@ def sample(
         loaded.refuse_other(auto.weak)
         logger.info(asking.autoguidance_formula(scale, auto.weak.spec.step))
     elif autoguidance_scale is not None:
-        raise config.ConfigError(
+        raise ConfigError(
             "--autoguidance-scale is s in ε = ε_weak + s·(ε − ε_weak); say with --autoguidance "
             "which weaker model makes ε_weak"
         )

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.config import ConfigError
 from fromnoise.data import DataError, image_files, read_mask
 from fromnoise.diffusion import inpaint
 from fromnoise.editing.given import (
@@ -22,6 +21,7 @@ from fromnoise.editing.given import (
     repeated,
     save_results,
 )
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
 from fromnoise.rng import Key
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import refuse_used
-from fromnoise.config import ConfigError
 from fromnoise.data import DataError
 from fromnoise.diffusion import ddim_inversion, interpolation_starts, sampling_times, slerp
 from fromnoise.editing.given import SHOWN_ROWS, Progress, as_x0, heading, read_given, repeated
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.config import ConfigError
 from fromnoise.editing.given import (
     Job,
     Progress,
@@ -17,6 +16,7 @@ from fromnoise.editing.given import (
     repeated,
     save_results,
 )
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
 
 

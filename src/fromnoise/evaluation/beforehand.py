@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.config import ConfigError
 from fromnoise.evaluation.copies import FEWEST
 from fromnoise.evaluation.extractors import Extractor, ExtractorError
 from fromnoise.evaluation.real import Known
 from fromnoise.evaluation.records import refuse_scored
 from fromnoise.evaluation.set_metrics import BLOCKS
+from fromnoise.explaining import ConfigError
 
 FEWEST_REAL = 2  # images, of which there is a covariance
 

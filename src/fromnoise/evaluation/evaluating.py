@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fromnoise.config import ConfigError, Sampling
+from fromnoise.config import Sampling
 from fromnoise.evaluation.beforehand import Given, check_before, check_enough
 from fromnoise.evaluation.bits_of_a_run import evaluate_bits
 from fromnoise.evaluation.extractors import Extractor, check_installed, pick_extractor
@@ -28,6 +28,7 @@ from fromnoise.evaluation.sweep import (
     with_default,
 )
 from fromnoise.evaluation.sweep import table as sweep_table
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, load
 from fromnoise.model_file import Weights, home_of
 from fromnoise.progress import counting

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoints, model_file
 from fromnoise.checkpoints import CheckpointError, TensorFile
-from fromnoise.config import Section
+from fromnoise.components import Section
 from fromnoise.data.batches import to_float
 from fromnoise.evaluation.label_scores import Verdicts
 from fromnoise.model import pick_device

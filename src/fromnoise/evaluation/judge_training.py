@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.checkpoints import NotFinite, refuse_used
-from fromnoise.config import ConfigError
 from fromnoise.data import ImageSet
 from fromnoise.data.batches import batch_indices, to_float
 from fromnoise.data.picture import RGB, Fit
@@ -26,6 +25,7 @@ from fromnoise.evaluation.judge import (
 )
 from fromnoise.evaluation.judge_data import Labelled, divide, kind_of, open_labelled
 from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
+from fromnoise.explaining import ConfigError
 from fromnoise.model import pick_device
 from fromnoise.progress import counting
 from fromnoise.rng import generator, seed_of

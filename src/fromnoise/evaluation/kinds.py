@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fromnoise.config import ConfigError
+from fromnoise.explaining import ConfigError
 from fromnoise.model_file import FILE_OF
 
 KINDS = {

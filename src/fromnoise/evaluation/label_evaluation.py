@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.config import ConfigError
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels import in_turn, in_words, parse_labels
 from fromnoise.evaluation.intervals import Interval
@@ -31,6 +30,7 @@ from fromnoise.evaluation.label_scores import (
     score_with_intervals,
     scores_per_label,
 )
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model
 from fromnoise.pictures import grid_figure
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.config import ConfigError
 from fromnoise.evaluation.extractors import Extractor, open_extractor
 from fromnoise.evaluation.judge import load_judge
 from fromnoise.evaluation.kinds import is_model
 from fromnoise.evaluation.real import Real, as_they_are, of_the_run, prepared_like
 from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, pick_device
 from fromnoise.progress import counting
 

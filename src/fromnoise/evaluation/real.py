@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.config import ConfigError, load_recipe
+from fromnoise.config import load_recipe
 from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.evaluation.given import open_given
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model
 from fromnoise.model_file import home_of
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from fromnoise.config import ConfigError
 from fromnoise.evaluation.set_table import Record, table
+from fromnoise.explaining import ConfigError
 
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.md"
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")

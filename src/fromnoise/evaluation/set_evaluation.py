@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.config import ConfigError
 from fromnoise.evaluation.beforehand import Given, check_before, why_not
 from fromnoise.evaluation.bits_of_a_run import bits_of_a_run
 from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
@@ -40,7 +39,7 @@ from fromnoise.evaluation.set_metrics import (
     precision_and_recall,
 )
 from fromnoise.evaluation.set_table import Record
-from fromnoise.explaining import unknown
+from fromnoise.explaining import ConfigError, unknown
 from fromnoise.model import Model
 from fromnoise.progress import counting
 

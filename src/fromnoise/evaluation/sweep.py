@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config import ConfigError, Sampling
+from fromnoise.config import Sampling
 from fromnoise.curves import sweep_figure
 from fromnoise.data.strict_json import read_json
 from fromnoise.evaluation.extractors import Extractor, digest, in_parts
@@ -29,6 +29,7 @@ from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.set_table import counted
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model
 from fromnoise.progress import counting
 

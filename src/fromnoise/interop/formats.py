@@ -14,13 +14,9 @@ from fromnoise.checkpoints import (
     refuse_used,
     write_tensors,
 )
-from fromnoise.config import (
-    ConfigError,
-    check_sampling,
-    with_checked_components,
-    with_key,
-)
-from fromnoise.explaining import explain, unknown
+from fromnoise.components import with_checked_components
+from fromnoise.config import check_sampling, with_key
+from fromnoise.explaining import ConfigError, explain, unknown
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.importing import Foreign, Format, read_payload, seen

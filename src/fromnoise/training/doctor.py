@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fromnoise.config import ConfigError, Recipe
+from fromnoise.config import Recipe
 from fromnoise.data import DOWNLOADED
 from fromnoise.diffusion import Denoiser
+from fromnoise.explaining import ConfigError
 from fromnoise.model_file import ModelSpec
 from fromnoise.training.costs import attention, disk, memory, pictures, time
 from fromnoise.training.findings import Facts, Finding

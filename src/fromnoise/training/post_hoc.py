@@ -14,7 +14,7 @@ from fromnoise.checkpoints import (
     read_tensors,
     save_file_whole,
 )
-from fromnoise.config import ConfigError
+from fromnoise.explaining import ConfigError
 from fromnoise.model import build_denoiser
 from fromnoise.model_file import ModelSpec, PowerAverage, read_spec
 from fromnoise.training.power_ema import FOLDER, list_snapshots

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fromnoise.config import ConfigError
 from fromnoise.data.labels import in_turn
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model
 from fromnoise.model_file import ModelSpec
 from fromnoise.pictures import grids_side_by_side

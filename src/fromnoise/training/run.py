@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors, refuse_used
-from fromnoise.config import ConfigError, Recipe, dotted, load_recipe, parse_recipe
+from fromnoise.config import Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.data.errors import NotHere
 from fromnoise.evaluation.extractors import Extractor
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, build_denoiser, load, pick_device
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting

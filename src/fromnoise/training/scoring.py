@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fromnoise.config import ConfigError, Evaluation
+from fromnoise.config import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.extractors import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.generated import draw
@@ -15,6 +15,7 @@ from fromnoise.evaluation.moments import moments_of
 from fromnoise.evaluation.real import Real
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.evaluation.set_metrics import BLOCKS, frechet_scores
+from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, pick_device
 from fromnoise.model_file import ModelSpec
 from fromnoise.training.log import RunLog, duration

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fromnoise.config import ConfigError, checked
+from fromnoise.components import checked
 from fromnoise.diffusion import Denoiser
+from fromnoise.explaining import ConfigError
 from fromnoise.model import load
 from fromnoise.model_file import ModelSpec
 

@@ -12,7 +12,6 @@ import torch
 from markupsafe import Markup
 
 from fromnoise.checkpoints import flush
-from fromnoise.config import ConfigError
 from fromnoise.evaluation.label_evaluation import HEADINGS as LABEL_HEADINGS
 from fromnoise.evaluation.report.figures import distance_name, training_charts
 from fromnoise.evaluation.report.run_folder import (
@@ -25,6 +24,7 @@ from fromnoise.evaluation.report.run_folder import (
 from fromnoise.evaluation.report.shown import FORMULA, Shown, show
 from fromnoise.evaluation.report.words import facts, interval, number, setting
 from fromnoise.evaluation.set_table import HEADINGS, OF_INCEPTION, OF_METRICS
+from fromnoise.explaining import ConfigError
 
 if TYPE_CHECKING:  # jinja2 is imported when a page is made
     from jinja2 import Template

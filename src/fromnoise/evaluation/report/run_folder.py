@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from fromnoise.config import ConfigError, dotted, load_recipe
+from fromnoise.config import dotted, load_recipe
+from fromnoise.explaining import ConfigError
 
 RECIPE, LOG, PREVIEWS = "recipe.yaml", "log.jsonl", "previews"
 MOST_PREVIEWS, MOST_IMAGES, FEWEST = 16, 24, 4
