@@ -12,9 +12,10 @@ from fromnoise.config import Training, parse_recipe
 from fromnoise.data import open_images
 from fromnoise.diffusion import Objective
 from fromnoise.training import Diverged, loop
+from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
-from fromnoise.training.loop import Batch, backward, draw
 from fromnoise.training.optimization import learning_rate
+from fromnoise.training.step import Batch, backward, draw
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def poison(monkeypatch):
     """poison(where, steps): the loss or one gradient is not a number at these steps."""
 
     def install(where, steps):
-        real_draw, real_backward, now = loop.draw, loop.backward, {}
+        real_draw, real_backward, now = loop.draw, step_module.backward, {}
 
         def draw_(recipe, data, step, history=None):
             batch = real_draw(recipe, data, step, history)
@@ -50,7 +51,7 @@ def poison(monkeypatch):
             return losses
 
         monkeypatch.setattr(loop, "draw", draw_)
-        monkeypatch.setattr(loop, "backward", backward_)
+        monkeypatch.setattr(step_module, "backward", backward_)
 
     return install
 

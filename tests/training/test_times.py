@@ -13,8 +13,8 @@ from fromnoise.data import open_images
 from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
-from fromnoise.training.loop import Batch, backward, draw
 from fromnoise.training.state import HISTORY_FILE
+from fromnoise.training.step import Batch, backward, draw
 from fromnoise.training.times import EVEN, KEPT, History, draw_times
 from fromnoise.training.window import Mean, Window
 

@@ -1,0 +1,41 @@
+"""fromnoise at the work of each benchmark, with its own defaults."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from work import Work
+
+from fromnoise.config import Training
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.networks import NETWORKS
+from fromnoise.training.precision import choose_computation
+from fromnoise.training.state import TrainingState
+from fromnoise.training.step import Batch, learn
+
+
+def training_step(
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
+) -> Work:
+    """All that the loop does in a step: the probed precision, clipping, Adam, moving average."""
+    denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
+    objective, settings = Objective(), Training(steps=1, batch_size=batch_size)
+    computation = choose_computation(settings, denoiser.train(), objective, x0, cond)
+    state = TrainingState.start(denoiser, settings, computation)
+    pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
+    batch = Batch(pixels, eps.cpu(), t, None if cond is None else cond.cpu())
+    return Work(
+        str(computation), batch_size, lambda: learn(state, objective, batch, settings), device
+    )
+
+
+def _denoiser_and_batch(
+    network: str, options: Mapping[str, Any], n: int, side: int, device: str
+) -> tuple[Denoiser, Tensor, Tensor, Tensor, Tensor | None]:
+    torch.manual_seed(0)
+    built = NETWORKS[network](**options)
+    denoiser = Denoiser(built, NoiseSchedule.named("linear", 1000)).to(device)
+    x0 = torch.rand(n, built.image_channels, side, side, device=device) * 2 - 1
+    cond = torch.zeros(n, built.cond_dim, device=device) if built.cond_dim else None
+    return denoiser, x0, torch.randn_like(x0), torch.arange(1, n + 1), cond

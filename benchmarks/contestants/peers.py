@@ -1,0 +1,100 @@
+"""The other libraries, each as its users run it. Needs only what requirements.txt names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from work import Work
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+def diffusers_training_step(
+    *, config: Mapping[str, Any], batch_size: int, side: int, bf16: bool, channels_last: bool,
+    device: str = "cpu",
+) -> Work:  # fmt: skip
+    """`UNet2DModel` as in their unconditional example: forward, MSE, backward, clipping, AdamW."""
+    network, how = _unet(config, channels_last, device)
+    x, eps, t = _batch(network.config.in_channels, batch_size, side, device)
+    return _training(lambda x, t: network(x, t).sample, network, x, eps, t, bf16, how)
+
+
+def diffusers_forward(
+    *, config: Mapping[str, Any], batch_size: int, side: int, bf16: bool, channels_last: bool,
+    device: str = "cpu",
+) -> Work:  # fmt: skip
+    """A forward pass of `UNet2DModel`; in bf16 its weights are, as `torch_dtype` makes them."""
+    network, how = _unet(config, channels_last, device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    network.eval().to(dtype)
+    x, _, t = _batch(network.config.in_channels, batch_size, side, device)
+    x = x.to(dtype)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(x, t)
+
+    return Work(f"{'bf16' if bf16 else 'fp32'}, {how}", batch_size, forward, device)
+
+
+def lucidrains_training_step(
+    *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
+    device: str = "cpu",
+) -> Work:  # fmt: skip
+    """`Unet` under the loss, clipping and Adam of their `Trainer`."""
+    network, channels = _lucidrains(options, device)
+    x, eps, t = _batch(channels, batch_size, side, device)
+    return _training(network, network, x, eps, t, bf16, "channels first")
+
+
+def lucidrains_forward(
+    *, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
+) -> Work:
+    """A forward pass of `Unet`."""
+    network, channels = _lucidrains(options, device)
+    network.eval()
+    x, _, t = _batch(channels, batch_size, side, device)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(x, t)
+
+    return Work("fp32, channels first", batch_size, forward, device)
+
+
+def _unet(config: Mapping[str, Any], channels_last: bool, device: str) -> tuple[Any, str]:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = UNet2DModel(**config).to(device).to(memory_format=layout)
+    return network, "channels last" if channels_last else "channels first"
+
+
+def _lucidrains(options: Mapping[str, Any], device: str) -> tuple[nn.Module, int]:
+    from denoising_diffusion_pytorch import Unet
+
+    network = Unet(**options).to(device)
+    return network, options.get("channels", 3)
+
+
+def _batch(channels: int, n: int, side: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(n, channels, side, side, device=device)
+    return x, torch.randn_like(x), torch.arange(n, device=device)
+
+
+def _training(
+    predict: Predict, network: nn.Module, x: Tensor, eps: Tensor, t: Tensor, bf16: bool, how: str
+) -> Work:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    device = x.device.type
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = nn.functional.mse_loss(predict(x, t).float(), eps)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Work(f"{'bf16 autocast' if bf16 else 'fp32'}, {how}", len(x), step, device)

@@ -1,0 +1,13 @@
+"""What a contestant is asked to make."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """One round of something, that makes, reads or learns from `images` images."""
+
+    how: str  # in which precision and layout, say
+    images: int
+    round: Callable[[], object]
+    device: str = "cpu"

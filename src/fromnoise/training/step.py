@@ -1,0 +1,116 @@
+"""One optimiser step: what it learns from, the gradient, and what changes by it."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fromnoise.config import Recipe, Training
+from fromnoise.data import ImageSet
+from fromnoise.data.batches import load_batch, load_conditions, to_float
+from fromnoise.diffusion import Objective
+from fromnoise.rng import generator
+from fromnoise.training.precision import autocast
+from fromnoise.training.state import TrainingState
+from fromnoise.training.times import History, draw_times
+
+
+class Batch(NamedTuple):
+    """What one step learns from, for each image; on the CPU.
+
+    x0: uint8 (B,C,H,W); eps: like x0; t ∈ {1..T}: (B,); cond: (B,K), None unless `data.labels`;
+    factor of the loss: (B,), None for 1; hinted, given a first guess at x_0: bool (B,), None unless
+    `network.self_conditioning`.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+    cond: Tensor | None = None
+    factor: Tensor | None = None
+    hinted: Tensor | None = None
+
+
+def draw(recipe: Recipe, data: ImageSet, step: int, history: History | None = None) -> Batch:
+    """The batch of one step: a function of (seed, step) and, for importance, of the losses so far.
+
+    With `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number for each image and channel:
+    so the network learns to change the mean of a channel, which ε alone hardly moves.
+    """
+    settings = recipe.training
+    seed, size = settings.seed, settings.batch_size
+    x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
+    eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
+    if strength := recipe.diffusion.offset_noise:
+        shift = torch.randn(*x0.shape[:2], 1, 1, generator=generator(seed, step, "offset"))
+        eps = eps + strength * shift
+    draws = generator(seed, step, "t")
+    t, factor = draw_times(settings.times, recipe.diffusion.T, size, draws, history)
+    cond = hinted = None
+    if recipe.data.labels:
+        cond = load_conditions(
+            data,
+            seed=seed,
+            step=step,
+            batch_size=size,
+            dropout=settings.condition_dropout,
+            label_dropout=settings.label_dropout,
+        )
+    if recipe.network.options["self_conditioning"]:
+        hinted = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
+    return Batch(x0, eps, t, cond, factor, hinted)
+
+
+def backward(state: TrainingState, objective: Objective, batch: Batch, accumulation: int) -> Tensor:
+    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU.
+
+    The gradient has the factors of the batch, and the losses have not.
+    """
+    device, count = next(state.denoiser.parameters()).device, len(batch.x0)
+    losses = []
+    for part in in_parts(batch, accumulation):
+        x0, eps = to_float(part.x0.to(device)), part.eps.to(device)
+        cond = None if part.cond is None else part.cond.to(device)
+        with autocast(device, state.computation.precision):
+            loss = objective(state.denoiser, x0, eps, part.t, cond, hinted=part.hinted)
+        weighted = loss if part.factor is None else loss * part.factor.to(device)
+        state.scaler.scale(weighted.sum() / count).backward()
+        losses.append(loss.detach())
+    return torch.cat(losses).cpu()
+
+
+def learn(
+    state: TrainingState, objective: Objective, batch: Batch, settings: Training
+) -> tuple[Tensor, float]:
+    """One optimiser step from this batch: (losses (B,) on the CPU, norm of the gradient).
+
+    Where one of them is not finite the weights stay as they are and `state.skipped_in_a_row` is
+    above 0; dropout aside, everything is a function of the batch and the state.
+    """
+    network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
+    losses = backward(state, objective, batch, settings.accumulation)
+    scaler.unscale_(optimizer)
+    clip = settings.clip_norm or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip).item()
+    if math.isfinite(norm) and torch.isfinite(losses).all():
+        scaler.step(optimizer)
+        for average in (state.ema, *state.power_emas):
+            average.update(network, state.updates)
+        state.updates += 1
+        state.skipped_in_a_row = 0
+        if state.history is not None:
+            state.history.add(batch.t, losses)
+    else:
+        state.skipped_in_a_row += 1
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return losses, norm
+
+
+def in_parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch cut into at most `count` parts."""
+    for indices in torch.arange(len(batch.x0)).chunk(count):
+        part = slice(int(indices[0]), int(indices[-1]) + 1)
+        yield Batch._make(None if each is None else each[part] for each in batch)
