@@ -30,6 +30,20 @@ def training_step(
     )
 
 
+def forward(
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
+) -> Work:
+    """What a sampler asks of the network at each time, as `Model` asks it."""
+    denoiser, x, _, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
+    denoiser.eval().requires_grad_(False)
+
+    def once() -> None:
+        with torch.inference_mode():
+            denoiser(x, t, cond)
+
+    return Work("fp32, channels first", batch_size, once, device)
+
+
 def _denoiser_and_batch(
     network: str, options: Mapping[str, Any], n: int, side: int, device: str
 ) -> tuple[Denoiser, Tensor, Tensor, Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import Attention, add_cond, check_size, sinusoid, zero_init
+from fromnoise.networks.layers import Attention, Dropout, add_cond, check_size, sinusoid, zero_init
 
 Norm = Callable[[int], nn.GroupNorm]
 """A width → the normalisation of that many channels."""
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(c_time, c_out * (1 + scale_shift))
         self.norm2 = norm(c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 

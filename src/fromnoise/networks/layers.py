@@ -25,6 +25,47 @@ def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
+class Dropout(nn.Dropout):
+    """`drop` while training, nothing else."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape → the same."""
+        return drop(input, self.p) if self.training else input
+
+
+def drop(x: Tensor, p: float) -> Tensor:
+    """0 with probability p, else x/(1−p).
+
+    A CPU draws random numbers one after the other, and one for each element takes longer than the
+    convolution that follows. So there 64 random bits serve four elements: p is rounded to a
+    multiple of 2⁻¹⁶, and what is kept is scaled by the share that is kept, so the mean stays.
+    """
+    if p == 0 or x.device.type != "cpu":
+        return F.dropout(x, p)
+    with torch.no_grad():
+        dropped = min(round(p * 2**16), 2**16 - 1)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        numbers = words.view(torch.int16)[: x.numel()]  # −2¹⁵..2¹⁵−1
+        factor = (numbers >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        factor = factor.as_strided(x.shape, torch.empty_like(x).stride())  # in x's layout
+    return x * factor
+
+
+FEW_TOKENS = 512
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
+
+    Fused, so that the weights, N by N, are never there at once. But on a CPU half precision and few
+    tokens are twice as fast in separate products (docs/performance.md), and dropout is not fused.
+    """
+    few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
+    if q.device.type == "cpu" and (few_in_half or dropout > 0):
+        return drop((q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3), dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
 class Attention(nn.Module):
     """GN, then softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, + the input.
 
@@ -43,7 +84,7 @@ class Attention(nn.Module):
         """(B,C,H,W) → (B,C,H,W)."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
         q, k, v = self.qkv(tokens).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, 1)
-        h = F.scaled_dot_product_attention(q, k, v)  # (B,heads,HW,C/heads)
+        h = attend(q, k, v)  # (B,heads,HW,C/heads)
         h = self.out(h.transpose(1, 2).flatten(2))
         return x + h.transpose(1, 2).reshape(x.shape)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import add_cond, check_size, sinusoid
+from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
 class _Normalise(torch.autograd.Function):
@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(c_time, 2 * c_out)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm1 = RMSNorm(c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.norm2 = RMSNorm(c_out)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,heads,HW,d) each
         memory = self.memory.to(k.dtype)[:, None].expand(-1, len(x), -1, -1, -1)
         k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = attend(q, k, v).transpose(1, 2).flatten(2)
         return x + _image(self.out(h), x)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.layers import add_cond, check_size, sinusoid
+from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
 def halve(channels: int) -> nn.Module:
@@ -32,7 +32,7 @@ class Residual(nn.Module):
         self.time = nn.Linear(c_time, channels) if c_time else None
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm2 = nn.GroupNorm(groups, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -65,9 +65,9 @@ class Attention(nn.Module):
         """(B,C,H,W) → (B,C,H,W)."""
         h = x if self.norm is None else self.norm(x)
         qkv = self.qkv(h.flatten(2).transpose(1, 2)).unflatten(2, (-1, self.heads, 3))
-        q, k, v = qkv.permute(4, 0, 3, 1, 2).contiguous()  # (B,heads,HW,C/heads), as fusing needs
+        q, k, v = qkv.permute(4, 0, 3, 1, 2).contiguous()  # (B,heads,HW,C/heads)
         p = self.dropout if self.training else 0.0
-        h = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+        h = attend(q, k, v, dropout=p)
         h = self.out(h.permute(0, 2, 3, 1).flatten(2))  # (B,HW,C)
         h = h.transpose(1, 2).reshape(x.shape)
         return h if self.norm is None else x + h
