@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ import torch
 from race import PEERS_PYTHON, Measured
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "diffusers", "denoising-diffusion-pytorch")
+RACED = ("torchvision", "diffusers", "denoising-diffusion-pytorch")
 Samples = dict[str, list[float]]  # name → one figure per interleaved repeat; ours comes first
 
 
@@ -72,7 +73,7 @@ def save_race(name: str, works: Mapping[str, Mapping[str, Measured]]) -> None:
 
 def versions() -> dict[str, dict[str, str]]:
     """Python and packages of our environment and, if it is there, of the peers'."""
-    found = {"fromnoise": _versions()}
+    found = {"fromnoise": _versions("fromnoise", "torch")}
     if PEERS_PYTHON.exists():
         command = [str(PEERS_PYTHON), __file__]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -80,15 +81,13 @@ def versions() -> dict[str, dict[str, str]]:
     return found
 
 
-def _versions() -> dict[str, str]:
+def _versions(*packages: str) -> dict[str, str]:
     known = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+    for package in packages:
+        with suppress(PackageNotFoundError):
             known[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return known
 
 
 if __name__ == "__main__":  # by the peers' Python, see `versions`
-    json.dump(_versions(), sys.stdout)
+    json.dump(_versions("torch", *RACED), sys.stdout)

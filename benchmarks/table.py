@@ -76,7 +76,9 @@ def share(one: Mapping[str, Any]) -> float:
 
 
 def spread(figures: Sequence[float]) -> str:
-    """Median (least to greatest), each to three digits that count."""
+    """Median (least to greatest), each to three digits that count; of one figure, itself."""
+    if len(figures) == 1:
+        return short(figures[0])
     return f"{short(median(figures))} ({short(min(figures))} to {short(max(figures))})"
 
 
@@ -90,7 +92,7 @@ def measured_with(figures: Mapping[str, Any]) -> str:
     line = figures["machine"]
     for whose, found in figures.get("versions", {}).items():
         packages = ", ".join(f"{package} {number}" for package, number in found.items())
-        line += f"; {whose}: {packages}"
+        line += f"; {whose} with {packages}"
     return f"Measured on {line}."
 
 
