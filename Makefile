@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := benchmarks/.venv
 CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ check: $(VENV)/.installed-dev ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.installed-dev ## measure speed and quality, beside other libraries
+bench: $(VENV)/.installed-dev $(PEERS)/.installed ## measure speed and quality, beside other libraries
 	$(BIN)/python benchmarks/run.py
 
 family: $(VENV)/.installed ## draw the pictures of docs/family.md anew
@@ -33,12 +34,12 @@ family: $(VENV)/.installed ## draw the pictures of docs/family.md anew
 
 clean: ## remove caches and build products; runs and the environment stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-clean-all: clean ## also remove the environment
-	rm -rf $(VENV)
+clean-all: clean ## also remove the environments
+	rm -rf $(VENV) $(PEERS)
 
-# Stamps: installation is repeated only when pyproject.toml changes.
+# Stamps: installation is repeated only when pyproject.toml or requirements.txt changes.
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --editable .
 	@touch $@
@@ -46,6 +47,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# The libraries that are raced have an environment of their own, as their users have.
+$(PEERS)/.installed: benchmarks/requirements.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --requirement benchmarks/requirements.txt
+	@touch $@
 
 $(BIN)/pip: # pip and not python: a venv that could not be completed has python only
 	@$(PYTHON) -c '$(CHECK_VERSION)' 2>/dev/null || { \

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -62,14 +63,17 @@ class Worker:
 
     def _ask(self, what: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        print(what, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it ended while it waited; there will be no answer
+            print(what, file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()} before its answer")
+            status = self.process.wait()
+            self.__exit__()
+            raise SystemExit(f"{self.name} ended with {status} before its answer")
         return json.loads(line)
 
     def peak_gib(self) -> float:
@@ -83,7 +87,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate()  # closes the pipes, and waits
 
 
 def race(contestants: Sequence[Contestant], *, rounds: int) -> dict[str, Measured]:

@@ -2,13 +2,20 @@
 
 import json
 import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from race import PEERS_PYTHON, Measured
 
 RESULTS = Path(__file__).parent / "results"
+RACED = ("torchvision", "diffusers", "denoising-diffusion-pytorch")
 Samples = dict[str, list[float]]  # name → one figure per interleaved repeat; ours comes first
 
 
@@ -41,3 +48,46 @@ def save(name: str, figures: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(), **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def save_race(name: str, works: Mapping[str, Mapping[str, Measured]]) -> None:
+    """Keep what races measured in results/NAME.json, as `table.py` reads it.
+
+    works: what the work was → contestant → its figures. Each contestant's rates stand in the order
+    of the rounds, so that figures of one round can be compared.
+    """
+    figures = {
+        work: {
+            contestant: {
+                "how": one.how,
+                "images": one.images,
+                "images_per_second": one.rates,
+                "peak_gib": one.peak_gib,
+            }
+            for contestant, one in measured.items()
+        }
+        for work, measured in works.items()
+    }
+    save(name, {"versions": versions(), "works": figures})
+
+
+def versions() -> dict[str, dict[str, str]]:
+    """Python and packages of our environment and, if it is there, of the peers'."""
+    found = {"fromnoise": _versions("fromnoise", "torch")}
+    if PEERS_PYTHON.exists():
+        command = [str(PEERS_PYTHON), __file__]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found["peers"] = json.loads(said)
+    return found
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    known = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            known[package] = version(package)
+    return known
+
+
+if __name__ == "__main__":  # by the peers' Python, see `versions`
+    json.dump(_versions("torch", *RACED), sys.stdout)

@@ -7,12 +7,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = [
     ["training_step.py"],
+    ["data_feed.py"],
+    ["checkpoint_cost.py"],
     ["networks.py"],
     ["networks.py", "--memory"],
     ["memory.py"],
     ["evaluation.py", "--peer"],
     ["quality.py", "--recipe", "digits"],
     ["quality.py", "--recipe", "digits-long"],
+    ["table.py"],
 ]
 
 for command in BENCHMARKS:

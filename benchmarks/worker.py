@@ -49,7 +49,12 @@ def peak_gib(device: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose ru_maxrss begins with what the process that forked had
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20  # kB
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kept / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 if __name__ == "__main__":

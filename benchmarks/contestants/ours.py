@@ -1,6 +1,8 @@
 """fromnoise at the work of each benchmark, with its own defaults."""
 
 from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 from work import Work
 
 from fromnoise.config import Training
+from fromnoise.data import open_images
+from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import choose_computation
@@ -42,6 +46,21 @@ def forward(
             denoiser(x, t, cond)
 
     return Work("fp32, channels first", batch_size, once, device)
+
+
+def data_feed(*, folder: str, cache: str, batch_size: int, device: str = "cpu") -> Work:
+    """An epoch: the batches of its steps as the network gets them, mirrored by chance."""
+    data = open_images("folder", Path(folder), cache=cache, channels=3)
+    steps = len(data) // batch_size
+    epochs = count()
+
+    def epoch() -> None:
+        first = next(epochs) * steps
+        for step in range(first, first + steps):
+            batch = load_batch(data, seed=0, step=step, batch_size=batch_size, flip=True)
+            to_float(batch.to(device))
+
+    return Work("mapped cache, no worker", steps * batch_size, epoch, device)
 
 
 def _denoiser_and_batch(

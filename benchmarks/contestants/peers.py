@@ -63,6 +63,38 @@ def lucidrains_forward(
     return Work("fp32, channels first", batch_size, forward, device)
 
 
+def torchvision_feed(
+    *, folder: str, side: int, batch_size: int, images: int, workers: int, device: str = "cpu"
+) -> Work:
+    """`ImageFolder` and `DataLoader` over so many images, chosen anew each round."""
+    from torch.utils.data import DataLoader, RandomSampler
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.Resize(side),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    dataset = datasets.ImageFolder(folder, transform)
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=RandomSampler(dataset, num_samples=images),
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=device != "cpu",
+    )
+
+    def feed() -> None:
+        for batch, _ in loader:
+            batch.to(device, non_blocking=True)
+
+    return Work(f"PNG files, {workers} workers", images, feed, device)
+
+
 def _unet(config: Mapping[str, Any], channels_last: bool, device: str) -> tuple[Any, str]:
     from diffusers.models.unets.unet_2d import UNet2DModel
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.data import ImageSet
-from fromnoise.data.batches import batch_indices, load_batch
+from fromnoise.data.batches import batch_indices, load_batch, to_float
+from fromnoise.rng import generator
 
 
 def image_set(images: np.ndarray) -> ImageSet:
@@ -63,3 +64,27 @@ def test_about_half_are_mirrored_left_to_right_and_always_the_same_ones():
     assert abs(mirrored.sum() - 500) < 4 * 250**0.5
     assert torch.equal(load_batch(data, seed=1, step=2, batch_size=1000, flip=True), batch)
     assert not torch.equal(load_batch(data, seed=1, step=3, batch_size=1000, flip=True), batch)
+
+
+@given(
+    seed=st.integers(0, 99),
+    step=st.integers(0, 99),
+    batch_size=st.integers(1, 9),
+    shape=st.tuples(*[st.integers(1, 5)] * 3),
+)
+def test_a_batch_is_its_plain_definition(seed, step, batch_size, shape):
+    """Image by image: the i-th of the step, mirrored if the i-th draw is below 1/2, over 127.5."""
+    images = np.random.default_rng(seed).integers(0, 256, (7, *shape), dtype=np.uint8)
+    before = images.copy()
+    chosen = batch_indices(seed, step, batch_size, 7)
+    draws = torch.rand(batch_size, generator=generator(seed, step, "flip"))
+    expected = [
+        torch.from_numpy(images[i].copy()).flip(-1) if draw < 0.5 else torch.from_numpy(images[i])
+        for i, draw in zip(chosen, draws, strict=True)
+    ]
+    batch = load_batch(image_set(images), seed=seed, step=step, batch_size=batch_size, flip=True)
+    assert torch.equal(batch, torch.stack(expected))
+    scaled = to_float(batch)
+    assert torch.equal(scaled, batch.to(torch.float32) / 127.5 - 1)  # bit for bit
+    assert np.array_equal(images, before)
+    assert torch.equal(batch, torch.stack(expected))  # neither the data nor the batch was changed

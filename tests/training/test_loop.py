@@ -1,5 +1,6 @@
 import json
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from fromnoise import checkpoints
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config import Training, parse_recipe
 from fromnoise.data import open_images
+from fromnoise.data.prefetch import ahead
 from fromnoise.diffusion import Objective
 from fromnoise.training import Diverged, loop
 from fromnoise.training import step as step_module
@@ -37,8 +39,8 @@ def poison(monkeypatch):
     def install(where, steps):
         real_draw, real_backward, now = loop.draw, step_module.backward, {}
 
-        def draw_(recipe, data, step, history=None):
-            batch = real_draw(recipe, data, step, history)
+        def draw_(recipe, data, step, *others):
+            batch = real_draw(recipe, data, step, *others)
             now["step"] = step
             if where == "loss" and step in steps:
                 batch.eps[1] = math.nan
@@ -118,6 +120,32 @@ def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
     for a, b, c in zip(first[:3], again[:3], draw(recipe, data, 6)[:3], strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("times", ["uniform", "importance"])
+def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times):
+    """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
+    tiny["training"] |= {"times": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
+    plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
+    for file in (plain / "checkpoints" / "000016").glob("*.safetensors"):
+        for name, tensor in read_tensors(file).tensors.items():
+            other = read_tensors(begun / "checkpoints" / "000016" / file.name).tensors[name]
+            assert torch.equal(tensor, other), (file.name, name)
+    losses = [[row["loss"] for row in read_log(run)] for run in (plain, begun)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, monkeypatch):
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    before = threading.active_count()
+    poison("loss", range(99))
+    with pytest.raises(Diverged):
+        train(steps=20)
+    assert threading.active_count() == before
 
 
 def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):

@@ -180,8 +180,8 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
     real = loop.draw
 
-    def draw(recipe, data, step, history):
-        batch = real(recipe, data, step, history)
+    def draw(recipe, data, step, *others):
+        batch = real(recipe, data, step, *others)
         return batch._replace(eps=batch.eps * (float("nan") if step in (0, 3) else 1))
 
     monkeypatch.setattr(loop, "draw", draw)

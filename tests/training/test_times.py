@@ -177,8 +177,8 @@ def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_fin
     monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
     real = loop.draw
 
-    def draw_(recipe, data, step, history):
-        batch = real(recipe, data, step, history)
+    def draw_(recipe, data, step, *others):
+        batch = real(recipe, data, step, *others)
         if step == 3:
             batch.eps[1] = torch.nan
         return batch

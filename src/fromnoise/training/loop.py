@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from fromnoise.checkpoints import prune, save_checkpoint
 from fromnoise.config import Recipe
 from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
+from fromnoise.data.prefetch import feed
 from fromnoise.evaluation.extractors import Extractor
 from fromnoise.model_file import ModelSpec
 from fromnoise.rng import seed_of
@@ -21,7 +23,7 @@ from fromnoise.training.preview import progress_figure, save_preview
 from fromnoise.training.scoring import score
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import draw, learn
+from fromnoise.training.step import draw, draw_images, learn
 from fromnoise.training.window import Mean, Window
 
 MAX_SKIPPED = 10
@@ -64,14 +66,15 @@ def fit(
         logger.info("saved %s", saved.absolute())
 
     state.denoiser.network.train()
-    with StopWish() as wish, log.shown():
+    images_of = feed(partial(draw_images, recipe, data), next(state.denoiser.parameters()).device)
+    with StopWish() as wish, log.shown(), images_of as images:
         while state.step < settings.steps:
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            batch = draw(recipe, data, state.step, state.history)
+            batch = draw(recipe, data, state.step, state.history, images(state.step))
             torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
             losses, norm = learn(state, objective, batch, settings)
             if state.skipped_in_a_row:
@@ -92,8 +95,8 @@ def fit(
 
             # once in a while: a row in the log
             if state.step % settings.log_every == 0 or state.step == settings.steps:
-                images = state.step * settings.batch_size
-                facts = {"images": images, "epoch": images / len(data), "seconds": state.seconds}
+                seen = state.step * settings.batch_size
+                facts = {"images": seen, "epoch": seen / len(data), "seconds": state.seconds}
                 facts |= {"learning_rate": rate, "batch_size": settings.batch_size}
                 log.row({"step": state.step, **state.window.means(), **facts})
                 state.window = Window()

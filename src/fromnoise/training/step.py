@@ -33,19 +33,35 @@ class Batch(NamedTuple):
     hinted: Tensor | None = None
 
 
-def draw(recipe: Recipe, data: ImageSet, step: int, history: History | None = None) -> Batch:
-    """The batch of one step: a function of (seed, step) and, for importance, of the losses so far.
+def draw_images(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor]:
+    """x_0 and ε of one step, by far the longest part of `draw`: a function of (seed, step).
 
     With `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number for each image and channel:
     so the network learns to change the mean of a channel, which ε alone hardly moves.
     """
-    settings = recipe.training
-    seed, size = settings.seed, settings.batch_size
+    seed, size = recipe.training.seed, recipe.training.batch_size
     x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
     eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
     if strength := recipe.diffusion.offset_noise:
         shift = torch.randn(*x0.shape[:2], 1, 1, generator=generator(seed, step, "offset"))
         eps = eps + strength * shift
+    return x0, eps
+
+
+def draw(
+    recipe: Recipe,
+    data: ImageSet,
+    step: int,
+    history: History | None = None,
+    images: tuple[Tensor, Tensor] | None = None,
+) -> Batch:
+    """The batch of one step: a function of (seed, step) and, for importance, of the losses so far.
+
+    images: those of this step, from `draw_images`, if they are drawn already.
+    """
+    settings = recipe.training
+    seed, size = settings.seed, settings.batch_size
+    x0, eps = images or draw_images(recipe, data, step)
     draws = generator(seed, step, "t")
     t, factor = draw_times(settings.times, recipe.diffusion.T, size, draws, history)
     cond = hinted = None
@@ -71,7 +87,8 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
     device, count = next(state.denoiser.parameters()).device, len(batch.x0)
     losses = []
     for part in in_parts(batch, accumulation):
-        x0, eps = to_float(part.x0.to(device)), part.eps.to(device)
+        x0 = to_float(part.x0.to(device, non_blocking=True))  # if it is pinned, see `prefetch`
+        eps = part.eps.to(device, non_blocking=True)
         cond = None if part.cond is None else part.cond.to(device)
         with autocast(device, state.computation.precision):
             loss = objective(state.denoiser, x0, eps, part.t, cond, hinted=part.hinted)

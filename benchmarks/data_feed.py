@@ -1,0 +1,83 @@
+"""60,000 colour images of 64 pixels, as batches for a training step: ours beside torchvision's.
+
+Both give batches of 64, in random order, half of them mirrored, float32 in [−1, 1]. Ours gathers
+from the memory-mapped cache in the training process; theirs is an `ImageFolder` with the usual
+transforms under a `DataLoader` with 2 worker processes. A round is an epoch of ours, and 6,400
+images of theirs; the workers stay from round to round and are idle between them. All files are in
+the page cache.
+
+The pictures are made once, as PNG files in a scratch folder: 30 random colours blurred into each
+other, and noise upon it, so that a file has the size that photographs of 64 pixels have.
+"""
+
+import argparse
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from race import PEERS_PYTHON, Contestant, race, table
+from report import machine, save_race
+
+from fromnoise.data import open_images
+
+IMAGES, SIDE, BATCH, ROUND_OF_PEER = 60_000, 64, 64, 6_400
+
+
+def write_picture(path: Path, seed: int) -> None:
+    """A PNG file of about 9 kB, of which no two are alike."""
+    rng = np.random.default_rng(seed)
+    few = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+    smooth = np.asarray(few.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+    noisy = smooth + rng.normal(0, 5, smooth.shape)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def write_pictures(folder: Path, first: int, count: int) -> None:
+    """Those of them that are not there yet, in `folder`/all."""
+    (folder / "all").mkdir(parents=True, exist_ok=True)  # one class: `ImageFolder` wants one
+    for seed in range(first, first + count):
+        path = folder / "all" / f"{seed:05d}.png"
+        if not path.exists():
+            write_picture(path, seed)
+
+
+def main() -> None:
+    """Print and keep the rates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    scratch = Path(tempfile.gettempdir()) / "fromnoise-data-feed"
+    parser.add_argument("--scratch", type=Path, default=scratch, help="1.5 GB; kept for next time")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+
+    pictures, cache = arguments.scratch / "pictures", arguments.scratch / "cache"
+    print(f"pictures and cache in {arguments.scratch}", flush=True)
+    with ProcessPoolExecutor() as processes:
+        part = 1000
+        starts = range(0, IMAGES, part)
+        tasks = [processes.submit(write_pictures, pictures, start, part) for start in starts]
+        for task in tasks:
+            task.result()
+    open_images("folder", pictures, cache=cache)  # decoded here, if it is the first time
+
+    common = {"folder": str(pictures), "batch_size": BATCH, "device": arguments.device}
+    contestants = [
+        Contestant("fromnoise", "ours:data_feed", {**common, "cache": str(cache)}),
+        Contestant(
+            "torchvision, 2 workers",
+            "peers:torchvision_feed",
+            {**common, "side": SIDE, "images": ROUND_OF_PEER, "workers": 2},
+            PEERS_PYTHON,
+        ),
+    ]
+    measured = race(contestants, rounds=arguments.repeats)
+    title = f"{IMAGES:,} images of {SIDE}x{SIDE}, batches of {BATCH}"
+    print(f"data feed, {title}; {machine()}")
+    print(table(measured))
+    save_race("data_feed", {title: measured})
+
+
+if __name__ == "__main__":
+    main()

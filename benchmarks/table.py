@@ -1,0 +1,100 @@
+"""Writes the tables of docs/performance.md anew, from results/*.json.
+
+A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, for results/NAME.json.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+RESULTS = HERE / "results"
+MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", flags=re.DOTALL)
+
+
+def page_with_tables(page: str, results: Path) -> str:
+    """The page with each table between its markers as the results have it.
+
+    Raises ValueError where a marker has no end, and FileNotFoundError without the results of one.
+    """
+    if names := set(re.findall(r"<!-- (\w+) -->", page)) - {m[1] for m in MARKED.findall(page)}:
+        raise ValueError(f"no <!-- end of {sorted(names)[0]} --> after <!-- {sorted(names)[0]} -->")
+
+    def fill(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        figures = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        return f"{start}\n{of_file(figures)}\n\n{end}"
+
+    return MARKED.sub(fill, page)
+
+
+def of_file(figures: Mapping[str, Any]) -> str:
+    """The tables of one file of results, and what they were measured with."""
+    if "works" in figures:
+        tables = [of_work(title, contestants) for title, contestants in figures["works"].items()]
+    else:
+        tables = [of_shares(figures["shares"])]
+    return "\n\n".join([*tables, measured_with(figures)])
+
+
+def of_work(title: str, contestants: Mapping[str, Mapping[str, Any]]) -> str:
+    """Images per second of each, and how many times as fast the first was, round by round."""
+    lines = [
+        f"| {title} | how | images/s | fromnoise is faster by | memory |",
+        "|---|---|---|---|---|",
+    ]
+    first = next(iter(contestants.values()))["images_per_second"]
+    for i, (name, one) in enumerate(contestants.items()):
+        rates = one["images_per_second"]
+        times = [mine / other for mine, other in zip(first, rates, strict=True)]
+        faster = f"{spread(times)} ×" if i else ""
+        lines.append(
+            f"| {name} | {one['how']} | {spread(rates)} | {faster} | {one['peak_gib']:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """What is done every so often, in seconds and in percent of the training time."""
+    lines = ["| | a step | once in a while | every | share of the time |", "|---|---|---|---|---|"]
+    for title, one in shares.items():
+        lines.append(
+            f"| {title} | {spread(one['step_seconds'])} s | {spread(one['seconds'])} s "
+            f"| {one['every']:,} steps | {100 * share(one):.2g} % |"
+        )
+    return "\n".join(lines)
+
+
+def share(one: Mapping[str, Any]) -> float:
+    """Of the time that `every` steps and what follows them take, what follows them; medians."""
+    once = median(one["seconds"])
+    return once / (one["every"] * median(one["step_seconds"]) + once)
+
+
+def spread(figures: Sequence[float]) -> str:
+    """Median (least to greatest), each to three digits that count; of one figure, itself."""
+    if len(figures) == 1:
+        return short(figures[0])
+    return f"{short(median(figures))} ({short(min(figures))} to {short(max(figures))})"
+
+
+def short(figure: float) -> str:
+    """1234.5 → 1,234; 12.345 → 12.3; 0.12345 → 0.123."""
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def measured_with(figures: Mapping[str, Any]) -> str:
+    """One line below the tables: the machine, and the packages."""
+    line = figures["machine"]
+    for whose, found in figures.get("versions", {}).items():
+        packages = ", ".join(f"{package} {number}" for package, number in found.items())
+        line += f"; {whose} with {packages}"
+    return f"Measured on {line}."
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with_tables(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""The page has what the results have; figures against such as were computed by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import report
+import table
+from race import Measured
+
+FIGURES = {
+    "machine": "a machine",
+    "versions": {"fromnoise": {"torch": "2.11"}, "peers": {"torch": "2.12", "other": "0.1"}},
+    "works": {
+        "a step": {
+            "ours": {
+                "how": "bf16",
+                "images": 8,
+                "images_per_second": [40.0, 30.0, 80.0],
+                "peak_gib": 1.234,
+            },
+            "theirs": {
+                "how": "fp32",
+                "images": 8,
+                "images_per_second": [10.0, 15.0, 16.0],
+                "peak_gib": 2.0,
+            },
+        }
+    },
+}
+TABLE = """\
+| a step | how | images/s | fromnoise is faster by | memory |
+|---|---|---|---|---|
+| ours | bf16 | 40 (30 to 80) |  | 1.23 GiB |
+| theirs | fp32 | 15 (10 to 16) | 4 (2 to 5) × | 2.00 GiB |
+
+Measured on a machine; fromnoise with torch 2.11; peers with torch 2.12, other 0.1."""
+
+
+def test_the_page_is_made_of_the_results_that_are_kept():
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert "<!-- data_feed -->" in page
+    assert page == table.page_with_tables(page, table.RESULTS), "python benchmarks/table.py"
+
+
+def test_a_race_by_hand():
+    """The ratios are 4, 2 and 5: their median is not that of the medians, 40/15."""
+    assert table.of_file(FIGURES) == TABLE
+
+
+@pytest.mark.parametrize("inside", ["", "\nwhat was there\n| before |\n\n"])
+def test_only_what_stands_between_the_markers_is_written(tmp_path, inside):
+    (tmp_path / "step.json").write_text(json.dumps(FIGURES))
+    page = f"# Title\n\nbefore\n\n<!-- step -->\n{inside}<!-- end of step -->\n\nafter\n"
+    made = table.page_with_tables(page, tmp_path)
+    filled = f"<!-- step -->\n\n{TABLE}\n\n<!-- end of step -->"
+    assert made == f"# Title\n\nbefore\n\n{filled}\n\nafter\n"
+    assert table.page_with_tables(made, tmp_path) == made
+
+
+def test_two_tables_do_not_run_into_each_other(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**FIGURES, "machine": name}))
+    page = "<!-- one -->\n<!-- end of one -->\nkept\n<!-- two -->\n<!-- end of two -->\n"
+    made = table.page_with_tables(page, tmp_path)
+    assert made.index("on one;") < made.index("kept") < made.index("on two;")
+
+
+def test_a_marker_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no <!-- end of two --> after"):
+        table.page_with_tables("<!-- two -->\nthe rest of the page", tmp_path)
+
+
+def test_a_table_without_results_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"one\.json"):
+        table.page_with_tables("<!-- one -->\n<!-- end of one -->", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [(151339.9, "151,340"), (100, "100"), (99.96, "100"), (32.46, "32.5"), (1, "1"),
+     (0.17891, "0.179"), (0.00012345, "0.000123")],
+)  # fmt: skip
+def test_three_digits_count(figure, text):
+    assert table.short(figure) == text
+
+
+def test_a_single_figure_has_no_range():
+    assert table.spread([2.5]) == "2.5"
+    assert table.spread([1.0, 4.0]) == "2.5 (1 to 4)"
+
+
+def test_the_share_of_what_is_done_every_so_often():
+    """6 s after every 100 steps of 2 s: 6/206 of the time."""
+    one = {"every": 100, "step_seconds": [2.0, 1.0, 9.0], "seconds": [6.0, 60.0, 5.0]}
+    assert table.share(one) == pytest.approx(6 / 206)
+    row = table.of_file({"machine": "m", "shares": {"saved": one}}).splitlines()[2]
+    assert row == "| saved | 2 (1 to 9) s | 6 (5 to 60) s | 100 steps | 2.9 % |"
+
+
+# ---- what is saved ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The folder that is written into instead of benchmarks/results."""
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_a_race_is_saved_as_it_is_read(results, monkeypatch):
+    monkeypatch.setattr(report, "machine", lambda: "a machine")
+    monkeypatch.setattr(report, "versions", lambda: FIGURES["versions"])
+    measured = {
+        "ours": Measured("bf16", 8, [0.2, 8 / 30, 0.1], 1.234),
+        "theirs": Measured("fp32", 8, [0.8, 8 / 15, 0.5], 2.0),
+    }
+    report.save_race("step", {"a step": measured})
+    assert json.loads((results / "step.json").read_text()) == FIGURES
+    page = table.page_with_tables("<!-- step -->\n<!-- end of step -->", results)
+    assert TABLE in page
+
+
+def test_versions_of_both_environments_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "PEERS_PYTHON", tmp_path / "none")
+    assert report.versions().keys() == {"fromnoise"}
+    monkeypatch.setattr(report, "PEERS_PYTHON", Path(report.sys.executable))
+    found = report.versions()
+    assert {"python", "torch", "torchvision"} <= found["peers"].keys()
+    assert found["peers"]["torch"] == found["fromnoise"]["torch"]
