@@ -32,7 +32,7 @@ def in_words(found: Interval) -> str:
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def row(name: str, trained: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+def row(name: str, trained: Mapping[str, Any], made: Mapping[str, Any], comes_to: Interval) -> str:
     """A line under HEAD."""
     learned = trained["steps"] * trained["batch_size"] / trained["seconds"]
     training = f"{trained['steps']} x {trained['batch_size']}, {learned:.1f} images/s"
@@ -41,6 +41,5 @@ def row(name: str, trained: Mapping[str, Any], made: Mapping[str, Any]) -> str:
         f"{made['count'] / made['seconds']:.1f} images/s"
     )
     return (
-        f"{name:10} {trained['parameters']:10,} {training:>26} {drawing:>32}  "
-        f"{in_words(made['distance'])}"
+        f"{name:10} {trained['parameters']:10,} {training:>26} {drawing:>32}  {in_words(comes_to)}"
     )

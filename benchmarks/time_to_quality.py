@@ -174,9 +174,10 @@ def score(
         found = {}
         for one, facts in made.items():
             images = drawn(out / one / f"drawn-{facts['ddim_steps']}")
-            found[one] = {**facts, "distance": distance(images, reference, space)}
-            print(row(one, trained[one], found[one]))
-        values = {one: facts["distance"].value for one, facts in found.items()}
+            comes_to = distance(images, reference, space)
+            print(row(one, trained[one], facts, comes_to))
+            found[one] = {**facts, "frechet_distance": comes_to._asdict()}
+        values = {one: facts["frechet_distance"]["value"] for one, facts in found.items()}
         times = values[OURS] / min(values[one] for one in values if one != OURS)
         print(f"{title}, {OURS} comes to {times:.3f} x the distance of the better peer")
         scored.append({"drawn": title, **found, "times_the_better_peer": times})
@@ -212,8 +213,8 @@ def main() -> None:
     out = arguments.out
     plan = {key: getattr(arguments, key) for key in ("minutes", "probe", "num", "drawing_seconds")}
     check_plan(out, {**plan, "data": data.fingerprint})
+    judge = load_judge(arguments.judge)  # before the hours after which it is needed
     trained, drawings = contest(out, data, arguments)
-    judge = load_judge(arguments.judge)
     space = of_judge(judge)
     reference = reference_of(Real(data, f"{RECIPE}, train"), space)
     title = (
@@ -226,10 +227,8 @@ def main() -> None:
     print(f"{len(held_out):,} real images that none was trained on: {in_words(real)}")
     print("\n".join(f"{one}: {facts['how']}" for one, facts in trained.items()))
     judged_by = {"weights": space.weights, "accuracy": judge.spec.held_out}
-    save(
-        "time_to_quality",
-        {**plan, "judge": judged_by, "training": trained, "drawings": scored, "real": real},
-    )
+    figures = {"training": trained, "drawings": scored, "real_images": real._asdict()}
+    save("time_to_quality", {**plan, "judge": judged_by, **figures})
 
 
 if __name__ == "__main__":
