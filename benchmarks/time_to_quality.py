@@ -114,7 +114,7 @@ def contest(
     shapes = {OURS: {}, DIFFUSERS: {"size": size}, LUCIDRAINS: {"size": size, "channels": channels}}
 
     def all_three(function: str, options: Options, names: Mapping[str, str]) -> dict[str, Any]:
-        pythons = {OURS: Path(sys.executable)}
+        ours_python, peers_python = Path(sys.executable), arguments.peers_python
         stages = [
             Stage(
                 names[one],
@@ -122,7 +122,7 @@ def contest(
                     one,
                     f"{WORK[one]}:{function}",
                     options[one],
-                    pythons.get(one, arguments.peers_python),
+                    ours_python if one == OURS else peers_python,
                 ),
             )
             for one in WORK
