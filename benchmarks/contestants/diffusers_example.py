@@ -1,0 +1,133 @@
+"""diffusers in the contest of time to quality: what its unconditional example does by default.
+
+That is examples/unconditional_image_generation/train_unconditional.py with `--use_ema`, as in its
+README: batches of 16 in float32, ε under a linear schedule of 1,000 steps, AdamW, a cosine
+learning rate after 500 steps of warm-up, clipping at 1, an average of the weights. The network is
+its six levels with attention at the fifth, in so few channels that the groups of its normalisation
+are 8 and not 32.
+
+Left out in its favour: checkpoints and pictures on the way, and decoding; the images lie in
+memory as they are fed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clock import Clock, ending
+from padding import SIDE, padded, unpadded
+from shards import draw_shards
+from torch import nn
+
+BATCH_SIZE = 16
+WIDTH, GROUPS = 24, 8
+WARMUP = 500
+MANY = 1_000_000  # steps, where time alone ends the training
+
+
+def build(channels: int, width: int = WIDTH) -> Any:
+    """The example's UNet2DModel; there `width` is 128."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
+    down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
+    return UNet2DModel(
+        sample_size=SIDE,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=2,
+        block_out_channels=tuple(width * times for times in (1, 1, 2, 2, 4, 4)),
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        norm_num_groups=GROUPS,
+    )
+
+
+def train(*, folder: str, images: str, steps: int | None, seconds: float) -> dict[str, Any]:
+    """Train for the steps or until the time is over, and save the averaged network."""
+    import diffusers
+    from accelerate import Accelerator
+    from diffusers.optimization import get_scheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(0)
+    x0 = torch.from_numpy(padded(np.load(images))).float() / 127.5 - 1
+    network, steps = build(x0.shape[1]), steps or MANY
+    average = EMAModel(
+        network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75
+    )
+    schedule = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+    )
+    rate = get_scheduler("cosine", optimizer, num_warmup_steps=WARMUP, num_training_steps=steps)
+    data = torch.utils.data.TensorDataset(x0)
+    loader = torch.utils.data.DataLoader(data, batch_size=BATCH_SIZE, shuffle=True)
+    accelerator = Accelerator()
+    network, optimizer, loader, rate = accelerator.prepare(network, optimizer, loader, rate)
+    average.to(accelerator.device)
+
+    done, over = 0, False
+
+    def end() -> None:
+        nonlocal over
+        over = True
+
+    network.train()
+    clock = Clock()
+    with ending(clock, seconds, end):
+        while done < steps and not over:
+            for (clean,) in loader:
+                noise = torch.randn_like(clean)
+                t = torch.randint(0, 1000, (len(clean),), device=clean.device)
+                predicted = network(schedule.add_noise(clean, noise, t), t).sample
+                accelerator.backward(nn.functional.mse_loss(predicted, noise))
+                accelerator.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+                optimizer.zero_grad()
+                average.step(network.parameters())
+                done += 1
+                if done >= steps or over:
+                    break
+        average.copy_to(network.parameters())
+        accelerator.unwrap_model(network).save_pretrained(folder)
+    return {
+        "how": f"diffusers {diffusers.__version__}, torch {torch.__version__}, "
+        f"batch {BATCH_SIZE}, fp32, {SIDE}x{SIDE}",
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "batch_size": BATCH_SIZE,
+        "steps": done,
+        "seconds": clock.seconds(),
+    }
+
+
+def draw(
+    *, folder: str, trained: str, count: int, steps: int, batch_size: int, size: tuple[int, int]
+) -> dict[str, Any]:
+    """`DDIMPipeline` with its defaults, and the middle of its images."""
+    from accelerate import Accelerator
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    network = UNet2DModel.from_pretrained(trained, use_safetensors=True).eval()
+    schedule = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    pipeline = DDIMPipeline(network, schedule).to(Accelerator().device)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def images(first: int, n: int) -> np.ndarray:
+        made = pipeline(
+            batch_size=n,
+            generator=torch.Generator().manual_seed(first),
+            num_inference_steps=steps,
+            output_type="np",
+        ).images
+        made = (made * 255).round().astype(np.uint8).transpose(0, 3, 1, 2)
+        return unpadded(made, size)
+
+    return draw_shards(images, Path(folder), count, batch_size=batch_size)

@@ -1,0 +1,44 @@
+"""Images that are drawn in parts, each kept as soon as it is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clock import Clock
+
+SHARD = 256  # images
+IMAGES = "images.npz"
+
+
+def draw_shards(
+    draw: Callable[[int, int], np.ndarray], folder: Path, count: int, *, batch_size: int
+) -> dict[str, Any]:
+    """Write `count` images, uint8 (N, C, H, W), to folder/images.npz; the seconds it took.
+
+    draw: (number of the first image, how many) → as many images. Parts of an earlier attempt are
+    not drawn again, and the seconds that they took are counted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts, seconds = [], 0.0
+    for first in range(0, count, SHARD):
+        file = folder / f"{first:06d}.npz"
+        if not file.exists():
+            _draw_shard(draw, file, first, min(SHARD, count - first), batch_size)
+        with np.load(file) as kept:
+            parts.append(kept["images"])
+            seconds += float(kept["seconds"])
+    np.savez(folder / IMAGES, images=np.concatenate(parts))
+    return {"count": count, "seconds": seconds}
+
+
+def _draw_shard(
+    draw: Callable[[int, int], np.ndarray], file: Path, first: int, count: int, batch_size: int
+) -> None:
+    clock = Clock()
+    batches = [
+        draw(i, min(batch_size, first + count - i)) for i in range(first, first + count, batch_size)
+    ]
+    writing = file.with_suffix(".writing.npz")
+    np.savez(writing, images=np.concatenate(batches), seconds=clock.seconds())
+    writing.replace(file)

@@ -1,0 +1,125 @@
+"""Long work of several programs in turn: one runs for a slice of time while the others are stopped.
+
+A machine that is slower in the afternoon is so for all of them, and none competes with another for
+its cores. Each program is a process group, stopped and continued as a whole; it learns from
+`contestants/clock.py` how long it was stopped.
+"""
+
+import json
+import mmap
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from contestants.clock import STOPS, VARIABLE
+from race import HERE, Contestant
+
+
+class Turns:
+    """A command that runs only in its turns, and its output in a file."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.command, self.log = command, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self._stops, self._stopped_for, self._stopped_at = 0, 0.0, 0.0
+        told = log.with_suffix(".stops")
+        told.write_bytes(STOPS.pack(0, 0.0))
+        self._environment = {**os.environ, VARIABLE: str(told)}
+        with told.open("r+b") as file:
+            self._told = mmap.mmap(file.fileno(), STOPS.size)
+
+    def turn(self, seconds: float) -> bool:
+        """Let it run for so long, or to its end; whether that was reached.
+
+        Raises SystemExit with its last words where it has failed.
+        """
+        process = self._go()
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._stop(process)
+            return False
+        if code:
+            last = self.log.read_text(errors="replace").splitlines()[-3:]
+            raise SystemExit(f"{self.log} ended with {code}: {' | '.join(last)}")
+        return True
+
+    def _go(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            with self.log.open("wb") as log:
+                # a group and no session of its own: if this program is killed, the kernel ends
+                # what it has left stopped
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment,
+                    process_group=0,
+                )
+        else:
+            self._stops += 1
+            self._stopped_for += time.monotonic() - self._stopped_at
+            STOPS.pack_into(self._told, 0, self._stops, self._stopped_for)
+            os.killpg(self.process.pid, signal.SIGCONT)
+        return self.process
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until it has
+        self._stopped_at = time.monotonic()
+
+    def end(self) -> None:
+        """Kill whatever of it is left."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def take_turns(all_of_them: Sequence[Turns], *, slice_seconds: float) -> None:
+    """Run them to their ends, for `slice_seconds` at a time."""
+    waiting = deque(all_of_them)
+    try:
+        while waiting:
+            one = waiting.popleft()
+            if not one.turn(slice_seconds):
+                waiting.append(one)
+    finally:
+        for one in all_of_them:
+            one.end()
+
+
+class Stage(NamedTuple):
+    """A part of what a contestant does; in a race of several, each may have another name."""
+
+    name: str
+    contestant: Contestant
+
+    def answer(self, out: Path) -> Path:
+        """Where its answer is kept; beside it lies the folder of the same name to work in."""
+        return out / self.contestant.name / f"{self.name}.json"
+
+
+def finish(stages: Sequence[Stage], out: Path, *, slice_seconds: float) -> dict[str, Any]:
+    """The answer of each stage by the contestant's name.
+
+    What has its answer in `out` is not done again; the others take turns.
+    """
+    turns = []
+    for stage in stages:
+        file, contestant = stage.answer(out).absolute(), stage.contestant
+        if file.exists():
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        options = {**contestant.options, "folder": str(file.with_suffix(""))}
+        command = [contestant.python, HERE / "stage.py", contestant.work, json.dumps(options), file]
+        turns.append(Turns([str(word) for word in command], file.with_suffix(".log")))
+    if turns:
+        print(f"under way: {', '.join(str(one.log) for one in turns)}", flush=True)
+    take_turns(turns, slice_seconds=slice_seconds)
+    return {stage.contestant.name: json.loads(stage.answer(out).read_text()) for stage in stages}

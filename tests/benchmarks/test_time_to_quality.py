@@ -1,0 +1,269 @@
+import json
+import signal
+import struct
+import sys
+from pathlib import Path
+
+import diffusers_example
+import fromnoise_recipe
+import lucidrains_trainer
+import numpy as np
+import pytest
+import report
+import shards
+import time_to_quality
+from hypothesis import given
+from hypothesis import strategies as st
+from padding import SIDE, padded, unpadded
+from PIL import Image
+from quality_of_drawings import distance, drawn
+from race import Contestant
+from shards import draw_shards
+from torch import nn
+from turns import Stage, finish
+
+import fromnoise
+from fromnoise.config import load_recipe
+from fromnoise.evaluation import moments_of
+from fromnoise.evaluation.extractors import pixels
+from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, save_judge
+from fromnoise.evaluation.reference import Reference
+from fromnoise.networks import NETWORKS
+
+RNG = np.random.default_rng(0)
+LONG = 1e9  # seconds
+
+
+def count_of(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def ours_has() -> int:
+    network = load_recipe("fashion-mnist").network
+    return count_of(NETWORKS[network.name](**{**network.options, "image_channels": 1}))
+
+
+@given(st.integers(1, SIDE), st.integers(1, SIDE), st.integers(1, 3))
+def test_unpadding_reverses_padding_and_the_border_is_black(height, width, channels):
+    images = RNG.integers(1, 256, (2, channels, height, width), dtype=np.uint8)
+    wide = padded(images)
+    assert wide.shape == (2, channels, SIDE, SIDE)
+    assert np.count_nonzero(wide) == images.size
+    np.testing.assert_array_equal(unpadded(wide, (height, width)), images)
+
+
+def test_fashion_mnist_lies_in_the_middle():
+    wide = padded(np.full((28, 28), 7))
+    assert (wide[2:30, 2:30] == 7).all()
+
+
+def test_a_training_ends_when_its_weights_can_still_be_written():
+    probe = {"steps": 120, "seconds": 61.5}  # 2 steps a second, 1.5 seconds of writing
+    ends = time_to_quality.end_of(probe, 60, 1800, falls=True)
+    assert ends == {"steps": int(0.97 * 1798.5 * 2), "seconds": 1798.5}
+    ends = time_to_quality.end_of(probe, 60, 1800, falls=False)
+    assert ends == {"steps": None, "seconds": 1798.5}
+    assert time_to_quality.end_of(probe, 60, 1, falls=True) == {"steps": 1, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("took", "limit", "steps"),
+    [(100, 100, 25), (100, 40, 10), (100, 39.9, 9), (100, 1, 2), (0.1, 100, 1000), (0.3, 0.3, 25)],
+)
+def test_ddim_steps_that_fit_into_a_time(took, limit, steps):
+    assert time_to_quality.steps_within({"seconds": took}, limit) == steps
+
+
+def test_a_folder_keeps_to_one_plan(tmp_path):
+    plan = {"minutes": 30, "num": 100}
+    time_to_quality.check_plan(tmp_path / "out", plan)
+    time_to_quality.check_plan(tmp_path / "out", plan)
+    with pytest.raises(SystemExit, match=r"begun with minutes = 30; give the same"):
+        time_to_quality.check_plan(tmp_path / "out", {"minutes": 1, "num": 100})
+
+
+def test_drawn_parts_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 4)
+    asked = []
+
+    def draw(first: int, n: int) -> np.ndarray:
+        asked.append((first, n))
+        return np.arange(first, first + n, dtype=np.uint8).reshape(n, 1, 1, 1)
+
+    made = draw_shards(draw, tmp_path, 10, batch_size=3)
+    assert asked == [(0, 3), (3, 1), (4, 3), (7, 1), (8, 2)]
+    assert drawn(tmp_path).ravel().tolist() == list(range(10))
+    asked.clear()
+    (tmp_path / "000004.npz").unlink()
+    again = draw_shards(draw, tmp_path, 10, batch_size=3)
+    assert asked == [(4, 3), (7, 1)]
+    assert drawn(tmp_path).ravel().tolist() == list(range(10))
+    assert made["count"] == again["count"] == 10
+
+    with np.load(tmp_path / "000000.npz") as kept:
+        np.savez(tmp_path / "000000.npz", images=kept["images"], seconds=1000.0)
+    assert draw_shards(draw, tmp_path, 10, batch_size=3)["seconds"] >= 1000
+
+
+def test_equal_images_are_at_distance_0_and_a_shift_at_its_square():
+    images = RNG.integers(0, 200, (400, 1, 4, 4), dtype=np.uint8)
+    space = pixels((1, 4, 4))
+    features = space.extract(images).features
+    moments = moments_of(features)
+    real = Reference(moments.mean, moments.covariance, features, {})
+    assert distance(images, real, space).value == pytest.approx(0, abs=1e-6)
+    shifted = distance(images + np.uint8(51), real, space)  # by 0.2 in each of 16 pixels
+    assert shifted.value == pytest.approx(16 * 0.2**2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("peer", "steps"), [("diffusers", 8), ("lucidrains", 2)])
+def test_no_other_width_of_a_peer_comes_nearer_to_our_size(peer, steps):
+    pytest.importorskip("diffusers" if peer == "diffusers" else "denoising_diffusion_pytorch")
+    module = {"diffusers": diffusers_example, "lucidrains": lucidrains_trainer}[peer]
+    widths = [module.WIDTH - steps, module.WIDTH, module.WIDTH + steps]
+    apart = [abs(count_of(module.build(1, width)) - ours_has()) for width in widths]
+    assert min(apart) == apart[1] < 0.06 * ours_has()
+
+
+@pytest.fixture
+def _sigterm():
+    """`train` is a process of its own, and leaves this signal as it wants it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_sigterm")
+@pytest.mark.parametrize(("steps", "seconds"), [(3, LONG), (None, 0.0)])
+def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, steps, seconds):
+    out = tmp_path / "run"
+    told = fromnoise_recipe.train(
+        folder=str(out), data=None, recipe=tiny, steps=steps, seconds=seconds
+    )
+    model = fromnoise.load(out)
+    assert told["steps"] == model.spec.step
+    assert told["steps"] == 3 if steps else 0 < told["steps"] < fromnoise_recipe.MANY
+    assert told["batch_size"] == 8
+    assert told["seconds"] > 0
+    assert told["parameters"] == count_of(model.denoiser.network)
+
+    made = fromnoise_recipe.draw(
+        folder=str(tmp_path / "drawn"), trained=str(out), count=5, steps=2, batch_size=2
+    )
+    assert made["count"] == 5
+    np.testing.assert_array_equal(
+        drawn(tmp_path / "drawn"), model.sample(range(5), sampler="ddim", steps=2).numpy()
+    )
+
+
+@pytest.mark.parametrize(("steps", "seconds"), [(2, LONG), (None, 0.0)])
+def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tmp_path, steps, seconds):
+    pytest.importorskip("diffusers")
+    np.save(tmp_path / "images.npy", RNG.integers(0, 256, (16, 1, 28, 28), dtype=np.uint8))
+    told = diffusers_example.train(
+        folder=str(tmp_path / "trained"),
+        images=str(tmp_path / "images.npy"),
+        steps=steps,
+        seconds=seconds,
+    )
+    assert told["steps"] == 2 if steps else 0 < told["steps"] < diffusers_example.MANY
+    made = diffusers_example.draw(
+        folder=str(tmp_path / "drawn"),
+        trained=str(tmp_path / "trained"),
+        count=3,
+        steps=2,
+        batch_size=2,
+        size=(28, 28),
+    )
+    assert made["count"] == 3
+    assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
+    assert drawn(tmp_path / "drawn").dtype == np.uint8
+
+
+def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_path):
+    pytest.importorskip("denoising_diffusion_pytorch")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(100):  # as few as it takes
+        Image.fromarray(RNG.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)).save(
+            pictures / f"{i}.png"
+        )
+    options = {"pictures": str(pictures), "channels": 1, "steps": None, "seconds": 0}
+    contestant = Contestant("lucidrains", "lucidrains_trainer:train", options)
+    told = finish([Stage("training", contestant)], tmp_path, slice_seconds=60)["lucidrains"]
+    assert 0 < told["steps"] < lucidrains_trainer.MANY
+    assert told["batch_size"] == 16
+    lucidrains_trainer.draw(
+        folder=str(tmp_path / "drawn"),
+        trained=str(tmp_path / "lucidrains" / "training"),
+        channels=1,
+        count=3,
+        steps=2,
+        batch_size=2,
+        size=(28, 28),
+    )
+    assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(head + array.tobytes())
+
+
+@pytest.fixture
+def garments(tmp_path) -> Path:
+    """Noise in the files of Fashion-MNIST."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 60), ("t10k", 40)):
+        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(folder / f"{split}-images-idx3-ubyte", images)
+        write_idx(folder / f"{split}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+    return folder
+
+
+def test_a_contest_that_is_over_is_only_scored(garments, tmp_path, monkeypatch, capsys):
+    spec = JudgeSpec(
+        kind="classes", label_names=tuple("0123456789"), channels=1, size=(28, 28), stem="small"
+    )
+    save_judge(Judge(build_network(spec), spec), tmp_path / "judge")
+    out = tmp_path / "out"
+    trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
+    for i, one in enumerate(time_to_quality.WORK):
+        seconds = 10.0 * (i + 1)
+        times = {25: seconds, time_to_quality.steps_within({"seconds": seconds}, 10): 10.0}
+        for stage in ("probe", "training"):
+            (out / one).mkdir(parents=True, exist_ok=True)
+            (out / one / f"{stage}.json").write_text(json.dumps(trained))
+        for steps, took in times.items():
+            (out / one / f"drawn-{steps}").mkdir()
+            images = RNG.integers(0, 256 - 60 * i, (40, 1, 28, 28), dtype=np.uint8)
+            np.savez(out / one / f"drawn-{steps}" / shards.IMAGES, images=images)
+            (out / one / f"drawn-{steps}.json").write_text(
+                json.dumps({"count": 40, "seconds": took})
+            )
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    line = ["--out", out, "--judge", tmp_path / "judge", "--data", garments, "--num", 40]
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
+    monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
+    try:
+        time_to_quality.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    table = capsys.readouterr().out
+    rows = [row for row in table.splitlines() if " images/s " in row]
+    assert [row.split()[0] for row in rows] == 2 * list(time_to_quality.WORK)
+    assert "10 x 2, 5.0 images/s" in rows[0]
+    assert "12 steps, 10 s, 4.0 images/s" in rows[4]
+    figures = json.loads((tmp_path / "results" / "time_to_quality.json").read_text())
+    same_steps, same_time = figures["drawings"]
+    found = {one: same_steps[one]["frechet_distance"]["value"] for one in time_to_quality.WORK}
+    better = min(found["diffusers"], found["lucidrains"])
+    assert same_steps["times_the_better_peer"] == pytest.approx(found["fromnoise"] / better)
+    assert same_time["lucidrains"]["ddim_steps"] == 8
+    assert same_time["fromnoise"] == same_steps["fromnoise"]  # which was not drawn twice
+    for i in range(60):
+        with Image.open(out / "pictures" / f"{i:05d}.png") as picture:
+            assert picture.size == (SIDE, SIDE)
