@@ -15,15 +15,16 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "components", "config"}
-WORK = DESCRIPTION | {"model_file", "model"}
+WORK = DESCRIPTION | {"half", "model_file", "model"}
 FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
     "components": LEAVES | MATHEMATICS,
     "config": LEAVES | MATHEMATICS | {"data", "components"},
+    "half": MATHEMATICS,
     "model_file": DESCRIPTION,
-    "model": DESCRIPTION | {"model_file"},
+    "model": DESCRIPTION | {"half", "model_file"},
     "asking": DESCRIPTION,
     "sampling": WORK,
     "editing": WORK,

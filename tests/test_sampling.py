@@ -43,6 +43,7 @@ def test_an_image_says_how_it_was_made(model, tmp_path):
         "steps": "3",
         "spacing": "trailing",
         "weights": "ema",
+        "precision": model.precision,
         "trained steps": "6",
         "seed": "7",
         "software": "fromnoise",

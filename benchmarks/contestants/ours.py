@@ -13,6 +13,7 @@ from fromnoise.config import Training
 from fromnoise.data import open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.half import computes_in_bf16, in_bf16
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
@@ -39,13 +40,15 @@ def forward(
 ) -> Work:
     """What a sampler asks of the network at each time, as `Model` asks it."""
     denoiser, x, _, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
-    denoiser.eval().requires_grad_(False)
+    denoiser.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    half = computes_in_bf16(torch.device(device))
+    asked = in_bf16(denoiser) if half else denoiser
 
     def once() -> None:
         with torch.inference_mode():
-            denoiser(x, t, cond)
+            asked(x, t, cond)
 
-    return Work("fp32, channels first", batch_size, once, device)
+    return Work("bf16" if half else "fp32", batch_size, once, device)
 
 
 def data_feed(*, folder: str, cache: str, batch_size: int, device: str = "cpu") -> Work:

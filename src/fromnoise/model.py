@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from fromnoise.diffusion import (
     sampling_times,
 )
 from fromnoise.explaining import ConfigError, explain
+from fromnoise.half import Precision, computes_in_bf16, in_bf16
 from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
@@ -65,9 +67,17 @@ class Autoguidance(NamedTuple):
 class Model:
     """A denoiser in evaluation mode, on the device where it samples."""
 
-    def __init__(self, denoiser: Denoiser, spec: ModelSpec) -> None:
+    def __init__(
+        self, denoiser: Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
+    ) -> None:
+        """precision: in which sampling asks the network; `denoiser` itself stays in float32."""
         self.denoiser = denoiser
         self.spec = spec
+        self.precision: Precision = precision
+
+    @cached_property
+    def _asked(self) -> Denoiser:
+        return in_bf16(self.denoiser) if self.precision == "bf16" else self.denoiser
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +97,8 @@ class Model:
         """One image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
 
         Equality over batch sizes is exact up to the rounding of the library's kernels, which may
-        choose another order of summation: at most one grey level in rare pixels.
+        choose another order of summation: at most one grey level in rare pixels, and two or three
+        in bf16.
         cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
         nothing. compose: instead of it, labels and their weights: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
         autoguidance: a weaker model, which is asked for the same without guidance, and a scale.
@@ -204,7 +215,7 @@ class Model:
         plan: Sampling,
     ) -> Denoise:
         names = self.spec.label_names
-        denoiser = remembering(self.denoiser)  # one for each walk
+        denoiser = remembering(self._asked)  # one for each walk
         if cond is None and compose is None:
             return denoiser
         if not names:
@@ -337,10 +348,17 @@ class Model:
         return file
 
 
-def load(path: str | Path, *, weights: Weights | None = None, device: str = "auto") -> Model:
+def load(
+    path: str | Path,
+    *,
+    weights: Weights | None = None,
+    device: str = "auto",
+    precision: Literal["auto"] | Precision = "auto",
+) -> Model:
     """The model in a run folder (its newest whole checkpoint), a checkpoint or a .safetensors file.
 
     weights: the moving average (`ema`, the default) or the `raw` ones; a file has only its own.
+    precision: in which it samples; `auto` is bf16 where the device has instructions for it.
     Raises CheckpointError when `path` is none of the three, is damaged, or is too new.
     """
     file = find_model_file(Path(path), weights)
@@ -354,8 +372,11 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
-    denoiser.to(pick_device(device)).to(memory_format=torch.channels_last)
-    return Model(denoiser.eval().requires_grad_(False), spec)
+    picked = pick_device(device)
+    denoiser.to(picked).to(memory_format=torch.channels_last)
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16(picked) else "fp32"
+    return Model(denoiser.eval().requires_grad_(False), spec, precision=precision)
 
 
 def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:

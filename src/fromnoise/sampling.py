@@ -111,6 +111,7 @@ def sample_to_folder(
         "spacing": plan.spacing,
         "clamp": str(plan.clamp),
         "weights": model.spec.weights_name,
+        "precision": model.precision,
         "trained steps": str(model.spec.step),
         **{key: str(value) for key, value in plan.sampler.options.items()},
     }

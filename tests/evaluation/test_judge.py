@@ -21,10 +21,10 @@ from fromnoise.evaluation import judge_training
 from fromnoise.evaluation.judge import METADATA_KEY, Judge, JudgeSpec, load_judge, save_judge
 from fromnoise.evaluation.judge_data import divide, kind_of
 from fromnoise.evaluation.judge_training import (
-    computes_in_bf16,
     judge_loss,
     judge_to_folder,
     learning_rate,
+    learns_in_bf16,
     settle,
     shifted,
     train_judge,
@@ -256,7 +256,7 @@ def test_the_stem_follows_the_size(small, size, stem):
 
 
 def test_maps_of_one_pixel_are_not_computed_in_bf16():
-    assert not computes_in_bf16(torch.device("cpu"), (8, 32))
+    assert not learns_in_bf16(torch.device("cpu"), (8, 32))
 
 
 # ---- what it looks at ---------------------------------------------------------------------------

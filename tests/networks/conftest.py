@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from torch import Tensor
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import drop
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 
@@ -23,3 +26,13 @@ def definition_of() -> Callable[[str], Callable[..., Tensor]]:
         return module.definition
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def same_elements_drop_out(monkeypatch):
+    """The definitions say `F.dropout`; here it draws as `drop` does, which has tests of its own."""
+
+    def dropout(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
+        return drop(x, p) if training and p > 0 else x
+
+    monkeypatch.setattr(F, "dropout", dropout)

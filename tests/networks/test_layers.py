@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.networks.layers import add_cond, check_size, sinusoid
+from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, check_size, drop, sinusoid
 
 
 @given(half=st.integers(2, 64), t=st.integers(0, 999))
@@ -65,3 +65,75 @@ def test_sizes_can_have_an_upper_end():
     check_size(192, 64, 32, 192)
     with pytest.raises(ValueError, match="multiples of 32 up to 192; nearest: 192x64"):
         check_size(256, 64, 32, 192)
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+def plain_attention(q, k, v):
+    weights = torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[3] ** 0.5
+    return torch.einsum("bhij,bhjd->bhid", torch.softmax(weights, dim=3), v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "others"), [(5, 5), (7, 11), (3, FEW_TOKENS + 1)])
+def test_attention_whichever_way_it_is_computed(dtype, tokens, others):
+    torch.manual_seed(0)
+    shapes = [(2, 3, n, 8) for n in (tokens, others, others)]
+    given = [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+    known = [g.detach().double().requires_grad_() for g in given]
+    out, expected = attend(*given), plain_attention(*known)
+    assert out.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    direction = torch.randn_like(expected)
+    (out * direction.to(dtype)).sum().backward()
+    (expected * direction).sum().backward()
+    for g, k in zip(given, known, strict=True):
+        torch.testing.assert_close(g.grad.double(), k.grad, rtol=5 * tolerance, atol=5 * tolerance)
+
+
+def test_dropout_on_the_weights_keeps_the_mean_of_attention():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 4, 8)
+    draws = torch.stack([attend(q, k, v, dropout=0.3) for _ in range(4000)])
+    error = (draws.mean(0) - plain_attention(q, k, v)).abs() / (draws.std(0) / 4000**0.5)
+    assert not torch.equal(draws[0], draws[1])
+    assert error.max() < 5  # standard errors, of 32 numbers
+
+
+# ---- dropout ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_shares_mean_and_independence(p):
+    torch.manual_seed(0)
+    n = 1_000_003  # no multiple of four
+    out = drop(torch.ones(n, dtype=torch.float64), p)
+    kept = (out > 0).double()
+    assert set(out.unique().tolist()) <= {0.0, out.max().item()}
+    assert out.max().item() == pytest.approx(1 / (1 - p), rel=2e-4)
+    error = (p * (1 - p) / n) ** 0.5
+    assert abs(kept.mean().item() - (1 - p)) < 5 * error + 2**-17
+    assert abs(out.mean().item() - 1) < 5 * error / (1 - p)
+    for distance in (1, 2, 3, 4):  # also between the four that one draw serves
+        together = ((kept[distance:] - 1 + p) * (kept[:-distance] - 1 + p)).mean().item()
+        assert abs(together) < 5 * p * (1 - p) / n**0.5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_has_its_own_gradient_and_the_layout_of_what_it_is_given(layout, dtype):
+    x = torch.rand(2, 8, 4, 4, dtype=dtype).add(1).to(memory_format=layout).requires_grad_()
+    out = drop(x, 0.5)
+    assert out.dtype == dtype
+    assert out.is_contiguous(memory_format=layout)
+    out.sum().backward()
+    assert torch.equal(x.grad, (out > 0) * torch.tensor(2.0, dtype=dtype))
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9])
+def test_dropout_at_the_ends(p):
+    x = torch.ones(1000)
+    share = (drop(x, p) > 0).float().mean().item()
+    assert share == 1 if p < 0.5 else share < 0.01

@@ -34,6 +34,10 @@ Weights = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option(help="of the network; auto is bf16 where the device computes in it"),
+]
 Reference = Annotated[
     str, typer.Option(help="train or test of the run; a folder, zip or npz; an npz of mu and sigma")
 ]

@@ -86,9 +86,10 @@ def sample(
     ] = False,
     out: Annotated[Path | None, typer.Option(show_default="samples/ in the run")] = None,
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Make images: a PNG per seed and a grid. No option is ever needed."""
-    loaded = load(model, weights=weights, device=device)
+    loaded = load(model, weights=weights, device=device, precision=precision)
     if seeds is not None and num is not None:
         raise ConfigError("--seeds and --num exclude each other; give one")
     names = loaded.spec.label_names
@@ -118,7 +119,9 @@ def sample(
     auto = None
     if autoguidance is not None:
         scale = 2.0 if autoguidance_scale is None else autoguidance_scale
-        auto = Autoguidance(load(autoguidance, weights=weights, device=device), scale)
+        auto = Autoguidance(
+            load(autoguidance, weights=weights, device=device, precision=precision), scale
+        )
         loaded.refuse_other(auto.weak)
         logger.info(asking.autoguidance_formula(scale, auto.weak.spec.step))
     elif autoguidance_scale is not None:

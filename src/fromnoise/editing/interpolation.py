@@ -47,6 +47,7 @@ def interpolate_to_folder(
     labels in {−1, 0, +1}, (K,). how: as in `Model.denoise`, without strength but for the sampler.
     Raises ValueError for what cannot be read or is out of range, before anything is written.
     """
+    model = Model(model.denoiser, model.spec)  # fp32: the way out must lead back to the images
     T = model.denoiser.schedule.T
     t = 0
     if strength is not None:

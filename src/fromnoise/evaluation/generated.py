@@ -71,6 +71,7 @@ def draw(
         "seeds": f"{first_seed}-{first_seed + num - 1}",
         "loaded from": loaded_from,
         **model.spec.weights_said(),
+        "precision": model.precision,
         "sampling": plan.model_dump(mode="json"),
         "labels": labels,
         "quantisation": "x_0 rounded to uint8",

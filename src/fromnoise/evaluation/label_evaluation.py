@@ -122,6 +122,7 @@ def evaluate_labels(
             "loaded from": loaded_from,
             "source": model.spec.source,
             **model.spec.weights_said(),
+            "precision": model.precision,
         },
         "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
         "guidance": f"s in {FORMULA}; 1 is off",

@@ -77,7 +77,8 @@ def facts_of(
         "batch_size": batch_size,
         "reference": reference,
         "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
-        "device": str(next(model.denoiser.parameters()).device),
+        "device": str(model.device),
+        "precision": model.precision,
     }
 
 
@@ -173,7 +174,8 @@ def with_default(model: Model, row: Row) -> Model:
     plan = model.sampling_plan(
         sampler=row.sampler, steps=row.steps, guidance=row.guidance if labelled else None
     )
-    return Model(model.denoiser, model.spec.model_copy(update={"sampling": plan}))
+    spec = model.spec.model_copy(update={"sampling": plan})
+    return Model(model.denoiser, spec, precision=model.precision)
 
 
 def in_words(row: Row) -> str:

@@ -50,8 +50,9 @@ class Embedding(nn.Module):
         self.linear2 = nn.Linear(c_out, c_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,c_in) → (B,c_out,1,1)."""
-        return self.linear2(F.gelu(self.linear1(x)))[:, :, None, None]
+        """(B,c_in) → (B,c_out,1,1), in x's precision even if the weights have a lower one."""
+        hidden = F.gelu(_in_precision_of(x, self.linear1))
+        return _in_precision_of(hidden, self.linear2)[:, :, None, None]
 
 
 class Up(nn.Module):
@@ -155,7 +156,7 @@ class ContextUNet(nn.Module):
         return self.out2(F.relu(self.out_norm(self.out1(torch.cat([x, stem], dim=1)))))
 
     def _time(self, t: Tensor) -> Tensor:
-        dtype = self.time1.linear1.weight.dtype
+        dtype = torch.promote_types(self.time1.linear1.weight.dtype, torch.float32)
         if self.embedding == "sinusoid":
             return sinusoid(t, self.features).to(dtype)
         return (t.to(dtype)[:, None] + 1) / self.T
@@ -168,6 +169,11 @@ class ContextUNet(nn.Module):
             cond = x.new_zeros(len(x), self.cond_dim)
         cond = cond.to(embed.linear1.weight.dtype)
         return x * (1 + embed(cond)) if self.signed else x * embed(cond.clamp(min=0))
+
+
+def _in_precision_of(x: Tensor, layer: nn.Linear) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
 
 
 def _full_precision(device: str) -> AbstractContextManager[object]:

@@ -31,7 +31,8 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     images: dict[str, np.ndarray] = {}
     for weights, network in (("EMA", state.ema.module), ("raw", state.denoiser.network)):
         network.eval()
-        sampled = Model(state.denoiser.with_network(network), spec).sample(
+        denoiser = state.denoiser.with_network(network)
+        sampled = Model(denoiser, spec, precision=state.sampling_precision).sample(
             range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
         )
         images[weights] = sampled.numpy()

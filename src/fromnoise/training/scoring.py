@@ -76,7 +76,8 @@ def score(
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
         real = reference_of(Real(data, f"{data.source}, train"), extractor, progress=look)
-        drawn = draw(Model(denoiser, spec), settings.num_images, labels_of=data, progress=look)
+        model = Model(denoiser, spec, precision=state.sampling_precision)
+        drawn = draw(model, settings.num_images, labels_of=data, progress=look)
         parts = [part.features for _, part in in_parts(extractor, drawn.images, look)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,11 @@ class TrainingState:
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
             history=History.of(denoiser.schedule.T) if settings.times == "importance" else None,
         )
+
+    @property
+    def sampling_precision(self) -> Literal["fp32", "bf16"]:
+        """In which images are drawn while training: as it computes, but never in fp16."""
+        return "bf16" if self.computation.precision == "bf16" else "fp32"
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
         """The .safetensors files of a checkpoint."""

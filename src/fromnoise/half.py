@@ -1,0 +1,40 @@
+"""The network in bfloat16, for sampling where the machine computes in it."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fromnoise.diffusion import Denoiser
+
+Precision = Literal["fp32", "bf16"]
+PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for it; asked and not timed, so the answer stays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
+        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def in_bf16(denoiser: Denoiser) -> Denoiser:
+    """A copy that computes as training does in bf16, for inference: products are, sums are not.
+
+    The weights of convolutions and matrix products are in bfloat16 once and for all instead of
+    being cast at every step. x_t and what is predicted stay in float32.
+    """
+    device = next(denoiser.parameters()).device
+    network = copy.deepcopy(denoiser.network)
+    for module in network.modules():
+        if isinstance(module, PRODUCTS):
+            module.to(torch.bfloat16)
+    if device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
+        # statistics over groups of interleaved channels take a CPU longer than the convolutions
+        network.to(memory_format=torch.contiguous_format)
+    network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
+    return denoiser.with_network(network)
