@@ -46,7 +46,8 @@ def drop(x: Tensor, p: float) -> Tensor:
         dropped = min(round(p * 2**16), 2**16 - 1)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         numbers = words.view(torch.int16)[: x.numel()]  # −2¹⁵..2¹⁵−1
-        factor = (numbers >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        kept = torch.tensor(2**16 / (2**16 - dropped), dtype=x.dtype)
+        factor = torch.where(numbers >= dropped - 2**15, kept, torch.zeros_like(kept))
         factor = factor.as_strided(x.shape, torch.empty_like(x).stride())  # in x's layout
     return x * factor
 
