@@ -45,7 +45,9 @@ def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_las
 )
 def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp32, bf16, chosen):
     seconds = {"fp32": fp32, "bf16": bf16}
-    monkeypatch.setattr(precision, "probe", lambda candidate, *_: seconds[candidate.precision])
+    monkeypatch.setattr(
+        precision, "probe", lambda candidates, *_: {c: seconds[c.precision] for c in candidates}
+    )
     assert choose(channels_last=False) == (chosen, False)
 
 
@@ -53,7 +55,9 @@ def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp
 @pytest.mark.parametrize("wanted", ["fp32", "bf16", "auto"])
 def test_auto_takes_the_faster_memory_layout(choose, monkeypatch, fast, wanted):
     monkeypatch.setattr(
-        precision, "probe", lambda candidate, *_: 1 + (candidate.channels_last != fast)
+        precision,
+        "probe",
+        lambda candidates, *_: {c: 1 + (c.channels_last != fast) for c in candidates},
     )
     assert choose(precision=wanted).channels_last == fast
 
@@ -70,7 +74,9 @@ def test_the_probe_leaves_everything_as_it_was(choose, denoiser):
 def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch):
     seen = []
     monkeypatch.setattr(precision, "CPU_PIXELS", 3 * 64)
-    monkeypatch.setattr(precision, "probe", lambda *arguments: seen.append(arguments[3]) or 1.0)
+    monkeypatch.setattr(
+        precision, "probe", lambda cs, *rest: seen.append(rest[2]) or dict.fromkeys(cs, 1.0)
+    )
     choose(batch_size=8)
     assert [len(x0) for x0 in seen] == [3] * 4
 
@@ -98,3 +104,27 @@ def test_a_run_may_go_over_to_half_precision(start, tmp_path):
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)
     state.restore(path)
     assert state.scaler.get_scale() == 2**16
+
+
+def test_candidates_take_turns_so_that_a_slow_moment_misleads_nobody(denoiser, monkeypatch):
+    """bf16 is twice as fast, and for four passes the machine is ten times as slow."""
+    now, passes = [0.0], []
+
+    def objective(trial, x0, eps, t, cond):
+        half = torch.is_autocast_enabled("cpu")
+        passes.append(half)
+        now[0] += (0.5 if half else 1.0) * (10 if 3 <= len(passes) <= 6 else 1)
+        return trial.network(x0, t, cond).square().flatten(1).mean(1)
+
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    seconds = precision.probe(
+        [precision.Computation(p, False) for p in ("fp32", "bf16")],
+        denoiser,
+        objective,
+        torch.zeros(2, 1, 8, 8),
+    )
+    assert passes == [False, True] * (1 + precision.REPEATS)
+    assert seconds == {
+        precision.Computation("fp32", False): 1.0,
+        precision.Computation("bf16", False): 0.5,
+    }

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from fromnoise.diffusion import Denoiser, Objective
 
 Precision = Literal["fp32", "bf16", "fp16"]
 GAIN = 1.1  # bf16 must be this much faster than fp32 to be worth its rounding
-REPEATS = 2
+REPEATS = 3
 CPU_PIXELS = 2**14  # a CPU is probed with this many pixels, 16 images of 32x32: no long wait
 
 
@@ -67,29 +68,37 @@ def choose_computation(
         few = max(1, CPU_PIXELS // x0[0, 0].numel())
         x0, cond = x0[:few], cond if cond is None else cond[:few]
 
-    def cost(candidate: Computation) -> float:
-        handicap = GAIN if candidate.precision == "bf16" and len(precisions) > 1 else 1.0
-        return handicap * probe(candidate, denoiser, objective, x0, cond)
-
-    return min(candidates, key=cost)
+    seconds = probe(candidates, denoiser, objective, x0, cond)
+    if len(precisions) > 1:
+        seconds = {c: s * GAIN if c.precision == "bf16" else s for c, s in seconds.items()}
+    return min(candidates, key=lambda candidate: seconds[candidate])
 
 
 def probe(
-    candidate: Computation,
+    candidates: Sequence[Computation],
     denoiser: Denoiser,
     objective: Objective,
     x0: Tensor,
     cond: Tensor | None = None,
-) -> float:
-    """Seconds of the fastest of a few forward and backward passes, after one to warm up."""
-    denoiser = lay_out(copy.deepcopy(denoiser).train(), candidate.channels_last)
+) -> dict[Computation, float]:
+    """Seconds of the fastest of a few forward and backward passes, after one to warm up.
+
+    The candidates take turns, so that a machine that is busy for a moment is so for all of them.
+    """
     t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
-    seconds = []
+    laid_out = {
+        layout: lay_out(copy.deepcopy(denoiser).train(), layout)
+        for layout in {candidate.channels_last for candidate in candidates}
+    }
+    seconds: dict[Computation, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(1 + REPEATS):
-        start = time.perf_counter()
-        with autocast(x0.device, candidate.precision):
-            loss = objective(denoiser, x0, torch.zeros_like(x0), t, cond).mean()
-        loss.backward()
-        loss.item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+        for candidate in candidates:
+            trial = laid_out[candidate.channels_last]
+            start = time.perf_counter()
+            with autocast(x0.device, candidate.precision):
+                loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
+            loss.backward()
+            loss.item()  # waits for the device
+            seconds[candidate].append(time.perf_counter() - start)
+            trial.zero_grad(set_to_none=True)
+    return {candidate: min(timed[1:]) for candidate, timed in seconds.items()}

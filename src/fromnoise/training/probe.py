@@ -28,7 +28,7 @@ REPEATS = 3  # timed passes; their median is taken
 PASSES = 3  # a forward and a backward pass cost about three forward passes
 PRODUCTS = (torch.matmul, torch.Tensor.__matmul__, torch.Tensor.matmul, torch.bmm)
 GROWTH = 4  # from one batch that is tried to the next
-CHOOSING = 12  # passes in which the precision is chosen, at most
+CHOOSING = 16  # passes in which the precision is chosen, at most
 
 
 @dataclass(frozen=True)
