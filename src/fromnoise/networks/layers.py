@@ -63,7 +63,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     if q.device.type == "cpu" and (few_in_half or dropout > 0):
-        return drop((q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3), dropout) @ v
+        weights = drop((q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3), dropout)
+        return (v.mT @ weights.mT).mT
+    q, k, v = (each.contiguous() for each in (q, k, v))  # as fusing needs
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
@@ -83,11 +85,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) → (B,C,H,W)."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B,HW,C)
-        q, k, v = self.qkv(tokens).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, 1)
-        h = attend(q, k, v)  # (B,heads,HW,C/heads)
-        h = self.out(h.transpose(1, 2).flatten(2))
-        return x + h.transpose(1, 2).reshape(x.shape)
+        qkv = _pixelwise(self.qkv, self.norm(x)).flatten(2)  # (B,3C,HW)
+        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).mT.unbind(1)  # (B,heads,HW,C/heads)
+        return x + _pixelwise(self.out, attend(q, k, v).mT.reshape(x.shape))
+
+
+def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer on the channels of every pixel, (B,C,H,W), which need not be moved for it."""
+    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
 
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
