@@ -1,60 +1,218 @@
-"""Training steps and forward passes of the networks: ours, the peers, and the floor under ours."""
+"""Training steps and forward passes of every network: ours, other programs', and the floor.
+
+Others run as they are published: diffusers and denoising-diffusion-pytorch with their defaults;
+where no library has the network, its published form in eager float32. The floor under ours is the
+time of its convolutions and matrix products alone. On a GPU all are in bf16, and sampling is
+measured too. Results are kept in results/network_speed.json, of a GPU in network_speed_cuda.json;
+with `--only`, beside those of the other works. `--profile FILE` measures nothing: it writes where
+the time of three steps of ours goes.
+"""
 
 import argparse
-from typing import Any
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 
-from race import PEERS_PYTHON, Contestant, race, table
-from report import machine
+import torch
+from race import PEERS_PYTHON, Contestant, Measured, Worker, race, ratios, table
+from report import machine, save_race
+from table import FLOOR, over
+from utilisation import operations, utilisation
 
+from fromnoise.config import load_recipe
 from fromnoise.interop.diffusers import unet_config
 from fromnoise.networks import DDPM
 
-PAPER = {"network": "ddpm", "options": {"dropout": 0.1}, "batch_size": 16, "side": 32}
-LINEAR = {"network": "linear_attention", "options": {}, "batch_size": 16, "side": 32}
+KINDS = {"training_step": "training step", "forward": "forward pass"}
+STEPS_ON_GPU = 20  # a round, where one would take milliseconds
 
 
-def with_floor(name: str, work: str, options: dict[str, Any]) -> list[Contestant]:
-    """Ours, and the floor under it."""
-    floor = {"work": work, "options": options}
-    return [Contestant("fromnoise", work, options), Contestant("floor", "floor:under", floor)]
+class Rival(NamedTuple):
+    """Another program with the same network. `work`: a contestant, {} the kind of work.
+
+    own: arguments of its own in place of `network` and `options`; None: it takes these.
+    """
+
+    name: str
+    work: str
+    own: dict[str, Any] | None = None
+    python: Path = Path(sys.executable)
 
 
-def works(device: str) -> dict[str, list[Contestant]]:
-    """The contestants of each work, ours first."""
-    n = {"device": device}
-    config = unet_config(DDPM(dropout=0.1))
-    theirs = {"config": config, "batch_size": 16, "side": 32, **n}
+class Network(NamedTuple):
+    """A network of ours, the batch that it gets, and who else computes it."""
 
-    def diffusers(work: str, bf16: bool) -> Contestant:
-        name = f"diffusers, {'bf16' if bf16 else 'fp32'}{' + channels_last' if bf16 else ''}"
-        options = {**theirs, "bf16": bf16, "channels_last": bf16}
-        return Contestant(name, f"peers:diffusers_{work}", options, PEERS_PYTHON)
+    title: str
+    network: str
+    options: dict[str, Any]
+    batch_size: int
+    side: int
+    rivals: tuple[Rival, ...]
 
-    return {
-        "paper, training step": [
-            *with_floor("", "ours:training_step", {**PAPER, **n}),
-            diffusers("training_step", False),
-            diffusers("training_step", True),
-        ],
-        "paper, forward": [
-            *with_floor("", "ours:forward", {**PAPER, **n}),
-            diffusers("forward", False),
-            diffusers("forward", True),
-        ],
+
+class Race(NamedTuple):
+    """Who takes part, ours first; and what our figures come to, in words."""
+
+    contestants: list[Contestant]
+    say: Callable[[Measured], str]
+
+
+class Sampling(NamedTuple):
+    """How many images a round draws from a network, and how."""
+
+    network: Network
+    images: int
+    steps: int
+
+
+def diffusers(options: dict[str, Any], *, bf16: bool, channels_last: bool) -> Rival:
+    """Their network of the same shape."""
+    name = f"diffusers, {'bf16' if bf16 else 'fp32'}{' + channels_last' if channels_last else ''}"
+    own = {"config": unet_config(DDPM(**options)), "bf16": bf16, "channels_last": channels_last}
+    return Rival(name, "peers:diffusers_{}", own, PEERS_PYTHON)
+
+
+def lucidrains(*, bf16: bool) -> Rival:
+    """Their network, whose equations `linear_attention` has with its defaults."""
+    own = {"options": {"dim": 64}, "bf16": bf16}
+    return Rival(
+        f"lucidrains, {'bf16' if bf16 else 'fp32'}", "peers:lucidrains_{}", own, PEERS_PYTHON
+    )
+
+
+PLAIN = Rival("published form, fp32", "plain:{}")
+PAPER: dict[str, Any] = {"dropout": 0.1}
+MENDED = {"image_channels": 1, "time": "projected", "attention_form": "residual"}
+
+
+def networks(device: str) -> list[Network]:
+    """What is raced on such a device."""
+    paper, linear = "the paper's network", "`linear_attention`"
+    if device != "cpu":
+        layouts = [diffusers(PAPER, bf16=True, channels_last=last) for last in (False, True)]
+        return [
+            Network(paper, "ddpm", PAPER, 128, 32, tuple(layouts)),
+            Network(linear, "linear_attention", {}, 128, 32, (lucidrains(bf16=True),)),
+        ]
+    forms = [diffusers(PAPER, bf16=fast, channels_last=fast) for fast in (False, True)]
+    garments = {**load_recipe("fashion-mnist").network.options, "image_channels": 1}
+    return [
+        Network(paper, "ddpm", PAPER, 16, 32, tuple(forms)),
+        Network(linear, "linear_attention", {}, 16, 32, (lucidrains(bf16=False),)),
+        Network("`dense_attention`", "dense_attention", {}, 2, 64, (PLAIN,)),
+        Network("`stacked`, as published", "stacked", {"image_channels": 1}, 8, 32, (PLAIN,)),
+        Network("`stacked`, corrected", "stacked", MENDED, 8, 32, (PLAIN,)),
+        Network("`context`", "context", {"cond_dim": 24}, 8, 64, (PLAIN,)),
+        Network("the network of `fashion-mnist`", "ddpm", garments, 64, 28, ()),
+    ]
+
+
+def samplings(device: str) -> list[Sampling]:
+    """What is drawn on such a device: on a CPU nothing, see time_to_quality.py."""
+    if device == "cpu":
+        return []
+    return [Sampling(Network("the paper's network", "ddpm", PAPER, 512, 32, ()), 2048, 20)]
+
+
+def races(device: str) -> dict[str, Race]:
+    """Every work by its title."""
+    found = {}
+    for one in networks(device):
+        for kind, name in KINDS.items():
+            title = f"{one.title}, {one.side}x{one.side}, batch {one.batch_size}: {name}"
+            found[title] = of_network(one, kind, device)
+    for drawn in samplings(device):
+        title = f"{drawn.network.title}: images of {drawn.steps} dpm++ steps"
+        found[title] = of_sampling(drawn, device)
+    return found
+
+
+def of_network(one: Network, kind: str, device: str) -> Race:
+    """Ours, the floor under it, and the rivals."""
+    times = 1 if device == "cpu" else STEPS_ON_GPU
+    shape = {"batch_size": one.batch_size, "side": one.side, "device": device}
+    same = {"network": one.network, "options": one.options, **shape}
+    contestants = [
+        Contestant("fromnoise", f"ours:{kind}", same, times=times),
+        Contestant(FLOOR, "floor:under", {"work": f"ours:{kind}", "options": same}, times=times),
+    ]
+    for rival in one.rivals:
+        given = same if rival.own is None else {**rival.own, **shape}
+        work = rival.work.format(kind)
+        contestants.append(Contestant(rival.name, work, given, rival.python, times))
+
+    def say(ours: Measured) -> str:
+        flop = operations(
+            network=one.network,
+            options=one.options,
+            side=one.side,
+            training=kind == "training_step",
+        )
+        return f"fromnoise makes {utilisation(flop * median(ours.rates), device)}."
+
+    return Race(contestants, say)
+
+
+def of_sampling(drawn: Sampling, device: str) -> Race:
+    """Ours alone."""
+    one = drawn.network
+    options = {
+        "network": one.network,
+        "options": one.options,
+        "batch_size": one.batch_size,
+        "side": one.side,
+        "images": drawn.images,
+        "steps": drawn.steps,
+        "device": device,
     }
+
+    def say(ours: Measured) -> str:
+        return f"At this rate 50,000 take {50_000 / median(ours.rates) / 60:.1f} minutes."
+
+    return Race([Contestant("fromnoise", "ours:sampling", options)], say)
+
+
+def profile(chosen: dict[str, Race], file: Path) -> None:
+    """Write where the time of ours goes, one table after the other."""
+    tables = []
+    for title, one in chosen.items():
+        with Worker(one.contestants[0]) as worker:
+            worker.round()
+            tables.append(f"{title}; {worker.ready['how']}\n\n{worker.profile()}")
+    file.write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    print(file)
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables and keep them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only")
+    parser.add_argument("--only", default="", help="works whose title has this in it")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write a profile instead")
     a = parser.parse_args()
-    for title, contestants in works(a.device).items():
-        if a.only is None or a.only in title:
-            print(f"{title}; {machine()}", flush=True)
-            print(table(race(contestants, rounds=a.rounds)), flush=True)
+    every = races(a.device)
+    chosen = {title: one for title, one in every.items() if a.only in title}
+    if not chosen:
+        parser.error(f"no work has {a.only!r} in its title; there are: {'; '.join(every)}")
+    if a.profile:
+        profile(chosen, a.profile)
+        return
+    name = "network_speed" if a.device == "cpu" else f"network_speed_{torch.device(a.device).type}"
+    merge = bool(a.only)
+    for title, one in chosen.items():
+        print(f"{title}; {machine(a.device)}", flush=True)
+        measured = race(one.contestants, rounds=a.rounds)
+        print(table(measured))
+        ours = measured["fromnoise"]
+        if FLOOR in measured:
+            print(f"  time over the floor: {over(ratios(ours, measured[FLOOR]))}")
+        note = one.say(ours)
+        print(f"  {note}", flush=True)
+        save_race(name, {title: measured}, notes={title: note}, device=a.device, merge=merge)
+        merge = True  # what is measured already outlasts an interruption
 
 
 if __name__ == "__main__":

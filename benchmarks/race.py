@@ -21,16 +21,20 @@ PEERS_PYTHON = HERE / ".venv" / "bin" / "python"  # made by `make bench` from re
 
 @dataclass(frozen=True)
 class Contestant:
-    """`work` is "module:function" of contestants/; options are its arguments, as JSON has them."""
+    """`work` is "module:function" of contestants/; options are its arguments, as JSON has them.
+
+    times: how often a round does the work. What a GPU does in milliseconds is measured so.
+    """
 
     name: str
     work: str
     options: Mapping[str, Any] = field(default_factory=dict)
     python: Path = Path(sys.executable)
+    times: int = 1
 
 
 class Measured(NamedTuple):
-    """What one contestant came to. `seconds`: of each round. `how`: what it says of itself."""
+    """What one contestant came to. `images`, `seconds`: of one work; `how`: it says of itself."""
 
     how: str
     images: int
@@ -54,12 +58,16 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.name = contestant.name
+        self.name, self.times = contestant.name, contestant.times
         self.ready = self._answer()
 
     def round(self) -> float:
-        """Seconds of one round."""
-        return self._ask("round")["seconds"]
+        """Seconds of the work, on average over those of one round."""
+        return self._ask(f"round {self.times}")["seconds"]
+
+    def profile(self) -> str:
+        """A table of where the time of three rounds goes."""
+        return self._ask("profile")["table"]
 
     def _ask(self, what: str) -> dict[str, Any]:
         assert self.process.stdin is not None

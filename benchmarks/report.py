@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,69 +16,89 @@ from race import PEERS_PYTHON, Measured
 
 RESULTS = Path(__file__).parent / "results"
 RACED = ("torchvision", "diffusers", "denoising-diffusion-pytorch")
-Samples = dict[str, list[float]]  # name → one figure per interleaved repeat; ours comes first
 
 
-def machine() -> str:
-    """The processor, threads and torch version."""
+def machine(device: str = "cpu") -> str:
+    """The processor, threads and torch version; first the GPU, if that is the device."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
     flags = next((line for line in lines if line.startswith("flags")), "")
     fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()]
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
-        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+        f"{gpu}{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
         f"{', ' + ', '.join(fast) if fast else ''}, torch {torch.__version__}"
     )
 
 
-def print_ratios(samples: Samples, unit: str) -> None:
-    """Median, minimum and maximum of each, and the median ratio of the first to each other."""
-    first = next(iter(samples.values()))
-    for name, figures in samples.items():
-        ratios = [ours / theirs for ours, theirs in zip(first, figures, strict=True)]
-        print(
-            f"  {name:32} {median(figures):8.2f} {unit}  ({min(figures):.2f} to {max(figures):.2f})"
-            f"   fromnoise is {median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
-
-
-def save(name: str, figures: dict[str, Any]) -> None:
+def save(name: str, figures: dict[str, Any], *, device: str = "cpu") -> None:
     """Keep the figures with the machine's description in results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"machine": machine(), **figures}
+    content = {"machine": machine(device), **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def save_race(name: str, works: Mapping[str, Mapping[str, Measured]]) -> None:
+def save_race(
+    name: str,
+    works: Mapping[str, Mapping[str, Measured]],
+    *,
+    notes: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    merge: bool = False,
+) -> None:
     """Keep what races measured in results/NAME.json, as `table.py` reads it.
 
     works: what the work was → contestant → its figures. Each contestant's rates stand in the order
-    of the rounds, so that figures of one round can be compared.
+    of the rounds, so that figures of one round can be compared. notes: what is to be said of a
+    work below its table. merge: works of the file that are not among these stay, provided they
+    were measured on this machine with these versions; otherwise ValueError, and the file is left.
     """
-    figures = {
-        work: {
-            contestant: {
-                "how": one.how,
-                "images": one.images,
-                "images_per_second": one.rates,
-                "peak_gib": one.peak_gib,
+    figures: dict[str, Any] = {
+        "versions": versions(),
+        "works": {
+            work: {
+                contestant: {
+                    "how": one.how,
+                    "images": one.images,
+                    "images_per_second": one.rates,
+                    "peak_gib": one.peak_gib,
+                }
+                for contestant, one in measured.items()
             }
-            for contestant, one in measured.items()
-        }
-        for work, measured in works.items()
+            for work, measured in works.items()
+        },
     }
-    save(name, {"versions": versions(), "works": figures})
+    if notes:
+        figures["notes"] = dict(notes)
+    file = RESULTS / f"{name}.json"
+    if merge and file.exists():
+        before = json.loads(file.read_text())
+        now = {"machine": machine(device), "versions": figures["versions"]}
+        if changed := [what for what, value in now.items() if before[what] != value]:
+            raise ValueError(
+                f"{file} was measured with another {' and other '.join(changed)}, so these figures "
+                "cannot stand beside those; measure all of it, or remove the file first"
+            )
+        for part in ("works", "notes"):
+            if part in before:
+                figures[part] = {**before[part], **figures.get(part, {})}
+    save(name, figures, device=device)
 
 
 def versions() -> dict[str, dict[str, str]]:
     """Python and packages of our environment and, if it is there, of the peers'."""
     found = {"fromnoise": _versions("fromnoise", "torch")}
     if PEERS_PYTHON.exists():
-        command = [str(PEERS_PYTHON), __file__]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found["peers"] = json.loads(said)
+        found["peers"] = _versions_by(str(PEERS_PYTHON))
     return found
+
+
+@cache
+def _versions_by(python: str) -> dict[str, str]:
+    command = [python, __file__]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(said)
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = [
-    ["training_step.py"],
+    ["network_speed.py"],
     ["data_feed.py"],
     ["checkpoint_cost.py"],
-    ["networks.py"],
-    ["networks.py", "--memory"],
     ["memory.py"],
+    ["memory_of_attention.py"],
     ["evaluation.py", "--peer"],
     ["quality.py", "--recipe", "digits"],
     ["quality.py", "--recipe", "digits-long"],

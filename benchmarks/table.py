@@ -13,21 +13,24 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = HERE / "results"
+FLOOR = "floor"  # the contestant of contestants/floor.py
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", flags=re.DOTALL)
 
 
 def page_with_tables(page: str, results: Path) -> str:
     """The page with each table between its markers as the results have it.
 
-    Raises ValueError where a marker has no end, and FileNotFoundError without the results of one.
+    Where there are no such results it says so. Raises ValueError where a marker has no end.
     """
     if names := set(re.findall(r"<!-- (\w+) -->", page)) - {m[1] for m in MARKED.findall(page)}:
         raise ValueError(f"no <!-- end of {sorted(names)[0]} --> after <!-- {sorted(names)[0]} -->")
 
     def fill(match: re.Match[str]) -> str:
         start, name, end = match.groups()
-        figures = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        return f"{start}\n{of_file(figures)}\n\n{end}"
+        file = results / f"{name}.json"
+        if not file.exists():
+            return f"{start}\nNot measured.\n\n{end}"
+        return f"{start}\n{of_file(json.loads(file.read_text(encoding='utf-8')))}\n\n{end}"
 
     return MARKED.sub(fill, page)
 
@@ -35,14 +38,21 @@ def page_with_tables(page: str, results: Path) -> str:
 def of_file(figures: Mapping[str, Any]) -> str:
     """The tables of one file of results, and what they were measured with."""
     if "works" in figures:
-        tables = [of_work(title, contestants) for title, contestants in figures["works"].items()]
+        tables = []
+        for title, contestants in figures["works"].items():
+            tables.append(of_work(title, contestants))
+            if note := figures.get("notes", {}).get(title):
+                tables.append(note)
     else:
         tables = [of_shares(figures["shares"])]
     return "\n\n".join([*tables, measured_with(figures)])
 
 
 def of_work(title: str, contestants: Mapping[str, Mapping[str, Any]]) -> str:
-    """Images per second of each, and how many times as fast the first was, round by round."""
+    """Images per second of each, and how many times as fast the first was, round by round.
+
+    The floor is no program that one could be faster than: of it, how many times as long it took.
+    """
     lines = [
         f"| {title} | how | images/s | fromnoise is faster by | memory |",
         "|---|---|---|---|---|",
@@ -52,10 +62,17 @@ def of_work(title: str, contestants: Mapping[str, Mapping[str, Any]]) -> str:
         rates = one["images_per_second"]
         times = [mine / other for mine, other in zip(first, rates, strict=True)]
         faster = f"{spread(times)} ×" if i else ""
+        if name == FLOOR:
+            faster = f"takes {over(times)} × as long"
         lines.append(
             f"| {name} | {one['how']} | {spread(rates)} | {faster} | {one['peak_gib']:.2f} GiB |"
         )
     return "\n".join(lines)
+
+
+def over(times: Sequence[float]) -> str:
+    """The time over that of another, of how many times as fast it was."""
+    return spread([1 / faster for faster in times])
 
 
 def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:

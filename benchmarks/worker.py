@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "contestants"))
+from work import Work
 
 
 def main() -> None:
@@ -26,13 +27,37 @@ def main() -> None:
     work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
     answer(how=work.how, images=work.images)
     for line in sys.stdin:
-        if line.strip() == "end":
+        what, *times = line.split()
+        if what == "end":
             answer(peak_gib=peak_gib(work.device))
             return
-        started = time.perf_counter()
+        if what == "profile":
+            answer(table=profiled(work))
+        else:
+            answer(seconds=seconds_of(work, int(times[0])))
+
+
+def seconds_of(work: Work, times: int) -> float:
+    """Seconds of the work, when it is done so many times."""
+    started = time.perf_counter()
+    for _ in range(times):
         work.round()
+    wait_for(work.device)
+    return (time.perf_counter() - started) / times
+
+
+def profiled(work: Work) -> str:
+    """Where the time of three rounds goes: torch's table of operations and kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds, order = [ProfilerActivity.CPU], "self_cpu_time_total"
+    if work.device != "cpu":
+        kinds, order = [*kinds, ProfilerActivity.CUDA], "self_device_time_total"
+    with profile(activities=kinds) as found:
+        for _ in range(3):
+            work.round()
         wait_for(work.device)
-        answer(seconds=time.perf_counter() - started)
+    return found.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=80)
 
 
 def wait_for(device: str) -> None:

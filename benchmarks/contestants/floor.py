@@ -6,24 +6,28 @@ already. No program that computes the same products in the same precision with t
 be faster than that by leaving out anything else.
 """
 
+import gc
 import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from work import Work
 
 aten = torch.ops.aten
-PRODUCTS = {
-    aten.convolution.default,
-    aten.convolution_backward.default,
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.baddbmm.default,
+PRODUCTS = {  # convolutions are transposed ones, too
+    aten.convolution,
+    aten.convolution_backward,
+    aten.mm,
+    aten.addmm,
+    aten.bmm,
+    aten.baddbmm,
 }
 ATTENTION = "scaled_dot_product"  # part of the names of the operations that are attention, fused
 
@@ -38,8 +42,9 @@ class Like(NamedTuple):
 
     def make(self) -> Tensor:
         """Another such tensor, of noise."""
-        there = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-        return there.normal_()
+        own = [n if step else 1 for n, step in zip(self.shape, self.stride, strict=True)]
+        there = torch.empty_strided(own, self.stride, dtype=self.dtype, device=self.device)
+        return there.normal_().expand(self.shape)  # where it was expanded, it is again
 
 
 def under(*, work: str, options: Mapping[str, Any]) -> Work:
@@ -49,14 +54,23 @@ def under(*, work: str, options: Mapping[str, Any]) -> Work:
     whole.round()  # what happens once only is no part of it
     with Products() as products:
         whole.round()
+    images, device = whole.images, whole.device
+    del whole
+    forget_peak(device)
     calls = [(repeat, count) for key, count in products.seen.items() for repeat in replay(*key)]
 
     def alone() -> None:
-        for repeat, count in calls:
-            for _ in range(count):
-                repeat()
+        with torch.inference_mode():
+            for repeat, count in calls:
+                for _ in range(count):
+                    repeat()
 
-    return Work(f"{sum(products.seen.values())} products", whole.images, alone, whole.device)
+    with FlopCounterMode(display=False) as counter:
+        alone()
+    how = (
+        f"{sum(count for _, count in calls)} products, {counter.get_total_flops() / 1e9:.3g} Gflop"
+    )
+    return Work(how, images, alone, device)
 
 
 class Products(TorchDispatchMode):
@@ -67,28 +81,50 @@ class Products(TorchDispatchMode):
         self.seen: Counter[Any] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS or ATTENTION in func.name():
-            self.seen[func, _frozen(args)] += 1
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func.overloadpacket not in PRODUCTS:
+            with self:  # what is made of others, as conv2d in inference mode: those are looked at
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            if ATTENTION not in func.name():
+                return func(*args, **kwargs)
+        self.seen[func, _frozen(args), _frozen(tuple(kwargs.items()))] += 1
+        return func(*args, **kwargs)
 
 
-def replay(func: Any, args: tuple[Any, ...]) -> list[Callable[[], object]]:
-    """Functions that do the operation again; of attention, only the products that are in it."""
+def replay(func: Any, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> list[Callable[[], object]]:
+    """Functions that do the operation again; of attention, only the products that are in it.
+
+    These are two, and of its gradient four. A fused gradient computes the scores once more; that
+    is left out.
+    """
     if ATTENTION not in func.name():
-        thawed = _thawed(args)
-        return [lambda: func(*thawed)]
+        thawed, named = _thawed(args), dict(_thawed(kwargs))
+        return [lambda: func(*thawed, **named)]
     backward = "backward" in func.name()
     q, k, v = (like.make().flatten(0, -3) for like in args[backward : backward + 3])  # (B,N,D)
-    scores = torch.bmm(q, k.mT)  # (B,N,N)
+    scores = torch.bmm(q, k.mT)  # (B,N,M)
     if not backward:
         return [lambda: torch.bmm(q, k.mT), lambda: torch.bmm(scores, v)]
-    gradient = torch.bmm(scores, v)
+    gradient = torch.bmm(scores, v)  # as that of the output
     return [
         lambda: torch.bmm(scores.mT, gradient),  # of v
         lambda: torch.bmm(gradient, v.mT),  # of the scores
         lambda: torch.bmm(scores, k),  # of q
         lambda: torch.bmm(scores.mT, q),  # of k
     ]
+
+
+def forget_peak(device: str) -> None:
+    """What this process has held so far does not count."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux has this file, if not everywhere for everyone
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _frozen(value: Any) -> Any:

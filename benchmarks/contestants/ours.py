@@ -1,5 +1,6 @@
 """fromnoise at the work of each benchmark, with its own defaults."""
 
+import tempfile
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 from work import Work
 
+from fromnoise.components import Component, checked
 from fromnoise.config import Training
 from fromnoise.data import open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.half import computes_in_bf16, in_bf16
+from fromnoise.model import Model, build_denoiser, load
+from fromnoise.model_file import ModelSpec
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
@@ -29,7 +33,10 @@ def training_step(
     computation = choose_computation(settings, denoiser.train(), objective, x0, cond)
     state = TrainingState.start(denoiser, settings, computation)
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
-    batch = Batch(pixels, eps.cpu(), t, None if cond is None else cond.cpu())
+    eps = eps.cpu()
+    if device != "cpu":  # as `data/prefetch.py` has them ready
+        pixels, eps = pixels.pin_memory(), eps.pin_memory()
+    batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
     return Work(
         str(computation), batch_size, lambda: learn(state, objective, batch, settings), device
     )
@@ -49,6 +56,30 @@ def forward(
             asked(x, t, cond)
 
     return Work("bf16" if half else "fp32", batch_size, once, device)
+
+
+def sampling(
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, images: int,
+    steps: int, device: str = "cpu",
+) -> Work:  # fmt: skip
+    """So many images from `Model.sample` in `steps` steps of dpm++; the weights are untrained."""
+    given = {
+        "network": checked(Component(name=network, **options), "network"),
+        "diffusion": {},
+        "sampling": {
+            "sampler": checked(Component(name="dpm++"), "sampling.sampler"),
+            "steps": steps,
+        },
+        "channels": 3,
+        "size": (side, side),
+    }
+    torch.manual_seed(0)
+    spec = ModelSpec.model_validate(given)
+    with tempfile.TemporaryDirectory() as scratch:
+        untrained = Model(build_denoiser(spec), spec)
+        model = load(untrained.save(Path(scratch) / "model.safetensors"), device=device)
+    how = f"{model.precision}, batches of {batch_size}"
+    return Work(how, images, lambda: model.sample(range(images), batch_size=batch_size), device)
 
 
 def data_feed(*, folder: str, cache: str, batch_size: int, device: str = "cpu") -> Work:

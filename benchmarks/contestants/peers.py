@@ -49,18 +49,20 @@ def lucidrains_training_step(
 
 
 def lucidrains_forward(
-    *, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
-) -> Work:
-    """A forward pass of `Unet`."""
+    *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
+    device: str = "cpu",
+) -> Work:  # fmt: skip
+    """A forward pass of `Unet`, in autocast if in bf16, as their `Trainer` has it."""
     network, channels = _lucidrains(options, device)
     network.eval()
     x, _, t = _batch(channels, batch_size, side, device)
 
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             network(x, t)
 
-    return Work("fp32, channels first", batch_size, forward, device)
+    how = f"{'bf16 autocast' if bf16 else 'fp32'}, channels first"
+    return Work(how, batch_size, forward, device)
 
 
 def torchvision_feed(

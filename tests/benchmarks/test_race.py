@@ -29,6 +29,11 @@ def chats(*, images):
         os.system('echo "{}"')
     return Work("loud", images, round)
 
+def multiplies():
+    import torch
+    matrix = torch.ones(8, 8)
+    return Work("products", 1, lambda: torch.mm(matrix, matrix))
+
 def dies(*, at, code):
     """In its round `at`, counted from 0, which warms up."""
     rounds = iter(range(99))
@@ -84,6 +89,25 @@ def test_a_round_takes_as_long_as_it_takes():
     (one,) = race.race([sleeper], rounds=2).values()
     assert all(0.2 <= seconds < 10 for seconds in one.seconds)
     assert one.rates == [10 / seconds for seconds in one.seconds]
+
+
+def test_a_round_can_be_the_work_many_times_over(tmp_path):
+    """It warms up as often; seconds are those of one."""
+    log = tmp_path / "log"
+    often = Contestant("often", "fakes:writes", {"name": "often", "log": str(log)}, times=3)
+    long = Contestant("long", "fakes:sleeps", {"seconds": 0.1, "images": 10}, times=3)
+    measured = race.race([often, long], rounds=2)
+    assert len(log.read_text().splitlines()) == 9
+    assert measured["often"].images == 4
+    assert all(0.1 <= seconds < 0.29 for seconds in measured["long"].seconds)
+
+
+def test_a_profile_names_the_operations_of_three_rounds():
+    with Worker(Contestant("multiplier", "fakes:multiplies")) as worker:
+        worker.round()
+        (row,) = [line.split() for line in worker.profile().splitlines() if "aten::mm " in line]
+        assert row[-1] == "3"
+        assert worker.round() > 0
 
 
 def test_what_a_contestant_prints_is_no_answer(capfd):

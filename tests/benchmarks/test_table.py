@@ -71,9 +71,27 @@ def test_a_marker_without_an_end_is_refused(tmp_path):
         table.page_with_tables("<!-- two -->\nthe rest of the page", tmp_path)
 
 
-def test_a_table_without_results_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"one\.json"):
-        table.page_with_tables("<!-- one -->\n<!-- end of one -->", tmp_path)
+def test_a_table_without_results_says_that_nothing_was_measured(tmp_path):
+    made = table.page_with_tables("<!-- one -->\n| old |\n<!-- end of one -->", tmp_path)
+    assert made == "<!-- one -->\n\nNot measured.\n\n<!-- end of one -->"
+
+
+def test_the_floor_is_not_outrun_but_taken_longer_than():
+    """It takes 1/4, 1/2 and 1/5 of the time: 4, 2 and 5 times as long."""
+    rates = {"ours": [10.0, 15.0, 16.0], "floor": [40.0, 30.0, 80.0]}
+    works = {
+        name: {"how": "so", "images_per_second": figures, "peak_gib": 1}
+        for name, figures in rates.items()
+    }
+    row = table.of_work("a step", works).splitlines()[3]
+    assert row == "| floor | so | 40 (30 to 80) | takes 4 (2 to 5) × as long | 1.00 GiB |"
+
+
+def test_what_is_to_be_said_of_a_work_stands_below_its_table():
+    figures = {**FIGURES, "works": {**FIGURES["works"], "b": FIGURES["works"]["a step"]}}
+    made = table.of_file({**figures, "notes": {"a step": "It is fast."}})
+    of_a, said, of_b, _ = made.split("\n\n")
+    assert (of_a.split(" | ")[0], said, of_b.split(" | ")[0]) == ("| a step", "It is fast.", "| b")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +127,7 @@ def results(tmp_path, monkeypatch):
 
 
 def test_a_race_is_saved_as_it_is_read(results, monkeypatch):
-    monkeypatch.setattr(report, "machine", lambda: "a machine")
+    monkeypatch.setattr(report, "machine", lambda device: "a machine")
     monkeypatch.setattr(report, "versions", lambda: FIGURES["versions"])
     measured = {
         "ours": Measured("bf16", 8, [0.2, 8 / 30, 0.1], 1.234),
@@ -119,6 +137,29 @@ def test_a_race_is_saved_as_it_is_read(results, monkeypatch):
     assert json.loads((results / "step.json").read_text()) == FIGURES
     page = table.page_with_tables("<!-- step -->\n<!-- end of step -->", results)
     assert TABLE in page
+
+
+def test_works_measured_again_leave_the_others_as_they_are(results, monkeypatch):
+    monkeypatch.setattr(report, "machine", lambda device: "a machine")
+    monkeypatch.setattr(report, "versions", lambda: {"fromnoise": {"torch": "2.11"}})
+    slow, fast = ({"ours": Measured("so", 8, [s], 1.0)} for s in (2.0, 1.0))
+
+    def kept() -> dict:
+        return json.loads((results / "step.json").read_text())
+
+    report.save_race("step", {"a": slow, "b": slow}, notes={"a": "slow"}, merge=True)
+    report.save_race("step", {"b": fast}, notes={"b": "fast"}, merge=True)
+    rates = {work: one["ours"]["images_per_second"] for work, one in kept()["works"].items()}
+    assert rates == {"a": [4.0], "b": [8.0]}
+    assert kept()["notes"] == {"a": "slow", "b": "fast"}
+
+    before = kept()
+    monkeypatch.setattr(report, "machine", lambda device: "another machine")
+    with pytest.raises(ValueError, match=r"step\.json was measured with another machine, so"):
+        report.save_race("step", {"b": slow}, merge=True)
+    assert kept() == before
+    report.save_race("step", {"b": slow})  # without the others it has a machine of its own
+    assert list(kept()["works"]) == ["b"]
 
 
 def test_versions_of_both_environments_are_told(monkeypatch, tmp_path):

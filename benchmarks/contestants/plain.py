@@ -1,0 +1,74 @@
+"""The published form of a network: eager, in float32, as a script would write it.
+
+It is the definition in tests/networks/definitions: the equations as functions of the weights,
+attention as softmax(q k) v. It shows what the same network costs where nothing is done for speed.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from work import Work
+
+from fromnoise.networks import NETWORKS
+
+DEFINITIONS = Path(__file__).parents[2] / "tests" / "networks" / "definitions"
+HOW = "fp32, channels first"
+
+
+def training_step(
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
+) -> Work:
+    """Forward, mean squared error, backward and Adam."""
+    predict, weights, shape = _network(network, options, batch_size, side, device)
+    optimizer = torch.optim.Adam(weights, lr=2e-4)
+    eps = torch.randn(shape, device=device)
+
+    def step() -> None:
+        F.mse_loss(predict(**options), eps).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Work(HOW, batch_size, step, device)
+
+
+def forward(
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
+) -> Work:
+    """A forward pass, as a sampler asks for it: nothing is dropped or normalised by the batch."""
+    predict, _, _ = _network(network, options, batch_size, side, device)
+
+    def once() -> None:
+        with torch.inference_mode():
+            predict(**{**options, "dropout": 0.0, "training": False})
+
+    return Work(HOW, batch_size, once, device)
+
+
+def _network(
+    name: str, options: Mapping[str, Any], n: int, side: int, device: str
+) -> tuple[Callable[..., Tensor], list[Tensor], tuple[int, ...]]:
+    """The definition at fixed arguments, its weights, and the shape of the images."""
+    torch.manual_seed(0)
+    built = NETWORKS[name](**options).to(device)
+    learnt = [key for key, _ in built.named_parameters()]
+    state = {key: tensor.detach().clone() for key, tensor in built.state_dict().items()}
+    weights = [state[key].requires_grad_() for key in learnt]
+    shape = (n, built.image_channels, side, side)
+    x, t = torch.randn(shape, device=device), torch.arange(n, device=device)
+    cond = torch.zeros(n, built.cond_dim, device=device) if built.cond_dim else None
+    definition = _definition(name)
+    return lambda **how: definition(state, x, t, cond, **how), weights, shape
+
+
+def _definition(name: str) -> Callable[..., Tensor]:
+    spec = importlib.util.spec_from_file_location(name, DEFINITIONS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.definition

@@ -1,0 +1,34 @@
+"""Resident memory while the network `dense_attention` trains at 64x64 with batch 6.
+
+Its attention has 4,096 tokens at the outer level: weights that were there at once, a matrix for
+each head and image, would take gigabytes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from memory import peak_gib
+from report import machine, save
+
+sys.path.insert(0, str(Path(__file__).parent / "contestants"))
+import ours
+
+
+def main() -> None:
+    """Print and keep the peak."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="dense_attention")
+    network = parser.parse_args().network
+    before = peak_gib()
+    step = ours.training_step(network=network, options={}, batch_size=6, side=64)
+    for _ in range(3):
+        step.round()
+    peak = peak_gib()
+    print(f"training {network}, 64x64, batch 6, {step.how}; {machine()}")
+    print(f"  peak resident memory {peak:.2f} GiB, of which {before:.2f} GiB were there before")
+    save(f"memory-{network}", {"peak_gib": peak, "before_gib": before})
+
+
+if __name__ == "__main__":
+    main()
