@@ -1,6 +1,7 @@
 """The floor has all the products of the work, and nothing else: counted by torch's own counter."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import floor
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from work import Work
+from worker import peak_gib
 
 NETWORKS = [
     ("ddpm", {"channels": 8, "multipliers": [1, 2], "groups": 4, "attention_levels": [1]}, 16),
@@ -127,3 +129,13 @@ def test_what_the_work_itself_held_is_no_memory_of_the_floor(monkeypatch):
     monkeypatch.setattr(floor, "forget_peak", forget)
     floor.under(work="large:work", options={})
     assert held == ["forgotten"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="only Linux has it")
+def test_a_peak_that_is_forgotten_does_not_count():
+    size = 256 << 20
+    held = bytearray(b"x" * size)
+    while_held = peak_gib("cpu")
+    del held
+    floor.forget_peak("cpu")
+    assert peak_gib("cpu") < while_held - 0.2
