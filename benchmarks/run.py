@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other, each in a process of its own. Takes about half an hour."""
+"""Every benchmark, one after the other, each in a process of its own. Takes about forty minutes."""
 
 import subprocess
 import sys

@@ -3,7 +3,8 @@
 The work is done once while every such operation is written down with the shapes, layouts and
 number formats of its arguments. A round then repeats those operations, on tensors that are there
 already. No program that computes the same products in the same precision with the same library can
-be faster than that by leaving out anything else.
+be faster than that by leaving out anything else. Only fused attention over many tokens can be: it
+does not write the matrix between its two products to memory.
 """
 
 import gc
