@@ -137,7 +137,8 @@ def try_compiled(
         compile_regions(compiled.network)
         first = once(compiled)
     except RuntimeError as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lines = (line.strip() for line in str(error).splitlines())  # the first may be a headline
+        said = next((s for s in lines if s and not s.endswith(":")), type(error).__name__)
         raise ConfigError(
             f"training.compile: torch cannot compile the network on {x0.device.type} ({said}); "
             "install a C++ compiler, such as g++, or set training.compile = false"
