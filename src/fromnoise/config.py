@@ -146,6 +146,7 @@ class Training(Section):
     ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
+    compile: Literal["auto", True, False] = "auto"  # the blocks of the network
     device: str = "auto"
     seed: Natural = 0
     times: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn

@@ -36,7 +36,7 @@ def test_half_precision_needs_a_gpu(choose):
 def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_last, monkeypatch):
     monkeypatch.setattr(precision, "probe", None)
     chosen = choose(precision=wanted, channels_last=channels_last)
-    assert chosen == (wanted, channels_last)
+    assert chosen == (wanted, channels_last, False)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp
     monkeypatch.setattr(
         precision, "probe", lambda candidates, *_: {c: seconds[c.precision] for c in candidates}
     )
-    assert choose(channels_last=False) == (chosen, False)
+    assert choose(channels_last=False) == (chosen, False, False)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -64,7 +64,7 @@ def test_auto_takes_the_faster_memory_layout(choose, monkeypatch, fast, wanted):
 
 def test_the_probe_leaves_everything_as_it_was(choose, denoiser):
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
-    assert choose() in [(p, layout) for p in ("fp32", "bf16") for layout in (False, True)]
+    assert choose() in [(p, layout, False) for p in ("fp32", "bf16") for layout in (False, True)]
     for name, tensor in denoiser.state_dict().items():
         assert torch.equal(before[name], tensor)
         assert before[name].stride() == tensor.stride()

@@ -121,6 +121,7 @@ def test_measures_a_step(look, tiny_denoiser):
     assert look(computation=None, precision="fp32", channels_last=True).computation == (
         "fp32",
         True,
+        False,
     )
 
 

@@ -3,6 +3,7 @@
 Every one takes images (B,C,H,W), t ∈ {0..T−1} as (B,) and labels (B,K) in {−1, 0, +1} or None, and
 returns (B,C,H,W), or (B,2C,H,W) with `learned_variance`. Zeros, and None, mean "nothing said".
 With `self_conditioning` it takes (B,2C,H,W): x_t, and an earlier x̂_0 of its own, or zeros.
+`regions` are the classes of its repeated blocks, which `training.compile` compiles one by one.
 """
 
 from collections.abc import Callable

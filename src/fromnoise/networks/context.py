@@ -92,6 +92,8 @@ class ContextUNet(nn.Module):
     `features` must be a multiple of 8.
     """
 
+    regions = (ConvBlock,)
+
     def __init__(
         self,
         *,

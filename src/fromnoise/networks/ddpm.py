@@ -98,6 +98,8 @@ class DDPM(nn.Module):
     `size_multiple`; any such size works, square or not.
     """
 
+    regions = (ResidualBlock, Attention)
+
     def __init__(
         self,
         *,

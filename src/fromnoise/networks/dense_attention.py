@@ -76,6 +76,8 @@ class DenseAttention(nn.Module):
     image's sides must be multiples of `size_multiple`; any such size works, square or not.
     """
 
+    regions = (Residual, Attention)
+
     def __init__(
         self,
         *,

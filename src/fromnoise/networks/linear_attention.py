@@ -183,6 +183,8 @@ class LinearAttentionUNet(nn.Module):
     must be multiples of `size_multiple`; any such size works, square or not.
     """
 
+    regions = (ResidualBlock, Attention, LinearAttention)
+
     def __init__(
         self,
         *,

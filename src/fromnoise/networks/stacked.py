@@ -118,6 +118,8 @@ class Stacked(nn.Module):
     size works, square or not.
     """
 
+    regions = (Residual, Attention)
+
     def __init__(
         self,
         *,

@@ -23,9 +23,11 @@ class Computation(NamedTuple):
 
     precision: Precision
     channels_last: bool
+    compiled: bool = False  # its blocks, see `compiling`
 
     def __str__(self) -> str:
-        return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''}"
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -85,7 +87,6 @@ def probe(
 
     The candidates take turns, so that a machine that is busy for a moment is so for all of them.
     """
-    t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
     laid_out = {
         layout: lay_out(copy.deepcopy(denoiser).train(), layout)
         for layout in {candidate.channels_last for candidate in candidates}
@@ -94,11 +95,24 @@ def probe(
     for _ in range(1 + REPEATS):
         for candidate in candidates:
             trial = laid_out[candidate.channels_last]
-            start = time.perf_counter()
-            with autocast(x0.device, candidate.precision):
-                loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
-            loss.backward()
-            loss.item()  # waits for the device
-            seconds[candidate].append(time.perf_counter() - start)
-            trial.zero_grad(set_to_none=True)
+            seconds[candidate].append(time_pass(candidate, trial, objective, x0, cond))
     return {candidate: min(timed[1:]) for candidate, timed in seconds.items()}
+
+
+def time_pass(
+    computation: Computation,
+    trial: Denoiser,
+    objective: Objective,
+    x0: Tensor,
+    cond: Tensor | None = None,
+) -> float:
+    """Seconds of one forward and backward pass of a copy that is laid out for it."""
+    t = torch.full((len(x0),), trial.schedule.T // 2 + 1)
+    start = time.perf_counter()
+    with autocast(x0.device, computation.precision):
+        loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
+    loss.backward()
+    loss.item()  # waits for the device
+    seconds = time.perf_counter() - start
+    trial.zero_grad(set_to_none=True)
+    return seconds

@@ -110,6 +110,7 @@ def measure(
                 else Computation("fp32", False)
             )
         lay_out(trial, computation.channels_last)
+        computation = computation._replace(compiled=False)  # as a copy is
         kept = kept_bytes(trial, objective, computation, *batch(few))
         facts |= {"image_bytes": kept, "computation": computation}
 

@@ -20,6 +20,7 @@ from fromnoise.model import Model, build_denoiser, load, pick_device
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
+from fromnoise.training.compiling import choose_compiled, try_compiled
 from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.training.findings import Finding
 from fromnoise.training.loop import fit
@@ -37,6 +38,7 @@ FIXED = (  # by the start
     "training.batch_size",
     "training.ema_lengths",
 )
+CHOSEN_ONCE = ("precision", "channels_last", "compile")
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 logger = logging.getLogger("fromnoise")
 
@@ -160,14 +162,14 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
         state = _start(recipe, spec, images, weights_from=recipe.training.start_from)
     else:
-        chosen_anew = {"training.precision", "training.channels_last"} & set(overrides or {})
+        chosen_anew = {f"training.{key}" for key in CHOSEN_ONCE} & set(overrides or {})
         same_device = pick_device(recipe.training.device).type == saved["device"]
         if not same_device:
             logger.warning("resumed on another device than before: not bit for bit the same")
         _refuse_other_labels(spec, checkpoint)
         keep = same_device and not chosen_anew
         computation = Computation(**saved["computation"]) if keep else None
-        state = _start(recipe, spec, images, computation=computation)
+        state = _start(recipe, spec, images, computation=computation, done=saved["step"])
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:
@@ -308,20 +310,31 @@ def _start(
     *,
     weights_from: Path | None = None,
     computation: Computation | None = None,
+    done: int = 0,
 ) -> TrainingState:
-    """Build everything before step 0; the first weights are a function of the seed."""
+    """Build everything before step 0; the first weights are a function of the seed.
+
+    computation: what it is known to be, as where it was chosen before; done: steps trained already.
+    """
     settings = recipe.training
     device = pick_device(settings.device)
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
         take_weights(denoiser, spec, weights_from)
-    if computation is None:
+    if computation is None or computation.compiled:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
         objective = recipe.diffusion.objective()
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
-        computation = choose_computation(settings, denoiser, objective, x0, cond)
+        given = denoiser, objective, x0, cond
+        if computation is None:
+            computation = choose_computation(settings, *given)
+            left = settings.steps - done
+            compiled = choose_compiled(settings, computation, *given, steps=left)
+            computation = computation._replace(compiled=compiled)
+        else:
+            try_compiled(computation, *given, parts=settings.accumulation)
         logger.info("computing on %s in %s", device, computation)
     return TrainingState.start(denoiser, settings, computation)
 

@@ -12,6 +12,7 @@ from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_
 from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights
+from fromnoise.training.compiling import compile_regions
 from fromnoise.training.ema import EMA
 from fromnoise.training.optimization import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
@@ -47,6 +48,8 @@ class TrainingState:
     ) -> "TrainingState":
         """Before the first step."""
         lay_out(denoiser, computation.channels_last)
+        if computation.compiled:
+            compile_regions(denoiser.network)
         device = next(denoiser.parameters()).device
         return cls(
             denoiser,
