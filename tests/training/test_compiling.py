@@ -202,7 +202,7 @@ def test_resumed_it_may_be_chosen_anew(tiny, tmp_path):
 
 
 def test_older_checkpoints_are_not_compiled():
-    assert Computation(**{"precision": "bf16", "channels_last": True}) == ("bf16", True, False)
+    assert Computation(precision="bf16", channels_last=True) == ("bf16", True, False)
 
 
 # ---- the choice ---------------------------------------------------------------------------------
