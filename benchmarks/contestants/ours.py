@@ -19,6 +19,7 @@ from fromnoise.half import computes_in_bf16, in_bf16
 from fromnoise.model import Model, build_denoiser, load
 from fromnoise.model_file import ModelSpec
 from fromnoise.networks import NETWORKS
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
@@ -28,6 +29,8 @@ def training_step(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
 ) -> Work:
     """All that the loop does in a step: the probed precision, clipping, Adam, moving average."""
+    if device == "cpu":
+        keep_freed_memory()
     denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
     objective, settings = Objective(), Training(steps=1, batch_size=batch_size)
     computation = choose_computation(settings, denoiser.train(), objective, x0, cond)

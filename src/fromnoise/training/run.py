@@ -20,6 +20,7 @@ from fromnoise.model import Model, build_denoiser, load, pick_device
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled, try_compiled
 from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.training.findings import Finding
@@ -318,6 +319,8 @@ def _start(
     """
     settings = recipe.training
     device = pick_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:

@@ -1,0 +1,46 @@
+"""What a step frees is there for the next, and costs no page faults again."""
+
+import ctypes
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from fromnoise.training import allocation
+
+STEPS = """
+import resource, sys
+import torch
+from fromnoise.training.allocation import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def step():
+    kept = [torch.empty(6 * 2**20, dtype=torch.uint8).fill_(1) for _ in range(20)]
+    kept = [each + 1 for each in kept]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+    command = [sys.executable, "-c", STEPS, how]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_steps_after_the_first_take_no_new_pages():
+    pages = 5 * 20 * 6 * 2**20 // 4096  # what the tensors of one moment of five steps are in
+    assert faults("keep") < pages / 20
+    assert faults("leave") > pages / 2
+
+
+def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
+    class Other:
+        """A C library without mallopt."""
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
+    allocation.keep_freed_memory()
