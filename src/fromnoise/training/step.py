@@ -109,8 +109,11 @@ def learn(
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
     losses = backward(state, objective, batch, settings.accumulation)
     scaler.unscale_(optimizer)
-    clip = settings.clip_norm or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip).item()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    total = torch.nn.utils.get_total_norm(gradients)
+    norm = total.item()
+    if settings.clip_norm and norm > settings.clip_norm:  # else no gradient need be touched
+        torch.nn.utils.clip_grads_with_norm_(network.parameters(), settings.clip_norm, total)
     if math.isfinite(norm) and torch.isfinite(losses).all():
         scaler.step(optimizer)
         for average in (state.ema, *state.power_emas):
