@@ -22,6 +22,7 @@ from fromnoise.config import Recipe, load_recipe
 from fromnoise.data.batches import to_float
 from fromnoise.model import build_denoiser
 from fromnoise.model_file import ModelSpec
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.preview import save_preview
 from fromnoise.training.state import TrainingState
@@ -92,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    keep_freed_memory()
     shares = {}
     print(f"checkpoints and previews; {machine()}")
     for name, (n, channels, side) in WORKS.items():

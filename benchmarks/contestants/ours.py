@@ -20,20 +20,26 @@ from fromnoise.model import Model, build_denoiser, load
 from fromnoise.model_file import ModelSpec
 from fromnoise.networks import NETWORKS
 from fromnoise.training.allocation import keep_freed_memory
+from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
+
+LONG = 100_000  # steps
 
 
 def training_step(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
 ) -> Work:
-    """All that the loop does in a step: the probed precision, clipping, Adam, moving average."""
+    """All that the loop does in a step of a long run, with what its probes choose."""
     if device == "cpu":
         keep_freed_memory()
     denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
-    objective, settings = Objective(), Training(steps=1, batch_size=batch_size)
-    computation = choose_computation(settings, denoiser.train(), objective, x0, cond)
+    objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size)
+    given = denoiser.train(), objective, x0, cond
+    computation = choose_computation(settings, *given)
+    compiled = choose_compiled(settings, computation, *given, steps=LONG)
+    computation = computation._replace(compiled=compiled)
     state = TrainingState.start(denoiser, settings, computation)
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()

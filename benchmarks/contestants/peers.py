@@ -17,7 +17,8 @@ def diffusers_training_step(
     """`UNet2DModel` as in their unconditional example: forward, MSE, backward, clipping, AdamW."""
     network, how = _unet(config, channels_last, device)
     x, eps, t = _batch(network.config.in_channels, batch_size, side, device)
-    return _training(lambda x, t: network(x, t).sample, network, x, eps, t, bf16, how)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    return _training(lambda x, t: network(x, t).sample, network, optimizer, x, eps, t, bf16, how)
 
 
 def diffusers_forward(
@@ -45,7 +46,8 @@ def lucidrains_training_step(
     """`Unet` under the loss, clipping and Adam of their `Trainer`."""
     network, channels = _lucidrains(options, device)
     x, eps, t = _batch(channels, batch_size, side, device)
-    return _training(network, network, x, eps, t, bf16, "channels first")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    return _training(network, network, optimizer, x, eps, t, bf16, "channels first")
 
 
 def lucidrains_forward(
@@ -118,9 +120,15 @@ def _batch(channels: int, n: int, side: int, device: str) -> tuple[Tensor, Tenso
 
 
 def _training(
-    predict: Predict, network: nn.Module, x: Tensor, eps: Tensor, t: Tensor, bf16: bool, how: str
+    predict: Predict,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    bf16: bool,
+    how: str,
 ) -> Work:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     device = x.device.type
 
     def step() -> None:

@@ -4,7 +4,7 @@ import copy
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fromnoise.diffusion import Denoiser
 
@@ -36,5 +36,17 @@ def in_bf16(denoiser: Denoiser) -> Denoiser:
     if device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
         # statistics over groups of interleaved channels take a CPU longer than the convolutions
         network.to(memory_format=torch.contiguous_format)
-    network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
-    return denoiser.with_network(network)
+    return denoiser.with_network(_Autocast(network))
+
+
+class _Autocast(nn.Module):
+    """The network inside autocast."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.self_conditioning = getattr(network, "self_conditioning", False)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.network(x, t, cond)

@@ -91,7 +91,7 @@ def rows_so_far(folder: Path, facts: dict[str, Any]) -> list[Row]:
     if not file.exists():
         return []
     read = read_json(file, where=str(file.absolute()))
-    stored = read if isinstance(read, dict) else {}
+    stored = {"precision": "fp32", **read} if isinstance(read, dict) else {}  # older ones say none
     if other := [key for key, fact in facts.items() if stored.get(key) != fact]:
         raise ConfigError(
             f"{folder.absolute()} has a sweep that differs in {', '.join(other)}; give another "

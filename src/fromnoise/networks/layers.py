@@ -59,13 +59,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
     Fused, so that the weights, N by N, are never there at once. But on a CPU half precision and few
-    tokens are twice as fast in separate products (docs/performance.md), and dropout is not fused.
+    tokens are twice as fast in separate products (docs/performance.md), though q·kᵀ is then rounded
+    to it too; and dropout is not fused.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     if q.device.type == "cpu" and (few_in_half or dropout > 0):
         weights = drop((q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3), dropout)
         return (v.mT @ weights.mT).mT
-    q, k, v = (each.contiguous() for each in (q, k, v))  # as fusing needs
+    q, k, v = (each if each.stride(3) == 1 else each.contiguous() for each in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
@@ -85,14 +86,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) → (B,C,H,W)."""
-        qkv = _pixelwise(self.qkv, self.norm(x)).flatten(2)  # (B,3C,HW)
-        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).mT.unbind(1)  # (B,heads,HW,C/heads)
-        return x + _pixelwise(self.out, attend(q, k, v).mT.reshape(x.shape))
+        qkv = _pixelwise(self.qkv, self.norm(x)).flatten(2).mT  # (B,HW,3C)
+        q, k, v = qkv.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, 1)
+        h = attend(q, k, v).transpose(1, 2).flatten(2).mT  # (B,C,HW)
+        return x + _pixelwise(self.out, h.reshape(x.shape))
 
 
 def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer on the channels of every pixel, (B,C,H,W), which need not be moved for it."""
-    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+    """The layer on the channels of every pixel, (B,C,H,W) → (B,C',H,W), wherever they lie.
+
+    A CPU need not move them for a convolution; others have them side by side in channels last.
+    """
+    if x.device.type == "cpu":
+        return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+    return layer(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
 
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:

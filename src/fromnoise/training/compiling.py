@@ -136,6 +136,11 @@ def try_compiled(
     try:
         compile_regions(compiled.network)
         first = once(compiled)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "training.compile: there is no room to try it, which takes two more copies of the "
+            "network and its activations; set training.compile = false"
+        ) from error
     except RuntimeError as error:
         lines = (line.strip() for line in str(error).splitlines())  # the first may be a headline
         said = next((s for s in lines if s and not s.endswith(":")), type(error).__name__)

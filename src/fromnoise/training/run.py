@@ -39,7 +39,6 @@ FIXED = (  # by the start
     "training.batch_size",
     "training.ema_lengths",
 )
-CHOSEN_ONCE = ("precision", "channels_last", "compile")
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 logger = logging.getLogger("fromnoise")
 
@@ -163,13 +162,16 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         logger.warning("%s has no whole checkpoint: starting at step 0", run.folder.absolute())
         state = _start(recipe, spec, images, weights_from=recipe.training.start_from)
     else:
-        chosen_anew = {f"training.{key}" for key in CHOSEN_ONCE} & set(overrides or {})
+        asked = set(overrides or {})
+        chosen_anew = {"training.precision", "training.channels_last"} & asked
         same_device = pick_device(recipe.training.device).type == saved["device"]
         if not same_device:
             logger.warning("resumed on another device than before: not bit for bit the same")
         _refuse_other_labels(spec, checkpoint)
         keep = same_device and not chosen_anew
         computation = Computation(**saved["computation"]) if keep else None
+        if computation and "training.compile" in asked and recipe.training.compile != "auto":
+            computation = computation._replace(compiled=recipe.training.compile)
         state = _start(recipe, spec, images, computation=computation, done=saved["step"])
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
