@@ -280,7 +280,7 @@ def test_what_is_left_of_a_run_is_what_counts(monkeypatch, tiny, tmp_path):
     left = []
     monkeypatch.setattr(run, "choose_compiled", lambda *_, steps: left.append(steps) or False)
     folder = fromnoise.train(tiny, out=tmp_path / "run").folder
-    fromnoise.resume(folder, overrides={"training.steps": 10, "training.compile": "auto"})
+    fromnoise.resume(folder, overrides={"training.steps": 10, "training.precision": "fp32"})
     assert left == [6, 4]
 
 
