@@ -42,7 +42,6 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def test_steps_after_the_first_take_no_new_pages():
     pages = 5 * 20 * 6 * 2**20 // 4096  # what the tensors of one moment of five steps are in
     assert faults("keep") < pages / 20
-    assert faults("leave") > pages / 2
 
 
 def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
