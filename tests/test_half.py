@@ -45,6 +45,15 @@ def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
     assert off < 0.05, f"relative error {off:.4f}: a dozen layers that round to 0.004 each"
 
 
+@pytest.mark.parametrize("name", sorted(TINY.keys() - {"context"}))  # its time is not cast
+def test_it_is_what_autocast_makes_of_the_network(name):
+    denoiser = denoiser_of(name)
+    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = denoiser(x, t).eps
+    torch.testing.assert_close(in_bf16(denoiser)(x, t).eps, expected, rtol=0, atol=0)
+
+
 def test_the_denoiser_itself_stays_as_it_is():
     denoiser = denoiser_of("ddpm")
     before = {name: p.clone() for name, p in denoiser.state_dict().items()}
