@@ -1,11 +1,11 @@
-"""Training steps and forward passes of every network: ours, other programs', and the floor.
+"""Training steps, forward passes and sampling of networks: ours, other programs', and the floor.
 
 Others run as they are published: diffusers and denoising-diffusion-pytorch with their defaults;
 where no library has the network, its published form in eager float32. The floor under ours is the
-time of its convolutions and matrix products alone. On a GPU all are in bf16, and sampling is
-measured too. Results are kept in results/network_speed.json, of a GPU in network_speed_cuda.json;
-with `--only`, beside those of the other works. `--profile FILE` measures nothing: it writes where
-the time of three steps of ours goes.
+time of its convolutions and matrix products alone. On a GPU all are in bf16. Results are kept in
+results/network_speed.json, of a GPU in network_speed_cuda.json; with `--only`, beside those of the
+other works. `--profile FILE` measures nothing: it writes where the time of three steps of ours
+goes.
 """
 
 import argparse
@@ -60,10 +60,11 @@ class Race(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How many images a round draws from a network, and how."""
+    """How many images a round draws from a network, and how; its rivals draw as many."""
 
     network: Network
     images: int
+    sampler: str
     steps: int
 
 
@@ -110,10 +111,15 @@ def networks(device: str) -> list[Network]:
 
 
 def samplings(device: str) -> list[Sampling]:
-    """What is drawn on such a device: on a CPU nothing, see time_to_quality.py."""
+    """What is drawn on such a device: with the two networks that libraries have, by DDIM."""
+    paper, linear = networks(device)[:2]
     if device == "cpu":
-        return []
-    return [Sampling(Network("the paper's network", "ddpm", PAPER, 512, 32, ()), 2048, 20)]
+        return [Sampling(one, one.batch_size, "ddim", 20) for one in (paper, linear)]
+    alone = paper._replace(batch_size=512, rivals=())
+    return [
+        *(Sampling(one, 4 * one.batch_size, "ddim", 20) for one in (paper, linear)),
+        Sampling(alone, 2048, "dpm++", 20),
+    ]
 
 
 def races(device: str) -> dict[str, Race]:
@@ -124,7 +130,11 @@ def races(device: str) -> dict[str, Race]:
             title = f"{one.title}, {one.side}x{one.side}, batch {one.batch_size}: {name}"
             found[title] = of_network(one, kind, device)
     for drawn in samplings(device):
-        title = f"{drawn.network.title}: images of {drawn.steps} dpm++ steps"
+        one = drawn.network
+        title = (
+            f"{one.title}, {one.side}x{one.side}, batch {one.batch_size}: "
+            f"sampling in {drawn.steps} {drawn.sampler} steps"
+        )
         found[title] = of_sampling(drawn, device)
     return found
 
@@ -156,22 +166,31 @@ def of_network(one: Network, kind: str, device: str) -> Race:
 
 
 def of_sampling(drawn: Sampling, device: str) -> Race:
-    """Ours alone."""
+    """Ours and the rivals."""
     one = drawn.network
-    options = {
-        "network": one.network,
-        "options": one.options,
+    shape = {
         "batch_size": one.batch_size,
         "side": one.side,
         "images": drawn.images,
         "steps": drawn.steps,
         "device": device,
     }
+    same = {"network": one.network, "options": one.options, "sampler": drawn.sampler, **shape}
+    contestants = [
+        Contestant("fromnoise", "ours:sampling", same),
+        *(
+            Contestant(
+                rival.name, rival.work.format("sampling"), {**rival.own, **shape}, rival.python
+            )
+            for rival in one.rivals
+            if rival.own is not None  # a library that can sample, and not a network alone
+        ),
+    ]
 
     def say(ours: Measured) -> str:
-        return f"At this rate 50,000 take {50_000 / median(ours.rates) / 60:.1f} minutes."
+        return f"At this rate 50,000 images take {50_000 / median(ours.rates) / 60:.1f} minutes."
 
-    return Race([Contestant("fromnoise", "ours:sampling", options)], say)
+    return Race(contestants, say)
 
 
 def profile(chosen: dict[str, Race], file: Path) -> None:

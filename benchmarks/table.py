@@ -43,6 +43,10 @@ def of_file(figures: Mapping[str, Any]) -> str:
             tables.append(of_work(title, contestants))
             if note := figures.get("notes", {}).get(title):
                 tables.append(note)
+    elif "drawings" in figures:
+        tables = [of_contest(figures)]
+    elif "choices" in figures:
+        tables = [of_choices(figures)]
     else:
         tables = [of_shares(figures["shares"])]
     return "\n\n".join([*tables, measured_with(figures)])
@@ -84,6 +88,57 @@ def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
             f"| {one['every']:,} steps | {100 * share(one):.2g} % |"
         )
     return "\n".join(lines)
+
+
+def of_contest(figures: Mapping[str, Any]) -> str:
+    """What time_to_quality.py kept: how good the images of each are, drawn in two ways."""
+    parts = []
+    for drawing in figures["drawings"]:
+        lines = [
+            f"| {figures['minutes']:g} minutes of training, drawn {drawing['drawn']} | parameters "
+            "| learned from | drawn | Fréchet distance |",
+            "|---|---|---|---|---|",
+        ]
+        for one, trained in figures["training"].items():
+            made = drawing[one]
+            images = trained["steps"] * trained["batch_size"]
+            learned, drew = images / trained["seconds"], made["count"] / made["seconds"]
+            lines.append(
+                f"| {one} | {trained['parameters']:,} "
+                f"| {images:,} images, {short(learned)} a second "
+                f"| in {made['ddim_steps']} steps, {short(drew)} a second "
+                f"| {interval(made['frechet_distance'])} |"
+            )
+        parts.append("\n".join(lines))
+        times = drawing["times_the_better_peer"]
+        parts.append(
+            f"The distance of fromnoise is {short(times)} × that of the better of the others."
+        )
+    parts.append(
+        f"{figures['num']:,} images each, against {figures['training_images']:,} training images; "
+        f"{figures['held_out_images']:,} real images that none was trained on come to "
+        f"{interval(figures['real_images'])}."
+    )
+    parts += [f"{one}: {trained['how']}." for one, trained in figures["training"].items()]
+    return "\n\n".join(parts)
+
+
+def of_choices(figures: Mapping[str, Any]) -> str:
+    """What recipe_choices.py kept: how good the images are with each choice."""
+    lines = [
+        f"| `{figures['recipe']}`, {figures['steps']:,} steps | a step | Fréchet distance |",
+        "|---|---|---|",
+    ]
+    for choice, one in figures["choices"].items():
+        lines.append(
+            f"| {choice} | {short(one['step_seconds'])} s | {interval(one['frechet_distance'])} |"
+        )
+    return "\n".join(lines)
+
+
+def interval(found: Mapping[str, float]) -> str:
+    """A value and the 95 % that it lies in."""
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def share(one: Mapping[str, Any]) -> float:

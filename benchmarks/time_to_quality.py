@@ -20,7 +20,6 @@ Trained weights and drawn images stay in the folder --out; what is there is not 
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,10 +29,11 @@ from typing import Any
 import numpy as np
 from contestants.padding import padded
 from PIL import Image
-from quality_of_drawings import HEAD, distance, drawn, in_words, row
+from quality_of_drawings import distance, drawn
 from race import PEERS_PYTHON, Contestant
 from report import machine, save
-from turns import Stage, finish
+from table import of_contest
+from turns import Stage, check_plan, finish
 
 from fromnoise import ImageSet, open_images
 from fromnoise.data import detect_source
@@ -72,18 +72,6 @@ def end_of(
 def steps_within(made: Mapping[str, Any], seconds: float) -> int:
     """The DDIM steps in which as many images as in DDIM_STEPS are drawn within so many seconds."""
     return min(max(FEWEST, int(DDIM_STEPS * seconds / made["seconds"] + 1e-9)), T)
-
-
-def check_plan(out: Path, plan: Mapping[str, Any]) -> None:
-    """What lies in `out` was made by this plan, or SystemExit."""
-    file = out / "plan.json"
-    if file.exists() and (before := json.loads(file.read_text())) != plan:
-        other = ", ".join(
-            f"{key} = {before.get(key)}" for key in plan if before.get(key) != plan[key]
-        )
-        raise SystemExit(f"{out} was begun with {other}; give the same again, or another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(plan, indent=1) + "\n")
 
 
 def write_images(images: np.ndarray, out: Path) -> tuple[Path, Path]:
@@ -161,25 +149,18 @@ def contest(
 
 
 def score(
-    out: Path,
-    trained: Mapping[str, Any],
-    drawings: Sequence[Mapping[str, Any]],
-    reference: Reference,
-    space: Extractor,
+    out: Path, drawings: Sequence[Mapping[str, Any]], reference: Reference, space: Extractor
 ) -> list[dict[str, Any]]:
-    """Print the table of both drawings; the distances in it and everything said of each drawing."""
-    print(HEAD)
+    """Everything said of each drawing, with its distance, ours over the better peer's."""
     scored: list[dict[str, Any]] = []
     for title, made in zip(("in as many steps", "in as much time"), drawings, strict=True):
         found = {}
         for one, facts in made.items():
             images = drawn(out / one / f"drawn-{facts['ddim_steps']}")
             comes_to = distance(images, reference, space)
-            print(row(one, trained[one], facts, comes_to))
             found[one] = {**facts, "frechet_distance": comes_to._asdict()}
         values = {one: facts["frechet_distance"]["value"] for one, facts in found.items()}
         times = values[OURS] / min(values[one] for one in values if one != OURS)
-        print(f"{title}, {OURS} comes to {times:.3f} x the distance of the better peer")
         scored.append({"drawn": title, **found, "times_the_better_peer": times})
     return scored
 
@@ -217,18 +198,19 @@ def main() -> None:
     trained, drawings = contest(out, data, arguments)
     space = of_judge(judge)
     reference = reference_of(Real(data, f"{RECIPE}, train"), space)
-    title = (
-        f"{arguments.minutes:g} minutes of training each, {arguments.num:,} images each, "
-        f"against {len(data):,} training images"
-    )
-    print(f"{title}; {machine()}")
-    scored = score(out, trained, drawings, reference, space)
     real = distance(np.asarray(held_out.images), reference, space)
-    print(f"{len(held_out):,} real images that none was trained on: {in_words(real)}")
-    print("\n".join(f"{one}: {facts['how']}" for one, facts in trained.items()))
-    judged_by = {"weights": space.weights, "accuracy": judge.spec.held_out}
-    figures = {"training": trained, "drawings": scored, "real_images": real._asdict()}
-    save("time_to_quality", {**plan, "judge": judged_by, **figures})
+    figures = {
+        **plan,
+        "judge": {"weights": space.weights, "accuracy": judge.spec.held_out},
+        "training_images": len(data),
+        "training": trained,
+        "drawings": score(out, drawings, reference, space),
+        "held_out_images": len(held_out),
+        "real_images": real._asdict(),
+    }
+    save("time_to_quality", figures)
+    print(of_contest(figures))
+    print(machine())
 
 
 if __name__ == "__main__":

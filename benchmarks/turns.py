@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +103,18 @@ class Stage(NamedTuple):
     def answer(self, out: Path) -> Path:
         """Where its answer is kept; beside it lies the folder of the same name to work in."""
         return out / self.contestant.name / f"{self.name}.json"
+
+
+def check_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    """What lies in `out` was made by this plan, or SystemExit."""
+    file = out / "plan.json"
+    if file.exists() and (before := json.loads(file.read_text())) != plan:
+        other = ", ".join(
+            f"{key} = {before.get(key)}" for key in plan if before.get(key) != plan[key]
+        )
+        raise SystemExit(f"{out} was begun with {other}; give the same again, or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(plan, indent=1) + "\n")
 
 
 def finish(stages: Sequence[Stage], out: Path, *, slice_seconds: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """fromnoise in the contest of time to quality: a recipe, trained by `fromnoise.train`."""
 
+import math
 import os
 import shutil
 import signal
@@ -26,11 +27,13 @@ def train(
     data: str | None,
     recipe: str | Mapping[str, Any],
     steps: int | None,
-    seconds: float,
+    seconds: float = math.inf,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train for the steps or until the time is over; the signal that ends it is a person's Ctrl-C.
 
-    Its previews and checkpoints are as the recipe has them, and their time counts.
+    Its previews and checkpoints are as the recipe has them, and their time counts. overrides: of
+    the recipe, by dotted keys.
     """
     shutil.rmtree(folder, ignore_errors=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where the last step is done, and none waits
@@ -46,7 +49,10 @@ def train(
     running.fit = timed
     try:
         run = fromnoise.train(
-            recipe, out=folder, data=data, overrides={"training.steps": steps or MANY}
+            recipe,
+            out=folder,
+            data=data,
+            overrides={"training.steps": steps or MANY, **(overrides or {})},
         )
     finally:
         running.fit = fit

@@ -69,14 +69,14 @@ def forward(
 
 def sampling(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, images: int,
-    steps: int, device: str = "cpu",
+    sampler: str, steps: int, device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """So many images from `Model.sample` in `steps` steps of dpm++; the weights are untrained."""
+    """So many images from `Model.sample`; the weights are untrained."""
     given = {
         "network": checked(Component(name=network, **options), "network"),
         "diffusion": {},
         "sampling": {
-            "sampler": checked(Component(name="dpm++"), "sampling.sampler"),
+            "sampler": checked(Component(name=sampler), "sampling.sampler"),
             "steps": steps,
         },
         "channels": 3,

@@ -39,6 +39,30 @@ def diffusers_forward(
     return Work(f"{'bf16' if bf16 else 'fp32'}, {how}", batch_size, forward, device)
 
 
+def diffusers_sampling(
+    *, config: Mapping[str, Any], batch_size: int, side: int, images: int, steps: int, bf16: bool,
+    channels_last: bool, device: str = "cpu",
+) -> Work:  # fmt: skip
+    """The loop of `DDIMPipeline`, which itself cannot return images computed in bf16."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    network, how = _unet(config, channels_last, device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    network.eval().to(dtype)
+    scheduler = DDIMScheduler(num_train_timesteps=1000)
+    channels = network.config.in_channels
+
+    def draw(n: int) -> Tensor:
+        x = torch.randn(n, channels, side, side, device=device, dtype=dtype)
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t).sample, t, x).prev_sample
+        return x
+
+    how = f"{'bf16' if bf16 else 'fp32'}, {how}, batches of {batch_size}"
+    return Work(how, images, lambda: _sampling(draw, images, batch_size), device)
+
+
 def lucidrains_training_step(
     *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
     device: str = "cpu",
@@ -65,6 +89,25 @@ def lucidrains_forward(
 
     how = f"{'bf16 autocast' if bf16 else 'fp32'}, channels first"
     return Work(how, batch_size, forward, device)
+
+
+def lucidrains_sampling(
+    *, options: Mapping[str, Any], batch_size: int, side: int, images: int, steps: int,
+    bf16: bool = False, device: str = "cpu",
+) -> Work:  # fmt: skip
+    """`GaussianDiffusion.sample`, which is DDIM where the steps are fewer than T."""
+    from denoising_diffusion_pytorch import GaussianDiffusion
+
+    network, _ = _lucidrains(options, device)
+    diffusion = GaussianDiffusion(network, image_size=side, sampling_timesteps=steps)
+    diffusion.eval().to(device)
+
+    def draw(n: int) -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            return diffusion.sample(batch_size=n) * 2 - 1
+
+    how = f"{'bf16 autocast' if bf16 else 'fp32'}, channels first, batches of {batch_size}"
+    return Work(how, images, lambda: _sampling(draw, images, batch_size), device)
 
 
 def torchvision_feed(
@@ -117,6 +160,17 @@ def _lucidrains(options: Mapping[str, Any], device: str) -> tuple[nn.Module, int
 def _batch(channels: int, n: int, side: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(n, channels, side, side, device=device)
     return x, torch.randn_like(x), torch.arange(n, device=device)
+
+
+def _sampling(draw: Callable[[int], Tensor], images: int, batch_size: int) -> Tensor:
+    """uint8 on the CPU, from batches in [−1, 1], as a user wants them."""
+    with torch.inference_mode():
+        batches = [draw(min(batch_size, images - i)) for i in range(0, images, batch_size)]
+        return torch.cat([_to_uint8(x) for x in batches])
+
+
+def _to_uint8(x: Tensor) -> Tensor:
+    return (x.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8).cpu()
 
 
 def _training(

@@ -7,6 +7,7 @@ from typing import Any
 
 import network_speed
 import ours
+import peers
 import plain
 import pytest
 import report
@@ -16,6 +17,7 @@ import utilisation
 from network_speed import PLAIN, Network, Sampling, diffusers, lucidrains
 from race import Contestant, Measured
 from torch.utils.flop_counter import FlopCounterMode
+from work import Work
 from worker import seconds_of
 
 from fromnoise.networks import NETWORKS
@@ -54,14 +56,18 @@ def small(device: str) -> list[Network]:
     ]  # fmt: skip
 
 
-NORMAL = network_speed.networks
+NORMAL, NORMALLY_DRAWN = network_speed.networks, network_speed.samplings
+
+
+def few(device: str) -> list[Sampling]:
+    """Three images in two steps from each network that is sampled."""
+    return [drawn._replace(images=3, steps=2) for drawn in NORMALLY_DRAWN(device)]
 
 
 @pytest.fixture
 def little(monkeypatch):
     monkeypatch.setattr(network_speed, "networks", small)
-    drawn = Sampling(Network("tiny", "ddpm", SMALL["ddpm"], 2, 8, ()), 3, 2)
-    monkeypatch.setattr(network_speed, "samplings", lambda device: [drawn])
+    monkeypatch.setattr(network_speed, "samplings", few)
 
 
 def at_once(contestants: list[Contestant], *, rounds: int) -> dict[str, Measured]:
@@ -97,10 +103,11 @@ def measure(little, monkeypatch, tmp_path, capsys):
 def test_everyone_computes_every_work(measure, tmp_path):
     out, kept = measure("--rounds", 1)
     works = kept["works"]
-    assert len(works) == 7 * 2 + 1
+    assert len(works) == 7 * 2 + 2
     whom = {title: list(contestants) for title, contestants in works.items()}
     for title, contestants in whom.items():
-        assert contestants[:2] == (["fromnoise"] if "dpm++" in title else ["fromnoise", "floor"])
+        assert contestants[0] == "fromnoise"
+        assert (contestants[1] == "floor") == ("sampling in 2 ddim steps" not in title)
         assert out.count(f"{title}; ") == 1
     assert [one for one in whom if PLAIN.name in whom[one]] == [
         f"`{name}, batch 2: {kind}"
@@ -112,21 +119,21 @@ def test_everyone_computes_every_work(measure, tmp_path):
         )
         for kind in ("training step", "forward pass")
     ]
-    assert sum("diffusers, fp32" in one for one in whom.values()) == 2
-    assert sum("diffusers, bf16 + channels_last" in one for one in whom.values()) == 2
-    assert sum("lucidrains, fp32" in one for one in whom.values()) == 2
+    assert sum("diffusers, fp32" in one for one in whom.values()) == 3
+    assert sum("diffusers, bf16 + channels_last" in one for one in whom.values()) == 3
+    assert sum("lucidrains, fp32" in one for one in whom.values()) == 3
     assert out.count("time over the floor: ") == 14
     assert kept["notes"].keys() == works.keys()
     assert "Gflop" in works["`context`, 32x32, batch 2: forward pass"]["floor"]["how"]
     page = table.page_with_tables("<!-- network_speed -->\n<!-- end of network_speed -->", tmp_path)
     assert page.count("| floor |") == 14
-    assert "At this rate 50,000 take" in page
+    assert "At this rate 50,000 images take" in page
 
 
 def test_a_few_works_are_measured_again_beside_the_others(measure):
-    _, before = measure("--rounds", 1, "--only", "dpm++")
+    _, before = measure("--rounds", 1, "--only", "sampling")
     _, after = measure("--rounds", 2, "--only", "`context`, 32x32, batch 2: forward")
-    assert len(after["works"]) == 2
+    assert len(after["works"]) == 3
     assert before["works"].items() <= after["works"].items()
 
 
@@ -140,10 +147,11 @@ def test_a_work_that_is_not_there_is_refused(measure, capsys):
 
 def test_the_works_of_a_gpu_have_its_batch_and_are_all_in_bf16(monkeypatch):
     found = network_speed.races("cuda")
-    assert len(found) == 5
+    assert len(found) == 7
     *raced, drawn = found.values()
-    for one in raced:
-        assert {contestant.times for contestant in one.contestants} == {20}
+    for title, one in zip(found, raced, strict=False):
+        times = 1 if "sampling" in title else 20
+        assert {contestant.times for contestant in one.contestants} == {times}
         for contestant in one.contestants:
             options = contestant.options.get("options", {}) if contestant.name == "floor" else (
                 contestant.options
@@ -230,11 +238,34 @@ def test_utilisation_is_of_the_devices_peak_if_that_is_known(monkeypatch):
     )
 
 
-def test_sampling_draws_what_the_model_would():
-    given = {"network": "ddpm", "options": SMALL["ddpm"], "side": 8, "steps": 2}
-    work = ours.sampling(**given, batch_size=2, images=3)
+DRAWN = {"side": 8, "steps": 2, "batch_size": 2, "images": 3}
+
+
+def check_three_images(work: Work) -> None:
     assert work.images == 3
     images = work.round()
     assert isinstance(images, torch.Tensor)
     assert images.shape == (3, 3, 8, 8)
     assert images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_ours_draws_as_many_images_as_it_says(sampler):
+    given = {"network": "ddpm", "options": SMALL["ddpm"], "sampler": sampler}
+    check_three_images(ours.sampling(**given, **DRAWN))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("whose", ["diffusers", "lucidrains"])
+def test_theirs_draw_as_many_images_as_they_say(whose, bf16):
+    if whose == "diffusers":
+        pytest.importorskip("diffusers")
+        own = diffusers(SMALL["ddpm"], bf16=bf16, channels_last=bf16).own or {}
+        work = peers.diffusers_sampling(**own, **DRAWN)
+    else:
+        pytest.importorskip("denoising_diffusion_pytorch")
+        options = {"dim": 8, "dim_mults": [1, 2]}
+        work = peers.lucidrains_sampling(options=options, bf16=bf16, **DRAWN)
+    assert work.how.startswith("bf16" if bf16 else "fp32")
+    check_three_images(work)

@@ -1,8 +1,6 @@
 import json
 import signal
-import struct
 import sys
-from pathlib import Path
 
 import diffusers_example
 import fromnoise_recipe
@@ -20,13 +18,12 @@ from quality_of_drawings import distance, drawn
 from race import Contestant
 from shards import draw_shards
 from torch import nn
-from turns import Stage, finish
+from turns import Stage, check_plan, finish
 
 import fromnoise
 from fromnoise.config import load_recipe
 from fromnoise.evaluation import moments_of
 from fromnoise.evaluation.extractors import pixels
-from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, save_judge
 from fromnoise.evaluation.reference import Reference
 from fromnoise.networks import NETWORKS
 
@@ -76,10 +73,10 @@ def test_ddim_steps_that_fit_into_a_time(took, limit, steps):
 
 def test_a_folder_keeps_to_one_plan(tmp_path):
     plan = {"minutes": 30, "num": 100}
-    time_to_quality.check_plan(tmp_path / "out", plan)
-    time_to_quality.check_plan(tmp_path / "out", plan)
+    check_plan(tmp_path / "out", plan)
+    check_plan(tmp_path / "out", plan)
     with pytest.raises(SystemExit, match=r"begun with minutes = 30; give the same"):
-        time_to_quality.check_plan(tmp_path / "out", {"minutes": 1, "num": 100})
+        check_plan(tmp_path / "out", {"minutes": 1, "num": 100})
 
 
 def test_drawn_parts_are_kept(tmp_path, monkeypatch):
@@ -205,28 +202,7 @@ def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_pat
     assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(head + array.tobytes())
-
-
-@pytest.fixture
-def garments(tmp_path) -> Path:
-    """Noise in the files of Fashion-MNIST."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for split, count in (("train", 60), ("t10k", 40)):
-        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        write_idx(folder / f"{split}-images-idx3-ubyte", images)
-        write_idx(folder / f"{split}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
-    return folder
-
-
-def test_a_contest_that_is_over_is_only_scored(garments, tmp_path, monkeypatch, capsys):
-    spec = JudgeSpec(
-        kind="classes", label_names=tuple("0123456789"), channels=1, size=(28, 28), stem="small"
-    )
-    save_judge(Judge(build_network(spec), spec), tmp_path / "judge")
+def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
     for i, one in enumerate(time_to_quality.WORK):
@@ -243,7 +219,7 @@ def test_a_contest_that_is_over_is_only_scored(garments, tmp_path, monkeypatch, 
                 json.dumps({"count": 40, "seconds": took})
             )
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    line = ["--out", out, "--judge", tmp_path / "judge", "--data", garments, "--num", 40]
+    line = ["--out", out, "--judge", judge, "--data", garments, "--num", 40]
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
@@ -252,11 +228,10 @@ def test_a_contest_that_is_over_is_only_scored(garments, tmp_path, monkeypatch, 
     finally:
         signal.signal(signal.SIGTERM, before)
 
-    table = capsys.readouterr().out
-    rows = [row for row in table.splitlines() if " images/s " in row]
-    assert [row.split()[0] for row in rows] == 2 * list(time_to_quality.WORK)
-    assert "10 x 2, 5.0 images/s" in rows[0]
-    assert "12 steps, 10 s, 4.0 images/s" in rows[4]
+    rows = [row for row in capsys.readouterr().out.splitlines() if "a second" in row]
+    assert [row.split()[1] for row in rows] == 2 * list(time_to_quality.WORK)
+    assert "| 9 | 20 images, 5 a second | in 25 steps, 4 a second |" in rows[0]
+    assert "| in 12 steps, 4 a second |" in rows[4]
     figures = json.loads((tmp_path / "results" / "time_to_quality.json").read_text())
     same_steps, same_time = figures["drawings"]
     found = {one: same_steps[one]["frechet_distance"]["value"] for one in time_to_quality.WORK}

@@ -1,0 +1,64 @@
+"""The choices of a recipe, one at a time: what is trained, and what is kept of it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import recipe_choices
+import report
+import shards
+from recipe_choices import CHOICES, RECIPE
+
+from fromnoise.config import load_recipe
+
+RNG = np.random.default_rng(0)
+
+
+def test_every_choice_but_the_first_is_another_recipe():
+    as_it_is = load_recipe(RECIPE)
+    recipes = [load_recipe(RECIPE, changed) for changed in CHOICES.values()]
+    assert recipes[0] == as_it_is
+    assert all(recipe != as_it_is for recipe in recipes[1:])
+    assert len({recipe.to_yaml() for recipe in recipes}) == len(CHOICES)
+
+
+@pytest.fixture
+def measure(tmp_path, garments, judge, monkeypatch, capsys):
+    """The script on 40 images each, nothing of whose trainings is left to do."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(recipe_choices, "CHOICES", {"the recipe": {}, "ema_decay: 0.5": {}})
+    for i, name in enumerate(("the-recipe", "ema_decay-0.5")):
+        images = RNG.integers(0, 256 - 60 * i, (40, 1, 28, 28), dtype=np.uint8)
+        (out / name / "drawn").mkdir(parents=True)
+        np.savez(out / name / "drawn" / shards.IMAGES, images=images)
+        trained = {"steps": 10, "seconds": 4.0 + i}
+        for stage, told in {"training": trained, "drawn": {"count": 40, "seconds": 1}}.items():
+            (out / name / f"{stage}.json").write_text(json.dumps(told))
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
+
+    def call(*more: str) -> tuple[str, dict]:
+        line = ["--out", out, "--judge", judge, "--data", garments, "--num", 40, *more]
+        monkeypatch.setattr(sys, "argv", ["recipe_choices.py", *map(str, line)])
+        recipe_choices.main()
+        kept = (tmp_path / "results" / "recipe_choices.json").read_text()
+        return capsys.readouterr().out, json.loads(kept)
+
+    return call
+
+
+def test_choices_that_are_trained_are_only_scored(measure):
+    printed, kept = measure()
+    first, second = kept["choices"].values()
+    assert first["step_seconds"] == 0.4
+    assert second["step_seconds"] == 0.5
+    near, far = (one["frechet_distance"]["value"] for one in (first, second))
+    assert near != far
+    assert f"ema_decay: 0.5           {far:.2f} (" in printed
+
+
+def test_a_folder_keeps_to_its_steps(measure):
+    measure()
+    with pytest.raises(SystemExit, match=r"was begun with steps = 1500; give the same again"):
+        measure("--steps", "20")
