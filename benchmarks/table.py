@@ -95,7 +95,7 @@ def of_contest(figures: Mapping[str, Any]) -> str:
     parts = []
     for drawing in figures["drawings"]:
         lines = [
-            f"| {figures['minutes']:g} minutes of training, drawn {drawing['drawn']} | parameters "
+            f"| {figures['minutes']:g} minutes each, drawn {drawing['drawn']} | parameters "
             "| learned from | drawn | Fréchet distance |",
             "|---|---|---|---|---|",
         ]

@@ -199,7 +199,7 @@ def test_a_contest_by_hand():
     assert (
         table.of_file(figures)
         == """\
-| 30 minutes of training, drawn in as many steps | parameters | learned from | drawn | Fréchet distance |
+| 30 minutes each, drawn in as many steps | parameters | learned from | drawn | Fréchet distance |
 |---|---|---|---|---|
 | fromnoise | 1,234 | 20 images, 5 a second | in 25 steps, 4 a second | 1.50 (1.25 to 2.00) |
 | other | 1,234 | 40 images, 10 a second | in 25 steps, 2 a second | 6.00 (5.00 to 7.00) |
@@ -214,7 +214,7 @@ fromnoise: by hand.
 other: by hand.
 
 Measured on a machine."""
-    )  # noqa: E501
+    )
 
 
 def test_choices_by_hand():
