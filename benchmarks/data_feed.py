@@ -74,9 +74,9 @@ def main() -> None:
     ]
     measured = race(contestants, rounds=arguments.repeats)
     title = f"{IMAGES:,} images of {SIDE}x{SIDE}, batches of {BATCH}"
-    print(f"data feed, {title}; {machine()}")
+    print(f"data feed, {title}; {machine(arguments.device)}")
     print(table(measured))
-    save_race("data_feed", {title: measured})
+    save_race("data_feed", {title: measured}, device=arguments.device)
 
 
 if __name__ == "__main__":

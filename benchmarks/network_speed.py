@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import torch
 from race import PEERS_PYTHON, Contestant, Measured, Worker, race, ratios, table
 from report import machine, save_race
 from table import FLOOR, over
@@ -219,7 +218,6 @@ def main() -> None:
     if a.profile:
         profile(chosen, a.profile)
         return
-    name = "network_speed" if a.device == "cpu" else f"network_speed_{torch.device(a.device).type}"
     merge = bool(a.only)
     for title, one in chosen.items():
         print(f"{title}; {machine(a.device)}", flush=True)
@@ -230,7 +228,13 @@ def main() -> None:
             print(f"  time over the floor: {over(ratios(ours, measured[FLOOR]))}")
         note = one.say(ours)
         print(f"  {note}", flush=True)
-        save_race(name, {title: measured}, notes={title: note}, device=a.device, merge=merge)
+        save_race(
+            "network_speed",
+            {title: measured},
+            notes={title: note},
+            device=a.device,
+            merge=merge,
+        )
         merge = True  # what is measured already outlasts an interruption
 
 

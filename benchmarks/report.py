@@ -33,10 +33,19 @@ def machine(device: str = "cpu") -> str:
 
 
 def save(name: str, figures: dict[str, Any], *, device: str = "cpu") -> None:
-    """Keep the figures with the machine's description in results/NAME.json."""
+    """Keep the figures with the machine's description in results/NAME.json.
+
+    Of another device than a CPU in results/NAME_cuda.json, say.
+    """
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(device), **figures}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    kept_in(name, device).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def kept_in(name: str, device: str) -> Path:
+    """The file with the figures of such a device."""
+    kind = torch.device(device).type
+    return RESULTS / (f"{name}.json" if kind == "cpu" else f"{name}_{kind}.json")
 
 
 def save_race(
@@ -47,7 +56,7 @@ def save_race(
     device: str = "cpu",
     merge: bool = False,
 ) -> None:
-    """Keep what races measured in results/NAME.json, as `table.py` reads it.
+    """Keep what races measured, where `save` does, as `table.py` reads it.
 
     works: what the work was → contestant → its figures. Each contestant's rates stand in the order
     of the rounds, so that figures of one round can be compared. notes: what is to be said of a
@@ -71,7 +80,7 @@ def save_race(
     }
     if notes:
         figures["notes"] = dict(notes)
-    file = RESULTS / f"{name}.json"
+    file = kept_in(name, device)
     if merge and file.exists():
         before = json.loads(file.read_text())
         now = {"machine": machine(device), "versions": figures["versions"]}

@@ -171,6 +171,16 @@ def test_versions_of_both_environments_are_told(monkeypatch, tmp_path):
     assert found["peers"]["torch"] == found["fromnoise"]["torch"]
 
 
+def test_figures_of_a_gpu_lie_beside_those_of_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "machine", lambda device: f"a {device}")
+    measured = {"ours": Measured("so", 1, [1.0], 0.5)}
+    for device in ("cpu", "cuda:1"):
+        report.save_race("step", {"a": measured}, device=device, merge=True)
+    kept = {file.name: json.loads(file.read_text())["machine"] for file in tmp_path.iterdir()}
+    assert kept == {"step.json": "a cpu", "step_cuda.json": "a cuda:1"}
+
+
 def test_a_contest_by_hand():
     trained = {"how": "by hand", "parameters": 1234, "batch_size": 2, "steps": 10, "seconds": 4.0}
     ours = {"value": 1.5, "low": 1.25, "high": 2.0}

@@ -93,6 +93,20 @@ def test_attention_whichever_way_it_is_computed(dtype, tokens, others):
         torch.testing.assert_close(g.grad.double(), k.grad, rtol=5 * tolerance, atol=5 * tolerance)
 
 
+def test_scores_in_half_precision_move_each_weight_by_no_more_than_their_rounding():
+    """A score s that is rounded to bf16 is off by up to |s|/2⁹, and a weight twice."""
+    torch.manual_seed(0)
+    q, k = (4 * torch.randn(2, 1, 3, 64, 64)).bfloat16()
+    weights = attend(q, k, torch.eye(64).bfloat16().expand_as(q)).double()
+    scores = q.double() @ k.double().mT / 8
+    exact = scores.softmax(dim=3)
+    largest = scores.abs().max().item()
+    assert largest > 50  # e^50: one token takes it all
+    off = math.exp(2 * largest / 2**9) * (1 + 2**-8) ** 2 - 1  # the weights are rounded too
+    assert off < 1
+    torch.testing.assert_close(weights, exact, rtol=off, atol=1e-30)
+
+
 def test_dropout_on_the_weights_keeps_the_mean_of_attention():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, 4, 8)
