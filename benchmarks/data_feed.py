@@ -49,7 +49,6 @@ def main() -> None:
     scratch = Path(tempfile.gettempdir()) / "fromnoise-data-feed"
     parser.add_argument("--scratch", type=Path, default=scratch, help="1.5 GB; kept for next time")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
     pictures, cache = arguments.scratch / "pictures", arguments.scratch / "cache"
@@ -62,7 +61,7 @@ def main() -> None:
             task.result()
     open_images("folder", pictures, cache=cache)  # decoded here, if it is the first time
 
-    common = {"folder": str(pictures), "batch_size": BATCH, "device": arguments.device}
+    common = {"folder": str(pictures), "batch_size": BATCH}
     contestants = [
         Contestant("fromnoise", "ours:data_feed", {**common, "cache": str(cache)}),
         Contestant(
@@ -74,9 +73,9 @@ def main() -> None:
     ]
     measured = race(contestants, rounds=arguments.repeats)
     title = f"{IMAGES:,} images of {SIDE}x{SIDE}, batches of {BATCH}"
-    print(f"data feed, {title}; {machine(arguments.device)}")
+    print(f"data feed, {title}; {machine()}")
     print(table(measured))
-    save_race("data_feed", {title: measured}, device=arguments.device)
+    save_race("data_feed", {title: measured})
 
 
 if __name__ == "__main__":

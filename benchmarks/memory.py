@@ -6,12 +6,12 @@ is torch itself, the activations of a batch, and whatever part of the images is 
 
 import argparse
 import os
-import resource
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from report import machine, save
+from worker import peak_gib
 
 import fromnoise
 
@@ -32,7 +32,7 @@ def main() -> None:
             images[i : i + 6000] = rng.integers(0, 256, images[i : i + 6000].shape, np.uint8)
         images.flush()
         del images
-        before = peak_gib()
+        before = peak_gib("cpu")
         run = fromnoise.train(
             "fashion-mnist",
             data=Path(scratch) / "images.npy",
@@ -40,17 +40,12 @@ def main() -> None:
             overrides=OVERRIDES,
         )
         parameters = sum(p.numel() for p in run.model().denoiser.parameters())
-    peak = peak_gib()
+    peak = peak_gib("cpu")
     model = parameters * BYTES_PER_PARAMETER / 2**30
     print(f"training on 60,000 images; {machine()}")
     print(f"  peak resident memory {peak:.2f} GiB, of which model and optimiser {model:.2f} GiB,")
     print(f"  so {peak - model:.2f} GiB beyond them; {before:.2f} GiB were there before training")
     save("memory", {"peak_gib": peak, "model_and_optimiser_gib": model, "before_gib": before})
-
-
-def peak_gib() -> float:
-    """The most memory that this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from memory import peak_gib
 from report import machine, save
+from worker import peak_gib
 
 sys.path.insert(0, str(Path(__file__).parent / "contestants"))
 import ours
@@ -17,14 +17,13 @@ import ours
 
 def main() -> None:
     """Print and keep the peak."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="dense_attention")
-    network = parser.parse_args().network
-    before = peak_gib()
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    network = "dense_attention"
+    before = peak_gib("cpu")
     step = ours.training_step(network=network, options={}, batch_size=6, side=64)
     for _ in range(3):
         step.round()
-    peak = peak_gib()
+    peak = peak_gib("cpu")
     print(f"training {network}, 64x64, batch 6, {step.how}; {machine()}")
     print(f"  peak resident memory {peak:.2f} GiB, of which {before:.2f} GiB were there before")
     save(f"memory-{network}", {"peak_gib": peak, "before_gib": before})

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from race import PEERS_PYTHON, Contestant, Measured, Worker, race, ratios, table
-from report import machine, save_race
+from report import machine, refuse_another_machine, save_race
 from table import FLOOR, over
 from utilisation import operations, utilisation
 
@@ -145,7 +145,13 @@ def of_network(one: Network, kind: str, device: str) -> Race:
     same = {"network": one.network, "options": one.options, **shape}
     contestants = [
         Contestant("fromnoise", f"ours:{kind}", same, times=times),
-        Contestant(FLOOR, "floor:under", {"work": f"ours:{kind}", "options": same}, times=times),
+        Contestant(
+            FLOOR,
+            "floor:under",
+            {"work": f"ours:{kind}", "options": same},
+            times=times,
+            like="fromnoise",
+        ),
     ]
     for rival in one.rivals:
         given = same if rival.own is None else {**rival.own, **shape}
@@ -219,6 +225,11 @@ def main() -> None:
         profile(chosen, a.profile)
         return
     merge = bool(a.only)
+    if merge:
+        try:
+            refuse_another_machine("network_speed", a.device)
+        except ValueError as error:
+            parser.error(str(error))
     for title, one in chosen.items():
         print(f"{title}; {machine(a.device)}", flush=True)
         measured = race(one.contestants, rounds=a.rounds)

@@ -1,20 +1,83 @@
-"""The Fréchet distance of drawn images, in the features of a judge."""
+"""How good drawn images are: their Fréchet distance to Fashion-MNIST in the features of a judge."""
 
+import hashlib
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from report import versions
+from turns import check_plan
 
+from fromnoise import ImageSet, open_images
+from fromnoise.config import load_recipe
+from fromnoise.data import detect_source
 from fromnoise.evaluation import Interval, frechet_scores, moments_of
-from fromnoise.evaluation.extractors import Extractor, in_parts
-from fromnoise.evaluation.reference import Reference
+from fromnoise.evaluation.extractors import check_installed, in_parts, of_judge
+from fromnoise.evaluation.judge import Judge, load_judge
+from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.evaluation.set_metrics import BLOCKS
 
+RECIPE = "fashion-mnist"
+DDIM_STEPS = 25
+BATCH_SIZE = 64  # of drawing
 
-def distance(images: np.ndarray, reference: Reference, space: Extractor) -> Interval:
+
+class Measure(NamedTuple):
+    """The training images, and by what others are compared with them.
+
+    held_out: real images that none was trained on; path: of the data, as a recipe has it.
+    """
+
+    data: ImageSet
+    held_out: ImageSet
+    path: str | None
+    judge: Judge
+    reference: Reference
+
+    def told(self) -> dict[str, Any]:
+        """What is to be known of it beside the distances, among them that of real images."""
+        weights = of_judge(self.judge).weights
+        return {
+            "judge": {"weights": weights, "accuracy": self.judge.spec.held_out},
+            "training_images": len(self.data),
+            "held_out_images": len(self.held_out),
+            "real_images": distance(np.asarray(self.held_out.images), self)._asdict(),
+        }
+
+
+def parser_of(doc: str | None, *, num: int) -> ArgumentParser:
+    """What every such script is told. num: the images that each draws by default."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it is kept")
+    parser.add_argument("--judge", type=Path, required=True, help=f"of `judge train {RECIPE}`")
+    parser.add_argument("--data", type=Path, help="where Fashion-MNIST lies, or is to be fetched")
+    parser.add_argument("--num", type=int, default=num, help="images to draw, of each")
+    return parser
+
+
+def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
+    """Open all that the hours to come will need; SystemExit if `--out` was begun otherwise."""
+    check_installed()
+    source = RECIPE if arguments.data is None else detect_source(arguments.data, named=RECIPE)
+    data, held_out = (open_images(source, arguments.data, split=s) for s in ("train", "test"))
+    recipe = hashlib.sha256(load_recipe(RECIPE).to_yaml().encode()).hexdigest()[:16]
+    same = {"data": data.fingerprint, "recipe": recipe, "versions": versions()}
+    check_plan(arguments.out, {**plan, **same})
+    judge = load_judge(arguments.judge)
+    reference = reference_of(Real(data, f"{RECIPE}, train"), of_judge(judge))
+    path = None if arguments.data is None else str(arguments.data.absolute())
+    return Measure(data, held_out, path, judge, reference)
+
+
+def distance(images: np.ndarray, measure: Measure) -> Interval:
     """That of `fromnoise evaluate` (its `fid`), of uint8 (N, C, H, W)."""
+    space = of_judge(measure.judge)
     features = np.concatenate([part.features for _, part in in_parts(space, images)])
     blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
-    return frechet_scores(blocks, reference.mean, reference.covariance)[0]
+    return frechet_scores(blocks, measure.reference.mean, measure.reference.covariance)[0]
 
 
 def drawn(folder: Path) -> np.ndarray:

@@ -24,6 +24,7 @@ class Contestant:
     """`work` is "module:function" of contestants/; options are its arguments, as JSON has them.
 
     times: how often a round does the work. What a GPU does in milliseconds is measured so.
+    like: an earlier contestant of the race; what it has chosen is this one's argument `chosen`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Contestant:
     options: Mapping[str, Any] = field(default_factory=dict)
     python: Path = Path(sys.executable)
     times: int = 1
+    like: str | None = None
 
 
 class Measured(NamedTuple):
@@ -50,10 +52,11 @@ class Measured(NamedTuple):
 class Worker:
     """One contestant in its process; it is asked for one round at a time, or it waits."""
 
-    def __init__(self, contestant: Contestant) -> None:
+    def __init__(self, contestant: Contestant, **more: Any) -> None:
+        """more: arguments of the work beside the contestant's options."""
         command = [contestant.python, HERE / "worker.py", contestant.work]
         self.process = subprocess.Popen(
-            [*map(str, command), json.dumps(contestant.options)],
+            [*map(str, command), json.dumps({**contestant.options, **more})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,7 +106,9 @@ def race(contestants: Sequence[Contestant], *, rounds: int) -> dict[str, Measure
     workers: list[Worker] = []
     try:
         for contestant in contestants:
-            workers.append(Worker(contestant))
+            chosen = {worker.name: worker.ready["chosen"] for worker in workers}
+            like = contestant.like
+            workers.append(Worker(contestant, **({"chosen": chosen[like]} if like else {})))
             workers[-1].round()
         seconds = [[worker.round() for worker in workers] for _ in range(rounds)]
         return {

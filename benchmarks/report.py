@@ -82,17 +82,25 @@ def save_race(
         figures["notes"] = dict(notes)
     file = kept_in(name, device)
     if merge and file.exists():
+        refuse_another_machine(name, device)
         before = json.loads(file.read_text())
-        now = {"machine": machine(device), "versions": figures["versions"]}
-        if changed := [what for what, value in now.items() if before[what] != value]:
-            raise ValueError(
-                f"{file} was measured with another {' and other '.join(changed)}, so these figures "
-                "cannot stand beside those; measure all of it, or remove the file first"
-            )
         for part in ("works", "notes"):
             if part in before:
                 figures[part] = {**before[part], **figures.get(part, {})}
     save(name, figures, device=device)
+
+
+def refuse_another_machine(name: str, device: str) -> None:
+    """ValueError where results/NAME.json is there and was not measured on this, with these."""
+    file = kept_in(name, device)
+    if not file.exists():
+        return
+    before, now = json.loads(file.read_text()), {"machine": machine(device), "versions": versions()}
+    if changed := [what for what, value in now.items() if before[what] != value]:
+        raise ValueError(
+            f"{file} was measured with another {' and other '.join(changed)}, so these figures "
+            "cannot stand beside those; measure all of it, or remove the file first"
+        )
 
 
 def versions() -> dict[str, dict[str, str]]:

@@ -1,4 +1,7 @@
-"""Every benchmark, one after the other, each in a process of its own. Takes about forty minutes."""
+"""Every benchmark but those that train for hours, one after the other, each in its own process.
+
+Takes about forty minutes. The others are time_to_quality.py and recipe_choices.py.
+"""
 
 import subprocess
 import sys
@@ -11,7 +14,7 @@ BENCHMARKS = [
     ["checkpoint_cost.py"],
     ["memory.py"],
     ["memory_of_attention.py"],
-    ["evaluation.py", "--peer"],
+    ["evaluation.py"],
     ["quality.py", "--recipe", "digits"],
     ["quality.py", "--recipe", "digits-long"],
     ["table.py"],

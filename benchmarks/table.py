@@ -13,6 +13,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = HERE / "results"
+LONGER = 1.1  # times as long counts as longer
 FLOOR = "floor"  # the contestant of contestants/floor.py
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", flags=re.DOTALL)
 
@@ -94,6 +95,7 @@ def of_contest(figures: Mapping[str, Any]) -> str:
     """What time_to_quality.py kept: how good the images of each are, drawn in two ways."""
     parts = []
     for drawing in figures["drawings"]:
+        limit = drawing["seconds"]
         lines = [
             f"| {figures['minutes']:g} minutes each, drawn {drawing['drawn']} | parameters "
             "| learned from | drawn | Fréchet distance |",
@@ -102,11 +104,12 @@ def of_contest(figures: Mapping[str, Any]) -> str:
         for one, trained in figures["training"].items():
             made = drawing[one]
             images = trained["steps"] * trained["batch_size"]
-            learned, drew = images / trained["seconds"], made["count"] / made["seconds"]
+            late = limit is not None and made["seconds"] > LONGER * limit
             lines.append(
                 f"| {one} | {trained['parameters']:,} "
-                f"| {images:,} images, {short(learned)} a second "
-                f"| in {made['ddim_steps']} steps, {short(drew)} a second "
+                f"| {images:,} images, {short(images / trained['seconds'])} a second "
+                f"| {made['ddim_steps']} steps, {made['seconds']:,.0f} s"
+                f"{' (over the time)' if late else ''} "
                 f"| {interval(made['frechet_distance'])} |"
             )
         parts.append("\n".join(lines))
@@ -114,11 +117,7 @@ def of_contest(figures: Mapping[str, Any]) -> str:
         parts.append(
             f"The distance of fromnoise is {short(times)} × that of the better of the others."
         )
-    parts.append(
-        f"{figures['num']:,} images each, against {figures['training_images']:,} training images; "
-        f"{figures['held_out_images']:,} real images that none was trained on come to "
-        f"{interval(figures['real_images'])}."
-    )
+    parts.append(for_scale(figures))
     parts += [f"{one}: {trained['how']}." for one, trained in figures["training"].items()]
     return "\n\n".join(parts)
 
@@ -126,14 +125,21 @@ def of_contest(figures: Mapping[str, Any]) -> str:
 def of_choices(figures: Mapping[str, Any]) -> str:
     """What recipe_choices.py kept: how good the images are with each choice."""
     lines = [
-        f"| `{figures['recipe']}`, {figures['steps']:,} steps | a step | Fréchet distance |",
-        "|---|---|---|",
+        f"| `{figures['recipe']}`, {figures['steps']:,} steps | Fréchet distance |",
+        "|---|---|",
     ]
     for choice, one in figures["choices"].items():
-        lines.append(
-            f"| {choice} | {short(one['step_seconds'])} s | {interval(one['frechet_distance'])} |"
-        )
-    return "\n".join(lines)
+        lines.append(f"| {choice} | {interval(one['frechet_distance'])} |")
+    return "\n".join(lines) + "\n\n" + for_scale(figures)
+
+
+def for_scale(figures: Mapping[str, Any]) -> str:
+    """How many images were compared with how many, and what real ones come to."""
+    return (
+        f"{figures['num']:,} images each, against {figures['training_images']:,} training images; "
+        f"{figures['held_out_images']:,} real images that none was trained on come to "
+        f"{interval(figures['real_images'])}."
+    )
 
 
 def interval(found: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -82,8 +83,9 @@ class Turns:
 
 
 def take_turns(all_of_them: Sequence[Turns], *, slice_seconds: float) -> None:
-    """Run them to their ends, for `slice_seconds` at a time."""
+    """Run them to their ends, for `slice_seconds` at a time; if this program is ended, end them."""
     waiting = deque(all_of_them)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         while waiting:
             one = waiting.popleft()
@@ -92,6 +94,7 @@ def take_turns(all_of_them: Sequence[Turns], *, slice_seconds: float) -> None:
     finally:
         for one in all_of_them:
             one.end()
+        signal.signal(signal.SIGTERM, before)
 
 
 class Stage(NamedTuple):

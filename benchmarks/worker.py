@@ -25,7 +25,7 @@ def main() -> None:
 
     module, function = sys.argv[1].split(":")
     work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
-    answer(how=work.how, images=work.images)
+    answer(how=work.how, images=work.images, chosen=work.chosen)
     for line in sys.stdin:
         what, *times = line.split()
         if what == "end":

@@ -43,14 +43,16 @@ class Clock:
 
 @contextmanager
 def ending(clock: Clock, seconds: float, end: Callable[[], object]) -> Iterator[None]:
-    """Inside the `with`, `end` is called once the clock shows so many seconds."""
+    """Inside the `with`, `end` is called as soon as the clock shows so many seconds.
+
+    And then again and again: the first call may come before anyone listens.
+    """
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(OFTEN):
             if clock.seconds() >= seconds:
                 end()
-                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

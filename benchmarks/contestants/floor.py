@@ -7,6 +7,7 @@ be faster than that by leaving out anything else. Only fused attention over many
 does not write the matrix between its two products to memory.
 """
 
+import ctypes
 import gc
 import importlib
 from collections import Counter
@@ -48,14 +49,19 @@ class Like(NamedTuple):
         return there.normal_().expand(self.shape)  # where it was expanded, it is again
 
 
-def under(*, work: str, options: Mapping[str, Any]) -> Work:
-    """The floor under the work "module:function" of another contestant with these options."""
+def under(
+    *, work: str, options: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+) -> Work:
+    """The floor under the work "module:function" of another contestant with these options.
+
+    chosen: what that contestant has chosen by a probe, so that none is asked again.
+    """
     module, function = work.split(":")
-    whole = getattr(importlib.import_module(module), function)(**options)
+    whole = getattr(importlib.import_module(module), function)(**options, **(chosen or {}))
     whole.round()  # what happens once only is no part of it
     with Products() as products:
         whole.round()
-    images, device = whole.images, whole.device
+    images, device, computed = whole.images, whole.device, whole.how
     del whole
     forget_peak(device)
     calls = [(repeat, count) for key, count in products.seen.items() for repeat in replay(*key)]
@@ -68,9 +74,8 @@ def under(*, work: str, options: Mapping[str, Any]) -> Work:
 
     with FlopCounterMode(display=False) as counter:
         alone()
-    how = (
-        f"{sum(count for _, count in calls)} products, {counter.get_total_flops() / 1e9:.3g} Gflop"
-    )
+    products = sum(count for _, count in calls)
+    how = f"{computed}: {products} products, {counter.get_total_flops() / 1e9:.3g} Gflop"
     return Work(how, images, alone, device)
 
 
@@ -120,6 +125,8 @@ def replay(func: Any, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> list[Ca
 def forget_peak(device: str) -> None:
     """What this process has held so far does not count."""
     gc.collect()
+    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is not held
     if device != "cpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

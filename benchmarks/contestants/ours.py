@@ -6,7 +6,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from features import features, statistics_of_others
 from torch import Tensor
 from work import Work
 
@@ -15,6 +17,8 @@ from fromnoise.config import Training
 from fromnoise.data import open_images
 from fromnoise.data.batches import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.evaluation import frechet_distance, frechet_scores, merged, moments_of
+from fromnoise.evaluation.set_metrics import BLOCKS
 from fromnoise.half import computes_in_bf16, in_bf16
 from fromnoise.model import Model, build_denoiser, load
 from fromnoise.model_file import ModelSpec
@@ -29,13 +33,17 @@ LONG = 100_000  # steps
 
 
 def training_step(
-    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
-) -> Work:
-    """All that the loop does in a step of a long run, with what its probes choose."""
+    *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu",
+    **chosen: Any,
+) -> Work:  # fmt: skip
+    """All that the loop does in a step of a long run, with what its probes choose.
+
+    chosen: settings of `training` that they need not.
+    """
     if device == "cpu":
         keep_freed_memory()
     denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
-    objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size)
+    objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size, **chosen)
     given = denoiser.train(), objective, x0, cond
     computation = choose_computation(settings, *given)
     compiled = choose_compiled(settings, computation, *given, steps=LONG)
@@ -46,8 +54,14 @@ def training_step(
     if device != "cpu":  # as `data/prefetch.py` has them ready
         pixels, eps = pixels.pin_memory(), eps.pin_memory()
     batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
+    chosen = computation._asdict()
+    chosen["compile"] = chosen.pop("compiled")
     return Work(
-        str(computation), batch_size, lambda: learn(state, objective, batch, settings), device
+        str(computation),
+        batch_size,
+        lambda: learn(state, objective, batch, settings),
+        device,
+        chosen,
     )
 
 
@@ -91,7 +105,7 @@ def sampling(
     return Work(how, images, lambda: model.sample(range(images), batch_size=batch_size), device)
 
 
-def data_feed(*, folder: str, cache: str, batch_size: int, device: str = "cpu") -> Work:
+def data_feed(*, folder: str, cache: str, batch_size: int) -> Work:
     """An epoch: the batches of its steps as the network gets them, mirrored by chance."""
     data = open_images("folder", Path(folder), cache=cache, channels=3)
     steps = len(data) // batch_size
@@ -101,9 +115,34 @@ def data_feed(*, folder: str, cache: str, batch_size: int, device: str = "cpu") 
         first = next(epochs) * steps
         for step in range(first, first + steps):
             batch = load_batch(data, seed=0, step=step, batch_size=batch_size, flip=True)
-            to_float(batch.to(device))
+            to_float(batch)
 
-    return Work("mapped cache, no worker", steps * batch_size, epoch, device)
+    return Work("mapped cache, no worker", steps * batch_size, epoch)
+
+
+def frechet(*, count: int, width: int) -> Work:
+    """Statistics of features that come some at a time, and the Fréchet distance."""
+    made, (mean, covariance) = features(count, width), statistics_of_others(width)
+
+    def once() -> float:
+        found = merged(*(moments_of(part) for part in np.array_split(made, -(-count // 500))))
+        return frechet_distance(found.mean, found.covariance, mean, covariance)
+
+    return Work("500 at a time", count, once)
+
+
+def frechet_intervals(*, count: int, width: int) -> Work:
+    """The same with the limit of endlessly many features, and intervals, as `evaluate` has them."""
+    made, (mean, covariance) = features(count, width), statistics_of_others(width)
+
+    def once() -> float:
+        blocks = [
+            merged(*(moments_of(part) for part in np.array_split(block, -(-len(block) // 500))))
+            for block in np.array_split(made, BLOCKS)
+        ]
+        return frechet_scores(blocks, mean, covariance)[0].value
+
+    return Work(f"{BLOCKS} blocks", count, once)
 
 
 def _denoiser_and_batch(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from features import features, statistics_of_others
 from torch import Tensor, nn
 from work import Work
 
@@ -78,7 +79,7 @@ def lucidrains_forward(
     *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
     device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """A forward pass of `Unet`, in autocast if in bf16, as their `Trainer` has it."""
+    """A forward pass of `Unet`; bf16 is autocast, as in the loss of their `Trainer`."""
     network, channels = _lucidrains(options, device)
     network.eval()
     x, _, t = _batch(channels, batch_size, side, device)
@@ -110,9 +111,7 @@ def lucidrains_sampling(
     return Work(how, images, lambda: _sampling(draw, images, batch_size), device)
 
 
-def torchvision_feed(
-    *, folder: str, side: int, batch_size: int, images: int, workers: int, device: str = "cpu"
-) -> Work:
+def torchvision_feed(*, folder: str, side: int, batch_size: int, images: int, workers: int) -> Work:
     """`ImageFolder` and `DataLoader` over so many images, chosen anew each round."""
     from torch.utils.data import DataLoader, RandomSampler
     from torchvision import datasets, transforms
@@ -132,14 +131,28 @@ def torchvision_feed(
         sampler=RandomSampler(dataset, num_samples=images),
         num_workers=workers,
         persistent_workers=True,
-        pin_memory=device != "cpu",
     )
 
     def feed() -> None:
-        for batch, _ in loader:
-            batch.to(device, non_blocking=True)
+        for _ in loader:
+            pass
 
-    return Work(f"PNG files, {workers} workers", images, feed, device)
+    return Work(f"PNG files, {workers} workers", images, feed)
+
+
+def fidelity_frechet(*, count: int, width: int) -> Work:
+    """torch-fidelity's functions, on features that are all there."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    made, (mean, covariance) = features(count, width), statistics_of_others(width)
+    of_other = {"mu": mean, "sigma": covariance}
+
+    def once() -> float:
+        found = fid_features_to_statistics(torch.from_numpy(made))
+        told = fid_statistics_to_metric(found, of_other, verbose=False)
+        return told["frechet_inception_distance"]
+
+    return Work("all at once", count, once)
 
 
 def _unet(config: Mapping[str, Any], channels_last: bool, device: str) -> tuple[Any, str]:
@@ -183,14 +196,12 @@ def _training(
     bf16: bool,
     how: str,
 ) -> Work:
-    device = x.device.type
-
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             loss = nn.functional.mse_loss(predict(x, t).float(), eps)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    return Work(f"{'bf16 autocast' if bf16 else 'fp32'}, {how}", len(x), step, device)
+    return Work(f"{'bf16 autocast' if bf16 else 'fp32'}, {how}", len(x), step, str(x.device))

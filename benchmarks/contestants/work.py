@@ -1,7 +1,7 @@
 """What a contestant is asked to make."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
@@ -11,3 +11,4 @@ class Work(NamedTuple):
     images: int
     round: Callable[[], object]
     device: str = "cpu"
+    chosen: Mapping[str, Any] | None = None  # what it left to a probe; others may do as it does

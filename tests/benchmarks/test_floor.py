@@ -93,7 +93,7 @@ def test_the_products_of_a_forward_pass_by_hand():
     options = {"training": False, "bf16": False}
     made = floor.under(work="everything:work", options=options)
     assert sum(counts(made).values()) == total
-    assert made.how == f"11 products, {total / 1e9:.3g} Gflop"
+    assert made.how == f"all: 11 products, {total / 1e9:.3g} Gflop"
 
 
 @pytest.mark.parametrize("work", ["training_step", "forward"])
@@ -102,9 +102,22 @@ def test_the_floor_of_a_network_has_its_operations(network, options, side, work)
     given = {"network": network, "options": options, "batch_size": 2, "side": side}
     whole = getattr(ours, work)(**given)
     whole.round()
-    made = floor.under(work=f"ours:{work}", options=given)
+    made = floor.under(work=f"ours:{work}", options=given, chosen=whole.chosen)
     assert sum(counts(made).values()) == needed(whole) > 0
     assert made.images == 2
+    assert made.how.startswith(f"{whole.how}: ")
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_floor_of_a_step_is_computed_as_it_was_chosen(precision, channels_last, monkeypatch):
+    monkeypatch.setattr(ours, "choose_compiled", lambda *_, steps: False)
+    network, options, side = NETWORKS[0]
+    given = {"network": network, "options": options, "batch_size": 2, "side": side}
+    chosen = {"precision": precision, "channels_last": channels_last}
+    made = floor.under(work="ours:training_step", options=given, chosen=chosen)
+    layout = "channels last" if channels_last else "channels first"
+    assert made.how.startswith(f"{precision}, {layout}: ")
 
 
 def test_what_the_work_itself_held_is_no_memory_of_the_floor(monkeypatch):

@@ -72,11 +72,13 @@ def little(monkeypatch):
 
 def at_once(contestants: list[Contestant], *, rounds: int) -> dict[str, Measured]:
     """A race in this process, with options that have been through JSON as in any other."""
-    found = {}
+    found, chosen = {}, {}
     for one in contestants:
         module, function = one.work.split(":")
         build = getattr(importlib.import_module(module), function)
-        work = build(**json.loads(json.dumps(one.options)))
+        more = {"chosen": chosen[one.like]} if one.like else {}
+        work = build(**json.loads(json.dumps({**one.options, **more})))
+        chosen[one.name] = work.chosen
         seconds = [seconds_of(work, one.times) for _ in range(rounds)]
         found[one.name] = Measured(work.how, work.images, seconds, 0.5)
     return found
@@ -137,6 +139,17 @@ def test_a_few_works_are_measured_again_beside_the_others(measure):
     assert before["works"].items() <= after["works"].items()
 
 
+def test_figures_of_another_machine_are_refused_before_anything_is_measured(
+    measure, monkeypatch, capsys
+):
+    measure("--rounds", 1, "--only", "`context`, 32x32, batch 2: forward")
+    monkeypatch.setattr(report, "machine", lambda device: "another")
+    monkeypatch.setattr(network_speed, "race", None)  # it would not be called
+    with pytest.raises(SystemExit):
+        measure("--rounds", 1, "--only", "`context`, 32x32, batch 2: training")
+    assert "was measured with another machine, so these figures" in capsys.readouterr().err
+
+
 def test_a_work_that_is_not_there_is_refused(measure, capsys):
     with pytest.raises(SystemExit):
         measure("--only", "nobody")
@@ -195,6 +208,24 @@ def test_the_published_form_learns(network):
         work.round()
         work.round()
     assert min(seen) > 0.9
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_torchs_own_operations_change_nothing_in_the_published_form(training, monkeypatch):
+    def predicted() -> torch.Tensor:
+        predict, weights, _ = plain._network("context", SMALL["context"], 3, 32, "cpu")
+        for weight in weights:
+            torch.nn.init.normal_(weight, std=0.3)
+        with torch.no_grad():
+            return predict(**SMALL["context"], training=training)
+
+    called = plain.OPERATIONS["context"]
+    with_them = predicted()
+    monkeypatch.setattr(plain, "OPERATIONS", {})
+    torch.testing.assert_close(with_them, predicted(), rtol=1e-4, atol=1e-4)
+    assert with_them.std() > 0.01
+    definition = plain._definition("context")
+    assert called.keys() <= definition.__globals__.keys()
 
 
 def test_the_published_form_drops_nothing_when_it_is_asked_by_a_sampler():

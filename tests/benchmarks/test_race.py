@@ -47,6 +47,11 @@ def dies_waiting(*, mark):
     threading.Thread(target=end, daemon=True).start()
     return Work("mortal", 1, lambda: None)
 
+def chooses(*, chosen=None):
+    precision = (chosen or {"precision": "fp4"})["precision"]
+    how = f"{precision}{', as told' if chosen else ''}"
+    return Work(how, 1, lambda: None, chosen={"precision": precision})
+
 def fails():
     raise RuntimeError("no such network")
 
@@ -100,6 +105,18 @@ def test_a_round_can_be_the_work_many_times_over(tmp_path):
     assert len(log.read_text().splitlines()) == 9
     assert measured["often"].images == 4
     assert all(0.3 <= seconds < 0.89 for seconds in measured["long"].seconds)
+
+
+def test_one_does_as_another_has_chosen():
+    measured = race.race(
+        [
+            Contestant("first", "fakes:chooses"),
+            Contestant("second", "fakes:chooses", like="first"),
+            Contestant("third", "fakes:chooses", {"chosen": {"precision": "fp8"}}),
+        ],
+        rounds=1,
+    )
+    assert [one.how for one in measured.values()] == ["fp4", "fp4, as told", "fp8, as told"]
 
 
 def test_a_profile_names_the_operations_of_three_rounds():

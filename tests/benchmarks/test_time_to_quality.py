@@ -1,12 +1,18 @@
+import importlib
+import inspect
 import json
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers_example
 import fromnoise_recipe
 import lucidrains_trainer
 import numpy as np
 import pytest
+import quality_of_drawings
 import report
 import shards
 import time_to_quality
@@ -21,6 +27,7 @@ from torch import nn
 from turns import Stage, check_plan, finish
 
 import fromnoise
+from fromnoise import open_images
 from fromnoise.config import load_recipe
 from fromnoise.evaluation import moments_of
 from fromnoise.evaluation.extractors import pixels
@@ -102,14 +109,16 @@ def test_drawn_parts_are_kept(tmp_path, monkeypatch):
     assert draw_shards(draw, tmp_path, 10, batch_size=3)["seconds"] >= 1000
 
 
-def test_equal_images_are_at_distance_0_and_a_shift_at_its_square():
+def test_equal_images_are_at_distance_0_and_a_shift_at_its_square(monkeypatch):
     images = RNG.integers(0, 200, (400, 1, 4, 4), dtype=np.uint8)
     space = pixels((1, 4, 4))
+    monkeypatch.setattr(quality_of_drawings, "of_judge", lambda judge: space)
     features = space.extract(images).features
     moments = moments_of(features)
-    real = Reference(moments.mean, moments.covariance, features, {})
-    assert distance(images, real, space).value == pytest.approx(0, abs=1e-6)
-    shifted = distance(images + np.uint8(51), real, space)  # by 0.2 in each of 16 pixels
+    reference = Reference(moments.mean, moments.covariance, features, {})
+    measure = SimpleNamespace(judge=None, reference=reference)
+    assert distance(images, measure).value == pytest.approx(0, abs=1e-6)
+    shifted = distance(images + np.uint8(51), measure)  # by 0.2 in each of 16 pixels
     assert shifted.value == pytest.approx(16 * 0.2**2, rel=1e-4)
 
 
@@ -135,9 +144,15 @@ def _sigterm():
 def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, steps, seconds):
     out = tmp_path / "run"
     told = fromnoise_recipe.train(
-        folder=str(out), data=None, recipe=tiny, steps=steps, seconds=seconds
+        folder=str(out),
+        data=None,
+        recipe=tiny,
+        steps=steps,
+        seconds=seconds,
+        overrides={"training.seed": 7},
     )
     model = fromnoise.load(out)
+    assert fromnoise.Run(out).recipe().training.seed == 7
     assert told["steps"] == model.spec.step
     assert told["steps"] == 3 if steps else 0 < told["steps"] < fromnoise_recipe.MANY
     assert told["batch_size"] == 8
@@ -202,6 +217,38 @@ def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_pat
     assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
 
 
+def bind(stages: Sequence[Stage]) -> None:
+    """Every function that the stages call takes the options that they give, or TypeError."""
+    for stage in stages:
+        module, function = stage.contestant.work.split(":")
+        options = json.loads(json.dumps(stage.contestant.options))
+        called = getattr(importlib.import_module(module), function)
+        inspect.signature(called).bind(folder="", **options)
+
+
+def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monkeypatch):
+    """Nothing of what comes after hours of training is to fail for want of an argument."""
+    told = {"steps": 10, "seconds": 4.0, "batch_size": 2}
+    seen = []
+
+    def finish(stages, out, *, slice_seconds):
+        bind(stages)
+        seen.extend(stages)
+        return {stage.contestant.name: told for stage in stages}
+
+    monkeypatch.setattr(time_to_quality, "finish", finish)
+    data = open_images("fashion-mnist", garments)
+    measure = SimpleNamespace(data=data, path=str(garments))
+    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, slice=1)
+    trained, (steps, time) = time_to_quality.contest(measure, arguments)
+    assert [stage.name for stage in seen[::3]] == ["probe", "training", "drawn-25", "drawn-25"]
+    assert trained["diffusers"] == {**told, "planned": int(0.97 * (60 - 3) * 10)}
+    assert trained["lucidrains"]["planned"] is None
+    assert (steps["seconds"], time["seconds"]) == (None, 4.0)
+    ours = [stage for stage in seen if stage.contestant.name == "fromnoise"]
+    assert all(stage.contestant.python == Path(sys.executable) for stage in ours)
+
+
 def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
@@ -220,18 +267,14 @@ def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkey
             )
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     line = ["--out", out, "--judge", judge, "--data", garments, "--num", 40]
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
-    try:
-        time_to_quality.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    time_to_quality.main()
 
     rows = [row for row in capsys.readouterr().out.splitlines() if "a second" in row]
     assert [row.split()[1] for row in rows] == 2 * list(time_to_quality.WORK)
-    assert "| 9 | 20 images, 5 a second | in 25 steps, 4 a second |" in rows[0]
-    assert "| in 12 steps, 4 a second |" in rows[4]
+    assert "| 9 | 20 images, 5 a second | 25 steps, 10 s |" in rows[0]
+    assert "| 12 steps, 10 s |" in rows[4]
     figures = json.loads((tmp_path / "results" / "time_to_quality.json").read_text())
     same_steps, same_time = figures["drawings"]
     found = {one: same_steps[one]["frechet_distance"]["value"] for one in time_to_quality.WORK}

@@ -276,9 +276,17 @@ def test_what_is_chosen(monkeypatch, wanted, device, eager, steps, found, tried,
     assert calls == ([2] if tried else [])
 
 
+def test_what_was_chosen_before_is_compiled_again_and_not_chosen_again(monkeypatch):
+    monkeypatch.setattr(compiling, "try_compiled", lambda *_, parts: LOSS)
+    settings = Training(steps=1, batch_size=8)
+    given = FP32, denoiser_of(), Objective(), torch.zeros(2, 1, 8, 8)
+    assert choose_compiled(settings, *given, steps=1, chosen=True)
+    assert not choose_compiled(settings, *given, steps=1)
+
+
 def test_what_is_left_of_a_run_is_what_counts(monkeypatch, tiny, tmp_path):
     left = []
-    monkeypatch.setattr(run, "choose_compiled", lambda *_, steps: left.append(steps) or False)
+    monkeypatch.setattr(run, "choose_compiled", lambda *_, steps, **__: left.append(steps) or False)
     folder = fromnoise.train(tiny, out=tmp_path / "run").folder
     fromnoise.resume(folder, overrides={"training.steps": 10, "training.precision": "fp32"})
     assert left == [6, 4]
@@ -320,6 +328,20 @@ def test_without_a_compiler_true_says_so_in_one_line(monkeypatch, tiny, tmp_path
     assert "no compiler found" in line
     assert line.endswith("install a C++ compiler, such as g++, or set training.compile = false")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_compiled_goes_on_where_there_is_no_compiler(monkeypatch, tiny, tmp_path, caplog):
+    """By `auto`: a run that was compiled on one machine may be resumed on another."""
+    tiny["training"] |= {"compile": True, "steps": 3}
+    folder = fromnoise.train(tiny, out=tmp_path / "run").folder
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("compile: true", "compile: auto"))
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "BACKEND", broken)
+    fromnoise.resume(folder, overrides={"training.steps": 6})
+    assert any(m.startswith("not compiled: ") and "no compiler found" in m for m in caplog.messages)
+    state = json.loads((folder / "checkpoints" / "000006" / "state.json").read_text())
+    assert state["computation"]["compiled"] is False
 
 
 def test_without_a_compiler_auto_goes_on(monkeypatch, caplog):

@@ -106,6 +106,30 @@ def test_a_run_may_go_over_to_half_precision(start, tmp_path):
     assert state.scaler.get_scale() == 2**16
 
 
+def test_what_does_not_fit_into_memory_is_not_chosen(choose, monkeypatch):
+    """As on a GPU whose memory is enough for bf16 alone."""
+    timed = []
+
+    def passes(candidate, *_):
+        if candidate.precision == "fp32":
+            raise torch.OutOfMemoryError("no room")
+        timed.append(candidate)
+        return 2.0 - candidate.channels_last
+
+    monkeypatch.setattr(precision, "time_pass", passes)
+    assert choose() == ("bf16", True, False)
+    assert len(timed) == 2 * (1 + precision.REPEATS)
+
+
+def test_where_nothing_fits_into_memory_that_is_said(choose, monkeypatch):
+    def no_room(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(precision, "time_pass", no_room)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        choose()
+
+
 def test_candidates_take_turns_so_that_a_slow_moment_misleads_nobody(denoiser, monkeypatch):
     """bf16 is twice as fast, and for four passes the machine is ten times as slow."""
     now, passes = [0.0], []

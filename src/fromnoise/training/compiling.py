@@ -1,6 +1,5 @@
 """The repeated blocks of a network compiled, where that pays within the run."""
 
-import copy
 import logging
 import math
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.explaining import ConfigError
-from fromnoise.training.precision import Computation, lay_out, time_pass
+from fromnoise.training.precision import Computation, laid_out_copy, time_pass
 
 BACKEND = "inductor"
 GUESS = 60.0  # seconds that compiling takes, as long as nothing is known of it
@@ -67,8 +66,11 @@ def choose_compiled(
     cond: Tensor | None = None,
     *,
     steps: int,
+    chosen: bool = False,
 ) -> bool:
     """Whether to compile, as `training.compile` says; with `auto`, whether it pays in `steps`.
+
+    chosen: it was found to pay when the run began, and is only to be done again.
 
     On 2 CPU cores it takes 90 to 110 s and then saves 5 to 15 % of a step (`fashion-mnist`), about
     nothing within that run, so `auto` compiles on CUDA alone; there it tries only if the rest of
@@ -77,11 +79,14 @@ def choose_compiled(
     Raises ConfigError where `true` is impossible.
     """
     auto = settings.compile == "auto"
-    if settings.compile is False or (auto and (x0.device.type != "cuda" or denoiser.takes_hint)):
-        return False
     given, parts = (computation, denoiser, objective, x0, cond), settings.accumulation
-    if auto and steps * eager_seconds(*given, parts=parts) <= WORTH * GUESS:
+    if settings.compile is False:
         return False
+    if auto and not chosen:
+        if x0.device.type != "cuda" or denoiser.takes_hint:
+            return False
+        if steps * eager_seconds(*given, parts=parts) <= WORTH * GUESS:
+            return False
     try:
         found = try_compiled(*given, parts=parts)
     except ConfigError as error:
@@ -89,7 +94,7 @@ def choose_compiled(
             raise
         logger.warning("not compiled: %s", error)
         return False
-    return not auto or (found.before - found.after) * steps > found.took
+    return chosen or not auto or (found.before - found.after) * steps > found.took
 
 
 def eager_seconds(
@@ -102,7 +107,7 @@ def eager_seconds(
     parts: int,
 ) -> float:
     """Seconds of the forward and backward passes of a step of `parts` parts like x0, uncompiled."""
-    trial = _copy(denoiser, computation)
+    trial = laid_out_copy(denoiser, computation.channels_last)
     timed = [time_pass(computation, trial, objective, x0, cond) for _ in range(1 + REPEATS)]
     return parts * min(timed[1:])
 
@@ -131,7 +136,7 @@ def try_compiled(
     def once(trial: Denoiser) -> float:
         return time_pass(computation, trial, objective, x0, cond)
 
-    eager, compiled = _copy(denoiser, computation), _copy(denoiser, computation)
+    eager, compiled = (laid_out_copy(denoiser, computation.channels_last) for _ in range(2))
     once(eager)  # what is wrong here is not the compiler
     try:
         compile_regions(compiled.network)
@@ -153,7 +158,3 @@ def try_compiled(
     found = Compiling(max(first - after, 0.0), parts * before, parts * after)
     logger.info("%s", found)
     return found
-
-
-def _copy(denoiser: Denoiser, computation: Computation) -> Denoiser:
-    return lay_out(copy.deepcopy(denoiser).train(), computation.channels_last)

@@ -1,6 +1,7 @@
 """In which number format and memory layout the network computes; weights stay in float32."""
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -86,17 +87,31 @@ def probe(
     """Seconds of the fastest of a few forward and backward passes, after one to warm up.
 
     The candidates take turns, so that a machine that is busy for a moment is so for all of them.
+    One for which the memory does not suffice takes endlessly long; if that is so of all,
+    OutOfMemoryError is raised.
     """
     laid_out = {
-        layout: lay_out(copy.deepcopy(denoiser).train(), layout)
+        layout: laid_out_copy(denoiser, layout)
         for layout in {candidate.channels_last for candidate in candidates}
     }
     seconds: dict[Computation, list[float]] = {candidate: [] for candidate in candidates}
+    fits = dict.fromkeys(candidates, True)
     for _ in range(1 + REPEATS):
-        for candidate in candidates:
+        for candidate in filter(fits.get, candidates):
             trial = laid_out[candidate.channels_last]
-            seconds[candidate].append(time_pass(candidate, trial, objective, x0, cond))
-    return {candidate: min(timed[1:]) for candidate, timed in seconds.items()}
+            try:
+                seconds[candidate].append(time_pass(candidate, trial, objective, x0, cond))
+            except torch.OutOfMemoryError:
+                fits[candidate] = False
+                trial.zero_grad(set_to_none=True)
+                if not any(fits.values()):
+                    raise
+    return {c: min(timed[1:]) if fits[c] else math.inf for c, timed in seconds.items()}
+
+
+def laid_out_copy(denoiser: Denoiser, channels_last: bool) -> Denoiser:
+    """A copy to try it on, in training mode."""
+    return lay_out(copy.deepcopy(denoiser).train(), channels_last)
 
 
 def time_pass(

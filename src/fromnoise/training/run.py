@@ -21,7 +21,7 @@ from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.allocation import keep_freed_memory
-from fromnoise.training.compiling import choose_compiled, try_compiled
+from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.training.findings import Finding
 from fromnoise.training.loop import fit
@@ -333,13 +333,11 @@ def _start(
         objective = recipe.diffusion.objective()
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         given = denoiser, objective, x0, cond
-        if computation is None:
-            computation = choose_computation(settings, *given)
-            left = settings.steps - done
-            compiled = choose_compiled(settings, computation, *given, steps=left)
-            computation = computation._replace(compiled=compiled)
-        else:
-            try_compiled(computation, *given, parts=settings.accumulation)
+        chosen = computation is not None
+        computation = computation or choose_computation(settings, *given)
+        left = settings.steps - done
+        compiled = choose_compiled(settings, computation, *given, steps=left, chosen=chosen)
+        computation = computation._replace(compiled=compiled)
         logger.info("computing on %s in %s", device, computation)
     return TrainingState.start(denoiser, settings, computation)
 

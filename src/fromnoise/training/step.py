@@ -80,7 +80,7 @@ def draw(
 
 
 def backward(state: TrainingState, objective: Objective, batch: Batch, accumulation: int) -> Tensor:
-    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,), on the CPU.
+    """Add the gradient of the batch's mean loss, computed in parts; the losses (B,).
 
     The gradient has the factors of the batch, and the losses have not.
     """
@@ -95,7 +95,7 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
         weighted = loss if part.factor is None else loss * part.factor.to(device)
         state.scaler.scale(weighted.sum() / count).backward()
         losses.append(loss.detach())
-    return torch.cat(losses).cpu()
+    return torch.cat(losses)
 
 
 def learn(
@@ -111,7 +111,8 @@ def learn(
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     total = torch.nn.utils.get_total_norm(gradients)
-    norm = total.item()
+    losses, norm = torch.cat([losses, total[None]]).cpu().split([len(losses), 1])  # one wait
+    norm = norm.item()
     if settings.clip_norm and norm > settings.clip_norm:  # else no gradient need be touched
         torch.nn.utils.clip_grads_with_norm_(network.parameters(), settings.clip_norm, total)
     if math.isfinite(norm) and torch.isfinite(losses).all():
