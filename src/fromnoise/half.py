@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fromnoise.diffusion import Denoiser
 
 Precision = Literal["fp32", "bf16"]
+Asked = Literal["auto", "fp32", "bf16"]  # auto: by what the device has
 PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 

@@ -30,7 +30,7 @@ from fromnoise.diffusion import (
     sampling_times,
 )
 from fromnoise.explaining import ConfigError, explain
-from fromnoise.half import Precision, computes_in_bf16, in_bf16
+from fromnoise.half import Asked, Precision, computes_in_bf16, in_bf16
 from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
@@ -353,7 +353,7 @@ def load(
     *,
     weights: Weights | None = None,
     device: str = "auto",
-    precision: Literal["auto"] | Precision = "auto",
+    precision: Asked = "auto",
 ) -> Model:
     """The model in a run folder (its newest whole checkpoint), a checkpoint or a .safetensors file.
 

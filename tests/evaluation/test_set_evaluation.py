@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -424,6 +425,7 @@ def test_options_without_effect_are_refused(cli, run, tmp_path):
         "labels": ["evaluate", run, "--cycle-classes"],
     }
     values = {"--extractor": "pixels", "--metrics": "fid", "--clamp": "no", "--weights": "raw"}
+    values["--precision"] = "fp32"
     for option, belongs in BELONGS.items():
         for kind in kinds.keys() - set(belongs):
             flag = [option] if option == "--allow-small" else [option, values.get(option, 1)]
@@ -444,6 +446,16 @@ def test_every_option_is_in_the_table_or_has_an_effect_on_every_kind():
     assert options - set(BELONGS) == choosing | {"--out", "--device"}
     assert set(BELONGS) <= options
     assert {kind for kinds in BELONGS.values() for kind in kinds} == set(KINDS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_that_was_asked_for_is_used_noted_and_in_the_name(cli, run, precision):
+    asked = [*QUICK, "--metrics", "fid", "--steps", 2, "--precision", precision]
+    code, out, err = cli("evaluate", run, *asked)
+    assert code == 0, err
+    folder = Path(out.splitlines()[-1])
+    assert f"-{precision}-pixels-" in folder.name
+    assert json.loads((folder / "metrics.json").read_text())["generated"]["precision"] == precision
 
 
 def test_labels_need_a_judge(cli, run):

@@ -58,11 +58,11 @@ QUICK = ("--extractor", "pixels", "--num-images", 66)
 def test_a_sweep_from_end_to_end(cli, run, tmp_path):
     code, out, err = cli(
         *("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "2,5,2"),
-        *("--save-best", tmp_path / "best.safetensors"),
+        *("--save-best", tmp_path / "best.safetensors", "--precision", "fp32"),
     )
     assert code == 0, err
     step = fromnoise.load(run).spec.step
-    folder = run / "evaluation" / f"sweep-{step:06d}-pixels-66"
+    folder = run / "evaluation" / f"sweep-{step:06d}-fp32-pixels-66"
     written = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     ways = [(r["sampler"], r["steps"]) for r in written["rows"]]
     assert ways == [("ddpm", 2), ("ddpm", 5), ("ddim", 2), ("ddim", 5)]
@@ -74,6 +74,8 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
 
     # the same numbers as an evaluation of the same seeds in the same way
     how = [*QUICK, "--metrics", "fid", "--sampler", "ddim", "--steps", 5, "--out", tmp_path / "one"]
+    how += ["--precision", "fp32"]
+    assert written["precision"] == "fp32"
     assert cli("evaluate", run, *how).code == 0
     alone = json.loads((tmp_path / "one" / "metrics.json").read_text(encoding="utf-8"))
     assert written["rows"][3]["fid"] == pytest.approx(alone["scores"]["fid"], rel=1e-6)

@@ -82,6 +82,7 @@ def evaluate(
         typer.Option(help="a new folder", show_default="in evaluation/ of the run; beside images"),
     ] = None,
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Score images: as a set against real ones, or by the labels that were asked for."""
     names = asking.parse_names(metrics)
@@ -99,6 +100,7 @@ def evaluate(
     )
     scales = asking.parse_scales(guidance) if guidance else None
     common = {"weights": weights, "out": out, "device": device}
+    drawing = {"precision": precision, "batch_size": batch_size, "first_seed": seed}
     if kind == "bits":
         text, folder = evaluating.bits_alone(model, **common)
     elif kind == "labels":
@@ -109,8 +111,7 @@ def evaluate(
             texts=labels or [],
             scales=scales,
             num=num or 8,
-            first_seed=seed,
-            batch_size=batch_size,
+            **drawing,
             **common,
             **how,
         )
@@ -125,8 +126,7 @@ def evaluate(
             metrics=names,
             allow_small=allow_small,
             guidance=asking.only_scale(scales),
-            first_seed=seed,
-            batch_size=batch_size,
+            **drawing,
             **common,
             **how,
         )

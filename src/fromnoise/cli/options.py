@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fromnoise.diffusion import SAMPLERS, SPACINGS
+from fromnoise.half import Asked
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
@@ -35,7 +36,7 @@ Weights = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16"],
+    Asked,
     typer.Option(help="of the network; auto is bf16 where the device computes in it"),
 ]
 Reference = Annotated[

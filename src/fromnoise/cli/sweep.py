@@ -34,6 +34,7 @@ def sweep(
     batch_size: options.BatchSize = 64,
     out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Find the cheapest good way of sampling: quality against seconds, with the Pareto front."""
     text, folder = evaluating.sweep_a_model(
@@ -52,6 +53,7 @@ def sweep(
         out=out,
         save_best=save_best,
         device=device,
+        precision=precision,
     )
     print(text, end="")
     print(folder.absolute())

@@ -29,6 +29,7 @@ from fromnoise.evaluation.sweep import (
 )
 from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.explaining import ConfigError
+from fromnoise.half import Asked
 from fromnoise.model import Model, load
 from fromnoise.model_file import Weights, home_of
 from fromnoise.progress import counting
@@ -49,22 +50,24 @@ def by_labels(
     weights: Weights | None = None,
     out: Path | None = None,
     device: str = "auto",
+    precision: Asked = "auto",
     **how: Any,
 ) -> tuple[str, Path]:
     """Score how well a model's images show what is asked for; the table and its folder.
 
-    files, texts: as in `prompts_of`. scales: of guidance; by default the model's own. Others as in
-    `evaluate_labels`.
+    files, texts: as in `prompts_of`. scales: of guidance; by default the model's own. precision:
+    as in `load`. Others as in `evaluate_labels`.
     """
     if judge is None:
         raise ConfigError(
             "--judge is missing: what an image shows is said by a judge, which `fromnoise judge "
             "train` trains on labelled images"
         )
-    model, judging = load(path, weights=weights, device=device), load_judge(judge, device=device)
+    model = load(path, weights=weights, device=device, precision=precision)
+    judging = load_judge(judge, device=device)
     prompts = prompts_of(model.spec.label_names, files, texts)
     plan = model.sampling_plan(**how)
-    name = ["labels", *_way(model, plan, how), *(p.name for p in prompts)]
+    name = ["labels", *_way(model, plan, how), *_asked(precision), *(p.name for p in prompts)]
     folder = out or home_of(path) / "evaluation" / "-".join(name)
     with counting("images") as progress:
         rows = evaluate_labels(
@@ -98,6 +101,7 @@ def as_a_set(
     weights: Weights | None = None,
     out: Path | None = None,
     device: str = "auto",
+    precision: Asked = "auto",
     **how: Any,
 ) -> tuple[str, Path]:
     """Score a model's images, or those of a folder or file, as a set; the table and its folder.
@@ -105,14 +109,16 @@ def as_a_set(
     path: a run, a checkpoint or a .safetensors file, whose model draws `num` images (10,000); or a
     folder, zip or npz of images, of which the first `num` are taken (all). reference: `train` or
     `test` of the run's data; a folder, zip or npz of images; or an npz with `mu` and `sigma`.
-    extractor: one of EXTRACTORS; None for the judge where one is given, else inception. how: as in
-    `Model.sampling_plan`.
+    extractor: one of EXTRACTORS; None for the judge where one is given, else inception. precision:
+    as in `load`. how: as in `Model.sampling_plan`.
     Raises ValueError for whatever does not fit together, before the first image is drawn.
     """
     check_installed()
     check_metrics(metrics)
     extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
-    model = load(path, weights=weights, device=device) if is_model(path) else None
+    model = None
+    if is_model(path):
+        model = load(path, weights=weights, device=device, precision=precision)
     generated = found(path, num) if model is None else None
     shape = _shape(model, generated)
     real = open_real(reference, path, model, shape)
@@ -120,7 +126,7 @@ def as_a_set(
         extractor, shape, judge=judge, features_weights=features_weights, device=device
     )
     count = len(generated.images) if generated else num or MANY
-    folder = out or _default_folder(path, model, space, reference, count, how)
+    folder = out or _default_folder(path, model, space, reference, count, how, precision)
     known = UNKNOWN if model is None else known_of(path)
     num_real = None if real is None else len(real.images)
     given = Given(count, shape, num_real, space, known, with_model=model is not None)
@@ -188,6 +194,7 @@ def sweep_a_model(
     out: Path | None = None,
     save_best: Path | None = None,
     device: str = "auto",
+    precision: Asked = "auto",
 ) -> tuple[str, Path]:
     """Measure quality against cost in several ways of sampling; the table and its folder.
 
@@ -199,7 +206,7 @@ def sweep_a_model(
     if save_best is not None:
         _check_new_model_file(save_best)
     extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
-    model = load(path, weights=weights, device=device)
+    model = load(path, weights=weights, device=device, precision=precision)
     plans = ways(model, samplers, steps, scales)
     shape = _shape(model, None)
     real = open_real(reference, path, model, shape)
@@ -207,7 +214,8 @@ def sweep_a_model(
         extractor, shape, judge=judge, features_weights=features_weights, device=device
     )
     num = num or max(A_FEW, space.width)
-    folder = out or home_of(path) / "evaluation" / f"sweep-{model.spec.step:06d}-{space.name}-{num}"
+    name = ["sweep", f"{model.spec.step:06d}", *_asked(precision), space.name, str(num)]
+    folder = out or home_of(path) / "evaluation" / "-".join(name)
     num_real = None if real is None else len(real.images)
     check_enough(num, num_real, space, allow_small=allow_small)
     said = described(real) if real else reference_from_npz(Path(reference), space).said
@@ -252,7 +260,13 @@ def _shape(model: Model | None, generated: Generated | None) -> tuple[int, int, 
 
 
 def _default_folder(
-    path: Path, model: Model | None, space: Extractor, reference: str, num: int, how: dict[str, Any]
+    path: Path,
+    model: Model | None,
+    space: Extractor,
+    reference: str,
+    num: int,
+    how: dict[str, Any],
+    precision: Asked,
 ) -> Path:
     """evaluation/set-… in the run; set-… beside a folder or file of images."""
     against = reference if reference in OF_A_RUN else Path(reference).stem
@@ -261,9 +275,13 @@ def _default_folder(
         return path.absolute().parent / "-".join(["set", path.stem, *parts])
     plan = model.sampling_plan(**how)
     guided = [f"s{plan.guidance:g}"] if plan.guidance != 1 else []
-    return (
-        home_of(path) / "evaluation" / "-".join(["set", *_way(model, plan, how), *guided, *parts])
-    )
+    name = ["set", *_way(model, plan, how), *guided, *_asked(precision), *parts]
+    return home_of(path) / "evaluation" / "-".join(name)
+
+
+def _asked(precision: Asked) -> list[str]:
+    """In the name of a folder: the precision, where it was not left to the device."""
+    return [] if precision == "auto" else [precision]
 
 
 def _way(model: Model, plan: Sampling, how: dict[str, Any]) -> list[str]:

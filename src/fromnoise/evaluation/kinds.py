@@ -25,6 +25,7 @@ BELONGS = {  # options that are not here have an effect on every kind
     "--weights": (*_DRAWN, "bits"),
     "--seed": _DRAWN,
     "--batch-size": _DRAWN,
+    "--precision": _DRAWN,
     "--sampler": _DRAWN,
     "--steps": _DRAWN,
     "--eta": _DRAWN,
