@@ -1,6 +1,7 @@
 """What many tests share: a cache of their own, a tiny recipe and run, and the command line."""
 
 import copy
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from torch import Tensor
+from torch.nn import functional as F
 
 import fromnoise
 from fromnoise.cli import main
 from fromnoise.networks import DDPM
+from fromnoise.networks.layers import drop
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -45,6 +49,7 @@ TINY = {
 }
 
 
+DEFINITIONS = Path(__file__).parent / "networks" / "definitions"
 FOREIGN_WIDTH = 32  # a multiple of the 32 groups that are a constant of that program
 
 
@@ -121,6 +126,34 @@ def shell() -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def definition_of() -> Callable[[str], Callable[..., Tensor]]:
+    """definition_of("name"): a network by its equations, written a second time.
+
+    It is `definition(p, x, t, cond=None, **options)` of networks/definitions/name.py.
+    """
+
+    def load(name: str) -> Callable[..., Tensor]:
+        spec = importlib.util.spec_from_file_location(name, DEFINITIONS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.definition
+
+    return load
+
+
+@pytest.fixture
+def same_elements_drop_out(monkeypatch):
+    """The definitions say `F.dropout`; here it draws as `drop` does, which has tests of its own."""
+
+    def dropout(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
+        return drop(x, p) if training and p > 0 else x
+
+    monkeypatch.setattr(F, "dropout", dropout)
 
 
 class ForeignCheckpoint(NamedTuple):

@@ -4,9 +4,6 @@ The plain loop has the equations of the network (`networks/definitions`), Adam, 
 average as their papers write them, one parameter after the other, and float32 in the usual layout.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,10 +16,37 @@ from fromnoise.training.state import TrainingState
 from fromnoise.training.step import draw, learn
 
 STEPS, LR, CLIP = 50, 1e-3, 0.5
-NETWORK = {"channels": 16, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4, "dropout": 0.0}
+SMALL = {
+    "ddpm": {
+        "channels": 16,
+        "multipliers": (1, 2),
+        "num_res_blocks": 1,
+        "groups": 4,
+        "dropout": 0.1,
+    },
+    "linear_attention": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 8},
+    "stacked": {
+        "channels": (16, 32),
+        "attention": (True, False),
+        "upscale": (False, True),
+        "groups": 4,
+        "dropout": 0.1,
+        "heads": 2,
+    },
+    "dense_attention": {
+        "channels": (8, 16),
+        "mid_channels": (16, 8),
+        "downsample": (True,),
+        "time_dim": 16,
+        "num_layers": (1, 1, 1),
+        "heads": 2,
+        "groups": 4,
+    },
+    "context": {"features": 8, "pool": 2, "expand": 2},
+}
 RECIPE = {
     "data": {"source": "digits"},
-    "network": {"name": "ddpm", **NETWORK, "multipliers": [1, 2]},
+    "network": {"name": "ddpm"},
     "training": {"steps": STEPS, "batch_size": 16, "learning_rate": LR, "clip_norm": CLIP},
 }
 
@@ -38,33 +62,30 @@ def batches(recipe):
     return [draw(recipe, data, step) for step in range(STEPS)]
 
 
-def first_denoiser(recipe):
+def first_denoiser(recipe, name):
     torch.manual_seed(0)
-    network = NETWORKS["ddpm"](image_channels=1, **NETWORK)
+    network = NETWORKS[name](image_channels=1, **SMALL[name])
     return Denoiser(network, recipe.diffusion.noise_schedule())
 
 
-def ours(recipe, batches, computation):
+def ours(recipe, batches, name, computation):
     """Losses of all steps, (STEPS, B), and the average weights by name."""
-    state = TrainingState.start(first_denoiser(recipe).train(), recipe.training, computation)
-    objective = recipe.diffusion.objective()
-    losses = [learn(state, objective, batch, recipe.training)[0] for batch in batches]
+    denoiser = first_denoiser(recipe, name).train()
+    state = TrainingState.start(denoiser, recipe.training, computation)
+    objective, losses = recipe.diffusion.objective(), []
+    for step, batch in enumerate(batches):
+        torch.manual_seed(step)  # of what drops out
+        losses.append(learn(state, objective, batch, recipe.training)[0])
     return torch.stack(losses), state.ema.module.state_dict()
 
 
-@pytest.fixture(scope="module")
-def plain(recipe, batches):
+def plain(recipe, batches, name, definition):
     """The same, by equations."""
-    file = Path(__file__).parents[1] / "networks" / "definitions" / "ddpm.py"
-    spec = importlib.util.spec_from_file_location("definition", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    network = first_denoiser(recipe).network
-    weights = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
-    average = {name: p.detach().clone() for name, p in weights.items()}
-    m = {name: torch.zeros_like(p) for name, p in weights.items()}
-    v = {name: torch.zeros_like(p) for name, p in weights.items()}
+    network = first_denoiser(recipe, name).network
+    weights = {key: p.detach().clone().requires_grad_() for key, p in network.named_parameters()}
+    average = {key: p.detach().clone() for key, p in weights.items()}
+    m = {key: torch.zeros_like(p) for key, p in weights.items()}
+    v = {key: torch.zeros_like(p) for key, p in weights.items()}
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     alpha_bar = torch.cat([torch.ones(1), (1 - beta).cumprod(0)])
     history = []
@@ -72,19 +93,20 @@ def plain(recipe, batches):
         x0 = batch.x0.double() / 255 * 2 - 1
         kept = alpha_bar[batch.t][:, None, None, None]
         x_t = (kept.sqrt() * x0 + (1 - kept).sqrt() * batch.eps).float()
-        predicted = module.definition(weights, x_t, batch.t - 1, **NETWORK)
+        torch.manual_seed(n)
+        predicted = definition(weights, x_t, batch.t - 1, **SMALL[name])
         losses = (predicted - batch.eps).square().flatten(1).mean(1)
         losses.mean().backward()
         norm = sum(p.grad.square().sum() for p in weights.values()).sqrt()
         with torch.no_grad():
-            for name, p in weights.items():
+            for key, p in weights.items():
                 g = p.grad * min(1.0, CLIP / (norm.item() + 1e-6))
-                m[name] = 0.9 * m[name] + 0.1 * g
-                v[name] = 0.999 * v[name] + 0.001 * g * g
-                m_hat, v_hat = m[name] / (1 - 0.9 ** (n + 1)), v[name] / (1 - 0.999 ** (n + 1))
+                m[key] = 0.9 * m[key] + 0.1 * g
+                v[key] = 0.999 * v[key] + 0.001 * g * g
+                m_hat, v_hat = m[key] / (1 - 0.9 ** (n + 1)), v[key] / (1 - 0.999 ** (n + 1))
                 p -= LR * m_hat / (v_hat.sqrt() + 1e-8)
                 d = min(recipe.training.ema_decay, (1 + n) / (10 + n))
-                average[name] = d * average[name] + (1 - d) * p
+                average[key] = d * average[key] + (1 - d) * p
                 p.grad = None
         history.append(losses.detach())
     return torch.stack(history), average
@@ -99,20 +121,37 @@ def test_the_recipe_is_what_the_plain_loop_assumes(recipe):
     assert settings.lr_schedule == "constant"
 
 
+@pytest.fixture(scope="module")
+def expected(recipe, batches, definition_of):
+    """expected("ddpm"): what the plain loop comes to, which is walked once for each network."""
+    known = {}
+
+    def of(name):
+        if name not in known:
+            known[name] = plain(recipe, batches, name, definition_of(name))
+        return known[name]
+
+    return of
+
+
+@pytest.mark.usefixtures("same_elements_drop_out")
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, plain, channels_last):
-    losses, average = ours(recipe, batches, Computation("fp32", channels_last))
-    expected, expected_average = plain
-    torch.testing.assert_close(losses.mean(1), expected.mean(1), rtol=1e-5, atol=1e-5)
-    assert expected.mean(1)[-10:].mean() < 0.5 * expected.mean(1)[0]  # it did learn
-    for name, p in expected_average.items():
-        torch.testing.assert_close(average[name], p, rtol=0, atol=5e-4)
+@pytest.mark.parametrize("name", SMALL)
+def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, channels_last):
+    losses, average = ours(recipe, batches, name, Computation("fp32", channels_last))
+    exact, exact_average = expected(name)
+    torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=1e-5, atol=1e-5)
+    assert exact.mean(1)[-10:].mean() < 0.5 * exact.mean(1)[0]  # it did learn
+    for key, p in exact_average.items():
+        torch.testing.assert_close(average[key], p, rtol=0, atol=5e-4)
 
 
-def test_in_bf16_the_loss_curve_stays_within_a_band(recipe, batches, plain):
+@pytest.mark.usefixtures("same_elements_drop_out")
+@pytest.mark.parametrize("name", SMALL)
+def test_in_bf16_the_loss_curve_stays_within_a_band(recipe, batches, expected, name):
     """Each step within 5 % of the loss, and all together within 1 %."""
-    losses, _ = ours(recipe, batches, Computation("bf16", False))
-    off = losses.mean(1) / plain[0].mean(1) - 1
+    losses, _ = ours(recipe, batches, name, Computation("bf16", False))
+    off = losses.mean(1) / expected(name)[0].mean(1) - 1
     assert off.abs().max() < 0.05
     assert off.mean().abs() < 0.01
     assert off.abs().max() > 1e-6  # it was bf16
