@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from features import features, statistics_of_others
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ def fidelity_frechet(*, count: int, width: int) -> Work:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
-    of_other = {"mu": mean, "sigma": covariance}
+    of_other = {"mu": mean.astype(np.float32), "sigma": covariance}  # as it has its own
 
     def once() -> float:
         found = fid_features_to_statistics(torch.from_numpy(made))

