@@ -1,9 +1,9 @@
 """Mean and covariance of 50,000 features of width 2,048, and the Fréchet distance of them.
 
 Ours beside torch-fidelity's, which is of the extra `eval`. The features are random and the same for
-both, and nothing is extracted. Ours takes them as they come from an extractor, 500 at a time, and
-theirs all at once. What `fromnoise evaluate` prints, the distance with its limit of endlessly many
-images and intervals of both, is measured beside it.
+both, and nothing is extracted. Ours takes them in blocks and theirs all at once. What `fromnoise
+evaluate` prints, the distance with its limit of endlessly many images and intervals of both, is
+measured beside it.
 """
 
 import argparse

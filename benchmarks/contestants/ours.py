@@ -121,25 +121,22 @@ def data_feed(*, folder: str, cache: str, batch_size: int) -> Work:
 
 
 def frechet(*, count: int, width: int) -> Work:
-    """Statistics of features that come some at a time, and the Fréchet distance."""
+    """Statistics of features in blocks, as `evaluate` has them, and the Fréchet distance."""
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
 
     def once() -> float:
-        found = merged(*(moments_of(part) for part in np.array_split(made, -(-count // 500))))
+        found = merged(*map(moments_of, np.array_split(made, BLOCKS)))
         return frechet_distance(found.mean, found.covariance, mean, covariance)
 
-    return Work("500 at a time", count, once)
+    return Work(f"{BLOCKS} blocks", count, once)
 
 
 def frechet_intervals(*, count: int, width: int) -> Work:
-    """The same with the limit of endlessly many features, and intervals, as `evaluate` has them."""
+    """The same with the limit of endlessly many features, and intervals."""
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
 
     def once() -> float:
-        blocks = [
-            merged(*(moments_of(part) for part in np.array_split(block, -(-len(block) // 500))))
-            for block in np.array_split(made, BLOCKS)
-        ]
+        blocks = [moments_of(block) for block in np.array_split(made, BLOCKS)]
         return frechet_scores(blocks, mean, covariance)[0].value
 
     return Work(f"{BLOCKS} blocks", count, once)
