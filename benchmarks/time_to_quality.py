@@ -12,9 +12,10 @@ A short training of each, thrown away, says how many steps the time has room for
 them the learning rates of fromnoise and of diffusers fall to 0. Who is slower than that is ended by
 the clock all the same.
 
-Then each draws the same number of images, in 25 DDIM steps, and again in as many as fit into the
-time that fromnoise takes for these, but no fewer than 2. The peers' networks cannot take 28x28:
-their images have a black border of 2 pixels, which is cut off what they draw. Labels are not used.
+Then each draws the same number of images in the same number of DDIM steps, and again in as many as
+fit into the time that fromnoise takes for these, but no fewer than 2. The peers' networks cannot
+take 28x28: their images have a black border of 2 pixels, which is cut off what they draw. Labels
+are not used.
 
 Trained weights and drawn images stay in the folder --out; what is there is not done again.
 """
@@ -69,8 +70,8 @@ def end_of(
 
 
 def steps_within(made: Mapping[str, Any], seconds: float) -> int:
-    """The DDIM steps in which as many images as in DDIM_STEPS are drawn within so many seconds."""
-    return min(max(FEWEST, int(DDIM_STEPS * seconds / made["seconds"] + 1e-9)), T)
+    """The DDIM steps in which as many images as were made are drawn within so many seconds."""
+    return min(max(FEWEST, int(made["ddim_steps"] * seconds / made["seconds"] + 1e-9)), T)
 
 
 def write_images(images: np.ndarray, out: Path) -> tuple[Path, Path]:
@@ -132,7 +133,7 @@ def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], lis
     }
     trained = train("training", ends)
     trained = {one: {**facts, "planned": ends[one]["steps"]} for one, facts in trained.items()}
-    alike = draw(dict.fromkeys(WORK, DDIM_STEPS))
+    alike = draw(dict.fromkeys(WORK, arguments.ddim_steps))
     limit = alike[OURS]["seconds"]
     in_time = draw({one: steps_within(made, limit) for one, made in alike.items()})
     return trained, [
@@ -157,6 +158,7 @@ def main() -> None:
     parser = parser_of(__doc__, num=10_000)
     parser.add_argument("--minutes", type=float, default=30, help="of training, for each")
     parser.add_argument("--probe", type=float, default=60, help="seconds of the training before")
+    parser.add_argument("--ddim-steps", type=int, default=DDIM_STEPS, help="of all, at first")
     parser.add_argument("--slice", type=float, default=60, help="seconds of a turn")
     arguments = parser.parse_args()
     plan = {key: getattr(arguments, key) for key in ("minutes", "probe", "num")}

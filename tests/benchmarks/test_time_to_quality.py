@@ -75,7 +75,7 @@ def test_a_training_ends_when_its_weights_can_still_be_written():
     [(100, 100, 25), (100, 40, 10), (100, 39.9, 9), (100, 1, 2), (0.1, 100, 1000), (0.3, 0.3, 25)],
 )
 def test_ddim_steps_that_fit_into_a_time(took, limit, steps):
-    assert time_to_quality.steps_within({"seconds": took}, limit) == steps
+    assert time_to_quality.steps_within({"ddim_steps": 25, "seconds": took}, limit) == steps
 
 
 def test_a_folder_keeps_to_one_plan(tmp_path):
@@ -239,7 +239,7 @@ def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monk
     monkeypatch.setattr(time_to_quality, "finish", finish)
     data = open_images("fashion-mnist", garments)
     measure = SimpleNamespace(data=data, path=str(garments))
-    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, slice=1)
+    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, ddim_steps=25, slice=1)
     trained, (steps, time) = time_to_quality.contest(measure, arguments)
     assert [stage.name for stage in seen[::3]] == ["probe", "training", "drawn-25", "drawn-25"]
     assert trained["diffusers"] == {**told, "planned": int(0.97 * (60 - 3) * 10)}
@@ -254,7 +254,8 @@ def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkey
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
     for i, one in enumerate(time_to_quality.WORK):
         seconds = 10.0 * (i + 1)
-        times = {25: seconds, time_to_quality.steps_within({"seconds": seconds}, 10): 10.0}
+        made = {"ddim_steps": 25, "seconds": seconds}
+        times = {25: seconds, time_to_quality.steps_within(made, 10): 10.0}
         for stage in ("probe", "training"):
             (out / one).mkdir(parents=True, exist_ok=True)
             (out / one / f"{stage}.json").write_text(json.dumps(trained))
