@@ -96,11 +96,13 @@ def networks(device: str) -> list[Network]:
             Network(paper, "ddpm", PAPER, 128, 32, tuple(layouts)),
             Network(linear, "linear_attention", {}, 128, 32, (lucidrains(bf16=True),)),
         ]
-    forms = [diffusers(PAPER, bf16=fast, channels_last=fast) for fast in (False, True)]
+    forms = [diffusers(PAPER, bf16=False, channels_last=False)]
+    forms += [diffusers(PAPER, bf16=True, channels_last=last) for last in (False, True)]
+    linear_forms = [lucidrains(bf16=fast) for fast in (False, True)]
     garments = {**load_recipe("fashion-mnist").network.options, "image_channels": 1}
     return [
         Network(paper, "ddpm", PAPER, 16, 32, tuple(forms)),
-        Network(linear, "linear_attention", {}, 16, 32, (lucidrains(bf16=False),)),
+        Network(linear, "linear_attention", {}, 16, 32, tuple(linear_forms)),
         Network("`dense_attention`", "dense_attention", {}, 2, 64, (PLAIN,)),
         Network("`stacked`, as published", "stacked", {"image_channels": 1}, 8, 32, (PLAIN,)),
         Network("`stacked`, corrected", "stacked", MENDED, 8, 32, (PLAIN,)),

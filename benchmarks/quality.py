@@ -53,7 +53,7 @@ def main() -> None:
         if not run.finished:
             raise SystemExit(f"{folder} is not finished; nothing was measured")
         model, recipe = run.model(), run.recipe()
-        wanted = recipe.data.model_dump(exclude={"source", "path", "flip"})
+        wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
         data = np.asarray(
             fromnoise.open_images(recipe.data.source, recipe.data.path, **wanted).images
         )

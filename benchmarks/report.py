@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,12 +23,14 @@ def machine(device: str = "cpu") -> str:
     """The processor, threads and torch version; first the GPU, if that is the device."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()]
+    said = dict(re.split(r"\s*: ?", line, maxsplit=1) for line in reversed(lines) if ":" in line)
+    name = said.get("model name", platform.processor())
+    if "cpu family" in said:  # where the name alone may be that of several generations
+        name += f" (family {said['cpu family']}, model {said['model']})"
+    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in said.get("flags", "").split()]
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
-        f"{gpu}{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+        f"{gpu}{name}, {torch.get_num_threads()} threads"
         f"{', ' + ', '.join(fast) if fast else ''}, torch {torch.__version__}"
     )
 
@@ -105,7 +108,7 @@ def refuse_another_machine(name: str, device: str) -> None:
 
 def versions() -> dict[str, dict[str, str]]:
     """Python and packages of our environment and, if it is there, of the peers'."""
-    found = {"fromnoise": _versions("fromnoise", "torch")}
+    found = {"fromnoise": _versions("fromnoise", "torch", "torch-fidelity")}
     if PEERS_PYTHON.exists():
         found["peers"] = _versions_by(str(PEERS_PYTHON))
     return found

@@ -351,6 +351,10 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
         (["--guidance", "2", "--each-step"], f"there is nothing to guide towards: {FORMULA}"),
         (["--class", "3", "--guidance-interval", "x"], "write first-last t, as in 200-800"),
         (["--class", "3", "--guidance-interval", "5-101"], "1 ≤ first ≤ last ≤ T = 100"),
+        (
+            ["--class", "3", "--guidance", "2", "--guidance-interval", "45-55", "--steps", "3"],
+            "guidance_interval 45-55 has no effect: none of the 3 times",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line_and_writes_nothing(refused, asked, arguments, said):

@@ -164,6 +164,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("diffusion.weighting", {"name": "p2", "k": "much"}, "valid number"),
         ("training.times", "often", "'uniform', 'stratified' or 'importance'"),
         ("sampling.sampler", {"name": "ddpm", "variance": "learned"}, "variance is learned, but"),
+        ("sampling.sampler", {"name": "ddim", "eta": 2}, "sampler.eta must lie between 0"),
+        ("sampling.sampler", {"name": "ddim", "eta": -0.5}, "and 1, as ddpm, not -0.5"),
         ("training.steps", "many", "valid integer"),
         ("training.steps", None, "valid integer"),
         ("training.batch_size", 0, "greater than or equal to 1"),

@@ -1,5 +1,7 @@
 """Edits as files: from images and masks to a folder, or one line and no folder."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,14 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.data import DataError, read_image
-from fromnoise.diffusion import slerp
+from fromnoise.diffusion import Step, slerp
 from fromnoise.editing import (
     inpaint_to_folder,
     interpolate_seeds_to_folder,
     interpolate_to_folder,
     vary_to_folder,
 )
+from fromnoise.editing.given import end_of
 from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, build_denoiser, from_uint8, to_uint8
 
@@ -353,7 +356,23 @@ def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     assert both in refused("interpolate", *a, "--seeds", "3,8")
     assert "at least 2 seeds, as in 3,8; not 1" in refused("interpolate", "--seeds", "3")
     assert "--strength is of images" in refused("interpolate", "--seeds", "3,8", "--strength", 0.5)
+    for way in ([*a, *b], ["--seeds", "3,8"]):
+        line = refused("interpolate", *way, "--seed", 5)
+        assert "--seed has no effect without the noise of --strength" in line
     assert f"{photos} has 2 images and {pair[1]} has 1" in refused("interpolate", "--a", photos, *b)
+
+
+def test_the_steps_of_a_walk_do_not_stay_in_memory():
+    alive = []
+
+    def walk():
+        for t in range(100, 0, -1):
+            x = torch.full((1,), float(t))
+            alive.append(weakref.ref(x))
+            assert sum(ref() is not None for ref in alive) <= 3
+            yield Step(t, t - 1, x, x)
+
+    assert end_of(walk()).item() == 1
 
 
 def test_one_image_is_read_as_the_model_wants_it(pair, tmp_path):

@@ -287,6 +287,14 @@ def rewritten(model, tmp_path, change):
     return file
 
 
+def with_network(**changes):
+    def change(metadata):
+        spec = json.loads(metadata[METADATA_KEY])
+        return {METADATA_KEY: json.dumps(spec | {"network": spec["network"] | changes})}
+
+    return change
+
+
 def of_version(version):
     def change(metadata):
         spec = json.loads(metadata[METADATA_KEY]) | {"format_version": version}
@@ -303,8 +311,10 @@ def of_version(version):
         (lambda _: {METADATA_KEY: "[]"}, "its metadata cannot be read"),
         (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "its metadata cannot be read"),
         (of_version(2), "has format version 2, and this fromnoise reads versions up to 1"),
+        (with_network(name="transformer"), "network 'transformer' is unknown.*later fromnoise"),
+        (with_network(registers=4), "network.registers.*later fromnoise"),
     ],
-    ids=["foreign", "broken", "list", "empty", "newer"],
+    ids=["foreign", "broken", "list", "empty", "newer", "network", "option"],
 )
 def test_metadata_that_cannot_be_used(model, tmp_path, change, said):
     with pytest.raises(CheckpointError, match=rf"model\.safetensors.* {said}"):

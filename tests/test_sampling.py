@@ -7,6 +7,7 @@ import fromnoise
 from fromnoise import sampling
 from fromnoise.data.labels import exactly, in_turn, parse_labels
 from fromnoise.explaining import ConfigError
+from fromnoise.half import usual_precision
 from fromnoise.model import Autoguidance, Model, build_denoiser, to_uint8
 from fromnoise.model_file import PowerAverage
 from fromnoise.sampling import default_folder, sample_to_folder
@@ -137,8 +138,18 @@ def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run
     assert default_folder(model, finished_run / "checkpoints" / "000006") == expected
     file = finished_run / "checkpoints" / "000006" / "ema.safetensors"
     assert default_folder(model, file) == expected
-    alone = default_folder(model, tmp_path / "x.safetensors", steps=9, eta=0.5, spacing="leading")
-    assert alone == tmp_path / "samples" / "000006-ema-ddim-9-eta0.5-leading"
+    alone = model.save(tmp_path / "x.safetensors")
+    folder = default_folder(model, alone, steps=9, eta=0.5, spacing="leading")
+    assert folder == tmp_path / "samples" / "x-000006-ema-ddim-9-eta0.5-leading"
+
+
+def test_two_files_in_a_folder_and_two_precisions_do_not_mix(model, tmp_path):
+    cats, dogs = (model.save(tmp_path / f"{name}.safetensors") for name in ("cats", "dogs"))
+    other = {"fp32": "bf16", "bf16": "fp32"}[usual_precision(model.device)]
+    ways = [default_folder(model, cats), default_folder(model, dogs)]
+    ways += [default_folder(fromnoise.load(cats, device="cpu", precision=other), cats)]
+    assert len(set(ways)) == 3
+    assert ways[2].name == f"{ways[0].name}-{other}"
 
 
 def test_grid_and_noise_are_of_the_same_seeds(model, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def diffusers_sampling(
     *, config: Mapping[str, Any], batch_size: int, side: int, images: int, steps: int, bf16: bool,
     channels_last: bool, device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """The loop of `DDIMPipeline`, which itself cannot return images computed in bf16."""
+    """The loop of `DDIMPipeline`, whose own images, PIL or NumPy, cannot be made of bf16."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     network, how = _unet(config, channels_last, device)

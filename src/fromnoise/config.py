@@ -334,6 +334,12 @@ def check_sampling(section: Any, *, labels: bool, where: str = "") -> None:
         raise ConfigError(
             f"{prefix}sampling.sampler.variance is learned, but network.learned_variance is False"
         )
+    eta = sampling.sampler.options.get("eta", 0)
+    if not 0 <= eta <= 1:
+        raise ConfigError(
+            f"{prefix}sampling.sampler.eta must lie between 0, deterministic, and 1, as ddpm, "
+            f"not {eta:g}"
+        )
     if (interval := sampling.guidance_interval) is not None:
         T = section.diffusion.T
         if not interval[0] <= interval[1] <= T:

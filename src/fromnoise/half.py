@@ -23,6 +23,11 @@ def computes_in_bf16(device: torch.device) -> bool:
     return False
 
 
+def usual_precision(device: torch.device) -> Precision:
+    """What `auto` is there."""
+    return "bf16" if computes_in_bf16(device) else "fp32"
+
+
 def in_bf16(denoiser: Denoiser) -> Denoiser:
     """A copy that computes as training does in bf16, for inference: products are, sums are not.
 

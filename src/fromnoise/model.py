@@ -30,7 +30,7 @@ from fromnoise.diffusion import (
     sampling_times,
 )
 from fromnoise.explaining import ConfigError, explain
-from fromnoise.half import Asked, Precision, computes_in_bf16, in_bf16
+from fromnoise.half import Asked, Precision, in_bf16, usual_precision
 from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
@@ -192,6 +192,12 @@ class Model:
             raise ValueError(
                 f"{idle[0]} has no effect without guidance: s = 1 in ε = ε_∅ + s·(ε_c − ε_∅) is "
                 "off; give guidance too"
+            )
+        span = how.get("guidance_interval")
+        if span is not None and not any(span[0] <= t <= span[1] for t in times):
+            raise ValueError(
+                f"guidance_interval {span[0]}-{span[1]} has no effect: none of the {len(times)} "
+                "times of this way lies in it; widen it, or take more steps"
             )
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
@@ -375,7 +381,7 @@ def load(
     picked = pick_device(device)
     denoiser.to(picked).to(memory_format=torch.channels_last)
     if precision == "auto":
-        precision = "bf16" if computes_in_bf16(picked) else "fp32"
+        precision = usual_precision(picked)
     return Model(denoiser.eval().requires_grad_(False), spec, precision=precision)
 
 

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.components import Component, Section
+from fromnoise.components import Component, Section, with_checked_components
 from fromnoise.config import Diffusion, Sampling
-from fromnoise.explaining import unknown
+from fromnoise.explaining import ConfigError, unknown
 
 METADATA_KEY = "fromnoise"
 Weights = Literal["ema", "raw"]
@@ -73,7 +73,11 @@ def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
     try:
         tree = json.loads(metadata[METADATA_KEY])
         checkpoints.check_version(tree["format_version"], file)
-        return ModelSpec.model_validate(tree)
+        spec = ModelSpec.model_validate(tree)
+        with_checked_components(spec)
+        return spec
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}; was it written by a later fromnoise?") from error
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: its metadata cannot be read: {detail}") from error

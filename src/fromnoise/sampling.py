@@ -15,8 +15,9 @@ from fromnoise.config import Sampling
 from fromnoise.data.labels import in_words
 from fromnoise.diffusion import Step, sampling_times
 from fromnoise.explaining import ConfigError
+from fromnoise.half import usual_precision
 from fromnoise.model import Autoguidance, Model, to_uint8
-from fromnoise.model_file import home_of
+from fromnoise.model_file import FILE_OF, home_of
 from fromnoise.pictures import (
     grid_figure,
     grids_side_by_side,
@@ -45,11 +46,14 @@ def default_folder(
     """Where samples go when nobody says: samples/NAME in the run, or beside a single file.
 
     path: what the model was loaded from. NAME tells the step, the weights, the sampler with its
-    options and the labels, so that other ways of sampling go to other folders.
+    options and the labels, so that other ways of sampling go to other folders; of a file that
+    belongs to no run, its name too, and the precision where it is not the usual one.
     """
     plan = model.sampling_plan(**how)
     usual = checked(Component(name=plan.sampler.name), "sampling.sampler").options
     parts = [f"{model.spec.step:06d}", model.spec.weights_name, plan.sampler.name, str(plan.steps)]
+    if path.is_file() and home_of(path) == path.parent and path.name not in FILE_OF.values():
+        parts.insert(0, path.stem)
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
     parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
     if plan.clamp != model.spec.sampling.clamp:
@@ -65,6 +69,8 @@ def default_folder(
     parts += [_safe(_in_words(compose))] if compose is not None else []
     if autoguidance is not None:
         parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
+    if model.precision != usual_precision(model.device):
+        parts += [model.precision]
     return home_of(path) / "samples" / "-".join(parts)
 
 

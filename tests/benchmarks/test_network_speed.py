@@ -38,7 +38,10 @@ SMALL: dict[str, dict[str, Any]] = {
 def small(device: str) -> list[Network]:
     """Every network of the races, as small as they can be."""
     rivals = {
-        "ddpm": tuple(diffusers(SMALL["ddpm"], bf16=b, channels_last=b) for b in (False, True)),
+        "ddpm": tuple(
+            diffusers(SMALL["ddpm"], bf16=half, channels_last=last)
+            for half, last in ((False, False), (True, False), (True, True))
+        ),
         "linear_attention": tuple(
             rival._replace(own={**(rival.own or {}), "options": {"dim": 8, "dim_mults": [1, 2]}})
             for rival in (lucidrains(bf16=False), lucidrains(bf16=True))
@@ -122,8 +125,10 @@ def test_everyone_computes_every_work(measure, tmp_path):
         for kind in ("training step", "forward pass")
     ]
     assert sum("diffusers, fp32" in one for one in whom.values()) == 3
+    assert sum("diffusers, bf16" in one for one in whom.values()) == 3
     assert sum("diffusers, bf16 + channels_last" in one for one in whom.values()) == 3
     assert sum("lucidrains, fp32" in one for one in whom.values()) == 3
+    assert sum("lucidrains, bf16" in one for one in whom.values()) == 3
     assert out.count("time over the floor: ") == 14
     assert kept["notes"].keys() == works.keys()
     assert "Gflop" in works["`context`, 32x32, batch 2: forward pass"]["floor"]["how"]

@@ -213,6 +213,7 @@ def test_where_nothing_is_left_already_zero_terminal_snr_changes_nothing():
         ("constant", 10, {"beta": 0.0}, "every β must lie between 0 and 1, but β_1 = 0$"),
         ("constant", 10, {"beta": 1.0}, "every β must lie between 0 and 1, but β_1 = 1$"),
         ("linear", 10, {"beta_1": -1e-4}, "every β must lie between 0 and 1, but β_1 = -0.0001$"),
+        ("quadratic", 10, {"beta_1": -1e-4}, "must be at least 0, not -0.0001 and 0.02$"),
         ("linear", 10, {"beta_T": 1.2}, "every β must lie between 0 and 1, but β_9 = 1.06668$"),
         ("linear_rescaled", 20, {}, r"T = 20 is too small: .* T must be more than 20$"),
         ("linear_rescaled", 5, {"beta_1": 0.01, "beta_T": 0.001}, "T must be more than 10$"),

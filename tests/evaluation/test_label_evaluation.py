@@ -143,6 +143,24 @@ def test_images_that_came_to_their_size_in_another_way_are_spoken_of(model, tmp_
     assert "sees images of another kind" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [{"guidance_interval": (1, 5)}, {"guidance_rescale": 0.5}],
+    ids=lambda how: next(iter(how)),
+)
+def test_what_shapes_guidance_is_left_out_where_a_scale_is_1(model, tmp_path, monkeypatch, shape):
+    judge, asked, sample = judge_of(NAMES), [], model.sample
+    judge.verdicts = lambda images: all_right(WANTED, 1)
+    monkeypatch.setattr(model, "sample", lambda *a, **how: asked.append(how) or sample(*a, **how))
+    given = (model, judge, [Prompts("a", WANTED)])
+    rows = evaluate_labels(*given, tmp_path / "three", scales=[2.0, 1.0, 3.0], num=1, **shape)
+    assert [row.guidance for row in rows] == [how["guidance"] for how in asked] == [2, 1, 3]
+    assert [shape.keys() <= how.keys() for how in asked] == [True, False, True]
+    with pytest.raises(ValueError, match="has no effect without guidance"):
+        evaluate_labels(*given, tmp_path / "one", scales=[1.0], num=1, **shape)
+    assert not (tmp_path / "one").exists()
+
+
 def test_the_picture_says_of_each_image_whether_it_is_right():
     wanted = np.array([[1, -1, -1], [1, 0, -1], [1, 1, 1]], dtype=np.int8)
     present = np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1]], dtype=bool)

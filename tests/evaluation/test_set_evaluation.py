@@ -545,3 +545,5 @@ def test_published_numbers_stand_beside_the_same_protocol_alone():
         ("extractor", "weights", "0" * 64),
     ):
         assert published_beside(record | {section: record[section] | {key: other}}) == []
+    of_a_file = {"what": "stats.npz", "count": 50_000, "fingerprint": "0" * 64}  # mu and sigma
+    assert published_beside(record | {"reference": of_a_file}) == []

@@ -1,5 +1,6 @@
 """Quality against cost: the front, the best, what is written, and a real sweep by command."""
 
+import copy
 import json
 import shutil
 
@@ -173,6 +174,26 @@ def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(DataError, match=r"sweep\.json is not JSON that can be read"):
         sweep.rows_so_far(tmp_path, {"count": 1})
+
+
+def test_without_labels_to_ask_for_no_scale_is_swept_and_the_models_own_stays(
+    cli, tiny_tree, tmp_path
+):
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 1
+    tree["sampling"] = {**tree.get("sampling", {}), "guidance": 3.0}
+    run = fromnoise.train(tree, out=tmp_path / "run").folder
+    np.savez(tmp_path / "plain.npz", images=open_images("digits").images[:100, 0])
+    line = ["sweep", run, *QUICK, "--samplers", "ddim", "--steps", "1", "--out", tmp_path / "out"]
+    plain, best_file = ("--reference", tmp_path / "plain.npz"), tmp_path / "best.safetensors"
+    code, _, err = cli(*line, *plain, "--guidance", "1,2")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "so there is nothing to guide towards; leave --guidance out" in err
+    assert not (tmp_path / "out").exists()
+    assert cli(*line, *plain, "--save-best", best_file).code == 0
+    [row] = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
+    assert row["guidance"] == 1
+    assert fromnoise.load(best_file).spec.sampling.guidance == 3
 
 
 def smallest(written: dict) -> dict:

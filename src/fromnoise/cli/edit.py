@@ -129,7 +129,9 @@ def edit_interpolate(
             show_default="by DDIM inversion",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the noise of --strength")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of the noise of --strength", show_default="0")
+    ] = None,
     steps: WholeWay = None,
     class_: Class = None,
     labels: Labels = None,
@@ -145,6 +147,8 @@ def edit_interpolate(
         raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both")
     if seeds is not None and strength is not None:
         raise ConfigError("--strength is of images, --a and --b; leave it out with --seeds")
+    if seed is not None and strength is None:
+        raise ConfigError("--seed has no effect without the noise of --strength; leave it out")
     loaded = load(model, weights=weights, device=device)
     how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
@@ -158,7 +162,7 @@ def edit_interpolate(
             assert a is not None
             assert b is not None
             files = editing.interpolate_to_folder(
-                loaded, a, b, out, strength=strength, seed=seed, progress=progress, **how
+                loaded, a, b, out, strength=strength, seed=seed or 0, progress=progress, **how
             )
     _tell(files)
 

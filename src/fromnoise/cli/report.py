@@ -12,7 +12,8 @@ from fromnoise.progress import counting
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     out: Annotated[
-        Path | None, typer.Option(help="an HTML file [default: report.html in the first run]")
+        Path | None,
+        typer.Option(help="an HTML file", show_default="report.html in the first run"),
     ] = None,
 ) -> None:
     """Show a run, or several side by side, as one page that needs nothing else."""

@@ -13,7 +13,9 @@ from fromnoise.evaluation import evaluating
 def sweep(
     model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
     samplers: Annotated[str, typer.Option(help="which, with commas")] = "ddpm,ddim",
-    steps: Annotated[str, typer.Option(help="network evaluations per image")] = "5,10,20,50,100",
+    steps: Annotated[
+        str, typer.Option(help="of each; a step asks the network once, of heun twice")
+    ] = "5,10,20,50,100",
     guidance: Annotated[
         str | None,
         typer.Option(help="scales s in ε = ε_∅ + s·(ε_c − ε_∅)", show_default="the model's"),

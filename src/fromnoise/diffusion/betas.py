@@ -33,6 +33,11 @@ def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Te
 
 def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """√β_t rises in a straight line; diffusers calls it scaled_linear."""
+    if min(beta_1, beta_T) < 0:
+        raise ValueError(
+            f"√β rises from one root to the other, so beta_1 and beta_T must be at least 0, not "
+            f"{beta_1:g} and {beta_T:g}"
+        )
     return torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64).square()
 
 

@@ -1,6 +1,7 @@
 """What every edit reads, and how its results are named and shown."""
 
 import textwrap
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 from fromnoise.checkpoints import refuse_used
 from fromnoise.data import image_files, read_image
 from fromnoise.data.labels import in_words
+from fromnoise.diffusion import Step
 from fromnoise.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
 
@@ -54,6 +56,11 @@ def read_given(model: Model, path: Path, out: Path) -> Given:
         for file in files.values()
     ]
     return Given(list(files.values()), list(files), np.stack(images))
+
+
+def end_of(walk: Iterator[Step]) -> Tensor:
+    """x_0, where it ends; the thousands of steps of a long one do not stay in memory."""
+    return deque(walk, maxlen=1).pop().x
 
 
 def as_x0(model: Model, images: np.ndarray) -> Tensor:

@@ -15,6 +15,7 @@ from fromnoise.editing.given import (
     Job,
     Progress,
     as_x0,
+    end_of,
     heading,
     in_batches,
     read_given,
@@ -109,7 +110,7 @@ def inpainted(
         return model.noise(seeds, t, *key).to(image.device)
 
     with torch.inference_mode():
-        *_, last = inpaint(
+        walk = inpaint(
             denoise,
             model.denoiser.schedule,
             model.start(seeds).to(image.device),
@@ -121,7 +122,7 @@ def inpainted(
             jump=jump,
             **plan.sampler.options,
         )
-    return last.x
+        return end_of(walk)
 
 
 def _read_masks(model: Model, path: Path, given: Given) -> np.ndarray:

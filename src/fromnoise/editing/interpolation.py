@@ -12,7 +12,15 @@ from torch import Tensor
 from fromnoise.checkpoints import refuse_used
 from fromnoise.data import DataError
 from fromnoise.diffusion import ddim_inversion, interpolation_starts, sampling_times, slerp
-from fromnoise.editing.given import SHOWN_ROWS, Progress, as_x0, heading, read_given, repeated
+from fromnoise.editing.given import (
+    SHOWN_ROWS,
+    Progress,
+    as_x0,
+    end_of,
+    heading,
+    read_given,
+    repeated,
+)
 from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
@@ -127,8 +135,7 @@ def _inverted(model: Model, both: Sequence[Tensor], cond: np.ndarray | None, **h
     """x_T of two images: (2,C,H,W)."""
     _, times, denoise = model.way(2, cond=repeated(cond, 2), **how)
     with torch.inference_mode():
-        *_, last = ddim_inversion(denoise, model.denoiser.schedule, torch.stack([*both]), times)
-    return last.x
+        return end_of(ddim_inversion(denoise, model.denoiser.schedule, torch.stack([*both]), times))
 
 
 def _between(x_T: Tensor, fractions: Sequence[float]) -> Tensor:
@@ -154,8 +161,8 @@ def _denoised(
         for part in x_t.split(batch_size):
             # the sampler's own noise is shared too, so that frames differ by λ alone
             way = {"seeds": [seed] * len(part), "cond": repeated(cond, len(part)), **how}
-            *_, last = model.denoise(origin=(t, part), **way)
-            made.append(to_uint8(last.x, model.spec.data_range).numpy())
+            x0 = end_of(model.denoise(origin=(t, part), **way))
+            made.append(to_uint8(x0, model.spec.data_range).numpy())
             progress(sum(map(len, made)), pairs * frames)
     return np.concatenate(made).reshape(pairs, frames, *made[0].shape[1:])
 

@@ -10,6 +10,7 @@ from fromnoise.editing.given import (
     Job,
     Progress,
     as_x0,
+    end_of,
     heading,
     in_batches,
     read_given,
@@ -83,5 +84,5 @@ def _varied(
         x0 = as_x0(model, images)
         eps = model.start(seeds).to(x0.device)
         origin = (t, model.denoiser.schedule.add_noise(x0, eps, t))
-    *_, last = model.denoise(seeds, origin=origin, cond=repeated(cond, len(seeds)), **how)
-    return to_uint8(last.x, model.spec.data_range).numpy()
+    walk = model.denoise(seeds, origin=origin, cond=repeated(cond, len(seeds)), **how)
+    return to_uint8(end_of(walk), model.spec.data_range).numpy()

@@ -22,6 +22,7 @@ from fromnoise.evaluation.sweep import (
     best,
     facts_of,
     in_words,
+    is_guided,
     rows_so_far,
     sweep,
     ways,
@@ -210,6 +211,13 @@ def sweep_a_model(
     plans = ways(model, samplers, steps, scales)
     shape = _shape(model, None)
     real = open_real(reference, path, model, shape)
+    guided = is_guided(model, real)
+    if scales and not guided:
+        raise ConfigError(
+            f"--guidance: the images of --reference {reference} do not have the labels of the "
+            f"model ({', '.join(model.spec.label_names[:3])}, …), so there is nothing to guide "
+            "towards; leave --guidance out, or take --reference train"
+        )
     space = open_space(
         extractor, shape, judge=judge, features_weights=features_weights, device=device
     )
@@ -235,7 +243,8 @@ def sweep_a_model(
     row = best(rows)
     said = f"best: {in_words(row)}, the fastest within the interval of the smallest distance"
     if save_best is not None:
-        said += f"; the default of {with_default(model, row).save(save_best).absolute()}"
+        best_way = with_default(model, row, guided=guided)
+        said += f"; the default of {best_way.save(save_best).absolute()}"
     text = sweep_table(rows, space.name, num=num, reference=against.said)
     return f"{text}\n{said}\n", folder
 

@@ -37,6 +37,7 @@ from fromnoise.pictures import grid_figure
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
 SCORES, TABLE = "scores.json", "scores.md"
+OF_GUIDANCE = ("guidance_interval", "guidance_rescale")
 FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
 HEADINGS = {
     "recall_at_k": "recall@k",
@@ -114,6 +115,7 @@ def evaluate_labels(
         )
     order = _judged_as(model, judge)
     plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
+    guided = [plan for plan in plans if plan.guidance != 1]
     total = sum(len(p.wanted) for p in prompts) * num * len(scales)
     circumstances = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,13 +140,16 @@ def evaluate_labels(
         condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
         cond = torch.from_numpy(wanted[condition])
         for plan in plans:
+            # what shapes guidance has nothing to shape at s = 1, one of the scales compared
+            idle = OF_GUIDANCE if guided and plan not in guided else ()
+            asked = {key: value for key, value in how.items() if key not in idle}
             seeds = range(first_seed, first_seed + len(cond))
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
                 images.append(
                     model.sample(
-                        seeds[batch], cond=cond[batch], **how, guidance=plan.guidance
+                        seeds[batch], cond=cond[batch], **asked, guidance=plan.guidance
                     ).numpy()
                 )
                 progress(done := done + len(images[-1]), total)

@@ -58,7 +58,7 @@ def published_beside(record: dict[str, Any]) -> list[dict[str, Any]]:
         result._asdict()
         for result in RESULTS
         if (f"{result.source}, train", 50_000, [3, 32, 32])
-        == (reference["what"], reference["count"], reference["shape"])
+        == (reference["what"], reference["count"], reference.get("shape"))
         and result.count == generated["count"]
         and result.conditional == generated.get("labels", "").startswith("those")
     ]

@@ -58,6 +58,12 @@ def ways(
     ]
 
 
+def is_guided(model: Model, labels_of: Real | None) -> bool:
+    """Whether there is anything to guide towards: real images with the labels of the model."""
+    names = model.spec.label_names
+    return bool(names) and labels_of is not None and labels_of.images.label_names == names
+
+
 def facts_of(
     model: Model,
     plans: Sequence[Sampling],
@@ -121,11 +127,7 @@ def sweep(
     facts = facts_of(model, plans, reference.said, extractor, num=num, batch_size=batch_size)
     if rows := rows_so_far(folder, facts):
         logger.info("%d of %d ways are in %s already", len(rows), len(plans), folder.absolute())
-    guided = (
-        labels_of is not None
-        and bool(model.spec.label_names)
-        and labels_of.images.label_names == model.spec.label_names
-    )
+    guided = is_guided(model, labels_of)
     facts["loaded from"] = loaded_from
     model.sample(range(min(batch_size, num)), steps=1)  # so that the first way pays for no start
     for plan in plans[len(rows) :]:
@@ -168,12 +170,13 @@ def best(rows: Sequence[Row]) -> Row:
     return min(good, key=lambda row: row.seconds_per_image)
 
 
-def with_default(model: Model, row: Row) -> Model:
-    """The same model, which samples in this way when nothing else is said."""
-    labelled = bool(model.spec.label_names)
-    plan = model.sampling_plan(
-        sampler=row.sampler, steps=row.steps, guidance=row.guidance if labelled else None
-    )
+def with_default(model: Model, row: Row, *, guided: bool) -> Model:
+    """The same model, which samples in this way when nothing else is said.
+
+    guided: whether the scale of the row was used; else the model keeps its own.
+    """
+    guidance = row.guidance if guided else None
+    plan = model.sampling_plan(sampler=row.sampler, steps=row.steps, guidance=guidance)
     spec = model.spec.model_copy(update={"sampling": plan})
     return Model(model.denoiser, spec, precision=model.precision)
 
