@@ -67,6 +67,25 @@ def test_the_intervals_hold_the_truth_in_95_of_100_repeats(d, n, mean, scale):
     assert expected - truth > 6 * error
 
 
+@pytest.mark.parametrize(("d", "n"), [(4, 400), (24, 120)])
+def test_the_interval_of_a_ratio_holds_it_in_95_of_100_repeats_and_is_narrow(d, n):
+    """Of two sets that have most of their noise in common, as those of the same seeds."""
+    rng, found, apart = np.random.default_rng(0), [], []
+    for _ in range(400):
+        a = rng.standard_normal((n, d)) * 1.2 + 0.3
+        b = a * 1.05 + 0.2 * rng.standard_normal((n, d))
+        both = [
+            set_metrics.frechet_jackknifed(in_blocks(x), np.zeros(d), np.eye(d)) for x in (a, b)
+        ]
+        found.append(set_metrics.ratio(*both))
+        apart.append(set_metrics.ratio(both[0], both[1]._replace(left_out=both[1].left_out[::-1])))
+    logs = np.log([r.value for r in found])
+    assert 0.92 <= np.mean([r.low <= math.exp(logs.mean()) <= r.high for r in found]) <= 0.98
+    widths = [np.mean([math.log(r.high / r.low) for r in some]) for some in (found, apart)]
+    assert widths[0] < 0.7 * widths[1]
+    assert math.isnan(set_metrics.ratio(both[0], both[1]._replace(value=0.0)).value)
+
+
 def brute_force_mmd(x: np.ndarray, y: np.ndarray) -> float:
     def k(a, b):
         return (a @ b / len(a) + 1) ** 3

@@ -42,7 +42,18 @@ def test_the_table_has_the_fastest_first_and_the_front_bold():
     said = table(rows, "pixels", num=1000, reference=reference)
     heads = [line.split("|")[1].strip() for line in said.splitlines()[:5]]
     assert heads == ["sampler and steps", "---", "**ddim 10**", "**ddim 20**", "ddim 30"]
+    times = [line.split("|")[4].strip() for line in said.splitlines()[2:5]]
+    assert times == ["", "1 [1, 1]", ""]  # of rows from before there were blocks
     assert "1,000 images in each way, timed once; 1,797 real images: digits, train." in said
+
+
+def test_how_many_times_as_far_as_the_nearest_by_the_same_seeds():
+    near, far = np.linspace(4, 6, 20), 1.5 * np.linspace(4, 6, 20)
+    rows = [row(1, 7.5)._replace(left_out=far.tolist()), row(2, 5)._replace(left_out=near.tolist())]
+    assert sweep.times_the_nearest(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
+    shuffled = rows[0]._replace(left_out=far[::-1].tolist())
+    found = sweep.times_the_nearest(shuffled, [shuffled, rows[1]])
+    assert found.low < 1.2 < 1.8 < found.high
 
 
 def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
@@ -124,7 +135,11 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
 
 
 def figures(row: dict) -> tuple:
-    return row["seconds_per_image"], row["fid"]  # and not whether it is on the front by now
+    return (
+        row["seconds_per_image"],
+        row["fid"],
+        row["left_out"],
+    )  # and not whether it is on the front by now
 
 
 @pytest.fixture(scope="module")

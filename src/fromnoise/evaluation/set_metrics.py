@@ -6,6 +6,7 @@ intervals are ours; each function says what they speak of.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,23 @@ NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
 SPLITS = 10  # of the Inception Score, as published
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, as in torch-fidelity
 ROWS = 2000  # of a matrix of distances at a time: 400 MB with 50,000 images
+
+
+class Jackknifed(NamedTuple):
+    """A statistic of a whole set, and of the set without each of its G blocks."""
+
+    value: float
+    left_out: np.ndarray  # float64 (G,)
+
+
+def frechet_jackknifed(
+    blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
+) -> Jackknifed:
+    """The Fréchet distance of all blocks, and of all but one; arguments as in `frechet_scores`."""
+    to_reference, everything = frechet_to(mean, covariance), merged(*blocks)
+    rests = [everything, *(without(everything, block) for block in blocks)]
+    value, *left_out = (to_reference(m.mean, m.covariance) for m in rests)
+    return Jackknifed(value, np.array(left_out))
 
 
 def frechet_scores(
@@ -42,17 +60,28 @@ def frechet_scores(
         blocks: the moments of G ≥ 2 disjoint sets of about equal size.
         mean, covariance: of the real images, (D,) and (D, D).
     """
-    to_reference = frechet_to(mean, covariance)
+    return with_intervals(frechet_jackknifed(blocks, mean, covariance))
 
-    def fid_of(m: Moments) -> float:
-        return to_reference(m.mean, m.covariance)
 
-    G, everything = len(blocks), merged(*blocks)
-    fid = fid_of(everything)
-    left_out = np.array([fid_of(without(everything, block)) for block in blocks])
+def with_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
+    """FID and FID∞ as `frechet_scores` has them."""
+    (fid, left_out), G = distance, len(distance.left_out)
     error = _jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
     return around(fid, error, G), around(unbiased, error, G)
+
+
+def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
+    """a/b of two sets whose blocks belong together, as those of the same seeds.
+
+    What the two have in common cancels: se(log a/b) is the jackknife's of log a₍₋g₎ − log b₍₋g₎,
+    so the interval is narrower than those of a and b would make it. NaN where one of them is 0.
+    """
+    if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
+        return Interval(math.nan, math.nan, math.nan)
+    error = _jackknife_error(np.log(a.left_out) - np.log(b.left_out))
+    logs = around(math.log(a.value / b.value), error, len(a.left_out))
+    return Interval(*map(math.exp, logs))
 
 
 def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
