@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "components", "config"}
-WORK = DESCRIPTION | {"half", "model_file", "model"}
+WORK = DESCRIPTION | {"half", "model_file", "model", "previews"}
 FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "components": LEAVES | MATHEMATICS,
     "config": LEAVES | MATHEMATICS | {"data", "components"},
     "half": MATHEMATICS,
+    "previews": LEAVES,
     "model_file": DESCRIPTION,
     "model": DESCRIPTION | {"half", "model_file"},
     "asking": DESCRIPTION,

@@ -1,3 +1,4 @@
+import errno
 import math
 
 import numpy as np
@@ -8,6 +9,8 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.data.batches import batch_indices, load_conditions
 from fromnoise.explaining import ConfigError
+from fromnoise.previews import write_preview
+from fromnoise.training import progress_figure
 from fromnoise.training.log import read_log
 
 
@@ -212,9 +215,48 @@ def test_a_run_starts_from_other_weights(tiny, run, tmp_path):
         assert not (tmp_path / "third").exists()
 
 
-def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
-    from fromnoise.training import progress_figure
+def test_a_preview_may_come_before_the_first_row_of_the_log(tiny, tmp_path):
+    tiny["training"] |= {"steps": 4, "preview_every": 1, "log_every": 4}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    assert sorted(file.name for file in (run / "previews").iterdir()) == [
+        f"{step:06d}.{kind}" for step in (1, 2, 3, 4) for kind in ("npz", "png")
+    ]
+    assert (run / "loss.png").is_file()
 
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04cut off", None], ids=["empty", "cut", "other"]
+)
+def test_a_damaged_preview_is_left_out_and_ends_no_training(tiny, tmp_path, caplog, content):
+    tiny["training"] |= {"preview_every": 3}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    damaged = run / "previews" / "000003.npz"
+    if content is None:
+        np.savez(damaged, other=np.zeros(1))
+    else:
+        damaged.write_bytes(content)
+    fromnoise.resume(run, overrides={"training.steps": 9})
+    assert "previews/000003.npz cannot be read" in caplog.text
+    assert (run / "previews" / "000009.png").is_file()
+    for file in (run / "previews").glob("*.npz"):
+        file.write_bytes(b"")
+    with pytest.raises(ConfigError, match="none of its previews can be read"):
+        progress_figure(run)
+
+
+def test_a_preview_for_which_there_is_no_room_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    image = np.zeros((1, 1, 8, 8), np.uint8)
+    with pytest.raises(OSError, match="No space left"):
+        write_preview(tmp_path / "000001.npz", ema=image, raw=image)
+    assert not (tmp_path / "000001.npz").exists()
+
+
+def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
     (run / "previews" / "000003.npz").write_bytes((run / "previews" / "000006.npz").read_bytes())
     assert cli("progress", run, "--epochs", "0").out.strip().endswith("progress.png")
     first = (run / "progress.png").read_bytes()

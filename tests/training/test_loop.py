@@ -184,6 +184,20 @@ def test_a_step_that_is_not_finite_changes_nothing(train, poison, where, caplog)
     assert "step 3: the " in caplog.text
 
 
+def test_a_skipped_step_leaves_nothing_in_the_buffers_of_batch_norm(
+    tiny, tmp_path, poison, monkeypatch
+):
+    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    tiny["network"] = {"name": "context", "features": 8, "norm": "batch"}
+    tiny["data"] = {"source": "digits", "size": [32, 32]}
+    tiny["training"] |= {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 3}
+    poison("loss", {2})
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    before, after = (weights(run, step, "model.safetensors") for step in (2, 3))
+    assert [name for name in before if "running" in name]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_steps_skipped_now_and_then_do_not_stop_a_run(train, poison):
     poison("loss", set(range(30)) - {9, 18, 27})
     assert newest_checkpoint(train(steps=30) / "checkpoints")[0].name == "000030"

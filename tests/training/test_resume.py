@@ -265,6 +265,22 @@ def test_changed_images_are_told(tiny, tmp_path, caplog):
     assert "the images are not those of step 1" in caplog.text
 
 
+def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(images / f"{i}.png")
+    tiny["data"] = {"source": "folder", "path": str(images)}
+    tiny["training"]["steps"] = 1
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    images.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    fromnoise.resume(run, overrides={"training.steps": 2, "data.path": "moved"})
+    monkeypatch.chdir(run)
+    fromnoise.resume(run, overrides={"training.steps": 3})
+    assert fromnoise.Run(run).recipe().data.path == tmp_path / "moved"
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ class RunLog:
             replacement = self._file.with_suffix(".writing")
             replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(replacement, self._file)
+        self._file.touch()  # a preview may come before the first row
         self.total_steps = total_steps
         self._epoch_shown = -math.inf
         self._board = None

@@ -138,8 +138,9 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
-        loss = spec.diffusion.loss_in_words
-        loss_figure(read_log(folder), folder / "loss.png", title="Training loss", of=loss)
+        if rows := [row for row in read_log(folder) if "loss" in row]:
+            loss = spec.diffusion.loss_in_words
+            loss_figure(rows, folder / "loss.png", title="Training loss", of=loss)
     except OSError as error:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 

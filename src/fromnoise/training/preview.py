@@ -1,5 +1,7 @@
 """A picture every so often: what the weights would make of the same noise."""
 
+import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from fromnoise.explaining import ConfigError
 from fromnoise.model import Model
 from fromnoise.model_file import ModelSpec
 from fromnoise.pictures import grids_side_by_side
+from fromnoise.previews import FOLDER, read_preview, write_preview
 from fromnoise.training.log import LOG_FILE, read_log
 from fromnoise.training.state import TrainingState
 
 STEPS = 25  # of DDIM: the same noise gives the same picture, whatever the recipe samples with
 STAGES = 5  # in the picture of progress
-FOLDER = "previews"
+logger = logging.getLogger("fromnoise")
 
 
 def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int = 16) -> Path:
@@ -29,7 +32,10 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     names = spec.label_names
     cond = torch.from_numpy(in_turn(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
-    for weights, network in (("EMA", state.ema.module), ("raw", state.denoiser.network)):
+    raw = state.denoiser.network
+    if state.computation.compiled:  # for other shapes: a copy is not, and need not be, compiled
+        raw = copy.deepcopy(raw)
+    for weights, network in (("EMA", state.ema.module), ("raw", raw)):
         network.eval()
         denoiser = state.denoiser.with_network(network)
         sampled = Model(denoiser, spec, precision=state.sampling_precision).sample(
@@ -42,7 +48,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     if names:
         title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    np.savez_compressed(path.with_suffix(".npz"), EMA=images["EMA"], raw=images["raw"])
+    write_preview(path.with_suffix(".npz"), ema=images["EMA"], raw=images["raw"])
     return path
 
 
@@ -50,7 +56,7 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     """Write progress.png: what the same noise became at several moments, side by side.
 
     epochs: the previews nearest to these; by default five, evenly spread from the first to the
-    last. Raises ConfigError where the run has no previews yet.
+    last. Raises ConfigError where the run has no previews yet, or none of these can be read.
     """
     if not (run / LOG_FILE).is_file():
         raise ConfigError(f"{run.absolute()} is no run: it has no {LOG_FILE}")
@@ -72,7 +78,12 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         chosen = sorted({min(steps, key=lambda s: abs(s * per_step - e)) for e in epochs})
     panels = []
     for step in chosen:
-        with np.load(files[step]) as images:
-            panels.append((f"epoch {step * per_step:.3g}, step {step:,}", images["EMA"]))
+        when = f"epoch {step * per_step:.3g}, step {step:,}" if known else f"step {step:,}"
+        try:
+            panels.append((when, read_preview(files[step])))
+        except ConfigError as error:
+            logger.warning("%s; it is left out", error)
+    if not panels:
+        raise ConfigError(f"{run.absolute()}: none of its previews can be read")
     title = "the same noise through the training, EMA weights"
     return grids_side_by_side(panels, run / "progress.png", title=title)

@@ -221,8 +221,9 @@ def kept_bytes(
 
 def memory_free(device: torch.device) -> int | None:
     """Bytes that are there to be taken on the device; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what torch keeps for itself without using it is there, too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type != "cpu":
         return None
     try:

@@ -135,7 +135,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     run = Run(Path(folder))
     if not (run.folder / RECIPE_FILE).is_file():
         raise ConfigError(f"{run.folder.absolute()} is no run: it has no {RECIPE_FILE}")
-    recipe = load_recipe(run.folder / RECIPE_FILE, overrides)
+    recipe = _with_absolute_paths(load_recipe(run.folder / RECIPE_FILE, overrides))
     checkpoint, damaged = newest_checkpoint(run.folder / "checkpoints")
     for line in damaged:
         logger.warning("%s; using an earlier checkpoint", line)

@@ -103,10 +103,12 @@ def learn(
 ) -> tuple[Tensor, float]:
     """One optimiser step from this batch: (losses (B,) on the CPU, norm of the gradient).
 
-    Where one of them is not finite the weights stay as they are and `state.skipped_in_a_row` is
-    above 0; dropout aside, everything is a function of the batch and the state.
+    Where one of them is not finite, weights and buffers stay as they are and
+    `state.skipped_in_a_row` is above 0; dropout aside, everything is a function of the batch and
+    the state.
     """
     network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch norm
     losses = backward(state, objective, batch, settings.accumulation)
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -125,6 +127,8 @@ def learn(
             state.history.add(batch.t, losses)
     else:
         state.skipped_in_a_row += 1
+        for buffer, before in buffers:  # the forward pass has written to it
+            buffer.copy_(before)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return losses, norm

@@ -28,9 +28,10 @@ class History:
 
     def add(self, t: Tensor, losses: Tensor) -> None:
         """Take in one step. t ∈ {1..T} and losses, finite: (B,), on the CPU."""
+        kept, seen = self.losses.numpy(), self.seen.numpy()  # the same memory
         for index, loss in zip((t - 1).tolist(), losses.tolist(), strict=True):
-            self.losses[index, int(self.seen[index]) % KEPT] = loss
-            self.seen[index] += 1
+            kept[index, seen[index] % KEPT] = loss
+            seen[index] += 1
 
     def probabilities(self) -> Tensor | None:
         """p_t ∝ √E[L_t²], (T,) float64; None until every t has `KEPT` losses.

@@ -1,7 +1,6 @@
 """What a run folder holds, as plain data. What is damaged becomes a sentence, never an error."""
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,10 @@ import yaml
 
 from fromnoise.config import dotted, load_recipe
 from fromnoise.explaining import ConfigError
+from fromnoise.previews import FOLDER as PREVIEWS
+from fromnoise.previews import read_preview
 
-RECIPE, LOG, PREVIEWS = "recipe.yaml", "log.jsonl", "previews"
+RECIPE, LOG = "recipe.yaml", "log.jsonl"
 MOST_PREVIEWS, MOST_IMAGES, FEWEST = 16, 24, 4
 PREVIEW_BYTES = 2 * 2**20  # of pixels, of all previews of a run together
 LINES_NAMED = 5
@@ -182,14 +183,9 @@ def _previews(folder: Path, problems: list[str]) -> list[Preview]:
     found = []
     for file in files:
         try:
-            with np.load(file) as arrays:
-                images = arrays["EMA"]
-            if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-                raise ValueError(f"EMA is {images.dtype} {images.shape}")
-            found.append(Preview(int(file.stem), images))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            detail = " ".join(str(error).split())
-            problems.append(f"{PREVIEWS}/{file.name} cannot be read: {detail}")
+            found.append(Preview(int(file.stem), read_preview(file)))
+        except ConfigError as error:
+            problems.append(str(error))
     if not found:
         return []
     count, steps = len(found[0].images), len(found)
