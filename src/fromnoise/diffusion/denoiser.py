@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
+from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device, per_image
 
 Kind = Literal["eps", "x0", "v"]
 
@@ -127,7 +127,8 @@ class Denoiser(nn.Module):
         hint: like x_t, clamped here to [−1, 1]; None is zeros, which mean "nothing known". Raises
         ValueError for a hint where the network takes none.
         """
-        index = torch.as_tensor(t, device=x_t.device).expand(len(x_t)) - 1
+        t_there = on_device(torch.as_tensor(t), x_t.device)
+        index = t_there.expand(len(x_t)) - 1
         seen = x_t
         if self.takes_hint:
             known = torch.zeros_like(x_t) if hint is None else hint.clamp(-1, 1)

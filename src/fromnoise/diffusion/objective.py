@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
 from fromnoise.diffusion.likelihood import term_of
-from fromnoise.diffusion.schedule import NoiseSchedule, Time
+from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
 from fromnoise.diffusion.self_conditioning import first_guess
 
 
@@ -165,7 +165,8 @@ class Objective:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
         target = _target(prediction, x0, eps)
         loss = METRICS[self.metric](prediction.value, target).flatten(1).mean(dim=1)
-        loss = _weight(self.weighting, schedule, t, prediction.kind).to(loss) * loss
+        weight = _weight(self.weighting, schedule, t, prediction.kind)
+        loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())
             bound = term_of(fixed_mean, schedule, x0, t, variance="learned")

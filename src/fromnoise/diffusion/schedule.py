@@ -129,7 +129,7 @@ class NoiseSchedule:
 
     def _at(self, table: Tensor, t: Time) -> Tensor:
         coefficient = table[self._index(t)].to(torch.float32)
-        return coefficient.to(t.device) if isinstance(t, Tensor) else coefficient
+        return on_device(coefficient, t.device) if isinstance(t, Tensor) else coefficient
 
     def _index(self, t: Time) -> Tensor:
         index = torch.as_tensor(t, device="cpu")
@@ -139,7 +139,12 @@ class NoiseSchedule:
         return index
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. CUDA copies it when it comes to it, and what was asked before goes on."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
     """Shape a coefficient () or (B,) to multiply x (B,C,H,W): x's device and precision."""
-    coefficient = coefficient.to(x.dtype).to(x.device)  # in this order: MPS has no float64
+    coefficient = on_device(coefficient.to(x.dtype), x.device)  # so ordered: MPS has no float64
     return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient

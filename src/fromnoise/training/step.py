@@ -89,10 +89,10 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
     for part in in_parts(batch, accumulation):
         x0 = to_float(part.x0.to(device, non_blocking=True))  # if it is pinned, see `prefetch`
         eps = part.eps.to(device, non_blocking=True)
-        cond = None if part.cond is None else part.cond.to(device)
+        cond = None if part.cond is None else part.cond.to(device, non_blocking=True)
         with autocast(device, state.computation.precision):
             loss = objective(state.denoiser, x0, eps, part.t, cond, hinted=part.hinted)
-        weighted = loss if part.factor is None else loss * part.factor.to(device)
+        weighted = loss if part.factor is None else loss * part.factor.to(device, non_blocking=True)
         state.scaler.scale(weighted.sum() / count).backward()
         losses.append(loss.detach())
     return torch.cat(losses)
