@@ -10,6 +10,7 @@ The same sweep into the same folder again goes on after the last row.
 import itertools
 import json
 import logging
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -180,7 +181,7 @@ def best(rows: Sequence[Row]) -> Row:
 
 
 def times_the_nearest(row: Row, rows: Sequence[Row]) -> Interval | None:
-    """Its distance over the smallest one, by the same seeds; None where their blocks are unknown.
+    """Its distance over the smallest one, by the same seeds; None where blocks are not known.
 
     The smallest of several is so by chance too, and the others look a little farther than they are.
     """
@@ -189,7 +190,8 @@ def times_the_nearest(row: Row, rows: Sequence[Row]) -> Interval | None:
         return Interval(1.0, 1.0, 1.0)
     if not row.left_out or not nearest.left_out:
         return None
-    return ratio(*(Jackknifed(r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
+    times = ratio(*(Jackknifed(r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
+    return None if math.isnan(times.value) else times
 
 
 def with_default(model: Model, row: Row, *, guided: bool) -> Model:
