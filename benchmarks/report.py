@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,17 +21,23 @@ RACED = ("torchvision", "diffusers", "denoising-diffusion-pytorch")
 def machine(device: str = "cpu") -> str:
     """The processor, threads and torch version; first the GPU, if that is the device."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    said = dict(re.split(r"\s*: ?", line, maxsplit=1) for line in reversed(lines) if ":" in line)
-    name = said.get("model name", platform.processor())
-    if "cpu family" in said:  # where the name alone may be that of several generations
-        name += f" (family {said['cpu family']}, model {said['model']})"
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in said.get("flags", "").split()]
+    name, fast = processor(info.read_text() if info.is_file() else "")
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
         f"{gpu}{name}, {torch.get_num_threads()} threads"
         f"{', ' + ', '.join(fast) if fast else ''}, torch {torch.__version__}"
     )
+
+
+def processor(cpuinfo: str) -> tuple[str, list[str]]:
+    """Its name, and which fast products it has, from the text of Linux."""
+    pairs = (line.partition(":") for line in reversed(cpuinfo.splitlines()))
+    said = {key.strip(): value.strip() for key, colon, value in pairs if colon}
+    name = said.get("model name", platform.processor())
+    if "cpu family" in said:  # the name alone may be that of several generations
+        name += f" (family {said['cpu family']}, model {said['model']})"
+    flags = said.get("flags", "").split()
+    return name, [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
 
 
 def save(name: str, figures: dict[str, Any], *, device: str = "cpu") -> None:

@@ -139,13 +139,10 @@ class Model:
         the end.
         Other arguments as in `sample`.
         """
+        first, x = (None, self.start(seeds)) if origin is None else origin
         plan, times, denoise = self.way(
-            len(seeds), cond=cond, compose=compose, autoguidance=autoguidance, **how
+            len(seeds), first=first, cond=cond, compose=compose, autoguidance=autoguidance, **how
         )
-        x = self.start(seeds)
-        if origin is not None:
-            times = [origin[0], *(t for t in times if t < origin[0])]
-            x = origin[1]
 
         def noise(t: int) -> Tensor:
             return self.noise(seeds, t).to(self.device)
@@ -164,6 +161,7 @@ class Model:
         self,
         count: int,
         *,
+        first: int | None = None,
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
@@ -173,11 +171,14 @@ class Model:
 
         The denoiser is steered by cond or compose, and x̂_0 kept in range, as the plan says: with
         it, whatever walks over times (`fromnoise.diffusion`) does so as `sample` does. It is for
-        one walk: where the network hears its last x̂_0, it remembers it.
+        one walk: where the network hears its last x̂_0, it remembers it. first: a time to set out
+        from instead of the plan's own; those above it are left out.
         Arguments and errors as in `sample`.
         """
         plan = self.sampling_plan(**how)
         times = sampling_times(self.denoiser.schedule, plan.steps, plan.spacing)
+        if first is not None:
+            times = [first, *(t for t in times if t < first)]
         guiding = [key for key in GUIDING if how.get(key) is not None]
         if guiding and cond is None:
             raise ValueError(
@@ -197,7 +198,7 @@ class Model:
         if span is not None and not any(span[0] <= t <= span[1] for t in times):
             raise ValueError(
                 f"guidance_interval {span[0]}-{span[1]} has no effect: none of the {len(times)} "
-                "times of this way lies in it; widen it, or take more steps"
+                "times that are visited lies in it; widen it, or take more steps"
             )
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:

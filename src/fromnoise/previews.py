@@ -4,6 +4,7 @@ previews/000500.npz    EMA, raw: uint8 (N, C, H, W), of the averaged weights and
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ FOLDER = "previews"
 def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
     """Write the images, uint8 (N,C,H,W) each; where that is cut short there is no file."""
     writing = file.with_suffix(".writing")
-    with writing.open("wb") as opened:
-        np.savez_compressed(opened, EMA=ema, raw=raw)
-    writing.replace(file)
+    try:
+        with writing.open("wb") as opened:
+            np.savez_compressed(opened, EMA=ema, raw=raw)
+        writing.replace(file)
+    finally:
+        writing.unlink(missing_ok=True)
 
 
 def read_preview(file: Path) -> np.ndarray:
@@ -28,7 +32,7 @@ def read_preview(file: Path) -> np.ndarray:
             images = arrays["EMA"]
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(f"EMA is {images.dtype} {images.shape}")
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{FOLDER}/{file.name} cannot be read: {detail}") from error
     return images

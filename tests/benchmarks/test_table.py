@@ -1,6 +1,7 @@
 """The page has what the results have; figures against such as were computed by hand."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,12 @@ def test_choices_by_hand():
 
 Measured on a machine."""
     )
+
+
+def test_a_processor_is_named_so_that_generations_differ():
+    x86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: fpu "
+    x86 += "avx512_bf16\n\nprocessor\t: 1\ncpu family\t: 6\nmodel\t\t: 1\nmodel name\t: other\n"
+    assert report.processor(x86) == ("AMD EPYC (family 25, model 17)", ["avx512_bf16"])
+    arm = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"
+    for elsewhere in (arm, ""):
+        assert report.processor(elsewhere) == (platform.processor(), [])

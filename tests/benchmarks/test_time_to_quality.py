@@ -72,10 +72,10 @@ def test_a_training_ends_when_its_weights_can_still_be_written():
 
 @pytest.mark.parametrize(
     ("took", "limit", "steps"),
-    [(100, 100, 25), (100, 40, 10), (100, 39.9, 9), (100, 1, 2), (0.1, 100, 1000), (0.3, 0.3, 25)],
+    [(100, 100, 10), (100, 40, 4), (100, 39.9, 3), (100, 1, 2), (0.1, 100, 1000), (0.3, 0.3, 10)],
 )
 def test_ddim_steps_that_fit_into_a_time(took, limit, steps):
-    assert time_to_quality.steps_within({"ddim_steps": 25, "seconds": took}, limit) == steps
+    assert time_to_quality.steps_within({"ddim_steps": 10, "seconds": took}, limit) == steps
 
 
 def test_a_folder_keeps_to_one_plan(tmp_path):
@@ -239,9 +239,9 @@ def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monk
     monkeypatch.setattr(time_to_quality, "finish", finish)
     data = open_images("fashion-mnist", garments)
     measure = SimpleNamespace(data=data, path=str(garments))
-    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, ddim_steps=25, slice=1)
+    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, ddim_steps=10, slice=1)
     trained, (steps, time) = time_to_quality.contest(measure, arguments)
-    assert [stage.name for stage in seen[::3]] == ["probe", "training", "drawn-25", "drawn-25"]
+    assert [stage.name for stage in seen[::3]] == ["probe", "training", "drawn-10", "drawn-10"]
     assert trained["diffusers"] == {**told, "planned": int(0.97 * (60 - 3) * 10)}
     assert trained["lucidrains"]["planned"] is None
     assert (steps["seconds"], time["seconds"]) == (None, 4.0)

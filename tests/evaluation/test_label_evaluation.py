@@ -156,9 +156,13 @@ def test_what_shapes_guidance_is_left_out_where_a_scale_is_1(model, tmp_path, mo
     rows = evaluate_labels(*given, tmp_path / "three", scales=[2.0, 1.0, 3.0], num=1, **shape)
     assert [row.guidance for row in rows] == [how["guidance"] for how in asked] == [2, 1, 3]
     assert [shape.keys() <= how.keys() for how in asked] == [True, False, True]
-    with pytest.raises(ValueError, match="has no effect without guidance"):
-        evaluate_labels(*given, tmp_path / "one", scales=[1.0], num=1, **shape)
-    assert not (tmp_path / "one").exists()
+    for scales, wrong, said in (
+        ([1.0], shape, "has no effect without guidance"),
+        ([1.0, 2.0], {"guidance_interval": (6, 9)}, "none of the 2 times that are visited"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            evaluate_labels(*given, tmp_path / "no", scales=scales, num=1, **wrong)
+        assert not (tmp_path / "no").exists()
 
 
 def test_the_picture_says_of_each_image_whether_it_is_right():

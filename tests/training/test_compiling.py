@@ -13,7 +13,7 @@ from fromnoise.config import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.explaining import ConfigError
 from fromnoise.networks import NETWORKS
-from fromnoise.training import compiling, run
+from fromnoise.training import compiling, loop, run
 from fromnoise.training.compiling import (
     Compiling,
     choose_compiled,
@@ -191,6 +191,21 @@ def test_six_steps_are_three_and_three_more(tiny, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes()
     state = json.loads((resumed / "checkpoints" / "000006" / "state.json").read_text())
     assert state["computation"] == {**FP32._asdict(), "compiled": True}
+
+
+def test_the_previews_of_a_compiled_run_compile_nothing(tiny, tmp_path, backend, monkeypatch):
+    more, draw = [], loop.draw_pictures
+
+    def counting(*given, **options):
+        before = len(backend)
+        draw(*given, **options)
+        more.append(len(backend) - before)
+
+    monkeypatch.setattr(loop, "draw_pictures", counting)
+    tiny["training"] |= {"compile": True, "steps": 2, "preview_every": 1}
+    fromnoise.train(tiny, out=tmp_path / "run")
+    assert more == [0, 0]
+    assert backend
 
 
 def test_resumed_it_may_be_chosen_anew(tiny, tmp_path):

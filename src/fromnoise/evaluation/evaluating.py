@@ -215,8 +215,8 @@ def sweep_a_model(
     if scales and not guided:
         raise ConfigError(
             f"--guidance: the images of --reference {reference} do not have the labels of the "
-            f"model ({', '.join(model.spec.label_names[:3])}, …), so there is nothing to guide "
-            "towards; leave --guidance out, or take --reference train"
+            "model, so there is nothing to guide towards; leave --guidance out, or take "
+            "--reference train"
         )
     space = open_space(
         extractor, shape, judge=judge, features_weights=features_weights, device=device

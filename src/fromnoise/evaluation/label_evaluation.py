@@ -115,7 +115,14 @@ def evaluate_labels(
         )
     order = _judged_as(model, judge)
     plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
-    guided = [plan for plan in plans if plan.guidance != 1]
+    guided = any(plan.guidance != 1 for plan in plans)
+    asked = []
+    for plan in plans:
+        # what shapes guidance has nothing to shape at s = 1, one of the scales compared
+        idle = OF_GUIDANCE if guided and plan.guidance == 1 else ()
+        shaped = {key: value for key, value in how.items() if key not in idle}
+        asked.append({**shaped, "guidance": plan.guidance})
+        model.way(1, cond=torch.from_numpy(prompts[0].wanted[:1]), **asked[-1])  # or an error
     total = sum(len(p.wanted) for p in prompts) * num * len(scales)
     circumstances = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,19 +146,12 @@ def evaluate_labels(
     for name, wanted in prompts:
         condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
         cond = torch.from_numpy(wanted[condition])
-        for plan in plans:
-            # what shapes guidance has nothing to shape at s = 1, one of the scales compared
-            idle = OF_GUIDANCE if guided and plan not in guided else ()
-            asked = {key: value for key, value in how.items() if key not in idle}
+        for plan, way in zip(plans, asked, strict=True):
             seeds = range(first_seed, first_seed + len(cond))
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
-                images.append(
-                    model.sample(
-                        seeds[batch], cond=cond[batch], **asked, guidance=plan.guidance
-                    ).numpy()
-                )
+                images.append(model.sample(seeds[batch], cond=cond[batch], **way).numpy())
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
             drawn = np.concatenate(images)

@@ -75,7 +75,9 @@ def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
     """a/b of two sets whose blocks belong together, as those of the same seeds.
 
     What the two have in common cancels: se(log a/b) is the jackknife's of log a₍₋g₎ − log b₍₋g₎,
-    so the interval is narrower than those of a and b would make it. NaN where one of them is 0.
+    so the interval is narrower than those of a and b would make it. It speaks of other seeds, and
+    holds the ratio that so many images have on average: what they overstate draws it towards 1.
+    NaN where a distance is 0.
     """
     if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
         return Interval(math.nan, math.nan, math.nan)

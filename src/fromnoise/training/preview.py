@@ -32,13 +32,13 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     names = spec.label_names
     cond = torch.from_numpy(in_turn(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
-    raw = state.denoiser.network
-    if state.computation.compiled:  # for other shapes: a copy is not, and need not be, compiled
-        raw = copy.deepcopy(raw)
+    raw, precision = state.denoiser.network, state.sampling_precision
+    if state.computation.compiled and precision == "fp32":  # bf16 is a copy already
+        raw = copy.deepcopy(raw)  # which is not compiled, so no other shape is
     for weights, network in (("EMA", state.ema.module), ("raw", raw)):
         network.eval()
         denoiser = state.denoiser.with_network(network)
-        sampled = Model(denoiser, spec, precision=state.sampling_precision).sample(
+        sampled = Model(denoiser, spec, precision=precision).sample(
             range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
         )
         images[weights] = sampled.numpy()
@@ -60,7 +60,8 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     """
     if not (run / LOG_FILE).is_file():
         raise ConfigError(f"{run.absolute()} is no run: it has no {LOG_FILE}")
-    files = {int(file.stem): file for file in (run / FOLDER).glob("*.npz")}
+    found = (file for file in (run / FOLDER).glob("*.npz") if file.stem.isdecimal())
+    files = {int(file.stem): file for file in found}
     if not files:
         raise ConfigError(
             f"{run.absolute()} has no previews/*.npz yet; they come every training.preview_every"
