@@ -83,6 +83,28 @@ def test_labels_of_an_npz(tmp_path):
     assert data.labels[:3].tolist() == [[1, -1], [-1, 1], [-1, -1]]
 
 
+@pytest.mark.parametrize("kind", ["S", "U"])
+def test_names_may_be_bytes(tmp_path, kind):
+    names = np.array(["cat", "dog"]).astype(kind)
+    np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
+    assert open_images("npz", tmp_path / "x.npz").label_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "cat"], "says 'cat' twice"),
+        (["cat", " "], "has an empty name"),
+        ("cat", r"shape \(\); allowed: a list of texts"),
+        ([0.5, 1.5], "float64"),
+    ],
+)
+def test_names_that_are_none_are_refused(tmp_path, names, said):
+    np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
+    with pytest.raises(DataError, match=said):
+        open_images("npz", tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -160,6 +162,53 @@ def test_exif_rotation_of_16_bit_png(png16, channels):
     header = read_header(io.BytesIO(data))
     assert (header.height, header.width, header.rotated) == (6, 4, True)
     np.testing.assert_array_equal(pixels(data)[..., 0], np.rot90(samples[..., 0], -1))
+
+
+@pytest.fixture
+def turned_png():
+    """turned_png(chunk, last): a PNG of 6×4 (W×H) whose orientation 6 stands in such a chunk."""
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    profile = f"\nexif\n{len(exif) + 6:8d}\n{(b'Exif' + bytes(2) + exif).hex()}\n"
+    contents = {
+        "eXIf": exif,
+        "zTXt": b"Raw profile type exif\0\0" + zlib.compress(profile.encode()),
+    }
+
+    def encode_(kind: str, *, last: bool) -> bytes:
+        plain = encode(Image.new("RGB", (6, 4)), "PNG")
+        body = kind.encode() + contents[kind]
+        chunk = struct.pack(">I", len(contents[kind])) + body + struct.pack(">I", zlib.crc32(body))
+        at = plain.index(b"IEND" if last else b"IDAT") - 4
+        return plain[:at] + chunk + plain[at:]
+
+    return encode_
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["before the pixels", "after them"])
+@pytest.mark.parametrize("chunk", ["eXIf", "zTXt"])
+def test_header_and_pixels_agree_wherever_a_png_says_how_it_is_turned(turned_png, chunk, last):
+    data = turned_png(chunk, last=last)
+    header, found = read_header(io.BytesIO(data)), pixels(data)
+    assert (header.height, header.width) == found.shape[:2] == ((4, 6) if last else (6, 4))
+    assert header.rotated == (not last)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_one_transparent_value_of_grey_with_few_bits(bits):
+    white = 2**bits - 1
+    row = bytes([0, white << (8 - bits)]) if bits < 8 else bytes([0, white])
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 1, 1, bits, 0, 0, 0, 0),
+        b"tRNS": white.to_bytes(2, "big"),
+        b"IDAT": zlib.compress(row),
+        b"IEND": b"",
+    }
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
+        for kind, c in chunks.items()
+    )
+    assert read_header(io.BytesIO(data)).alpha
+    assert pixels(data, (7, 7, 7)).tolist() == [[[7]]]
 
 
 def test_16_bit_tiff_keeps_every_bit():

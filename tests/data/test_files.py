@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -25,6 +26,20 @@ def test_natural_order():
     names = ["img10.png", "img2.png", "IMG1.png", "b/1.png", "a b/1.png", "a/10.png", "a/9.png"]
     expected = ["a/9.png", "a/10.png", "a b/1.png", "b/1.png", "IMG1.png", "img2.png", "img10.png"]
     assert sorted(names, key=natural_key) == expected
+
+
+def test_a_sub_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    (folder / "dog").mkdir()
+    scan = os.scandir
+
+    def refused(path):
+        if Path(path).name == "dog":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=r"dog cannot be read: Permission denied$"):
+        open_images("folder", folder)
 
 
 def test_a_folder_in_natural_order(folder):

@@ -182,3 +182,12 @@ def test_what_is_known_before_a_download_is_said_of_every_source_that_has_one():
     assert set(downloads.DOWNLOADED) == known
     assert all(set(each.counts) == set(SPLITS) for each in downloads.DOWNLOADED.values())
     assert downloads.DOWNLOADED["fashion-mnist"].classes == len(downloads.FASHION)
+
+
+def test_a_gz_with_a_damaged_byte_is_one_line(tmp_path):
+    path = write(tmp_path / "train-images-idx3-ubyte.gz", IMAGES)
+    whole = path.read_bytes()
+    for at in range(10, len(whole) - 8):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(DataError):
+            open_images("idx", path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data import SOURCES, DataError, detect_source, files, open_images
+from fromnoise.data import SOURCES, DataError, check_data, detect_source, files, open_images
 from fromnoise.data import cache as cache_module
 from fromnoise.data.parallel import in_order
 
@@ -37,6 +37,14 @@ def test_channels_are_detected(folder, save):
     assert open_images("folder", folder, channels=1).images[0, 0, 0, 0] == 76
     with pytest.raises(DataError, match=r"data.channels is 4, but the images have 3"):
         open_images("folder", folder, channels=4)
+
+
+def test_grey_that_lets_a_colour_through_is_colour(folder, save):
+    save("clear.png", np.dstack([np.full((4, 4), 9, np.uint8), np.zeros((4, 4), np.uint8)]))
+    assert open_images("folder", folder).images.shape[1] == 1
+    data = open_images("folder", folder, background=(255, 0, 0))
+    assert data.images[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert check_data(folder, background=(255, 0, 0)).channels == 3
 
 
 def test_sizes_that_differ_need_a_size(folder, save):

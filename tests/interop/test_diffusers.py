@@ -31,8 +31,9 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
         ({"multipliers": (1, 3, 2), "attention_levels": (0, 2), "num_res_blocks": 1}, (8, 8)),
         ({"multipliers": (1,), "attention_levels": (), "image_channels": 5}, (5, 7)),
         ({"multipliers": (1, 2), "scale_shift": True}, (8, 8)),
+        ({"multipliers": (1, 2), "learned_variance": True}, (8, 8)),
     ],
-    ids=["paper", "symmetric", "widths", "one-level", "scale-shift"],
+    ids=["paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance"],
 )
 def test_gives_the_output_and_gradients_of_its_twin(options, size):
     ours = randomised(DDPM(**TINY, **options))

@@ -116,9 +116,13 @@ def test_a_file_of_no_format_says_what_was_seen_and_what_is_known(tmp_path, cont
 
 
 def test_files_that_are_no_checkpoints(tmp_path, file):
-    (tmp_path / "text.pt").write_text("hello")
+    for text in ("hello", "step 1", "train", "beta", "error", "a b"):
+        (tmp_path / f"{text}.pt").write_text(text)
     (tmp_path / "cut.pt").write_bytes(file.read_bytes()[:5000])
-    for name in ("text.pt", "cut.pt"):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    for length in range(1, 200, 7):
+        (tmp_path / f"old{length}.pt").write_bytes((tmp_path / "old").read_bytes()[:length])
+    for name in sorted(path.name for path in tmp_path.glob("*.pt") if path != file):
         with pytest.raises(CheckpointError, match=name):
             import_model(tmp_path / name, tmp_path / "model")
     with pytest.raises(CheckpointError, match="there is no file"):

@@ -23,6 +23,7 @@ from typing import IO
 import numpy as np
 
 from fromnoise.data.errors import DataError
+from fromnoise.data.label_files import unique
 from fromnoise.data.listing import (
     Listing,
     Pictures,
@@ -79,12 +80,23 @@ def _pictures(arrays: Mapping[str, np.ndarray], path: Path) -> Pictures:
     labels = read_labels(np.asarray(given), len(images), where=where)
     names = _first(arrays, NAME_KEYS)
     numbers = [str(i) for i in range(labels.shape[1])]
-    label_names = tuple(numbers if names is None else [str(name) for name in names])
+    label_names = tuple(numbers) if names is None else read_names(np.asarray(names), where=where)
     if len(label_names) != labels.shape[1]:
         raise DataError(f"{where}: {len(label_names)} label names for {labels.shape[1]} labels")
     return array_pictures(
         images, peak=peak, convert=convert, labels=labels, label_names=label_names
     )
+
+
+def read_names(given: np.ndarray, *, where: str) -> tuple[str, ...]:
+    """Names of labels, (K,): text, UTF-8 bytes, or whole numbers."""
+    if given.ndim != 1 or given.dtype.kind not in "USiu":
+        raise DataError(
+            f"{where}: label names of type {given.dtype} and shape {given.shape}; allowed: a list "
+            "of texts or of whole numbers"
+        )
+    names = np.char.decode(given, "utf-8") if given.dtype.kind == "S" else given
+    return unique(map(str, names), where=f"{where}: the list of label names")
 
 
 def read_labels(given: np.ndarray, count: int, *, where: str) -> np.ndarray:

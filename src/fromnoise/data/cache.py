@@ -24,7 +24,7 @@ import numpy as np
 from fromnoise.data.errors import DataError
 from fromnoise.data.imageset import ImageSet
 
-FORMAT = 2  # raise it whenever the same files would decode to other pixels or labels
+FORMAT = 3  # raise it whenever the same files would decode to other pixels or labels
 _PARTIAL = ".partial-"
 _ABANDONED = 24 * 3600  # seconds after which a partial entry belongs to nobody
 

@@ -106,7 +106,7 @@ def check_data(
             facts.append(fact)
             if progress is not None:
                 progress(len(facts), total)
-        return _report(source, root, pictures, facts)
+        return _report(source, root, pictures, facts, background)
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,16 @@ def _is_dark(picture: Picture) -> bool:
 
 
 def _report(
-    source: str, root: Path | None, pictures: Pictures, facts: list[_Facts | str]
+    source: str,
+    root: Path | None,
+    pictures: Pictures,
+    facts: list[_Facts | str],
+    background: RGB,
 ) -> Report:
     good = [(i, fact) for i, fact in enumerate(facts) if isinstance(fact, _Facts)]
     headers = [fact.header for _, fact in good]
     sizes = Counter((header.height, header.width) for header in headers)
-    channels = max((header.channels for header in headers), default=0)
+    channels = max((header.channels_on(background) for header in headers), default=0)
     classes, unlabelled = {}, 0
     if pictures.labels is not None:
         labels = pictures.labels[[i for i, _ in good]]

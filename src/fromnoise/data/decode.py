@@ -16,6 +16,8 @@ from fromnoise.data.picture import RGB, Picture, background_of
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
 # PNG keeps 16 bits of colour, of which Pillow unpacks the high bytes only.
 _PNG_16_BIT = {"RGB;16B": "RGB", "RGBA;16B": "RGBA", "LA;16B": "LA"}
+_PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_PNG_FEW_BITS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies their samples by
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Header:
     rotated: bool = False  # EXIF asks for a rotation or mirroring
     alpha: bool = False
     deep: bool = False  # more than 8 bits a channel
+
+    def channels_on(self, background: RGB) -> int:
+        """Those of the picture: grey that lets a colour through becomes colour."""
+        coloured = self.alpha and self.channels == 1 and len(set(background)) > 1
+        return 3 if coloured else self.channels
 
 
 def read_header(file: IO[bytes]) -> Header:
@@ -70,7 +77,8 @@ def read_picture(data: bytes, *, background: RGB) -> Picture:
         with Image.open(io.BytesIO(data)) as image:
             if mode := _png_16_bit(image):
                 return _composite(_keyed(_png_samples(data, mode), image), background)
-            upright = ImageOps.exif_transpose(image)
+            _scale_transparency(image)
+            upright = _upright(image)
             if upright.mode[0] in "IF":
                 return _deep_grey(upright, background)
             return Picture(_opaque_8_bit(upright, background))
@@ -80,9 +88,14 @@ def read_picture(data: bytes, *, background: RGB) -> Picture:
         raise BrokenImage(_reason(error)) from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as `read_header` says, and so by nothing that follows the pixels of a PNG."""
+    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+
+
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG without EXIF in front of its pixels for it would decode them all.
-    if image.format == "PNG" and "exif" not in image.info:
+    # Asking a PNG without any in front of its pixels for it would decode them all.
+    if image.format == "PNG" and not _PNG_ORIENTATION & image.info.keys():
         return 1
     turn = image.getexif().get(ExifTags.Base.Orientation, 1)
     return turn if turn in range(1, 9) else 1
@@ -114,6 +127,14 @@ def _deep_grey(image: Image.Image, background: RGB) -> Picture:
     return _composite(_keyed(pixels.astype(np.uint16), image), background)
 
 
+def _scale_transparency(image: Image.Image) -> None:
+    """Pillow scales grey of 2 and 4 bits to 0..255, but not the value that is transparent."""
+    if image.format == "PNG" and (tiles := getattr(image, "tile", None)):
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            image.info["transparency"] = clear * _PNG_FEW_BITS.get(tiles[0].args, 1)
+
+
 def _png_16_bit(image: Image.Image) -> str | None:
     """RGB, RGBA or LA where the file is a PNG with 16 bits for each of them."""
     if image.format != "PNG" or not (tiles := getattr(image, "tile", None)):
@@ -138,7 +159,7 @@ def _png_bytes(data: bytes, raw_mode: str) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         decoder: Any = image  # the tiles of a file are no part of Image's declared type
         decoder.tile = [decoder.tile[0]._replace(args=raw_mode)]
-        return np.asarray(ImageOps.exif_transpose(image))
+        return np.asarray(_upright(image))
 
 
 def _keyed(samples: np.ndarray, image: Image.Image) -> np.ndarray:

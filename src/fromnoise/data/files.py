@@ -137,7 +137,11 @@ def _pictures(
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Relative names, with "/" between the steps, and stat of every file that is not hidden."""
     seen: set[str] = set()  # a link to a folder above would never end
-    for folder_path, folders, files in os.walk(root, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"data.path: {error.filename} cannot be read: {error.strerror}") from error
+
+    for folder_path, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         here = os.path.realpath(folder_path)
         if here in seen:
             folders.clear()

@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -129,5 +130,5 @@ def _read(path: Path) -> np.ndarray:
                     f"but has {have:,}; copy it again"
                 )
             return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise DataError(f"data.path: {path} cannot be read as an idx file: {error}") from error

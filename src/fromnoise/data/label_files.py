@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def labels_csv(text: str, *, where: str) -> Table:
         for file, (line, (cell,)) in rows.items():
             named[file] = _signs(re.split("[;,]", cell) if cell else [], where=line)
         return _complete(named, where=where)
-    label_names = _unique(columns, where=f"{where}: the header")
+    label_names = unique(columns, where=f"{where}: the header")
     for line, cells in rows.values():
         for column, cell in zip(columns, cells, strict=True):
             if cell.lower() not in CELLS:
@@ -106,7 +106,7 @@ def dataset_json(text: str, *, where: str) -> Table:
     if names is not None:
         if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
             raise DataError(f'{where}: "label_names" is {_short(names)}; allowed: ["name", …]')
-        names = _unique(names, where=f'{where}: "label_names"')
+        names = unique(names, where=f'{where}: "label_names"')
     labels: dict[str, Any] = {}
     for i, entry in enumerate(entries, start=1):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
@@ -222,7 +222,8 @@ def _vectors(
     return signs if signs.min() < 0 else signs * 2 - 1  # without any -1, 0 says "absent"
 
 
-def _unique(names: Sequence[str], *, where: str) -> tuple[str, ...]:
+def unique(names: Iterable[str], *, where: str) -> tuple[str, ...]:
+    """The names without what surrounds them. DataError for one that is empty or said twice."""
     names = tuple(name.strip() for name in names)
     if not all(names):
         raise DataError(f"{where} has an empty name; give every label a name")

@@ -91,7 +91,7 @@ def _decode(
     with listing.open() as pictures:
         total, broken = len(pictures.names), []
         if size is None or channels is None:
-            size, channels = _detect(pictures, size, channels)
+            size, channels = _detect(pictures, size, channels, background)
 
         def prepare(i: int) -> np.ndarray | str:
             try:
@@ -124,7 +124,7 @@ def _decode(
 
 
 def _detect(
-    pictures: Pictures, size: tuple[int, int] | None, channels: int | None
+    pictures: Pictures, size: tuple[int, int] | None, channels: int | None, background: RGB
 ) -> tuple[tuple[int, int], int]:
     """The size and channels that all images share, from their headers."""
 
@@ -148,7 +148,7 @@ def _detect(
             f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}",
             way_out="set data.size, for example data.size=64",
         )
-    return size or usual, channels or max(header.channels for _, header in headers)
+    return size or usual, channels or max(h.channels_on(background) for _, h in headers)
 
 
 def _check_options(

@@ -47,7 +47,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     asymmetric = len(levels) > 1 and levels[0].resample.asymmetric
     return {
         "in_channels": network.image_channels,
-        "out_channels": network.image_channels,
+        "out_channels": network.image_channels * (1 + network.learned_variance),
         "block_out_channels": [level.blocks[0].conv1.out_channels for level in levels],
         "layers_per_block": len(levels[0].blocks),
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],

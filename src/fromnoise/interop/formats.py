@@ -65,7 +65,7 @@ def import_model(
             continue
         try:
             network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:  # other shapes; or a value, no tensor
             detail = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"

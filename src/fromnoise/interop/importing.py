@@ -6,6 +6,7 @@ is what `torch.load` read, with `weights_only=True`, so that nothing in the file
 
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,20 @@ class Foreign(NamedTuple):
 Format = Callable[[Payload], Foreign | None]
 
 
+# what the readers of torch raise where bytes are not what they seemed to be
+MALFORMED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+
+
 def read_payload(file: Path) -> Payload:
     """The content of a checkpoint of torch or of safetensors.
 
@@ -65,7 +80,7 @@ def read_payload(file: Path) -> Payload:
             f"{file} was refused: its pickle names code that would run on loading ({named[1]}); "
             "load it where it was written and save its state_dict() alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AssertionError) as error:
+    except MALFORMED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file} is not a whole checkpoint of torch ({reason})") from error
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
