@@ -77,7 +77,7 @@ def test_neighbouring_times_stay_apart():
 
 def test_precision_is_chosen_by_what_the_device_can_do(finished_run, monkeypatch):
     for can, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("fromnoise.model.computes_in_bf16", lambda device, can=can: can)
+        monkeypatch.setattr("fromnoise.half.computes_in_bf16", lambda device, can=can: can)
         assert load(finished_run, device="cpu").precision == expected
         for asked in ("fp32", "bf16"):
             assert load(finished_run, device="cpu", precision=asked).precision == asked

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from utilisation import counter
 from work import Work
 from worker import peak_gib
 
@@ -23,9 +23,9 @@ AGAIN = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def counts(work: Work) -> dict:
-    with FlopCounterMode(display=False) as counter:
+    with counter() as counting:
         work.round()
-    return counter.get_flop_counts()["Global"]
+    return counting.get_flop_counts()["Global"]
 
 
 def needed(work: Work) -> float:

@@ -16,7 +16,6 @@ import torch
 import utilisation
 from network_speed import PLAIN, Network, Sampling, diffusers, lucidrains
 from race import Contestant, Measured
-from torch.utils.flop_counter import FlopCounterMode
 from work import Work
 from worker import seconds_of
 
@@ -251,7 +250,7 @@ def test_operations_are_those_of_the_network_as_it_runs(network, training):
     options = SMALL[network]
     built = NETWORKS[network](**options)
     x, t = torch.randn(2, 3, 32, 32), torch.arange(2)
-    with FlopCounterMode(display=False) as counter:
+    with utilisation.counter() as counter:
         output = built(x, t)
         if training:
             output.sum().backward()

@@ -107,6 +107,8 @@ def test_drawn_parts_are_kept(tmp_path, monkeypatch):
     with np.load(tmp_path / "000000.npz") as kept:
         np.savez(tmp_path / "000000.npz", images=kept["images"], seconds=1000.0)
     assert draw_shards(draw, tmp_path, 10, batch_size=3)["seconds"] >= 1000
+    monkeypatch.setattr(shards, "TIMED", 1)  # the first part alone stands for all
+    assert draw_shards(draw, tmp_path, 10, batch_size=3)["seconds"] == 1000 * 10 / 4
 
 
 def test_equal_images_are_at_distance_0_and_a_shift_at_its_square(monkeypatch):
