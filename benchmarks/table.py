@@ -105,12 +105,13 @@ def of_contest(figures: Mapping[str, Any]) -> str:
             made = drawing[one]
             images = trained["steps"] * trained["batch_size"]
             late = limit is not None and made["seconds"] > LONGER * limit
+            fewer = f" of {made['count']:,} images" if made["count"] < figures["num"] else ""
             lines.append(
                 f"| {one} | {trained['parameters']:,} "
                 f"| {images:,} images, {short(images / trained['seconds'])} a second "
                 f"| {made['ddim_steps']} steps, {made['seconds']:,.0f} s"
                 f"{' (over the time)' if late else ''} "
-                f"| {interval(made['frechet_distance'])} |"
+                f"| {interval(made['frechet_distance'])}{fewer} |"
             )
         parts.append("\n".join(lines))
         times = drawing["times_the_better_peer"]
