@@ -212,7 +212,8 @@ def test_a_contest_by_hand():
 | 30 minutes each, drawn in as much time | parameters | learned from | drawn | Fréchet distance |
 |---|---|---|---|---|
 | fromnoise | 1,234 | 20 images, 5 a second | 25 steps, 10 s | 1.50 (1.25 to 2.00) |
-| other | 1,234 | 40 images, 10 a second | 2 steps, 2,000 s (over the time) | 6.00 (5.00 to 7.00) of 1,500 images |
+| other | 1,234 | 40 images, 10 a second | 2 steps, 2,000 s (over the time) \
+| 6.00 (5.00 to 7.00) of 1,500 images |
 
 The distance of fromnoise is 0.25 × that of the better of the others.
 
