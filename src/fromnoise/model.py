@@ -35,7 +35,8 @@ from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
-GUIDING = ("guidance", "guidance_interval", "guidance_rescale")
+SHAPING = ("guidance_interval", "guidance_rescale")  # which have no effect where s = 1
+GUIDING = ("guidance", *SHAPING)
 
 
 def build_denoiser(spec: ModelSpec) -> Denoiser:
@@ -188,7 +189,7 @@ class Model:
                 else "a composition has a weight for each label in place of guidance: "
                 f"ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅); leave {guiding[0]} out"
             )
-        idle = [key for key in ("guidance_interval", "guidance_rescale") if how.get(key)]
+        idle = [key for key in SHAPING if how.get(key)]
         if idle and plan.guidance == 1:
             raise ValueError(
                 f"{idle[0]} has no effect without guidance: s = 1 in ε = ε_∅ + s·(ε_c − ε_∅) is "

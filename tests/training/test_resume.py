@@ -252,7 +252,8 @@ def test_snapshots_after_the_checkpoint_are_those_of_the_way_that_was_taken(
     assert {Path(path).name[:6] for path in same} == {"000001", "000002", "000003"}
 
 
-def test_changed_images_are_told(tiny, tmp_path, caplog):
+def one_step_on_a_folder(tiny, tmp_path):
+    """Four pictures in a folder, and a run of one step on them."""
     images = tmp_path / "images"
     images.mkdir()
     for i in range(4):
@@ -260,19 +261,18 @@ def test_changed_images_are_told(tiny, tmp_path, caplog):
     tiny["data"] = {"source": "folder", "path": str(images)}
     tiny["training"]["steps"] = 1
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    return images, run
+
+
+def test_changed_images_are_told(tiny, tmp_path, caplog):
+    images, run = one_step_on_a_folder(tiny, tmp_path)
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(images / "3.png")
     fromnoise.resume(run, overrides={"training.steps": 2})
     assert "the images are not those of step 1" in caplog.text
 
 
 def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, monkeypatch):
-    images = tmp_path / "images"
-    images.mkdir()
-    for i in range(4):
-        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(images / f"{i}.png")
-    tiny["data"] = {"source": "folder", "path": str(images)}
-    tiny["training"]["steps"] = 1
-    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    images, run = one_step_on_a_folder(tiny, tmp_path)
     images.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     fromnoise.resume(run, overrides={"training.steps": 2, "data.path": "moved"})

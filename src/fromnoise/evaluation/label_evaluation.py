@@ -31,13 +31,12 @@ from fromnoise.evaluation.label_scores import (
     scores_per_label,
 )
 from fromnoise.explaining import ConfigError
-from fromnoise.model import Model
+from fromnoise.model import SHAPING, Model
 from fromnoise.pictures import grid_figure
 
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
 SCORES, TABLE = "scores.json", "scores.md"
-OF_GUIDANCE = ("guidance_interval", "guidance_rescale")
 FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
 HEADINGS = {
     "recall_at_k": "recall@k",
@@ -119,7 +118,7 @@ def evaluate_labels(
     asked = []
     for plan in plans:
         # what shapes guidance has nothing to shape at s = 1, one of the scales compared
-        idle = OF_GUIDANCE if guided and plan.guidance == 1 else ()
+        idle = SHAPING if guided and plan.guidance == 1 else ()
         shaped = {key: value for key, value in how.items() if key not in idle}
         asked.append({**shaped, "guidance": plan.guidance})
         model.way(1, cond=torch.from_numpy(prompts[0].wanted[:1]), **asked[-1])  # or an error
