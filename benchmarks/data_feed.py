@@ -26,7 +26,7 @@ IMAGES, SIDE, BATCH, ROUND_OF_PEER = 60_000, 64, 64, 6_400
 
 
 def write_picture(path: Path, seed: int) -> None:
-    """A PNG file of about 9 kB, of which no two are alike."""
+    """A PNG file of about 8 kB, of which no two are alike."""
     rng = np.random.default_rng(seed)
     few = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
     smooth = np.asarray(few.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)

@@ -54,6 +54,11 @@ class Worker:
 
     def __init__(self, contestant: Contestant, **more: Any) -> None:
         """more: arguments of the work beside the contestant's options."""
+        if not contestant.python.exists():
+            raise SystemExit(
+                f"{contestant.name} is raced by {contestant.python}, which is not there; "
+                "`make benchmarks/.venv/.installed` installs the other programs"
+            )
         command = [contestant.python, HERE / "worker.py", contestant.work]
         self.process = subprocess.Popen(
             [*map(str, command), json.dumps({**contestant.options, **more})],

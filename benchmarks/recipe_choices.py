@@ -42,8 +42,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "learning_rate: 4e-4": {"training.learning_rate": 4e-4},
     "learning_rate: 1.6e-3": {"training.learning_rate": 1.6e-3},
     "lr_schedule: constant": {"training.lr_schedule": "constant"},
-    "ema_decay: 0.99": {"training.ema_decay": 0.99},
-    "ema_decay: 0.9999": {"training.ema_decay": 0.9999},
+    "ema_decay: 0.98": {"training.ema_decay": 0.98},
+    "no average": {"training.ema_decay": 0.0},
 }
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fromnoise.diffusion import Denoiser, NoiseSchedule
-from fromnoise.half import in_bf16
+from fromnoise.half import in_bf16, normalise_in_half
 from fromnoise.model import Model, load
 from fromnoise.networks import NETWORKS
 
@@ -99,6 +99,23 @@ def test_only_products_are_in_bf16():
             assert module.weight.dtype == torch.float32
         if isinstance(module, nn.Conv2d | nn.Linear):
             assert module.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_normalising_in_half_changes_no_more_than_rounding_does(name):
+    """What a CUDA device does; there autocast itself would make it float32."""
+    denoiser = denoiser_of(name)
+    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    precise, half = denoiser(x, t).eps, in_bf16(denoiser)
+    normalise_in_half(half.network)
+    returned = []
+    for module in half.network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_hook(lambda norm, given, out: returned.append(out.dtype))
+    off = half(x, t).eps - precise
+    assert set(returned) <= {torch.bfloat16}
+    assert bool(returned) == any(isinstance(m, nn.GroupNorm) for m in denoiser.network.modules())
+    assert off.square().mean().sqrt() < 0.05 * precise.square().mean().sqrt()
 
 
 def test_a_model_made_by_hand_samples_in_fp32(finished_run):

@@ -486,8 +486,11 @@ def test_a_model_with_labels_is_asked_for_those_of_the_reference(tiny_tree, tmp_
     asked = []
     sample = model.sample
     model.sample = lambda seeds, cond, **how: asked.append(cond) or sample(seeds, cond=cond, **how)
+    sizes, denoise = [], model.denoise
+    model.denoise = lambda seeds, **how: sizes.append(len(seeds)) or denoise(seeds, **how)
     digits = open_images("digits")
     drawn = draw(model, 300, labels_of=digits, batch_size=200, steps=1)
+    assert sizes == [200, 100]
     shares = np.concatenate(asked).clip(0).mean(axis=0)
     assert drawn.images.shape == (300, 1, 8, 8)
     assert np.concatenate(asked).shape == (300, 10)

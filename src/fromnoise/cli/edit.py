@@ -21,7 +21,10 @@ Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
 Out = Annotated[Path, typer.Option(help="a new folder for the images")]
 WholeWay = Annotated[int | None, typer.Option(help="of the whole way from T to 0")]
 Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each for an image")]
-Num = Annotated[int | None, typer.Option(min=1, help="seeds 0 to NUM-1")]
+Num = Annotated[
+    int | None,
+    typer.Option(min=1, help="seeds 0 to NUM-1; usually 1 of inpaint, 8 of vary"),
+]
 Class = Annotated[
     str | None, typer.Option("--class", help="this label, or these with commas, and no other")
 ]

@@ -32,8 +32,8 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help=f"of the set: {', '.join(METRICS)}; bits are of 1,000 held-out images; "
-            "to add one later, give another --out"
+            help=f"of the set: {', '.join(METRICS)}; bits are of 1,000 images at most, held out if "
+            "there are any; to add one later, give another --out"
         ),
     ] = ",".join(USUAL),
     allow_small: options.AllowSmall = False,

@@ -46,7 +46,8 @@ def sample(
         bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
     ] = False,
     conditions: Annotated[
-        Path | None, typer.Option(help="a JSON list of lists of labels, as test.json of i-CLEVR")
+        Path | None,
+        typer.Option(help="a JSON list of lists of labels, as test.json of i-CLEVR, or of texts"),
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")

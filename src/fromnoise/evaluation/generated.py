@@ -59,7 +59,8 @@ def draw(
     for i in range(0, num, batch_size):
         count = min(batch_size, num - i)
         seeds = range(first_seed + i, first_seed + i + count)
-        part = model.sample(seeds, cond=None if cond is None else cond[i : i + count], **how)
+        asked = None if cond is None else cond[i : i + count]
+        part = model.sample(seeds, batch_size=count, cond=asked, **how)
         parts.append(part.numpy())
         progress(i + count, num)
     if cond is None:  # then nothing guides

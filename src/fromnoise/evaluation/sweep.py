@@ -137,7 +137,8 @@ def sweep(
         logger.info("%d of %d ways are in %s already", len(rows), len(plans), folder.absolute())
     guided = is_guided(model, labels_of)
     facts["loaded from"] = loaded_from
-    model.sample(range(min(batch_size, num)), steps=1)  # so that the first way pays for no start
+    first = range(min(batch_size, num))  # drawn once, so that the first way pays for no start
+    model.sample(first, batch_size=batch_size, steps=1)
     for plan in plans[len(rows) :]:
         with counting(f"images by {plan.sampler.name} {plan.steps}") as progress:
             drawn = draw(

@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
         told = self.time(time)[:, :, None, None]
         if self.scale_shift:
             scale, shift = told.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+            h = self.norm2(h) * (1 + scale) + shift  # a CPU does not vectorise addcmul here
         else:
             h = self.norm2(h + told)
         h = self.conv2(self.dropout(F.silu(h)))
