@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import stat
 from collections import namedtuple
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fromnoise.checkpoints import (
     NotFinite,
     TensorFile,
     list_checkpoints,
+    new_folder,
     newest_checkpoint,
     problem,
     prune,
@@ -287,3 +290,45 @@ def test_a_death_while_a_lone_file_is_written_leaves_the_one_before(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         save_file_whole(path, TensorFile({"a": torch.zeros(1)}, {}))
     assert read_tensors(path).tensors["a"] == 1
+
+
+# ---- files of others, folders that are made at once ---------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_tensors_can_be_read_by_whoever_can_read_the_state(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}
+
+
+def test_a_new_folder_is_there_when_all_of_it_is(tmp_path):
+    with new_folder(tmp_path / "model") as writing:
+        (writing / "a").write_text("whole")
+        assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model" / "a").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull, "model was not written"),
+        (SafetensorError("No space left on device (os error 28)"), DiskFull, "the disk is full"),
+    ],
+)
+def test_of_a_new_folder_that_could_not_be_made_nothing_is_left(tmp_path, error, raised, said):
+    def interrupted():
+        with new_folder(tmp_path / "model") as writing:
+            (writing / "a").write_text("half")
+            raise error
+
+    with pytest.raises(raised, match=said):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []

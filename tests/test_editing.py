@@ -382,3 +382,10 @@ def test_one_image_is_read_as_the_model_wants_it(pair, tmp_path):
     for name in ("text.png", "nowhere.png"):
         with pytest.raises(DataError, match=name):
             read_image(tmp_path / name, size=(8, 8), channels=3)
+
+
+@pytest.mark.parametrize("command", ["inpaint", "vary"])
+def test_a_seed_that_comes_twice_is_refused(refused, photos, masks, command):
+    mask = ["--mask", masks] if command == "inpaint" else []
+    line = refused(command, "--image", photos, *mask, "--seeds", "3,0-4")
+    assert line == "error: seed 3 is there twice; a seed makes one image: name it once"

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import shutil
@@ -9,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fromnoise
-from fromnoise.checkpoints import CheckpointError, read_tensors
-from fromnoise.components import Component, checked
+from fromnoise import checkpoints
+from fromnoise.checkpoints import CheckpointError, DiskFull, read_tensors
+from fromnoise.components import Component, with_checked_components
 from fromnoise.config import Diffusion, Sampling
 from fromnoise.data.batches import to_float
 from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
@@ -21,14 +23,15 @@ from fromnoise.rng import image_noise
 
 def spec_of(channels: int, size: tuple[int, int]) -> ModelSpec:
     network = Component(name="ddpm", channels=8, multipliers=[1, 2], num_res_blocks=1, groups=4)
-    return ModelSpec(
-        network=checked(network, "network"),
+    spec = ModelSpec(
+        network=network,
         diffusion=Diffusion(T=50),
         sampling=Sampling(steps=4),
         channels=channels,
         size=size,
         source="nowhere",
     )
+    return with_checked_components(spec)
 
 
 @pytest.fixture(scope="module")
@@ -361,3 +364,45 @@ def test_weights_that_are_not_those_of_the_network(model, tmp_path):
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
         pick_device("abacus")
+
+
+def test_options_that_are_not_in_a_file_have_their_defaults(model, tmp_path):
+    def old(metadata):
+        spec = json.loads(metadata[METADATA_KEY])
+        del spec["network"]["learned_variance"]
+        return {METADATA_KEY: json.dumps(spec)}
+
+    again = fromnoise.load(rewritten(model, tmp_path, old), device="cpu", precision="fp32")
+    assert again.spec.network == model.spec.network
+    assert torch.equal(again.sample([3]), model.sample([3]))
+
+
+def test_weights_that_are_not_finite_are_no_model(model, tmp_path):
+    file = model.save(tmp_path / "model.safetensors")
+    tensors, metadata = read_tensors(file)
+    tensors = {**tensors, "out.bias": torch.full_like(tensors["out.bias"], torch.nan)}
+    save_file(tensors, file, dict(metadata))
+    with pytest.raises(CheckpointError, match=r"out\.bias in it is not finite"):
+        fromnoise.load(file)
+
+
+def test_a_model_is_saved_whole_or_not_at_all(model, tmp_path, monkeypatch):
+    file = model.save(tmp_path / "new" / "model.safetensors")
+    before = file.read_bytes()
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_tensors", fail)
+    with pytest.raises(DiskFull):
+        model.save(file)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_rows_of_labels_and_the_batch_size_fit_or_are_refused(model):
+    with pytest.raises(ValueError, match="one row for each of the 2 images, not 3"):
+        model.sample([0, 1], cond=torch.zeros(3, 1), batch_size=1)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, not {size}"):
+            model.sample([0, 1], batch_size=size)

@@ -358,3 +358,9 @@ def test_what_only_guidance_uses_is_refused_without_it(labelled, how):
     cond = torch.from_numpy(in_turn(labelled.spec.label_names, 1))
     with pytest.raises(ValueError, match="has no effect without guidance"):
         labelled.sample([0], cond=cond, guidance=1.0, **how)
+
+
+def test_a_seed_that_comes_twice_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="seed 3 is there twice"):
+        sample_to_folder(model, [3, 1, 3], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -56,7 +56,7 @@ def save_checkpoint(
     Raises DiskFull and NotFinite; the earlier checkpoints stand.
     """
     for name, file in files.items():
-        if (key := _not_finite(file)) is not None:
+        if (key := not_finite(file.tensors)) is not None:
             raise NotFinite(
                 f"step {step}: {key} in {name} is not finite, so no checkpoint was written; "
                 "the earlier ones stand. Resume with a lower training.learning_rate"
@@ -101,7 +101,7 @@ def save_file_whole(path: Path, file: TensorFile) -> None:
 
     Raises DiskFull and NotFinite; what was at `path` stands.
     """
-    if (key := _not_finite(file)) is not None:
+    if (key := not_finite(file.tensors)) is not None:
         raise NotFinite(
             f"{key} is not finite, so {path} was not written; the checkpoints stand. Resume with a "
             "lower training.learning_rate"
@@ -133,19 +133,29 @@ def refuse_used(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to write files into, which becomes `folder` once all is written and flushed.
 
-    Raises FolderInUse.
+    Raises FolderInUse, and DiskFull; where anything is raised, nothing is left.
     """
     refuse_used(folder)
     writing = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(writing, ignore_errors=True)  # left over from one that was killed
     writing.mkdir(parents=True)
-    yield writing
-    for path in (*writing.iterdir(), writing):
-        flush(path)
-    if folder.exists():  # an empty folder
-        folder.rmdir()
-    writing.rename(folder)
-    flush(folder.parent)
+    try:
+        yield writing
+        for path in (*writing.iterdir(), writing):
+            flush(path)
+        if folder.exists():  # an empty folder
+            folder.rmdir()
+        writing.rename(folder)
+        flush(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(writing, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError) and _no_space(error):
+            raise DiskFull(
+                errno.ENOSPC,
+                f"the disk is full, so {folder.absolute()} was not written; free some space and do "
+                "it again",
+            ) from error
+        raise
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -192,8 +202,11 @@ def read_state(path: Path) -> dict[str, Any]:
 def write_tensors(path: Path, file: TensorFile) -> None:
     """Write a .safetensors file. Tensors are moved to the CPU and made contiguous."""
     tensors = {key: t.detach().cpu().contiguous() for key, t in file.tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # of a new file, as the user has set it
     # None, not {}: without tensors, safetensors would write {} as a header that it cannot read
     save_file(tensors, path, dict(file.metadata) or None)
+    path.chmod(mode)  # safetensors lets nobody else read it
 
 
 def read_tensors(file: Path) -> TensorFile:
@@ -241,6 +254,11 @@ def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
         reached = max(reached, passed)
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with NaN or ∞ in it."""
+    return next((key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+
+
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as opened:
@@ -256,14 +274,6 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _not_finite(file: TensorFile) -> str | None:
-    """The name of a tensor with NaN or ∞ in it."""
-    for key, tensor in file.tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return key
-    return None
 
 
 def _no_space(error: Exception) -> bool:

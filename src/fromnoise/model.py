@@ -71,10 +71,18 @@ class Model:
     def __init__(
         self, denoiser: Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
     ) -> None:
-        """precision: in which sampling asks the network; `denoiser` itself stays in float32."""
+        """precision: in which sampling asks the network; `denoiser` itself stays in float32.
+
+        Where that is bf16, the weights are copied when they are first asked for.
+        """
         self.denoiser = denoiser
         self.spec = spec
-        self.precision: Precision = precision
+        self._precision: Precision = precision
+
+    @property
+    def precision(self) -> Precision:
+        """In which sampling asks the network."""
+        return self._precision
 
     @cached_property
     def _asked(self) -> Denoiser:
@@ -106,6 +114,12 @@ class Model:
         how: steps, sampler, spacing, guidance, …, as in `sampling_plan`.
         Raises ValueError for labels that the model does not have, and what `sampling_plan` raises.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if cond is not None and len(cond) != len(seeds):
+            raise ValueError(
+                f"cond must have one row for each of the {len(seeds)} images, not {len(cond)}"
+            )
         batches = []
         for i in range(0, len(seeds), batch_size):
             x = None
@@ -348,11 +362,12 @@ class Model:
         return plan
 
     def save(self, file: str | Path) -> Path:
-        """Write one .safetensors file that `load` reads without any other information."""
-        file = Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        weights = self.denoiser.network.state_dict()
-        checkpoints.write_tensors(file, checkpoints.TensorFile(weights, self.spec.metadata()))
+        """Write one .safetensors file that `load` reads without any other information.
+
+        Raises DiskFull and NotFinite; what was there stands.
+        """
+        file, weights = Path(file), self.denoiser.network.state_dict()
+        checkpoints.save_file_whole(file, checkpoints.TensorFile(weights, self.spec.metadata()))
         return file
 
 
@@ -380,6 +395,8 @@ def load(
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
+    if broken := checkpoints.not_finite(stored.tensors):
+        raise CheckpointError(f"{file} cannot be sampled from: {broken} in it is not finite")
     picked = pick_device(device)
     denoiser.to(picked).to(memory_format=torch.channels_last)
     if precision == "auto":

@@ -74,8 +74,7 @@ def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
         tree = json.loads(metadata[METADATA_KEY])
         checkpoints.check_version(tree["format_version"], file)
         spec = ModelSpec.model_validate(tree)
-        with_checked_components(spec)
-        return spec
+        return with_checked_components(spec)
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}; was it written by a later fromnoise?") from error
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:

@@ -6,6 +6,7 @@ which batch or after how many restarts. Numbers are always drawn on the CPU.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -32,3 +33,9 @@ def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -
     what else it is for, where a step needs more than one.
     """
     return torch.stack([torch.randn(*shape, generator=generator(int(s), t, *key)) for s in seeds])
+
+
+def refuse_repeated(seeds: Sequence[int]) -> None:
+    """Raise ValueError where a seed comes twice: its image would be written over by the same."""
+    if repeated := [seed for seed, times in Counter(seeds).items() if times > 1]:
+        raise ValueError(f"seed {repeated[0]} is there twice; a seed makes one image: name it once")

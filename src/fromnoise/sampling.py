@@ -26,6 +26,7 @@ from fromnoise.pictures import (
     strip_figure,
     tile,
 )
+from fromnoise.rng import refuse_repeated
 
 GRID_IMAGES = 64  # in the grid, the noise grid and the animation
 STRIP_TIMES = 10
@@ -108,8 +109,9 @@ def sample_to_folder(
     each_step: for every t a grid of x_t and one of the predicted x_0, of the first batch.
     noise: the x_T of the grid beside what became of it.
     progress is called with (images finished, of how many) after each batch.
-    how: as in `Model.denoise`.
+    how: as in `Model.denoise`. Raises ValueError for a seed that comes twice.
     """
+    refuse_repeated(seeds)
     plan = model.sampling_plan(**how)
     settings = {
         "sampler": plan.sampler.name,

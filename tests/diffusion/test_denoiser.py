@@ -135,3 +135,11 @@ def test_a_half_precision_network_does_not_lower_the_precision_of_the_fraction(s
     x_t = torch.randn(3, 1, 4, 4)
     network = Recorder(torch.cat([x_t, x_t], dim=1).bfloat16())
     assert Denoiser(network, schedule)(x_t, 5).fraction.dtype == torch.float32
+
+
+@pytest.mark.parametrize("t", [0, torch.tensor([0, 5]), torch.tensor([3, -1])], ids=str)
+def test_there_is_nothing_to_predict_of_a_clean_image(schedule, t):
+    denoiser = Denoiser(Recorder(torch.zeros(2, 1, 2, 2)), schedule)
+    with pytest.raises(ValueError, match="t counts from 1, the least noise, to T = 1000"):
+        denoiser(torch.zeros(2, 1, 2, 2), t)
+    assert not hasattr(denoiser.network, "arguments")  # it was not asked

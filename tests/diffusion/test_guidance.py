@@ -12,6 +12,7 @@ from fromnoise.diffusion import (
     composed,
     dynamic_threshold,
 )
+from fromnoise.diffusion.guidance import rescaled
 
 K = 3
 
@@ -223,3 +224,9 @@ def test_autoguidance_keeps_the_learned_variance_of_the_stronger(x):
 def test_a_negative_autoguidance_is_refused():
     with pytest.raises(ValueError, match=r"ε_weak \+ s·\(ε − ε_weak\) must be at least 0, not -1"):
         autoguided(denoiser(), denoiser(), -1.0)
+
+
+def test_what_is_the_same_everywhere_is_rescaled_to_itself():
+    """As the output of a network whose last layer starts at zero."""
+    same = torch.zeros(2, 1, 2, 2)
+    assert torch.equal(rescaled(same, same, 0.7), same)

@@ -128,3 +128,9 @@ def test_fed_the_same_predictions_diffusers_makes_the_same_steps(schedule, kind,
             torch.testing.assert_close(step.x, expected, rtol=0, atol=atol)
             torch.testing.assert_close(step.x0, x0, rtol=0, atol=1e-5 * x0.abs().max().item())
         x = step.x
+
+
+@pytest.mark.parametrize("times", [[1, 500], [500, 500, 1], [999, 500, 0], [1001, 5]])
+def test_times_that_do_not_fall_within_1_to_T_are_refused(schedule, images, times):
+    with pytest.raises(ValueError, match=r"times must fall, each in 1\.\."):
+        next(ddim_inversion(lambda x, t: pytest.fail("asked"), schedule, images, times))

@@ -298,3 +298,22 @@ def test_a_step_that_leads_to_no_earlier_time_is_refused(schedule, t, s):
             ValueError, match=r"a step leads to an earlier time, not from 3 to [34]"
         ):
             step()
+
+
+def test_an_unknown_name_and_no_step_are_refused():
+    with pytest.raises(ValueError, match=r"schedule 'cosin' is unknown; known: linear, .*cosine"):
+        NoiseSchedule.named("cosin", 10)
+    with pytest.raises(ValueError, match="T, the number of diffusion steps, must be at least 1"):
+        NoiseSchedule.named("cosine", 0)
+
+
+def test_a_bad_beta_is_named_before_the_snr_is_brought_to_zero():
+    with pytest.raises(ValueError, match=r"but β_2 = 1\.2"):
+        NoiseSchedule.named("given", 2, betas=[0.1, 1.2], zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_images_of_integers_are_refused(schedule, dtype):
+    x0 = torch.full((2, 1, 2, 2), 200, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"images must be floating point, .* are {dtype}"):
+        schedule.add_noise(x0, torch.randn(2, 1, 2, 2), 500)

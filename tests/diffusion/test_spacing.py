@@ -99,3 +99,8 @@ def test_without_any_image_at_T_the_spacing_begins_after_it(spacing, steps):
 def test_an_impossible_number_of_steps_is_refused(schedule, steps):
     with pytest.raises(ValueError, match=f"between 1 and T = 1000, not {steps}"):
         sampling_times(schedule, steps)
+
+
+def test_an_unknown_spacing_is_refused(schedule):
+    with pytest.raises(ValueError, match="spacing 'trail' is unknown; known: leading, trailing"):
+        sampling_times(schedule, 5, "trail")

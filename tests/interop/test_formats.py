@@ -179,3 +179,12 @@ def test_a_range_of_zero_to_one_is_shown_as_black_to_white(file, tmp_path):
         expected = np.clip((last.x.numpy() - low) / (1 - low), 0, 1) * 255
         np.testing.assert_allclose(model.sample([0], **how).numpy(), expected, atol=0.51)
         assert last.x0.min() >= low
+
+
+def test_weights_that_are_not_finite_are_not_imported(file, tmp_path):
+    state = torch.load(file, weights_only=True)
+    next(reversed(state.values())).view(-1)[0] = torch.nan
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=r"of the raw weights is not finite"):
+        import_model(file, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.samplers import Step, Variance, reverse_step
+from fromnoise.diffusion.samplers import Step, Variance, reverse_step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 KeyedNoise = Callable[..., Tensor]
@@ -46,6 +46,7 @@ def inpaint(
             f"resample and jump must be at least 1, not {resample} and {jump}: each piece of "
             "`jump` steps is walked `resample` times"
         )
+    steps_between(times, schedule)  # they fall, or it says so
     for piece in _pieces(times, jump):
         rounds = resample if piece[-1] > 0 else 1  # a finished image gets no new noise
         for round_ in range(rounds):

@@ -1,12 +1,11 @@
 """From an image to the noise that DDIM would make it from."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.samplers import Step
+from fromnoise.diffusion.samplers import Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 
@@ -25,10 +24,7 @@ def ddim_inversion(
     x: x_0, (B,C,H,W); times: falling, as for a sampler, each in {1..T}; they are walked upwards,
     and a `Step` leads from t to s = u > t. ValueError where they do not fall.
     """
-    rising = [0, *reversed(times)]
-    for t, u in pairwise(rising):
-        if not t < u:
-            raise ValueError(f"times must fall, each in 1..{schedule.T}, but {t} comes after {u}")
+    for u, t in reversed(steps_between(times, schedule)):
         prediction = denoise(x, t or u)
         x0 = prediction.x0 if t > 0 else x
         a_u = schedule.alpha_bar[u].item()

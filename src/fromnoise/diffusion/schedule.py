@@ -13,7 +13,7 @@ Time = int | Tensor
 """A time t ∈ {0..T}: one integer for the whole batch, or an integer tensor (B,)."""
 
 
-SMALLEST = 1e-20  # of ᾱ_T: below it, x̂_0 = (x_t − σ ε̂)/α overflows half of float32's range
+SMALLEST = 1e-20  # of ᾱ_T: below it, x̂_0 = (x_t − σ ε̂)/α is the rounding of ε̂, 10¹⁰ times as large
 
 
 class NoiseSchedule:
@@ -29,14 +29,7 @@ class NoiseSchedule:
         """`betas`: β_1 … β_T, shape (T,), each in (0, 1), but β_T may be 1. Raises ValueError
         otherwise, and where ᾱ_1 is 1, ᾱ_{T−1} is 0, or ᾱ_T is nearly 0 without being 0.
         """
-        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
-        if betas.ndim != 1 or len(betas) == 0:
-            raise ValueError(f"betas must be a list of T ≥ 1 numbers, not {tuple(betas.shape)}")
-        outside = ~((betas > 0) & (betas < 1))
-        outside[-1] &= (len(betas) == 1) | (betas[-1] != 1)
-        if outside.any():
-            t = int(outside.nonzero()[0]) + 1
-            raise ValueError(f"every β must lie between 0 and 1, but β_{t} = {betas[t - 1]:g}")
+        betas = _checked(torch.as_tensor(betas, dtype=torch.float64, device="cpu"))
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
         last = len(betas) - (betas[-1] == 1).long()  # T−1 where nothing of the image is left at T
         if self.alpha_bar[last] < SMALLEST or self.alpha_bar[1] == 1:
@@ -53,12 +46,16 @@ class NoiseSchedule:
         """The schedule called `name` in SCHEDULES, with T steps and that one's own options.
 
         zero_terminal_snr: see `betas.with_zero_terminal_snr`. Raises ValueError for betas that
-        are no schedule.
+        are no schedule, for an unknown name, and for T below 1.
         """
+        if name not in SCHEDULES:
+            raise ValueError(f"schedule {name!r} is unknown; known: {', '.join(SCHEDULES)}")
+        if T < 1:
+            raise ValueError(f"T, the number of diffusion steps, must be at least 1, not {T}")
         betas = SCHEDULES[name](T, **options)
         if len(betas) != T:
             raise ValueError(f"T is {T}, but the {name} schedule has {len(betas)} betas")
-        return cls(with_zero_terminal_snr(betas) if zero_terminal_snr else betas)
+        return cls(with_zero_terminal_snr(_checked(betas)) if zero_terminal_snr else betas)
 
     @property
     def T(self) -> int:
@@ -139,12 +136,29 @@ class NoiseSchedule:
         return index
 
 
+def _checked(betas: Tensor) -> Tensor:
+    """The same β_1 … β_T; ValueError unless each lies in (0, 1), or is 1 at T alone."""
+    if betas.ndim != 1 or len(betas) == 0:
+        raise ValueError(f"betas must be a list of T ≥ 1 numbers, not {tuple(betas.shape)}")
+    outside = ~((betas > 0) & (betas < 1))
+    outside[-1] &= (len(betas) == 1) | (betas[-1] != 1)
+    if outside.any():
+        t = int(outside.nonzero()[0]) + 1
+        raise ValueError(f"every β must lie between 0 and 1, but β_{t} = {betas[t - 1]:g}")
+    return betas
+
+
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor there. CUDA copies it when it comes to it, and what was asked before goes on."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Shape a coefficient () or (B,) to multiply x (B,C,H,W): x's device and precision."""
+    """Shape a coefficient () or (B,) to multiply x (B,C,H,W): x's device and precision.
+
+    Raises ValueError for x of integers, in whose precision the coefficient would be 0.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"images must be floating point, around [−1, 1], and these are {x.dtype}")
     coefficient = on_device(coefficient.to(x.dtype), x.device)  # so ordered: MPS has no float64
     return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient

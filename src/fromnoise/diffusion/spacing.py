@@ -67,7 +67,12 @@ SPACINGS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
 
 
 def sampling_times(schedule: NoiseSchedule, steps: int, spacing: str = "trailing") -> list[int]:
-    """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T."""
+    """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T.
+
+    And for an unknown spacing.
+    """
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing {spacing!r} is unknown; known: {', '.join(SPACINGS)}")
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps must lie between 1 and T = {schedule.T}, not {steps}")
     return SPACINGS[spacing](schedule, steps)

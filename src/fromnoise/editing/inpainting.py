@@ -24,7 +24,7 @@ from fromnoise.editing.given import (
 )
 from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
-from fromnoise.rng import Key
+from fromnoise.rng import Key, refuse_repeated
 
 
 def inpaint_to_folder(
@@ -51,6 +51,7 @@ def inpaint_to_folder(
     """
     if resample < 1 or jump < 1:
         raise ConfigError(f"resample and jump must be at least 1, not {resample} and {jump}")
+    refuse_repeated(seeds)
     given = read_given(model, image, folder)
     masks = _read_masks(model, mask, given)
     plan, _, _ = model.way(1, cond=repeated(cond, 1), sampler="ddpm", **how)

@@ -19,6 +19,7 @@ from fromnoise.editing.given import (
 )
 from fromnoise.explaining import ConfigError
 from fromnoise.model import Model, to_uint8
+from fromnoise.rng import refuse_repeated
 
 
 def vary_to_folder(
@@ -46,6 +47,7 @@ def vary_to_folder(
         raise ConfigError(
             f"strength must lie in [0, 1], from the image itself to none of it, not {strength:g}"
         )
+    refuse_repeated(seeds)
     given = read_given(model, image, folder)
     plan, _, _ = model.way(1, cond=repeated(cond, 1), **how)
     T = model.denoiser.schedule.T

@@ -193,14 +193,9 @@ def with_weights(
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
-    if broken := not_finite(network.state_dict()):
+    if broken := checkpoints.not_finite(network.state_dict()):
         raise CheckpointError(f"{file} is damaged: {broken} is not finite")
     return Judge(network.to(pick_device(device)), spec)
-
-
-def not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with a NaN or an infinity in it."""
-    return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
 
 
 def _find_judge_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.checkpoints import NotFinite, refuse_used
+from fromnoise.checkpoints import NotFinite, not_finite, refuse_used
 from fromnoise.data import ImageSet
 from fromnoise.data.batches import batch_indices, to_float
 from fromnoise.data.picture import RGB, Fit
@@ -20,7 +20,6 @@ from fromnoise.evaluation.judge import (
     JudgeSpec,
     Kind,
     build_network,
-    not_finite,
     save_judge,
 )
 from fromnoise.evaluation.judge_data import Labelled, divide, kind_of, open_labelled

@@ -11,6 +11,7 @@ from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
     new_folder,
+    not_finite,
     refuse_used,
     write_tensors,
 )
@@ -70,6 +71,8 @@ def import_model(
             raise CheckpointError(
                 f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"
             ) from error
+        if broken := not_finite(network.state_dict()):
+            raise CheckpointError(f"{file}: {broken} of the {weights} weights is not finite")
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fromnoise.components import checked
 from fromnoise.diffusion import Denoiser
 from fromnoise.explaining import ConfigError
 from fromnoise.model import load
@@ -46,10 +45,9 @@ def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any,
     """What of two models must agree for the weights of the one to be those of the other."""
 
     def facts(spec: ModelSpec) -> dict[str, Any]:
-        network = checked(spec.network, "network")  # options that are newer than the file
-        options = {f"network.{k}": v for k, v in network.options.items() if k != "dropout"}
+        options = {f"network.{k}": v for k, v in spec.network.options.items() if k != "dropout"}
         return {
-            "network.name": network.name,
+            "network.name": spec.network.name,
             **options,
             "diffusion.prediction": spec.diffusion.prediction,
             "diffusion.variance_reading": spec.diffusion.variance_reading,

@@ -10,7 +10,7 @@ from fromnoise.diffusion.samplers.ancestral import Variance, ddpm, reverse_step,
 from fromnoise.diffusion.samplers.ddim import ddim
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde
 from fromnoise.diffusion.samplers.ode import euler, heun
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.samplers.unipc import unipc
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
@@ -36,5 +36,6 @@ __all__ = [
     "heun",
     "reverse_step",
     "step_std",
+    "steps_between",
     "unipc",
 ]

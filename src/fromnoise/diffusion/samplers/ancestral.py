@@ -1,14 +1,13 @@
 """Ancestral sampling: the reverse process of the paper, on any of its times."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise, Prediction
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
 
 Variance = Literal["learned", "small", "large"]
@@ -89,7 +88,7 @@ def ddpm(
     variance: `small`, `large` or `learned`, as in `step_std`.
     x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
         z = noise(t) if s > 0 else torch.zeros_like(x)
         x, x0 = reverse_step(prediction, schedule, t, s, z, variance=variance)

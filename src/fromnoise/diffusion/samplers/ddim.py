@@ -1,12 +1,11 @@
 """DDIM: the same training, and any amount of noise in a step, none at all by default."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 
@@ -26,7 +25,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie between 0 and 1, not {eta}")
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         added = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)

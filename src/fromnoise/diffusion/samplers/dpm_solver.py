@@ -6,12 +6,11 @@ taken to be linear in λ, and what is left of the equation is integrated exactly
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 
@@ -24,7 +23,7 @@ def dpmpp(
     for one evaluation a step. x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is unused.
     """
     before, h_before = None, math.inf
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
         alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
         h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
@@ -43,7 +42,7 @@ def dpmpp_sde(
     x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     before, h_before = None, math.inf
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
         alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
         h = half_log_snr(schedule, s) - half_log_snr(schedule, t)

@@ -6,12 +6,11 @@ their σ(t) = t, which is ρ here; Song, Meng and Ermon 2021, arXiv:2010.02502, 
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 LEAP = 10.0
@@ -26,7 +25,7 @@ def euler(
     Karras et al. 2022 (arXiv:2206.00364), Algorithm 1 without its correction. x: x_T, (B,C,H,W);
     times: falling, each in {1..T}. `noise` is not used.
     """
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
         a_s = schedule.alpha_bar[s].item()
         x = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
@@ -42,7 +41,7 @@ def heun(
     Two evaluations a step; one where s = 0, or where ρ_t > 10 max(1, ρ_s): the Euler step alone.
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is not used.
     """
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         x_s = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps

@@ -1,9 +1,12 @@
 """What every sampler takes, and what it yields."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
+
+from fromnoise.diffusion.schedule import NoiseSchedule
 
 Noise = Callable[[int], Tensor]
 """t → standard normal noise (B,C,H,W) for the step that leaves t."""
@@ -16,3 +19,18 @@ class Step(NamedTuple):
     s: int
     x: Tensor
     x0: Tensor
+
+
+def steps_between(times: Sequence[int], schedule: NoiseSchedule) -> list[tuple[int, int]]:
+    """(t, s) of every step: from each time to the next one, and from the last to s = 0.
+
+    Raises ValueError unless T ≥ t_1 > t_2 > … ≥ 1.
+    """
+    steps = list(pairwise([*times, 0]))
+    for t, s in steps:
+        if not schedule.T >= t > s:
+            raise ValueError(
+                f"times must fall, each in 1..{schedule.T}; clean images are t = 0, which every "
+                f"sampler steps to at the end by itself. These have {t} before {s}"
+            )
+    return steps

@@ -5,13 +5,12 @@ Zhao et al. 2023 (arXiv:2302.04867), for x̂_0, with p = 2 and B(h) = e^{−h} �
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers.dpm_solver import half_log_snr, of_step
-from fromnoise.diffusion.samplers.step import Noise, Step
+from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 
@@ -27,7 +26,7 @@ def unipc(
     """
     history: list[tuple[float, Tensor]] = []  # (λ, x̂_0) of the times left behind
     arrive = None  # D → x at the time where the network is now
-    for t, s in pairwise([*times, 0]):
+    for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
         lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
         if arrive is not None:
