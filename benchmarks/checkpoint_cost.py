@@ -22,9 +22,9 @@ from fromnoise.config import Recipe, load_recipe
 from fromnoise.data.batches import to_float
 from fromnoise.model import build_denoiser
 from fromnoise.model_file import ModelSpec
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.preview import save_preview
-from fromnoise.training.process import keep_freed_memory
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "contestants"))
-from work import Work
+from work import Work, forget_peak
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
 
     module, function = sys.argv[1].split(":")
     work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
-    forget_peak(work.device)
+    if work.device != "cpu":  # there, what its own probes took is no part of it
+        forget_peak(work.device)
     answer(how=work.how, images=work.images, chosen=work.chosen)
     for line in sys.stdin:
         what, *times = line.split()
@@ -67,15 +68,6 @@ def wait_for(device: str) -> None:
         import torch
 
         torch.cuda.synchronize(device)
-
-
-def forget_peak(device: str) -> None:
-    """On a GPU, what its own probes took is no part of the work."""
-    if device != "cpu":
-        import torch
-
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_gib(device: str) -> float:

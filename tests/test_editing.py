@@ -388,4 +388,4 @@ def test_one_image_is_read_as_the_model_wants_it(pair, tmp_path):
 def test_a_seed_that_comes_twice_is_refused(refused, photos, masks, command):
     mask = ["--mask", masks] if command == "inpaint" else []
     line = refused(command, "--image", photos, *mask, "--seeds", "3,0-4")
-    assert line == "error: seed 3 is there twice; a seed makes one image: name it once"
+    assert line == "error: seed 3 is there twice, for the same image; name it once"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fromnoise.diffusion import Denoiser, NoiseSchedule
-from fromnoise.half import in_bf16, normalise_in_half
+from fromnoise.half import in_bf16, suit_group_norms
 from fromnoise.model import Model, load
 from fromnoise.networks import NETWORKS
 
@@ -107,7 +107,7 @@ def test_normalising_in_half_changes_no_more_than_rounding_does(name):
     denoiser = denoiser_of(name)
     x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
     precise, half = denoiser(x, t).eps, in_bf16(denoiser)
-    normalise_in_half(half.network)
+    suit_group_norms(half.network, "cuda")
     returned = []
     for module in half.network.modules():
         if isinstance(module, nn.GroupNorm):

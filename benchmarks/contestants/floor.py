@@ -7,20 +7,16 @@ be faster than that by leaving out anything else. Only fused attention over many
 does not write the matrix between its two products to memory.
 """
 
-import ctypes
-import gc
 import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from work import Work
+from work import Work, forget_peak
 
 aten = torch.ops.aten
 PRODUCTS = {  # convolutions are transposed ones, too
@@ -120,19 +116,6 @@ def replay(func: Any, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> list[Ca
         lambda: torch.bmm(scores, k),  # of q
         lambda: torch.bmm(scores.mT, q),  # of k
     ]
-
-
-def forget_peak(device: str) -> None:
-    """What this process has held so far does not count."""
-    gc.collect()
-    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is not held
-    if device != "cpu":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # Linux has this file, if not everywhere for everyone
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _frozen(value: Any) -> Any:

@@ -23,9 +23,9 @@ from fromnoise.half import computes_in_bf16, in_bf16
 from fromnoise.model import Model, build_denoiser, load
 from fromnoise.model_file import ModelSpec
 from fromnoise.networks import NETWORKS
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.precision import choose_computation
-from fromnoise.training.process import prepare
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
 
@@ -40,7 +40,8 @@ def training_step(
 
     chosen: settings of `training` that they need not.
     """
-    prepare(torch.device(device))
+    if device == "cpu":
+        keep_freed_memory()
     denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
     objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size, **chosen)
     given = denoiser.train(), objective, x0, cond
@@ -48,6 +49,7 @@ def training_step(
     compiled = choose_compiled(settings, computation, *given, steps=LONG)
     computation = computation._replace(compiled=compiled)
     state = TrainingState.start(denoiser, settings, computation)
+    torch.backends.cudnn.benchmark = True  # as `train` does
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()
     if device != "cpu":  # as `data/prefetch.py` has them ready

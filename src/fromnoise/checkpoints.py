@@ -21,6 +21,8 @@ from torch import Tensor
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+RESUME = "the earlier checkpoints stand, so free some space and resume"
+AGAIN = "what was there stands, so free some space and do it again"
 
 
 class CheckpointError(ValueError):
@@ -103,13 +105,13 @@ def save_file_whole(path: Path, file: TensorFile) -> None:
     """
     if (key := not_finite(file.tensors)) is not None:
         raise NotFinite(
-            f"{key} is not finite, so {path} was not written; the checkpoints stand. Resume with a "
-            "lower training.learning_rate"
+            f"{key} is not finite, so {path} was not written; what was there stands; train with "
+            "a lower training.learning_rate"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(t.nbytes for t in file.tensors.values()) + 2**20
     if shutil.disk_usage(path.parent).free < needed:
-        raise _disk_full(path.parent, needed, what=path.name)
+        raise _disk_full(path.parent, needed, path.name, AGAIN)
     writing = path.with_name(f".writing-{path.name}")
     try:
         write_tensors(writing, file)
@@ -119,7 +121,7 @@ def save_file_whole(path: Path, file: TensorFile) -> None:
     except (OSError, SafetensorError) as error:
         writing.unlink(missing_ok=True)
         if _no_space(error):
-            raise _disk_full(path.parent, needed, what=path.name) from error
+            raise _disk_full(path.parent, needed, path.name, AGAIN) from error
         raise
 
 
@@ -280,11 +282,12 @@ def _no_space(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
 
 
-def _disk_full(folder: Path, needed: int, what: str = "a checkpoint") -> DiskFull:
+def _disk_full(
+    folder: Path, needed: int, what: str = "a checkpoint", then: str = RESUME
+) -> DiskFull:
     free = shutil.disk_usage(folder).free
     return DiskFull(
         errno.ENOSPC,
         f"the disk is full: {what} needs {needed / 2**20:.0f} MiB and {folder.absolute()} "
-        f"has {free / 2**20:.0f} MiB free; the earlier checkpoints stand, so free some space and "
-        "resume",
+        f"has {free / 2**20:.0f} MiB free; {then}",
     )

@@ -32,27 +32,30 @@ def in_bf16(denoiser: Denoiser) -> Denoiser:
     """A copy that computes as training does in bf16, for inference: products are, sums are not.
 
     The weights of convolutions and matrix products are in bfloat16 once and for all instead of
-    being cast at every step. x_t and what is predicted stay in float32.
+    being cast at every step; on CUDA so is what GroupNorm returns. x_t and what is predicted stay
+    in float32.
     """
     device = next(denoiser.parameters()).device
     network = copy.deepcopy(denoiser.network)
     for module in network.modules():
         if isinstance(module, PRODUCTS):
             module.to(torch.bfloat16)
-    if device.type == "cuda":
-        normalise_in_half(network)
-    if device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
-        # statistics over groups of interleaved channels take a CPU longer than the convolutions
-        network.to(memory_format=torch.contiguous_format)
+    suit_group_norms(network, device.type)
     return denoiser.with_network(_Autocast(network))
 
 
-def normalise_in_half(network: nn.Module) -> None:
-    """From now on, every GroupNorm returns bfloat16; its statistics stay in float32.
+def suit_group_norms(network: nn.Module, device: str) -> None:
+    """Make the most of GroupNorm on such a device, "cpu" or "cuda".
 
-    On CUDA autocast makes its result float32, and with it that of the SiLU behind it: what is then
-    moved through memory is twice as much.
+    A CPU takes longer for statistics over groups of interleaved channels than for the convolutions,
+    so there the channels come first. On CUDA autocast makes the result float32, and with it that
+    of the SiLU behind it, which is twice as much to move; so there it is bfloat16 from now on, the
+    statistics aside.
     """
+    if device == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
+        network.to(memory_format=torch.contiguous_format)
+    if device != "cuda":
+        return
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.GroupNorm):

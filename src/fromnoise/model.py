@@ -396,7 +396,9 @@ def load(
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
     if broken := checkpoints.not_finite(stored.tensors):
-        raise CheckpointError(f"{file} cannot be sampled from: {broken} in it is not finite")
+        raise CheckpointError(
+            f"{file} is of no use: {broken} in it is not finite; take an earlier one"
+        )
     picked = pick_device(device)
     denoiser.to(picked).to(memory_format=torch.channels_last)
     if precision == "auto":

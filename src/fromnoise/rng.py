@@ -35,7 +35,13 @@ def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -
     return torch.stack([torch.randn(*shape, generator=generator(int(s), t, *key)) for s in seeds])
 
 
-def refuse_repeated(seeds: Sequence[int]) -> None:
-    """Raise ValueError where a seed comes twice: its image would be written over by the same."""
-    if repeated := [seed for seed, times in Counter(seeds).items() if times > 1]:
-        raise ValueError(f"seed {repeated[0]} is there twice; a seed makes one image: name it once")
+def refuse_repeated(seeds: Sequence[int], words: Sequence[str] | None = None) -> None:
+    """Raise ValueError where a seed comes twice, under the same words if there are any.
+
+    Its image would be written over by another that is the same.
+    """
+    asked = list(zip(seeds, words or [""] * len(seeds), strict=True))
+    if repeated := [(seed, said) for (seed, said), times in Counter(asked).items() if times > 1]:
+        seed, said = repeated[0]
+        alike = f" for {said}" if said else ""
+        raise ValueError(f"seed {seed} is there twice{alike}, for the same image; name it once")

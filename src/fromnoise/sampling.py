@@ -109,9 +109,9 @@ def sample_to_folder(
     each_step: for every t a grid of x_t and one of the predicted x_0, of the first batch.
     noise: the x_T of the grid beside what became of it.
     progress is called with (images finished, of how many) after each batch.
-    how: as in `Model.denoise`. Raises ValueError for a seed that comes twice.
+    how: as in `Model.denoise`. Raises ValueError for a seed that comes twice
+    with the same labels.
     """
-    refuse_repeated(seeds)
     plan = model.sampling_plan(**how)
     settings = {
         "sampler": plan.sampler.name,
@@ -136,6 +136,7 @@ def sample_to_folder(
         words = [in_words(row, model.spec.label_names) for row in cond]
     if compose is not None:
         words = [_in_words(compose)] * len(seeds)
+    refuse_repeated(seeds, words)
     weights = {"ema": "EMA weights", "raw": "raw weights"}[model.spec.weights]
     if model.spec.power_average is not None:
         weights += f" of length {model.spec.power_average.length:g}"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from utilisation import counter
-from work import Work
+from work import Work, forget_peak
 from worker import peak_gib
 
 NETWORKS = [
@@ -150,5 +150,5 @@ def test_a_peak_that_is_forgotten_does_not_count():
     held = bytearray(b"x" * size)
     while_held = peak_gib("cpu")
     del held
-    floor.forget_peak("cpu")
+    forget_peak("cpu")
     assert peak_gib("cpu") < while_held - 0.2

@@ -137,9 +137,13 @@ def test_a_half_precision_network_does_not_lower_the_precision_of_the_fraction(s
     assert Denoiser(network, schedule)(x_t, 5).fraction.dtype == torch.float32
 
 
-@pytest.mark.parametrize("t", [0, torch.tensor([0, 5]), torch.tensor([3, -1])], ids=str)
-def test_there_is_nothing_to_predict_of_a_clean_image(schedule, t):
+@pytest.mark.parametrize(
+    ("t", "wrong"),
+    [(0, 0), (1001, 1001), (torch.tensor([0, 5]), 0), (torch.tensor([3, -1]), -1)],
+    ids=str,
+)
+def test_a_network_is_asked_about_noisy_images_alone(schedule, t, wrong):
     denoiser = Denoiser(Recorder(torch.zeros(2, 1, 2, 2)), schedule)
-    with pytest.raises(ValueError, match="t counts from 1, the least noise, to T = 1000"):
+    with pytest.raises(ValueError, match=rf"t must lie in 1\.\.1000, not {wrong}: "):
         denoiser(torch.zeros(2, 1, 2, 2), t)
     assert not hasattr(denoiser.network, "arguments")  # it was not asked

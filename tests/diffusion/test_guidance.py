@@ -229,4 +229,5 @@ def test_a_negative_autoguidance_is_refused():
 def test_what_is_the_same_everywhere_is_rescaled_to_itself():
     """As the output of a network whose last layer starts at zero."""
     same = torch.zeros(2, 1, 2, 2)
-    assert torch.equal(rescaled(same, same, 0.7), same)
+    for other in (same, same + 0.5, torch.randn(2, 1, 2, 2)):
+        assert torch.equal(rescaled(same + 0.25, other, 0.5), same + 0.25)

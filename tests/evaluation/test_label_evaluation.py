@@ -143,6 +143,24 @@ def test_images_that_came_to_their_size_in_another_way_are_spoken_of(model, tmp_
     assert "sees images of another kind" in caplog.text
 
 
+def test_sets_of_prompts_follow_each_other_in_batches_of_the_size_asked_for(
+    model, tmp_path, monkeypatch
+):
+    judge, sizes, denoise = judge_of(NAMES), [], model.denoise
+    judge.verdicts = lambda images: all_right(WANTED, 2)
+    counted = lambda seeds, **how: sizes.append(len(seeds)) or denoise(seeds, **how)  # noqa: E731
+    monkeypatch.setattr(model, "denoise", counted)
+    prompts = [Prompts("a", WANTED), Prompts("b", WANTED)]
+    each = 2 * len(WANTED)
+    rows = evaluate_labels(
+        model, judge, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
+    )
+    assert [(row.prompts, row.guidance) for row in rows] == [
+        (name, scale) for name in "ab" for scale in (1, 2)
+    ]
+    assert sizes == 4 * [each - 1, 1]
+
+
 @pytest.mark.parametrize(
     "shape",
     [{"guidance_interval": (1, 5)}, {"guidance_rescale": 0.5}],

@@ -158,6 +158,16 @@ def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):
     assert not torch.equal(images[0], images[1])
 
 
+@pytest.mark.parametrize("hinted", [False, True])
+def test_cuda_tries_its_kernels_where_the_shapes_of_all_steps_are_one(
+    train, tiny, monkeypatch, hinted
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", hinted)
+    tiny["network"] |= {"self_conditioning": hinted}
+    train(steps=1)
+    assert torch.backends.cudnn.benchmark is not hinted
+
+
 def test_every_noise_level_is_drawn_and_none_outside(tiny):
     recipe = parse_recipe(tiny, "tiny", {"diffusion.T": 3, "training.batch_size": 300})
     t = draw(recipe, open_images("digits"), 0).t

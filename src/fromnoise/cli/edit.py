@@ -21,10 +21,9 @@ Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
 Out = Annotated[Path, typer.Option(help="a new folder for the images")]
 WholeWay = Annotated[int | None, typer.Option(help="of the whole way from T to 0")]
 Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each for an image")]
-Num = Annotated[
-    int | None,
-    typer.Option(min=1, help="seeds 0 to NUM-1; usually 1 of inpaint, 8 of vary"),
-]
+SEEDS_UP_TO = "seeds 0 to NUM-1"
+One = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="1")]
+Eight = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="8")]
 Class = Annotated[
     str | None, typer.Option("--class", help="this label, or these with commas, and no other")
 ]
@@ -42,7 +41,7 @@ def edit_inpaint(
         ),
     ],
     out: Out,
-    num: Num = None,
+    num: One = None,
     seeds: Seeds = None,
     resample: Annotated[int, typer.Option(help="times that each piece is walked; 1: once")] = 10,
     jump: Annotated[int, typer.Option(help="steps of such a piece")] = 5,
@@ -82,7 +81,7 @@ def edit_vary(
     image: Image,
     out: Out,
     strength: Annotated[float, typer.Option(help="0 is the image itself, 1 forgets it")] = 0.6,
-    num: Num = None,
+    num: Eight = None,
     seeds: Seeds = None,
     sampler: options.Sampler = None,
     steps: WholeWay = None,

@@ -125,12 +125,14 @@ class Denoiser(nn.Module):
         """x_t: (B,C,H,W); t ∈ {1..T}: int or (B,); cond: (B,K) in {−1, 0, +1}, or None.
 
         hint: like x_t, clamped here to [−1, 1]; None is zeros, which mean "nothing known". Raises
-        ValueError for a hint where the network takes none, and for t = 0.
+        ValueError for a hint where the network takes none, and for another t.
         """
-        if (torch.as_tensor(t, device="cpu") < 1).any():
+        told = torch.as_tensor(t, device="cpu")
+        outside = (told < 1) | (told > self.schedule.T)
+        if outside.any():
             raise ValueError(
-                f"t counts from 1, the least noise, to T = {self.schedule.T}; at 0 there is "
-                "nothing to predict"
+                f"t must lie in 1..{self.schedule.T}, not {int(told[outside][0])}: what a network "
+                "is asked about is noisy, and t = 0 is the clean image"
             )
         t_there = on_device(torch.as_tensor(t), x_t.device)
         index = t_there.expand(len(x_t)) - 1

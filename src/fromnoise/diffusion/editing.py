@@ -39,7 +39,8 @@ def inpaint(
     against x; the last x there is `image`, exactly. Where nothing is known and resample = 1, this
     is `ddpm`, bit for bit. noise: noise(t) in the first walk, then noise(t, round); noise(t, round,
     "known") and noise(t, round, "jump").
-    variance: as of `ddpm`. Raises ValueError unless resample ≥ 1 and jump ≥ 1.
+    variance: as of `ddpm`. Raises ValueError unless resample ≥ 1 and jump ≥ 1, and
+    where the times do not fall.
     """
     if resample < 1 or jump < 1:
         raise ValueError(

@@ -103,8 +103,8 @@ def rescaled(value: Tensor, of_cond: Tensor, phi: float) -> Tensor:
         raise ValueError(f"guidance_rescale must lie between 0 and 1, not {phi:g}")
     if phi == 0:
         return value
-    smallest = torch.finfo(value.dtype).tiny  # an untrained network may predict the same everywhere
-    ratio = of_cond.flatten(1).std(dim=1) / value.flatten(1).std(dim=1).clamp(min=smallest)
+    wanted, there = of_cond.flatten(1).std(dim=1), value.flatten(1).std(dim=1)
+    ratio = torch.where(there > 0, wanted / there, 1)  # an untrained network is the same everywhere
     return value * per_image(phi * ratio + (1 - phi), value)
 
 

@@ -159,6 +159,9 @@ def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
     Raises ValueError for x of integers, in whose precision the coefficient would be 0.
     """
     if not x.is_floating_point():
-        raise ValueError(f"images must be floating point, around [−1, 1], and these are {x.dtype}")
+        raise ValueError(
+            f"images must be floating point, and these are {x.dtype}; x / 127.5 − 1 brings bytes "
+            "to [−1, 1]"
+        )
     coefficient = on_device(coefficient.to(x.dtype), x.device)  # so ordered: MPS has no float64
     return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient

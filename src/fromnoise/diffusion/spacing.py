@@ -69,7 +69,7 @@ SPACINGS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
 def sampling_times(schedule: NoiseSchedule, steps: int, spacing: str = "trailing") -> list[int]:
     """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T.
 
-    And for an unknown spacing.
+    An unknown spacing is one too.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing {spacing!r} is unknown; known: {', '.join(SPACINGS)}")

@@ -150,8 +150,8 @@ def evaluate_labels(
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
-                asked = {"batch_size": batch_size, "cond": cond[batch], **way}
-                images.append(model.sample(seeds[batch], **asked).numpy())
+                told = {"batch_size": batch_size, "cond": cond[batch]}
+                images.append(model.sample(seeds[batch], **told, **way).numpy())
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
             drawn = np.concatenate(images)

@@ -72,7 +72,9 @@ def import_model(
                 f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"
             ) from error
         if broken := not_finite(network.state_dict()):
-            raise CheckpointError(f"{file}: {broken} of the {weights} weights is not finite")
+            raise CheckpointError(
+                f"{file}: {broken} of the {weights} weights is not finite; take an earlier file"
+            )
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())

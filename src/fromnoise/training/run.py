@@ -20,12 +20,12 @@ from fromnoise.model import Model, build_denoiser, load, pick_device
 from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
+from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.training.findings import Finding
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.process import prepare
 from fromnoise.training.scoring import open_scorer
 from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
@@ -321,7 +321,8 @@ def _start(
     """
     settings = recipe.training
     device = pick_device(settings.device)
-    prepare(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
@@ -351,6 +352,8 @@ def _fit(
 ) -> Run:
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters; the run is in %s", f"{count:,}", run.folder.absolute())
+    # of CUDA: every step has the same shapes, but where only some of the images get a first guess
+    torch.backends.cudnn.benchmark = not state.denoiser.takes_hint
     fit(state, recipe, spec, images, run.folder, scorer)
     return run
 

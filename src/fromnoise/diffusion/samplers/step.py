@@ -30,7 +30,7 @@ def steps_between(times: Sequence[int], schedule: NoiseSchedule) -> list[tuple[i
     for t, s in steps:
         if not schedule.T >= t > s:
             raise ValueError(
-                f"times must fall, each in 1..{schedule.T}; clean images are t = 0, which every "
-                f"sampler steps to at the end by itself. These have {t} before {s}"
+                f"times must fall, each in 1..{schedule.T}, without the 0 of clean images, which "
+                f"is added to them; here {s} comes after {t}"
             )
     return steps

@@ -1,19 +1,9 @@
-"""What this process is told before it trains, as every step does the same as the one before."""
+"""What happens on a CPU to the memory that a step frees."""
 
 import ctypes
 
-import torch
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 LARGEST = 32 * 2**20  # bytes; above it glibc maps every block anew, whatever it is told
-
-
-def prepare(device: torch.device) -> None:
-    """For many steps of the same shapes on this device."""
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # each convolution tries its kernels once
 
 
 def keep_freed_memory() -> None:

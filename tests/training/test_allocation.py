@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from fromnoise.training import process
+from fromnoise.training import allocation
 
 STEPS = """
 import ctypes, resource, sys
@@ -17,7 +16,7 @@ import torch
 mallopt = ctypes.CDLL(None).mallopt
 mallopt(-3, 2**17)  # every larger block is a mapping of its own, given back when it is freed
 mallopt(-1, 2**17)
-from fromnoise.training.process import keep_freed_memory
+from fromnoise.training.allocation import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def step():
@@ -54,10 +53,4 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
         """A C library without mallopt."""
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    process.keep_freed_memory()
-
-
-def test_on_cuda_each_convolution_tries_its_kernels(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    process.prepare(torch.device("cuda"))
-    assert torch.backends.cudnn.benchmark
+    allocation.keep_freed_memory()
