@@ -39,7 +39,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "prediction: eps": {"diffusion.prediction": "eps"},
     "prediction: x0": {"diffusion.prediction": "x0"},
     "weighting: min_snr": {"diffusion.weighting": "min_snr"},
-    "min_snr, another seed": {"diffusion.weighting": "min_snr", "training.seed": 1},
     "learning_rate: 4e-4": {"training.learning_rate": 4e-4},
     "learning_rate: 1.6e-3": {"training.learning_rate": 1.6e-3},
     "lr_schedule: constant": {"training.lr_schedule": "constant"},
