@@ -148,7 +148,11 @@ def test_sets_of_prompts_follow_each_other_in_batches_of_the_size_asked_for(
 ):
     judge, sizes, denoise = judge_of(NAMES), [], model.denoise
     judge.verdicts = lambda images: all_right(WANTED, 2)
-    counted = lambda seeds, **how: sizes.append(len(seeds)) or denoise(seeds, **how)  # noqa: E731
+
+    def counted(seeds, **how):
+        sizes.append(len(seeds))
+        return denoise(seeds, **how)
+
     monkeypatch.setattr(model, "denoise", counted)
     prompts = [Prompts("a", WANTED), Prompts("b", WANTED)]
     each = 2 * len(WANTED)
