@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
 MATHEMATICS = {"diffusion", "networks"}
 DESCRIPTION = LEAVES | MATHEMATICS | {"data", "components", "config"}
-WORK = DESCRIPTION | {"half", "model_file", "model", "previews"}
+WORK = DESCRIPTION | {"half", "model_file", "plans", "model", "previews"}
 FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "half": MATHEMATICS,
     "previews": LEAVES,
     "model_file": DESCRIPTION,
-    "model": DESCRIPTION | {"half", "model_file"},
+    "plans": DESCRIPTION | {"model_file"},
+    "model": DESCRIPTION | {"half", "model_file", "plans"},
     "asking": DESCRIPTION,
     "sampling": WORK,
     "editing": WORK,

@@ -5,16 +5,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.components import Component, checked, refuse_foreign_options
-from fromnoise.config import Sampling, check_sampling
+from fromnoise.config import Sampling
 from fromnoise.data.labels import index_of
 from fromnoise.diffusion import (
     SAMPLERS,
@@ -22,17 +20,15 @@ from fromnoise.diffusion import (
     Denoiser,
     Step,
     autoguided,
-    clamp_x0,
     classifier_free,
     composed,
-    dynamic_threshold,
     remembering,
     sampling_times,
 )
-from fromnoise.explaining import ConfigError, explain
 from fromnoise.half import Asked, Precision, in_bf16, usual_precision
 from fromnoise.model_file import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
+from fromnoise.plans import clamped, sampling_plan
 from fromnoise.rng import Key, image_noise
 
 SHAPING = ("guidance_interval", "guidance_rescale")  # which have no effect where s = 1
@@ -111,7 +107,7 @@ class Model:
         cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
         nothing. compose: instead of it, labels and their weights: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
         autoguidance: a weaker model, which is asked for the same without guidance, and a scale.
-        how: steps, sampler, spacing, guidance, …, as in `sampling_plan`.
+        how: steps, sampler, spacing, guidance, …, as in `plans.sampling_plan`.
         Raises ValueError for labels that the model does not have, and what `sampling_plan` raises.
         """
         if batch_size < 1:
@@ -304,62 +300,9 @@ class Model:
             return eps
         return eps + strength * image_noise(seeds, t, (channels, 1, 1), *key, "offset")
 
-    def sampling_plan(
-        self,
-        *,
-        steps: int | None = None,
-        sampler: str | None = None,
-        spacing: str | None = None,
-        clamp: bool | Literal["dynamic"] | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[int, int] | None = None,
-        guidance_rescale: float | None = None,
-        **options: Any,
-    ) -> Sampling:
-        """The stored way of sampling with these changes, checked.
-
-        clamp: x̂_0 to the range of images (True), or by `dynamic_threshold`, or not at all.
-        guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off. guidance_interval: (first, last) t that
-        are guided. guidance_rescale: φ in [0, 1], see `diffusion.guidance.rescaled`.
-        options: the sampler's own (`eta` for ddim, `variance` for ddpm).
-        Raises ValueError for an unknown sampler, spacing or option, steps outside 1..T, and
-        guidance that is negative or asked of a model without labels.
-        """
-        stored, T = self.spec.sampling, self.denoiser.schedule.T
-        asked = (guidance, guidance_interval, guidance_rescale)
-        if any(value is not None for value in asked) and not self.spec.label_names:
-            raise ValueError(
-                "this model was trained without labels, so there is nothing to guide it by: "
-                "ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs ε_c"
-            )
-        if guidance is not None and not 0 <= guidance < math.inf:
-            raise ValueError(
-                f"guidance must be at least 0, not {guidance:g}: it is s in "
-                "ε = ε_∅ + s·(ε_c − ε_∅), where 1 is off"
-            )
-        if steps is not None and not 1 <= steps <= T:
-            raise ValueError(f"steps must be 1..{T}, not {steps}")
-        same = sampler is None or sampler == stored.sampler.name
-        refuse_foreign_options(sampler or stored.sampler.name, options)
-        inherited = stored.sampler.options if same else {}
-        component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
-        changes = {
-            "sampler": checked(component, "sampling.sampler").model_dump(),
-            "steps": min(steps or stored.steps, T),
-            "spacing": spacing,
-            "clamp": clamp,
-            "guidance": guidance,
-            "guidance_interval": guidance_interval,
-            "guidance_rescale": guidance_rescale,
-        }
-        changes = {key: value for key, value in changes.items() if value is not None}
-        try:
-            plan = Sampling.model_validate({**stored.model_dump(), **changes})
-        except ValidationError as error:
-            raise ConfigError(explain(error, Sampling, "sampling")) from error
-        labels = bool(self.spec.label_names)
-        check_sampling(self.spec.model_copy(update={"sampling": plan}), labels=labels)
-        return plan
+    def sampling_plan(self, **how: Any) -> Sampling:
+        """The stored way of sampling with these changes, checked: `plans.sampling_plan`."""
+        return sampling_plan(self.spec, **how)
 
     def save(self, file: str | Path) -> Path:
         """Write one .safetensors file that `load` reads without any other information.
@@ -414,13 +357,6 @@ def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
         if step is None:
             return
         yield step
-
-
-def clamped(denoise: Denoise, plan: Sampling, spec: ModelSpec) -> Denoise:
-    """The denoiser with x̂_0 kept in range in the way that the plan says."""
-    if plan.clamp == "dynamic":
-        return dynamic_threshold(denoise, *spec.data_range)
-    return clamp_x0(denoise, *spec.data_range) if plan.clamp else denoise
 
 
 def pick_device(name: str) -> torch.device:
