@@ -18,13 +18,13 @@ from report import machine, save
 from table import share, spread
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config import Recipe, load_recipe
-from fromnoise.data.batches import to_float
-from fromnoise.model import build_denoiser
-from fromnoise.model_file import ModelSpec
+from fromnoise.config.recipe import Recipe, load_recipe
+from fromnoise.data.loader import to_float
+from fromnoise.model.model import build_denoiser
+from fromnoise.model.spec import ModelSpec
 from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
-from fromnoise.training.preview import save_preview
+from fromnoise.training.previews import save_preview
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
 

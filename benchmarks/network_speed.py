@@ -20,7 +20,7 @@ from report import machine, refuse_another_machine, save_race
 from table import FLOOR, over
 from utilisation import operations, utilisation
 
-from fromnoise.config import load_recipe
+from fromnoise.config.recipe import load_recipe
 from fromnoise.interop.diffusers import unet_config
 from fromnoise.networks import DDPM
 

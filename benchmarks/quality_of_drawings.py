@@ -11,14 +11,14 @@ from report import versions
 from turns import check_plan
 
 from fromnoise import ImageSet, open_images
-from fromnoise.config import load_recipe
+from fromnoise.classifier.classifier import Judge, load_judge
+from fromnoise.config.recipe import load_recipe
 from fromnoise.data import detect_source
 from fromnoise.evaluation import Interval, frechet_scores, moments_of
-from fromnoise.evaluation.extractors import check_installed, in_parts, of_judge
-from fromnoise.evaluation.judge import Judge, load_judge
-from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.features import check_installed, in_parts, of_judge
+from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.metrics import BLOCKS
 from fromnoise.evaluation.reference import Reference, reference_of
-from fromnoise.evaluation.set_metrics import BLOCKS
 
 RECIPE = "fashion-mnist"
 DDIM_STEPS = 25

@@ -29,7 +29,7 @@ from report import machine, save
 from table import interval
 from turns import Stage, finish
 
-from fromnoise.half import computes_in_bf16
+from fromnoise.model.precision import computes_in_bf16
 
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},

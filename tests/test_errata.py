@@ -23,26 +23,26 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
-from fromnoise import editing
+from fromnoise import generation as editing
 from fromnoise.checkpoints import list_checkpoints, prune
-from fromnoise.config import load_recipe, parse_recipe, shipped_recipes
+from fromnoise.classifier.label_scores import Verdicts, label_counts, scores
+from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
 from fromnoise.data import DataError, ImageSet, open_images
-from fromnoise.data.batches import load_conditions, to_float
-from fromnoise.data.files import EXTENSIONS
-from fromnoise.data.picture import Picture, fit_picture
+from fromnoise.data.decoding.transforms import Picture, fit_picture
+from fromnoise.data.loader import load_conditions, to_float
+from fromnoise.data.sources.files import EXTENSIONS
 from fromnoise.diffusion import METRICS, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, moments_of
-from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
-from fromnoise.model import Model, build_denoiser, pick_device, to_uint8
-from fromnoise.model_file import ModelSpec
+from fromnoise.model.model import Model, build_denoiser, pick_device, to_uint8
+from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
 from fromnoise.networks.layers import Attention, sinusoid
 from fromnoise.rng import image_noise
 from fromnoise.training import loop
 from fromnoise.training.ema import EMA
-from fromnoise.training.optimization import learning_rate
+from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 

@@ -22,7 +22,7 @@ from fromnoise.diffusion import (
     WEIGHTINGS,
     NoiseSchedule,
 )
-from fromnoise.diffusion.objective import OWN, VLB
+from fromnoise.diffusion.losses import OWN, VLB
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "family"

@@ -12,16 +12,16 @@ from features import features, statistics_of_others
 from torch import Tensor
 from work import Work
 
-from fromnoise.components import Component, checked
-from fromnoise.config import Training
+from fromnoise.config.components import Component, checked
+from fromnoise.config.recipe import Training
 from fromnoise.data import open_images
-from fromnoise.data.batches import load_batch, to_float
+from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.evaluation import frechet_distance, frechet_scores, merged, moments_of
-from fromnoise.evaluation.set_metrics import BLOCKS
-from fromnoise.half import computes_in_bf16, in_bf16
-from fromnoise.model import Model, build_denoiser, load
-from fromnoise.model_file import ModelSpec
+from fromnoise.evaluation.metrics import BLOCKS
+from fromnoise.model.model import Model, build_denoiser, load
+from fromnoise.model.precision import computes_in_bf16, in_bf16
+from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
 from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled

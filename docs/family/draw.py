@@ -25,7 +25,7 @@ from plane import two
 from style import LOOK, save, shrink
 
 from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS, WEIGHTINGS
-from fromnoise.diffusion.objective import OWN, VLB
+from fromnoise.diffusion.losses import OWN, VLB
 
 FOLDER = Path(__file__).parent
 OVERVIEW = "paths"  # the picture of examples/two_dimensions.py

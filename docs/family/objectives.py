@@ -9,8 +9,8 @@ from style import ACCENT, GREY, SECOND, THIRD, panels
 from torch import Tensor
 
 from fromnoise.diffusion import METRICS, WEIGHTINGS, sampling_times
-from fromnoise.diffusion.objective import OWN
-from fromnoise.training.times import KEPT, History, draw_times
+from fromnoise.diffusion.losses import OWN
+from fromnoise.training.noise_levels import KEPT, History, draw_times
 
 LOG_SNR = torch.linspace(-10, 10, 201)
 SNR = LOG_SNR.exp()

@@ -8,7 +8,7 @@
 
 from fromnoise.data import ImageSet, check_data, open_images
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.model import Model, load
+from fromnoise.model.model import Model, load
 from fromnoise.training import Run, resume, train
 
 __all__ = [

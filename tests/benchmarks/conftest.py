@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, save_judge
+from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, save_judge
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]

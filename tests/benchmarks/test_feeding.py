@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from race import Contestant, race
 
-from fromnoise.config import parse_recipe
+from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images
 
 

@@ -14,7 +14,7 @@ import shards
 from quality_of_drawings import RECIPE
 from recipe_choices import CHOICES, stages_of
 
-from fromnoise.config import load_recipe
+from fromnoise.config.recipe import load_recipe
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ import yaml
 from PIL import Image
 
 from fromnoise.data import DataError, check_data
-from fromnoise.data.suggest import suggest_size
+from fromnoise.data.check import suggest_size
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

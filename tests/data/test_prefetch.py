@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from fromnoise.data.prefetch import ahead, feed
+from fromnoise.data.loader import ahead, feed
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

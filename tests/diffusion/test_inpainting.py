@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fromnoise.diffusion import NoiseSchedule, Prediction, ddpm, inpaint, sampling_times
-from fromnoise.diffusion.editing import _pieces
+from fromnoise.diffusion.inpainting import _pieces
 from fromnoise.rng import image_noise
 
 MEAN = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fromnoise.diffusion import WEIGHTINGS, Denoiser, NoiseSchedule, Objective, bound_term
-from fromnoise.diffusion.objective import METRICS, min_snr, p2
+from fromnoise.diffusion.losses import METRICS, min_snr, p2
 
 KINDS = ["eps", "x0", "v"]
 THREE = NoiseSchedule(torch.tensor([0.1, 4 / 9, 0.8]).double())  # ᾱ = 0.9, 0.5, 0.1: SNR 9, 1, 1/9

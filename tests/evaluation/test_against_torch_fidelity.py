@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as library
 
-from fromnoise.evaluation import evaluating
+from fromnoise.evaluation import evaluate as evaluating
 
 COUNT = 44
 

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 import fromnoise
-from fromnoise.components import with_checked_components
+from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, load_judge
+from fromnoise.classifier.label_scores import Verdicts, label_counts, scores
+from fromnoise.config.components import with_checked_components
+from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
-from fromnoise.evaluation.judge import Judge, JudgeSpec, build_network, load_judge
 from fromnoise.evaluation.label_evaluation import (
     Prompts,
     captions,
@@ -20,10 +22,8 @@ from fromnoise.evaluation.label_evaluation import (
     prompts_of,
     table,
 )
-from fromnoise.evaluation.label_scores import Verdicts, label_counts, scores
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Model, build_denoiser
-from fromnoise.model_file import ModelSpec
+from fromnoise.model.model import Model, build_denoiser
+from fromnoise.model.spec import ModelSpec
 
 NAMES = ("red", "green", "blue")
 WANTED = np.array([[1, -1, -1], [1, 1, -1], [-1, 0, 1]], dtype=np.int8)

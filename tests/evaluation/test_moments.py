@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from fromnoise.evaluation import merged, moments, moments_of
-from fromnoise.evaluation.moments import without
+from fromnoise.evaluation import fid as moments
+from fromnoise.evaluation import merged, moments_of
+from fromnoise.evaluation.fid import without
 
 
 def features(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 
 from fromnoise.checkpoints import DiskFull
 from fromnoise.data import open_images
-from fromnoise.evaluation.extractors import Extractor, ExtractorError, Features
-from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.features import Extractor, ExtractorError, Features
+from fromnoise.evaluation.images import Real
 from fromnoise.evaluation.reference import reference_from_npz, reference_of
 
 
@@ -107,8 +107,8 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 KILLED = """
 import os, signal, sys
 from fromnoise.data import open_images
-from fromnoise.evaluation.extractors import Extractor
-from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.features import Extractor
+from fromnoise.evaluation.images import Real
 from fromnoise.evaluation.reference import reference_of
 
 killed = Extractor("counted", 3, "w", "none", lambda images: os.kill(os.getpid(), signal.SIGKILL))

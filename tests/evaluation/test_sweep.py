@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 import fromnoise
+from fromnoise.config.errors import ConfigError
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import evaluating, opening, sweep
+from fromnoise.evaluation import evaluate as evaluating
+from fromnoise.evaluation import opening, sweep
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.sweep import Row, best, front, table
-from fromnoise.explaining import ConfigError
 
 
 def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from fromnoise.diffusion import NoiseSchedule
 from fromnoise.interop.context_unet import context_unet
-from fromnoise.model import build_denoiser
-from fromnoise.model_file import ModelSpec
+from fromnoise.model.model import build_denoiser
+from fromnoise.model.spec import ModelSpec
 
 
 class Convs(nn.Module):

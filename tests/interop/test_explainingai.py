@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.components import COMPONENTS, Component, checked
+from fromnoise.config.components import COMPONENTS, Component, checked
 from fromnoise.interop.explainingai import explainingai
 
 

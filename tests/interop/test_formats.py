@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import fromnoise
 from fromnoise.checkpoints import CheckpointError, FolderInUse
-from fromnoise.explaining import ConfigError
+from fromnoise.config.errors import ConfigError
 from fromnoise.interop import FORMATS, import_model
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.evaluation.judge import load_judge, save_judge
+from fromnoise.classifier.classifier import load_judge, save_judge
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 NAMES = tuple(f"object {i}" for i in range(24))

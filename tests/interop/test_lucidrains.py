@@ -4,8 +4,8 @@ from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.interop.lucidrains import lucidrains
-from fromnoise.model import build_denoiser
-from fromnoise.model_file import ModelSpec
+from fromnoise.model.model import build_denoiser
+from fromnoise.model.spec import ModelSpec
 
 BLOCK = {  # ours → theirs and their shape, o wide from i
     "time.weight": ("mlp.1.weight", "2o 16"),

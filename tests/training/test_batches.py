@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.data import ImageSet
-from fromnoise.data.batches import batch_indices, load_batch, to_float
+from fromnoise.data.loader import batch_indices, load_batch, to_float
 from fromnoise.rng import generator
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise.config import Training
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.explaining import ConfigError
+from fromnoise.doctor.probe import measure
 from fromnoise.networks import NETWORKS
 from fromnoise.training import compiling, loop, run
 from fromnoise.training.compiling import (
@@ -22,7 +23,6 @@ from fromnoise.training.compiling import (
     try_compiled,
 )
 from fromnoise.training.precision import Computation
-from fromnoise.training.probe import measure
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, learn
 

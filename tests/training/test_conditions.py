@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
-from fromnoise.data.batches import batch_indices, load_conditions
-from fromnoise.explaining import ConfigError
-from fromnoise.previews import write_preview
+from fromnoise.data.loader import batch_indices, load_conditions
 from fromnoise.training import progress_figure
 from fromnoise.training.log import read_log
+from fromnoise.training.previews import write_preview
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import torch
 import fromnoise
 from fromnoise import checkpoints
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
-from fromnoise.config import Training, parse_recipe
+from fromnoise.config.recipe import Training, parse_recipe
 from fromnoise.data import open_images
-from fromnoise.data.prefetch import ahead
+from fromnoise.data.loader import ahead
 from fromnoise.diffusion import Objective
 from fromnoise.training import Diverged, loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
-from fromnoise.training.optimization import learning_rate
+from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.step import Batch, backward, draw
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.config import Training, parse_recipe
-from fromnoise.explaining import ConfigError
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.recipe import Training, parse_recipe
 from fromnoise.training.power_ema import PowerEMA, drop_later, list_snapshots, snapshot_every
 from fromnoise.training.power_profiles import gamma_of
 

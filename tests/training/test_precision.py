@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fromnoise.checkpoints import save_checkpoint
-from fromnoise.config import Training
+from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Objective
 from fromnoise.training import precision
 from fromnoise.training.precision import autocast, choose_computation, lay_out

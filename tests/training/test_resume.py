@@ -20,7 +20,7 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.checkpoints import list_checkpoints, newest_checkpoint, read_tensors
-from fromnoise.explaining import ConfigError
+from fromnoise.config.errors import ConfigError
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
 from fromnoise.training.state import HISTORY_FILE

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from fromnoise.config import parse_recipe
+from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images
 from fromnoise.diffusion import Denoiser
 from fromnoise.networks import NETWORKS

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.training.window import Window
+from fromnoise.training.log import Window
 
 LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from fromnoise import asking, editing
+from fromnoise import generation as editing
 from fromnoise.cli import options
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Model, load
+from fromnoise.cli import parsing as asking
+from fromnoise.config.errors import ConfigError
+from fromnoise.model.model import Model, load
 from fromnoise.progress import counting
 
 logger = logging.getLogger("fromnoise")

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import asking
+from fromnoise.classifier.classifier import save_judge
+from fromnoise.classifier.training import judge_to_folder
 from fromnoise.cli import options
-from fromnoise.data.iclevr import read_objects
-from fromnoise.data.picture import Fit
-from fromnoise.evaluation import evaluating
-from fromnoise.evaluation.judge import save_judge
-from fromnoise.evaluation.judge_training import judge_to_folder
+from fromnoise.cli import parsing as asking
+from fromnoise.data.decoding.transforms import Fit
+from fromnoise.data.sources.iclevr import read_objects
+from fromnoise.evaluation import evaluate as evaluating
 from fromnoise.evaluation.kinds import kind_of, refuse_without_effect
-from fromnoise.evaluation.set_evaluation import METRICS, USUAL
+from fromnoise.evaluation.sets import METRICS, USUAL
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fromnoise.diffusion import SAMPLERS, SPACINGS
-from fromnoise.half import Asked
+from fromnoise.model.precision import Asked
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")

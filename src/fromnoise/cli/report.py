@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.evaluation.report import write_report
 from fromnoise.progress import counting
+from fromnoise.report import write_report
 
 
 def report(

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import asking, sampling
 from fromnoise.cli import options
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Autoguidance, load
+from fromnoise.cli import parsing as asking
+from fromnoise.config.errors import ConfigError
+from fromnoise.generation import samples as sampling
+from fromnoise.model.model import Autoguidance, load
 from fromnoise.progress import counting
 
 logger = logging.getLogger("fromnoise")

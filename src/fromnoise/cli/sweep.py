@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import asking
 from fromnoise.cli import options
-from fromnoise.evaluation import evaluating
+from fromnoise.cli import parsing as asking
+from fromnoise.evaluation import evaluate as evaluating
 
 
 def sweep(

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import asking, config, training
+from fromnoise import config, training
+from fromnoise.cli import parsing as asking
 from fromnoise.cli.options import Overrides
 
 

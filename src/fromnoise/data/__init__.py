@@ -1,14 +1,13 @@
 """Where images and labels come from: sources, decoding, the cache, and a check of them."""
 
 from fromnoise.data.check import Report, check_data
-from fromnoise.data.conditions import read_conditions
-from fromnoise.data.downloads import DOWNLOADED
+from fromnoise.data.dataset import ImageSet, open_images
+from fromnoise.data.decoding.single_image import image_files, read_image, read_mask
 from fromnoise.data.errors import DataError, SeveralSizes
-from fromnoise.data.imageset import ImageSet
-from fromnoise.data.opening import open_images
-from fromnoise.data.shapes import write_shapes
-from fromnoise.data.single import image_files, read_image, read_mask
+from fromnoise.data.labels.conditions import read_conditions
+from fromnoise.data.shapes.dataset import write_shapes
 from fromnoise.data.sources import SOURCES, detect_source
+from fromnoise.data.sources.torchvision import DOWNLOADED
 
 __all__ = [
     "DOWNLOADED",

@@ -22,7 +22,6 @@ from typing import IO, Any
 import numpy as np
 
 from fromnoise.data.errors import DataError
-from fromnoise.data.imageset import ImageSet
 
 FORMAT = 3  # raise it whenever the same files would decode to other pixels or labels
 _PARTIAL = ".partial-"
@@ -42,22 +41,21 @@ def cache_key(question: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, question]).encode()).hexdigest()
 
 
-def load_entry(entry: Path, *, source: str) -> ImageSet | None:
-    """The entry, mapped read-only; None where there is none or where it is damaged."""
+def load_entry(entry: Path) -> dict[str, Any] | None:
+    """Return the fields of an `ImageSet`, mapped read-only; None if there is no whole entry."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         images = np.load(entry / "images.npy", mmap_mode="r")
         labels = np.load(entry / "labels.npy", mmap_mode="r") if meta["label_names"] else None
         if list(images.shape) != meta["shape"]:
             return None
-        return ImageSet(
-            images=images,
-            labels=labels,
-            label_names=tuple(meta["label_names"]),
-            fingerprint=meta["fingerprint"],
-            skipped=tuple(meta["skipped"]),
-            source=source,
-        )
+        return {
+            "images": images,
+            "labels": labels,
+            "label_names": tuple(meta["label_names"]),
+            "fingerprint": meta["fingerprint"],
+            "skipped": tuple(meta["skipped"]),
+        }
     except (OSError, EOFError, ValueError, KeyError):
         return None
 
@@ -153,7 +151,7 @@ def _commit(partial: Path, entry: Path) -> None:
     except OSError:
         if not entry.is_dir():
             raise
-        if load_entry(entry, source="") is None:  # damaged, or we would not be here
+        if load_entry(entry) is None:  # damaged, or we would not be here
             shutil.rmtree(entry)
             os.rename(partial, entry)
         return  # another process was faster, with the same content

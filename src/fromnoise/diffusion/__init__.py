@@ -2,7 +2,6 @@
 
 from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction, check_prediction
-from fromnoise.diffusion.editing import inpaint, interpolation_starts, slerp
 from fromnoise.diffusion.guidance import (
     autoguided,
     clamp_x0,
@@ -10,7 +9,8 @@ from fromnoise.diffusion.guidance import (
     composed,
     dynamic_threshold,
 )
-from fromnoise.diffusion.inversion import ddim_inversion
+from fromnoise.diffusion.inpainting import inpaint
+from fromnoise.diffusion.interpolation import interpolation_starts, slerp
 from fromnoise.diffusion.likelihood import (
     BitsPerDimension,
     EstimatedBits,
@@ -19,7 +19,7 @@ from fromnoise.diffusion.likelihood import (
     estimated_bits_per_dimension,
     prior_kl,
 )
-from fromnoise.diffusion.objective import METRICS, VLB, WEIGHTINGS, Objective
+from fromnoise.diffusion.losses import METRICS, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.samplers import (
     SAMPLERS,
     Step,
@@ -32,9 +32,10 @@ from fromnoise.diffusion.samplers import (
     reverse_step,
     unipc,
 )
+from fromnoise.diffusion.samplers.inversion import ddim_inversion
 from fromnoise.diffusion.schedule import NoiseSchedule
 from fromnoise.diffusion.self_conditioning import remembering
-from fromnoise.diffusion.spacing import SPACINGS, sampling_times
+from fromnoise.diffusion.timesteps import SPACINGS, sampling_times
 
 __all__ = [
     "METRICS",

@@ -1,10 +1,6 @@
 """How good are the samples? Numbers that compare two sets of images."""
 
-from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
-from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
-from fromnoise.evaluation.frechet import frechet_distance
-from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.label_scores import (
+from fromnoise.classifier.label_scores import (
     SCORES,
     LabelCounts,
     LabelScores,
@@ -14,14 +10,17 @@ from fromnoise.evaluation.label_scores import (
     scores,
     scores_per_label,
 )
-from fromnoise.evaluation.moments import Moments, merged, moments_of
-from fromnoise.evaluation.neighbours import nearest, one_nearest_neighbour_accuracy
-from fromnoise.evaluation.set_metrics import (
+from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
+from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
+from fromnoise.evaluation.fid import Moments, frechet_distance, merged, moments_of
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.metrics import (
     frechet_scores,
     inception_score,
     kernel_distance,
     precision_and_recall,
 )
+from fromnoise.evaluation.neighbours import nearest, one_nearest_neighbour_accuracy
 
 __all__ = [
     "SCORES",

@@ -9,11 +9,10 @@ import torch
 
 from fromnoise.data import DataError, ImageSet
 from fromnoise.data.errors import first_few
-from fromnoise.evaluation.extractors import Progress, nothing
-from fromnoise.evaluation.given import open_given
-from fromnoise.evaluation.real import evenly
-from fromnoise.evaluation.set_metrics import any_order
-from fromnoise.model import Model
+from fromnoise.evaluation.features import Progress, nothing
+from fromnoise.evaluation.images import evenly, open_given
+from fromnoise.evaluation.metrics import any_order
+from fromnoise.model.model import Model
 from fromnoise.rng import generator
 
 UNLABELLED = "none: the model has none"

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fromnoise.explaining import ConfigError
-from fromnoise.model_file import FILE_OF
+from fromnoise.config.errors import ConfigError
+from fromnoise.model.spec import FILE_OF
 
 KINDS = {
     "labels": "scores by labels (--conditions, --labels, --cycle-classes)",

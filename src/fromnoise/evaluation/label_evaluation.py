@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.data import DataError, read_conditions
-from fromnoise.data.labels import in_turn, in_words, parse_labels
-from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.judge import Judge
-from fromnoise.evaluation.label_scores import (
+from fromnoise.classifier.classifier import Judge
+from fromnoise.classifier.label_scores import (
     LabelScores,
     Verdicts,
     label_counts,
     score_with_intervals,
     scores_per_label,
 )
-from fromnoise.explaining import ConfigError
-from fromnoise.model import SHAPING, Model
+from fromnoise.config.errors import ConfigError
+from fromnoise.data import DataError, read_conditions
+from fromnoise.data.labels.names import in_turn, in_words, parse_labels
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.model.model import SHAPING, Model
 from fromnoise.pictures import grid_figure
 
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row

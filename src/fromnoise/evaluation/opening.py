@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.evaluation.extractors import Extractor, open_extractor
-from fromnoise.evaluation.judge import load_judge
+from fromnoise.classifier.classifier import load_judge
+from fromnoise.config.errors import ConfigError
+from fromnoise.evaluation.features import Extractor, open_extractor
+from fromnoise.evaluation.images import Real, as_they_are, of_the_run, prepared_like
 from fromnoise.evaluation.kinds import is_model
-from fromnoise.evaluation.real import Real, as_they_are, of_the_run, prepared_like
 from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Model, pick_device
+from fromnoise.model.model import Model, pick_device
 from fromnoise.progress import counting
 
 OF_A_RUN = ("train", "test")

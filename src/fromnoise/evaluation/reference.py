@@ -18,15 +18,15 @@ import numpy as np
 
 from fromnoise.checkpoints import DiskFull, flush, sha256
 from fromnoise.data.cache import cache_key, default_cache
-from fromnoise.evaluation.extractors import (
+from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,
     Progress,
     in_parts,
     nothing,
 )
-from fromnoise.evaluation.moments import moments_of
-from fromnoise.evaluation.real import Real
+from fromnoise.evaluation.fid import moments_of
+from fromnoise.evaluation.images import Real
 
 
 class Reference(NamedTuple):

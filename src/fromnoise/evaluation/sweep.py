@@ -19,25 +19,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config import Sampling
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.recipe import Sampling
 from fromnoise.curves import sweep_figure
-from fromnoise.data.strict_json import read_json
-from fromnoise.evaluation.extractors import Extractor, digest, in_parts
+from fromnoise.data.text import read_json
+from fromnoise.evaluation.features import Extractor, digest, in_parts
+from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import draw
+from fromnoise.evaluation.images import Real
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.moments import moments_of
-from fromnoise.evaluation.real import Real
-from fromnoise.evaluation.reference import Reference
-from fromnoise.evaluation.set_metrics import (
+from fromnoise.evaluation.metrics import (
     BLOCKS,
     Jackknifed,
     frechet_jackknifed,
     ratio,
     with_intervals,
 )
-from fromnoise.evaluation.set_table import counted
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Model
+from fromnoise.evaluation.records import counted
+from fromnoise.evaluation.reference import Reference
+from fromnoise.model.model import Model
 from fromnoise.progress import counting
 
 SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"

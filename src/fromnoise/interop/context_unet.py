@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.interop.importing import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
 
 RENAMES = (  # in this order: first the layers of a block, then the blocks
     (r"\.conv([12])\.0\.", r".conv\1."),

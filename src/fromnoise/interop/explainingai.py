@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fromnoise.interop.importing import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),

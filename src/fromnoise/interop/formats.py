@@ -15,17 +15,17 @@ from fromnoise.checkpoints import (
     refuse_used,
     write_tensors,
 )
-from fromnoise.components import with_checked_components
-from fromnoise.config import check_sampling, with_key
-from fromnoise.explaining import ConfigError, explain, unknown
+from fromnoise.config.components import with_checked_components
+from fromnoise.config.errors import ConfigError, explain, unknown
+from fromnoise.config.recipe import check_sampling, with_key
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
-from fromnoise.interop.importing import Foreign, Format, read_payload, seen
 from fromnoise.interop.lucidrains import lucidrains
 from fromnoise.interop.mnist_tutorial import mnist_tutorial
 from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
-from fromnoise.model import build_denoiser
-from fromnoise.model_file import FILE_OF, ModelSpec
+from fromnoise.interop.torch_files import Foreign, Format, read_payload, seen
+from fromnoise.model.model import build_denoiser
+from fromnoise.model.spec import FILE_OF, ModelSpec
 
 FORMATS: dict[str, Format] = {
     "explainingai": explainingai,

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.evaluation.judge import Judge, JudgeSpec, with_weights
-from fromnoise.interop.importing import read_payload, seen, without_prefix
+from fromnoise.classifier.classifier import Judge, JudgeSpec, with_weights
+from fromnoise.interop.torch_files import read_payload, seen, without_prefix
 
 STEM, HEAD = "conv1.weight", "fc.0.weight"
 

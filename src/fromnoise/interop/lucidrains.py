@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.interop.importing import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
 
 RENAMES = (  # in this order: first the layer, then the block or attention, then the level
     (r"\.block([12])\.proj\.", r".conv\1."),

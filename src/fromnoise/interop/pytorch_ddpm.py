@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.interop.importing import Foreign, Payload, Weights, without_prefix
+from fromnoise.interop.torch_files import Foreign, Payload, Weights, without_prefix
 
 LAYERS = {  # within a block; the numbers count the layers of a Sequential
     "block1.0": "norm1",

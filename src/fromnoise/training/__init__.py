@@ -1,9 +1,9 @@
 """From a recipe to a trained model: the loop, its state, and what it leaves in the run folder."""
 
-from fromnoise.training.findings import Finding
+from fromnoise.doctor.findings import Finding
 from fromnoise.training.loop import Diverged
-from fromnoise.training.post_hoc import Reconstruction, reconstruct
-from fromnoise.training.preview import progress_figure
+from fromnoise.training.post_hoc_ema import Reconstruction, reconstruct
+from fromnoise.training.previews import progress_figure
 from fromnoise.training.run import Run, examine, resume, train
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config import Training
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, Objective
-from fromnoise.explaining import ConfigError
 from fromnoise.training.precision import Computation, laid_out_copy, time_pass
 
 BACKEND = "inductor"

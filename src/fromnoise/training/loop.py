@@ -9,22 +9,21 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config import Recipe
+from fromnoise.config.recipe import Recipe
 from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
-from fromnoise.data.prefetch import feed
-from fromnoise.evaluation.extractors import Extractor
-from fromnoise.model_file import ModelSpec
+from fromnoise.data.loader import feed
+from fromnoise.evaluation.features import Extractor
+from fromnoise.evaluation.training_score import score
+from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
-from fromnoise.training.log import RunLog, read_log
-from fromnoise.training.optimization import learning_rate
+from fromnoise.training.log import Mean, RunLog, Window, read_log
+from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.power_ema import drop_later, save_snapshots, snapshot_every
-from fromnoise.training.preview import progress_figure, save_preview
-from fromnoise.training.scoring import score
+from fromnoise.training.previews import progress_figure, save_preview
 from fromnoise.training.signals import StopWish
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import draw, draw_images, learn
-from fromnoise.training.window import Mean, Window
 
 MAX_SKIPPED = 10
 logger = logging.getLogger("fromnoise")

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from fromnoise.checkpoints import TensorFile, save_file_whole
-from fromnoise.config import Training
-from fromnoise.model_file import ModelSpec, PowerAverage
+from fromnoise.config.recipe import Training
+from fromnoise.model.spec import ModelSpec, PowerAverage
 from fromnoise.training.ema import take_in
 from fromnoise.training.power_profiles import beta, gamma_of
 

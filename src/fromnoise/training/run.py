@@ -10,23 +10,23 @@ from typing import Any
 import torch
 
 from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors, refuse_used
-from fromnoise.config import Recipe, dotted, load_recipe, parse_recipe
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.recipe import Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
-from fromnoise.data.batches import load_batch, to_float
 from fromnoise.data.errors import NotHere
-from fromnoise.evaluation.extractors import Extractor
-from fromnoise.explaining import ConfigError
-from fromnoise.model import Model, build_denoiser, load, pick_device
-from fromnoise.model_file import FILE_OF, ModelSpec, Weights, read_spec
+from fromnoise.data.loader import load_batch, to_float
+from fromnoise.doctor.doctor import SECONDS, check, facts_of, spec_without_images, warn
+from fromnoise.doctor.findings import Finding
+from fromnoise.evaluation.features import Extractor
+from fromnoise.evaluation.training_score import open_scorer
+from fromnoise.model.model import Model, build_denoiser, load, pick_device
+from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
 from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
-from fromnoise.training.doctor import SECONDS, check, facts_of, spec_without_images, warn
-from fromnoise.training.findings import Finding
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.scoring import open_scorer
 from fromnoise.training.start_from import take_weights
 from fromnoise.training.state import TrainingState
 

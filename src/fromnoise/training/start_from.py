@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fromnoise.config.errors import ConfigError
 from fromnoise.diffusion import Denoiser
-from fromnoise.explaining import ConfigError
-from fromnoise.model import load
-from fromnoise.model_file import ModelSpec
+from fromnoise.model.model import load
+from fromnoise.model.spec import ModelSpec
 
 logger = logging.getLogger("fromnoise")
 

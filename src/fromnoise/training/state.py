@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
-from fromnoise.config import Training
+from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser
-from fromnoise.model_file import FILE_OF, ModelSpec, Weights
+from fromnoise.model.spec import FILE_OF, ModelSpec, Weights
 from fromnoise.training.compiling import compile_regions
 from fromnoise.training.ema import EMA
-from fromnoise.training.optimization import build_optimizer
+from fromnoise.training.log import Mean, Window
+from fromnoise.training.noise_levels import History
+from fromnoise.training.optimizer import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
 from fromnoise.training.precision import Computation, lay_out
-from fromnoise.training.times import History
-from fromnoise.training.window import Mean, Window
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "times.safetensors"

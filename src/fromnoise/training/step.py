@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.config import Recipe, Training
+from fromnoise.config.recipe import Recipe, Training
 from fromnoise.data import ImageSet
-from fromnoise.data.batches import load_batch, load_conditions, to_float
+from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
+from fromnoise.training.noise_levels import History, draw_times
 from fromnoise.training.precision import autocast
 from fromnoise.training.state import TrainingState
-from fromnoise.training.times import History, draw_times
 
 
 class Batch(NamedTuple):

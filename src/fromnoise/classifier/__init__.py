@@ -1,0 +1,1 @@
+"""The classifier that says which labels an image shows."""

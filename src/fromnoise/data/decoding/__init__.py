@@ -1,0 +1,1 @@
+"""Decode image files to arrays of the requested size and channels."""

@@ -1,0 +1,1 @@
+"""A synthetic data set of colored solids, in the layout of i-CLEVR."""

@@ -1,0 +1,1 @@
+"""Estimate what a training will cost and learn, before it starts."""

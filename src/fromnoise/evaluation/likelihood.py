@@ -1,0 +1,259 @@
+"""How many bits a model spends on images: the variational bound, its parts and their curve over t.
+
+The numbers are those of `diffusion.likelihood`; here are images, seeds and intervals.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromnoise.curves import bits_figure
+from fromnoise.data.loader import to_float
+from fromnoise.diffusion.likelihood import EstimatedBits, estimated_bits_per_dimension
+from fromnoise.diffusion.samplers import Variance
+from fromnoise.evaluation.features import Progress, nothing
+from fromnoise.evaluation.images import Known, evenly
+from fromnoise.evaluation.intervals import Interval, mean_interval
+from fromnoise.evaluation.records import NotDefined, Record, new_record, refuse_scored, write_record
+from fromnoise.model.model import Model
+from fromnoise.rng import generator, image_noise, seed_of
+
+EVALUATIONS = 50  # of the network for each image, where nothing else is said
+
+
+class Stretch(NamedTuple):
+    """The mean L_{t−1} of one step among t = first..last, in bits per dimension, and its interval.
+
+    The stretch of t = 1 is L_0.
+    """
+
+    first: int
+    last: int
+    per_step: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bits:
+    """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
+
+    Intervals are over other images of the same kind and other noise; the model stays as it is.
+    """
+
+    data: str  # which images
+    num_images: int
+    levels: int  # how many of the 256 grey levels occur in them
+    labels: bool  # whether the model was told their labels
+    evaluations: int  # of the network for each image; T: every t, and none is drawn
+    T: int
+    variance: Variance  # of the model's steps
+    seed: int
+    total: Interval  # = L_T + middle + L_0
+    L_T: Interval
+    middle: Interval  # Σ L_{t−1}, t = 2..T
+    L_0: Interval
+    curve: list[Stretch]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON takes it: `total` and its parts by value, low and high."""
+        tree: dict[str, Any] = {"unit": "bits per dimension, an upper bound", **asdict(self)}
+        for name in ("total", "L_T", "middle", "L_0"):
+            tree[name] = getattr(self, name)._asdict()
+        return {**tree, "curve": [stretch._asdict() for stretch in self.curve]}
+
+    def save_curve(self, path: str | Path) -> Path:
+        """Write the curve as a PNG."""
+        value, low, high = self.total
+        title = (
+            f"Bits per dimension of {self.data}\n{value:.3f} [{low:.3f}, {high:.3f}] = "
+            f"{self.L_T.value:.2g} ($L_T$) + {self.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
+            f"{self.L_0.value:.3f} ($L_0$)"
+        )
+        return bits_figure(self.curve, path, title=title)
+
+
+def measure_bits(
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    data: str,
+    evaluations: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Bits:
+    """Return how many bits per dimension the model spends on images, and on what.
+
+    An upper bound on −log2 p_θ(x_0) / (C·H·W) (Ho et al. 2020, Eqs. 5 and 13), x̂_0 clamped to
+    [−1, 1], estimated without bias (`estimated_bits_per_dimension`). Images that the model was
+    trained on are no measure of how well it knows others.
+
+    Args:
+        images: uint8 (N, C, H, W) of the model's own size, N ≥ 2.
+        labels: int8 (N, K): +1, −1, 0; None says nothing to the model. Guidance has no part in it.
+        data: which images these are, to be noted: "the 297 held-out digits".
+        evaluations: of the network for each image, 2..T. All T draw no t, and still the noise. By
+            default 50, or T if that is less.
+        seed: image i's times and noise depend on seed, i and t alone, not on the batch.
+        batch_size: images at a time.
+        progress: called with (images done, of how many).
+
+    Raises:
+        ValueError: a model of another range than [−1, 1], images or labels that are not the
+            model's, fewer than 2 images, or evaluations outside 2..T.
+    """
+    _check(model, images, labels)
+    T = model.denoiser.schedule.T
+    evaluations = min(EVALUATIONS, T) if evaluations is None else evaluations
+    variance = variance_of(model)
+    parts = []
+    for i in range(0, len(images), batch_size):
+        rows = range(i, min(i + batch_size, len(images)))
+        cond = None if labels is None else labels[i : i + batch_size]
+        batch = images[i : i + batch_size]
+        parts.append(_estimate(model, batch, cond, rows, evaluations, seed, variance))
+        progress(rows.stop, len(images))
+    totals, priors, sums = (
+        torch.cat([part[k] for part in parts]).double().cpu().numpy() for k in range(3)
+    )  # (N,), (N,), (N,K)
+    return Bits(
+        data=data,
+        num_images=len(images),
+        levels=len(np.unique(images)),
+        labels=labels is not None,
+        evaluations=evaluations,
+        T=T,
+        variance=variance,
+        seed=seed,
+        total=mean_interval(totals),
+        L_T=mean_interval(priors),
+        middle=mean_interval(sums[:, 1:].sum(axis=1)),
+        L_0=mean_interval(sums[:, 0]),
+        curve=[
+            Stretch(times[0], times[-1], *mean_interval(sums[:, k] / len(times)))
+            for k, times in enumerate(parts[0].strata)
+        ],
+    )
+
+
+def variance_of(model: Model) -> Variance:
+    """The variance of the model's steps: `learned` if it learned one, else as it samples by `ddpm`.
+
+    A model that samples otherwise has `small`, whose bound is the error of x̂_0 alone.
+    """
+    if model.spec.network.options.get("learned_variance"):
+        return "learned"
+    sampler = model.spec.sampling.sampler
+    return sampler.options.get("variance", "small") if sampler.name == "ddpm" else "small"
+
+
+def _estimate(
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    rows: range,
+    evaluations: int,
+    seed: int,
+    variance: Variance,
+) -> EstimatedBits:
+    """The bound of the images at these rows, (B,C,H,W)."""
+    like = next(model.denoiser.parameters())
+    seeds = [seed_of(seed, i, "bits") for i in rows]
+    draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
+
+    def noise(t: Tensor) -> Tensor:
+        each = zip(seeds, t.tolist(), strict=True)
+        return torch.cat([image_noise([s], t_i, images.shape[1:]) for s, t_i in each]).to(
+            like.device
+        )
+
+    return estimated_bits_per_dimension(
+        model.denoiser,
+        to_float(torch.tensor(images).to(like.device)),  # a copy: images may be read-only
+        None if labels is None else torch.tensor(labels).to(like),
+        uniform=torch.stack(draws),
+        noise=noise,
+        variance=variance,
+    )
+
+
+def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
+    low, high = model.spec.data_range
+    if (low, high) != (-1, 1):
+        raise ValueError(
+            f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 "
+            "levels in -1..1; measure a model of that range"
+        )
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
+    if images.shape[1:] != (expected := (model.spec.channels, *model.spec.size)):
+        raise ValueError(
+            f"the images are {images.shape[1:]}, but this model makes {expected} (C, H, W); give "
+            "images of that size"
+        )
+    if len(images) < 2:
+        raise ValueError(f"an interval needs at least 2 images, got {len(images)}")
+    names = model.spec.label_names
+    if labels is not None and not names:
+        raise ValueError("this model was trained without labels, so leave labels out")
+    if labels is not None and labels.shape != (len(images), len(names)):
+        raise ValueError(
+            f"labels must be of shape ({len(images)}, {len(names)}), one row for each image and "
+            f"one column for each of the model's labels, not {labels.shape}"
+        )
+
+
+CURVE, MOST = "bits.png", 1000  # images
+LIBRARIES = ("fromnoise", "torch", "numpy")
+
+
+def bits_of_a_run(
+    model: Model, known: Known, folder: Path, *, progress: Progress = nothing
+) -> Record:
+    """Bits per dimension of the held-out images of a run, or of training images; `bits.png`.
+
+    Raises NotDefined where none are known, and what `measure_bits` raises.
+    """
+    real = known.held_out or known.training
+    if real is None:
+        raise NotDefined(f"bits are of real images, and {known.why}")
+    labels, names = real.images.labels, real.images.label_names
+    measured = measure_bits(
+        model,
+        images := evenly(real.images.images, MOST),
+        None if labels is None or names != model.spec.label_names else evenly(labels, MOST),
+        data=f"{len(images):,} images of {real.what}",
+        progress=progress,
+    )
+    measured.save_curve(folder / CURVE)
+    return {"bits": {**measured.as_json(), "picture": CURVE}}
+
+
+def evaluate_bits(
+    model: Model, known: Known, folder: Path, *, loaded_from: str, progress: Progress = nothing
+) -> Record:
+    """Measure bits per dimension and nothing else, and return what metrics.json holds then.
+
+    No image is drawn and no feature extracted. loaded_from: where the model is, to be noted.
+    Raises ConfigError where `folder` has scores already, and what `bits_of_a_run` raises.
+    """
+    refuse_scored(folder)
+    started = time.perf_counter()
+    found = bits_of_a_run(model, known, folder, progress=progress)
+    which = model.spec.weights_said()
+    record = new_record(LIBRARIES) | found
+    record |= {
+        "complete": True,
+        "generated": {"what": "none", "loaded from": loaded_from, **which},
+        "seconds": {"bits": time.perf_counter() - started},
+    }
+    write_record(folder, record)
+    return record

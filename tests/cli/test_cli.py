@@ -1,0 +1,409 @@
+import copy
+import json
+import logging
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fromnoise
+from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, save_judge
+from fromnoise.config.recipe import recipe_text, shipped_recipes
+from fromnoise.diffusion import SAMPLERS
+from fromnoise.training import loop
+from fromnoise.training.log import read_log
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """40 grey 8×8 images, of which three cannot be read."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    for name in ("03", "17", "31"):
+        (folder / f"{name}.png").write_bytes(b"\x89PNG and no more")
+    return folder
+
+
+@pytest.fixture
+def refused(cli, tmp_path, monkeypatch):
+    """refused("train", …): the one line of a command that ends with 2 and writes nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> str:
+        before = set(tmp_path.rglob("*"))
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        [line] = err.splitlines()
+        assert line.startswith("error: ")
+        assert set(tmp_path.rglob("*")) == before
+        return line.removeprefix("error: ")
+
+    return call
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.stepz=5", "unknown key training.stepz; did you mean training.steps?"),
+        ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 0"),
+        ("training.steps=many", "training.steps = 'many': input should be a valid integer"),
+        ("training.steps", "'training.steps' is no override; write key=value"),
+        ("network.channels=9", "channels must be an even number"),
+        ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
+        ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
+        ("diffusion.schedule={name: warmup, fraction: 0}", "schedule warmup: fraction must lie in"),
+        ("diffusion.zero_terminal_snr=true", "ᾱ_T = 0.* set diffusion.prediction to v or x0"),
+        ("training.precision=fp16", "needs a GPU"),
+        ("training.device=abacus", "device 'abacus' cannot be used here"),
+    ],
+)
+def test_a_wrong_setting(refused, recipe_file, override, said):
+    line = refused("train", recipe_file, "--out", "run", override)
+    assert re.search(said.replace("?", r"\?"), line)
+
+
+def test_a_recipe_that_does_not_parse(refused, tmp_path):
+    (tmp_path / "bad.yaml").write_text("data: [1,\ntraining: {")
+    assert refused("train", "bad.yaml").startswith("bad.yaml is not valid YAML: ")
+
+
+def test_a_recipe_that_is_not_there(refused):
+    assert "did you mean digits?" in refused("train", "digitz")
+    assert "there is no recipe file" in refused("train", "mine.yaml")
+    assert "did you mean digits?" in refused("recipes", "show", "digitz")
+
+
+def test_a_folder_of_images_that_is_missing_or_has_none(refused, recipe_file, tmp_path):
+    data = tmp_path / "data"
+    assert f"{data} does not exist" in refused("train", recipe_file, "--data", data)
+    data.mkdir()
+    assert "seen: no files; accepted: .png" in refused("train", recipe_file, "--data", data)
+    (data / "notes.txt").write_text("none")
+    assert "seen: .txt ×1; accepted: .png" in refused("train", recipe_file, "--data", data)
+    assert "seen: .txt ×1; accepted: .png" in refused("data", "check", data)
+    (data / "broken.png").write_text("none")
+    line = refused("train", recipe_file, "--data", data)
+    assert f"none of the 1 images of {data} can be read: broken.png" in line
+
+
+def test_a_model_that_cannot_be_sampled(refused, tmp_path):
+    assert "expected a run folder, a checkpoint folder or a" in refused("sample", tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"\x08")
+    assert "is not a whole .safetensors file" in refused("sample", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seeds", "9-3"], "runs backwards"),
+        (["--steps", 0], "steps must be 1..100, not 0"),
+        (["--sampler", "dpm"], "sampling.sampler 'dpm' is unknown; did you mean ddpm?"),
+        (["--variance", "small"], "variance belongs to ddpm; ddim takes eta"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here"),
+    ],
+)
+def test_a_wrong_way_of_sampling(refused, finished_run, options, said):
+    assert said in refused("sample", finished_run, *options)
+
+
+def test_a_run_that_is_none(refused, tmp_path):
+    assert "is no run: it has no recipe.yaml" in refused("resume", tmp_path)
+
+
+@pytest.mark.parametrize("command", [["trian"], ["train"], ["sample", ".", "--num", "0"]])
+def test_a_command_that_is_none_shows_the_usage(cli, command):
+    code, out, err = cli(*command)
+    assert (code, out) == (2, "")
+    assert "Usage: " in err
+
+
+def test_divergence_is_no_fault_of_the_input(cli, recipe_file, tmp_path, monkeypatch):
+    real = loop.draw
+
+    def nan(*arguments):
+        batch = real(*arguments)
+        return batch._replace(eps=batch.eps * math.nan)
+
+    monkeypatch.setattr(loop, "draw", nan)
+    code, _, err = cli("train", recipe_file, "--out", tmp_path / "run", "training.steps=99")
+    assert code == 1
+    assert err.startswith("error: training stopped at step 10: ")
+
+
+def test_debug_shows_where_an_error_came_from(shell, tmp_path):
+    code, _, err = shell("sample", tmp_path, "--debug")
+    assert code == 1
+    assert err.startswith("Traceback ")
+    assert "CheckpointError" in err.splitlines()[-1]
+
+
+def test_in_a_process_of_its_own_an_error_is_the_last_line(shell, recipe_file, tmp_path):
+    code, out, err = shell("train", recipe_file, "--out", tmp_path / "run", "data.size=9")
+    assert (code, out) == (2, "")
+    before, last = err.splitlines()
+    assert before == "digits: 1797 images, 1 channels, 9x9"
+    assert last.startswith("error: image size 9x9 does not fit this network")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_installed_command_and_the_module_are_the_same(shell):
+    script = Path(sys.executable).with_name("fromnoise")
+    done = subprocess.run(
+        [script, "train", "digits", "a"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == shell("train", "digits", "a")
+    assert done.stderr == "error: 'a' is no override; write key=value, as in training.steps=500\n"
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_broken_files_are_named_skipped_and_counted(cli, recipe_file, images, tmp_path, caplog):
+    code, _, _ = cli("train", recipe_file, "--data", images, "--out", tmp_path / "run")
+    assert code == 0
+    for name in ("03.png", "17.png", "31.png"):
+        assert f"skipped {name}: " in caplog.text
+    assert "3 files could not be read and were skipped" in caplog.text
+    assert read_log(tmp_path / "run")[-1]["epoch"] == pytest.approx(6 * 8 / 37)
+
+
+@pytest.mark.parametrize("strict", ["--strict", "data.strict=true"])
+def test_strict_makes_them_an_error(refused, recipe_file, images, strict):
+    line = refused("train", recipe_file, "--data", images, "--out", "run", strict)
+    assert "3 of 40 images cannot be read: 03.png: " in line
+
+
+def test_a_batch_larger_than_the_data_is_drawn_over_epochs(
+    cli, recipe_file, images, tmp_path, caplog
+):
+    run = tmp_path / "run"
+    code, _, _ = cli("train", recipe_file, "--data", images, "--out", run, "training.batch_size=80")
+    assert code == 0
+    assert "training.batch_size = 80 is more than the 37 images" in caplog.text
+    assert read_log(run)[-1]["epoch"] == pytest.approx(6 * 80 / 37)
+
+
+def mixed_folder(folder: Path) -> None:
+    """Every mode that photographs and drawings come in, and one file that is broken."""
+    folder.mkdir()
+    colour = Image.linear_gradient("L").resize((20, 14)).convert("RGB")
+    for name, mode in {"rgb": "RGB", "rgba": "RGBA", "la": "LA", "p": "P", "l": "L"}.items():
+        colour.convert(mode).save(folder / f"{name}.png")
+    deep = np.linspace(0, 65535, 14 * 20).reshape(14, 20).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "sixteen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour.save(folder / "turned.JPG", exif=exif)
+    (folder / "corrupt.jpg").write_bytes((folder / "turned.JPG").read_bytes()[:200])
+
+
+def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    data, run = tmp_path / "mixed", tmp_path / "run"
+    mixed_folder(data)
+    code, out, _ = cli("data", "check", data)
+    assert code == 0
+    assert "7 images" in out
+    assert "cannot be read: 1\n  corrupt.jpg: " in out
+    assert "1 of 7 images are turned as their EXIF says" in out
+
+    assert cli("train", recipe_file, "--data", data, "--out", run, "data.size=[8, 12]").code == 0
+    assert "folder: 7 images, 3 channels, 8x12" in caplog.text
+    assert "skipped corrupt.jpg: " in caplog.text
+    assert cli("resume", run, "training.steps=7").code == 0
+    assert f"saved {run / 'checkpoints' / '000007'}" in caplog.text
+    previews = {path.name for path in (run / "previews").iterdir()}
+    assert previews == {"000006.png", "000006.npz", "000007.png", "000007.npz"}
+
+    code, out, _ = cli("sample", run, "--num", 3, "--npz", "--batch-size", 2)
+    samples = run / "samples" / "000007-ema-ddim-5"
+    assert code == 0
+    assert out.splitlines() == [
+        f"3 images in {samples}",
+        str(samples / "grid.png"),
+        str(samples / "samples_3x8x12x3.npz"),
+    ]
+    with Image.open(samples / "000002.png") as image:
+        assert (image.mode, image.size) == ("RGB", (12, 8))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "jsd"])
+def test_without_any_image_at_T_it_trains_and_every_sampler_walks(
+    cli, recipe_file, tmp_path, schedule
+):
+    overrides = (f"diffusion.schedule={schedule}", "diffusion.zero_terminal_snr=true")
+    run = tmp_path / "run"
+    assert cli("train", recipe_file, "--out", run, *overrides, "diffusion.prediction=v").code == 0
+    assert all(math.isfinite(row["loss"]) for row in read_log(run) if "loss" in row)
+    model = fromnoise.load(run, device="cpu")
+    assert model.denoiser.schedule.alpha_bar[-1] == 0
+    for sampler in SAMPLERS:
+        for step in model.denoise([0, 1], sampler=sampler, clamp=False, steps=7):
+            assert step.x.isfinite().all()
+
+
+# ---- the rest -----------------------------------------------------------------------------------
+
+
+def test_recipes_are_listed(cli):
+    code, out, _ = cli("recipes")
+    assert code == 0
+    assert all(name in out for name in shipped_recipes())
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_is_shown_as_it_is(cli, name):
+    assert cli("recipes", "show", name) == (0, recipe_text(name), "")
+
+
+def test_conditions_of_a_model_without_labels_are_refused_as_such(cli, run, tmp_path):
+    (tmp_path / "test.json").write_text('[["red cube"]]')
+    code, _, err = cli("sample", run, "--conditions", tmp_path / "test.json")
+    assert code == 2
+    assert "this model was trained without labels" in err
+    assert "exclude each other" in cli("sample", run, "--seeds", "0", "--num", 1).err
+
+
+def test_autoguidance_by_an_earlier_checkpoint(cli, finished_run, tmp_path, refused, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    first = sorted((finished_run / "checkpoints").iterdir())[0]
+    code, _, _ = cli(
+        *("sample", finished_run, "--num", 2, "--steps", 2, "--out", tmp_path / "out"),
+        *("--autoguidance", first, "--autoguidance-scale", 1.5),
+    )
+    assert code == 0
+    assert "ε = ε_weak + s·(ε − ε_weak) with s = 1.5, ε_weak of the model of step" in caplog.text
+    assert (tmp_path / "out/grid.png").is_file()
+    assert "changes nothing" not in caplog.text
+    said = refused("sample", finished_run, "--autoguidance-scale", 2, "--out", "other")
+    assert "say with --autoguidance which weaker model makes ε_weak" in said
+
+
+def test_autoguidance_by_itself_is_said_to_change_nothing(cli, finished_run, tmp_path, caplog):
+    how = ("--autoguidance", finished_run, "--num", 1, "--steps", 1, "--out", tmp_path / "out")
+    assert cli("sample", finished_run, *how).code == 0
+    [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "changes nothing and doubles the cost; give an earlier checkpoint" in line
+
+
+def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, refused, caplog):
+    caplog.set_level(logging.INFO, "fromnoise")
+    loaded = fromnoise.load(finished_run)
+    diffusion = loaded.spec.diffusion.model_copy(update={"T": 50})
+    loaded.spec = loaded.spec.model_copy(update={"diffusion": diffusion})
+    other = loaded.save(tmp_path / "other.safetensors")
+    said = refused("sample", finished_run, "--autoguidance", other, "--out", tmp_path / "out")
+    assert "the same noise schedule and T" in said
+    assert "autoguidance: ε" not in caplog.text
+
+
+# ---- labels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, tiny_tree):
+    """A model of the ten digits after two steps; conditions to ask for; a judge of other labels."""
+    home = tmp_path_factory.mktemp("asked")
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 2
+    fromnoise.train(tree, out=home / "run")
+    for name, content in {"none": [], "empty": [["3"], []], "clevr": [["red cube"]]}.items():
+        (home / f"{name}.json").write_text(json.dumps(content))
+    spec = JudgeSpec(
+        kind="labels", label_names=("cat", "dog"), channels=1, size=(8, 8), stem="small"
+    )
+    save_judge(Judge(build_network(spec), spec), home / "judge")
+    return home
+
+
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "3, -x"], "there is no label 'x'; the labels are 0, 1, 2, 3"),
+        (["--class", "33"], "there is no label '33'; did you mean 3?"),
+        (["--class", "-3"], "there is no label '-3'; did you mean 3?"),
+        (["--labels", "3, -3"], "the label '3' is said twice in '3, -3'"),
+        (["--compose", "3"], "'3' has no weight; write label=number"),
+        (["--compose", "3=1", "--class", "3"], "exclude each other; give one"),
+        (["--compose", "3=1", "--guidance", "2", "--each-step"], "leave guidance out"),
+        (["--compose", "3=1", "--guidance", "2"], "leave guidance out"),
+        (["--class", "3", "--cycle-classes"], "exclude each other; give one"),
+        (["--conditions", "none.json"], "none.json has no conditions; it is an empty list"),
+        (["--conditions", "empty.json"], "condition 2 of 2: [] is no condition; write"),
+        (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
+        (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
+        (["--class", "3", "--guidance", "-1"], f"must be at least 0, not -1: it is s in {FORMULA}"),
+        (["--guidance", "2"], f"there is nothing to guide towards: {FORMULA}"),
+        (["--guidance", "2", "--each-step"], f"there is nothing to guide towards: {FORMULA}"),
+        (["--class", "3", "--guidance-interval", "x"], "write first-last t, as in 200-800"),
+        (["--class", "3", "--guidance-interval", "5-101"], "1 ≤ first ≤ last ≤ T = 100"),
+        (
+            ["--class", "3", "--guidance", "2", "--guidance-interval", "45-55", "--steps", "3"],
+            "guidance_interval 45-55 has no effect: none of the 3 times",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line_and_writes_nothing(refused, asked, arguments, said):
+    arguments = [asked / a if str(a).endswith(".json") else a for a in arguments]
+    assert said in refused("sample", asked / "run", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "3"], "this model was trained without labels, so it cannot be asked"),
+        (["--class", "3"], "this model was trained without labels"),
+        (["--cycle-classes"], "this model was trained without labels"),
+        (["--compose", "3=1"], "this model was trained without labels"),
+        (["--guidance", "2"], f"nothing to guide it by: {FORMULA}"),
+    ],
+)
+def test_a_model_without_labels_is_asked_for_none(refused, finished_run, arguments, said):
+    assert said in refused("sample", finished_run, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the model has 10, the judge 2, and only one of them has 0, 1, 2, 3, …"),
+        (["--guidance", "1,-2"], "as in 1,2,3; ε = ε_∅ + s·"),
+        (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
+        (["--judge", "run"], "holds a diffusion model, not a judge; expected"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
+    arguments = [asked / a if str(a).endswith((".json", "run")) else a for a in arguments]
+    judge = [] if "--judge" in arguments else ["--judge", asked / "judge"]
+    asking = [] if "--conditions" in arguments else ["--cycle-classes"]
+    line = refused("evaluate", asked / "run", *judge, *asking, *arguments)
+    assert said in line
+    assert not (asked / "run" / "evaluation").exists()
+
+
+def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
+    for more in (["--cycle-classes"], ["--conditions", asked / "clevr.json"]):
+        line = refused("evaluate", finished_run, "--judge", asked / "judge", *more)
+        assert "this model was trained without labels" in line
+
+
+def test_the_formula_is_said_with_the_scale(asked, cli, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    how = ["--num", 1, "--steps", 2, "--out", tmp_path]
+    assert cli("sample", asked / "run", "--class", "3", "--guidance", 2.5, *how).code == 0
+    assert f"{FORMULA} with s = 2.5; 1 is off" in caplog.text
+    assert cli("sample", asked / "run", "--compose", "3=2,4=-1", *how).code == 0
+    assert "ε = ε_∅ + 2·(ε[3] − ε_∅) − 1·(ε[4] − ε_∅)" in caplog.text

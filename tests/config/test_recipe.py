@@ -1,0 +1,322 @@
+import copy
+import math
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.config.errors import ConfigError, dotted_keys
+from fromnoise.config.recipe import (
+    Recipe,
+    load_recipe,
+    parse_override,
+    parse_recipe,
+    recipe_head,
+    recipe_text,
+    shipped_recipes,
+)
+from fromnoise.doctor.learning import TOO_MUCH_IMAGE
+from fromnoise.networks import NETWORKS
+
+IMAGES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 32, 32),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
+each_recipe = pytest.mark.parametrize("name", shipped_recipes())
+
+SMALL = {
+    "data": {"source": "digits"},
+    "network": {"name": "ddpm", "channels": 8, "groups": 4},
+    "diffusion": {"schedule": "cosine"},
+    "training": {"steps": 10, "batch_size": 8},
+}
+
+
+def small(**overrides):
+    return parse_recipe(SMALL, "small", {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def refusal(key: str, value: object) -> str:
+    """The one line that says why this override is refused."""
+    with pytest.raises(ConfigError) as refused:
+        parse_recipe(SMALL, "small", {key: value})
+    line = str(refused.value)
+    assert line.startswith("small: ")
+    assert "\n" not in line
+    return line
+
+
+# ---- the recipes in the package -----------------------------------------------------------------
+
+
+@each_recipe
+def test_a_shipped_recipe_builds_its_network_and_its_schedule(name):
+    recipe = load_recipe(name)
+    channels, *size = IMAGES.get(recipe.data.source, (3, *(recipe.data.size or ())))
+    with torch.device("meta"):
+        network = NETWORKS[recipe.network.name](image_channels=channels, **recipe.network.options)
+        x = torch.empty(2, channels, *size)
+        assert network(x, torch.ones(2)).shape == x.shape
+    noise = recipe.diffusion.noise_schedule()
+    assert noise.alpha(noise.T) < TOO_MUCH_IMAGE
+
+
+@each_recipe
+def test_a_shipped_recipe_opens_with_what_it_is_and_its_command(name):
+    head = recipe_head(name)
+    assert head["about"]
+    assert head["command"].startswith(f"fromnoise train {name}")
+    assert recipe_text(name).startswith("# about: ")
+
+
+@each_recipe
+def test_a_shipped_recipe_written_out_is_the_same_recipe(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def test_the_paper_recipe_has_the_papers_number_of_parameters():
+    recipe = load_recipe("cifar10-paper")
+    with torch.device("meta"):
+        network = NETWORKS[recipe.network.name](image_channels=3, **recipe.network.options)
+    assert sum(p.numel() for p in network.parameters()) == 35_746_307
+
+
+def test_epochs_take_the_place_of_steps_and_the_other_way_round():
+    assert small(training__epochs=3).training.steps == 0
+    recipe = load_recipe("folder-64", {"training.steps": 7})
+    assert (recipe.training.steps, recipe.training.epochs) == (7, None)
+    with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
+        small(training__steps=3, training__epochs=2)
+    both = {**SMALL, "training": {"steps": 5, "epochs": 2, "batch_size": 8}}
+    with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
+        parse_recipe(both, "both")
+
+
+# ---- what is refused, and how it is said --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("trainning", "training"),
+        ("data.sise", "data.size"),
+        ("training.stepz", "training.steps"),
+        ("diffusion.shedule", "diffusion.schedule"),
+        ("sampling.spacin", "sampling.spacing"),
+        ("network.chanels", "network.channels"),
+        ("diffusion.schedule.ofset", "diffusion.schedule.offset"),
+        ("sampling.sampler.etta", "sampling.sampler.eta"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_one(key, nearest):
+    line = refusal(key, 1)
+    assert f"unknown key {key}; did you mean {nearest}?" in line
+    assert nearest.rpartition(".")[2] in line.partition("known here: ")[2]
+
+
+def test_a_colon_without_a_space_is_told_from_a_key():
+    key, value = parse_override("diffusion.schedule={name:warmup,fraction:2}")
+    line = refusal(key, value)
+    assert "unknown key diffusion.schedule.name:warmup; YAML wants a space after the colon" in line
+    assert line.endswith("as in {name: warmup}")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "nearest"),
+    [
+        ("network", "ddmp", "ddpm"),
+        ("diffusion.schedule", "cosin", "cosine"),
+        ("diffusion.metric", "mee", "mse"),
+        ("diffusion.metric", "vbl", "vlb"),
+        ("diffusion.weighting", "min_snrr", "min_snr"),
+        ("sampling.sampler", "dddim", "ddim"),
+        ("sampling.spacing", "trailling", "trailing"),
+        ("data.source", "digit", "digits"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
+    assert f"{key} {name!r} is unknown; did you mean {nearest}?; known: " in refusal(key, name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("training.steps", -5, "greater than or equal to 0"),
+        ("training.steps", 0, "steps is missing; give it, or training.epochs"),
+        ("training.epochs", 0, "greater than 0"),
+        ("training.condition_dropout", 1.1, "less than or equal to 1"),
+        ("sampling.guidance", -1, "greater than or equal to 0"),
+        ("sampling.guidance", 2, "needs a model with labels: set data.labels = true"),
+        ("network.learned_variance", True, "diffusion.vlb_weight = 0: a variance is learned"),
+        ("diffusion.vlb_weight", 0.001, "network.learned_variance = False"),
+        ("diffusion.metric", "vlb", "set network.learned_variance=true"),
+        ("diffusion.variance_reading", "log", "no variance to read: network.learned_variance ="),
+        ("diffusion.variance_reading", "exp", "'range' or 'log'"),
+        ("diffusion.offset_noise", -0.1, "greater than or equal to 0"),
+        ("diffusion.weighting", {"name": "min_snr", "gamma": -1}, "diffusion.weighting.gamma of"),
+        ("diffusion.weighting", {"name": "min_snr", "gama": 1}, "did you mean"),
+        ("diffusion.weighting", {"name": "p2", "k": "much"}, "valid number"),
+        ("training.times", "often", "'uniform', 'stratified' or 'importance'"),
+        ("sampling.sampler", {"name": "ddpm", "variance": "learned"}, "variance is learned, but"),
+        ("sampling.sampler", {"name": "ddim", "eta": 2}, "sampler.eta must lie between 0"),
+        ("sampling.sampler", {"name": "ddim", "eta": -0.5}, "and 1, as ddpm, not -0.5"),
+        ("training.steps", "many", "valid integer"),
+        ("training.steps", None, "valid integer"),
+        ("training.batch_size", 0, "greater than or equal to 1"),
+        ("training.learning_rate", 0, "greater than 0"),
+        ("training.learning_rate", math.nan, "finite"),
+        ("training.learning_rate", math.inf, "finite"),
+        ("training.ema_decay", 1, "less than 1"),
+        ("training.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("training.channels_last", "maybe", "'auto', True or False"),
+        ("training.accumulation", 9, "accumulation is larger than batch_size = 8"),
+        ("diffusion.T", 0, "greater than or equal to 1"),
+        ("diffusion.prediction", "noise", "'eps', 'x0' or 'v'"),
+        ("data.background", 256, "less than or equal to 255"),
+        ("data.size", "big", "tuple"),
+        ("data.size", [8, 0], "greater than or equal to 1"),
+        ("data.flip", "sometimes", "boolean"),
+        ("network.channels", "wide", "valid integer"),
+        ("network.embedding", "third", "'halves' or 'interleaved'"),
+        ("diffusion.schedule.offset", "some", "valid number"),
+        ("diffusion.schedule", {"name": "warmup", "fraction": 2}, "fraction must lie in (0, 1]"),
+        ("diffusion.schedule", {"name": "sigmoid", "start": 4}, "needs start < end"),
+        ("diffusion.schedule", {"name": "constant", "beta": 1}, "β must lie between"),
+        ("diffusion.schedule", {"name": "given", "betas": [0.1]}, "T is 1000, but"),
+        ("diffusion.schedule", "jsd", "jsd: this schedule leaves nothing of the image at t = T"),
+        ("diffusion.zero_terminal_snr", True, "set diffusion.prediction to v or x0"),
+        ("sampling.sampler.eta", math.nan, "finite"),
+        ("training", 5, "dictionary"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(key, value, allowed):
+    line = refusal(key, value)
+    assert line.startswith("small: ")
+    assert key.rpartition(".")[2] in line
+    assert allowed in line
+
+
+@pytest.mark.parametrize("key", ["data", "training", "network", "training.steps", "network.name"])
+def test_a_missing_key_is_named(key):
+    tree = copy.deepcopy(SMALL)
+    section, _, name = key.partition(".")
+    del (tree[section] if name else tree)[name or section]
+    with pytest.raises(ConfigError, match=rf"^small: {key} is missing"):
+        parse_recipe(tree, "small")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"data: [1, 2", "is not valid YAML: .* line 1"),
+        (b"a: 1\n\tb: 2", "is not valid YAML"),
+        (b"\xff\xfe\xff", "is not valid YAML"),
+        (b"", "must hold the sections data, network, diffusion, training, sampling"),
+        (b"- data\n- network", "must hold the sections"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, content, said):
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^[^\n]*broken\.yaml {said}[^\n]*$"):
+        load_recipe(file)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no recipe file /.*/none\.yaml$"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_recipe_that_is_not_shipped():
+    with pytest.raises(ConfigError, match=r"no recipe 'digit'; did you mean digits\?; shipped: "):
+        load_recipe("digit")
+
+
+def test_too_few_steps_for_the_rescaled_schedule_are_one_line():
+    few = {"diffusion.schedule.name": "linear_rescaled", "diffusion.T": 20}
+    with pytest.raises(ConfigError, match=r"^small: diffusion.schedule linear_rescaled: T = 20 is"):
+        parse_recipe({**SMALL, "diffusion": {}}, "small", few)
+
+
+# ---- overrides ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("training.steps=500", "training.steps", 500),
+        ("network.multipliers=[1, 2]", "network.multipliers", [1, 2]),
+        ("data.flip=true", "data.flip", True),
+        ("data.path=a=b", "data.path", "a=b"),
+        ("training.clip_norm=", "training.clip_norm", None),
+        ("training.learning_rate=1e-4", "training.learning_rate", "1e-4"),  # so says YAML 1.1
+    ],
+)
+def test_an_override_is_read_as_yaml(text, key, value):
+    assert parse_override(text) == (key, value)
+
+
+@pytest.mark.parametrize("text", ["training.steps", "=5", "", "a=[1", "a=b: c: d"])
+def test_what_is_no_override(text):
+    with pytest.raises(ConfigError, match=r"is no override|is not valid YAML"):
+        parse_override(text)
+
+
+def test_an_override_replaces_one_key_and_leaves_the_given_tree_alone():
+    before = copy.deepcopy(SMALL)
+    recipe = small(training__steps=500, training__learning_rate="1e-4", network__channels=16)
+    assert (recipe.training.steps, recipe.training.batch_size) == (500, 8)
+    assert recipe.training.learning_rate == 1e-4
+    assert (recipe.network.options["channels"], recipe.network.options["groups"]) == (16, 4)
+    assert before == SMALL
+
+
+def test_an_override_reaches_into_what_was_only_a_name_or_nothing():
+    recipe = small(diffusion__schedule__offset=0.01, sampling__sampler__eta=1)
+    assert recipe.diffusion.schedule.name == "cosine"
+    assert recipe.diffusion.schedule.options["offset"] == 0.01
+    assert (recipe.sampling.sampler.name, recipe.sampling.sampler.options) == ("ddim", {"eta": 1})
+
+
+def test_an_override_below_a_value_is_refused():
+    with pytest.raises(ConfigError, match="steps is a value, not a section; it has no key more"):
+        small(training__steps__more=1)
+
+
+def test_the_defaults_of_every_component_are_written_out():
+    written = yaml.safe_load(small().to_yaml())
+    assert written["diffusion"]["schedule"] == {
+        "name": "cosine",
+        "offset": 0.008,
+        "beta_max": 0.999,
+    }
+    assert written["diffusion"]["zero_terminal_snr"] is False
+    assert written["network"]["multipliers"] == [1, 2, 2, 2]
+    assert written["sampling"]["sampler"] == {"name": "ddim", "eta": 0.0}
+    assert not {"image_channels", "cond_dim"} & set(written["network"])
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text("ab1.", max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+COMPONENT_KEYS = ["network.channels", "network.multipliers", "sampling.sampler.eta", "training.x"]
+
+
+@given(key=st.sampled_from([*dotted_keys(Recipe), *COMPONENT_KEYS]), value=VALUES)
+def test_any_override_makes_a_recipe_that_can_be_written_or_one_line(key, value):
+    try:
+        recipe = parse_recipe(SMALL, "small", {key: value})
+    except ConfigError as refused:
+        lines = str(refused).splitlines()
+    else:
+        lines = ["written out, it is the same recipe"]
+        assert parse_recipe(yaml.safe_load(recipe.to_yaml()), "again") == recipe
+    assert len(lines) == 1

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.data import DataError
+from fromnoise.data.labels.names import exactly, in_turn, in_words, index_of, parse_labels
+
+NAMES = ("red cube", "blue cube", "-odd", "sphere")
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("red cube", [1, 0, 0, 0]),
+        ("red cube, -blue cube", [1, -1, 0, 0]),
+        (" sphere ,red cube ", [1, 0, 0, 1]),
+        ("-sphere", [0, 0, 0, -1]),
+        ("-odd", [0, 0, 1, 0]),  # a name that begins like a negation is itself
+        ("--odd", [0, 0, -1, 0]),
+    ],
+)
+def test_words_become_numbers(text, condition):
+    np.testing.assert_array_equal(parse_labels(text, NAMES), condition)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("red cub", r"no label 'red cub'; did you mean red cube or blue cube\?"),
+        ("RED", r"no label 'RED'; did you mean red cube\?"),
+        ("cube", r"did you mean red cube or blue cube\?"),
+        ("-speer", r"no label 'speer'; did you mean sphere\?"),
+        ("zzz", "no label 'zzz'; the labels are red cube, blue cube, -odd, sphere"),
+        ("", "no label ''"),
+        ("sphere,", "no label ''"),
+        ("sphere, sphere", "'sphere' is said twice"),
+        ("sphere, -sphere", "'sphere' is said twice"),
+    ],
+)
+def test_what_is_no_label(text, said):
+    with pytest.raises(DataError, match=said):
+        parse_labels(text, NAMES)
+
+
+def test_some_labels_and_none_of_the_others():
+    np.testing.assert_array_equal(exactly(["blue cube"], NAMES), [-1, 1, -1, -1])
+    np.testing.assert_array_equal(exactly(["sphere", "-odd"], NAMES), [-1, -1, 1, 1])
+    with pytest.raises(DataError, match="no label 'cube'"):
+        exactly(["cube"], NAMES)
+    with pytest.raises(DataError, match="'sphere' is said twice; say each once"):
+        exactly(["sphere", "SPHERE"], NAMES)
+
+
+def test_each_in_turn():
+    turns = in_turn(NAMES, 6)
+    np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 3, 0, 1])
+    assert (turns.sum(axis=1) == 1 - 3).all()
+
+
+@pytest.mark.parametrize("said", ["Ankle boot", "ankle boot", "ankle-boot", "ANKLE_BOOT"])
+def test_case_and_punctuation_do_not_matter(said):
+    names = ("T-shirt/top", "Ankle boot", "-odd")
+    assert index_of(said, names) == 1
+    assert index_of("t-shirt-top", names) == 0
+    np.testing.assert_array_equal(parse_labels(f"t-shirt top, -{said}", names), [1, -1, 0])
+
+
+def test_but_they_never_choose_between_two_labels_nor_turn_a_label_into_its_opposite():
+    names = ("red-cube", "red cube", "sphere")
+    assert [index_of(name, names) for name in names] == [0, 1, 2]
+    for name in ("RED CUBE", "-sphere"):
+        with pytest.raises(DataError, match=f"no label '{name}'"):
+            index_of(name, names)
+
+
+@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=4, max_size=4))
+def test_words_and_numbers_say_the_same(values):
+    condition = np.array(values)
+    words = in_words(condition, NAMES)
+    present = [n for n, v in zip(NAMES, values, strict=True) if v > 0]
+    if not condition.any():
+        assert words == ""
+    elif condition.all() and present:  # complete: what is not named is absent
+        assert words == ", ".join(present)
+    else:
+        np.testing.assert_array_equal(parse_labels(words, NAMES), condition)
+        assert words.endswith(", …") == (not condition.all())

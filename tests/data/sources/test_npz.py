@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from fromnoise.data import DataError, open_images
+from fromnoise.data.sources.npz import read_labels
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 9), dtype=np.uint8)  # NCHW
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("key", ["images", "x", "X", "arr_0"])
+def test_npz_in_either_layout(tmp_path, save, layout, key):
+    images = RGB if layout == "NCHW" else RGB.transpose(0, 2, 3, 1)
+    save(tmp_path / "x.npz", **{key: images})
+    data = open_images("npz", tmp_path / "x.npz")
+    np.testing.assert_array_equal(data.images, RGB)
+    assert data.labels is None
+
+
+def test_npy_of_grey_and_of_fortran_order(tmp_path):
+    np.save(tmp_path / "x.npy", np.asfortranarray(RGB[:, 0]))
+    np.testing.assert_array_equal(open_images("npz", tmp_path / "x.npy").images, RGB[:, :1])
+
+
+def test_any_number_of_channels_and_a_resize_of_each(tmp_path):
+    images = np.zeros((2, 5, 8, 8), np.uint8)
+    images[:] = np.arange(5)[:, None, None] * 10
+    np.savez(tmp_path / "x.npz", images=images)
+    data = open_images("npz", tmp_path / "x.npz", size=(4, 4), fit="squash")
+    assert data.images.shape == (2, 5, 4, 4)
+    assert data.images[1, :, 2, 2].tolist() == [0, 10, 20, 30, 40]
+    with pytest.raises(DataError, match=r"data.channels is 3, but the images have 5; allowed: 5"):
+        open_images("npz", tmp_path / "x.npz", channels=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([0, 0.5, 1], np.float32), [0, 128, 255]),
+        (np.array([-1, 0, 1], np.float64), [0, 128, 255]),
+        (np.array([-1, 0, 1], np.float16), [0, 128, 255]),
+        (np.array([0, 385, 65535], np.uint16), [0, 1, 255]),
+        (np.array([False, True, True]), [0, 255, 255]),
+    ],
+)
+def test_values_of_other_types(tmp_path, values, expected):
+    np.save(tmp_path / "x.npy", np.broadcast_to(values[:, None, None], (3, 4, 4)))
+    data = open_images("npz", tmp_path / "x.npy")
+    assert data.images[:, 0, 1, 1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([0, 255.0]), r"values 0\.\.255; allowed: 0\.\.1 or -1\.\.1 \(for 0\.\.255"),
+        (np.array([0, np.nan]), "values nan..nan"),
+        (np.array([0, 16]), "type int64; allowed: uint8, uint16, bool, float"),
+        (np.array([None, 1]), "array of Python objects"),
+    ],
+)
+def test_values_whose_white_is_a_guess_are_refused(tmp_path, values, message):
+    np.save(tmp_path / "x.npy", np.broadcast_to(values[:, None, None], (2, 4, 4)))
+    with pytest.raises(DataError, match=message):
+        open_images("npz", tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 3), (0, 4, 4), (1, 2, 3, 4, 5)])
+def test_shapes_that_are_no_images(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match=r"shape"):
+        open_images("npz", tmp_path / "x.npy")
+
+
+def test_labels_of_an_npz(tmp_path):
+    np.savez(tmp_path / "x.npz", images=RGB, labels=np.array([0, 2, 1, 1, 2]))
+    data = open_images("npz", tmp_path / "x.npz")
+    assert data.label_names == ("0", "1", "2")
+    assert data.labels[1].tolist() == [-1, -1, 1]
+    np.savez(tmp_path / "y.npz", x=RGB, y=np.eye(5, 2, dtype=bool), classes=["red", "round"])
+    data = open_images("npz", tmp_path / "y.npz")
+    assert data.label_names == ("red", "round")
+    assert data.labels[:3].tolist() == [[1, -1], [-1, 1], [-1, -1]]
+
+
+@pytest.mark.parametrize("kind", ["S", "U"])
+def test_names_may_be_bytes(tmp_path, kind):
+    names = np.array(["cat", "dog"]).astype(kind)
+    np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
+    assert open_images("npz", tmp_path / "x.npz").label_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "cat"], "says 'cat' twice"),
+        (["cat", " "], "has an empty name"),
+        ("cat", r"shape \(\); allowed: a list of texts"),
+        ([0.5, 1.5], "float64"),
+    ],
+)
+def test_names_that_are_none_are_refused(tmp_path, names, said):
+    np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
+    with pytest.raises(DataError, match=said):
+        open_images("npz", tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1, 0], [[-1, 1], [1, -1]]),
+        ([[1], [2]], [[-1, 1, -1], [-1, -1, 1]]),  # CIFAR's column of classes
+        ([[0], [1]], [[-1], [1]]),  # one label, absent and present
+        ([[0, 1], [1, 1]], [[-1, 1], [1, 1]]),
+        ([[0, -1], [1, 1]], [[0, -1], [1, 1]]),  # with a -1, 0 is "not said"
+    ],
+)
+def test_classes_and_signs(given, expected):
+    labels = read_labels(np.array(given), 2, where="x.npz")
+    assert labels.dtype == np.int8
+    assert labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "given", [1, [[], []], [1], [1.0, 2.0], [-1, 0], [10**9, 0], [[0, 2], [1, 1]], ["a", "b"]]
+)
+def test_labels_that_are_none(given):
+    with pytest.raises(DataError, match=r"x.npz: labels of type .* allowed: 2 "):
+        read_labels(np.array(given), 2, where="x.npz")
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    np.savez(tmp_path / "keys.npz", pictures=RGB)
+    with pytest.raises(DataError, match=r"holds pictures\.npy; images need the key images or x"):
+        open_images("npz", tmp_path / "keys.npz")
+    np.save(tmp_path / "whole.npy", RGB)
+    (tmp_path / "half.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-100])
+    for name in ("empty.npz", "empty.npy"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("empty.npz", "empty.npy", "half.npy"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read as arrays: "):
+            open_images("npz", tmp_path / name)

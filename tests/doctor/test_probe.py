@@ -1,0 +1,182 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fromnoise.config.components import Component, checked
+from fromnoise.config.recipe import Training
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
+from fromnoise.diffusion.self_conditioning import first_guess
+from fromnoise.doctor import probe
+from fromnoise.doctor.probe import Attended, count_work, kept_bytes, measure, memory_free
+from fromnoise.networks import NETWORKS
+from fromnoise.training.precision import Computation
+
+FP32 = Computation("fp32", False)
+SMALL = {
+    "ddpm": {"channels": 8, "groups": 4, "attention_levels": [0, 1]},
+    "dense_attention": {"channels": [8, 8, 8, 8], "mid_channels": [8, 8], "out_width": 8},
+    "stacked": {"channels": [8, 16, 32, 64, 64, 48], "groups": 4, "heads": 2},
+    "linear_attention": {"dim": 8, "multipliers": [1, 2]},
+    "context": {"features": 8},
+}
+
+
+def denoiser_of(name, cond_dim=0, **options):
+    whole = checked(Component(name=name, **options), "network").options
+    given = {"T": 10} if name == "context" else {}
+    torch.manual_seed(0)
+    network = NETWORKS[name](image_channels=3, cond_dim=cond_dim, **given, **whole)
+    return Denoiser(network, NoiseSchedule.named("cosine", 10))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_work_is_what_the_counter_of_torch_counts(name):
+    denoiser, x0 = denoiser_of(name, **SMALL[name]).eval(), torch.zeros(1, 3, 32, 32)
+    _, multiply_adds, _ = count_work(denoiser, x0)
+    apart = sdpa_kernel(SDPBackend.MATH)  # older ones do not count fused attention on a CPU
+    with torch.no_grad(), apart, FlopCounterMode(display=False) as counter:
+        denoiser(x0, torch.ones(1, dtype=torch.long))
+    assert multiply_adds == counter.get_total_flops() / 2
+
+
+def test_every_attention_is_seen_with_its_tokens():
+    denoiser = denoiser_of("ddpm", **SMALL["ddpm"]).eval()
+    _, _, attention = count_work(denoiser, torch.zeros(1, 3, 16, 24))
+    tokens = [16 * 24] * 2 + [8 * 12] * 2 + [2 * 3] + [8 * 12] * 3 + [16 * 24] * 3
+    assert [a.tokens for a in attention] == tokens
+    assert attention[0] == Attended(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
+    stacked = denoiser_of("stacked", **SMALL["stacked"]).eval()
+    of_stacked = count_work(stacked, torch.zeros(1, 3, 32, 32))
+    assert {a.heads for a in of_stacked[2]} == {2}
+
+
+class Squares(nn.Module):
+    """x_t·w → its square: x_t and x_t·w are kept for the backward pass, and the error for mse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x, t, cond=None):
+        return (x * self.weight).square()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_is_kept_is_counted_once_and_by_image(count):
+    denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
+    kept = kept_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
+    # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
+    assert kept == 3 * 3 * 4 * 4 * 4 + 4
+    assert all(p.grad is None for p in denoiser.parameters())
+
+
+@pytest.fixture
+def tiny_denoiser(start):
+    return start({})[0].denoiser
+
+
+@pytest.fixture
+def look(tiny_denoiser):
+    """look(seconds=…): measure the tiny network."""
+
+    def call(seconds=5.0, computation=FP32, **options):
+        settings = Training(steps=1, batch_size=8, device="cpu", **options)
+        return measure(
+            tiny_denoiser,
+            settings,
+            Objective(),
+            (1, 8, 8),
+            num_labels=0,
+            seconds=seconds,
+            computation=computation,
+        )
+
+    return call
+
+
+def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
+    def noted(*given):
+        seen.append(given[-1])
+        return first_guess(*given)
+
+    seen = []
+    denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
+    monkeypatch.setattr("fromnoise.diffusion.losses.first_guess", noted)
+    kept_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
+    assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
+
+
+def test_measures_a_step(look, tiny_denoiser):
+    found = look()
+    parameters = sum(p.numel() for p in tiny_denoiser.parameters())
+    assert found.parameters == parameters
+    assert found.weight_bytes == 4 * parameters
+    assert found.computation == FP32
+    assert found.images == 8
+    assert found.step_seconds > 0
+    assert found.image_bytes > 8 * 8 * 4
+    assert look(accumulation=4).images == 2
+    assert look(computation=None, precision="fp32", channels_last=True).computation == (
+        "fp32",
+        True,
+        False,
+    )
+
+
+def test_changes_nothing(look, tiny_denoiser):
+    weights = {name: tensor.clone() for name, tensor in tiny_denoiser.state_dict().items()}
+    mode, state = tiny_denoiser.training, torch.get_rng_state()
+    look(computation=None)
+    assert torch.equal(state, torch.get_rng_state())
+    assert tiny_denoiser.training == mode
+    assert all(torch.equal(weights[name], t) for name, t in tiny_denoiser.state_dict().items())
+    assert all(parameter.grad is None for parameter in tiny_denoiser.parameters())
+
+
+def test_without_time_only_the_forward_pass_of_one_image_is_run(look, monkeypatch):
+    monkeypatch.setattr(probe, "kept_bytes", None)
+    found = look(seconds=0.0)
+    assert (found.step_seconds, found.image_bytes, found.computation) == (None, None, None)
+    assert found.multiply_adds > 0
+
+
+def test_the_time_is_kept(look, tiny_denoiser, monkeypatch):
+    """A network that sleeps for 20 ms an image: a whole batch of 8 would fit three times."""
+
+    def slow(x, t, cond=None):
+        time.sleep(0.02 * len(x))
+        return forward(x, t, cond)
+
+    forward = tiny_denoiser.network.forward
+    monkeypatch.setattr(tiny_denoiser.network, "forward", slow)
+    look(seconds=0.0)
+    started = time.perf_counter()
+    found = look(seconds=0.6)
+    assert time.perf_counter() - started < 5  # of a machine that others use too
+    assert found.images < 8
+    assert found.step_seconds is None or found.step_seconds > 8 * 0.02
+
+
+def test_memory_that_is_there():
+    free = memory_free(torch.device("cpu"))
+    assert free is None or 2**24 < free < 2**50
+    assert memory_free(torch.device("meta")) is None
+
+
+def test_a_network_with_batch_statistics_and_labels_is_measured():
+    denoiser = denoiser_of("context", cond_dim=2, features=8, norm="batch")
+    found = measure(
+        denoiser,
+        Training(batch_size=4),
+        Objective(),
+        (3, 32, 32),
+        num_labels=2,
+        seconds=1.0,
+        computation=FP32,
+    )
+    assert found.attention == ()
+    assert found.image_bytes is None or found.image_bytes > 3 * 32 * 32 * 4

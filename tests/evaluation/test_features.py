@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch_fidelity import feature_extractor_dinov2 as dinov2_library
+from torch_fidelity import feature_extractor_inceptionv3 as inception_library
+
+from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network
+from fromnoise.evaluation import features as extractors
+from fromnoise.evaluation.features import (
+    ExtractorError,
+    in_parts,
+    of_judge,
+    open_extractor,
+    pick_extractor,
+)
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+
+
+def judge_of(kind="classes", channels=3, size=(8, 8)):
+    names = ("a", "b", "c")
+    spec = JudgeSpec(kind=kind, label_names=names, channels=channels, size=size, stem="small")
+    torch.manual_seed(0)
+    return Judge(build_network(spec), spec)
+
+
+def test_pixels_are_themselves_between_0_and_1():
+    pixels = open_extractor("pixels", (1, 2, 2), device=CPU)
+    images = np.array([0, 51, 102, 255], dtype=np.uint8).reshape(1, 1, 2, 2)
+    features, logits = pixels.extract(images)
+    np.testing.assert_allclose(features, [[0, 0.2, 0.4, 1]])
+    assert (logits, pixels.width, pixels.weights) == (None, 4, "")
+
+
+def test_large_images_are_averaged():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), dtype=np.uint8)
+    pixels = open_extractor("pixels", (3, 64, 96), device=CPU)
+    expected = images.reshape(2, 3, 32, 2, 32, 3).mean(axis=(3, 5)) / 255
+    np.testing.assert_allclose(pixels.extract(images).features, expected.reshape(2, -1), rtol=1e-5)
+    assert (pixels.width, pixels.resize) == (3072, "averaged to 32×32")
+
+
+def test_a_judge_gives_what_its_last_layer_is_given():
+    judge = judge_of()
+    seen = []
+    hook = judge.network.fc.register_forward_hook(lambda _, given, out: seen.append((*given, out)))
+    judge.network(torch.from_numpy(IMAGES) / 127.5 - 1)
+    hook.remove()
+    (given, out), found = seen[0], of_judge(judge).extract(IMAGES)
+    np.testing.assert_allclose(found.features, given, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.logits, out, rtol=1e-4, atol=1e-6)
+    assert of_judge(judge).width == given.shape[1] == 512
+
+
+def test_yes_or_no_labels_are_no_classes():
+    assert of_judge(judge_of("labels")).extract(IMAGES).logits is None
+
+
+def test_other_weights_are_another_extractor():
+    judge, other = judge_of(), judge_of()
+    assert of_judge(judge).weights == of_judge(other).weights
+    with torch.no_grad():
+        other.network.fc.bias[0] += 1e-6
+    assert of_judge(judge).weights != of_judge(other).weights
+
+
+def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            assert x.dtype == torch.uint8
+            return (x.float().mean(dim=(2, 3)) * self.scale,)
+
+    monkeypatch.setattr(extractors, "AT_A_TIME", 4)
+    features, logits = extractors._in_batches(Mean())(IMAGES[:, :1])
+    expected = IMAGES[:, 0].mean(axis=(1, 2))
+    np.testing.assert_allclose(features, np.stack([expected] * 3, axis=1), rtol=1e-6)
+    assert logits is None
+
+
+def test_features_come_in_parts_and_are_counted(monkeypatch):
+    monkeypatch.setattr(extractors, "PART", 4)
+    done = []
+    pixels = open_extractor("pixels", (3, 8, 8), device=CPU)
+    parts = list(in_parts(pixels, IMAGES, lambda *of: done.append(of)))
+    assert done == [(4, 9), (8, 9), (9, 9)]
+    together = np.concatenate([part.features for _, part in parts])
+    np.testing.assert_array_equal(together, pixels.extract(IMAGES).features)
+
+
+def test_features_that_are_not_finite_are_refused():
+    def extract(images):
+        features = np.ones((len(images), 2), dtype=np.float32)
+        features[3] = np.nan
+        return extractors.Features(features, None)
+
+    broken = extractors.Extractor("pixels", 2, "", "none", extract)
+    with pytest.raises(ExtractorError, match="NaN or infinite, for 1 of the images 0-8"):
+        next(in_parts(broken, IMAGES))
+
+
+def no_network(*_, **__):
+    raise OSError("Name or service not known")
+
+
+def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(monkeypatch):
+    monkeypatch.setattr(inception_library, "load_state_dict_from_url", no_network)
+    with pytest.raises(ExtractorError) as error:
+        open_extractor("inception", (3, 8, 8), device=CPU)
+    line = str(error.value)
+    assert f"download {inception_library.URL_INCEPTION_V3}" in line
+    assert "checkpoints/weights-inception-2015-12-05-6726825d.pth" in line
+    assert "give it as --features-weights" in line
+    assert "`--extractor judge --judge FOLDER` and `--extractor pixels` work without it" in line
+    monkeypatch.setattr(dinov2_library.torch.hub, "load", no_network)
+    with pytest.raises(ExtractorError, match="DINOv2 is not here and cannot be fetched"):
+        open_extractor("dinov2", (3, 8, 8), device=CPU)
+
+
+class Code:
+    """A file that would run something when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path, capsys):
+    def opened(file):
+        return open_extractor("inception", (3, 8, 8), weights=file, device=CPU)
+
+    with pytest.raises(ExtractorError, match=r"there is no file .*missing\.pth"):
+        opened(tmp_path / "missing.pth")
+    torch.save(Code(), tmp_path / "code.pth")
+    with pytest.raises(ExtractorError, match=r"code\.pth is no file of tensors"):
+        opened(tmp_path / "code.pth")
+    assert capsys.readouterr().out == ""
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ExtractorError, match=r"other\.pth has no weights of torch-fidelity's Inc"):
+        opened(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "more", "said"),
+    [
+        ("vgg", (3, 8, 8), {}, "no extractor 'vgg'; allowed: inception, dinov2, judge, pixels"),
+        ("judge", (3, 8, 8), {}, "--extractor judge needs --judge FOLDER"),
+        ("inception", (4, 8, 8), {}, "images of 1 or 3 channels, and these have 4"),
+        ("judge", (3, 9, 8), {"judge": judge_of()}, "the images are 9×8 .H×W., but this judge"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(name, shape, more, said):
+    with pytest.raises(ValueError, match=said) as error:
+        open_extractor(name, shape, device=CPU, **more)
+    assert "\n" not in str(error.value)
+
+
+def test_the_extractor_is_the_named_one_or_that_of_what_is_given():
+    assert pick_extractor(None) == "inception"
+    assert pick_extractor(None, judge=Path("j")) == "judge"
+    assert pick_extractor("judge", judge=Path("j")) == "judge"
+    for name in (None, "inception"):
+        assert pick_extractor(name, features_weights=Path("w")) == "inception"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("pixels", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to pixels"),
+        ("inception", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to incep"),
+        ("dinov2", {"features_weights": Path("w")}, "belongs to --extractor inception, not to di"),
+        (None, {"judge": Path("j"), "features_weights": Path("w")}, "inception, not to judge"),
+    ],
+)
+def test_what_belongs_to_another_extractor_is_refused(name, given, said):
+    with pytest.raises(ExtractorError, match=said):
+        pick_extractor(name, **given)
