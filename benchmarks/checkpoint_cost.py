@@ -26,7 +26,7 @@ from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.previews import save_preview
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, learn
+from fromnoise.training.step import Batch, train_step
 
 EVERY = 1000  # steps from one checkpoint to the next
 WORKS = {  # recipe → its batch here, and its images
@@ -57,7 +57,7 @@ def measure(recipe: Recipe, n: int, channels: int, side: int, repeats: int) -> d
         run = Path(scratch)
 
         def step() -> None:
-            learn(state, objective, batch, settings)
+            train_step(state, objective, batch, settings)
             state.step += 1
 
         def checkpoint() -> None:

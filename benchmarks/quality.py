@@ -39,7 +39,9 @@ def main() -> None:
     """Print and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="digits")
-    parser.add_argument("--run", type=Path, help="judge this finished run instead of training one")
+    parser.add_argument(
+        "--run", type=Path, help="classifier this finished run instead of training one"
+    )
     parser.add_argument("--num", type=int, help="samples, and real images; default: all images")
     arguments = parser.parse_args()
 

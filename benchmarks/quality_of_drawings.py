@@ -1,4 +1,4 @@
-"""How good drawn images are: their Fréchet distance to Fashion-MNIST in the features of a judge."""
+"""How good drawn images are: their Fréchet distance to Fashion-MNIST in the features of a classifier."""
 
 import hashlib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -11,11 +11,11 @@ from report import versions
 from turns import check_plan
 
 from fromnoise import ImageSet, open_images
-from fromnoise.classifier.classifier import Judge, load_judge
+from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import detect_source
 from fromnoise.evaluation import Interval, frechet_scores, moments_of
-from fromnoise.evaluation.features import check_installed, in_parts, of_judge
+from fromnoise.evaluation.features import check_installed, classifier_features, in_parts
 from fromnoise.evaluation.images import Real
 from fromnoise.evaluation.metrics import BLOCKS
 from fromnoise.evaluation.reference import Reference, reference_of
@@ -34,14 +34,14 @@ class Measure(NamedTuple):
     data: ImageSet
     held_out: ImageSet
     path: str | None
-    judge: Judge
+    classifier: Classifier
     reference: Reference
 
     def told(self) -> dict[str, Any]:
         """What is to be known of it beside the distances, among them that of real images."""
-        weights = of_judge(self.judge).weights
+        weights = classifier_features(self.classifier).weights
         return {
-            "judge": {"weights": weights, "accuracy": self.judge.spec.held_out},
+            "classifier": {"weights": weights, "accuracy": self.classifier.spec.held_out},
             "training_images": len(self.data),
             "held_out_images": len(self.held_out),
             "real_images": distance(np.asarray(self.held_out.images), self)._asdict(),
@@ -52,7 +52,9 @@ def parser_of(doc: str | None, *, num: int) -> ArgumentParser:
     """What every such script is told. num: the images that each draws by default."""
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it is kept")
-    parser.add_argument("--judge", type=Path, required=True, help=f"of `judge train {RECIPE}`")
+    parser.add_argument(
+        "--classifier", type=Path, required=True, help=f"of `classifier train {RECIPE}`"
+    )
     parser.add_argument("--data", type=Path, help="where Fashion-MNIST lies, or is to be fetched")
     parser.add_argument("--num", type=int, default=num, help="images to draw, of each")
     return parser
@@ -66,15 +68,15 @@ def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
     recipe = hashlib.sha256(load_recipe(RECIPE).to_yaml().encode()).hexdigest()[:16]
     same = {"data": data.fingerprint, "recipe": recipe, "versions": versions()}
     check_plan(arguments.out, {**plan, **same})
-    judge = load_judge(arguments.judge)
-    reference = reference_of(Real(data, f"{RECIPE}, train"), of_judge(judge))
+    classifier = load_classifier(arguments.classifier)
+    reference = reference_of(Real(data, f"{RECIPE}, train"), classifier_features(classifier))
     path = None if arguments.data is None else str(arguments.data.absolute())
-    return Measure(data, held_out, path, judge, reference)
+    return Measure(data, held_out, path, classifier, reference)
 
 
 def distance(images: np.ndarray, measure: Measure) -> Interval:
     """That of `fromnoise evaluate` (its `fid`), of uint8 (N, C, H, W)."""
-    space = of_judge(measure.judge)
+    space = classifier_features(measure.classifier)
     features = np.concatenate([part.features for _, part in in_parts(space, images)])
     blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
     return frechet_scores(blocks, measure.reference.mean, measure.reference.covariance)[0]

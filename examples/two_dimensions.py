@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, sampling_times
+from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, sampling_timesteps
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -65,7 +65,7 @@ def paths(way: str, count: int, steps: int) -> Tensor:
         return torch.randn(count, 2, 1, 1, dtype=torch.float64, generator=generator)
 
     x_T = noise(SCHEDULE.T)
-    times = sampling_times(SCHEDULE, steps, "log_snr")
+    times = sampling_timesteps(SCHEDULE, steps, "log_snr")
     walk = WAYS[way](denoise, SCHEDULE, x_T, times, noise=noise)
     return torch.stack([x_T, *(step.x for step in walk)])[..., 0, 0]
 

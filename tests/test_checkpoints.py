@@ -24,7 +24,7 @@ from fromnoise.checkpoints import (
     read_state,
     read_tensors,
     save_checkpoint,
-    save_file_whole,
+    save_tensors_atomic,
 )
 
 FILES = ("model.safetensors", "optimizer.safetensors")
@@ -256,14 +256,14 @@ def test_checkpoints_are_ordered_by_number(tmp_path):
 def test_a_lone_file_is_replaced_or_left_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "new" / "x.safetensors"
     for value in (1.0, 2.0):
-        save_file_whole(path, TensorFile({"a": torch.tensor([value])}, {"about": "x"}))
+        save_tensors_atomic(path, TensorFile({"a": torch.tensor([value])}, {"about": "x"}))
         assert read_tensors(path) == ({"a": torch.tensor([value])}, {"about": "x"})
     assert read_metadata(path) == {"about": "x"}
     assert list(path.parent.iterdir()) == [path]
     before = path.read_bytes()
 
     with pytest.raises(NotFinite, match=r"a is not finite, so .*x\.safetensors was not written"):
-        save_file_whole(path, TensorFile({"a": torch.tensor([float("nan")])}, {}))
+        save_tensors_atomic(path, TensorFile({"a": torch.tensor([float("nan")])}, {}))
 
     def fail(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -271,24 +271,24 @@ def test_a_lone_file_is_replaced_or_left_as_it_was(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_tensors", fail)
         with pytest.raises(DiskFull, match=r"the disk is full: x\.safetensors needs 1 MiB"):
-            save_file_whole(path, TensorFile({"a": torch.tensor([3.0])}, {}))
+            save_tensors_atomic(path, TensorFile({"a": torch.tensor([3.0])}, {}))
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 0))
     with pytest.raises(DiskFull, match="has 0 MiB free"):
-        save_file_whole(path, TensorFile({"a": torch.tensor([3.0])}, {}))
+        save_tensors_atomic(path, TensorFile({"a": torch.tensor([3.0])}, {}))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_death_while_a_lone_file_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
-    save_file_whole(path, TensorFile({"a": torch.ones(1)}, {}))
+    save_tensors_atomic(path, TensorFile({"a": torch.ones(1)}, {}))
 
     def die(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints, "flush", die)
     with pytest.raises(KeyboardInterrupt):
-        save_file_whole(path, TensorFile({"a": torch.zeros(1)}, {}))
+        save_tensors_atomic(path, TensorFile({"a": torch.zeros(1)}, {}))
     assert read_tensors(path).tensors["a"] == 1
 
 

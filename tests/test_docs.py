@@ -49,7 +49,7 @@ LABELS = (DOCS / "labels.md").read_text(encoding="utf-8")
 
 def test_every_option_of_the_page_on_labels_exists():
     known = options_of(["sample"]) | options_of(["evaluate"])
-    known |= options_of(["judge", "train"]) | options_of(["judge", "import"])
+    known |= options_of(["classifier", "train"]) | options_of(["classifier", "import"])
     known |= options_of(["train"]) | options_of(["data", "shapes"])
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", LABELS))
     assert len(options) > 10

@@ -25,16 +25,16 @@ from torchvision.transforms import CenterCrop
 import fromnoise
 from fromnoise import generation as editing
 from fromnoise.checkpoints import list_checkpoints, prune
-from fromnoise.classifier.label_scores import Verdicts, label_counts, scores
+from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
 from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.data.decoding.transforms import Picture, fit_picture
 from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.data.sources.files import EXTENSIONS
-from fromnoise.diffusion import METRICS, NoiseSchedule, Prediction, reverse_step
+from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation import frechet_distance, moments_of
-from fromnoise.model.model import Model, build_denoiser, pick_device, to_uint8
+from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
@@ -498,7 +498,7 @@ def test_no_recipe_wants_weights_to_begin_with():
 def test_the_device_is_what_is_there(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert pick_device("auto").type == expected
+    assert select_device("auto").type == expected
 
 
 def test_the_paper_has_silu_and_the_tutorial_relu(monkeypatch):
@@ -557,7 +557,7 @@ def test_what_a_recipe_does_not_say_is_written_out():
     absolute, squared = (0.3 * white**p + 0.7 * black**p for p in (1, 2))
     one, minus = torch.ones_like(choice), -torch.ones_like(choice)
     for name, expected in (("l1", absolute), ("mse", squared)):
-        metric = METRICS[name]
+        metric = LOSSES[name]
         torch.testing.assert_close(
             0.3 * metric(choice, one) + 0.7 * metric(choice, minus), expected
         )
@@ -724,7 +724,7 @@ def test_recall_does_not_see_what_was_not_asked_for():
     wanted = np.where(np.arange(24) == 0, 1, -1)[None]
     probability = np.full((1, 24), 0.01)
     probability[0, :3] = 0.99, 0.98, 0.97
-    found = scores(label_counts(Verdicts(probability, probability >= 0.5), wanted))
+    found = scores(label_counts(LabelPredictions(probability, probability >= 0.5), wanted))
     assert (found["recall_at_k"], found["recall"], found["f1"]) == (1, 1, 0.5)
     assert (found["precision"], found["exact_match"], found["extra"]) == (1 / 3, 0, 1)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from fromnoise import config
 from fromnoise.cli import app
 from fromnoise.diffusion import (
-    METRICS,
+    LOSSES,
     SAMPLERS,
     SCHEDULES,
-    SPACINGS,
+    TIMESTEPS,
     WEIGHTINGS,
     NoiseSchedule,
 )
@@ -38,11 +38,11 @@ SECTIONS = {
 }
 NAMED = {
     "Schedule": SCHEDULES,
-    "Spacing": SPACINGS,
+    "Timesteps": TIMESTEPS,
     "Sampler": SAMPLERS,
     "Variance": ("small", "large", "learned"),
     "Prediction": OWN,
-    "Metric": [*METRICS, VLB],
+    "Metric": [*LOSSES, VLB],
     "Weighting": WEIGHTINGS,
     "Times": ("uniform", "stratified", "importance"),
     "Edit": typer.main.get_command(app).commands["edit"].commands,
@@ -155,8 +155,8 @@ def test_what_a_schedule_leaves_of_the_image(name, T, percent):
 def test_the_defaults_are_those_that_the_page_names():
     diffusion, sampling = config.Diffusion(), config.Sampling()
     assert (diffusion.schedule.name, diffusion.T, diffusion.prediction) == ("linear", 1000, "eps")
-    assert (diffusion.metric, diffusion.weighting.name) == ("mse", "simple")
-    assert (sampling.sampler.name, sampling.steps, sampling.spacing) == ("ddim", 50, "trailing")
+    assert (diffusion.loss, diffusion.weighting.name) == ("mse", "simple")
+    assert (sampling.sampler.name, sampling.steps, sampling.timesteps) == ("ddim", 50, "trailing")
 
 
 def test_the_errors_of_the_samplers_are_those_of_the_table(drawing):

@@ -27,7 +27,7 @@ from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, learn
+from fromnoise.training.step import Batch, train_step
 
 LONG = 100_000  # steps
 
@@ -60,7 +60,7 @@ def training_step(
     return Work(
         str(computation),
         batch_size,
-        lambda: learn(state, objective, batch, settings),
+        lambda: train_step(state, objective, batch, settings),
         device,
         chosen,
     )

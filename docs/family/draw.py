@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from plane import two
 from style import LOOK, save, shrink
 
-from fromnoise.diffusion import METRICS, SAMPLERS, SCHEDULES, SPACINGS, WEIGHTINGS
+from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS
 from fromnoise.diffusion.losses import OWN, VLB
 
 FOLDER = Path(__file__).parent
@@ -45,7 +45,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **each("schedule", lines.schedule, SCHEDULES),
     "schedule-with-zero_terminal_snr": lines.zero_terminal_snr,
     **each("prediction", objectives.prediction, OWN),
-    **each("metric", objectives.metric, METRICS),
+    **each("metric", objectives.metric, LOSSES),
     anchor(f"metric {VLB}"): objectives.bound,
     "hybrid-objective": objectives.hybrid,
     **each("weighting", objectives.weighting, WEIGHTINGS),
@@ -55,7 +55,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "average-ema_decay": averages.decay,
     "averages-ema_lengths": averages.lengths,
     "average-of-any-length": averages.afterwards,
-    **each("spacing", lines.spacing, SPACINGS),
+    **each("timesteps", lines.timesteps, TIMESTEPS),
     **each("sampler", samplers.sampler, SAMPLERS),
     **each("variance", samplers.variance, ("small", "large", "learned")),
     "classifier-free-guidance": guidance.scales,

@@ -12,7 +12,7 @@ from fromnoise.diffusion import (
     ddim_inversion,
     inpaint,
     interpolation_starts,
-    sampling_times,
+    sampling_timesteps,
     slerp,
 )
 
@@ -45,7 +45,7 @@ def inpainting() -> Figure:
             two.denoise,
             two.SCHEDULE,
             drawn(len(image), seed=8),
-            sampling_times(two.SCHEDULE, STEPS, "log_snr"),
+            sampling_timesteps(two.SCHEDULE, STEPS, "log_snr"),
             image=image,
             known=known,
             noise=noise,
@@ -71,7 +71,7 @@ def variation() -> Figure:
 def from_t(sampler: str, x_t: Tensor, t: int) -> Tensor:
     """The last x of a sampler that begins at t."""
     generator = torch.Generator().manual_seed(10)
-    below = sampling_times(two.SCHEDULE, STEPS, "log_snr")
+    below = sampling_timesteps(two.SCHEDULE, STEPS, "log_snr")
     times = [t, *(u for u in below if u < t)]
 
     def noise(t: int) -> Tensor:
@@ -83,7 +83,7 @@ def from_t(sampler: str, x_t: Tensor, t: int) -> Tensor:
 
 def inverted(x: Tensor, steps: int) -> Tensor:
     """x_0 and every x on the way up to x_T."""
-    times = sampling_times(two.SCHEDULE, steps, "log_snr")
+    times = sampling_timesteps(two.SCHEDULE, steps, "log_snr")
     return torch.stack([x, *(s.x for s in ddim_inversion(two.denoise, two.SCHEDULE, x, times))])
 
 

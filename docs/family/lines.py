@@ -1,4 +1,4 @@
-"""Pictures of schedules, spacings and variances: curves over t and over the log-SNR."""
+"""Pictures of schedules, timesteps and variances: curves over t and over the log-SNR."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from style import ACCENT, GREY, SECOND, panels
 
-from fromnoise.diffusion import SCHEDULES, SPACINGS, NoiseSchedule, sampling_times
+from fromnoise.diffusion import SCHEDULES, TIMESTEPS, NoiseSchedule, sampling_timesteps
 
 T = 1000
 BY_HAND = [beta for beta in (1e-4, 2e-3, 8e-3, 2e-2) for _ in range(T // 4)]
@@ -59,13 +59,13 @@ def _over_time(panel) -> None:
     panel.legend(loc="lower left")
 
 
-def spacing(name: str) -> Figure:
+def timesteps(name: str) -> Figure:
     """Which times are visited: on the curve of the log-SNR, and as ticks on both sides."""
     linear = _named("linear")
-    visited = torch.tensor(sampling_times(linear, STEPS, name))
-    figure, (panel,) = panels(f"Spacing {name}: {STEPS} of {T} times")
-    for other in SPACINGS:
-        t = torch.tensor(sampling_times(linear, STEPS, other))
+    visited = torch.tensor(sampling_timesteps(linear, STEPS, name))
+    figure, (panel,) = panels(f"Timesteps {name}: {STEPS} of {T} times")
+    for other in TIMESTEPS:
+        t = torch.tensor(sampling_timesteps(linear, STEPS, other))
         panel.plot(t / T, linear.log_snr(t), "|", color=GREY, markersize=12)
     panel.plot(*_log_snr(linear), color="0.6", linewidth=1)
     share, height = visited / T, linear.log_snr(visited)

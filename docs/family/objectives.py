@@ -8,9 +8,9 @@ from samplers import spread
 from style import ACCENT, GREY, SECOND, THIRD, panels
 from torch import Tensor
 
-from fromnoise.diffusion import METRICS, WEIGHTINGS, sampling_times
+from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
-from fromnoise.training.noise_levels import KEPT, History, draw_times
+from fromnoise.training.noise_levels import KEPT, History, draw_noise_levels
 
 LOG_SNR = torch.linspace(-10, 10, 201)
 SNR = LOG_SNR.exp()
@@ -31,9 +31,9 @@ def metric(name: str) -> Figure:
     """The loss of one element over its error."""
     figure, (panel,) = panels(f"Metric {name}")
     error = torch.linspace(-3, 3, 241)
-    for other in METRICS.values():
+    for other in LOSSES.values():
         panel.plot(error, other(error, torch.zeros(())), color=GREY)
-    panel.plot(error, METRICS[name](error, torch.zeros(())), color=ACCENT)
+    panel.plot(error, LOSSES[name](error, torch.zeros(())), color=ACCENT)
     panel.set(xlabel="error e of one element", ylabel="loss", ylim=(0, 4))
     return figure
 
@@ -100,7 +100,7 @@ def times(how: str) -> Figure:
     generator = torch.Generator().manual_seed(0)
     if how == "importance":
         history = _history()
-        t, _ = draw_times(how, T, 100_000, generator, history)
+        t, _ = draw_noise_levels(how, T, 100_000, generator, history)
         panel.hist(t, bins=50, range=(0, T), density=True, color=GREY, label="100,000 draws of t")
         p = history.probabilities()
         panel.semilogy(
@@ -109,7 +109,7 @@ def times(how: str) -> Figure:
         panel.set(xlabel="t", ylabel="probability")
         panel.legend()
         return figure
-    t, _ = draw_times(how, T, BATCH, generator)
+    t, _ = draw_noise_levels(how, T, BATCH, generator)
     panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
     panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
     panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)
@@ -145,7 +145,7 @@ def hints() -> Figure:
     """How near the x̂_0 of the step before is to that of this step, beside zeros."""
     figure, (panel,) = panels("Self-conditioning: how far a hint is from the x_0 to be predicted")
     x = walk("ddim", drawn(300), 50)
-    t = sampling_times(two.SCHEDULE, 50, "log_snr")
+    t = sampling_timesteps(two.SCHEDULE, 50, "log_snr")
     x0 = torch.stack([two.denoise(x_t, u).x0 for x_t, u in zip(x[:-1], t, strict=True)])
     share = torch.tensor(t) / T
     size = x0.flatten(2).norm(dim=2).mean(dim=1)

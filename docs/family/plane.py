@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, sampling_times
+from fromnoise.diffusion import SAMPLERS, sampling_timesteps
 
 ROOT = Path(__file__).parents[2]
 two = SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / "two_dimensions.py")))
@@ -28,7 +28,7 @@ def walk(sampler: str, x_T: Tensor, steps: int, *, denoise=two.denoise, **option
     def noise(t: int) -> Tensor:
         return torch.randn(x_T.shape, dtype=x_T.dtype, generator=generator)
 
-    times = sampling_times(two.SCHEDULE, steps, "log_snr")
+    times = sampling_timesteps(two.SCHEDULE, steps, "log_snr")
     steps_of = SAMPLERS[sampler](denoise, two.SCHEDULE, x_T, times, noise=noise, **options)
     return torch.stack([x_T, *(step.x for step in steps_of)])
 

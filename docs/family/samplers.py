@@ -10,7 +10,7 @@ from plane import dots, drawn, exact, ground, two, walk
 from style import ACCENT, GREY, panels
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, Prediction, sampling_times
+from fromnoise.diffusion import SAMPLERS, Prediction, sampling_timesteps
 
 DETERMINISTIC = [name for name in SAMPLERS if name not in ("ddpm", "dpm++sde")]
 SHOWN, STEPS, COUNTED = 14, 8, 2000
@@ -94,7 +94,7 @@ def spread(x_t: Tensor, t: int) -> Tensor:
 def variance(name: str) -> Figure:
     """σ²/β over t in 20 steps, and where the samples end."""
     figure, (left, right) = panels(f"ddpm with variance = {name}, 20 steps", 2, height=3.1)
-    times = sampling_times(two.SCHEDULE, 20, "log_snr")
+    times = sampling_timesteps(two.SCHEDULE, 20, "log_snr")
     pairs = list(zip(times, [*times[1:], 0], strict=True))[:-1]  # at s = 0 nothing is added
     small, large = torch.stack([torch.stack(two.SCHEDULE.variances(*p)) for p in pairs]).unbind(1)
     x = walk("ddpm", drawn(COUNTED), 20, denoise=learned, variance="learned")

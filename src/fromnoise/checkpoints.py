@@ -58,7 +58,7 @@ def save_checkpoint(
     Raises DiskFull and NotFinite; the earlier checkpoints stand.
     """
     for name, file in files.items():
-        if (key := not_finite(file.tensors)) is not None:
+        if (key := first_non_finite(file.tensors)) is not None:
             raise NotFinite(
                 f"step {step}: {key} in {name} is not finite, so no checkpoint was written; "
                 "the earlier ones stand. Resume with a lower training.learning_rate"
@@ -98,12 +98,12 @@ def save_checkpoint(
     return target
 
 
-def save_file_whole(path: Path, file: TensorFile) -> None:
+def save_tensors_atomic(path: Path, file: TensorFile) -> None:
     """Write a lone .safetensors file in place of what is there, complete or not at all.
 
     Raises DiskFull and NotFinite; what was at `path` stands.
     """
-    if (key := not_finite(file.tensors)) is not None:
+    if (key := first_non_finite(file.tensors)) is not None:
         raise NotFinite(
             f"{key} is not finite, so {path} was not written; what was there stands; train with "
             "a lower training.learning_rate"
@@ -125,7 +125,7 @@ def save_file_whole(path: Path, file: TensorFile) -> None:
         raise
 
 
-def refuse_used(folder: Path) -> None:
+def require_empty_folder(folder: Path) -> None:
     """Raise FolderInUse unless `folder` can be written without losing anything."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderInUse(f"{folder.absolute()} is not empty; give --out a new folder")
@@ -137,7 +137,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises FolderInUse, and DiskFull; where anything is raised, nothing is left.
     """
-    refuse_used(folder)
+    require_empty_folder(folder)
     writing = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(writing, ignore_errors=True)  # left over from one that was killed
     writing.mkdir(parents=True)
@@ -256,7 +256,7 @@ def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
         reached = max(reached, passed)
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with NaN or ∞ in it."""
     return next((key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
 

@@ -35,7 +35,7 @@ def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -
     return torch.stack([torch.randn(*shape, generator=generator(int(s), t, *key)) for s in seeds])
 
 
-def refuse_repeated(seeds: Sequence[int], words: Sequence[str] | None = None) -> None:
+def require_unique_seeds(seeds: Sequence[int], words: Sequence[str] | None = None) -> None:
     """Raise ValueError where a seed comes twice, under the same words if there are any.
 
     Its image would be written over by another that is the same.

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, save_judge
+from fromnoise.classifier.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_network,
+    save_classifier,
+)
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
@@ -32,10 +37,10 @@ def garments(tmp_path) -> Path:
 
 
 @pytest.fixture
-def judge(tmp_path) -> Path:
+def classifier(tmp_path) -> Path:
     """One of garments that has learned nothing."""
-    spec = JudgeSpec(
+    spec = ClassifierSpec(
         kind="classes", label_names=tuple("0123456789"), channels=1, size=(28, 28), stem="small"
     )
-    save_judge(Judge(build_network(spec), spec), tmp_path / "judge")
-    return tmp_path / "judge"
+    save_classifier(Classifier(build_network(spec), spec), tmp_path / "classifier")
+    return tmp_path / "classifier"

@@ -44,7 +44,7 @@ def test_what_a_choice_changes_reaches_its_training_and_nothing_else_differs():
 
 
 @pytest.fixture
-def measure(tmp_path, garments, judge, monkeypatch, capsys):
+def measure(tmp_path, garments, classifier, monkeypatch, capsys):
     """The script on 40 images each, nothing of whose trainings is left to do."""
     out = tmp_path / "out"
     monkeypatch.setattr(recipe_choices, "CHOICES", {"the recipe": {}, "ema_decay: 0.5": {}})
@@ -58,7 +58,7 @@ def measure(tmp_path, garments, judge, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
 
     def call(*more: str) -> tuple[str, dict]:
-        line = ["--out", out, "--judge", judge, "--data", garments, "--num", 40, *more]
+        line = ["--out", out, "--classifier", classifier, "--data", garments, "--num", 40, *more]
         monkeypatch.setattr(sys, "argv", ["recipe_choices.py", *map(str, line)])
         recipe_choices.main()
         kept = (tmp_path / "results" / "recipe_choices.json").read_text()

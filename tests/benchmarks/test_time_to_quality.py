@@ -114,11 +114,11 @@ def test_drawn_parts_are_kept(tmp_path, monkeypatch):
 def test_equal_images_are_at_distance_0_and_a_shift_at_its_square(monkeypatch):
     images = RNG.integers(0, 200, (400, 1, 4, 4), dtype=np.uint8)
     space = pixels((1, 4, 4))
-    monkeypatch.setattr(quality_of_drawings, "of_judge", lambda judge: space)
+    monkeypatch.setattr(quality_of_drawings, "classifier_features", lambda classifier: space)
     features = space.extract(images).features
     moments = moments_of(features)
     reference = Reference(moments.mean, moments.covariance, features, {})
-    measure = SimpleNamespace(judge=None, reference=reference)
+    measure = SimpleNamespace(classifier=None, reference=reference)
     assert distance(images, measure).value == pytest.approx(0, abs=1e-6)
     shifted = distance(images + np.uint8(51), measure)  # by 0.2 in each of 16 pixels
     assert shifted.value == pytest.approx(16 * 0.2**2, rel=1e-4)
@@ -251,7 +251,7 @@ def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monk
     assert all(stage.contestant.python == Path(sys.executable) for stage in ours)
 
 
-def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkeypatch, capsys):
+def test_a_contest_that_is_over_is_only_scored(garments, classifier, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
     for i, one in enumerate(time_to_quality.WORK):
@@ -269,7 +269,7 @@ def test_a_contest_that_is_over_is_only_scored(garments, judge, tmp_path, monkey
                 json.dumps({"count": 40, "seconds": took})
             )
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    line = ["--out", out, "--judge", judge, "--data", garments, "--num", 40]
+    line = ["--out", out, "--classifier", classifier, "--data", garments, "--num", 40]
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
     time_to_quality.main()

@@ -17,16 +17,22 @@ from fromnoise.checkpoints import (
 )
 from fromnoise.classifier import classifier as judge_module
 from fromnoise.classifier import training as judge_training
-from fromnoise.classifier.classifier import METADATA_KEY, Judge, JudgeSpec, load_judge, save_judge
+from fromnoise.classifier.classifier import (
+    METADATA_KEY,
+    Classifier,
+    ClassifierSpec,
+    load_classifier,
+    save_classifier,
+)
 from fromnoise.classifier.data import divide, kind_of
 from fromnoise.classifier.training import (
-    judge_loss,
-    judge_to_folder,
+    classifier_loss,
     learning_rate,
-    learns_in_bf16,
     settle,
     shifted,
-    train_judge,
+    train_classifier,
+    train_classifier_to_folder,
+    trains_in_bf16,
 )
 from fromnoise.data import DataError, ImageSet, open_images
 
@@ -70,19 +76,19 @@ def small(monkeypatch):
 @pytest.fixture(scope="module")
 def digits_judge(tmp_path_factory):
     """A ResNet-18 after 25 steps, and its folder. Not to be written to."""
-    out = tmp_path_factory.mktemp("judges") / "digits"
-    return judge_to_folder("digits", out, epochs=1, device="cpu"), out
+    out = tmp_path_factory.mktemp("classifies") / "digits"
+    return train_classifier_to_folder("digits", out, epochs=1, device="cpu"), out
 
 
 def described(**changes):
     known = {"kind": "labels", "label_names": NAMES, "channels": 3, "size": (16, 16)}
-    return JudgeSpec(**{**known, "stem": "small", **changes})
+    return ClassifierSpec(**{**known, "stem": "small", **changes})
 
 
 def untrained(**changes):
     spec = described(**changes)
     torch.manual_seed(1)
-    return Judge(judge_module.build_network(spec), spec)
+    return Classifier(judge_module.build_network(spec), spec)
 
 
 def f1_of(present, labels):
@@ -94,33 +100,43 @@ def f1_of(present, labels):
 
 
 def test_a_judge_of_digits(digits_judge):
-    judge, _ = digits_judge
+    classifier, _ = digits_judge
     digits = open_images("digits")
-    assert (judge.spec.kind, judge.spec.stem, judge.spec.size) == ("classes", "small", (8, 8))
-    assert judge.spec.label_names == digits.label_names
-    assert judge.spec.fingerprint == digits.fingerprint
-    assert (judge.spec.num_images, judge.spec.num_held_out) == (1617, 180)
+    assert (classifier.spec.kind, classifier.spec.stem, classifier.spec.size) == (
+        "classes",
+        "small",
+        (8, 8),
+    )
+    assert classifier.spec.label_names == digits.label_names
+    assert classifier.spec.fingerprint == digits.fingerprint
+    assert (classifier.spec.num_images, classifier.spec.num_held_out) == (1617, 180)
     train, test = divide(digits, None, seed=0)
     assert set(train.rows) | set(test.rows) == set(range(1797))
-    probability, present = judge.verdicts(digits.images[test.rows])
+    probability, present = classifier.predictions(digits.images[test.rows])
     np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-12)
     right = probability.argmax(axis=1) == digits.labels[test.rows].argmax(axis=1)
     assert right.mean() >= 0.9
-    assert judge.spec.held_out == {"accuracy": right.mean()}
+    assert classifier.spec.held_out == {"accuracy": right.mean()}
     assert (present.sum(axis=1) == 1).all()
     sevens = digits.labels[test.rows][:, 7] > 0
-    assert judge.spec.held_out_f1["7"] == pytest.approx(f1_of(present[:, 7], sevens))
+    assert classifier.spec.held_out_f1["7"] == pytest.approx(f1_of(present[:, 7], sevens))
 
 
 def test_a_judge_of_many_labels():
-    judge = train_judge(squares(320), epochs=2, batch_size=32, device="cpu")
+    classifier = train_classifier(squares(320), epochs=2, batch_size=32, device="cpu")
     fresh = squares(200, seed=5)
-    probability, present = judge.verdicts(fresh.images)
-    assert judge.spec.kind == "labels"
+    probability, present = classifier.predictions(fresh.images)
+    assert classifier.spec.kind == "labels"
     assert f1_of(present, fresh.labels) >= 0.95
     np.testing.assert_array_equal(present, probability >= 0.5)
-    assert set(judge.spec.held_out) == {"f1", "precision", "recall", "exact_match", "recall_at_k"}
-    assert judge.spec.num_held_out == 32
+    assert set(classifier.spec.held_out) == {
+        "f1",
+        "precision",
+        "recall",
+        "exact_match",
+        "recall_at_k",
+    }
+    assert classifier.spec.num_held_out == 32
 
 
 def test_what_is_not_said_is_neither_learned_nor_scored(small):
@@ -128,17 +144,17 @@ def test_what_is_not_said_is_neither_learned_nor_scored(small):
     true = squares(300)
     said = true.labels * (np.random.default_rng(3).random(true.labels.shape) < 2 / 3)
     said[:20] = 0
-    judge = train_judge(of(true.images, said.astype(np.int8)), epochs=15, batch_size=32)
+    classifier = train_classifier(of(true.images, said.astype(np.int8)), epochs=15, batch_size=32)
     labelled = int(said.any(axis=1).sum())
-    assert judge.spec.num_images + judge.spec.num_held_out == labelled <= 280
+    assert classifier.spec.num_images + classifier.spec.num_held_out == labelled <= 280
     fresh = squares(200, seed=5)
-    assert f1_of(judge.verdicts(fresh.images).present, fresh.labels) >= 0.95
-    assert judge.spec.held_out["f1"] >= 0.9
+    assert f1_of(classifier.predictions(fresh.images).present, fresh.labels) >= 0.95
+    assert classifier.spec.held_out["f1"] >= 0.9
 
 
 def test_the_same_seed_gives_the_same_judge(small):
     data = squares(100)
-    one, again, other = (train_judge(data, epochs=2, batch_size=32, seed=s) for s in (0, 0, 1))
+    one, again, other = (train_classifier(data, epochs=2, batch_size=32, seed=s) for s in (0, 0, 1))
     assert one.spec == again.spec
     for name, tensor in one.network.state_dict().items():
         assert torch.equal(tensor, again.network.state_dict()[name])
@@ -150,9 +166,9 @@ def test_the_first_weights_are_not_all(small):
     """Order and shifts are functions of the seed as well, whatever was drawn before."""
     data = squares(100)
     torch.manual_seed(7)
-    one = train_judge(data, epochs=1, batch_size=32)
+    one = train_classifier(data, epochs=1, batch_size=32)
     torch.rand(3)
-    again = train_judge(data, epochs=1, batch_size=32)
+    again = train_classifier(data, epochs=1, batch_size=32)
     assert torch.equal(one.network[5].weight, again.network[5].weight)
 
 
@@ -181,13 +197,13 @@ def test_the_loss_is_the_mean_over_what_is_said():
         for i, k in labels.nonzero().tolist()
     ]
     assert 0 < len(terms) < labels.numel()
-    loss = judge_loss(logits, labels, "labels")
+    loss = classifier_loss(logits, labels, "labels")
     assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, logits)
     expected = (probability - (labels > 0).double()) / len(terms)
     torch.testing.assert_close(gradient, expected * (labels != 0), rtol=1e-10, atol=0)
     elsewhere = logits.detach() + 5 * torch.randn(6, 4) * (labels == 0)
-    assert judge_loss(elsewhere, labels, "labels") == loss
+    assert classifier_loss(elsewhere, labels, "labels") == loss
 
 
 def test_the_loss_of_classes_is_the_cross_entropy():
@@ -196,7 +212,7 @@ def test_the_loss_of_classes_is_the_cross_entropy():
     labels = 2 * torch.eye(3, dtype=torch.int8)[classes] - 1
     chosen = logits.exp()[torch.arange(5), classes] / logits.exp().sum(dim=1)
     expected = -chosen.log().mean().item()
-    assert judge_loss(logits, labels, "classes").item() == pytest.approx(expected, rel=1e-12)
+    assert classifier_loss(logits, labels, "classes").item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -252,25 +268,27 @@ def test_the_published_stem_quarters_it(channels):
 @pytest.mark.parametrize(("size", "stem"), [((40, 50), "small"), ((41, 50), "imagenet")])
 def test_the_stem_follows_the_size(small, size, stem):
     data = of(np.zeros((4, 3, *size), dtype=np.uint8), squares(4).labels)
-    assert train_judge(data, epochs=1, batch_size=2).spec.stem == stem
+    assert train_classifier(data, epochs=1, batch_size=2).spec.stem == stem
 
 
 def test_maps_of_one_pixel_are_not_computed_in_bf16():
-    assert not learns_in_bf16(torch.device("cpu"), (8, 32))
+    assert not trains_in_bf16(torch.device("cpu"), (8, 32))
 
 
 # ---- what it looks at ---------------------------------------------------------------------------
 
 
 def test_images_in_any_batches_and_grey_ones(small):
-    judge = untrained()
+    classifier = untrained()
     images = squares(7).images
-    whole = judge.verdicts(images).probability
-    np.testing.assert_allclose(judge.verdicts(images, batch_size=3).probability, whole, rtol=1e-5)
+    whole = classifier.predictions(images).probability
+    np.testing.assert_allclose(
+        classifier.predictions(images, batch_size=3).probability, whole, rtol=1e-5
+    )
     grey = images[:, :1]
-    repeated = judge.verdicts(np.repeat(grey, 3, axis=1)).probability
-    np.testing.assert_array_equal(judge.verdicts(grey).probability, repeated)
-    assert judge.verdicts(images[:0]).probability.shape == (0, 3)
+    repeated = classifier.predictions(np.repeat(grey, 3, axis=1)).probability
+    np.testing.assert_array_equal(classifier.predictions(grey).probability, repeated)
+    assert classifier.predictions(images[:0]).probability.shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -284,34 +302,40 @@ def test_images_in_any_batches_and_grey_ones(small):
 )
 def test_other_images_are_refused(small, images, message):
     with pytest.raises(ValueError, match=message):
-        untrained().verdicts(images)
+        untrained().predictions(images)
 
 
 # ---- its folder ---------------------------------------------------------------------------------
 
 
 def test_what_is_saved_judges_the_same_to_the_bit(digits_judge):
-    judge, out = digits_judge
+    classifier, out = digits_judge
     images = open_images("digits").images[:100]
-    assert {path.name for path in out.iterdir()} == {"judge.safetensors", "judge.json"}
+    assert {path.name for path in out.iterdir()} == {"classifier.safetensors", "classifier.json"}
     assert list(out.parent.iterdir()) == [out]
-    for path in (out, out / "judge.safetensors"):
-        again = load_judge(path, device="cpu")
-        assert again.spec == judge.spec
-        for one, other in zip(again.verdicts(images), judge.verdicts(images), strict=True):
+    for path in (out, out / "classifier.safetensors"):
+        again = load_classifier(path, device="cpu")
+        assert again.spec == classifier.spec
+        for one, other in zip(
+            again.predictions(images), classifier.predictions(images), strict=True
+        ):
             np.testing.assert_array_equal(one, other)
-    assert json.loads((out / "judge.json").read_text()) == judge.spec.model_dump(mode="json")
+    assert json.loads((out / "classifier.json").read_text()) == classifier.spec.model_dump(
+        mode="json"
+    )
 
 
 def test_nothing_is_overwritten(small, tmp_path):
     (tmp_path / "out").mkdir()
-    save_judge(untrained(), tmp_path / "out")  # an empty folder is no loss
-    before = (tmp_path / "out" / "judge.json").read_bytes()
+    save_classifier(untrained(), tmp_path / "out")  # an empty folder is no loss
+    before = (tmp_path / "out" / "classifier.json").read_bytes()
     with pytest.raises(ValueError, match=r"out is not empty; give --out a new folder"):
-        save_judge(untrained(), tmp_path / "out")
+        save_classifier(untrained(), tmp_path / "out")
     with pytest.raises(ValueError, match="is not empty"):
-        judge_to_folder(tmp_path / "nothing", tmp_path / "out")  # before anything is read
-    assert (tmp_path / "out" / "judge.json").read_bytes() == before
+        train_classifier_to_folder(
+            tmp_path / "nothing", tmp_path / "out"
+        )  # before anything is read
+    assert (tmp_path / "out" / "classifier.json").read_bytes() == before
 
 
 def test_a_death_while_writing_leaves_no_folder(small, tmp_path, monkeypatch):
@@ -321,33 +345,37 @@ def test_a_death_while_writing_leaves_no_folder(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(judge_module.checkpoints, "flush", die)
         with pytest.raises(KeyboardInterrupt):
-            save_judge(untrained(), tmp_path / "out")
+            save_classifier(untrained(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    save_judge(untrained(), tmp_path / "out")
+    save_classifier(untrained(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_a_diffusion_model_is_no_judge(finished_run):
     checkpoint = finished_run / "checkpoints" / "000006"
     for path in (finished_run, checkpoint, checkpoint / "ema.safetensors"):
-        with pytest.raises(CheckpointError, match="holds a diffusion model, not a judge; expected"):
-            load_judge(path)
+        with pytest.raises(
+            CheckpointError, match="holds a diffusion model, not a classifier; expected"
+        ):
+            load_classifier(path)
 
 
 def test_what_else_is_no_judge(small, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"there is nothing at .*nowhere; expected the folder"
     ):
-        load_judge(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"is no judge: it has no judge\.safetensors; expect"):
-        load_judge(tmp_path)
+        load_classifier(tmp_path / "nowhere")
+    with pytest.raises(
+        CheckpointError, match=r"is no classifier: it has no classifier\.safetensors; expect"
+    ):
+        load_classifier(tmp_path)
     write_tensors(tmp_path / "other.safetensors", TensorFile({"a": torch.zeros(2)}, {}))
-    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a judge; expected"):
-        load_judge(tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a classifier; expected"):
+        load_classifier(tmp_path / "other.safetensors")
 
 
 def rewritten(folder, *, tensors=(), **changes):
-    file = folder / "judge.safetensors"
+    file = folder / "classifier.safetensors"
     old = read_tensors(file)
     spec = {**json.loads(old.metadata[METADATA_KEY]), **changes}
     write_tensors(
@@ -356,26 +384,26 @@ def rewritten(folder, *, tensors=(), **changes):
 
 
 def test_damage_and_other_versions(small, tmp_path):
-    folder = save_judge(untrained(), tmp_path / "judge")
+    folder = save_classifier(untrained(), tmp_path / "classifier")
     rewritten(folder, format_version=99)
     with pytest.raises(CheckpointError, match=r"format version 99, .* install a newer fromnoise"):
-        load_judge(folder)
+        load_classifier(folder)
     rewritten(folder, format_version=1, kind="colours")
     with pytest.raises(CheckpointError, match=r"metadata cannot be read: .*kind"):
-        load_judge(folder)
+        load_classifier(folder)
     rewritten(folder, kind="labels", label_names=["red"])
     with pytest.raises(
         CheckpointError, match=r"does not hold what it says it holds: .*size mismatch"
     ):
-        load_judge(folder)
+        load_classifier(folder)
     bad = torch.full((3,), float("inf"))
     rewritten(folder, label_names=NAMES, tensors={"5.bias": bad})
     with pytest.raises(CheckpointError, match=r"is damaged: 5\.bias is not finite"):
-        load_judge(folder)
-    file = folder / "judge.safetensors"
+        load_classifier(folder)
+    file = folder / "classifier.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match=r"not a whole \.safetensors file"):
-        load_judge(folder)
+        load_classifier(folder)
 
 
 # ---- what it is trained on ----------------------------------------------------------------------
@@ -401,33 +429,37 @@ def test_held_out_images_of_their_own(small, tmp_path, caplog):
     train, test = (
         write_npz(tmp_path / f"{seed}.npz", squares(60 + 1001 * seed, seed=seed)) for seed in (0, 1)
     )
-    judge = judge_to_folder(train, tmp_path / "a", epochs=10, batch_size=16, held_out=test)
-    assert (judge.spec.num_images, judge.spec.num_held_out) == (60, 1061)
+    classifier = train_classifier_to_folder(
+        train, tmp_path / "a", epochs=10, batch_size=16, held_out=test
+    )
+    assert (classifier.spec.num_images, classifier.spec.num_held_out) == (60, 1061)
     wanted = squares(1061, seed=1)
-    present = judge.verdicts(wanted.images).present
-    assert judge.spec.held_out["f1"] == pytest.approx(f1_of(present, wanted.labels))
+    present = classifier.predictions(wanted.images).present
+    assert classifier.spec.held_out["f1"] == pytest.approx(f1_of(present, wanted.labels))
     assert "on the 1061 held-out images: f1 " in caplog.text
     assert "epoch 1.07 of 10: loss " in caplog.text  # 4 steps of 16 of 60 images
-    assert load_judge(tmp_path / "a").spec == judge.spec
+    assert load_classifier(tmp_path / "a").spec == classifier.spec
 
 
 def test_the_test_part_of_idx_files_is_held_out(small, tmp_path):
     for stem, count in (("train", 40), ("t10k", 12)):
         write_idx(tmp_path, stem, count)
-    judge = judge_to_folder(tmp_path, tmp_path / "both", epochs=2, batch_size=8)
-    assert (judge.spec.kind, judge.spec.source) == ("classes", "idx")
-    assert (judge.spec.num_images, judge.spec.num_held_out) == (40, 12)
-    named = judge_to_folder(tmp_path, tmp_path / "n", epochs=1, batch_size=8, source="mnist")
+    classifier = train_classifier_to_folder(tmp_path, tmp_path / "both", epochs=2, batch_size=8)
+    assert (classifier.spec.kind, classifier.spec.source) == ("classes", "idx")
+    assert (classifier.spec.num_images, classifier.spec.num_held_out) == (40, 12)
+    named = train_classifier_to_folder(
+        tmp_path, tmp_path / "n", epochs=1, batch_size=8, source="mnist"
+    )
     assert (named.spec.source, named.spec.num_held_out) == ("mnist", 12)
     one_file = tmp_path / "train-images-idx3-ubyte"
-    alone = judge_to_folder(one_file, tmp_path / "one", epochs=1, batch_size=8)
+    alone = train_classifier_to_folder(one_file, tmp_path / "one", epochs=1, batch_size=8)
     assert (alone.spec.num_images, alone.spec.num_held_out) == (36, 4)
 
 
 def test_images_come_to_the_size_and_channels_asked_for(small, tmp_path):
     file = write_npz(tmp_path / "a.npz", squares(20))
     how = {"size": (12, 10), "channels": 1, "fit": "squash", "background": (0, 0, 0)}
-    spec = judge_to_folder(file, tmp_path / "out", epochs=1, held_out=file, **how).spec
+    spec = train_classifier_to_folder(file, tmp_path / "out", epochs=1, held_out=file, **how).spec
     assert (spec.size, spec.channels) == ((12, 10), 1)
     assert (spec.fit, spec.background) == ("squash", (0, 0, 0))
 
@@ -435,7 +467,9 @@ def test_images_come_to_the_size_and_channels_asked_for(small, tmp_path):
 def test_a_loss_that_is_not_finite_is_said_in_one_line(small, tmp_path):
     file = write_npz(tmp_path / "a.npz", squares(40))
     with pytest.raises(NotFinite, match=r"of 45: the loss .* not finite.* lower than 1e\+38") as no:
-        judge_to_folder(file, tmp_path / "out", epochs=20, batch_size=16, learning_rate=1e38)
+        train_classifier_to_folder(
+            file, tmp_path / "out", epochs=20, batch_size=16, learning_rate=1e38
+        )
     assert "\n" not in str(no.value)
     assert not (tmp_path / "out").exists()
 
@@ -443,9 +477,9 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line(small, tmp_path):
 def test_weights_that_are_not_finite_are_no_judge(small, monkeypatch):
     monkeypatch.setattr(judge_training, "learning_rate", lambda spec, step: math.nan)
     with pytest.raises(
-        NotFinite, match=r"0\.weight of the judge is not finite after the last step"
+        NotFinite, match=r"0\.weight of the classifier is not finite after the last step"
     ):
-        train_judge(squares(20), epochs=0.1, batch_size=2)
+        train_classifier(squares(20), epochs=0.1, batch_size=2)
 
 
 @pytest.mark.parametrize(
@@ -453,11 +487,15 @@ def test_weights_that_are_not_finite_are_no_judge(small, monkeypatch):
     [
         (of(squares(9).images, None, ()), None, "have no labels, .* one sub-folder for each class"),
         (squares(9, labels=np.zeros((9, 3), np.int8)), None, "have no labels"),
-        (squares(9, labels=np.ones((9, 3), np.int8)), None, "nothing for a judge to tell apart"),
+        (
+            squares(9, labels=np.ones((9, 3), np.int8)),
+            None,
+            "nothing for a classifier to tell apart",
+        ),
         (
             of(squares(9).images, np.ones((9, 1), np.int8), ("only",)),
             None,
-            "nothing for a judge to tell apart: .*; labels: only",
+            "nothing for a classifier to tell apart: .*; labels: only",
         ),
         (squares(2), None, "from 3 labelled images at the least, and there are 2"),
         (squares(9), of(squares(9).images, None, ()), "held-out images have the labels none, but"),
@@ -467,7 +505,7 @@ def test_weights_that_are_not_finite_are_no_judge(small, monkeypatch):
 )
 def test_data_that_a_judge_cannot_learn_from(data, held_out, message):
     with pytest.raises(DataError, match=message):
-        train_judge(data, held_out=held_out)
+        train_classifier(data, held_out=held_out)
 
 
 @pytest.mark.parametrize(
@@ -480,4 +518,4 @@ def test_data_that_a_judge_cannot_learn_from(data, held_out, message):
 )
 def test_settings_that_make_no_sense(wrong, message):
     with pytest.raises(ValueError, match=message):
-        train_judge(squares(9), **wrong)
+        train_classifier(squares(9), **wrong)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fromnoise.evaluation import (
     SCORES,
     Interval,
-    Verdicts,
+    LabelPredictions,
     label_counts,
     score_with_intervals,
     scores,
@@ -21,13 +21,13 @@ NAN = float("nan")
 
 
 class Case(NamedTuple):
-    verdicts: Verdicts
+    predictions: LabelPredictions
     wanted: np.ndarray
     condition: np.ndarray
 
     def take(self, images=slice(None), labels=slice(None)) -> "Case":
-        verdicts = Verdicts(*(part[images][:, labels] for part in self.verdicts))
-        return Case(verdicts, self.wanted[images][:, labels], self.condition[images])
+        predictions = LabelPredictions(*(part[images][:, labels] for part in self.predictions))
+        return Case(predictions, self.wanted[images][:, labels], self.condition[images])
 
 
 @st.composite
@@ -41,29 +41,33 @@ def cases(draw) -> Case:
     probability = table(st.sampled_from([0, 0.25, 0.5, 1]), draw(st.sampled_from(["f4", "f8"])))
     wanted = table(st.sampled_from([-1, 0, 1]), np.int8)
     condition = draw(st.lists(st.integers(-3, 2), min_size=n, max_size=n))
-    return Case(Verdicts(probability, table(st.booleans(), bool)), wanted, np.array(condition))
+    return Case(
+        LabelPredictions(probability, table(st.booleans(), bool)), wanted, np.array(condition)
+    )
 
 
 def random_case(n: int, k: int, num_conditions: int, *, seed: int = 0) -> Case:
-    """Each condition wants labels of its own; the judge sees what was wanted 4 times in 5."""
+    """Each condition wants labels of its own; the classifier sees what was wanted 4 times in 5."""
     rng = np.random.default_rng(seed)
     condition = rng.integers(num_conditions, size=n)
     wanted = rng.choice([-1, 0, 1], size=(num_conditions, k), p=[0.5, 0.2, 0.3])[condition]
     right = rng.random((n, k)) < 0.8
     present = np.where(right, wanted > 0, wanted <= 0)
     probability = (present + rng.random((n, k))) / 2
-    return Case(Verdicts(probability, present), wanted.astype(np.int8), condition)
+    return Case(LabelPredictions(probability, present), wanted.astype(np.int8), condition)
 
 
 def shown(present: np.ndarray, condition: np.ndarray, wanted: int = 1) -> Case:
     """One label, wanted of all images and present in some: `recall` is their share."""
     flags = np.asarray(present, dtype=bool)[:, None]
-    return Case(Verdicts(flags.astype(float), flags), np.full(flags.shape, wanted), condition)
+    return Case(
+        LabelPredictions(flags.astype(float), flags), np.full(flags.shape, wanted), condition
+    )
 
 
 def slow_scores(case: Case) -> dict[str, float]:
     hits = k = tp = fp = fn = said = exact = negated = extra = 0
-    probability, present = (part.tolist() for part in case.verdicts)
+    probability, present = (part.tolist() for part in case.predictions)
     for p, seen, want in zip(probability, present, case.wanted.tolist(), strict=True):
         labels = range(len(want))
         asked = {j for j in labels if want[j] == 1}
@@ -112,7 +116,7 @@ def slow_bootstrap(numerator, denominator, condition, resamples, *, seed) -> np.
 
 def test_a_case_counted_by_hand():
     case = Case(
-        Verdicts(
+        LabelPredictions(
             np.array([[0.9, 0.8, 0.1, 0.7], [0.2, 0.6, 0.9, 0.1], [0.9, 0.1, 0.9, 0.3]]),
             np.array([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 1, 0]], dtype=bool),
         ),
@@ -153,11 +157,13 @@ def test_recall_at_k_is_that_of_torch_topk():
 
 def test_of_equally_probable_labels_the_lower_index_ranks_first():
     # Wide enough for a sort that is stable on short rows only; unsigned, as 0 − 1 would wrap.
-    verdicts = Verdicts(np.tile(np.array([0, 1], dtype=np.uint8), (1, 40)), np.ones((1, 80), bool))
+    predictions = LabelPredictions(
+        np.tile(np.array([0, 1], dtype=np.uint8), (1, 40)), np.ones((1, 80), bool)
+    )
     first, last = np.zeros((2, 1, 80), dtype=np.int8)
     first[0, 1:40:2] = last[0, 41::2] = 1  # half of the 40 labels with probability 1
-    assert label_counts(verdicts, first).hits == 20
-    assert label_counts(verdicts, last).hits == 0
+    assert label_counts(predictions, first).hits == 20
+    assert label_counts(predictions, last).hits == 0
 
 
 @given(cases(), st.randoms())
@@ -185,8 +191,8 @@ def test_the_order_of_labels_matters_to_ties_only(case, random):
 
 def test_what_is_open_counts_nowhere_but_in_the_ranking():
     case = random_case(50, 6, 8)
-    flipped = case.verdicts.present ^ (case.wanted == 0)
-    other = Verdicts(case.verdicts.probability, flipped)
+    flipped = case.predictions.present ^ (case.wanted == 0)
+    other = LabelPredictions(case.predictions.probability, flipped)
     assert scores(label_counts(other, case.wanted)) == scores(label_counts(*case[:2]))
 
 
@@ -196,7 +202,7 @@ def test_what_is_undefined_is_nan_with_its_interval():
     assert found["recall"].value == found["f1"].value == found["exact_match"].value == 0
     for name in ("precision", "extra"):
         assert np.isnan(found[name]).all()
-    nothing_said = score_with_intervals(case.verdicts, 0 * case.wanted, case.condition)
+    nothing_said = score_with_intervals(case.predictions, 0 * case.wanted, case.condition)
     assert np.isnan(list(nothing_said.values())).all()
 
 
@@ -225,7 +231,7 @@ def test_per_label_counts_add_up_to_the_overall():
 def test_per_label_intervals_draw_each_kind_of_condition_as_often_as_it_was():
     case = random_case(200, 2, 20)
     for j, row in enumerate(scores_per_label(*case, resamples=20_000)):
-        wanted, present = case.wanted[:, j], case.verdicts.present[:, j]
+        wanted, present = case.wanted[:, j], case.predictions.present[:, j]
         asked, negated = (np.flatnonzero(wanted == sign) for sign in (1, -1))
         for name, images, numerator in (
             ("recall", asked, present[asked]),
@@ -244,7 +250,7 @@ def test_a_label_that_one_condition_asks_for_has_an_interval_of_use():
     wanted = np.where(condition == 0, 1, -1)[:, None]
     present = (condition == 0)[:, None].copy()
     present[100:800:100] = True
-    case = Case(Verdicts(present.astype(float), present), wanted, condition)
+    case = Case(LabelPredictions(present.astype(float), present), wanted, condition)
     [row] = scores_per_label(*case)
     assert row.precision.value == pytest.approx(100 / 107)
     assert 0.85 < row.precision.low < 0.93 < row.precision.high < 1
@@ -380,8 +386,8 @@ def test_without_spread_only_the_conditions_that_say_something_count():
 
 def test_images_that_all_score_one_half_leave_room_on_both_sides():
     present = np.tile([True, False], (12, 1))
-    verdicts = Verdicts(present.astype(float), present)
-    found = score_with_intervals(verdicts, np.ones((12, 2)), np.arange(12))["recall"]
+    predictions = LabelPredictions(present.astype(float), present)
+    found = score_with_intervals(predictions, np.ones((12, 2)), np.arange(12))["recall"]
     alike = 0.025 ** (1 / 12)
     assert found == pytest.approx((0.5, alike / 2, 1 - alike / 2))
     assert isinstance(found, Interval)
@@ -391,23 +397,23 @@ def test_images_that_all_score_one_half_leave_room_on_both_sides():
 
 
 def test_wrong_input_is_named():
-    verdicts, wanted, condition = random_case(4, 3, 2)
+    predictions, wanted, condition = random_case(4, 3, 2)
     with pytest.raises(ValueError, match=r"\(4, 3\), \(4, 3\) and \(4, 2\)"):
-        label_counts(verdicts, wanted[:, :2])
+        label_counts(predictions, wanted[:, :2])
     with pytest.raises(ValueError, match="not empty"):
-        label_counts(Verdicts(*(part[:0] for part in verdicts)), wanted[:0])
+        label_counts(LabelPredictions(*(part[:0] for part in predictions)), wanted[:0])
     with pytest.raises(ValueError, match=r"of one shape \(N, K\)"):
-        label_counts(Verdicts(*(part[0] for part in verdicts)), wanted[0])
+        label_counts(LabelPredictions(*(part[0] for part in predictions)), wanted[0])
     with pytest.raises(ValueError, match="bool, got float64"):
-        label_counts(Verdicts(verdicts.probability, verdicts.probability), wanted)
+        label_counts(LabelPredictions(predictions.probability, predictions.probability), wanted)
     for wrong in (1.5, -0.5, NAN):
         with pytest.raises(ValueError, match=r"in \[0, 1\], got"):
-            label_counts(Verdicts(np.full((4, 3), wrong), verdicts.present), wanted)
+            label_counts(LabelPredictions(np.full((4, 3), wrong), predictions.present), wanted)
     for wrong in (2, 0.5, NAN):
         with pytest.raises(ValueError, match="−1, 0 or 1"):
-            scores_per_label(verdicts, np.full((4, 3), wrong), condition)
+            scores_per_label(predictions, np.full((4, 3), wrong), condition)
     for function in (score_with_intervals, scores_per_label):
         with pytest.raises(ValueError, match=r"\(4,\), got \(3,\)"):
-            function(verdicts, wanted, condition[:3])
+            function(predictions, wanted, condition[:3])
         with pytest.raises(ValueError, match="at least 1 resample, got 0"):
-            function(verdicts, wanted, condition, resamples=0)
+            function(predictions, wanted, condition, resamples=0)

@@ -12,7 +12,12 @@ import pytest
 from PIL import Image
 
 import fromnoise
-from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, save_judge
+from fromnoise.classifier.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_network,
+    save_classifier,
+)
 from fromnoise.config.recipe import recipe_text, shipped_recipes
 from fromnoise.diffusion import SAMPLERS
 from fromnoise.training import loop
@@ -313,17 +318,17 @@ def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory, tiny_tree):
-    """A model of the ten digits after two steps; conditions to ask for; a judge of other labels."""
+    """A model of the ten digits after two steps; conditions to ask for; a classifier of other labels."""
     home = tmp_path_factory.mktemp("asked")
     tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
     tree["training"]["steps"] = 2
     fromnoise.train(tree, out=home / "run")
     for name, content in {"none": [], "empty": [["3"], []], "clevr": [["red cube"]]}.items():
         (home / f"{name}.json").write_text(json.dumps(content))
-    spec = JudgeSpec(
+    spec = ClassifierSpec(
         kind="labels", label_names=("cat", "dog"), channels=1, size=(8, 8), stem="small"
     )
-    save_judge(Judge(build_network(spec), spec), home / "judge")
+    save_classifier(Classifier(build_network(spec), spec), home / "classifier")
     return home
 
 
@@ -379,24 +384,24 @@ def test_a_model_without_labels_is_asked_for_none(refused, finished_run, argumen
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the model has 10, the judge 2, and only one of them has 0, 1, 2, 3, …"),
+        ([], "the model has 10, the classifier 2, and only one of them has 0, 1, 2, 3, …"),
         (["--guidance", "1,-2"], "as in 1,2,3; ε = ε_∅ + s·"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
-        (["--judge", "run"], "holds a diffusion model, not a judge; expected"),
+        (["--classifier", "run"], "holds a diffusion model, not a classifier; expected"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
     arguments = [asked / a if str(a).endswith((".json", "run")) else a for a in arguments]
-    judge = [] if "--judge" in arguments else ["--judge", asked / "judge"]
+    classifier = [] if "--classifier" in arguments else ["--classifier", asked / "classifier"]
     asking = [] if "--conditions" in arguments else ["--cycle-classes"]
-    line = refused("evaluate", asked / "run", *judge, *asking, *arguments)
+    line = refused("evaluate", asked / "run", *classifier, *asking, *arguments)
     assert said in line
     assert not (asked / "run" / "evaluation").exists()
 
 
 def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
     for more in (["--cycle-classes"], ["--conditions", asked / "clevr.json"]):
-        line = refused("evaluate", finished_run, "--judge", asked / "judge", *more)
+        line = refused("evaluate", finished_run, "--classifier", asked / "classifier", *more)
         assert "this model was trained without labels" in line
 
 

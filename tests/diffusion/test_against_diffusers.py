@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from fromnoise.diffusion import NoiseSchedule, ddim, ddpm, sampling_times
+from fromnoise.diffusion import NoiseSchedule, ddim, ddpm, sampling_timesteps
 
 T = 1000
 SHAPE = (2, 1, 4, 4)
@@ -55,13 +55,13 @@ def test_with_their_own_tables_all_thousand_steps_agree_as_far_as_these_are_exac
 
 
 @pytest.mark.parametrize("steps", [7, 20, 53, 1000])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_times(schedule, spacing, steps):
-    theirs = DDPMScheduler(T, timestep_spacing=spacing)
+@pytest.mark.parametrize("timesteps", ["leading", "trailing", "linspace"])
+def test_times(schedule, timesteps, steps):
+    theirs = DDPMScheduler(T, timestep_spacing=timesteps)
     theirs.set_timesteps(steps)
     expected = [t + 1 for t in theirs.timesteps.tolist()]
-    times = sampling_times(schedule, steps, spacing)
-    if (spacing, steps) == ("linspace", 7):
+    times = sampling_timesteps(schedule, steps, timesteps)
+    if (timesteps, steps) == ("linspace", 7):
         # Between 7 times lie 166.5: both round halves to even, but theirs is even when ours is odd.
         assert [a - b for a, b in zip(times, expected, strict=True)] == [0, 1, 0, -1, 0, 1, 0]
     else:
@@ -83,14 +83,14 @@ def with_exact_table(scheduler, schedule):
 @each_kind
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize(
-    ("steps", "spacing"),
+    ("steps", "timesteps"),
     [
         *product((7, 53), ("leading", "trailing", "linspace")),
         (20, "trailing"),
-        (1000, "leading"),  # with all times there is one spacing
+        (1000, "leading"),  # with all times there is one timesteps
     ],
 )
-def test_ddpm(schedule, wave_denoiser, noise, steps, spacing, variance, kind, clip):
+def test_ddpm(schedule, wave_denoiser, noise, steps, timesteps, variance, kind, clip):
     denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = DDPMScheduler(
         T,
@@ -99,7 +99,7 @@ def test_ddpm(schedule, wave_denoiser, noise, steps, spacing, variance, kind, cl
         clip_sample=clip,
     )
     with_exact_table(theirs, schedule)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     theirs.set_timesteps(timesteps=[t - 1 for t in times])
 
     x = noise(0)
@@ -120,7 +120,7 @@ def test_ddpm_with_a_learned_variance(schedule, wave_denoiser, noise, steps, cli
     denoise, wave = wave_denoiser(schedule, "eps", clip, learned=True)
     theirs = DDPMScheduler(T, variance_type="learned_range", clip_sample=clip)
     with_exact_table(theirs, schedule)
-    times = sampling_times(schedule, steps, "leading")
+    times = sampling_timesteps(schedule, steps, "leading")
     theirs.set_timesteps(timesteps=[t - 1 for t in times])
     x = noise(0)
     for step in ddpm(denoise, schedule, noise(0), times, noise=noise, variance="learned"):
@@ -156,7 +156,7 @@ def ddim_step(theirs, output, t, x, eta, noise):
 def test_ddim(schedule, wave_denoiser, noise, steps, eta, kind, clip):
     denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
-    times = sampling_times(schedule, steps, "leading")
+    times = sampling_timesteps(schedule, steps, "leading")
     x = noise(0)
     for step in ddim(denoise, schedule, noise(0), times, noise=noise, eta=eta):
         x, x0 = ddim_step(theirs, wave.output, step.t, x, eta, noise)
@@ -167,17 +167,17 @@ def test_ddim(schedule, wave_denoiser, noise, steps, eta, kind, clip):
 @with_and_without_clipping
 @each_kind
 @pytest.mark.parametrize("eta", [0.0, 0.7])
-@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("timesteps", ["trailing", "linspace"])
 @pytest.mark.parametrize("steps", [7, 53])
 def test_ddim_between_the_times_that_diffusers_steps_between(
-    schedule, wave_denoiser, noise, steps, spacing, eta, kind, clip
+    schedule, wave_denoiser, noise, steps, timesteps, eta, kind, clip
 ):
     # Theirs always steps from t to t−⌊T/n⌋. With leading that is the next kept time; with other
-    # spacings it is not, and the next prediction is then made for a time that x is not at. So no
+    # timesteps it is not, and the next prediction is then made for a time that x is not at. So no
     # chain is compared here, but from every kept time one step of ours between their two times.
     denoise, wave = wave_denoiser(schedule, kind, clip)
     theirs = ddim_scheduler(schedule, kind, clip, steps)
-    for t in sampling_times(schedule, steps, spacing):
+    for t in sampling_timesteps(schedule, steps, timesteps):
         s = t - T // steps
         step = next(
             ddim(denoise, schedule, noise(t), [t, s] if s > 0 else [t], noise=noise, eta=eta)
@@ -201,7 +201,7 @@ def test_where_nothing_is_left_of_the_image_at_T(wave_denoiser, noise, scheduler
     with_exact_table(theirs, schedule).set_timesteps(20)
     sampler = ddim if scheduler is DDIMScheduler else ddpm
     x = noise(0)
-    for step in sampler(denoise, schedule, x, sampling_times(schedule, 20), noise=noise):
+    for step in sampler(denoise, schedule, x, sampling_timesteps(schedule, 20), noise=noise):
         generator = torch.Generator().manual_seed(step.t)
         x, x0 = theirs.step(wave.output, step.t - 1, x, generator=generator, return_dict=False)
         assert_close(step.x, x)

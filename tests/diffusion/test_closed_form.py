@@ -25,7 +25,7 @@ from fromnoise.diffusion import (
     dpmpp_sde,
     euler,
     heun,
-    sampling_times,
+    sampling_timesteps,
     unipc,
 )
 
@@ -115,14 +115,14 @@ def close(a, b):
 @each_number_of_steps
 @each_sampler
 def test_the_mean_is_exact(gaussian, schedule, sampler, steps):
-    for s, mean, _ in gaussian.carried(sampler, sampling_times(schedule, steps)):
+    for s, mean, _ in gaussian.carried(sampler, sampling_timesteps(schedule, steps)):
         close(mean, gaussian.marginal(s)[0])
 
 
 @each_number_of_steps
 def test_for_standard_normal_data_the_large_variance_is_exact(schedule, steps):
     data = Gaussian(schedule, ZERO, EYE)
-    times = sampling_times(schedule, steps)
+    times = sampling_timesteps(schedule, steps)
     *before, (s, _, last) = data.carried(large, times)
     for _, _, covariance in before:
         close(covariance, EYE)
@@ -138,7 +138,7 @@ def test_for_standard_normal_data_the_large_variance_is_exact(schedule, steps):
 )
 def test_for_a_single_image_the_small_variance_and_every_eta_are_exact(schedule, sampler, steps):
     data = Gaussian(schedule, MEAN, 0 * EYE)
-    for s, mean, covariance in data.carried(sampler, sampling_times(schedule, steps)):
+    for s, mean, covariance in data.carried(sampler, sampling_timesteps(schedule, steps)):
         close(mean, schedule.alpha_bar[s].sqrt() * MEAN)
         close(covariance, (1 - schedule.alpha_bar[s]) * EYE)
 
@@ -146,7 +146,7 @@ def test_for_a_single_image_the_small_variance_and_every_eta_are_exact(schedule,
 @each_number_of_steps
 def test_ddim_turns_standard_normal_data_by_angles(schedule, steps):
     # With α = cos θ, σ = sin θ the prediction is x̂_0 = cos θ_t x_t, ε̂ = sin θ_t x_t.
-    times = sampling_times(schedule, steps)
+    times = sampling_timesteps(schedule, steps)
     angles = [math.acos(math.sqrt(schedule.alpha_bar[t])) for t in [*times, 0]]
     factor = math.prod(math.cos(a - b) for a, b in pairwise(angles))
     *_, (_, _, covariance) = Gaussian(schedule, ZERO, EYE).carried(ddim, times)
@@ -165,7 +165,7 @@ def test_the_error_of_the_covariance_falls_at_first_order(
     gaussian, schedule, sampler, error_of_all_steps
 ):
     def error(steps: int) -> float:
-        *_, (_, _, covariance) = gaussian.carried(sampler, sampling_times(schedule, steps))
+        *_, (_, _, covariance) = gaussian.carried(sampler, sampling_timesteps(schedule, steps))
         return ((covariance - COVARIANCE).norm() / COVARIANCE.norm()).item()
 
     assert 1.75 < error(100) / error(200) < 2.1
@@ -249,7 +249,7 @@ def last_step(sampler, data: Gaussian, times: list[int], noise):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "covariance", "steps", "spacing"),
+    ("sampler", "covariance", "steps", "timesteps"),
     [
         (large, EYE, 20, "linspace"),
         (partial(ddpm, variance="learned"), COVARIANCE.diag().diag(), 20, "log_snr"),
@@ -258,11 +258,11 @@ def last_step(sampler, data: Gaussian, times: list[int], noise):
     ids=["ddpm-large", "ddpm-learned", "dpm++sde"],
 )
 def test_draws_have_the_mean_and_covariance_of_the_data(
-    schedule, drawn, sampler, covariance, steps, spacing
+    schedule, drawn, sampler, covariance, steps, timesteps
 ):
     # Large is exact for standard normal deviations, learned for a diagonal covariance.
     data = Gaussian(schedule, MEAN, covariance)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     assert_drawn_from(last_step(sampler, data, times, drawn).x, MEAN, covariance)
 
 
@@ -280,7 +280,7 @@ def test_draws_around_many_single_images_have_their_mean_and_covariance(schedule
     def denoise(x_t: Tensor, t: int) -> Prediction:
         return Prediction("x0", own, x_t, schedule.alpha(t), schedule.sigma(t))
 
-    times = sampling_times(schedule, 20)
+    times = sampling_timesteps(schedule, 20)
     x_T = schedule.add_noise(own, drawn(0), times[0])
     for step in sampler(denoise, schedule, x_T, times, noise=drawn):
         if step.s in (times[1], times[10], times[-1]):
@@ -292,7 +292,7 @@ def test_draws_around_many_single_images_have_their_mean_and_covariance(schedule
 )
 def test_draws_are_what_was_carried(gaussian, schedule, drawn, name):
     # With few steps the error is many standard errors, and it is the same by both ways.
-    times = sampling_times(schedule, 10)
+    times = sampling_timesteps(schedule, 10)
     *_, (_, mean, covariance) = gaussian.carried(SAMPLERS[name], times)
     assert ((covariance - COVARIANCE).abs() > 10 * standard_errors(COVARIANCE)[1]).any()
     assert_drawn_from(last_step(SAMPLERS[name], gaussian, times, drawn).x, mean, covariance)
@@ -301,6 +301,6 @@ def test_draws_are_what_was_carried(gaussian, schedule, drawn, name):
 def test_two_thousand_small_steps_err_by_less_than_so_many_draws_show():
     # Even steps of the angle whose cosine is α, as the cosine schedule has, err least here.
     data = Gaussian(NoiseSchedule.named("cosine", 2000), MEAN, COVARIANCE / 2 + EYE / 2)
-    *_, (_, _, covariance) = data.carried(small, sampling_times(data.schedule, 2000))
+    *_, (_, _, covariance) = data.carried(small, sampling_timesteps(data.schedule, 2000))
     standard_error = standard_errors(data.covariance)[1]
     assert ((covariance - data.covariance).abs() < standard_error).all()

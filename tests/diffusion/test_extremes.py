@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.diffusion import SAMPLERS as NAMED
-from fromnoise.diffusion import SPACINGS, Denoiser, NoiseSchedule, ddim, ddpm, sampling_times
+from fromnoise.diffusion import TIMESTEPS, Denoiser, NoiseSchedule, ddim, ddpm, sampling_timesteps
 
 MEAN = torch.tensor([0.5, -1.0, 0.2])[:, None, None]
 VARIANCE = torch.tensor([0.06, 0.4, 0.8])[:, None, None]
@@ -29,7 +29,7 @@ NOTHING_AT_T = {
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_schedule = pytest.mark.parametrize("schedule", NOTHING_AT_T.values(), ids=NOTHING_AT_T)
-each_spacing = pytest.mark.parametrize("spacing", SPACINGS)
+each_spacing = pytest.mark.parametrize("timesteps", TIMESTEPS)
 
 
 class PerfectNetwork(nn.Module):
@@ -80,7 +80,7 @@ MOST = dict.fromkeys(("heun", "dpm++", "dpm++sde", "unipc", "ddpm large"), SECON
 @pytest.mark.parametrize("kind", ["v", "x0"])
 def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name, schedule, kind):
     for steps, most in zip((20, 100), MOST.get(name, FIRST_ORDER), strict=True):
-        mean, std = made(SAMPLERS[name], schedule, sampling_times(schedule, steps), kind)
+        mean, std = made(SAMPLERS[name], schedule, sampling_timesteps(schedule, steps), kind)
         torch.testing.assert_close(mean, MEAN.flatten().double(), rtol=0, atol=1e-5)
         right = VARIANCE.flatten().double().sqrt()
         assert (std - right).norm() / right.norm() < most
@@ -98,20 +98,20 @@ def test_a_last_time_with_almost_nothing_is_as_one_with_nothing(name):
     exact = NOTHING_AT_T["linear"].alpha_bar
     betas = 1 - exact[1:] / exact[:-1]
     betas[-1] = 1 - 1e-12 / exact[-2]
-    times = sampling_times(NOTHING_AT_T["linear"], 20)
+    times = sampling_timesteps(NOTHING_AT_T["linear"], 20)
     nothing = made(SAMPLERS[name], NOTHING_AT_T["linear"], times, "v")
     almost = made(SAMPLERS[name], NoiseSchedule(betas), times, "v")
     for a, b in zip(almost, nothing, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-2 if name == "dpm++" else 1e-3)
 
 
-# ---- any number of steps, by any spacing ----------------------------------------------------
+# ---- any number of steps, by any timesteps ----------------------------------------------------
 
 
 @each_spacing
 @each_sampler
 @pytest.mark.parametrize("schedule", [NOTHING_AT_T["jsd"], "linear"], ids=["jsd", "linear"])
-def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, spacing, schedule):
+def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, timesteps, schedule):
     if schedule == "linear":
         schedule = NoiseSchedule.named("linear", 50, beta_T=0.4)
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +121,7 @@ def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, spacing,
 
     denoise = Denoiser(PerfectNetwork(schedule, "v"), schedule, "v")
     for steps in (1, 2, 3) if schedule.T == 1000 else (1, 2, 50):
-        times = sampling_times(schedule, steps, spacing)
+        times = sampling_timesteps(schedule, steps, timesteps)
         seen = list(sampler(denoise, schedule, noise(0), times, noise=noise))
         assert [step.t for step in seen] == times
         assert seen[-1].s == 0
@@ -134,6 +134,6 @@ def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, spacing,
 @each_sampler
 def test_all_steps_from_pure_noise_are_right(sampler):
     schedule = NOTHING_AT_T["linear"]
-    mean, std = made(sampler, schedule, sampling_times(schedule, schedule.T), "v")
+    mean, std = made(sampler, schedule, sampling_timesteps(schedule, schedule.T), "v")
     torch.testing.assert_close(mean, MEAN.flatten().double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(std, VARIANCE.flatten().double().sqrt(), rtol=0.02, atol=0)

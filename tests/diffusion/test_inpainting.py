@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fromnoise.diffusion import NoiseSchedule, Prediction, ddpm, inpaint, sampling_times
+from fromnoise.diffusion import NoiseSchedule, Prediction, ddpm, inpaint, sampling_timesteps
 from fromnoise.diffusion.inpainting import _pieces
 from fromnoise.rng import image_noise
 
@@ -52,7 +52,7 @@ def conditional_errors(schedule, *, resample: int) -> tuple[float, float]:
         Gaussian(schedule),
         schedule,
         noise(0),
-        sampling_times(schedule, 50),
+        sampling_timesteps(schedule, 50),
         image=torch.full((DRAWS, 3, 1, 1), value.item()),
         known=FIRST,
         noise=noise,
@@ -87,7 +87,7 @@ def test_what_is_made_is_distributed_as_it_should_be_given_what_is_known(schedul
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_where_nothing_is_known_it_is_plain_sampling_bit_for_bit(schedule, variance):
-    noise, times = keyed_noise([3, 8], (3, 1, 1)), sampling_times(schedule, 13)
+    noise, times = keyed_noise([3, 8], (3, 1, 1)), sampling_timesteps(schedule, 13)
     *_, plain = ddpm(Gaussian(schedule), schedule, noise(0), times, noise=noise, variance=variance)
     *_, last = inpaint(
         Gaussian(schedule),
@@ -117,7 +117,7 @@ def test_an_image_depends_on_its_seed_alone_and_on_every_draw_once(schedule):
             Gaussian(schedule),
             schedule,
             noise(0),
-            sampling_times(schedule, 7),
+            sampling_timesteps(schedule, 7),
             image=torch.ones(len(seeds), 3, 1, 1),
             known=FIRST,
             noise=remembered,

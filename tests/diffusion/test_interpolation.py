@@ -14,7 +14,7 @@ from fromnoise.diffusion import (
     ddim,
     ddpm,
     interpolation_starts,
-    sampling_times,
+    sampling_timesteps,
     slerp,
 )
 
@@ -44,7 +44,7 @@ class Narrow:
 
 
 def sampled(schedule, denoise, starts, t, sampler=ddim, noise=None, steps=1000):
-    times = [t, *(u for u in sampling_times(schedule, steps) if u < t)]
+    times = [t, *(u for u in sampling_timesteps(schedule, steps) if u < t)]
     *_, last = sampler(denoise, schedule, starts, times, noise=noise)
     return last.x
 

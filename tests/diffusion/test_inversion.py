@@ -13,7 +13,7 @@ from fromnoise.diffusion import (
     Prediction,
     ddim,
     ddim_inversion,
-    sampling_times,
+    sampling_timesteps,
 )
 
 D = 3
@@ -57,7 +57,7 @@ def inverted(schedule, images, times):
 
 def errors(schedule, images, steps):
     """Of x_T against the ODE's, and of the way there and back again against the images."""
-    denoise, times = Gaussian(schedule), sampling_times(schedule, steps)
+    denoise, times = Gaussian(schedule), sampling_timesteps(schedule, steps)
     x_T = inverted(schedule, images, times)
     *_, last = ddim(denoise, schedule, x_T, times, noise=lambda t: torch.zeros(()))
     return (
@@ -82,13 +82,13 @@ def test_a_thousand_steps_find_the_noise_and_return_to_the_image(schedule, image
 def test_the_noise_of_the_data_is_standard_normal(schedule):
     drawn = torch.randn(20_000, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     images = (MEAN + drawn @ ROOT.T)[:, :, None, None]
-    x_T = inverted(schedule, images, sampling_times(schedule, 200))[:, :, 0, 0]
+    x_T = inverted(schedule, images, sampling_timesteps(schedule, 200))[:, :, 0, 0]
     assert x_T.mean(dim=0).abs().max() < 0.03
     assert (x_T.T.cov() - EYE).abs().max() < 0.05
 
 
 def test_every_step_of_it_is_one_of_the_kept_times(schedule, images):
-    times = sampling_times(schedule, 4)
+    times = sampling_timesteps(schedule, 4)
     steps = list(ddim_inversion(Gaussian(schedule), schedule, images, times))
     assert [(step.t, step.s) for step in steps] == [(0, 250), (250, 500), (500, 750), (750, 1000)]
     assert torch.equal(steps[0].x0, images)
@@ -118,7 +118,7 @@ def test_fed_the_same_predictions_diffusers_makes_the_same_steps(schedule, kind,
     )
     scheduler.alphas_cumprod = schedule.alpha_bar[1:]
     scheduler.set_timesteps(steps)
-    times = sampling_times(schedule, steps, "leading")
+    times = sampling_timesteps(schedule, steps, "leading")
     x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     denoise = Denoiser(wave, schedule, kind)
     for step in ddim_inversion(denoise, schedule, x, times):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, ddim, ddpm, sampling_times
+from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, ddim, ddpm, sampling_timesteps
 
 
 def ellipse(degrees: float, *std: float) -> Tensor:
@@ -95,10 +95,10 @@ class Errors(NamedTuple):
     covariance: float
 
 
-def errors(sampler, steps: int = 100, spacing: str = "trailing") -> Errors:
+def errors(sampler, steps: int = 100, timesteps: str = "trailing") -> Errors:
     """Those of so many draws, with the cosine schedule."""
     schedule = NoiseSchedule.named("cosine", 1000)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     generator = np.random.default_rng(0)
 
     def noise(t: int) -> Tensor:

@@ -20,7 +20,7 @@ from fromnoise.diffusion import (
     Step,
     dpmpp,
     heun,
-    sampling_times,
+    sampling_timesteps,
     unipc,
 )
 
@@ -198,13 +198,13 @@ def test_faults_of_unipc_are_seen(monkeypatch):
 # ---- a leap from nearly nothing -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "linspace", "quadratic"])
+@pytest.mark.parametrize("timesteps", ["trailing", "linspace", "quadratic"])
 @pytest.mark.parametrize("name", ["cosine", "sigmoid"])
-def test_heun_survives_a_schedule_that_ends_with_nearly_no_image(name, spacing):
+def test_heun_survives_a_schedule_that_ends_with_nearly_no_image(name, timesteps):
     # ρ = σ/α falls from 3,000 or 20,000 to about 10 in the first of 20 steps. With the mean of the
     # two slopes there, the end would be wrong by several standard deviations, or by dozens.
     schedule = NoiseSchedule.named(name, 1000)
-    times = sampling_times(schedule, 20, spacing)
+    times = sampling_timesteps(schedule, 20, timesteps)
     by_heun, by_euler = (
         [error for _, error in errors(sampler, schedule, times)][-1]
         for sampler in (heun, SAMPLERS["euler"])

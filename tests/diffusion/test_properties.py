@@ -12,11 +12,11 @@ from torch import Tensor
 from fromnoise.diffusion import (
     SAMPLERS,
     SCHEDULES,
-    SPACINGS,
+    TIMESTEPS,
     Denoiser,
     NoiseSchedule,
     Prediction,
-    sampling_times,
+    sampling_timesteps,
 )
 
 KINDS = ("eps", "x0", "v")
@@ -130,9 +130,9 @@ def test_the_posterior_over_two_steps_is_both_steps(data, schedule):
     images=images(),
     kind=st.sampled_from(KINDS),
     sampler=st.sampled_from(sorted(SAMPLERS)),
-    spacing=st.sampled_from(sorted(SPACINGS)),
+    timesteps=st.sampled_from(sorted(TIMESTEPS)),
 )
-def test_who_knows_the_image_ends_with_it(data, schedule, images, kind, sampler, spacing):
+def test_who_knows_the_image_ends_with_it(data, schedule, images, kind, sampler, timesteps):
     """The network that knows x_0, whatever it predicts: every sampler ends at x_0, from any x_T."""
     if schedule.alpha_bar[-1] == 0 and kind == "eps":
         kind = "v"
@@ -146,7 +146,7 @@ def test_who_knows_the_image_ends_with_it(data, schedule, images, kind, sampler,
 
     denoise = Denoiser(Knowing(), schedule, kind)
     steps = data.draw(st.integers(1, min(schedule.T, 8)))
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     walk = SAMPLERS[sampler](denoise, schedule, images(), times, noise=lambda t: images())
     last = None
     for last in walk:

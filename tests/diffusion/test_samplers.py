@@ -15,7 +15,7 @@ from fromnoise.diffusion import (
     euler,
     heun,
     reverse_step,
-    sampling_times,
+    sampling_timesteps,
     unipc,
 )
 
@@ -144,7 +144,7 @@ def test_ddim_is_equation_12_of_its_paper(schedule, denoise, noise, start, eta, 
 
 @pytest.mark.parametrize("steps", [7, 53, 1000])
 def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule, denoise, noise, start, steps):
-    times = sampling_times(schedule, steps)
+    times = sampling_timesteps(schedule, steps)
     by_ddim = ddim(denoise, schedule, start, times, noise=noise, eta=1.0)
     by_ddpm = ddpm(denoise, schedule, start, times, noise=noise, variance="small")
     for a, b in zip(by_ddim, by_ddpm, strict=True):
@@ -169,7 +169,7 @@ each_variance = pytest.mark.parametrize("variance", ["small", "large", "learned"
 @each_variance
 def test_reverse_steps_in_a_row_are_ddpm(schedule, noise, start, variance):
     denoise = clamp_x0(Denoiser(Wave(), schedule))
-    times = sampling_times(schedule, 53)
+    times = sampling_timesteps(schedule, 53)
     x = start
     sampler = ddpm(denoise, schedule, start, times, noise=noise, variance=variance)
     for step, t, s in zip(sampler, times, [*times[1:], 0], strict=True):
@@ -270,7 +270,7 @@ def test_a_learned_variance_beyond_all_numbers_still_ends_in_an_image(schedule, 
         return torch.ones(SHAPE)
 
     denoise = clamp_x0(Denoiser(Wide(), schedule))
-    times = sampling_times(schedule, steps)
+    times = sampling_timesteps(schedule, steps)
     *_, last = ddpm(denoise, schedule, noise(0), times, noise=noise, variance="learned")
     torch.testing.assert_close(last.x, last.x0)
     assert last.x.abs().max() <= 1

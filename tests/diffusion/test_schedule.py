@@ -50,7 +50,7 @@ def test_cosine_defaults_to_the_offset_of_the_paper():
 
 
 def test_given_takes_the_betas_as_they_are():
-    schedule = NoiseSchedule.named("given", 3, betas=[0.1, 0.2, 0.5])
+    schedule = NoiseSchedule.named("custom", 3, betas=[0.1, 0.2, 0.5])
     assert schedule.alpha_bar.tolist() == pytest.approx([1, 0.9, 0.72, 0.36])
     assert schedule.T == 3
 
@@ -265,7 +265,7 @@ def test_impossible_betas_are_refused(betas, message):
 
 def test_another_number_of_betas_than_steps_is_refused():
     with pytest.raises(ValueError, match="T is 3, but the given schedule has 2 betas"):
-        NoiseSchedule.named("given", 3, betas=[0.1, 0.2])
+        NoiseSchedule.named("custom", 3, betas=[0.1, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_an_unknown_name_and_no_step_are_refused():
 
 def test_a_bad_beta_is_named_before_the_snr_is_brought_to_zero():
     with pytest.raises(ValueError, match=r"but β_2 = 1\.2"):
-        NoiseSchedule.named("given", 2, betas=[0.1, 1.2], zero_terminal_snr=True)
+        NoiseSchedule.named("custom", 2, betas=[0.1, 1.2], zero_terminal_snr=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])

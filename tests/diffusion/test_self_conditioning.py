@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, classifier_free, remembering
-from fromnoise.diffusion.self_conditioning import first_guess
+from fromnoise.diffusion import (
+    Denoiser,
+    NoiseSchedule,
+    Objective,
+    classifier_free,
+    with_self_conditioning,
+)
+from fromnoise.diffusion.self_conditioning import estimate_x0
 from fromnoise.networks import DDPM
 
 SCHEDULE = NoiseSchedule.named("linear", 100)
@@ -63,13 +69,13 @@ def network() -> DDPM:
 def test_a_hint_of_zeros_is_none_and_another_is_not():
     denoiser, x_t = Denoiser(network(), SCHEDULE), torch.randn(2, 2, 8, 8)
     plain = denoiser(x_t, 50).value
-    assert torch.equal(denoiser(x_t, 50, hint=torch.zeros_like(x_t)).value, plain)
-    assert not torch.allclose(denoiser(x_t, 50, hint=torch.ones_like(x_t)).value, plain)
+    assert torch.equal(denoiser(x_t, 50, self_cond=torch.zeros_like(x_t)).value, plain)
+    assert not torch.allclose(denoiser(x_t, 50, self_cond=torch.ones_like(x_t)).value, plain)
 
 
 def test_a_hint_is_kept_in_the_range_of_images(denoiser, batch):
     x_t = batch[0]
-    denoiser(x_t, 5, hint=5 * x_t)
+    denoiser(x_t, 5, self_cond=5 * x_t)
     assert torch.equal(denoiser.network.hints()[0], (5 * x_t).clamp(-1, 1))
 
 
@@ -77,7 +83,7 @@ def test_a_hint_to_a_network_that_takes_none_is_refused(batch):
     x_t = batch[0]
     plain = Denoiser(nn.Identity(), SCHEDULE)
     with pytest.raises(ValueError, match=r"takes no hint; .* network\.self_conditioning = true"):
-        plain(x_t, 5, hint=x_t)
+        plain(x_t, 5, self_cond=x_t)
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -87,7 +93,7 @@ def test_hinted_images_see_their_first_guess_and_others_zeros(denoiser, batch):
     x0, eps, t = batch
     hinted = torch.tensor([True, False, False, True])
     cond = torch.arange(4.0)[:, None]
-    Objective()(denoiser, x0, eps, t, cond, hinted=hinted)
+    Objective()(denoiser, x0, eps, t, cond, self_conditioned=hinted)
     x_t = SCHEDULE.add_noise(x0, eps, t)
     first, second = denoiser.network.inputs
     assert torch.equal(first, torch.cat([x_t, torch.zeros_like(x_t)], dim=1)[hinted])
@@ -101,7 +107,7 @@ def test_no_gradient_goes_through_the_first_guess(denoiser, batch):
     x0, eps, t = batch
     x_t = SCHEDULE.add_noise(x0, eps, t)
     hint = (3 * x_t).clamp(-1, 1)  # a constant
-    loss = Objective()(denoiser, x0, eps, t, hinted=torch.ones(4, dtype=torch.bool)).sum()
+    loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.ones(4, dtype=torch.bool)).sum()
     (of_a,) = torch.autograd.grad(loss, denoiser.network.a)
     error = 3 * x_t + 0.5 * hint - x0
     torch.testing.assert_close(of_a, (2 * error * x_t).flatten(1).mean(dim=1).sum())
@@ -109,7 +115,7 @@ def test_no_gradient_goes_through_the_first_guess(denoiser, batch):
 
 def test_where_none_is_hinted_one_pass_is_made(denoiser, batch):
     x0, eps, t = batch
-    loss = Objective()(denoiser, x0, eps, t, hinted=torch.zeros(4, dtype=torch.bool))
+    loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.zeros(4, dtype=torch.bool))
     assert len(denoiser.network.inputs) == 1
     assert torch.equal(loss, Objective()(denoiser, x0, eps, t))
 
@@ -123,7 +129,12 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
         made.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):  # each its own: what it remembers ends with it
             loss = Objective()(
-                denoiser, x0, torch.randn_like(x0), torch.tensor([1, 9, 99]), None, hinted=given
+                denoiser,
+                x0,
+                torch.randn_like(x0),
+                torch.tensor([1, 9, 99]),
+                None,
+                self_conditioned=given,
             )
         loss.sum().backward()
         assert all(p.grad is not None and p.grad.count_nonzero() for p in made.parameters())
@@ -134,7 +145,7 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
 
 def test_each_call_is_hinted_by_the_one_before(denoiser, batch):
     x_t = batch[0] / 9
-    walk = remembering(denoiser)
+    walk = with_self_conditioning(denoiser)
     with torch.inference_mode():
         first, second, third = (walk(x_t * scale, t) for t, scale in ((90, 1), (50, 2), (10, 3)))
     hints = denoiser.network.hints()
@@ -146,16 +157,16 @@ def test_each_call_is_hinted_by_the_one_before(denoiser, batch):
 
 def test_another_batch_size_and_another_walk_begin_with_nothing(denoiser, batch):
     x_t = batch[0]
-    walk = remembering(denoiser)
+    walk = with_self_conditioning(denoiser)
     walk(x_t, 90)
     walk(x_t[:2], 50)
-    remembering(denoiser)(x_t, 90)
+    with_self_conditioning(denoiser)(x_t, 90)
     assert not any(hint.any() for hint in denoiser.network.hints())
 
 
 def test_guidance_hints_each_half_by_its_own_guess(denoiser, batch):
     x_t, cond = batch[0], torch.ones(4, 1)
-    guided = classifier_free(remembering(denoiser), cond, 3.0)
+    guided = classifier_free(with_self_conditioning(denoiser), cond, 3.0)
     guided(x_t, 90)
     guided(x_t, 50)
     with_cond, without = denoiser.network.hints()[1].chunk(2)
@@ -165,12 +176,12 @@ def test_guidance_hints_each_half_by_its_own_guess(denoiser, batch):
 
 def test_a_network_without_hints_is_left_as_it_is():
     plain = Denoiser(nn.Identity(), SCHEDULE)
-    assert remembering(plain) is plain
+    assert with_self_conditioning(plain) is plain
 
 
 def test_remembering_changes_nothing_of_the_network(denoiser):
     denoiser.network.eval()
-    walk = remembering(denoiser)
+    walk = with_self_conditioning(denoiser)
     assert walk.network is denoiser.network
     assert not denoiser.network.training
     assert (walk.schedule, walk.prediction) == (denoiser.schedule, denoiser.prediction)
@@ -178,5 +189,5 @@ def test_remembering_changes_nothing_of_the_network(denoiser):
 
 def test_a_first_guess_knows_no_gradient(denoiser, batch):
     x0, _, t = batch
-    guess = first_guess(denoiser, x0, t, None, torch.ones(4, dtype=torch.bool))
+    guess = estimate_x0(denoiser, x0, t, None, torch.ones(4, dtype=torch.bool))
     assert not guess.requires_grad

@@ -27,7 +27,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, sampling_times
+from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, sampling_timesteps
 
 T = 1000
 SHAPE = (2, 1, 4, 4)
@@ -52,10 +52,10 @@ CLIPPED = {
 FREE = [
     *product((1, 2, 7, 20, 53), ["trailing"], PREDICTION_TYPES, [False]),
     *product([20], ["leading", "karras"], PREDICTION_TYPES, [False]),
-    *product([1000], ["trailing"], ["eps", "v"], [False]),  # with all times there is one spacing
+    *product([1000], ["trailing"], ["eps", "v"], [False]),  # with all times there is one timesteps
 ]
 CLIPPING = [*product((7, 20, 53), ["trailing"], PREDICTION_TYPES, [True])]
-each_chain = pytest.mark.parametrize(("steps", "spacing", "kind", "clip"), [*FREE, *CLIPPING])
+each_chain = pytest.mark.parametrize(("steps", "timesteps", "kind", "clip"), [*FREE, *CLIPPING])
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def at_our_times(name, schedule, times, kind, *, clip=False):
 def test_their_trailing_times_and_what_they_look_up_there_are_ours(schedule, name, steps):
     theirs = build(name, timestep_spacing="trailing")
     theirs.set_timesteps(steps)
-    times = sampling_times(schedule, steps, "trailing")
+    times = sampling_timesteps(schedule, steps, "trailing")
     ours = at_our_times(name, schedule, times, "eps")
     assert theirs.timesteps.tolist() == ours.timesteps.tolist()
     torch.testing.assert_close(theirs.sigmas.double(), ours.sigmas, rtol=1e-3, atol=0)
@@ -112,15 +112,15 @@ def test_their_trailing_times_and_what_they_look_up_there_are_ours(schedule, nam
 
 @pytest.mark.parametrize("steps", [7, 20, 53])
 @pytest.mark.parametrize(
-    ("spacing", "option"), [("karras", "use_karras_sigmas"), ("log_snr", "use_lu_lambdas")]
+    ("timesteps", "option"), [("karras", "use_karras_sigmas"), ("log_snr", "use_lu_lambdas")]
 )
-def test_times_that_are_even_in_a_function_of_the_noise(schedule, spacing, option, steps):
+def test_times_that_are_even_in_a_function_of_the_noise(schedule, timesteps, option, steps):
     # Theirs keep σ/α as the rule gives it, and round its time for the network. We step between the
     # times themselves: the nearest ones, and no time twice, where theirs ends with 2, 1, 1.
     theirs = build("dpm++", **{option: True})
     theirs.set_timesteps(steps)
     expected = [t + 1 for t in theirs.timesteps.tolist()]
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     assert max(abs(a - b) for a, b in zip(times, expected, strict=True)) <= 1
 
 
@@ -129,9 +129,9 @@ def test_times_that_are_even_in_a_function_of_the_noise(schedule, spacing, optio
 
 @each_chain
 @pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc"])
-def test_multistep(schedule, wave_denoiser, noise, name, steps, spacing, kind, clip):
+def test_multistep(schedule, wave_denoiser, noise, name, steps, timesteps, kind, clip):
     denoise, wave = wave_denoiser(schedule, kind, clip)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     theirs = at_our_times(name, schedule, times, kind, clip=clip)
     x = noise(0)
     for step in SAMPLERS[name](denoise, schedule, x, times, noise=noise):
@@ -142,10 +142,10 @@ def test_multistep(schedule, wave_denoiser, noise, name, steps, spacing, kind, c
             assert_close(step.x0, theirs.model_outputs[-1])
 
 
-@pytest.mark.parametrize(("steps", "spacing", "kind", "clip"), FREE)  # theirs cannot clip
-def test_euler(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
+@pytest.mark.parametrize(("steps", "timesteps", "kind", "clip"), FREE)  # theirs cannot clip
+def test_euler(schedule, wave_denoiser, noise, steps, timesteps, kind, clip):
     denoise, wave = wave_denoiser(schedule, kind, clip)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     theirs = at_our_times("euler", schedule, times, kind)
     x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
     theirs.scale_model_input(x, theirs.timesteps[0])  # it warns where this is left out
@@ -158,11 +158,11 @@ def test_euler(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
 
 
 @pytest.mark.parametrize(
-    ("steps", "spacing", "kind", "clip"),
+    ("steps", "timesteps", "kind", "clip"),
     # In two steps the first goes from σ/α = 157 to 3.4, a leap that ours does not correct.
     [chain for chain in (*FREE, *CLIPPING) if chain[0] != 2],
 )
-def test_heun(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
+def test_heun(schedule, wave_denoiser, noise, steps, timesteps, kind, clip):
     plain, wave = wave_denoiser(schedule, kind, clip)
     seen = []
 
@@ -171,7 +171,7 @@ def test_heun(schedule, wave_denoiser, noise, steps, spacing, kind, clip):
         seen.append((x_t, t, wave.output))
         return prediction
 
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     theirs = at_our_times("heun", schedule, times, kind, clip=clip)
     x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
     asked = iter(theirs.timesteps.tolist())
@@ -202,7 +202,7 @@ def test_the_limit_of_no_image_at_T(wave_denoiser, noise, name, huge, kind):
     # (ρ_s − ρ_T) (ε̂_s − ε̂_T) with ρ_T → ∞, and ours leaves it out, as after any leap.
     schedule = NoiseSchedule.named("linear", T, zero_terminal_snr=True)
     denoise, wave = wave_denoiser(schedule, kind, clip=False)
-    times = sampling_times(schedule, 20)
+    times = sampling_timesteps(schedule, 20)
     theirs = at_our_times(name, schedule, times, kind)
     theirs.sigmas[0] = huge
     x = noise(0) * huge if name == "euler" else noise(0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.diffusion import SCHEDULES, SPACINGS, NoiseSchedule, sampling_times
+from fromnoise.diffusion import SCHEDULES, TIMESTEPS, NoiseSchedule, sampling_timesteps
 
 NAMED = sorted(SCHEDULES.keys() - {"given"})
 
@@ -18,17 +18,17 @@ def some_schedule(name: str, T: int) -> NoiseSchedule:
     data=st.data(),
     T=st.integers(25, 2000),
     name=st.sampled_from(NAMED),
-    spacing=st.sampled_from(sorted(SPACINGS)),
+    timesteps=st.sampled_from(sorted(TIMESTEPS)),
 )
-def test_times_fall_strictly_within_1_to_T_and_end_as_their_spacing_says(data, T, name, spacing):
+def test_times_fall_strictly_within_1_to_T_and_end_as_their_spacing_says(data, T, name, timesteps):
     steps = data.draw(st.integers(1, T))
-    times = sampling_times(some_schedule(name, T), steps, spacing)
+    times = sampling_timesteps(some_schedule(name, T), steps, timesteps)
     assert len(times) == steps
     assert all(type(t) is int and 1 <= t <= T for t in times)
     assert all(t > s for t, s in pairwise(times))
-    if spacing != "leading":
+    if timesteps != "leading":
         assert times[0] == T
-    if spacing == "leading" or (spacing != "trailing" and steps > 1):
+    if timesteps == "leading" or (timesteps != "trailing" and steps > 1):
         assert times[-1] == 1
 
 
@@ -36,21 +36,21 @@ def test_times_fall_strictly_within_1_to_T_and_end_as_their_spacing_says(data, T
 def test_times_are_evenly_spaced(data, T):
     schedule = NoiseSchedule.named("cosine", T)
     steps = data.draw(st.integers(1, T))
-    for i, t in enumerate(reversed(sampling_times(schedule, steps, "leading"))):
+    for i, t in enumerate(reversed(sampling_timesteps(schedule, steps, "leading"))):
         assert t == 1 + i * (T // steps)
-    for i, t in enumerate(sampling_times(schedule, steps, "trailing")):
+    for i, t in enumerate(sampling_timesteps(schedule, steps, "trailing")):
         assert abs(t - (T - i * T / steps)) <= 0.5
-    for i, t in enumerate(sampling_times(schedule, steps, "linspace")):
+    for i, t in enumerate(sampling_timesteps(schedule, steps, "linspace")):
         assert abs(t - (T - i * (T - 1) / max(steps - 1, 1))) <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_all_steps_are_all_times(schedule, spacing):
-    assert sampling_times(schedule, 1000, spacing) == list(range(1000, 0, -1))
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
+def test_all_steps_are_all_times(schedule, timesteps):
+    assert sampling_timesteps(schedule, 1000, timesteps) == list(range(1000, 0, -1))
 
 
 @pytest.mark.parametrize(
-    ("spacing", "times"),
+    ("timesteps", "times"),
     [
         ("leading", [853, 711, 569, 427, 285, 143, 1]),
         ("trailing", [1000, 857, 714, 571, 429, 286, 143]),
@@ -58,8 +58,8 @@ def test_all_steps_are_all_times(schedule, spacing):
         ("quadratic", [1000, 695, 445, 251, 112, 29, 1]),  # 1 + 999 (i/6)²
     ],
 )
-def test_seven_steps_of_a_thousand(schedule, spacing, times):
-    assert sampling_times(schedule, 7, spacing) == times
+def test_seven_steps_of_a_thousand(schedule, timesteps, times):
+    assert sampling_timesteps(schedule, 7, timesteps) == times
 
 
 def evenness(values: list[float]) -> float:
@@ -73,34 +73,34 @@ FINE = NoiseSchedule.named("linear_rescaled", 10_000)
 
 
 def test_log_snr_is_even_in_the_logarithm_of_the_ratio():
-    a = [FINE.alpha_bar[t].item() for t in sampling_times(FINE, 20, "log_snr")]
+    a = [FINE.alpha_bar[t].item() for t in sampling_timesteps(FINE, 20, "log_snr")]
     assert evenness([math.log(a / (1 - a)) for a in a]) < 1.2
-    assert evenness(sampling_times(FINE, 20, "log_snr")) > 5
+    assert evenness(sampling_timesteps(FINE, 20, "log_snr")) > 5
 
 
 def test_karras_is_even_in_the_seventh_root_of_the_noise():
-    a = [FINE.alpha_bar[t].item() for t in sampling_times(FINE, 20, "karras")]
+    a = [FINE.alpha_bar[t].item() for t in sampling_timesteps(FINE, 20, "karras")]
     assert evenness([((1 - a) / a) ** (1 / 14) for a in a]) < 1.2
 
 
-@pytest.mark.parametrize("spacing", ["log_snr", "karras"])
+@pytest.mark.parametrize("timesteps", ["log_snr", "karras"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 999, 1000])
-def test_without_any_image_at_T_the_spacing_begins_after_it(spacing, steps):
+def test_without_any_image_at_T_the_spacing_begins_after_it(timesteps, steps):
     schedule = NoiseSchedule.named("linear", 1000, zero_terminal_snr=True)
-    times = sampling_times(schedule, steps, spacing)
+    times = sampling_timesteps(schedule, steps, timesteps)
     assert times[0] == 1000
     assert len(times) == steps
     shorter = NoiseSchedule(1 - schedule.alpha_bar[1:-1] / schedule.alpha_bar[:-2])
     if 1 < steps < 999:
-        assert times[1:] == sampling_times(shorter, steps, spacing)[1:]
+        assert times[1:] == sampling_timesteps(shorter, steps, timesteps)[1:]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_an_impossible_number_of_steps_is_refused(schedule, steps):
     with pytest.raises(ValueError, match=f"between 1 and T = 1000, not {steps}"):
-        sampling_times(schedule, steps)
+        sampling_timesteps(schedule, steps)
 
 
 def test_an_unknown_spacing_is_refused(schedule):
-    with pytest.raises(ValueError, match="spacing 'trail' is unknown; known: leading, trailing"):
-        sampling_times(schedule, 5, "trail")
+    with pytest.raises(ValueError, match="timesteps 'trail' is unknown; known: leading, trailing"):
+        sampling_timesteps(schedule, 5, "trail")

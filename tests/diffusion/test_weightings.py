@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fromnoise.diffusion import WEIGHTINGS, Denoiser, NoiseSchedule, Objective, bound_term
-from fromnoise.diffusion.losses import METRICS, min_snr, p2
+from fromnoise.diffusion.losses import LOSSES, min_snr, p2
 
 KINDS = ["eps", "x0", "v"]
 THREE = NoiseSchedule(torch.tensor([0.1, 4 / 9, 0.8]).double())  # ᾱ = 0.9, 0.5, 0.1: SNR 9, 1, 1/9
@@ -66,7 +66,7 @@ def test_a_metric_is_that_of_torch(name, theirs, errors):
     target = torch.linspace(-1, 1, 6).double()
     predicted = target + torch.tensor(errors, dtype=torch.float64)
     expected = theirs(predicted, target, reduction="none")
-    torch.testing.assert_close(METRICS[name](predicted, target), expected)
+    torch.testing.assert_close(LOSSES[name](predicted, target), expected)
 
 
 # ---- weights ------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def quotients(weighting, kind, metric="mse"):
 
 
 @pytest.mark.parametrize(("name", "kind"), QUOTIENTS)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", LOSSES)
 def test_weights_by_hand(name, kind, metric):
     expected = torch.tensor(QUOTIENTS[name, kind], dtype=torch.float64)
     got = quotients(WEIGHTINGS[name], kind, metric)

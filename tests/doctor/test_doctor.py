@@ -9,7 +9,7 @@ import torch
 import fromnoise
 from fromnoise.config.recipe import load_recipe, shipped_recipes
 from fromnoise.doctor.doctor import CHECKS
-from fromnoise.training import examine
+from fromnoise.training import diagnose
 
 doctor = importlib.import_module("fromnoise.doctor.doctor")
 running = importlib.import_module("fromnoise.training.run")
@@ -30,7 +30,7 @@ def levels(found):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_no_shipped_recipe_is_wrong(name, hasty, tmp_path):
     """Without their images, and without time for a measurement."""
-    found = examine(name, out=tmp_path / "run")
+    found = diagnose(name, out=tmp_path / "run")
     assert len(found) == len(CHECKS)
     assert "wrong" not in levels(found).values(), found
     expected = {"memory", "time"}  # not measured
@@ -93,7 +93,7 @@ def test_finds_an_average_that_is_too_long(cli, recipe_file, hasty):
 )
 def test_finds_attention_on_64x64_at_batch_64(tiny, hasty, network, option):
     tiny["network"] = network
-    (found,) = (f for f in examine(tiny, overrides=ON_64) if f.what == "attention")
+    (found,) = (f for f in diagnose(tiny, overrides=ON_64) if f.what == "attention")
     assert found.level == "look"
     assert "at 64×64: " in found.said
     assert f"leave it out at 64×64 (network.{option})" in found.advice
@@ -101,7 +101,7 @@ def test_finds_attention_on_64x64_at_batch_64(tiny, hasty, network, option):
 
 def test_attention_on_16x16_is_no_finding(tiny, hasty):
     tiny["network"] |= {"multipliers": [1, 2, 2], "attention_levels": [2]}
-    assert levels(examine(tiny, overrides=ON_64))["attention"] == "ok"
+    assert levels(diagnose(tiny, overrides=ON_64))["attention"] == "ok"
 
 
 def test_finds_200_checkpoints_of_330_MB_on_20_GB(cli, recipe_file, hasty, monkeypatch):

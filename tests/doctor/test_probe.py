@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fromnoise.config.components import Component, checked
 from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.diffusion.self_conditioning import first_guess
+from fromnoise.diffusion.self_conditioning import estimate_x0
 from fromnoise.doctor import probe
 from fromnoise.doctor.probe import Attended, count_work, kept_bytes, measure, memory_free
 from fromnoise.networks import NETWORKS
@@ -101,11 +101,11 @@ def look(tiny_denoiser):
 def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
     def noted(*given):
         seen.append(given[-1])
-        return first_guess(*given)
+        return estimate_x0(*given)
 
     seen = []
     denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
-    monkeypatch.setattr("fromnoise.diffusion.losses.first_guess", noted)
+    monkeypatch.setattr("fromnoise.diffusion.losses.estimate_x0", noted)
     kept_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
     assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
 

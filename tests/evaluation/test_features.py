@@ -7,14 +7,14 @@ from torch import nn
 from torch_fidelity import feature_extractor_dinov2 as dinov2_library
 from torch_fidelity import feature_extractor_inceptionv3 as inception_library
 
-from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
     ExtractorError,
+    classifier_features,
     in_parts,
-    of_judge,
     open_extractor,
-    pick_extractor,
+    select_extractor,
 )
 
 CPU = torch.device("cpu")
@@ -23,9 +23,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
 
 def judge_of(kind="classes", channels=3, size=(8, 8)):
     names = ("a", "b", "c")
-    spec = JudgeSpec(kind=kind, label_names=names, channels=channels, size=size, stem="small")
+    spec = ClassifierSpec(kind=kind, label_names=names, channels=channels, size=size, stem="small")
     torch.manual_seed(0)
-    return Judge(build_network(spec), spec)
+    return Classifier(build_network(spec), spec)
 
 
 def test_pixels_are_themselves_between_0_and_1():
@@ -45,27 +45,29 @@ def test_large_images_are_averaged():
 
 
 def test_a_judge_gives_what_its_last_layer_is_given():
-    judge = judge_of()
+    classifier = judge_of()
     seen = []
-    hook = judge.network.fc.register_forward_hook(lambda _, given, out: seen.append((*given, out)))
-    judge.network(torch.from_numpy(IMAGES) / 127.5 - 1)
+    hook = classifier.network.fc.register_forward_hook(
+        lambda _, given, out: seen.append((*given, out))
+    )
+    classifier.network(torch.from_numpy(IMAGES) / 127.5 - 1)
     hook.remove()
-    (given, out), found = seen[0], of_judge(judge).extract(IMAGES)
+    (given, out), found = seen[0], classifier_features(classifier).extract(IMAGES)
     np.testing.assert_allclose(found.features, given, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.logits, out, rtol=1e-4, atol=1e-6)
-    assert of_judge(judge).width == given.shape[1] == 512
+    assert classifier_features(classifier).width == given.shape[1] == 512
 
 
 def test_yes_or_no_labels_are_no_classes():
-    assert of_judge(judge_of("labels")).extract(IMAGES).logits is None
+    assert classifier_features(judge_of("labels")).extract(IMAGES).logits is None
 
 
 def test_other_weights_are_another_extractor():
-    judge, other = judge_of(), judge_of()
-    assert of_judge(judge).weights == of_judge(other).weights
+    classifier, other = judge_of(), judge_of()
+    assert classifier_features(classifier).weights == classifier_features(other).weights
     with torch.no_grad():
         other.network.fc.bias[0] += 1e-6
-    assert of_judge(judge).weights != of_judge(other).weights
+    assert classifier_features(classifier).weights != classifier_features(other).weights
 
 
 def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
@@ -118,7 +120,10 @@ def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(mon
     assert f"download {inception_library.URL_INCEPTION_V3}" in line
     assert "checkpoints/weights-inception-2015-12-05-6726825d.pth" in line
     assert "give it as --features-weights" in line
-    assert "`--extractor judge --judge FOLDER` and `--extractor pixels` work without it" in line
+    assert (
+        "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
+        in line
+    )
     monkeypatch.setattr(dinov2_library.torch.hub, "load", no_network)
     with pytest.raises(ExtractorError, match="DINOv2 is not here and cannot be fetched"):
         open_extractor("dinov2", (3, 8, 8), device=CPU)
@@ -149,10 +154,20 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
 @pytest.mark.parametrize(
     ("name", "shape", "more", "said"),
     [
-        ("vgg", (3, 8, 8), {}, "no extractor 'vgg'; allowed: inception, dinov2, judge, pixels"),
-        ("judge", (3, 8, 8), {}, "--extractor judge needs --judge FOLDER"),
+        (
+            "vgg",
+            (3, 8, 8),
+            {},
+            "no extractor 'vgg'; allowed: inception, dinov2, classifier, pixels",
+        ),
+        ("classifier", (3, 8, 8), {}, "--extractor classifier needs --classifier FOLDER"),
         ("inception", (4, 8, 8), {}, "images of 1 or 3 channels, and these have 4"),
-        ("judge", (3, 9, 8), {"judge": judge_of()}, "the images are 9×8 .H×W., but this judge"),
+        (
+            "classifier",
+            (3, 9, 8),
+            {"classifier": judge_of()},
+            "the images are 9×8 .H×W., but this classifier",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_one_line(name, shape, more, said):
@@ -162,22 +177,34 @@ def test_what_does_not_fit_together_is_one_line(name, shape, more, said):
 
 
 def test_the_extractor_is_the_named_one_or_that_of_what_is_given():
-    assert pick_extractor(None) == "inception"
-    assert pick_extractor(None, judge=Path("j")) == "judge"
-    assert pick_extractor("judge", judge=Path("j")) == "judge"
+    assert select_extractor(None) == "inception"
+    assert select_extractor(None, classifier=Path("j")) == "classifier"
+    assert select_extractor("classifier", classifier=Path("j")) == "classifier"
     for name in (None, "inception"):
-        assert pick_extractor(name, features_weights=Path("w")) == "inception"
+        assert select_extractor(name, features_weights=Path("w")) == "inception"
 
 
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
-        ("pixels", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to pixels"),
-        ("inception", {"judge": Path("j")}, "--judge belongs to --extractor judge, not to incep"),
+        (
+            "pixels",
+            {"classifier": Path("j")},
+            "--classifier belongs to --extractor classifier, not to pixels",
+        ),
+        (
+            "inception",
+            {"classifier": Path("j")},
+            "--classifier belongs to --extractor classifier, not to incep",
+        ),
         ("dinov2", {"features_weights": Path("w")}, "belongs to --extractor inception, not to di"),
-        (None, {"judge": Path("j"), "features_weights": Path("w")}, "inception, not to judge"),
+        (
+            None,
+            {"classifier": Path("j"), "features_weights": Path("w")},
+            "inception, not to classifier",
+        ),
     ],
 )
 def test_what_belongs_to_another_extractor_is_refused(name, given, said):
     with pytest.raises(ExtractorError, match=said):
-        pick_extractor(name, **given)
+        select_extractor(name, **given)

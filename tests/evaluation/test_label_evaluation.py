@@ -1,4 +1,4 @@
-"""From conditions to a table: with a judge whose verdicts are known, and from end to end."""
+"""From conditions to a table: with a classifier whose predictions are known, and from end to end."""
 
 import json
 import logging
@@ -10,8 +10,13 @@ import torch
 from PIL import Image
 
 import fromnoise
-from fromnoise.classifier.classifier import Judge, JudgeSpec, build_network, load_judge
-from fromnoise.classifier.label_scores import Verdicts, label_counts, scores
+from fromnoise.classifier.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_network,
+    load_classifier,
+)
+from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
@@ -19,7 +24,7 @@ from fromnoise.evaluation.label_evaluation import (
     Prompts,
     captions,
     evaluate_labels,
-    prompts_of,
+    read_prompts,
     table,
 )
 from fromnoise.model.model import Model, build_denoiser
@@ -46,10 +51,10 @@ def model_of(names, size=(8, 8)):
 
 
 def judge_of(names, kind="labels"):
-    """An untrained judge, whose `verdicts` a test replaces."""
-    spec = JudgeSpec(kind=kind, label_names=names, channels=3, size=(8, 8), stem="small")
+    """An untrained classifier, whose `predictions` a test replaces."""
+    spec = ClassifierSpec(kind=kind, label_names=names, channels=3, size=(8, 8), stem="small")
     torch.manual_seed(0)
-    return Judge(build_network(spec), spec)
+    return Classifier(build_network(spec), spec)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +64,14 @@ def model():
 
 def all_right(wanted, num):
     present = np.repeat(wanted > 0, num, axis=0)
-    return Verdicts(np.where(present, 0.9, 0.1), present)
+    return LabelPredictions(np.where(present, 0.9, 0.1), present)
 
 
 def test_a_judge_who_sees_all_that_was_asked_for(model, tmp_path):
-    judge = judge_of(NAMES)
-    judge.verdicts = lambda images: all_right(WANTED, 4)
+    classifier = judge_of(NAMES)
+    classifier.predictions = lambda images: all_right(WANTED, 4)
     prompts = [Prompts("test", WANTED)]
-    rows = evaluate_labels(model, judge, prompts, tmp_path, scales=[1.0, 2.0], num=4)
+    rows = evaluate_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
     assert [(row.prompts, row.guidance, row.num_images) for row in rows] == [
         ("test", 1.0, 12),
         ("test", 2.0, 12),
@@ -81,73 +86,81 @@ def test_a_judge_who_sees_all_that_was_asked_for(model, tmp_path):
 
 
 def test_the_labels_of_model_and_judge_may_come_in_another_order(model, tmp_path):
-    judge = judge_of(("blue", "red", "green"))
+    classifier = judge_of(("blue", "red", "green"))
     seen = all_right(WANTED, 2)
-    judge.verdicts = lambda images: Verdicts(*(part[:, [2, 0, 1]] for part in seen))
-    [row] = evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[2.0], num=2)
+    classifier.predictions = lambda images: LabelPredictions(*(part[:, [2, 0, 1]] for part in seen))
+    [row] = evaluate_labels(
+        model, classifier, [Prompts("a", WANTED)], tmp_path, scales=[2.0], num=2
+    )
     assert row.scores["exact_match"].value == 1
 
 
 def test_what_is_written_can_be_read_again(model, tmp_path):
-    judge = judge_of(NAMES)
+    classifier = judge_of(NAMES)
     wanted = WANTED[:1] * 0 + np.array([1, 0, 0], dtype=np.int8)  # nothing is negated
-    [row] = evaluate_labels(model, judge, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3)
+    [row] = evaluate_labels(
+        model, classifier, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3
+    )
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     [result] = written["results"]
     assert result["scores"]["f1"]["value"] == row.scores["f1"].value
     assert result["scores"]["extra"] == {"value": None, "low": None, "high": None}
     assert set(result["per_label"]) == set(NAMES)
     assert (written["sampling"]["steps"], result["guidance"]) == (2, 1.5)
-    assert written["judge"]["label_names"] == list(NAMES)
-    assert (tmp_path / "scores.md").read_text(encoding="utf-8") == table([row], judge)
-    assert "| a | 1.5 | 3 | " in table([row], judge)
-    assert table([row], judge).splitlines()[2].endswith("| – |")
+    assert written["classifier"]["label_names"] == list(NAMES)
+    assert (tmp_path / "scores.md").read_text(encoding="utf-8") == table([row], classifier)
+    assert "| a | 1.5 | 3 | " in table([row], classifier)
+    assert table([row], classifier).splitlines()[2].endswith("| – |")
     assert written["conditions"] == {"a": ["red, …"]}
-    assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table([row], judge)
+    assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table([row], classifier)
     with pytest.raises(ConfigError, match="has the scores of an earlier evaluation; give another"):
-        evaluate_labels(model, judge, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3)
+        evaluate_labels(model, classifier, [Prompts("a", wanted)], tmp_path, scales=[1.5], num=3)
 
 
 def test_of_classes_one_number_is_said(model, tmp_path):
-    judge = judge_of(NAMES, "classes")
+    classifier = judge_of(NAMES, "classes")
     present = np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 0]]  # the last of the six is wrong
-    judge.verdicts = lambda images: Verdicts(present.astype(float), present)
-    [row] = evaluate_labels(model, judge, prompts_of(NAMES, [], []), tmp_path, scales=[1.0], num=2)
+    classifier.predictions = lambda images: LabelPredictions(present.astype(float), present)
+    [row] = evaluate_labels(
+        model, classifier, read_prompts(NAMES, [], []), tmp_path, scales=[1.0], num=2
+    )
     assert (row.prompts, row.num_images) == ("each label", 6)
-    head, _, line, *_ = table([row], judge).splitlines()
+    head, _, line, *_ = table([row], classifier).splitlines()
     assert head == "| conditions | s | images | accuracy |"
     assert line.startswith("| each label | 1 | 6 | 0.833 [")
 
 
 def test_a_row_that_is_done_is_not_lost_with_the_next(model, tmp_path):
-    judge, calls = judge_of(NAMES), []
+    classifier, calls = judge_of(NAMES), []
 
-    def verdicts(images):
+    def predictions(images):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return all_right(WANTED, 2)
 
-    judge.verdicts = verdicts
+    classifier.predictions = predictions
     with pytest.raises(KeyboardInterrupt):
-        evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[1.0, 2.0], num=2)
+        evaluate_labels(
+            model, classifier, [Prompts("a", WANTED)], tmp_path, scales=[1.0, 2.0], num=2
+        )
     [result] = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
     assert result["guidance"] == 1
 
 
 def test_images_that_came_to_their_size_in_another_way_are_spoken_of(model, tmp_path, caplog):
-    judge = judge_of(NAMES)
-    judge.spec = judge.spec.model_copy(update={"fit": "pad"})
-    judge.verdicts = lambda images: all_right(WANTED, 1)
-    evaluate_labels(model, judge, [Prompts("a", WANTED)], tmp_path, scales=[1.0], num=1)
+    classifier = judge_of(NAMES)
+    classifier.spec = classifier.spec.model_copy(update={"fit": "pad"})
+    classifier.predictions = lambda images: all_right(WANTED, 1)
+    evaluate_labels(model, classifier, [Prompts("a", WANTED)], tmp_path, scales=[1.0], num=1)
     assert "sees images of another kind" in caplog.text
 
 
 def test_sets_of_prompts_follow_each_other_in_batches_of_the_size_asked_for(
     model, tmp_path, monkeypatch
 ):
-    judge, sizes, denoise = judge_of(NAMES), [], model.denoise
-    judge.verdicts = lambda images: all_right(WANTED, 2)
+    classifier, sizes, denoise = judge_of(NAMES), [], model.denoise
+    classifier.predictions = lambda images: all_right(WANTED, 2)
 
     def counted(seeds, **how):
         sizes.append(len(seeds))
@@ -157,7 +170,7 @@ def test_sets_of_prompts_follow_each_other_in_batches_of_the_size_asked_for(
     prompts = [Prompts("a", WANTED), Prompts("b", WANTED)]
     each = 2 * len(WANTED)
     rows = evaluate_labels(
-        model, judge, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
+        model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
     )
     assert [(row.prompts, row.guidance) for row in rows] == [
         (name, scale) for name in "ab" for scale in (1, 2)
@@ -171,10 +184,10 @@ def test_sets_of_prompts_follow_each_other_in_batches_of_the_size_asked_for(
     ids=lambda how: next(iter(how)),
 )
 def test_what_shapes_guidance_is_left_out_where_a_scale_is_1(model, tmp_path, monkeypatch, shape):
-    judge, asked, sample = judge_of(NAMES), [], model.sample
-    judge.verdicts = lambda images: all_right(WANTED, 1)
+    classifier, asked, sample = judge_of(NAMES), [], model.sample
+    classifier.predictions = lambda images: all_right(WANTED, 1)
     monkeypatch.setattr(model, "sample", lambda *a, **how: asked.append(how) or sample(*a, **how))
-    given = (model, judge, [Prompts("a", WANTED)])
+    given = (model, classifier, [Prompts("a", WANTED)])
     rows = evaluate_labels(*given, tmp_path / "three", scales=[2.0, 1.0, 3.0], num=1, **shape)
     assert [row.guidance for row in rows] == [how["guidance"] for how in asked] == [2, 1, 3]
     assert [shape.keys() <= how.keys() for how in asked] == [True, False, True]
@@ -190,7 +203,7 @@ def test_what_shapes_guidance_is_left_out_where_a_scale_is_1(model, tmp_path, mo
 def test_the_picture_says_of_each_image_whether_it_is_right():
     wanted = np.array([[1, -1, -1], [1, 0, -1], [1, 1, 1]], dtype=np.int8)
     present = np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1]], dtype=bool)
-    said = captions(Verdicts(present.astype(float), present), wanted, NAMES)
+    said = captions(LabelPredictions(present.astype(float), present), wanted, NAMES)
     assert said == ["✓ red", "✗ red\n-blue\n…", "✓ red\ngreen\nblue"]
 
 
@@ -201,11 +214,11 @@ def test_seeds_are_one_an_image_and_those_of_sample(model, tmp_path):
         looked_at.append(images)
         return all_right(WANTED, 2)
 
-    judge = judge_of(NAMES)
-    judge.verdicts = look
+    classifier = judge_of(NAMES)
+    classifier.predictions = look
     prompts = [Prompts("a", WANTED)]
     evaluate_labels(
-        model, judge, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
+        model, classifier, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
     )
     cond = torch.from_numpy(np.repeat(WANTED, 2, axis=0))
     expected = model.sample(range(7, 13), cond=cond).numpy().astype(int)
@@ -216,28 +229,30 @@ def test_prompts_come_from_files_and_texts(tmp_path):
     for name in ("test", "new_test"):
         (tmp_path / f"{name}.json").write_text(json.dumps([["red"], ["green", "blue"]]))
     files = [tmp_path / "test.json", tmp_path / "new_test.json"]
-    prompts = prompts_of(NAMES, files, ["red, -blue", "Blue"])
+    prompts = read_prompts(NAMES, files, ["red, -blue", "Blue"])
     assert [p.name for p in prompts] == ["test", "new_test", "labels"]
     np.testing.assert_array_equal(prompts[0].wanted, [[1, -1, -1], [-1, 1, 1]])
     np.testing.assert_array_equal(prompts[2].wanted, [[1, 0, -1], [0, 0, 1]])
     with pytest.raises(DataError, match="two sets of conditions are called test; rename"):
-        prompts_of(NAMES, [files[0], files[0]], [])
+        read_prompts(NAMES, [files[0], files[0]], [])
 
 
 @pytest.mark.parametrize(
-    ("names", "size", "judged", "said"),
+    ("names", "size", "classified", "said"),
     [
         ((), (8, 8), NAMES, "trained without labels, so there is nothing to ask it for"),
-        (NAMES, (8, 8), ("red", "green"), "has 3, the judge 2, and only one of them has blue"),
-        (NAMES, (16, 16), NAMES, r"16×16 \(H×W\), but this judge was trained at 8×8"),
+        (NAMES, (8, 8), ("red", "green"), "has 3, the classifier 2, and only one of them has blue"),
+        (NAMES, (16, 16), NAMES, r"16×16 \(H×W\), but this classifier was trained at 8×8"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_drawn(names, size, judged, said, tmp_path):
+def test_what_does_not_fit_is_refused_before_anything_is_drawn(
+    names, size, classified, said, tmp_path
+):
     out = tmp_path / "out"
-    model, judge = model_of(names, size), judge_of(judged)
+    model, classifier = model_of(names, size), judge_of(classified)
     prompts = [Prompts("a", np.ones((1, len(names)), dtype=np.int8))]
     with pytest.raises(ValueError, match=said):
-        evaluate_labels(model, judge, prompts, out, scales=[1.0])
+        evaluate_labels(model, classifier, prompts, out, scales=[1.0])
     assert not out.exists()
 
 
@@ -292,27 +307,29 @@ def trained(squares, tmp_path_factory):
 def test_a_small_run_draws_what_it_is_asked_for(squares, trained, cli, caplog, tmp_path):
     """By three commands: F1 is at least 0.3 above that of images that ignore what was asked for."""
     caplog.set_level(logging.INFO)
-    judge = tmp_path / "judge"
-    assert cli("judge", "train", squares, "--out", judge, "--epochs", "8").code == 0
+    classifier = tmp_path / "classifier"
+    assert cli("classifier", "train", squares, "--out", classifier, "--epochs", "8").code == 0
     assert "held-out images: f1 " in caplog.text
     asked = ["--conditions", squares / "test.json", "--guidance", "1,2", "--num", "8"]
-    said = cli("evaluate", trained, "--judge", judge, *asked, "--out", tmp_path / "scores")
+    said = cli(
+        "evaluate", trained, "--classifier", classifier, *asked, "--out", tmp_path / "scores"
+    )
     assert "| test | 2 | 48 | " in said.out
     results = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
-    [prompts] = prompts_of(NAMES, [squares / "test.json"], [])
+    [prompts] = read_prompts(NAMES, [squares / "test.json"], [])
     real = fromnoise.open_images("iclevr", squares).images[:48]
     wanted = np.repeat(prompts.wanted, 8, axis=0)
-    chance = scores(label_counts(load_judge(judge).verdicts(real), wanted))["f1"]
+    chance = scores(label_counts(load_classifier(classifier).predictions(real), wanted))["f1"]
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
 
-    how = ["--labels", "red", "--num", 2, "--steps", 2, "--eta", 0.5, "--spacing", "trailing"]
-    assert cli("evaluate", trained, "--judge", judge, *how).code == 0
+    how = ["--labels", "red", "--num", 2, "--steps", 2, "--eta", 0.5, "--timesteps", "trailing"]
+    assert cli("evaluate", trained, "--classifier", classifier, *how).code == 0
     [folder] = (trained / "evaluation").iterdir()
     assert folder.name == "labels-000150-ema-ddim-2-eta0.5-spacingtrailing-labels"
     sampling = json.loads((folder / "scores.json").read_text())["sampling"]
     assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
-    assert (sampling["steps"], sampling["spacing"]) == (2, "trailing")
+    assert (sampling["steps"], sampling["timesteps"]) == (2, "trailing")
 
 
 def test_a_judge_skips_what_is_missing_and_counts_it_unless_strict(squares, cli, caplog, tmp_path):
@@ -320,10 +337,10 @@ def test_a_judge_skips_what_is_missing_and_counts_it_unless_strict(squares, cli,
     shutil.copytree(squares, root)
     for name in ("3.png", "5.png"):
         (root / "iclevr" / name).unlink()
-    out = ["--out", tmp_path / "judge", "--epochs", "1"]
-    code, _, err = cli("judge", "train", root, *out, "--strict")
+    out = ["--out", tmp_path / "classifier", "--epochs", "1"]
+    code, _, err = cli("classifier", "train", root, *out, "--strict")
     assert code == 2
     assert "2 of 300 images cannot be read: 3.png: named in train.json, but not in iclevr/" in err
-    assert not (tmp_path / "judge").exists()
-    assert cli("judge", "train", root, *out).code == 0
+    assert not (tmp_path / "classifier").exists()
+    assert cli("classifier", "train", root, *out).code == 0
     assert "skipped 2 images" in caplog.text

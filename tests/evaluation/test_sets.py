@@ -22,7 +22,7 @@ from fromnoise.evaluation import likelihood as bits_of_a_run
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.features import pixels
 from fromnoise.evaluation.generated import draw, found, spread
-from fromnoise.evaluation.images import evenly, known_of
+from fromnoise.evaluation.images import evenly, training_data_of
 from fromnoise.evaluation.kinds import BELONGS, KINDS
 from fromnoise.evaluation.likelihood import measure_bits
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
@@ -122,7 +122,7 @@ def test_bits_alone_draw_nothing_and_open_no_extractor(cli, run, tmp_path, monke
     assert code == 0, err
     folder = run / "evaluation" / f"bits-{fromnoise.load(run).spec.step:06d}-ema"
     record = written(folder)
-    known = known_of(run)
+    known = training_data_of(run)
     model, images = fromnoise.load(run), evenly(known.training.images.images, 30)
     expected = measure_bits(model, images, data="30 images of digits, train")
     assert record["bits"] == json.loads(json.dumps(expected.as_json())) | {"picture": "bits.png"}
@@ -150,14 +150,16 @@ def test_bits_alone_need_a_model_and_its_run(cli, run, tmp_path):
 def test_it_is_said_why_what_was_trained_on_is_not_known(run, tmp_path):
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace("source: digits", "source: folder"))
-    known = known_of(run)
+    known = training_data_of(run)
     assert known.training is known.held_out is None
     assert known.why == (
         "what was trained on cannot be had: data.path is missing: source folder needs a path (or "
         "--data PATH)"
     )
     (run / "recipe.yaml").unlink()
-    assert known_of(run).why.startswith("it is not known what was trained on: a run says so")
+    assert training_data_of(run).why.startswith(
+        "it is not known what was trained on: a run says so"
+    )
 
 
 def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
@@ -167,7 +169,7 @@ def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     assert "has the scores of an earlier evaluation; give another --out" in err
     code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fed")
     assert "--metrics 'fed' is unknown" in err  # whatever the folder holds
-    for more in (["--eta", 0.5], ["--spacing", "trailing"], ["--sampler", "ddpm"]):
+    for more in (["--eta", 0.5], ["--timesteps", "trailing"], ["--sampler", "ddpm"]):
         assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
     more = ["--sampler", "ddpm", "--variance", "large"]
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
@@ -179,7 +181,7 @@ def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
         for folder in (run / "evaluation").iterdir()
     }
     assert plans["ddim-2-eta0.5"]["sampler"] == {"name": "ddim", "eta": 0.5}
-    assert plans["ddim-2-spacingtrailing"]["spacing"] == "trailing"
+    assert plans["ddim-2-spacingtrailing"]["timesteps"] == "trailing"
     assert plans["ddpm-2-variancelarge"]["sampler"] == {"name": "ddpm", "variance": "large"}
     assert set(plans) >= {"ddim-2", "ddpm-2"}
 
@@ -393,16 +395,19 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
         (["--reference", "nowhere"], "--reference: there is nothing at "),
         (["--reference", "."], "is a run or a model, not real images; give train or test"),
         (["--metrics", "is"], "no score that can be had here: is: it needs an extractor that"),
-        (["--extractor", "judge"], "--extractor judge needs --judge FOLDER"),
+        (["--extractor", "classifier"], "--extractor classifier needs --classifier FOLDER"),
         (
             ["--num", "5"],
             "--num has no effect on a set of images that a model draws: it belongs to",
         ),
         (["--conditions", "c.json"], "--num-images has no effect on scores by labels (--c"),
-        (["--judge", "j"], "--judge belongs to --extractor judge, not to pixels; leave one out"),
+        (
+            ["--classifier", "j"],
+            "--classifier belongs to --extractor classifier, not to pixels; leave one out",
+        ),
         (["--features-weights", "w"], "--features-weights belongs to --extractor inception"),
         (["--eta", "0.5", "--sampler", "ddpm"], "eta belongs to ddim; ddpm takes variance"),
-        (["--spacing", "even"], "sampling.spacing 'even' is unknown"),
+        (["--timesteps", "even"], "sampling.timesteps 'even' is unknown"),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):
@@ -433,7 +438,7 @@ def test_options_without_effect_are_refused(cli, run, tmp_path):
     # what is typed is refused, even where it is the default; a default is not
     assert "--seed has no effect" in cli(*kinds["found"], "--seed", 0).err
     assert "must be named: --reference" in cli(*kinds["found"]).err
-    assert "--judge is missing" in cli(*kinds["labels"]).err
+    assert "--classifier is missing" in cli(*kinds["labels"]).err
     assert not (run / "evaluation").exists()
 
 
@@ -459,7 +464,7 @@ def test_the_precision_that_was_asked_for_is_used_noted_and_in_the_name(cli, run
 def test_labels_need_a_judge(cli, run):
     code, _, err = cli("evaluate", run, "--cycle-classes")
     assert code == 2
-    assert "--judge is missing: what an image shows is said by a judge" in err
+    assert "--classifier is missing: what an image shows is said by a classifier" in err
 
 
 def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):
@@ -542,7 +547,7 @@ def test_published_numbers_stand_beside_the_same_protocol_alone():
         ("generated", "weights", "raw"),
         ("reference", "what", "cifar10, test"),
         ("reference", "shape", [3, 64, 64]),
-        ("extractor", "name", "judge"),
+        ("extractor", "name", "classifier"),
         ("extractor", "weights", "0" * 64),
     ):
         assert published_beside(record | {section: record[section] | {key: other}}) == []

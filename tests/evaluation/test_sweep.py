@@ -51,9 +51,9 @@ def test_the_table_has_the_fastest_first_and_the_front_bold():
 def test_how_many_times_as_far_as_the_nearest_by_the_same_seeds():
     near, far = np.linspace(4, 6, 20), 1.5 * np.linspace(4, 6, 20)
     rows = [row(1, 7.5)._replace(left_out=far.tolist()), row(2, 5)._replace(left_out=near.tolist())]
-    assert sweep.times_the_nearest(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
+    assert sweep.relative_distance(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
     shuffled = rows[0]._replace(left_out=far[::-1].tolist())
-    found = sweep.times_the_nearest(shuffled, [shuffled, rows[1]])
+    found = sweep.relative_distance(shuffled, [shuffled, rows[1]])
     assert found.low < 1.2 < 1.8 < found.high
 
 
@@ -186,10 +186,10 @@ def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
     for content in ("[]", "{}"):
         (tmp_path / "sweep.json").write_text(content)
         with pytest.raises(ConfigError, match="differs in count"):
-            sweep.rows_so_far(tmp_path, {"count": 1})
+            sweep.read_rows(tmp_path, {"count": 1})
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(DataError, match=r"sweep\.json is not JSON that can be read"):
-        sweep.rows_so_far(tmp_path, {"count": 1})
+        sweep.read_rows(tmp_path, {"count": 1})
 
 
 def test_without_labels_to_ask_for_no_scale_is_swept_and_the_models_own_stays(

@@ -92,7 +92,10 @@ def test_a_signal_gives_the_score_up(train, monkeypatch):
     ("evaluation", "said"),
     [
         ({"num_images": 60}, "evaluation.num_images = 60 is fewer than the 64 features of pixels"),
-        ({"extractor": "judge"}, "extractor is judge, and evaluation.judge is missing"),
+        (
+            {"extractor": "classifier"},
+            "extractor is classifier, and evaluation.classifier is missing",
+        ),
         ({"extractor": "fid"}, "evaluation.extractor"),
         ({"num_images": 39}, "evaluation.num_images = 39"),
     ],

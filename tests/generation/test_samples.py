@@ -9,7 +9,7 @@ from fromnoise.data.labels.names import exactly, in_turn, parse_labels
 from fromnoise.generation import samples as sampling
 from fromnoise.generation.samples import default_folder, sample_to_folder
 from fromnoise.model.model import Autoguidance, Model, build_denoiser, to_uint8
-from fromnoise.model.precision import usual_precision
+from fromnoise.model.precision import default_precision
 from fromnoise.model.spec import PowerAverage
 
 SEEDS = [4, 0, 9, 10, 2]
@@ -42,7 +42,7 @@ def test_an_image_says_how_it_was_made(model, tmp_path):
         "clamp": "True",
         "eta": "0.5",
         "steps": "3",
-        "spacing": "trailing",
+        "timesteps": "trailing",
         "weights": "ema",
         "precision": model.precision,
         "trained steps": "6",
@@ -139,13 +139,13 @@ def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run
     file = finished_run / "checkpoints" / "000006" / "ema.safetensors"
     assert default_folder(model, file) == expected
     alone = model.save(tmp_path / "x.safetensors")
-    folder = default_folder(model, alone, steps=9, eta=0.5, spacing="leading")
+    folder = default_folder(model, alone, steps=9, eta=0.5, timesteps="leading")
     assert folder == tmp_path / "samples" / "x-000006-ema-ddim-9-eta0.5-leading"
 
 
 def test_two_files_in_a_folder_and_two_precisions_do_not_mix(model, tmp_path):
     cats, dogs = (model.save(tmp_path / f"{name}.safetensors") for name in ("cats", "dogs"))
-    other = {"fp32": "bf16", "bf16": "fp32"}[usual_precision(model.device)]
+    other = {"fp32": "bf16", "bf16": "fp32"}[default_precision(model.device)]
     ways = [default_folder(model, cats), default_folder(model, dogs)]
     ways += [default_folder(fromnoise.load(cats, device="cpu", precision=other), cats)]
     assert len(set(ways)) == 3
@@ -174,7 +174,7 @@ def test_a_title_tells_two_ways_apart(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "grid_figure", lambda *_, title, **__: titles.append(title))
     average = PowerAverage(length=0.07, updates=6)
     other = Model(model.denoiser, model.spec.model_copy(update={"power_average": average}))
-    for one, how in ((model, {}), (model, {"spacing": "karras"}), (other, {})):
+    for one, how in ((model, {}), (model, {"timesteps": "karras"}), (other, {})):
         sample_to_folder(one, [7], tmp_path, steps=2, **how)
     assert titles == [
         "2 DDIM steps, EMA weights",

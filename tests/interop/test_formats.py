@@ -61,7 +61,7 @@ def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
         ({"size": "big"}, "size"),
         ({"size": 7}, None),
         ({"data_range": [0, 0]}, "data_range must rise from black to white"),
-        ({"sampling.spacing": "foo"}, "sampling.spacing 'foo' is unknown"),
+        ({"sampling.timesteps": "foo"}, "sampling.timesteps 'foo' is unknown"),
         ({"sampling.guidance": 3}, "needs a model with labels"),
         ({"diffusion.T": 0}, "diffusion.T = 0: input should be greater than or equal to 1"),
         ({"network.chanels": 3}, "did you mean network.channels"),

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.classifier.classifier import load_judge, save_judge
+from fromnoise.classifier.classifier import load_classifier, save_classifier
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 NAMES = tuple(f"object {i}" for i in range(24))
@@ -49,33 +49,33 @@ def images():
 )
 def test_gives_the_same_probabilities(tmp_path, images, prefix, key):
     network = evaluator()
-    judge = import_evaluator(write(tmp_path / "c.pth", network, prefix=prefix, key=key), NAMES)
+    classifier = import_evaluator(write(tmp_path / "c.pth", network, prefix=prefix, key=key), NAMES)
     with torch.no_grad():  # normalised as the evaluator's own transform does: (x − 0.5) / 0.5
         expected = network((torch.from_numpy(images) / 255 - 0.5) / 0.5)
-    probability, present = judge.verdicts(images)
+    probability, present = classifier.predictions(images)
     np.testing.assert_allclose(probability, expected.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(present, expected.numpy() >= 0.5)
     assert expected.std() > 0.01  # it tells the images and labels apart
 
 
 def test_the_imported_judge_is_written_and_read_again(tmp_path, images):
-    judge = import_evaluator(write(tmp_path / "checkpoint.pth", evaluator()), NAMES)
-    again = load_judge(save_judge(judge, tmp_path / "judge"))
-    assert again.spec == judge.spec
+    classifier = import_evaluator(write(tmp_path / "checkpoint.pth", evaluator()), NAMES)
+    again = load_classifier(save_classifier(classifier, tmp_path / "classifier"))
+    assert again.spec == classifier.spec
     assert (again.spec.kind, again.spec.stem, again.spec.size) == ("labels", "imagenet", (64, 64))
     assert again.spec.label_names == NAMES
     assert again.spec.source == "imported: checkpoint.pth"
     np.testing.assert_array_equal(
-        again.verdicts(images).probability, judge.verdicts(images).probability
+        again.predictions(images).probability, classifier.predictions(images).probability
     )
 
 
 def test_other_numbers_of_labels_and_channels(tmp_path, images):
     file = write(tmp_path / "c.pth", evaluator(labels=3, channels=1))
-    judge = import_evaluator(file, "abc", size=(32, 48))
-    assert judge.spec.channels == 1
-    assert judge.verdicts(images[:, :1, :32, :48]).probability.shape == (5, 3)
-    with pytest.raises(CheckpointError, match=r"judges 3 labels .* 24 names are given"):
+    classifier = import_evaluator(file, "abc", size=(32, 48))
+    assert classifier.spec.channels == 1
+    assert classifier.predictions(images[:, :1, :32, :48]).probability.shape == (5, 3)
+    with pytest.raises(CheckpointError, match=r"classifies 3 labels .* 24 names are given"):
         import_evaluator(file, NAMES)
 
 

@@ -15,8 +15,8 @@ from fromnoise.checkpoints import CheckpointError, DiskFull, read_tensors
 from fromnoise.config.components import Component, with_checked_components
 from fromnoise.config.recipe import Diffusion, Sampling
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion import SAMPLERS, SPACINGS, Denoiser, NoiseSchedule
-from fromnoise.model.model import Model, build_denoiser, pick_device, to_uint8
+from fromnoise.diffusion import SAMPLERS, TIMESTEPS, Denoiser, NoiseSchedule
+from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import METADATA_KEY, ModelSpec
 from fromnoise.rng import image_noise
 
@@ -60,14 +60,14 @@ class Known(nn.Module):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
 @pytest.mark.parametrize("steps", [1, 7, 50])
-def test_a_denoiser_that_knows_the_image_samples_the_image(sampler, spacing, steps):
+def test_a_denoiser_that_knows_the_image_samples_the_image(sampler, timesteps, steps):
     """Five channels, not square, and no training: to each pixel, whatever the noise was."""
     image = torch.arange(5 * 2 * 3, dtype=torch.uint8).reshape(5, 2, 3) * 8
     denoiser = Denoiser(Known(to_float(image)), NoiseSchedule.named("linear", 50), "x0")
     known = Model(denoiser, spec_of(channels=5, size=(2, 3)))
-    samples = known.sample([1, 2], sampler=sampler, spacing=spacing, steps=steps)
+    samples = known.sample([1, 2], sampler=sampler, timesteps=timesteps, steps=steps)
     assert samples.dtype == torch.uint8
     assert torch.equal(samples, image.expand(2, 5, 2, 3))
 
@@ -105,7 +105,7 @@ def test_every_step_is_shown_from_the_noise_to_the_image(model):
     ("how", "said"),
     [
         ({"sampler": "dddim"}, "sampler 'dddim' is unknown; did you mean ddim"),
-        ({"spacing": "even"}, "spacing 'even' is unknown; known: karras, leading, linspace"),
+        ({"timesteps": "even"}, "timesteps 'even' is unknown; known: karras, leading, linspace"),
         ({"steps": 0}, "steps must be 1..50, not 0"),
         ({"steps": 51}, "steps must be 1..50, not 51"),
         ({"etta": 1}, "unknown key sampling.sampler.etta; did you mean sampling.sampler.eta"),
@@ -128,7 +128,7 @@ def test_a_wrong_way_of_sampling_is_refused(model, how, said):
 
 def test_what_is_not_said_is_what_is_stored(model):
     plan = model.sampling_plan()
-    assert (plan.sampler.name, plan.steps, plan.spacing) == ("ddim", 4, "trailing")
+    assert (plan.sampler.name, plan.steps, plan.timesteps) == ("ddim", 4, "trailing")
     assert model.sampling_plan(eta=0.5, steps=9).sampler.options == {"eta": 0.5}
     many = Model(model.denoiser, model.spec.model_copy(update={"sampling": Sampling(steps=1000)}))
     assert many.sampling_plan().steps == 50
@@ -334,7 +334,7 @@ def test_a_file_from_before_a_key_has_what_was_then_the_only_way(model, tmp_path
 
     again = fromnoise.load(rewritten(model, tmp_path, old), device="cpu")
     assert again.spec.diffusion == model.spec.diffusion
-    assert not again.denoiser.takes_hint
+    assert not again.denoiser.self_conditioning
 
 
 def test_how_a_model_is_built_survives_its_file(tmp_path):
@@ -348,8 +348,8 @@ def test_how_a_model_is_built_survives_its_file(tmp_path):
         spec.model_copy(update={"network": network, "diffusion": diffusion}),
     )
     again = fromnoise.load(built.save(tmp_path / "model.safetensors"), device="cpu").denoiser
-    assert again.takes_hint
-    assert denoiser.takes_hint
+    assert again.self_conditioning
+    assert denoiser.self_conditioning
     assert again.variance_reading == denoiser.variance_reading == "log"
 
 
@@ -363,7 +363,7 @@ def test_weights_that_are_not_those_of_the_network(model, tmp_path):
 
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
-        pick_device("abacus")
+        select_device("abacus")
 
 
 def test_options_that_are_not_in_a_file_have_their_defaults(model, tmp_path):

@@ -36,7 +36,7 @@ METRICS = {
     "complete": False,
     "generated": {"what": "model", "count": 1234, "sampling": {"steps": 5}, "labels": HOSTILE},
     "reference": {"what": "digits, train", "count": 1797},
-    "extractor": {"name": "judge", "width": 64},
+    "extractor": {"name": "classifier", "width": 64},
     "scores": {
         "fid": interval(12.345678, 0.4321),
         "kid": interval(0.00123456, 0.0001),
@@ -64,7 +64,7 @@ METRICS = {
     "a key of tomorrow": [1, 2],
 }
 SWEEP = {
-    "extractor": "judge",
+    "extractor": "classifier",
     "count": 500,
     "rows": [
         {
@@ -80,7 +80,11 @@ SWEEP = {
 }
 LABELS = {
     "date": "2026-01-03T00:00:00+00:00",
-    "judge": {"kind": "labels", "num_held_out": 321, "held_out": {"f1": 0.875, "recall": None}},
+    "classifier": {
+        "kind": "labels",
+        "num_held_out": 321,
+        "held_out": {"f1": 0.875, "recall": None},
+    },
     "results": [
         {
             "prompts": HOSTILE,
@@ -215,7 +219,7 @@ def test_numbers_are_those_of_the_files(page):
     labels = section(html, "labels")
     assert data_of(labels)[:6] == [0.625, 0.5, 0.75, 0.5, 0.25, 0.75]
     assert [HOSTILE, "2", "77", "–", "–", "–", "0.625 [0.500, 0.750]", "–", "–"] in rows_of(labels)
-    assert "The judge itself, on 321 real images that it never saw: f1 0.875." in labels
+    assert "The classifier itself, on 321 real images that it never saw: f1 0.875." in labels
 
     copies = section(html, "copies")
     assert "No copies." in copies
@@ -326,7 +330,7 @@ def test_a_picture_has_every_pixel_once_and_nothing_between(channels):
 
 
 def test_a_distance_is_called_fid_in_the_features_of_inception_alone(bare):
-    for extractor, name in (("inception", "FID"), ("judge", "Fréchet distance")):
+    for extractor, name in (("inception", "FID"), ("classifier", "Fréchet distance")):
         content = METRICS | {"extractor": {"name": extractor, "weights": ""}}
         for folder, file, said in (
             ("set", "metrics.json", content),

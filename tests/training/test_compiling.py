@@ -24,7 +24,7 @@ from fromnoise.training.compiling import (
 )
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, learn
+from fromnoise.training.step import Batch, train_step
 
 # torch asks for it itself while it compiles
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
@@ -128,7 +128,7 @@ def test_training_goes_the_same_way_and_the_average_follows(monkeypatch):
     begun = states[0].ema.module.state_dict()["stem.weight"].clone()
     for _ in range(5):
         (losses, norm), (expected, expected_norm) = (
-            learn(state, Objective(), batch(), settings) for state in states
+            train_step(state, Objective(), batch(), settings) for state in states
         )
         torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
         assert norm == pytest.approx(expected_norm, rel=1e-6)
@@ -286,7 +286,10 @@ def test_what_is_chosen(monkeypatch, wanted, device, eager, steps, found, tried,
     monkeypatch.setattr(compiling, "eager_seconds", lambda *_, parts: eager)
     monkeypatch.setattr(compiling, "try_compiled", lambda *_, parts: calls.append(parts) or found)
     settings = Training(steps=1, batch_size=8, accumulation=2, compile=wanted)
-    x0, denoiser = SimpleNamespace(device=torch.device(device)), SimpleNamespace(takes_hint=False)
+    x0, denoiser = (
+        SimpleNamespace(device=torch.device(device)),
+        SimpleNamespace(self_conditioning=False),
+    )
     assert choose_compiled(settings, FP32, denoiser, Objective(), x0, steps=steps) == chosen
     assert calls == ([2] if tried else [])
 
@@ -367,7 +370,7 @@ def test_without_a_compiler_auto_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(compiling, "try_compiled", fail)
     x0 = SimpleNamespace(device=torch.device("cuda"))
     settings = Training(steps=1, batch_size=1)
-    denoiser = SimpleNamespace(takes_hint=False)
+    denoiser = SimpleNamespace(self_conditioning=False)
     assert not choose_compiled(settings, FP32, denoiser, Objective(), x0, steps=10**6)
     assert caplog.messages == ["not compiled: torch cannot"]
 

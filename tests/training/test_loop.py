@@ -17,7 +17,7 @@ from fromnoise.training import Diverged, loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
 from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.step import Batch, backward, draw
+from fromnoise.training.step import Batch, backward, sample_batch
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(start):
 
 def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
     recipe, data = parse_recipe(tiny, "tiny"), open_images("digits")
-    first = draw(recipe, data, 5)
-    draw(recipe, data, 6)
+    first = sample_batch(recipe, data, 5)
+    sample_batch(recipe, data, 6)
     torch.manual_seed(9)
-    again = draw(recipe, data, 5)
+    again = sample_batch(recipe, data, 5)
     assert again[3:] == (None, None, None)
-    for a, b, c in zip(first[:3], again[:3], draw(recipe, data, 6)[:3], strict=True):
+    for a, b, c in zip(first[:3], again[:3], sample_batch(recipe, data, 6)[:3], strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
@@ -170,7 +170,7 @@ def test_cuda_tries_its_kernels_where_the_shapes_of_all_steps_are_one(
 
 def test_every_noise_level_is_drawn_and_none_outside(tiny):
     recipe = parse_recipe(tiny, "tiny", {"diffusion.T": 3, "training.batch_size": 300})
-    t = draw(recipe, open_images("digits"), 0).t
+    t = sample_batch(recipe, open_images("digits"), 0).t
     counts = torch.bincount(t, minlength=4)
     assert counts[0] == 0
     assert counts.shape == (4,)
@@ -285,6 +285,6 @@ def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monk
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(loop, "StopWish", Wish)
+    monkeypatch.setattr(loop, "StopSignal", Wish)
     run = train(steps=5, checkpoint_every=5)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000002"]

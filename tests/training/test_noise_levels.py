@@ -14,9 +14,9 @@ from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
 from fromnoise.training.log import Mean, Window
-from fromnoise.training.noise_levels import EVEN, KEPT, History, draw_times
+from fromnoise.training.noise_levels import EVEN, KEPT, History, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
-from fromnoise.training.step import Batch, backward, draw
+from fromnoise.training.step import Batch, backward, sample_batch
 
 
 def full(sizes) -> History:
@@ -31,14 +31,14 @@ def full(sizes) -> History:
 
 
 def test_uniform_times_are_the_bits_that_they_always_were():
-    t, factor = draw_times("uniform", 1000, 64, generator(3, 5, "t"))
+    t, factor = draw_noise_levels("uniform", 1000, 64, generator(3, 5, "t"))
     assert torch.equal(t, torch.randint(1, 1001, (64,), generator=generator(3, 5, "t")))
     assert factor is None
 
 
 @given(T=st.integers(1, 300), count=st.integers(1, 700), seed=st.integers(0, 2**32))
 def test_one_time_comes_from_each_of_the_equal_parts(T, count, seed):
-    t, factor = draw_times("stratified", T, count, torch.Generator().manual_seed(seed))
+    t, factor = draw_noise_levels("stratified", T, count, torch.Generator().manual_seed(seed))
     assert factor is None
     ordered = t.sort().values.double()  # t owns (t − 1, t] of the line from 0 to T
     start = torch.arange(count).double() * T / count
@@ -51,7 +51,9 @@ def test_one_time_comes_from_each_of_the_equal_parts(T, count, seed):
 @pytest.mark.parametrize(("T", "count"), [(7, 3), (3, 7), (5, 5)])
 def test_each_time_is_as_frequent_at_each_place_of_a_stratified_batch(T, count):
     draws = torch.Generator().manual_seed(0)
-    batches = torch.stack([draw_times("stratified", T, count, draws)[0] for _ in range(6000)])
+    batches = torch.stack(
+        [draw_noise_levels("stratified", T, count, draws)[0] for _ in range(6000)]
+    )
     for place in range(count):
         seen = torch.bincount(batches[:, place], minlength=T + 1)[1:]
         assert ((seen - 6000 / T).abs() < 4.5 * (6000 / T) ** 0.5).all()
@@ -62,7 +64,7 @@ def test_stratified_batches_agree_better_than_uniform_ones():
     spread = {}
     for how in ("uniform", "stratified"):
         draws = torch.Generator().manual_seed(0)
-        means = [loss[draw_times(how, 1000, 32, draws)[0] - 1].mean() for _ in range(300)]
+        means = [loss[draw_noise_levels(how, 1000, 32, draws)[0] - 1].mean() for _ in range(300)]
         spread[how] = torch.stack(means).std()
     assert spread["stratified"] < 0.05 * spread["uniform"]
 
@@ -74,7 +76,7 @@ def test_times_are_uniform_until_each_has_ten_losses():
     history = History.of(3)
     for step in range(30):
         assert history.probabilities() is None
-        drawn = draw_times("importance", 3, 9, torch.Generator().manual_seed(step), history)
+        drawn = draw_noise_levels("importance", 3, 9, torch.Generator().manual_seed(step), history)
         uniform = torch.randint(1, 4, (9,), generator=torch.Generator().manual_seed(step))
         assert torch.equal(drawn[0], uniform)
         assert drawn[1] is None
@@ -107,7 +109,7 @@ def test_the_factor_makes_up_for_the_probability(sizes, seed):
     history, T = full(sizes), len(sizes)
     p = history.probabilities()
     draws = torch.Generator().manual_seed(seed)
-    t, factor = draw_times("importance", T, 50, draws, history)
+    t, factor = draw_noise_levels("importance", T, 50, draws, history)
     torch.testing.assert_close(factor.double() * p[t - 1], torch.full((50,), 1 / T).double())
     # and so, whatever the losses are: Σ p_t · factor_t · L_t is their plain mean
     loss = torch.arange(T).double() - 3
@@ -117,7 +119,7 @@ def test_the_factor_makes_up_for_the_probability(sizes, seed):
 def test_times_are_drawn_with_their_probabilities():
     history = full([1.0, 2.0, 5.0])
     draws = torch.Generator().manual_seed(0)
-    t, _ = draw_times("importance", 3, 30_000, draws, history)
+    t, _ = draw_noise_levels("importance", 3, 30_000, draws, history)
     p, seen = history.probabilities(), torch.bincount(t, minlength=4)[1:] / 30_000
     assert ((seen - p).abs() < 4 * (p * (1 - p) / 30_000).sqrt()).all()
 
@@ -131,7 +133,7 @@ def test_the_gradient_of_importance_is_on_average_the_uniform_one(start):
     factors = {}
     draws = torch.Generator().manual_seed(0)
     while len(factors) < 6:
-        drawn = draw_times("importance", 6, 50, draws, history)
+        drawn = draw_noise_levels("importance", 6, 50, draws, history)
         factors |= dict(zip(*(each.tolist() for each in drawn), strict=True))
 
     def gradient(t, factor):
@@ -157,7 +159,7 @@ def test_logged_means_estimate_those_of_even_times():
     draws = torch.Generator().manual_seed(0)
     window, epoch = Window(), Mean()
     for _ in range(40):
-        t, factor = draw_times("importance", 8, 500, draws, history)
+        t, factor = draw_noise_levels("importance", 8, 500, draws, history)
         window.add(loss[t - 1], t, 8, 1.0, 1.0, None, factor)
         epoch.add(loss[t - 1], factor)
     means = window.means()
@@ -203,13 +205,13 @@ def drawn(tiny):
 
     def call(overrides=(), step=5):
         changes = {"training.batch_size": 500, **dict(overrides)}
-        return draw(parse_recipe(tiny, "tiny", changes), data, step)
+        return sample_batch(parse_recipe(tiny, "tiny", changes), data, step)
 
     return call
 
 
 def test_stratified_times_of_a_step_depend_on_the_seed_and_the_step(drawn):
-    how = {"training.times": "stratified"}
+    how = {"training.noise_levels": "stratified"}
     assert torch.equal(drawn(how).t, drawn(how).t)
     assert not torch.equal(drawn(how).t, drawn(how, 6).t)
     assert (torch.bincount(drawn(how).t)[1:] == 5).all()  # T = 100
@@ -229,9 +231,11 @@ def test_offset_noise_moves_a_channel_as_a_whole(drawn):
 
 
 def test_half_of_the_images_get_a_hint_where_the_network_takes_one(drawn):
-    assert drawn().hinted is None
+    assert drawn().self_conditioned is None
     batch = drawn({"network.self_conditioning": True})
-    assert 200 < batch.hinted.sum() < 300
-    assert torch.equal(batch.hinted, drawn({"network.self_conditioning": True}).hinted)
+    assert 200 < batch.self_conditioned.sum() < 300
+    assert torch.equal(
+        batch.self_conditioned, drawn({"network.self_conditioning": True}).self_conditioned
+    )
     assert torch.equal(batch.eps, drawn().eps)
     assert torch.equal(batch.t, drawn().t)

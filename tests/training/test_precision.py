@@ -5,7 +5,7 @@ from fromnoise.checkpoints import save_checkpoint
 from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Objective
 from fromnoise.training import precision
-from fromnoise.training.precision import autocast, choose_computation, lay_out
+from fromnoise.training.precision import autocast, choose_computation, set_memory_layout
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch
 def test_the_layout_of_the_weights_is_what_was_chosen(denoiser):
     weight = denoiser.network.out.weight  # (1, 8, 3, 3)
     for channels_last in (True, False, True):
-        lay_out(denoiser, channels_last)
+        set_memory_layout(denoiser, channels_last)
         assert weight.stride()[1:] == ((1, 24, 8) if channels_last else (9, 3, 1))
 
 

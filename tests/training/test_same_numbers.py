@@ -15,7 +15,7 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import draw, learn
+from fromnoise.training.step import sample_batch, train_step
 
 STEPS, LR, CLIP = 50, 1e-3, 0.5
 SMALL = {
@@ -66,7 +66,7 @@ def recipe():
 @pytest.fixture(scope="module")
 def batches(recipe):
     data = open_images("digits")
-    return [draw(recipe, data, step) for step in range(STEPS)]
+    return [sample_batch(recipe, data, step) for step in range(STEPS)]
 
 
 def options_of(name, dropout):
@@ -86,7 +86,7 @@ def ours(recipe, batches, name, computation, dropout):
     objective, losses = recipe.diffusion.objective(), []
     for step, batch in enumerate(batches):
         torch.manual_seed(step)  # of what drops out
-        losses.append(learn(state, objective, batch, recipe.training)[0])
+        losses.append(train_step(state, objective, batch, recipe.training)[0])
     return torch.stack(losses), state.ema.module.state_dict()
 
 
@@ -151,7 +151,7 @@ def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, cha
     losses, average = ours(recipe, batches, name, Computation("fp32", channels_last), dropout)
     exact, exact_average = expected(name, dropout)
     torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=1e-5, atol=1e-5)
-    assert exact.mean(1)[-10:].mean() < 0.5 * exact.mean(1)[0]  # it did learn
+    assert exact.mean(1)[-10:].mean() < 0.5 * exact.mean(1)[0]  # it did train_step
     for key, p in exact_average.items():
         if not key.endswith(IDLE.get(name, ())):
             torch.testing.assert_close(average[key], p, rtol=0, atol=5e-4)

@@ -1,4 +1,4 @@
-"""The labelled images that a judge is trained on, and those that it is scored on."""
+"""The labelled images that a classifier is trained on, and those that it is scored on."""
 
 import logging
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ def labelled(data: ImageSet) -> Labelled:
     labels = data.labels
     if labels is None or not labels.any():
         raise DataError(
-            f"the images ({data.source}) have no labels, and a judge learns from them: make one "
+            f"the images ({data.source}) have no labels, and a classifier learns from them: make one "
             "sub-folder for each class, put a label file beside the images, or give an .npz or IDX "
             "files with labels"
         )
@@ -124,11 +124,11 @@ def divide(data: ImageSet, held_out: ImageSet | None, *, seed: int) -> tuple[Lab
     train = labelled(data)
     if len(train) < FEWEST:
         raise DataError(
-            f"a judge learns from {FEWEST} labelled images at the least, and there are {len(train)}"
+            f"a classifier learns from {FEWEST} labelled images at the least, and there are {len(train)}"
         )
     if not ((train.labels > 0).any(axis=0) & (train.labels < 0).any(axis=0)).any():
         raise DataError(
-            f"there is nothing for a judge to tell apart: each label of the images ({data.source}) "
+            f"there is nothing for a classifier to tell apart: each label of the images ({data.source}) "
             f"is on all of them or on none; labels: {', '.join(data.label_names[:8])}"
         )
     if held_out is None:

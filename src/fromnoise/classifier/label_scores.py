@@ -1,4 +1,4 @@
-"""How well do images show the labels that were asked for, as a judge sees them?"""
+"""How well do images show the labels that were asked for, as a classifier sees them?"""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ Ratio = tuple[np.ndarray, np.ndarray]
 """Numerator and denominator (N,) of a score, image by image: 0 ≤ numerator ≤ denominator."""
 
 
-class Verdicts(NamedTuple):
-    """What a judge says of N images and K labels."""
+class LabelPredictions(NamedTuple):
+    """What a classifier says of N images and K labels."""
 
     probability: np.ndarray  # float (N, K) in [0, 1]
     present: np.ndarray  # bool (N, K)
@@ -43,25 +43,25 @@ class LabelScores(NamedTuple):
     extra: Interval  # … and the share of those in which it is present
 
 
-def label_counts(verdicts: Verdicts, wanted: np.ndarray) -> LabelCounts:
-    """Count in each image what the judge found of the labels that were asked for.
+def label_counts(predictions: LabelPredictions, wanted: np.ndarray) -> LabelCounts:
+    """Count in each image what the classifier found of the labels that were asked for.
 
     Args:
-        verdicts: of N images and K labels.
+        predictions: of N images and K labels.
         wanted: (N, K): +1 must appear, −1 must not, 0 open. An open label counts in nothing; only
             in the ranking for `hits` it takes its place, as any label does.
 
     Returns:
-        Counts (N,). Of equally probable labels the lower index ranks first in `hits`. A judge
+        Counts (N,). Of equally probable labels the lower index ranks first in `hits`. A classifier
         whose probabilities round to 1 has many of those.
 
     Raises:
         ValueError: no image, shapes that do not belong together, probabilities outside [0, 1],
             `present` not bool, or `wanted` anything but −1, 0 and 1.
     """
-    positive, negative, present = _check(verdicts, wanted)
+    positive, negative, present = _check(predictions, wanted)
     # In float64, as the minus would wrap an unsigned integer around.
-    likeliest_first = np.argsort(-verdicts.probability.astype(np.float64), axis=1, kind="stable")
+    likeliest_first = np.argsort(-predictions.probability.astype(np.float64), axis=1, kind="stable")
     ranked = np.take_along_axis(positive, likeliest_first, axis=1)  # (N, K)
     among_k = np.arange(ranked.shape[1]) < positive.sum(axis=1, keepdims=True)  # (N, K)
     true_positive, false_positive, false_negative = (
@@ -87,7 +87,7 @@ def scores(counts: LabelCounts) -> dict[str, float]:
     With TP, FP and FN summed over images and over the labels wanted +1 or −1 ("micro"):
 
     - recall_at_k = Σ hits / Σ k, as published for i-CLEVR: an image with k wanted labels scores
-      how many of them are among the judge's k largest probabilities of all K labels. It is blind
+      how many of them are among the classifier's k largest probabilities of all K labels. It is blind
       to what else appears; precision, exact_match and extra are not;
     - precision = TP / (TP + FP), recall = TP / (TP + FN), f1 = 2 TP / (2 TP + FP + FN);
     - exact_match: of the images of which anything is said, the share in which all of it is right;
@@ -95,13 +95,13 @@ def scores(counts: LabelCounts) -> dict[str, float]:
 
     Returns:
         Numbers in [0, 1]; NaN, and never 0 or 1, where a score is 0/0: `extra` if nothing was
-        negated, `precision` if the judge saw none of the labels.
+        negated, `precision` if the classifier saw none of the labels.
     """
     return {name: _ratio(*ratio) for name, ratio in _ratios(counts).items()}
 
 
 def score_with_intervals(
-    verdicts: Verdicts,
+    predictions: LabelPredictions,
     wanted: np.ndarray,
     condition: np.ndarray,
     *,
@@ -126,7 +126,7 @@ def score_with_intervals(
     98 to 99 %, as the second stage counts the spread among seeds once more.
 
     Args:
-        verdicts, wanted: as for `label_counts`.
+        predictions, wanted: as for `label_counts`.
         condition: int (N,), which condition each image was drawn for: any integers, in any order.
         resamples: how often to draw, ≥ 1.
         seed: the same seed gives the same intervals, whatever the order of the images and the
@@ -135,13 +135,13 @@ def score_with_intervals(
     Raises:
         ValueError: as `label_counts`, or a wrong shape of `condition`, or no resample.
     """
-    ratios = _ratios(label_counts(verdicts, wanted)).values()
+    ratios = _ratios(label_counts(predictions, wanted)).values()
     group = _groups(condition, len(wanted))
     return dict(zip(SCORES, _intervals(list(ratios), group, resamples, seed), strict=True))
 
 
 def scores_per_label(
-    verdicts: Verdicts,
+    predictions: LabelPredictions,
     wanted: np.ndarray,
     condition: np.ndarray,
     *,
@@ -155,7 +155,7 @@ def scores_per_label(
     as often as they were: a draw without any that asks would say nothing. The images in which a
     label is open count neither for nor against it.
     """
-    positive, negative, present = _check(verdicts, wanted)
+    positive, negative, present = _check(predictions, wanted)
     group = _groups(condition, len(wanted))
     flags = (positive, negative, *_confusion(positive, negative, present))
     rows = []
@@ -262,8 +262,10 @@ def _groups(condition: np.ndarray, num_images: int) -> np.ndarray:
     return np.unique(condition, return_inverse=True)[1]
 
 
-def _check(verdicts: Verdicts, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    probability, present = verdicts
+def _check(
+    predictions: LabelPredictions, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    probability, present = predictions
     shapes = probability.shape, present.shape, wanted.shape
     if wanted.ndim != 2 or len(set(shapes)) > 1 or not wanted.size:
         raise ValueError(

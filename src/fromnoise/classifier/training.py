@@ -1,4 +1,4 @@
-"""How a judge is trained: from images with labels to `Judge`, and to its folder."""
+"""How a classifier is trained: from images with labels to `Classifier`, and to its folder."""
 
 import logging
 import math
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.checkpoints import NotFinite, not_finite, refuse_used
+from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
 from fromnoise.classifier.classifier import (
-    Judge,
-    JudgeSpec,
+    Classifier,
+    ClassifierSpec,
     Kind,
     build_network,
-    save_judge,
+    save_classifier,
 )
 from fromnoise.classifier.data import Labelled, divide, kind_of, open_labelled
-from fromnoise.classifier.label_scores import Verdicts, label_counts, scores
+from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import ImageSet
 from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.loader import batch_indices, to_float
-from fromnoise.model.model import pick_device
+from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16
 from fromnoise.progress import counting
 from fromnoise.rng import generator, seed_of
@@ -40,7 +40,7 @@ logger = logging.getLogger("fromnoise")
 Progress = Callable[[int, int], None]  # (done, of how many)
 
 
-def judge_to_folder(
+def train_classifier_to_folder(
     data: str | Path,
     out: str | Path,
     *,
@@ -56,15 +56,15 @@ def judge_to_folder(
     seed: int = 0,
     device: str = "auto",
     strict: bool = False,
-) -> Judge:
-    """Train a judge on labelled images and write its folder, complete or not at all.
+) -> Classifier:
+    """Train a classifier on labelled images and write its folder, complete or not at all.
 
-    out: a new folder. Others as in `open_labelled` and `train_judge`; size: (H, W), by default the
+    out: a new folder. Others as in `open_labelled` and `train_classifier`; size: (H, W), by default the
     one that all images share.
     Raises ValueError, before anything is written, for anything that is wrong with these.
     """
     out = Path(out)
-    refuse_used(out)
+    require_empty_folder(out)
     images, test = open_labelled(
         data,
         source=source,
@@ -75,8 +75,8 @@ def judge_to_folder(
         background=background,
         strict=strict,
     )
-    with counting("training the judge") as progress:
-        judge = train_judge(
+    with counting("training the classifier") as progress:
+        classifier = train_classifier(
             images,
             held_out=test,
             fit=fit,
@@ -88,11 +88,11 @@ def judge_to_folder(
             device=device,
             progress=progress,
         )
-    logger.info("saved %s", save_judge(judge, out))
-    return judge
+    logger.info("saved %s", save_classifier(classifier, out))
+    return classifier
 
 
-def train_judge(
+def train_classifier(
     data: ImageSet,
     *,
     held_out: ImageSet | None = None,
@@ -104,10 +104,10 @@ def train_judge(
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Judge:
-    """Train a judge, score it on images that it never saw, and return it.
+) -> Classifier:
+    """Train a classifier, score it on images that it never saw, and return it.
 
-    Where each image has exactly one label the judge tells classes apart (softmax and
+    Where each image has exactly one label the classifier tells classes apart (softmax and
     cross-entropy), else it says yes or no to each label (sigmoid and binary cross-entropy over the
     labels that are said). Images of which nothing is said are left out.
 
@@ -136,7 +136,7 @@ def train_judge(
     train, test = divide(data, held_out, seed=seed)
     epochs = epochs or min(max(IMAGES_SEEN / len(train), FEWEST_EPOCHS), MOST_EPOCHS)
     _, channels, height, width = data.images.shape
-    spec = JudgeSpec(
+    spec = ClassifierSpec(
         kind=kind_of(train.labels, test.labels),
         label_names=data.label_names,
         channels=channels,
@@ -154,18 +154,18 @@ def train_judge(
         seed=seed,
     )
     logger.info(
-        "a judge of %d %s: %d images to train on, %d held out, %.3g epochs",
+        "a classifier of %d %s: %d images to train on, %d held out, %.3g epochs",
         len(spec.label_names),
         spec.kind,
         len(train),
         len(test),
         epochs,
     )
-    judge = _fit(spec, train, pick_device(device), progress)
-    return _scored(judge, test)
+    classifier = _fit(spec, train, select_device(device), progress)
+    return _scored(classifier, test)
 
 
-def judge_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+def classifier_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
     """What is minimised, a scalar: the mean over images, or over all labels that are said.
 
     logits: float (B,K). labels: (B,K) in {−1, 0, +1}; a 0 has no part in the loss or its gradient.
@@ -190,13 +190,15 @@ def shifted(images: Tensor, by: Tensor) -> Tensor:
     return images[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B,C,H,W)
 
 
-def _fit(spec: JudgeSpec, data: Labelled, device: torch.device, progress: Progress | None) -> Judge:
-    torch.manual_seed(seed_of(spec.seed, "judge"))
+def _fit(
+    spec: ClassifierSpec, data: Labelled, device: torch.device, progress: Progress | None
+) -> Classifier:
+    torch.manual_seed(seed_of(spec.seed, "classifier"))
     network = build_network(spec).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=spec.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
     )
-    half = learns_in_bf16(device, spec.size)
+    half = trains_in_bf16(device, spec.size)
     losses, started = [], time.perf_counter()
     for step in range(spec.steps):
         for group in optimizer.param_groups:
@@ -204,11 +206,11 @@ def _fit(spec: JudgeSpec, data: Labelled, device: torch.device, progress: Progre
         x, labels = _batch(spec, data, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = network(x.to(device))
-        loss = judge_loss(logits.float(), labels.to(device), spec.kind)
+        loss = classifier_loss(logits.float(), labels.to(device), spec.kind)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise NotFinite(
-                f"step {step + 1} of {spec.steps}: the loss of the judge is not finite, so none "
+                f"step {step + 1} of {spec.steps}: the loss of the classifier is not finite, so none "
                 f"was written; use a learning rate lower than {spec.learning_rate:g}"
             )
         optimizer.zero_grad()
@@ -229,19 +231,19 @@ def _fit(spec: JudgeSpec, data: Labelled, device: torch.device, progress: Progre
             )
             losses, started = [], time.perf_counter()
     settle(network, data)
-    if broken := not_finite(network.state_dict()):
+    if broken := first_non_finite(network.state_dict()):
         raise NotFinite(
-            f"{broken} of the judge is not finite after the last step, so none was written; "
+            f"{broken} of the classifier is not finite after the last step, so none was written; "
             f"use a learning rate lower than {spec.learning_rate:g}"
         )
-    return Judge(network, spec)
+    return Classifier(network, spec)
 
 
 def settle(network: nn.Module, data: Labelled) -> None:
     """Measure the mean and variance of each batch normalisation with the last weights.
 
     What training keeps is a moving average of the last some dozen steps, which lags behind where
-    there are few steps: a judge of small data then sees nothing at all.
+    there are few steps: a classifier of small data then sees nothing at all.
     """
     normalisations = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for normalisation in normalisations:
@@ -255,7 +257,7 @@ def settle(network: nn.Module, data: Labelled) -> None:
             network(to_float(torch.from_numpy(data.images[rows])).to(device))
 
 
-def _batch(spec: JudgeSpec, data: Labelled, step: int) -> tuple[Tensor, Tensor]:
+def _batch(spec: ClassifierSpec, data: Labelled, step: int) -> tuple[Tensor, Tensor]:
     """Images in [−1, 1], shifted by at most a sixteenth of their size, and their labels (B,K)."""
     chosen = batch_indices(spec.seed, step, spec.batch_size, len(data))
     most = min(spec.size) // 16
@@ -265,7 +267,7 @@ def _batch(spec: JudgeSpec, data: Labelled, step: int) -> tuple[Tensor, Tensor]:
     return to_float(shifted(images, by)), torch.from_numpy(data.labels[chosen])
 
 
-def learning_rate(spec: JudgeSpec, step: int) -> float:
+def learning_rate(spec: ClassifierSpec, step: int) -> float:
     """The learning rate of step `step`, counted from 0: up linearly, then down as a cosine."""
     warm_up = max(1, round(WARM_UP * spec.steps))
     if step < warm_up:
@@ -274,31 +276,31 @@ def learning_rate(spec: JudgeSpec, step: int) -> float:
     return spec.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def learns_in_bf16(device: torch.device, size: tuple[int, int]) -> bool:
+def trains_in_bf16(device: torch.device, size: tuple[int, int]) -> bool:
     """Whether the device computes in bf16, which is then about 1.6 times as fast.
 
-    Asked and not timed, so that the same seed gives the same judge. Never for images of at most 8
+    Asked and not timed, so that the same seed gives the same classifier. Never for images of at most 8
     pixels: their last maps are of one pixel, and there the CPU kernels leave garbage, NaN too, in
     the gradient of weights that only ever meet the padding (seen in torch 2.15).
     """
     return min(size) > 8 and computes_in_bf16(device)
 
 
-def _scored(judge: Judge, test: Labelled) -> Judge:
-    """The judge with what it reaches on the held-out images in its specification."""
+def _scored(classifier: Classifier, test: Labelled) -> Classifier:
+    """The classifier with what it reaches on the held-out images in its specification."""
     # a thousand at a time, as the images are mapped from disk and may not fit into memory
     parts = np.array_split(test.rows, -(-len(test) // 1024))
-    judged = zip(*(judge.verdicts(test.images[rows]) for rows in parts), strict=True)
-    verdicts = Verdicts(*map(np.concatenate, judged))
-    reached = scores(label_counts(verdicts, test.labels))
-    if judge.spec.kind == "classes":
+    classified = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
+    predictions = LabelPredictions(*map(np.concatenate, classified))
+    reached = scores(label_counts(predictions, test.labels))
+    if classifier.spec.kind == "classes":
         reached = {"accuracy": reached["exact_match"]}
     else:
         chosen = ("f1", "precision", "recall", "exact_match", "recall_at_k")
         reached = {name: reached[name] for name in chosen}
     per_label = {}
-    for k, name in enumerate(judge.spec.label_names):
-        one = Verdicts(*(part[:, [k]] for part in verdicts))
+    for k, name in enumerate(classifier.spec.label_names):
+        one = LabelPredictions(*(part[:, [k]] for part in predictions))
         per_label[name] = scores(label_counts(one, test.labels[:, [k]]))["f1"]
     found = {
         "held_out": {name: _or_none(value) for name, value in reached.items()},
@@ -307,7 +309,7 @@ def _scored(judge: Judge, test: Labelled) -> Judge:
     }
     said = ", ".join(f"{name} {value:.4f}" for name, value in reached.items())
     logger.info("on the %d held-out images: %s", len(test), said)
-    return Judge(judge.network, judge.spec.model_copy(update=found))
+    return Classifier(classifier.network, classifier.spec.model_copy(update=found))
 
 
 def _or_none(value: float) -> float | None:

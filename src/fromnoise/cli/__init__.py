@@ -14,7 +14,7 @@ from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
 from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
 from fromnoise.cli.ema import ema
-from fromnoise.cli.evaluate import evaluate, judge_import, judge_train
+from fromnoise.cli.evaluate import classifier_import, classifier_train, evaluate
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
 from fromnoise.cli.report import report
@@ -39,10 +39,10 @@ data_app.command("check")(data_check)
 data_app.command("shapes")(data_shapes)
 app.add_typer(data_app, name="data")
 
-judge_app = typer.Typer(help="Classifiers that say what an image shows.", no_args_is_help=True)
-judge_app.command("train")(judge_train)
-judge_app.command("import")(judge_import)
-app.add_typer(judge_app, name="judge")
+classifier_app = typer.Typer(help="Classifiers that say what an image shows.", no_args_is_help=True)
+classifier_app.command("train")(classifier_train)
+classifier_app.command("import")(classifier_import)
+app.add_typer(classifier_app, name="classifier")
 
 edit_app = typer.Typer(help="Make new images from given ones.", no_args_is_help=True)
 edit_app.command("inpaint")(edit_inpaint)

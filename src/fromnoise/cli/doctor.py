@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Say what a recipe will cost and come to here, before it is trained; exit 1 if wrong."""
     changes = dict(map(config.parse_override, overrides or []))
-    findings = training.examine(recipe, out=out, data=data, overrides=changes)
+    findings = training.diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:
         table = Table(Column("", no_wrap=True), "what", "", "what to change")

@@ -50,7 +50,7 @@ def edit_inpaint(
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
-    spacing: options.Spacing = None,
+    timesteps: options.Timesteps = None,
     clamp: options.Clamp = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
@@ -58,7 +58,7 @@ def edit_inpaint(
 ) -> None:
     """Make a part of an image anew, the rest unchanged (RePaint, Lugmayr et al. 2022)."""
     loaded = load(model, weights=weights, device=device)
-    how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
+    how = asking.how_to_sample(steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
     with counting("images") as progress:
         files = editing.inpaint_to_folder(
@@ -89,7 +89,7 @@ def edit_vary(
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
-    spacing: options.Spacing = None,
+    timesteps: options.Timesteps = None,
     clamp: options.Clamp = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
@@ -98,7 +98,7 @@ def edit_vary(
     """Make images like one, through the noise and back (SDEdit, Meng et al. 2022)."""
     loaded = load(model, weights=weights, device=device)
     how = asking.how_to_sample(
-        sampler=sampler, steps=steps, spacing=spacing, clamp=clamp, guidance=guidance
+        sampler=sampler, steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance
     )
     cond = _asked(loaded, class_, labels, how)
     with counting("images") as progress:
@@ -139,7 +139,7 @@ def edit_interpolate(
     class_: Class = None,
     labels: Labels = None,
     guidance: Guidance = None,
-    spacing: options.Spacing = None,
+    timesteps: options.Timesteps = None,
     clamp: options.Clamp = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
@@ -153,7 +153,7 @@ def edit_interpolate(
     if seed is not None and strength is None:
         raise ConfigError("--seed has no effect without the noise of --strength; leave it out")
     loaded = load(model, weights=weights, device=device)
-    how = asking.how_to_sample(steps=steps, spacing=spacing, clamp=clamp, guidance=guidance)
+    how = asking.how_to_sample(steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
     how |= {"frames": frames, "cond": cond, "batch_size": batch_size}
     with counting("images") as progress:

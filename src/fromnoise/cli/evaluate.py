@@ -1,12 +1,12 @@
-"""`fromnoise evaluate`, `judge train` and `judge import`."""
+"""`fromnoise evaluate`, `classifier train` and `classifier import`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fromnoise.classifier.classifier import save_judge
-from fromnoise.classifier.training import judge_to_folder
+from fromnoise.classifier.classifier import save_classifier
+from fromnoise.classifier.training import train_classifier_to_folder
 from fromnoise.cli import options
 from fromnoise.cli import parsing as asking
 from fromnoise.data.decoding.transforms import Fit
@@ -56,8 +56,8 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="by labels: images for each condition", show_default="8"),
     ] = None,
-    judge: Annotated[
-        Path | None, typer.Option(help="what `fromnoise judge train` wrote; labels need one")
+    classifier: Annotated[
+        Path | None, typer.Option(help="what `fromnoise classifier train` wrote; labels need one")
     ] = None,
     guidance: Annotated[
         str | None,
@@ -74,7 +74,7 @@ def evaluate(
     steps: options.Steps = None,
     eta: options.Eta = None,
     variance: options.Variance = None,
-    spacing: options.Spacing = None,
+    timesteps: options.Timesteps = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     out: Annotated[
@@ -93,7 +93,7 @@ def evaluate(
         steps=steps,
         eta=eta,
         variance=variance,
-        spacing=spacing,
+        timesteps=timesteps,
         guidance_interval=guidance_interval,
         guidance_rescale=guidance_rescale,
         clamp=clamp,
@@ -106,7 +106,7 @@ def evaluate(
     elif kind == "labels":
         text, folder = evaluating.by_labels(
             model,
-            judge=judge,
+            classifier=classifier,
             files=conditions or [],
             texts=labels or [],
             scales=scales,
@@ -121,7 +121,7 @@ def evaluate(
             num=num_images,
             reference=reference,
             extractor=extractor,
-            judge=judge,
+            classifier=classifier,
             features_weights=features_weights,
             metrics=names,
             allow_small=allow_small,
@@ -134,11 +134,11 @@ def evaluate(
     print(folder.absolute())
 
 
-def judge_train(
+def classifier_train(
     data: Annotated[
         str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
     ],
-    out: Annotated[Path, typer.Option(help="a new folder for the judge")],
+    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
     source: Annotated[
         str | None, typer.Option(help="read it as folder, zip, idx, npz, iclevr, …")
     ] = None,
@@ -163,7 +163,7 @@ def judge_train(
     device: options.Device = "auto",
 ) -> None:
     """Train a classifier that says what an image shows, and score it on images it never saw."""
-    judge_to_folder(
+    train_classifier_to_folder(
         data,
         out,
         source=source,
@@ -181,12 +181,12 @@ def judge_train(
     print(out.absolute())
 
 
-def judge_import(
+def classifier_import(
     file: Annotated[Path, typer.Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
     objects: Annotated[Path, typer.Option(help="the objects.json that it was trained with")],
-    out: Annotated[Path, typer.Option(help="a new folder for the judge")],
+    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
     size: Annotated[int, typer.Option(min=8, help="pixels a side of its images")] = 64,
 ) -> None:
-    """Turn a trained evaluator of i-CLEVR into a judge."""
+    """Turn a trained evaluator of i-CLEVR into a classifier."""
     names = read_objects(objects, where="--objects")
-    print(save_judge(import_evaluator(file, names, size=(size, size), device="cpu"), out))
+    print(save_classifier(import_evaluator(file, names, size=(size, size), device="cpu"), out))

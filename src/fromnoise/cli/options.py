@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from fromnoise.diffusion import SAMPLERS, SPACINGS
+from fromnoise.diffusion import SAMPLERS, TIMESTEPS
 from fromnoise.model.precision import Asked
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
 ]
 Sampler = Annotated[str | None, typer.Option(help=", ".join(SAMPLERS))]
-Spacing = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(SPACINGS)}")]
+Timesteps = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(TIMESTEPS)}")]
 Steps = Annotated[
     int | None,
     typer.Option(help="of the sampler; each asks the network once, of heun twice"),
@@ -45,7 +45,8 @@ Reference = Annotated[
 Extractor = Annotated[
     str | None,
     typer.Option(
-        help="inception, dinov2, judge or pixels", show_default="judge if given, inception"
+        help="inception, dinov2, classifier or pixels",
+        show_default="classifier if given, inception",
     ),
 ]
 FeaturesWeights = Annotated[Path | None, typer.Option(help="Inception's, instead of fetching them")]

@@ -31,7 +31,7 @@ def sample(
     steps: options.Steps = None,
     eta: options.Eta = None,
     variance: options.Variance = None,
-    spacing: options.Spacing = None,
+    timesteps: options.Timesteps = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="this label, or these with commas, and no other")
     ] = None,
@@ -110,7 +110,7 @@ def sample(
     how = asking.how_to_sample(
         sampler=sampler,
         steps=steps,
-        spacing=spacing,
+        timesteps=timesteps,
         eta=eta,
         variance=variance,
         guidance=guidance,
@@ -124,7 +124,7 @@ def sample(
         auto = Autoguidance(
             load(autoguidance, weights=weights, device=device, precision=precision), scale
         )
-        loaded.refuse_other(auto.weak)
+        loaded.check_compatible(auto.weak)
         logger.info(asking.autoguidance_formula(scale, auto.weak.spec.step))
     elif autoguidance_scale is not None:
         raise ConfigError(

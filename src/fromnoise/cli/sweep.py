@@ -26,7 +26,7 @@ def sweep(
     ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
-    judge: Annotated[Path | None, typer.Option(help="for its features")] = None,
+    classifier: Annotated[Path | None, typer.Option(help="for its features")] = None,
     features_weights: options.FeaturesWeights = None,
     allow_small: options.AllowSmall = False,
     save_best: Annotated[
@@ -47,7 +47,7 @@ def sweep(
         num=num_images,
         reference=reference,
         extractor=extractor,
-        judge=judge,
+        classifier=classifier,
         features_weights=features_weights,
         allow_small=allow_small,
         batch_size=batch_size,

@@ -77,7 +77,7 @@ def checked(component: Component, key: str, where: str = "") -> Component:
     return Component(name=component.name, **options.model_dump(mode="json"))
 
 
-def refuse_foreign_options(sampler: str, options: Iterable[str]) -> None:
+def check_option_owner(sampler: str, options: Iterable[str]) -> None:
     """Raise ConfigError for an option that another sampler has, and this one has not."""
     takes = {name: list(_schema(target).model_fields) for name, target in SAMPLERS.items()}
     for option in options:

@@ -23,8 +23,8 @@ from fromnoise.config.components import Component, Section, with_checked_compone
 from fromnoise.config.errors import ConfigError, explain, near, unknown
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import (
-    METRICS,
-    SPACINGS,
+    LOSSES,
+    TIMESTEPS,
     VLB,
     WEIGHTINGS,
     NoiseSchedule,
@@ -96,7 +96,7 @@ class Diffusion(Section):
     zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; for v and x0
     prediction: Literal["eps", "x0", "v"] = "eps"
     variance_reading: Literal["range", "log"] = "range"  # of what a learned variance returns
-    metric: str = "mse"
+    loss: str = "mse"
     weighting: Annotated[Component, _named("simple")] = Component(name="simple")
     vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
     offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
@@ -111,15 +111,15 @@ class Diffusion(Section):
         """What training minimises. Raises ValueError, which begins with a key of this section."""
         name, options = self.weighting.name, self.weighting.options
         weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
-        return Objective(self.metric, self.vlb_weight, weighting)
+        return Objective(self.loss, self.vlb_weight, weighting)
 
     @property
     def loss_in_words(self) -> str:
         """`huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb`, which has its own weights."""
-        if self.metric == VLB:
+        if self.loss == VLB:
             return VLB
         bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
-        return f"{self.metric} × {self.weighting.name}{bound}"
+        return f"{self.loss} × {self.weighting.name}{bound}"
 
 
 class Training(Section):
@@ -149,7 +149,7 @@ class Training(Section):
     compile: Literal["auto", True, False] = "auto"  # the blocks of the network
     device: str = "auto"
     seed: Natural = 0
-    times: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
+    noise_levels: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
     log_every: Positive = 50
     preview_every: Positive = 1000
     preview_images: Positive = 16
@@ -177,7 +177,7 @@ class Sampling(Section):
 
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
     steps: Positive = 50  # at most T
-    spacing: str = "trailing"
+    timesteps: str = "trailing"
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
     guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
     guidance_interval: tuple[Positive, Positive] | None = None  # (first, last) t with guidance
@@ -189,8 +189,8 @@ class Evaluation(Section):
 
     every: Natural = 0  # steps; it costs the time that drawing the images takes
     num_images: Annotated[int, Field(ge=40, strict=True)] = 3072  # enough for any pixels
-    extractor: Literal["pixels", "judge", "inception", "dinov2"] = "pixels"
-    judge: Path | None = None
+    extractor: Literal["pixels", "classifier", "inception", "dinov2"] = "pixels"
+    classifier: Path | None = None
 
 
 class Recipe(Section):
@@ -272,7 +272,7 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         raise ConfigError(f"{where}: {explain(error, Recipe)}") from error
     for key, name, known in (
         ("data.source", recipe.data.source, SOURCES),
-        ("diffusion.metric", recipe.diffusion.metric, [*METRICS, VLB]),
+        ("diffusion.loss", recipe.diffusion.loss, [*LOSSES, VLB]),
     ):
         if name not in known:
             raise ConfigError(f"{where}: {key} {unknown(name, known)}")
@@ -299,9 +299,9 @@ def _check_together(recipe: Recipe, where: str) -> None:
         name = diffusion.schedule.name
         name += " with zero_terminal_snr" if diffusion.zero_terminal_snr else ""
         raise ConfigError(f"{where}: diffusion.schedule {name}: {error}") from error
-    if diffusion.metric == VLB and not learned:
+    if diffusion.loss == VLB and not learned:
         raise ConfigError(
-            f"{where}: diffusion.metric = vlb is the bound, from which a variance is learned: "
+            f"{where}: diffusion.loss = vlb is the bound, from which a variance is learned: "
             "set network.learned_variance=true"
         )
     if diffusion.offset_noise and learned:
@@ -310,11 +310,11 @@ def _check_together(recipe: Recipe, where: str) -> None:
             "that of the bound, from which a variance is learned from; set it to 0, or "
             "network.learned_variance=false"
         )
-    if learned != (diffusion.vlb_weight > 0 or diffusion.metric == VLB):
+    if learned != (diffusion.vlb_weight > 0 or diffusion.loss == VLB):
         raise ConfigError(
             f"{where}: network.learned_variance = {learned}, but diffusion.vlb_weight = "
             f"{diffusion.vlb_weight:g}: a variance is learned from the bound alone, so set both "
-            "(0.001 is the usual weight) or neither; diffusion.metric = vlb is the bound too"
+            "(0.001 is the usual weight) or neither; diffusion.loss = vlb is the bound too"
         )
     if diffusion.variance_reading != "range" and not learned:
         raise ConfigError(
@@ -327,8 +327,8 @@ def _check_together(recipe: Recipe, where: str) -> None:
 def check_sampling(section: Any, *, labels: bool, where: str = "") -> None:
     """Whether a recipe's or a model's way of sampling fits its network and its labels."""
     prefix, sampling = f"{where}: " if where else "", section.sampling
-    if sampling.spacing not in SPACINGS:
-        raise ConfigError(f"{prefix}sampling.spacing {unknown(sampling.spacing, SPACINGS)}")
+    if sampling.timesteps not in TIMESTEPS:
+        raise ConfigError(f"{prefix}sampling.timesteps {unknown(sampling.timesteps, TIMESTEPS)}")
     learned = section.network.options["learned_variance"]
     if sampling.sampler.options.get("variance") == "learned" and not learned:
         raise ConfigError(

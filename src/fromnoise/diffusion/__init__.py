@@ -19,7 +19,7 @@ from fromnoise.diffusion.likelihood import (
     estimated_bits_per_dimension,
     prior_kl,
 )
-from fromnoise.diffusion.losses import METRICS, VLB, WEIGHTINGS, Objective
+from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.samplers import (
     SAMPLERS,
     Step,
@@ -34,14 +34,14 @@ from fromnoise.diffusion.samplers import (
 )
 from fromnoise.diffusion.samplers.inversion import ddim_inversion
 from fromnoise.diffusion.schedule import NoiseSchedule
-from fromnoise.diffusion.self_conditioning import remembering
-from fromnoise.diffusion.timesteps import SPACINGS, sampling_times
+from fromnoise.diffusion.self_conditioning import with_self_conditioning
+from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps
 
 __all__ = [
-    "METRICS",
+    "LOSSES",
     "SAMPLERS",
     "SCHEDULES",
-    "SPACINGS",
+    "TIMESTEPS",
     "VLB",
     "WEIGHTINGS",
     "BitsPerDimension",
@@ -71,9 +71,9 @@ __all__ = [
     "inpaint",
     "interpolation_starts",
     "prior_kl",
-    "remembering",
     "reverse_step",
-    "sampling_times",
+    "sampling_timesteps",
     "slerp",
     "unipc",
+    "with_self_conditioning",
 ]

@@ -93,7 +93,7 @@ def sigmoid(
     return _from_alpha_bar(f[-1] - f, beta_max)
 
 
-def given(T: int, *, betas: Sequence[float]) -> Tensor:
+def custom(T: int, *, betas: Sequence[float]) -> Tensor:
     """β_1 … β_T exactly as the user wrote them."""
     return torch.tensor(list(betas), dtype=torch.float64)
 
@@ -107,7 +107,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "jsd": jsd,
     "cosine": cosine,
     "sigmoid": sigmoid,
-    "given": given,
+    "custom": custom,
 }
 
 

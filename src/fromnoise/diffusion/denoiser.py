@@ -91,7 +91,7 @@ class Denoiser(nn.Module):
     the reading `range` the `fraction` (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672,
     Eq. 15), and with `log` the `log_variance` (the same paper's code, there "learned").
 
-    A network whose `self_conditioning` is true takes 2C channels: x_t and, below it, a hint at x_0,
+    A network whose `self_conditioning` is true takes 2C channels: x_t and, below it, a self_cond at x_0,
     an earlier x̂_0 (Chen et al. 2022, arXiv:2208.04202, section 3). See `self_conditioning.py`.
     """
 
@@ -111,7 +111,7 @@ class Denoiser(nn.Module):
         self.variance_reading: Reading = variance_reading
 
     @property
-    def takes_hint(self) -> bool:
+    def self_conditioning(self) -> bool:
         """Whether the network was made for self-conditioning."""
         return getattr(self.network, "self_conditioning", False)
 
@@ -120,12 +120,12 @@ class Denoiser(nn.Module):
         return Denoiser(network, self.schedule, self.prediction, self.variance_reading)
 
     def forward(
-        self, x_t: Tensor, t: Time, cond: Tensor | None = None, hint: Tensor | None = None
+        self, x_t: Tensor, t: Time, cond: Tensor | None = None, self_cond: Tensor | None = None
     ) -> Prediction:
         """x_t: (B,C,H,W); t ∈ {1..T}: int or (B,); cond: (B,K) in {−1, 0, +1}, or None.
 
-        hint: like x_t, clamped here to [−1, 1]; None is zeros, which mean "nothing known". Raises
-        ValueError for a hint where the network takes none, and for another t.
+        self_cond: like x_t, clamped here to [−1, 1]; None is zeros, which mean "nothing known". Raises
+        ValueError for a self_cond where the network takes none, and for another t.
         """
         told = torch.as_tensor(t, device="cpu")
         outside = (told < 1) | (told > self.schedule.T)
@@ -137,12 +137,12 @@ class Denoiser(nn.Module):
         t_there = on_device(torch.as_tensor(t), x_t.device)
         index = t_there.expand(len(x_t)) - 1
         seen = x_t
-        if self.takes_hint:
-            known = torch.zeros_like(x_t) if hint is None else hint.clamp(-1, 1)
+        if self.self_conditioning:
+            known = torch.zeros_like(x_t) if self_cond is None else self_cond.clamp(-1, 1)
             seen = torch.cat([x_t, known], dim=1)  # (B,2C,H,W)
-        elif hint is not None:
+        elif self_cond is not None:
             raise ValueError(
-                "this network takes no hint; build it with network.self_conditioning = true"
+                "this network takes no self_cond; build it with network.self_conditioning = true"
             )
         # half-precision networks still step in x_t's precision
         output = self.network(seen, index, cond).to(x_t.dtype)

@@ -51,7 +51,7 @@ def interpolation_starts(
 
     Any sampler goes on from here, over t and the kept times below it:
 
-        times = [t, *(u for u in sampling_times(schedule, steps) if u < t)]
+        times = [t, *(u for u in sampling_timesteps(schedule, steps) if u < t)]
 
     a, b: (C,H,W) in [−1, 1]; eps: like a, standard normal; λ ∈ [0, 1]; t ∈ {1..T}. Returns
     (n,C,H,W), at λ = 0 the noised a and at λ = 1 the noised b. Raises ValueError otherwise.

@@ -1,10 +1,10 @@
-"""What training minimises: a metric of an error, weighted over t, or the bound itself.
+"""What training minimises: a loss of an error, weighted over t, or the bound itself.
 
 Weights are functions of the signal-to-noise ratio and live in x_0 space: w is what the square of
 the error of x̂_0 counts at t. What the network predicts contributes one factor, `own`, by which the
 square of its error is larger than that of x̂_0 (`OWN`), so that
 
-    loss = w(snr, own)/own · metric(value, target)
+    loss = w(snr, own)/own · loss(value, target)
 
 has for `mse` the same gradient with respect to x̂_0 whatever is predicted. The factor is that of
 squares; under `l1` and `huber` the quotient weighs times in the same way, but as the size of an
@@ -20,7 +20,7 @@ from torch import Tensor
 from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
 from fromnoise.diffusion.likelihood import term_of
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
-from fromnoise.diffusion.self_conditioning import first_guess
+from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def huber(predicted: Tensor, target: Tensor) -> Tensor:
     return torch.where(e <= 1, e.square() / 2, e - 0.5)
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1, "huber": huber}
-VLB = "vlb"  # the metric that is no metric: T·L_{t−1}, see `Objective`
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1, "huber": huber}
+VLB = "vlb"  # the loss that is no loss: T·L_{t−1}, see `Objective`
 
 
 def simple(snr: Tensor, own: Tensor) -> Tensor:
@@ -108,35 +108,35 @@ class Objective:
 
     The paper's sum over pixels is a mean over all elements here, so that the loss depends neither
     on the batch nor on the image size. A denoiser that predicts x_0 or v is compared with that.
-    `metric` may be another of METRICS, and `weighting` another of WEIGHTINGS with its options set.
+    `loss` may be another of LOSSES, and `weighting` another of WEIGHTINGS with its options set.
 
     With `vlb_weight` λ > 0 it is L_hybrid = L_simple + λ·T·L_{t−1} (Nichol and Dhariwal 2021,
     arXiv:2102.09672, Eq. 16, there with λ = 0.001): T times the term of the bound at a uniform t
     estimates the whole bound. That term, in bits per dimension as in their code, trains the learned
     variance alone, since it sees x̂_0 detached; so the network must have learned_variance.
 
-    With the metric `vlb` it is T·L_{t−1} alone, L_vlb of that paper (Eqs. 4–7), and nothing is
+    With the loss `vlb` it is T·L_{t−1} alone, L_vlb of that paper (Eqs. 4–7), and nothing is
     detached: the mean learns from the bound too. Its times come with weights of their own, so that
     neither `weighting` nor `vlb_weight` applies.
 
-    Raises ValueError for what cannot be together, a metric that does not exist, and options of a
+    Raises ValueError for what cannot be together, a loss that does not exist, and options of a
     weighting that are out of range.
     """
 
-    metric: str = "mse"
+    loss: str = "mse"
     vlb_weight: float = 0.0
     weighting: Weighting = simple
 
     def __post_init__(self) -> None:
-        known = [*METRICS, VLB]
-        if self.metric not in known:
-            raise ValueError(f"metric {self.metric!r} is unknown; known: {', '.join(known)}")
+        known = [*LOSSES, VLB]
+        if self.loss not in known:
+            raise ValueError(f"loss {self.loss!r} is unknown; known: {', '.join(known)}")
         if self.vlb_weight < 0:
             raise ValueError(f"vlb_weight must be at least 0, not {self.vlb_weight:g}")
-        if self.metric == VLB and (self.vlb_weight > 0 or self.weighting is not simple):
+        if self.loss == VLB and (self.vlb_weight > 0 or self.weighting is not simple):
             raise ValueError(
-                "metric is vlb, the bound with its own weights, to which neither weighting nor "
-                "vlb_weight applies; leave both out, or choose another metric"
+                "loss is vlb, the bound with its own weights, to which neither weighting nor "
+                "vlb_weight applies; leave both out, or choose another loss"
             )
         self.weighting(torch.ones(1), torch.ones(1))  # a wrong option is refused here already
 
@@ -148,23 +148,27 @@ class Objective:
         t: Tensor,
         cond: Tensor | None = None,
         *,
-        hinted: Tensor | None = None,
+        self_conditioned: Tensor | None = None,
     ) -> Tensor:
         """The loss of each image, (B,), in the precision of x0.
 
         x0, eps: (B,C,H,W), where the bound is asked for with x0 on 256 levels in [−1, 1];
-        t ∈ {1..T}: (B,). hinted: bool (B,), the images to which a denoiser that takes a hint is
-        given one, see `self_conditioning.first_guess`.
+        t ∈ {1..T}: (B,). self_conditioned: bool (B,), the images to which a denoiser that takes a self_cond is
+        given one, see `self_conditioning.estimate_x0`.
         Raises ValueError where the bound is asked for and the network has no learned variance.
         """
         schedule = denoiser.schedule
         x_t = schedule.add_noise(x0, eps, t)
-        hint = None if hinted is None else first_guess(denoiser, x_t, t, cond, hinted)
-        prediction = denoiser(x_t, t, cond, hint)
-        if self.metric == VLB:
+        self_cond = (
+            None
+            if self_conditioned is None
+            else estimate_x0(denoiser, x_t, t, cond, self_conditioned)
+        )
+        prediction = denoiser(x_t, t, cond, self_cond)
+        if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
         target = _target(prediction, x0, eps)
-        loss = METRICS[self.metric](prediction.value, target).flatten(1).mean(dim=1)
+        loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
         weight = _weight(self.weighting, schedule, t, prediction.kind)
         loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:

@@ -1,7 +1,7 @@
 """Self-conditioning: a network that is shown what it last took for the image.
 
 Chen, Zhang and Hinton 2022 (arXiv:2208.04202), section 3. Such a network estimates
-x̂_0 = f(x_t, x̃_0, t) with a hint x̃_0: zeros, or an x̂_0 of its own. It learns both, for in training
+x̂_0 = f(x_t, x̃_0, t) with a self_cond x̃_0: zeros, or an x̂_0 of its own. It learns both, for in training
 half of the images get the x̂_0 of a first pass, through which no gradient goes; a sampler then hands
 it the x̂_0 of the step before, at no cost. The likelihood is computed with zeros.
 """
@@ -14,32 +14,32 @@ from fromnoise.diffusion.schedule import Time
 
 
 @torch.no_grad()
-def first_guess(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Tensor | None, hinted: Tensor
+def estimate_x0(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Tensor | None, self_conditioned: Tensor
 ) -> Tensor:
-    """x̂_0 of a pass without a hint for the `hinted` images, and zeros for the others: like x_t.
+    """x̂_0 of a pass without a self_cond for the `self_conditioned` images, and zeros for the others: like x_t.
 
-    x_t: (B,C,H,W); t ∈ {1..T}: (B,); hinted: bool (B,). Only the hinted images are computed.
+    x_t: (B,C,H,W); t ∈ {1..T}: (B,); self_conditioned: bool (B,). Only the self_conditioned images are computed.
     """
-    some = hinted.nonzero().squeeze(1)
-    hint = torch.zeros_like(x_t)
+    some = self_conditioned.nonzero().squeeze(1)
+    self_cond = torch.zeros_like(x_t)
     if len(some):
         there = some.to(x_t.device)
         told = None if cond is None else cond[there.to(cond.device)]
-        hint[there] = denoiser(x_t[there], t[some.to(t.device)], told).x0
-    return hint
+        self_cond[there] = denoiser(x_t[there], t[some.to(t.device)], told).x0
+    return self_cond
 
 
-def remembering(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser, which from now on is hinted at x_0 by the x̂_0 of its last call.
+def with_self_conditioning(denoiser: Denoiser) -> Denoiser:
+    """The same denoiser, which from now on is self_conditioned at x_0 by the x̂_0 of its last call.
 
     Make one for each walk from noise to image. It forgets when the batch changes its size, as where
-    an interval of guidance begins. A denoiser that takes no hint is returned as it is.
+    an interval of guidance begins. A denoiser that takes no self_cond is returned as it is.
     """
-    return Remembering(denoiser) if denoiser.takes_hint else denoiser
+    return SelfConditionedDenoiser(denoiser) if denoiser.self_conditioning else denoiser
 
 
-class Remembering(Denoiser):
+class SelfConditionedDenoiser(Denoiser):
     """A denoiser with the memory of one x̂_0."""
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -49,11 +49,11 @@ class Remembering(Denoiser):
         self._last: Tensor | None = None
 
     def forward(
-        self, x_t: Tensor, t: Time, cond: Tensor | None = None, hint: Tensor | None = None
+        self, x_t: Tensor, t: Time, cond: Tensor | None = None, self_cond: Tensor | None = None
     ) -> Prediction:
-        """As `Denoiser.forward`; a hint that is given goes before the one that is remembered."""
-        if hint is None and self._last is not None and self._last.shape == x_t.shape:
-            hint = self._last
-        prediction = super().forward(x_t, t, cond, hint)
+        """As `Denoiser.forward`; a self_cond that is given goes before the one that is remembered."""
+        if self_cond is None and self._last is not None and self._last.shape == x_t.shape:
+            self_cond = self._last
+        prediction = super().forward(x_t, t, cond, self_cond)
         self._last = prediction.x0.detach()
         return prediction

@@ -56,7 +56,7 @@ def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
     return _nearest(noise ** (1 / KARRAS_RHO), steps)
 
 
-SPACINGS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
+TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
     "leading": leading,
     "trailing": trailing,
     "linspace": linspace,
@@ -66,16 +66,18 @@ SPACINGS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
 }
 
 
-def sampling_times(schedule: NoiseSchedule, steps: int, spacing: str = "trailing") -> list[int]:
+def sampling_timesteps(
+    schedule: NoiseSchedule, steps: int, timesteps: str = "trailing"
+) -> list[int]:
     """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T.
 
-    An unknown spacing is one too.
+    An unknown timesteps is one too.
     """
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing {spacing!r} is unknown; known: {', '.join(SPACINGS)}")
+    if timesteps not in TIMESTEPS:
+        raise ValueError(f"timesteps {timesteps!r} is unknown; known: {', '.join(TIMESTEPS)}")
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps must lie between 1 and T = {schedule.T}, not {steps}")
-    return SPACINGS[spacing](schedule, steps)
+    return TIMESTEPS[timesteps](schedule, steps)
 
 
 def _evenly(first: float, last: float, steps: int) -> Tensor:
@@ -85,7 +87,7 @@ def _evenly(first: float, last: float, steps: int) -> Tensor:
 def _nearest(table: Tensor, steps: int) -> list[int]:
     """T first; then the t whose table[t−1] is nearest to each of evenly spaced values.
 
-    Where nothing is left of the image at T, its value is infinite, and the spacing begins at T−1.
+    Where nothing is left of the image at T, its value is infinite, and the timesteps begins at T−1.
     """
     T = len(table)
     start = T if table[-1].isfinite() else T - 1

@@ -21,7 +21,7 @@ from fromnoise.training.precision import (
     Computation,
     autocast,
     choose_computation,
-    lay_out,
+    set_memory_layout,
 )
 
 REPEATS = 3  # timed passes; their median is taken
@@ -109,7 +109,7 @@ def measure(
                 if try_out
                 else Computation("fp32", False)
             )
-        lay_out(trial, computation.channels_last)
+        set_memory_layout(trial, computation.channels_last)
         computation = computation._replace(compiled=False)  # as a copy is
         kept = kept_bytes(trial, objective, computation, *batch(few))
         facts |= {"image_bytes": kept, "computation": computation}
@@ -247,9 +247,13 @@ def _loss(
     cond: Tensor | None,
 ) -> Tensor:
     t = torch.full((len(x0),), denoiser.schedule.T // 2 + 1)
-    hinted = torch.arange(len(x0)) % 2 == 0 if denoiser.takes_hint else None  # half, as in training
+    self_conditioned = (
+        torch.arange(len(x0)) % 2 == 0 if denoiser.self_conditioning else None
+    )  # half, as in training
     with autocast(x0.device, computation.precision):
-        return objective(denoiser, x0, torch.randn_like(x0), t, cond, hinted=hinted).mean()
+        return objective(
+            denoiser, x0, torch.randn_like(x0), t, cond, self_conditioned=self_conditioned
+        ).mean()
 
 
 def _wait(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from fromnoise.evaluation.copies import FEWEST
 from fromnoise.evaluation.features import Extractor, ExtractorError
 from fromnoise.evaluation.images import Known
 from fromnoise.evaluation.metrics import BLOCKS
-from fromnoise.evaluation.records import refuse_scored
+from fromnoise.evaluation.records import require_no_scores
 
 FEWEST_REAL = 2  # images, of which there is a covariance
 
@@ -27,7 +27,7 @@ class Given(NamedTuple):
     with_model: bool
 
 
-def check_before(
+def check_request(
     given: Given, metrics: Sequence[str], folder: Path, *, allow_small: bool = False
 ) -> None:
     """Raise what makes an evaluation impossible, or not worth its time.
@@ -35,15 +35,15 @@ def check_before(
     ConfigError where `folder` has scores already and where none of the metrics can be had;
     ExtractorError for fewer images than features, generated or real, unless `allow_small`.
     """
-    refuse_scored(folder)
-    check_enough(given.num, given.num_real, given.extractor, allow_small=allow_small)
-    reasons = {metric: why_not(metric, given) for metric in metrics}
+    require_no_scores(folder)
+    check_enough_images(given.num, given.num_real, given.extractor, allow_small=allow_small)
+    reasons = {metric: reason_unavailable(metric, given) for metric in metrics}
     if reasons and all(reasons.values()):
         listed = "; ".join(f"{metric}: {reason}" for metric, reason in reasons.items())
         raise ConfigError(f"--metrics has no score that can be had here: {listed}; ask for others")
 
 
-def check_enough(
+def check_enough_images(
     num: int, num_real: int | None, extractor: Extractor, *, allow_small: bool = False
 ) -> None:
     """Raise ExtractorError for fewer images than features, or for almost none.
@@ -67,7 +67,7 @@ def check_enough(
             )
 
 
-def why_not(metric: str, given: Given) -> str | None:
+def reason_unavailable(metric: str, given: Given) -> str | None:
     """Why a metric is not defined here; None where nothing speaks against it."""
     training, held_out, unknown = given.known
     match metric:
@@ -79,7 +79,7 @@ def why_not(metric: str, given: Given) -> str | None:
         case "is":
             one = np.zeros((1, *given.shape), dtype=np.uint8)
             if given.extractor.extract(one).logits is None:
-                return "it needs an extractor that tells classes apart: inception, or a judge"
+                return "it needs an extractor that tells classes apart: inception, or a classifier"
         case "copies":
             if training is None:
                 return unknown

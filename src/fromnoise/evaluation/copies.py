@@ -28,7 +28,7 @@ class Space(NamedTuple):
     Where there are no held-out images, `held_out` are training images: rows `left_out` of them.
     """
 
-    name: str  # as in "in pixels", "in the judge's features"
+    name: str  # as in "in pixels", "in the classifier's features"
     samples: np.ndarray
     mirrored: np.ndarray  # of the samples, each mirrored left to right
     train: np.ndarray

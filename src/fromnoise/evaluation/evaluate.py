@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fromnoise.classifier.classifier import load_judge
+from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Sampling
-from fromnoise.evaluation.checks import Given, check_before, check_enough
-from fromnoise.evaluation.features import Extractor, check_installed, pick_extractor
+from fromnoise.evaluation.checks import Given, check_enough_images, check_request
+from fromnoise.evaluation.features import Extractor, check_installed, select_extractor
 from fromnoise.evaluation.generated import Generated, draw, found
-from fromnoise.evaluation.images import UNKNOWN, known_of
+from fromnoise.evaluation.images import UNKNOWN, training_data_of
 from fromnoise.evaluation.kinds import is_model
-from fromnoise.evaluation.label_evaluation import evaluate_labels, prompts_of
+from fromnoise.evaluation.label_evaluation import evaluate_labels, read_prompts
 from fromnoise.evaluation.label_evaluation import table as label_table
 from fromnoise.evaluation.likelihood import evaluate_bits
-from fromnoise.evaluation.opening import OF_A_RUN, open_real, open_reference, open_space
+from fromnoise.evaluation.opening import OF_A_RUN, build_extractor, open_real, open_reference
 from fromnoise.evaluation.records import table
 from fromnoise.evaluation.reference import described, reference_from_npz
 from fromnoise.evaluation.sets import USUAL, check_metrics, evaluate_set
@@ -24,7 +24,7 @@ from fromnoise.evaluation.sweep import (
     facts_of,
     in_words,
     is_guided,
-    rows_so_far,
+    read_rows,
     sweep,
     ways,
     with_default,
@@ -32,7 +32,7 @@ from fromnoise.evaluation.sweep import (
 from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import Asked
-from fromnoise.model.spec import Weights, home_of
+from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.progress import counting
 
 MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep
@@ -41,7 +41,7 @@ MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of 
 def by_labels(
     path: Path,
     *,
-    judge: Path | None,
+    classifier: Path | None,
     files: Sequence[Path] = (),
     texts: Sequence[str] = (),
     scales: Sequence[float] | None = None,
@@ -56,24 +56,24 @@ def by_labels(
 ) -> tuple[str, Path]:
     """Score how well a model's images show what is asked for; the table and its folder.
 
-    files, texts: as in `prompts_of`. scales: of guidance; by default the model's own. precision:
+    files, texts: as in `read_prompts`. scales: of guidance; by default the model's own. precision:
     as in `load`. Others as in `evaluate_labels`.
     """
-    if judge is None:
+    if classifier is None:
         raise ConfigError(
-            "--judge is missing: what an image shows is said by a judge, which `fromnoise judge "
+            "--classifier is missing: what an image shows is said by a classifier, which `fromnoise classifier "
             "train` trains on labelled images"
         )
     model = load(path, weights=weights, device=device, precision=precision)
-    judging = load_judge(judge, device=device)
-    prompts = prompts_of(model.spec.label_names, files, texts)
+    opened = load_classifier(classifier, device=device)
+    prompts = read_prompts(model.spec.label_names, files, texts)
     plan = model.sampling_plan(**how)
     name = ["labels", *_way(model, plan, how), *_asked(precision), *(p.name for p in prompts)]
-    folder = out or home_of(path) / "evaluation" / "-".join(name)
+    folder = out or run_folder_of(path) / "evaluation" / "-".join(name)
     with counting("images") as progress:
         rows = evaluate_labels(
             model,
-            judging,
+            opened,
             prompts,
             folder,
             scales=scales or [model.spec.sampling.guidance],
@@ -84,7 +84,7 @@ def by_labels(
             progress=progress,
             **how,
         )
-    return label_table(rows, judging), folder
+    return label_table(rows, opened), folder
 
 
 def as_a_set(
@@ -93,7 +93,7 @@ def as_a_set(
     num: int | None = None,
     reference: str = "train",
     extractor: str | None = None,
-    judge: Path | None = None,
+    classifier: Path | None = None,
     features_weights: Path | None = None,
     metrics: Sequence[str] = USUAL,
     allow_small: bool = False,
@@ -110,28 +110,30 @@ def as_a_set(
     path: a run, a checkpoint or a .safetensors file, whose model draws `num` images (10,000); or a
     folder, zip or npz of images, of which the first `num` are taken (all). reference: `train` or
     `test` of the run's data; a folder, zip or npz of images; or an npz with `mu` and `sigma`.
-    extractor: one of EXTRACTORS; None for the judge where one is given, else inception. precision:
+    extractor: one of EXTRACTORS; None for the classifier where one is given, else inception. precision:
     as in `load`. how: as in `Model.sampling_plan`.
     Raises ValueError for whatever does not fit together, before the first image is drawn.
     """
     check_installed()
     check_metrics(metrics)
-    extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
+    extractor = select_extractor(
+        extractor, classifier=classifier, features_weights=features_weights
+    )
     model = None
     if is_model(path):
         model = load(path, weights=weights, device=device, precision=precision)
     generated = found(path, num) if model is None else None
     shape = _shape(model, generated)
     real = open_real(reference, path, model, shape)
-    space = open_space(
-        extractor, shape, judge=judge, features_weights=features_weights, device=device
+    space = build_extractor(
+        extractor, shape, classifier=classifier, features_weights=features_weights, device=device
     )
     count = len(generated.images) if generated else num or MANY
     folder = out or _default_folder(path, model, space, reference, count, how, precision)
-    known = UNKNOWN if model is None else known_of(path)
+    known = UNKNOWN if model is None else training_data_of(path)
     num_real = None if real is None else len(real.images)
     given = Given(count, shape, num_real, space, known, with_model=model is not None)
-    check_before(given, metrics, folder, allow_small=allow_small)
+    check_request(given, metrics, folder, allow_small=allow_small)
     against = open_reference(reference, real, space)
 
     if model is not None:
@@ -170,10 +172,14 @@ def bits_alone(
     check_installed()
     model = load(path, weights=weights, device=device)
     name = f"bits-{model.spec.step:06d}-{model.spec.weights_name}"
-    folder = out or home_of(path) / "evaluation" / name
+    folder = out or run_folder_of(path) / "evaluation" / name
     with counting("images whose bits are counted") as progress:
         record = evaluate_bits(
-            model, known_of(path), folder, loaded_from=str(path.absolute()), progress=progress
+            model,
+            training_data_of(path),
+            folder,
+            loaded_from=str(path.absolute()),
+            progress=progress,
         )
     return table(record), folder
 
@@ -187,7 +193,7 @@ def sweep_a_model(
     num: int | None = None,
     reference: str = "train",
     extractor: str | None = None,
-    judge: Path | None = None,
+    classifier: Path | None = None,
     features_weights: Path | None = None,
     allow_small: bool = False,
     batch_size: int = 64,
@@ -206,7 +212,9 @@ def sweep_a_model(
     check_installed()
     if save_best is not None:
         _check_new_model_file(save_best)
-    extractor = pick_extractor(extractor, judge=judge, features_weights=features_weights)
+    extractor = select_extractor(
+        extractor, classifier=classifier, features_weights=features_weights
+    )
     model = load(path, weights=weights, device=device, precision=precision)
     plans = ways(model, samplers, steps, scales)
     shape = _shape(model, None)
@@ -218,16 +226,16 @@ def sweep_a_model(
             "model, so there is nothing to guide towards; leave --guidance out, or take "
             "--reference train"
         )
-    space = open_space(
-        extractor, shape, judge=judge, features_weights=features_weights, device=device
+    space = build_extractor(
+        extractor, shape, classifier=classifier, features_weights=features_weights, device=device
     )
     num = num or max(A_FEW, space.width)
     name = ["sweep", f"{model.spec.step:06d}", *_asked(precision), space.name, str(num)]
-    folder = out or home_of(path) / "evaluation" / "-".join(name)
+    folder = out or run_folder_of(path) / "evaluation" / "-".join(name)
     num_real = None if real is None else len(real.images)
-    check_enough(num, num_real, space, allow_small=allow_small)
+    check_enough_images(num, num_real, space, allow_small=allow_small)
     said = described(real) if real else reference_from_npz(Path(reference), space).said
-    rows_so_far(folder, facts_of(model, plans, said, space, num=num, batch_size=batch_size))
+    read_rows(folder, facts_of(model, plans, said, space, num=num, batch_size=batch_size))
     against = open_reference(reference, real, space)
     rows = sweep(
         model,
@@ -285,7 +293,7 @@ def _default_folder(
     plan = model.sampling_plan(**how)
     guided = [f"s{plan.guidance:g}"] if plan.guidance != 1 else []
     name = ["set", *_way(model, plan, how), *guided, *_asked(precision), *parts]
-    return home_of(path) / "evaluation" / "-".join(name)
+    return run_folder_of(path) / "evaluation" / "-".join(name)
 
 
 def _asked(precision: Asked) -> list[str]:
@@ -295,6 +303,6 @@ def _asked(precision: Asked) -> list[str]:
 
 def _way(model: Model, plan: Sampling, how: dict[str, Any]) -> list[str]:
     """How a model was sampled, in the name of a folder: what was asked for besides, as `eta0.5`."""
-    asked = [f"{key}{how[key]}" for key in ("eta", "variance", "spacing") if key in how]
+    asked = [f"{key}{how[key]}" for key in ("eta", "variance", "timesteps") if key in how]
     spec = model.spec
     return [f"{spec.step:06d}", spec.weights_name, plan.sampler.name, str(plan.steps), *asked]

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoints import sha256
-from fromnoise.classifier.classifier import Judge
+from fromnoise.classifier.classifier import Classifier
 
-WITHOUT_WEIGHTS = "`--extractor judge --judge FOLDER` and `--extractor pixels` work without it"
+WITHOUT_WEIGHTS = (
+    "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
+)
 MOST_PIXELS = 32  # a side, of what is compared as pixels: larger covariances take hours
 AT_A_TIME, PART = 64, 512  # images in a network, and images between two signs of progress
 Progress = Callable[[int, int], None]  # (images done, of how many)
@@ -49,15 +51,18 @@ def check_installed() -> None:
         )
 
 
-def pick_extractor(
-    name: str | None, *, judge: Path | None = None, features_weights: Path | None = None
+def select_extractor(
+    name: str | None, *, classifier: Path | None = None, features_weights: Path | None = None
 ) -> str:
-    """The extractor that is meant: the named one, else `judge` where there is one, else inception.
+    """The extractor that is meant: the named one, else `classifier` where there is one, else inception.
 
     Raises ExtractorError for what belongs to another extractor.
     """
-    name = name or ("inception" if judge is None else "judge")
-    for option, given in {"--judge": judge, "--features-weights": features_weights}.items():
+    name = name or ("inception" if classifier is None else "classifier")
+    for option, given in {
+        "--classifier": classifier,
+        "--features-weights": features_weights,
+    }.items():
         if given is not None and name != BELONGS[option]:
             raise ExtractorError(
                 f"{option} belongs to --extractor {BELONGS[option]}, not to {name}; leave one out"
@@ -69,16 +74,16 @@ def open_extractor(
     name: str,
     shape: tuple[int, int, int],
     *,
-    judge: Judge | None = None,
+    classifier: Classifier | None = None,
     weights: Path | None = None,
     device: torch.device,
 ) -> Extractor:
     """One of EXTRACTORS for images of `shape` (C, H, W).
 
-    judge: for `judge`. weights: a file of Inception's, for `inception`; None for the one that
+    classifier: for `classifier`. weights: a file of Inception's, for `inception`; None for the one that
     torch-fidelity fetches.
     Raises ExtractorError for an unknown name, for images that it cannot look at, and where
-    something is missing; ValueError for images that are not of the judge's kind.
+    something is missing; ValueError for images that are not of the classifier's kind.
     """
     if name not in EXTRACTORS:
         raise ExtractorError(f"there is no extractor {name!r}; allowed: {', '.join(EXTRACTORS)}")
@@ -89,13 +94,13 @@ def open_extractor(
         )
     if name == "pixels":
         return pixels(shape)
-    if name == "judge":
-        if judge is None:
+    if name == "classifier":
+        if classifier is None:
             raise ExtractorError(
-                "--extractor judge needs --judge FOLDER, which `fromnoise judge train` writes"
+                "--extractor classifier needs --classifier FOLDER, which `fromnoise classifier train` writes"
             )
-        judge.check(np.empty((0, *shape), dtype=np.uint8))
-        return of_judge(judge)
+        classifier.check(np.empty((0, *shape), dtype=np.uint8))
+        return classifier_features(classifier)
     return inception(weights, device=device) if name == "inception" else dinov2(device=device)
 
 
@@ -114,17 +119,17 @@ def pixels(shape: tuple[int, int, int]) -> Extractor:
     return Extractor("pixels", channels * small[0] * small[1], "", resize, extract)
 
 
-def of_judge(judge: Judge) -> Extractor:
-    """What the last layer of a judge is given, D = 512; the logits if it tells classes apart."""
+def classifier_features(classifier: Classifier) -> Extractor:
+    """What the last layer of a classifier is given, D = 512; the logits if it tells classes apart."""
 
     def extract(images: np.ndarray) -> Features:
-        features, logits = judge.features(images)
-        return Features(features, logits if judge.spec.kind == "classes" else None)
+        features, logits = classifier.features(images)
+        return Features(features, logits if classifier.spec.kind == "classes" else None)
 
-    width = extract(np.empty((0, judge.spec.channels, *judge.spec.size), np.uint8)).features.shape[
-        1
-    ]
-    return Extractor("judge", width, digest(judge.network), "none", extract)
+    width = extract(
+        np.empty((0, classifier.spec.channels, *classifier.spec.size), np.uint8)
+    ).features.shape[1]
+    return Extractor("classifier", width, digest(classifier.network), "none", extract)
 
 
 def inception(weights: Path | None, *, device: torch.device) -> Extractor:
@@ -201,9 +206,9 @@ def in_parts(
         progress(rows.stop, len(images))
 
 
-BELONGS = {"--judge": "judge", "--features-weights": "inception"}
+BELONGS = {"--classifier": "classifier", "--features-weights": "inception"}
 PRETRAINED = ("inception", "dinov2")
-EXTRACTORS = (*PRETRAINED, "judge", "pixels")
+EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
 
 
 def digest(network: nn.Module) -> str:

@@ -70,7 +70,7 @@ def draw(
         "count": num,
         "seeds": f"{first_seed}-{first_seed + num - 1}",
         "loaded from": loaded_from,
-        **model.spec.weights_said(),
+        **model.spec.weights_info(),
         "precision": model.precision,
         "sampling": plan.model_dump(mode="json"),
         "labels": labels,

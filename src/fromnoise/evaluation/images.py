@@ -11,7 +11,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.model.model import Model
-from fromnoise.model.spec import home_of
+from fromnoise.model.spec import run_folder_of
 
 SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # as `fromnoise sample` names an image, by its seed
 RECIPE_FILE = "recipe.yaml"
@@ -24,13 +24,13 @@ class Real(NamedTuple):
     what: str
 
 
-def of_the_run(loaded_from: Path, split: str) -> Real:
+def images_of_run(loaded_from: Path, split: str) -> Real:
     """The images that a model was trained on (`train`), or those its source keeps for testing.
 
     They are prepared as they were for the training. loaded_from: a run or a checkpoint in it.
     Raises ConfigError where no recipe says which they are, DataError where they cannot be had.
     """
-    home = home_of(loaded_from)
+    home = run_folder_of(loaded_from)
     if not (home / RECIPE_FILE).is_file():
         raise ConfigError(
             f"{home.absolute()} has no {RECIPE_FILE} to say what was trained on; give --reference "
@@ -55,16 +55,16 @@ class Known(NamedTuple):
 UNKNOWN = Known()
 
 
-def known_of(loaded_from: Path) -> Known:
+def training_data_of(loaded_from: Path) -> Known:
     """The training and test images of the run that a model was loaded from, as far as they go."""
-    if not (home_of(loaded_from) / RECIPE_FILE).is_file():
+    if not (run_folder_of(loaded_from) / RECIPE_FILE).is_file():
         return UNKNOWN
     try:
-        training = of_the_run(loaded_from, "train")
+        training = images_of_run(loaded_from, "train")
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return Known(why=f"what was trained on cannot be had: {error}")
     try:
-        held_out = of_the_run(loaded_from, "test")
+        held_out = images_of_run(loaded_from, "test")
     except DataError:  # most sources have no test images
         held_out = None
     if held_out is not None and training.what == held_out.what:
@@ -78,7 +78,7 @@ def evenly(images: np.ndarray, most: int) -> np.ndarray:
     return images[rows]
 
 
-def prepared_like(model: Model, path: Path) -> Real:
+def images_like_training(model: Model, path: Path) -> Real:
     """The images of a folder, zip or npz, brought to a model's size as its own were."""
     spec = model.spec
     how = {"fit": spec.fit, "background": spec.background}
@@ -87,7 +87,7 @@ def prepared_like(model: Model, path: Path) -> Real:
     return Real(images, str(path.absolute()))
 
 
-def as_they_are(path: Path, shape: tuple[int, int, int]) -> Real:
+def images_at_size(path: Path, shape: tuple[int, int, int]) -> Real:
     """The images of a folder, zip or npz, which must be of `shape` (C, H, W) as they are.
 
     Raises DataError where they are not.

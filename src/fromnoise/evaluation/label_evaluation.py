@@ -1,4 +1,4 @@
-"""Do generated images show what was asked for? Draw them, have them judged, write it down.
+"""Do generated images show what was asked for? Draw them, have them classified, write it down.
 
 labels-…/scores.json    every score with its interval, and all that is needed to draw it again
          scores.md      the table
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.classifier.classifier import Judge
+from fromnoise.classifier.classifier import Classifier
 from fromnoise.classifier.label_scores import (
+    LabelPredictions,
     LabelScores,
-    Verdicts,
     label_counts,
     score_with_intervals,
     scores_per_label,
@@ -58,7 +58,9 @@ class Prompts(NamedTuple):
     wanted: np.ndarray  # int8 (M, K): +1 must appear, −1 must not, 0 open
 
 
-def prompts_of(names: Sequence[str], files: Sequence[Path], texts: Sequence[str]) -> list[Prompts]:
+def read_prompts(
+    names: Sequence[str], files: Sequence[Path], texts: Sequence[str]
+) -> list[Prompts]:
     """The conditions of each file, and the texts (`red cube, -blue sphere`) as a set of their own.
 
     Where there are neither: each label alone. names: the labels of the model.
@@ -85,7 +87,7 @@ class Row(NamedTuple):
 
 def evaluate_labels(
     model: Model,
-    judge: Judge,
+    classifier: Classifier,
     prompts: Sequence[Prompts],
     folder: Path,
     *,
@@ -97,13 +99,13 @@ def evaluate_labels(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> list[Row]:
-    """Draw `num` images for each condition at each scale s, and score them by the judge.
+    """Draw `num` images for each condition at each scale s, and score them by the classifier.
 
     Every image has a seed of its own, from `first_seed` on; all scales share them. Writes
     `scores.json`, `scores.md` and one picture for each row into `folder`, anew after every row.
     loaded_from: where the model is, to be noted. progress is called with (images drawn, of how
     many). how: as in `Model.sampling_plan`.
-    Raises ConfigError where `folder` has scores already, DataError where model and judge do not
+    Raises ConfigError where `folder` has scores already, DataError where model and classifier do not
     speak of the same labels, and ValueError for anything else that does not fit, before the first
     image is drawn.
     """
@@ -112,7 +114,7 @@ def evaluate_labels(
             f"{folder.absolute()} has the scores of an earlier evaluation; give another --out, or "
             "remove it"
         )
-    order = _judged_as(model, judge)
+    order = _column_order(model, classifier)
     plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
     guided = any(plan.guidance != 1 for plan in plans)
     asked = []
@@ -129,7 +131,7 @@ def evaluate_labels(
         "model": {
             "loaded from": loaded_from,
             "source": model.spec.source,
-            **model.spec.weights_said(),
+            **model.spec.weights_info(),
             "precision": model.precision,
         },
         "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
@@ -139,7 +141,7 @@ def evaluate_labels(
         "conditions": {
             p.name: [in_words(row, model.spec.label_names) for row in p.wanted] for p in prompts
         },
-        "judge": judge.spec.model_dump(mode="json"),
+        "classifier": classifier.spec.model_dump(mode="json"),
     }
     rows, done = [], 0
     for name, wanted in prompts:
@@ -155,26 +157,28 @@ def evaluate_labels(
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
             drawn = np.concatenate(images)
-            verdicts = Verdicts(*(part[:, order] for part in judge.verdicts(drawn)))
+            predictions = LabelPredictions(
+                *(part[:, order] for part in classifier.predictions(drawn))
+            )
             rows.append(
                 Row(
                     name,
                     plan.guidance,
                     len(drawn),
                     seconds,
-                    score_with_intervals(verdicts, cond.numpy(), condition),
-                    scores_per_label(verdicts, cond.numpy(), condition),
+                    score_with_intervals(predictions, cond.numpy(), condition),
+                    scores_per_label(predictions, cond.numpy(), condition),
                 )
             )
-            _save_picture(drawn, verdicts, cond.numpy(), num, model, rows[-1], folder)
+            _save_picture(drawn, predictions, cond.numpy(), num, model, rows[-1], folder)
             _write_json(folder / SCORES, rows, circumstances, model.spec.label_names)
-            (folder / TABLE).write_text(table(rows, judge), encoding="utf-8")
+            (folder / TABLE).write_text(table(rows, classifier), encoding="utf-8")
     return rows
 
 
-def table(rows: Sequence[Row], judge: Judge) -> str:
-    """The scores with their 95 % intervals as a table in Markdown, and how good the judge is."""
-    classes = judge.spec.kind == "classes"
+def table(rows: Sequence[Row], classifier: Classifier) -> str:
+    """The scores with their 95 % intervals as a table in Markdown, and how good the classifier is."""
+    classes = classifier.spec.kind == "classes"
     columns = {"exact_match": "accuracy"} if classes else HEADINGS
     lines = [
         "| conditions | s | images | " + " | ".join(columns.values()) + " |",
@@ -184,9 +188,9 @@ def table(rows: Sequence[Row], judge: Judge) -> str:
         cells = [row.prompts, f"{row.guidance:g}", f"{row.num_images:,}"]
         cells += [_in_words(row.scores[key]) for key in columns]
         lines.append("| " + " | ".join(cells) + " |")
-    own = ", ".join(f"{k} {v:.4f}" for k, v in judge.spec.held_out.items() if v is not None)
-    of = f"of real images that it never saw ({judge.spec.num_held_out:,})"
-    lines += ["", f"s in {FORMULA}; 1 is off. The judge itself, {of}: {own or 'not known'}."]
+    own = ", ".join(f"{k} {v:.4f}" for k, v in classifier.spec.held_out.items() if v is not None)
+    of = f"of real images that it never saw ({classifier.spec.num_held_out:,})"
+    lines += ["", f"s in {FORMULA}; 1 is off. The classifier itself, {of}: {own or 'not known'}."]
     return "\n".join(lines) + "\n"
 
 
@@ -196,24 +200,24 @@ def _in_words(score: Interval) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
-def _judged_as(model: Model, judge: Judge) -> list[int]:
-    """Where in the judge's labels each of the model's labels is."""
-    names, known = model.spec.label_names, judge.spec.label_names
+def _column_order(model: Model, classifier: Classifier) -> list[int]:
+    """Where in the classifier's labels each of the model's labels is."""
+    names, known = model.spec.label_names, classifier.spec.label_names
     _check_labels(names)
     if set(names) != set(known):
         differing = sorted(set(names) ^ set(known))
         raise DataError(
-            f"model and judge were trained on other labels: the model has {len(names)}, the judge "
+            f"model and classifier were trained on other labels: the model has {len(names)}, the classifier "
             f"{len(known)}, and only one of them has {', '.join(differing[:4])}"
-            f"{', …' if len(differing) > 4 else ''}; train a judge on the data of the model, read "
+            f"{', …' if len(differing) > 4 else ''}; train a classifier on the data of the model, read "
             f"as it was: --source {model.spec.source or 'SOURCE'}"
         )
-    judge.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
-    seen, drawn = ((of.spec.fit, of.spec.background) for of in (judge, model))
+    classifier.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
+    seen, drawn = ((of.spec.fit, of.spec.background) for of in (classifier, model))
     if seen != drawn:
         logger.warning(
-            "the judge was trained on images that came to their size by %s %s, the model on %s %s "
-            "(fit, background): the judge sees images of another kind, unless all had this size",
+            "the classifier was trained on images that came to their size by %s %s, the model on %s %s "
+            "(fit, background): the classifier sees images of another kind, unless all had this size",
             *seen,
             *drawn,
         )
@@ -230,7 +234,7 @@ def _check_labels(names: Sequence[str]) -> None:
 
 def _save_picture(
     images: np.ndarray,
-    verdicts: Verdicts,
+    predictions: LabelPredictions,
     wanted: np.ndarray,
     num: int,
     model: Model,
@@ -241,7 +245,9 @@ def _save_picture(
     of_each = min(num, max(1, SHOWN // (len(images) // num)))
     shown = (np.arange(len(images)) % num < of_each).nonzero()[0][:SHOWN]
     said = captions(
-        Verdicts(*(part[shown] for part in verdicts)), wanted[shown], model.spec.label_names
+        LabelPredictions(*(part[shown] for part in predictions)),
+        wanted[shown],
+        model.spec.label_names,
     )
     exact = row.scores["exact_match"]
     title = (
@@ -253,9 +259,9 @@ def _save_picture(
     grid_figure(images[shown], path, title=title, captions=said, columns=columns)
 
 
-def captions(verdicts: Verdicts, wanted: np.ndarray, names: Sequence[str]) -> list[str]:
+def captions(predictions: LabelPredictions, wanted: np.ndarray, names: Sequence[str]) -> list[str]:
     """For each image what was asked for, a line for each label, and whether all of it is right."""
-    exact = label_counts(verdicts, wanted).exact
+    exact = label_counts(predictions, wanted).exact
     return [
         f"{RIGHT if right else WRONG} " + in_words(row, names).replace(", ", "\n")
         for right, row in zip(exact, wanted, strict=True)

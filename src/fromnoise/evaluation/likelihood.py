@@ -20,7 +20,13 @@ from fromnoise.diffusion.samplers import Variance
 from fromnoise.evaluation.features import Progress, nothing
 from fromnoise.evaluation.images import Known, evenly
 from fromnoise.evaluation.intervals import Interval, mean_interval
-from fromnoise.evaluation.records import NotDefined, Record, new_record, refuse_scored, write_record
+from fromnoise.evaluation.records import (
+    NotDefined,
+    Record,
+    new_record,
+    require_no_scores,
+    write_record,
+)
 from fromnoise.model.model import Model
 from fromnoise.rng import generator, image_noise, seed_of
 
@@ -245,10 +251,10 @@ def evaluate_bits(
     No image is drawn and no feature extracted. loaded_from: where the model is, to be noted.
     Raises ConfigError where `folder` has scores already, and what `bits_of_a_run` raises.
     """
-    refuse_scored(folder)
+    require_no_scores(folder)
     started = time.perf_counter()
     found = bits_of_a_run(model, known, folder, progress=progress)
-    which = model.spec.weights_said()
+    which = model.spec.weights_info()
     record = new_record(LIBRARIES) | found
     record |= {
         "complete": True,

@@ -4,36 +4,36 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.classifier.classifier import load_judge
+from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
 from fromnoise.evaluation.features import Extractor, open_extractor
-from fromnoise.evaluation.images import Real, as_they_are, of_the_run, prepared_like
+from fromnoise.evaluation.images import Real, images_at_size, images_like_training, images_of_run
 from fromnoise.evaluation.kinds import is_model
 from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
-from fromnoise.model.model import Model, pick_device
+from fromnoise.model.model import Model, select_device
 from fromnoise.progress import counting
 
 OF_A_RUN = ("train", "test")
 
 
-def open_space(
+def build_extractor(
     extractor: str,
     shape: tuple[int, int, int],
     *,
-    judge: Path | None,
+    classifier: Path | None,
     features_weights: Path | None,
     device: str,
 ) -> Extractor:
-    """One of EXTRACTORS for images of `shape` (C, H, W), with the judge in a folder.
+    """One of EXTRACTORS for images of `shape` (C, H, W), with the classifier in a folder.
 
-    Raises what `open_extractor` and `load_judge` raise.
+    Raises what `open_extractor` and `load_classifier` raise.
     """
     return open_extractor(
         extractor,
         shape,
-        judge=None if judge is None else load_judge(judge, device=device),
+        classifier=None if classifier is None else load_classifier(classifier, device=device),
         weights=features_weights,
-        device=pick_device(device),
+        device=select_device(device),
     )
 
 
@@ -54,11 +54,11 @@ def open_real(
             "named: --reference with a folder, zip or npz of real images"
         )
     if reference in OF_A_RUN:
-        return of_the_run(path, reference)
+        return images_of_run(path, reference)
     _refuse_other_than_images(Path(reference).expanduser())
     if model is None:
-        return as_they_are(Path(reference), shape)
-    return prepared_like(model, Path(reference))
+        return images_at_size(Path(reference), shape)
+    return images_like_training(model, Path(reference))
 
 
 def open_reference(reference: str, real: Real | None, space: Extractor) -> Reference:

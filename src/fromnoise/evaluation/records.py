@@ -44,7 +44,7 @@ def write_record(folder: Path, record: Record) -> None:
         writing.replace(folder / name)
 
 
-def refuse_scored(folder: Path) -> None:
+def require_no_scores(folder: Path) -> None:
     """Raise ConfigError where `folder` has scores already."""
     if (folder / METRICS_FILE).exists():
         raise ConfigError(

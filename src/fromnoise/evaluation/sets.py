@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config.errors import ConfigError, unknown
-from fromnoise.evaluation.checks import Given, check_before, why_not
+from fromnoise.evaluation.checks import Given, check_request, reason_unavailable
 from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.features import (
@@ -170,7 +170,7 @@ def evaluate_set(
 
     known, model: what a check for copies and bits per dimension need. A metric that is not defined
     for these sets is named there with the reason.
-    Raises ConfigError for an unknown metric, and what `check_before` raises.
+    Raises ConfigError for an unknown metric, and what `check_request` raises.
     """
     check_metrics(metrics)
     given = Given(
@@ -181,7 +181,7 @@ def evaluate_set(
         known=known,
         with_model=model is not None,
     )
-    check_before(given, metrics, folder, allow_small=allow_small)
+    check_request(given, metrics, folder, allow_small=allow_small)
     record = new_record() | {
         "generated": generated.said,
         "reference": reference.said,
@@ -207,7 +207,7 @@ def evaluate_set(
     for name in metrics:
         started = time.perf_counter()
         try:
-            if reason := why_not(name, given):
+            if reason := reason_unavailable(name, given):
                 raise NotDefined(reason)
             found = METRICS[name](subject)
         except ValueError as reason:  # it is not defined, or the images are not fit for it

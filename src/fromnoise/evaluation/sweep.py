@@ -85,7 +85,7 @@ def facts_of(
     return {
         "versions": {name: version(name) for name in ("fromnoise", "torch")},
         "model": digest(model.denoiser),
-        **model.spec.weights_said(),
+        **model.spec.weights_info(),
         "ways": [plan.model_dump(mode="json") for plan in plans],
         "count": num,
         "batch_size": batch_size,
@@ -96,7 +96,7 @@ def facts_of(
     }
 
 
-def rows_so_far(folder: Path, facts: dict[str, Any]) -> list[Row]:
+def read_rows(folder: Path, facts: dict[str, Any]) -> list[Row]:
     """The rows that the same sweep has written into `folder`, those of the first ways.
 
     Raises ConfigError where another sweep has, and names what differs.
@@ -133,7 +133,7 @@ def sweep(
     Raises ConfigError where the sweep there is another one.
     """
     facts = facts_of(model, plans, reference.said, extractor, num=num, batch_size=batch_size)
-    if rows := rows_so_far(folder, facts):
+    if rows := read_rows(folder, facts):
         logger.info("%d of %d ways are in %s already", len(rows), len(plans), folder.absolute())
     guided = is_guided(model, labels_of)
     facts["loaded from"] = loaded_from
@@ -181,7 +181,7 @@ def best(rows: Sequence[Row]) -> Row:
     return min(good, key=lambda row: row.seconds_per_image)
 
 
-def times_the_nearest(row: Row, rows: Sequence[Row]) -> Interval | None:
+def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
     """Its distance over the smallest one, by the same seeds; None where blocks are not known.
 
     The smallest of several is so by chance too, and the others look a little farther than they are.
@@ -225,7 +225,7 @@ def table(rows: Sequence[Row], extractor: str, *, num: int, reference: dict[str,
     for i in np.argsort([row.seconds_per_image for row in rows]):
         row, bold = rows[i], "**" if on_front[i] else ""
         fid = f"{row.fid.value:.4g} [{row.fid.low:.4g}, {row.fid.high:.4g}]"
-        times = times_the_nearest(row, rows)
+        times = relative_distance(row, rows)
         more = "" if times is None else f"{times.value:.3g} [{times.low:.3g}, {times.high:.3g}]"
         cells = (f"{bold}{in_words(row)}{bold}", f"{row.seconds_per_image:.3g}", fid, more)
         lines.append(f"| {' | '.join(cells)} |")

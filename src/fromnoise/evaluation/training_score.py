@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fromnoise.classifier.classifier import load_judge
+from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Evaluation
 from fromnoise.data import ImageSet
@@ -16,7 +16,7 @@ from fromnoise.evaluation.generated import draw
 from fromnoise.evaluation.images import Real
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
-from fromnoise.model.model import Model, pick_device
+from fromnoise.model.model import Model, select_device
 from fromnoise.model.spec import ModelSpec
 from fromnoise.training.log import RunLog, duration
 from fromnoise.training.state import TrainingState
@@ -36,14 +36,18 @@ def open_scorer(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor
     if not settings.every:
         return None
     check_installed()
-    if settings.extractor == "judge" and settings.judge is None:
+    if settings.extractor == "classifier" and settings.classifier is None:
         raise ConfigError(
-            "evaluation.extractor is judge, and evaluation.judge is missing: the folder of one, "
-            "which `fromnoise judge train` writes"
+            "evaluation.extractor is classifier, and evaluation.classifier is missing: the folder of one, "
+            "which `fromnoise classifier train` writes"
         )
-    judge = None if settings.judge is None else load_judge(settings.judge, device=device)
+    classifier = (
+        None if settings.classifier is None else load_classifier(settings.classifier, device=device)
+    )
     shape = (spec.channels, *spec.size)
-    found = open_extractor(settings.extractor, shape, judge=judge, device=pick_device(device))
+    found = open_extractor(
+        settings.extractor, shape, classifier=classifier, device=select_device(device)
+    )
     if settings.num_images < found.width:
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the {found.width:,} "

@@ -24,7 +24,7 @@ from fromnoise.generation.inputs import (
     save_results,
 )
 from fromnoise.model.model import Model, to_uint8
-from fromnoise.rng import Key, refuse_repeated
+from fromnoise.rng import Key, require_unique_seeds
 
 
 def inpaint_to_folder(
@@ -51,7 +51,7 @@ def inpaint_to_folder(
     """
     if resample < 1 or jump < 1:
         raise ConfigError(f"resample and jump must be at least 1, not {resample} and {jump}")
-    refuse_repeated(seeds)
+    require_unique_seeds(seeds)
     given = read_given(model, image, folder)
     masks = _read_masks(model, mask, given)
     plan, _, _ = model.way(1, cond=repeated(cond, 1), sampler="ddpm", **how)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import refuse_used
+from fromnoise.checkpoints import require_empty_folder
 from fromnoise.data import image_files, read_image
 from fromnoise.data.labels.names import in_words
 from fromnoise.diffusion import Step
@@ -43,7 +43,7 @@ def read_given(model: Model, path: Path, out: Path) -> Given:
     Raises FolderInUse where `out` already holds something, and DataError for a file that cannot be
     read: before anything is made or written.
     """
-    refuse_used(out)
+    require_empty_folder(out)
     spec, files = model.spec, image_files(path)
     images = [
         read_image(

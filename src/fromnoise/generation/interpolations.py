@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import refuse_used
+from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
-from fromnoise.diffusion import ddim_inversion, interpolation_starts, sampling_times, slerp
+from fromnoise.diffusion import ddim_inversion, interpolation_starts, sampling_timesteps, slerp
 from fromnoise.generation.inputs import (
     SHOWN_ROWS,
     Progress,
@@ -109,7 +109,7 @@ def interpolate_seeds_to_folder(
     if len(seeds) < 2:
         raise ConfigError(f"an interpolation needs at least 2 seeds, as in 3,8; not {len(seeds)}")
     fractions = _fractions(frames)
-    refuse_used(folder)
+    require_empty_folder(folder)
     how = {**how, **DETERMINISTIC}
     starts = (_between(model.start(pair), fractions) for pair in pairwise(seeds))
     t, count = _times(model, **how)[0], len(seeds) - 1
@@ -128,7 +128,7 @@ def _fractions(frames: int) -> list[float]:
 
 def _times(model: Model, **how: Any) -> list[int]:
     plan = model.sampling_plan(**how)
-    return sampling_times(model.denoiser.schedule, plan.steps, plan.spacing)
+    return sampling_timesteps(model.denoiser.schedule, plan.steps, plan.timesteps)
 
 
 def _inverted(model: Model, both: Sequence[Tensor], cond: np.ndarray | None, **how: Any) -> Tensor:

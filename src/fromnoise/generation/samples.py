@@ -14,10 +14,10 @@ from fromnoise.config.components import Component, checked
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Sampling
 from fromnoise.data.labels.names import in_words
-from fromnoise.diffusion import Step, sampling_times
+from fromnoise.diffusion import Step, sampling_timesteps
 from fromnoise.model.model import Autoguidance, Model, to_uint8
-from fromnoise.model.precision import usual_precision
-from fromnoise.model.spec import FILE_OF, home_of
+from fromnoise.model.precision import default_precision
+from fromnoise.model.spec import FILE_OF, run_folder_of
 from fromnoise.pictures import (
     grid_figure,
     grids_side_by_side,
@@ -26,7 +26,7 @@ from fromnoise.pictures import (
     strip_figure,
     tile,
 )
-from fromnoise.rng import refuse_repeated
+from fromnoise.rng import require_unique_seeds
 
 GRID_IMAGES = 64  # in the grid, the noise grid and the animation
 STRIP_TIMES = 10
@@ -53,10 +53,10 @@ def default_folder(
     plan = model.sampling_plan(**how)
     usual = checked(Component(name=plan.sampler.name), "sampling.sampler").options
     parts = [f"{model.spec.step:06d}", model.spec.weights_name, plan.sampler.name, str(plan.steps)]
-    if path.is_file() and home_of(path) == path.parent and path.name not in FILE_OF.values():
+    if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
         parts.insert(0, path.stem)
     parts += [f"{key}{value}" for key, value in plan.sampler.options.items() if value != usual[key]]
-    parts += [plan.spacing] if plan.spacing != Sampling().spacing else []
+    parts += [plan.timesteps] if plan.timesteps != Sampling().timesteps else []
     if plan.clamp != model.spec.sampling.clamp:
         parts += [{True: "clamped", False: "unclamped", "dynamic": "dynamic"}[plan.clamp]]
     if cond is not None:
@@ -70,9 +70,9 @@ def default_folder(
     parts += [_safe(_in_words(compose))] if compose is not None else []
     if autoguidance is not None:
         parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
-    if model.precision != usual_precision(model.device):
+    if model.precision != default_precision(model.device):
         parts += [model.precision]
-    return home_of(path) / "samples" / "-".join(parts)
+    return run_folder_of(path) / "samples" / "-".join(parts)
 
 
 def sample_to_folder(
@@ -116,7 +116,7 @@ def sample_to_folder(
     settings = {
         "sampler": plan.sampler.name,
         "steps": str(plan.steps),
-        "spacing": plan.spacing,
+        "timesteps": plan.timesteps,
         "clamp": str(plan.clamp),
         "weights": model.spec.weights_name,
         "precision": model.precision,
@@ -136,11 +136,11 @@ def sample_to_folder(
         words = [in_words(row, model.spec.label_names) for row in cond]
     if compose is not None:
         words = [_in_words(compose)] * len(seeds)
-    refuse_repeated(seeds, words)
+    require_unique_seeds(seeds, words)
     weights = {"ema": "EMA weights", "raw": "raw weights"}[model.spec.weights]
     if model.spec.power_average is not None:
         weights += f" of length {model.spec.power_average.length:g}"
-    spaced = f" spaced {plan.spacing}" if plan.spacing != Sampling().spacing else ""
+    spaced = f" spaced {plan.timesteps}" if plan.timesteps != Sampling().timesteps else ""
     title = f"{plan.steps} {plan.sampler.name.upper()} steps{spaced}, {weights}"
     if cond is not None and plan.guidance != 1:
         title += f", guidance {plan.guidance:g}"
@@ -251,7 +251,7 @@ class Film:
         """times: those of the strip, in {0..T}; the nearest kept ones are shown, T first."""
         self._strips = strips
         T = model.denoiser.schedule.T
-        visited = [*sampling_times(model.denoiser.schedule, plan.steps, plan.spacing), 0]
+        visited = [*sampling_timesteps(model.denoiser.schedule, plan.steps, plan.timesteps), 0]
         if times is None:
             times = [visited[i] for i in _spread(len(visited), STRIP_TIMES)]
         outside = [t for t in times if not 0 <= t <= T]

@@ -19,7 +19,7 @@ from fromnoise.generation.inputs import (
     save_results,
 )
 from fromnoise.model.model import Model, to_uint8
-from fromnoise.rng import refuse_repeated
+from fromnoise.rng import require_unique_seeds
 
 
 def vary_to_folder(
@@ -47,7 +47,7 @@ def vary_to_folder(
         raise ConfigError(
             f"strength must lie in [0, 1], from the image itself to none of it, not {strength:g}"
         )
-    refuse_repeated(seeds)
+    require_unique_seeds(seeds)
     given = read_given(model, image, folder)
     plan, _, _ = model.way(1, cond=repeated(cond, 1), **how)
     T = model.denoiser.schedule.T

@@ -82,7 +82,7 @@ def context_unet(payload: Payload) -> Foreign | None:
         },
         "diffusion": {
             "T": len(betas),
-            "schedule": {"name": "given", "betas": betas.tolist()},
+            "schedule": {"name": "custom", "betas": betas.tolist()},
             "prediction": "eps",
         },
         "sampling": {

@@ -10,9 +10,9 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
+    first_non_finite,
     new_folder,
-    not_finite,
-    refuse_used,
+    require_empty_folder,
     write_tensors,
 )
 from fromnoise.config.components import with_checked_components
@@ -55,7 +55,7 @@ def import_model(
     holds, or would execute code; nothing is written then.
     """
     file, out = Path(file), Path(out).absolute()
-    refuse_used(out)
+    require_empty_folder(out)
     name, foreign = recognise(file, format)
     spec = _specification(foreign.spec, overrides or {}, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": foreign.step})
@@ -71,7 +71,7 @@ def import_model(
             raise CheckpointError(
                 f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"
             ) from error
-        if broken := not_finite(network.state_dict()):
+        if broken := first_non_finite(network.state_dict()):
             raise CheckpointError(
                 f"{file}: {broken} of the {weights} weights is not finite; take an earlier file"
             )

@@ -1,4 +1,4 @@
-"""The evaluator of i-CLEVR, as courses and papers hand it on → a judge of ours.
+"""The evaluator of i-CLEVR, as courses and papers hand it on → a classifier of ours.
 
 A ResNet-18 of torchvision whose last layer is a linear one to 24 labels and a sigmoid, `fc.0` of
 `fc`, for RGB images of 64×64 pixels in [−1, 1]; saved as {"model": state dict} or the state dict
@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.classifier.classifier import Judge, JudgeSpec, with_weights
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, with_weights
 from fromnoise.interop.torch_files import read_payload, seen, without_prefix
 
 STEM, HEAD = "conv1.weight", "fc.0.weight"
@@ -23,8 +23,8 @@ def import_evaluator(
     *,
     size: tuple[int, int] = (64, 64),
     device: str = "auto",
-) -> Judge:
-    """The judge with these weights.
+) -> Classifier:
+    """The classifier with these weights.
 
     label_names: what the outputs stand for, in their order. size: (H, W) of the images that it
     was trained on, which the file does not say.
@@ -43,10 +43,10 @@ def import_evaluator(
         )
     if len(head) != len(label_names):
         raise CheckpointError(
-            f"{file} judges {len(head)} labels ({HEAD}), but {len(label_names)} names are given; "
+            f"{file} classifies {len(head)} labels ({HEAD}), but {len(label_names)} names are given; "
             "give the objects.json that it was trained with"
         )
-    spec = JudgeSpec(
+    spec = ClassifierSpec(
         kind="labels",
         label_names=tuple(label_names),
         channels=stem.shape[1],

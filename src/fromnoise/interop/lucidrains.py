@@ -63,7 +63,7 @@ def lucidrains(payload: Payload) -> Foreign | None:
         "network": {"name": "linear_attention", **_options(raw), "learned_variance": learned},
         "diffusion": {
             "T": len(betas),
-            "schedule": {"name": "given", "betas": betas.tolist()},
+            "schedule": {"name": "custom", "betas": betas.tolist()},
             "prediction": prediction or "v",
         },
         "sampling": {

@@ -22,10 +22,10 @@ from fromnoise.diffusion import (
     autoguided,
     classifier_free,
     composed,
-    remembering,
-    sampling_times,
+    sampling_timesteps,
+    with_self_conditioning,
 )
-from fromnoise.model.precision import Asked, Precision, in_bf16, usual_precision
+from fromnoise.model.precision import Asked, Precision, default_precision, in_bf16
 from fromnoise.model.sampling import clamped, sampling_plan
 from fromnoise.model.spec import ModelSpec, Weights, find_model_file, read_spec
 from fromnoise.networks import NETWORKS, check_size
@@ -107,7 +107,7 @@ class Model:
         cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None says
         nothing. compose: instead of it, labels and their weights: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
         autoguidance: a weaker model, which is asked for the same without guidance, and a scale.
-        how: steps, sampler, spacing, guidance, …, as in `plans.sampling_plan`.
+        how: steps, sampler, timesteps, guidance, …, as in `plans.sampling_plan`.
         Raises ValueError for labels that the model does not have, and what `sampling_plan` raises.
         """
         if batch_size < 1:
@@ -187,7 +187,7 @@ class Model:
         Arguments and errors as in `sample`.
         """
         plan = self.sampling_plan(**how)
-        times = sampling_times(self.denoiser.schedule, plan.steps, plan.spacing)
+        times = sampling_timesteps(self.denoiser.schedule, plan.steps, plan.timesteps)
         if first is not None:
             times = [first, *(t for t in times if t < first)]
         guiding = [key for key in GUIDING if how.get(key) is not None]
@@ -214,7 +214,7 @@ class Model:
         denoise = self._conditioned(cond, compose, count, plan)
         if autoguidance is not None:
             weak, scale = autoguidance
-            self.refuse_other(weak)
+            self.check_compatible(weak)
             if compose is not None:
                 raise ValueError(
                     "autoguidance and a composition exclude each other; ask for labels by cond "
@@ -233,7 +233,7 @@ class Model:
         plan: Sampling,
     ) -> Denoise:
         names = self.spec.label_names
-        denoiser = remembering(self._asked)  # one for each walk
+        denoiser = with_self_conditioning(self._asked)  # one for each walk
         if cond is None and compose is None:
             return denoiser
         if not names:
@@ -259,7 +259,7 @@ class Model:
             rescale=plan.guidance_rescale,
         )
 
-    def refuse_other(self, weak: "Model") -> None:
+    def check_compatible(self, weak: "Model") -> None:
         """Autoguidance needs two models that take the same x_t and the same conditions.
 
         Raises ValueError where this one does not.
@@ -310,7 +310,7 @@ class Model:
         Raises DiskFull and NotFinite; what was there stands.
         """
         file, weights = Path(file), self.denoiser.network.state_dict()
-        checkpoints.save_file_whole(file, checkpoints.TensorFile(weights, self.spec.metadata()))
+        checkpoints.save_tensors_atomic(file, checkpoints.TensorFile(weights, self.spec.metadata()))
         return file
 
 
@@ -338,14 +338,14 @@ def load(
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
-    if broken := checkpoints.not_finite(stored.tensors):
+    if broken := checkpoints.first_non_finite(stored.tensors):
         raise CheckpointError(
             f"{file} is of no use: {broken} in it is not finite; take an earlier one"
         )
-    picked = pick_device(device)
+    picked = select_device(device)
     denoiser.to(picked).to(memory_format=torch.channels_last)
     if precision == "auto":
-        precision = usual_precision(picked)
+        precision = default_precision(picked)
     return Model(denoiser.eval().requires_grad_(False), spec, precision=precision)
 
 
@@ -359,7 +359,7 @@ def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
         yield step
 
 
-def pick_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """`auto` is the first of cuda, mps, cpu that is there. ValueError for what torch lacks."""
     if name == "auto":
         if torch.cuda.is_available():

@@ -23,7 +23,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     return False
 
 
-def usual_precision(device: torch.device) -> Precision:
+def default_precision(device: torch.device) -> Precision:
     """What `auto` is there."""
     return "bf16" if computes_in_bf16(device) else "fp32"
 

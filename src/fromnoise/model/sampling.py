@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from fromnoise.config.components import Component, checked, refuse_foreign_options
+from fromnoise.config.components import Component, check_option_owner, checked
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.recipe import Sampling, check_sampling
 from fromnoise.diffusion import Denoise, clamp_x0, dynamic_threshold
@@ -17,7 +17,7 @@ def sampling_plan(
     *,
     steps: int | None = None,
     sampler: str | None = None,
-    spacing: str | None = None,
+    timesteps: str | None = None,
     clamp: bool | Literal["dynamic"] | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[int, int] | None = None,
@@ -30,7 +30,7 @@ def sampling_plan(
     guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off. guidance_interval: (first, last) t that
     are guided. guidance_rescale: φ in [0, 1], see `diffusion.guidance.rescaled`.
     options: the sampler's own (`eta` for ddim, `variance` for ddpm).
-    Raises ValueError for an unknown sampler, spacing or option, steps outside 1..T, and
+    Raises ValueError for an unknown sampler, timesteps or option, steps outside 1..T, and
     guidance that is negative or asked of a model without labels.
     """
     stored, T = spec.sampling, spec.diffusion.T
@@ -48,13 +48,13 @@ def sampling_plan(
     if steps is not None and not 1 <= steps <= T:
         raise ValueError(f"steps must be 1..{T}, not {steps}")
     same = sampler is None or sampler == stored.sampler.name
-    refuse_foreign_options(sampler or stored.sampler.name, options)
+    check_option_owner(sampler or stored.sampler.name, options)
     inherited = stored.sampler.options if same else {}
     component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
     changes = {
         "sampler": checked(component, "sampling.sampler").model_dump(),
         "steps": min(steps or stored.steps, T),
-        "spacing": spacing,
+        "timesteps": timesteps,
         "clamp": clamp,
         "guidance": guidance,
         "guidance_interval": guidance_interval,

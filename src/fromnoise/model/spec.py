@@ -60,7 +60,7 @@ class ModelSpec(Section):
         """`ema`, `raw`, or `ema0.1` for an average of another length."""
         return self.weights + (f"{self.power_average.length:g}" if self.power_average else "")
 
-    def weights_said(self) -> dict[str, Any]:
+    def weights_info(self) -> dict[str, Any]:
         """Which weights and of which step, for JSON."""
         said = {"step", "weights", "power_average"}
         return self.model_dump(mode="json", include=said, exclude_none=True)
@@ -112,7 +112,7 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
     return newest / FILE_OF[weights or "ema"]
 
 
-def home_of(path: Path) -> Path:
+def run_folder_of(path: Path) -> Path:
     """The run that a model was loaded from, or the folder of its file: for what is made with it."""
     folder = path if path.is_dir() else path.parent
     if (folder / checkpoints.STATE).is_file():  # a checkpoint, which will be pruned

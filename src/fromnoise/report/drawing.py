@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fromnoise.data.labels.names import in_turn, in_words
-from fromnoise.diffusion import sampling_times
+from fromnoise.diffusion import sampling_timesteps
 from fromnoise.model.model import Model, load, to_uint8
 
 IMAGES, STRIPS, STRIP_TIMES = 16, 2, 10
@@ -40,7 +40,7 @@ def draw(run: Path, *, progress: Callable[[int, int], None] = lambda done, total
     names = spec.label_names
     asked = in_turn(names, IMAGES) if names else None
     schedule = model.denoiser.schedule
-    visited = [*sampling_times(schedule, steps, model.sampling_plan(**how).spacing), 0]
+    visited = [*sampling_timesteps(schedule, steps, model.sampling_plan(**how).timesteps), 0]
     spread = np.linspace(0, len(visited) - 1, min(STRIP_TIMES, len(visited))).round().astype(int)
     times = [visited[i] for i in spread]
 

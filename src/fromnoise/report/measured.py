@@ -148,7 +148,7 @@ class LabelResult(Part):
     per_label: dict[str, LabelScore] = {}
 
 
-class Judge(Part):
+class Classifier(Part):
     """Who scored the labels, and how good it is itself."""
 
     kind: str = ""
@@ -161,7 +161,7 @@ class Labels(Part):
 
     date: str = ""
     sampling: Facts = {}
-    judge: Judge = Judge()
+    classifier: Classifier = Classifier()
     results: list[LabelResult]
 
 

@@ -4,14 +4,14 @@ from fromnoise.doctor.findings import Finding
 from fromnoise.training.loop import Diverged
 from fromnoise.training.post_hoc_ema import Reconstruction, reconstruct
 from fromnoise.training.previews import progress_figure
-from fromnoise.training.run import Run, examine, resume, train
+from fromnoise.training.run import Run, diagnose, resume, train
 
 __all__ = [
     "Diverged",
     "Finding",
     "Reconstruction",
     "Run",
-    "examine",
+    "diagnose",
     "progress_figure",
     "reconstruct",
     "resume",

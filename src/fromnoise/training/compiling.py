@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, Objective
-from fromnoise.training.precision import Computation, laid_out_copy, time_pass
+from fromnoise.training.precision import Computation, copy_with_layout, time_pass
 
 BACKEND = "inductor"
 GUESS = 60.0  # seconds that compiling takes, as long as nothing is known of it
@@ -83,7 +83,7 @@ def choose_compiled(
     if settings.compile is False:
         return False
     if auto and not chosen:
-        if x0.device.type != "cuda" or denoiser.takes_hint:
+        if x0.device.type != "cuda" or denoiser.self_conditioning:
             return False
         if steps * eager_seconds(*given, parts=parts) <= WORTH * GUESS:
             return False
@@ -107,7 +107,7 @@ def eager_seconds(
     parts: int,
 ) -> float:
     """Seconds of the forward and backward passes of a step of `parts` parts like x0, uncompiled."""
-    trial = laid_out_copy(denoiser, computation.channels_last)
+    trial = copy_with_layout(denoiser, computation.channels_last)
     timed = [time_pass(computation, trial, objective, x0, cond) for _ in range(1 + REPEATS)]
     return parts * min(timed[1:])
 
@@ -126,7 +126,7 @@ def try_compiled(
     The code is kept by torch and serves the denoiser itself. Raises ConfigError where compiling is
     impossible, or would be needed anew at each step.
     """
-    if denoiser.takes_hint:
+    if denoiser.self_conditioning:
         raise ConfigError(
             "training.compile = true, but with network.self_conditioning the first guess is of "
             "another number of images at each step, and each would be compiled anew; set "
@@ -136,7 +136,7 @@ def try_compiled(
     def once(trial: Denoiser) -> float:
         return time_pass(computation, trial, objective, x0, cond)
 
-    eager, compiled = (laid_out_copy(denoiser, computation.channels_last) for _ in range(2))
+    eager, compiled = (copy_with_layout(denoiser, computation.channels_last) for _ in range(2))
     once(eager)  # what is wrong here is not the compiler
     try:
         compile_regions(compiled.network)

@@ -21,9 +21,9 @@ from fromnoise.training.log import Mean, RunLog, Window, read_log
 from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.power_ema import drop_later, save_snapshots, snapshot_every
 from fromnoise.training.previews import progress_figure, save_preview
-from fromnoise.training.signals import StopWish
+from fromnoise.training.signals import StopSignal
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import draw, draw_images, learn
+from fromnoise.training.step import sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
 logger = logging.getLogger("fromnoise")
@@ -65,19 +65,19 @@ def fit(
         logger.info("saved %s", saved.absolute())
 
     state.denoiser.network.train()
-    images_of = feed(partial(draw_images, recipe, data), next(state.denoiser.parameters()).device)
-    with StopWish() as wish, log.shown(), images_of as images:
+    images_of = feed(partial(sample_images, recipe, data), next(state.denoiser.parameters()).device)
+    with StopSignal() as stop_signal, log.shown(), images_of as images:
         while state.step < settings.steps:
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            batch = draw(recipe, data, state.step, state.history, images(state.step))
+            batch = sample_batch(recipe, data, state.step, state.history, images(state.step))
             torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
-            losses, norm = learn(state, objective, batch, settings)
+            losses, norm = train_step(state, objective, batch, settings)
             if state.skipped_in_a_row:
-                refuse(state, losses, norm, batch.t, log)
+                report_skipped_step(state, losses, norm, batch.t, log)
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
@@ -108,7 +108,7 @@ def fit(
                 save_snapshots(state.power_emas, spec, folder, **now)
 
             # once in a while, at the end, and on a signal: a checkpoint
-            stop = wish.signal  # read once: it may come between any two lines
+            stop = stop_signal.signal  # read once: it may come between any two lines
             if state.step % settings.checkpoint_every == 0 or last or stop:
                 checkpoint()
 
@@ -120,7 +120,7 @@ def fit(
             every = recipe.evaluation.every
             if scorer is not None and (state.step % every == 0 or last) and not stop:
                 checkpoint()
-                score(state, spec, data, recipe.evaluation, scorer, log, lambda: wish.signal)
+                score(state, spec, data, recipe.evaluation, scorer, log, lambda: stop_signal.signal)
 
             if stop and not last:
                 logger.info(
@@ -144,7 +144,9 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 
 
-def refuse(state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog) -> None:
+def report_skipped_step(
+    state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog
+) -> None:
     """Note that a step was left out. Raises Diverged after MAX_SKIPPED in a row."""
     bad = ~torch.isfinite(losses)
     where = (

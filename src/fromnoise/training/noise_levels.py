@@ -47,7 +47,7 @@ class History:
         return (1 - EVEN) * size / total + EVEN * even if total > 0 else even
 
 
-def draw_times(
+def draw_noise_levels(
     how: Times, T: int, count: int, draws: torch.Generator, history: History | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """t ∈ {1..T} of each image, (count,), and the factor of its loss, (count,), or None for 1.

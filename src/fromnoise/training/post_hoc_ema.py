@@ -12,7 +12,7 @@ from fromnoise.checkpoints import (
     TensorFile,
     read_metadata,
     read_tensors,
-    save_file_whole,
+    save_tensors_atomic,
 )
 from fromnoise.config.errors import ConfigError
 from fromnoise.model.model import build_denoiser
@@ -92,7 +92,7 @@ def reconstruct(
         )
     average = PowerAverage(length=length, updates=t, error=error)
     spec = used[-1].spec.model_copy(update={"step": step, "power_average": average})
-    save_file_whole(target, TensorFile(_weighted(used, x), spec.metadata()))
+    save_tensors_atomic(target, TensorFile(_weighted(used, x), spec.metadata()))
     return Reconstruction(target, step, len(used), error)
 
 

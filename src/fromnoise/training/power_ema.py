@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fromnoise.checkpoints import TensorFile, save_file_whole
+from fromnoise.checkpoints import TensorFile, save_tensors_atomic
 from fromnoise.config.recipe import Training
 from fromnoise.model.spec import ModelSpec, PowerAverage
 from fromnoise.training.ema import take_in
@@ -60,7 +60,7 @@ def save_snapshots(
     """
     for average in averages:
         target = run / FOLDER / f"{step:06d}-{average.length:g}.safetensors"
-        save_file_whole(target, average.file(spec, step, updates))
+        save_tensors_atomic(target, average.file(spec, step, updates))
 
 
 def list_snapshots(run: Path) -> list[Path]:

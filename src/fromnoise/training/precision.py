@@ -37,7 +37,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def lay_out(denoiser: Denoiser, channels_last: bool) -> Denoiser:
+def set_memory_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
     """The denoiser with the weights of its convolutions in that memory layout, in place."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return denoiser.to(memory_format=layout)
@@ -91,7 +91,7 @@ def probe(
     OutOfMemoryError is raised.
     """
     laid_out = {
-        layout: laid_out_copy(denoiser, layout)
+        layout: copy_with_layout(denoiser, layout)
         for layout in {candidate.channels_last for candidate in candidates}
     }
     seconds: dict[Computation, list[float]] = {candidate: [] for candidate in candidates}
@@ -109,9 +109,9 @@ def probe(
     return {c: min(timed[1:]) if fits[c] else math.inf for c, timed in seconds.items()}
 
 
-def laid_out_copy(denoiser: Denoiser, channels_last: bool) -> Denoiser:
+def copy_with_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
     """A copy to try it on, in training mode."""
-    return lay_out(copy.deepcopy(denoiser).train(), channels_last)
+    return set_memory_layout(copy.deepcopy(denoiser).train(), channels_last)
 
 
 def time_pass(

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import flush, newest_checkpoint, read_state, read_tensors, refuse_used
+from fromnoise.checkpoints import (
+    flush,
+    newest_checkpoint,
+    read_state,
+    read_tensors,
+    require_empty_folder,
+)
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
@@ -19,7 +25,7 @@ from fromnoise.doctor.doctor import SECONDS, check, facts_of, spec_without_image
 from fromnoise.doctor.findings import Finding
 from fromnoise.evaluation.features import Extractor
 from fromnoise.evaluation.training_score import open_scorer
-from fromnoise.model.model import Model, build_denoiser, load, pick_device
+from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import counting
 from fromnoise.rng import seed_of
@@ -27,7 +33,7 @@ from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
 from fromnoise.training.loop import fit
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.start_from import take_weights
+from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
 
 RECIPE_FILE = "recipe.yaml"
@@ -100,7 +106,7 @@ def train(
     return _fit(Run(folder), state, parsed, spec, images, scorer)
 
 
-def examine(
+def diagnose(
     recipe: str | Path | Mapping[str, Any],
     *,
     out: str | Path | None = None,
@@ -121,7 +127,7 @@ def examine(
         spec, count = _spec(parsed, images), len(images)
     if count is not None:
         parsed = _with_steps(parsed, count)
-    denoiser = build_denoiser(spec).to(pick_device(parsed.training.device))
+    denoiser = build_denoiser(spec).to(select_device(parsed.training.device))
     facts = facts_of(parsed, spec, denoiser, num_images=count, folder=folder, seconds=SECONDS)
     return check(facts)
 
@@ -164,7 +170,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     else:
         asked = set(overrides or {})
         chosen_anew = {"training.precision", "training.channels_last"} & asked
-        same_device = pick_device(recipe.training.device).type == saved["device"]
+        same_device = select_device(recipe.training.device).type == saved["device"]
         if not same_device:
             logger.warning("resumed on another device than before: not bit for bit the same")
         _refuse_other_labels(spec, checkpoint)
@@ -235,7 +241,7 @@ def _refuse_existing(folder: Path) -> None:
             f"{folder} is a run already; to continue it: fromnoise resume {folder}; "
             "to begin another: --out with a new folder"
         )
-    refuse_used(folder)
+    require_empty_folder(folder)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -247,8 +253,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     data = recipe.data.model_copy(update={"path": absolute(recipe.data.path)})
     start_from = {"start_from": absolute(recipe.training.start_from)}
     training = recipe.training.model_copy(update=start_from)
-    judge = {"judge": absolute(recipe.evaluation.judge)}
-    evaluation = recipe.evaluation.model_copy(update=judge)
+    classifier = {"classifier": absolute(recipe.evaluation.classifier)}
+    evaluation = recipe.evaluation.model_copy(update=classifier)
     changes = {"data": data, "training": training, "evaluation": evaluation}
     return recipe.model_copy(update=changes)
 
@@ -320,13 +326,13 @@ def _start(
     computation: what it is known to be, as where it was chosen before; done: steps trained already.
     """
     settings = recipe.training
-    device = pick_device(settings.device)
+    device = select_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
     if weights_from is not None:
-        take_weights(denoiser, spec, weights_from)
+        load_initial_weights(denoiser, spec, weights_from)
     if computation is None or computation.compiled:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = to_float(load_batch(images, seed=settings.seed, step=0, batch_size=part).to(device))
@@ -353,7 +359,7 @@ def _fit(
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters; the run is in %s", f"{count:,}", run.folder.absolute())
     # of CUDA: every step has the same shapes, but where only some of the images get a first guess
-    torch.backends.cudnn.benchmark = not state.denoiser.takes_hint
+    torch.backends.cudnn.benchmark = not state.denoiser.self_conditioning
     fit(state, recipe, spec, images, run.folder, scorer)
     return run
 

@@ -7,14 +7,14 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopWish:
+class StopSignal:
     """Inside the `with`, the first signal sets `.signal`; a second one acts as it always does."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
         self._before = {}
 
-    def __enter__(self) -> "StopWish":
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():  # the only one that may
             self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self

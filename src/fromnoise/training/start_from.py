@@ -13,7 +13,7 @@ from fromnoise.model.spec import ModelSpec
 logger = logging.getLogger("fromnoise")
 
 
-def take_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
+def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
     """Begin with the weights of another model; its optimiser and its steps stay behind.
 
     path: what `load` takes. Raises ConfigError where the weights would mean something else: another

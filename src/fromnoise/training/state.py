@@ -18,7 +18,7 @@ from fromnoise.training.log import Mean, Window
 from fromnoise.training.noise_levels import History
 from fromnoise.training.optimizer import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
-from fromnoise.training.precision import Computation, lay_out
+from fromnoise.training.precision import Computation, set_memory_layout
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "times.safetensors"
@@ -40,14 +40,16 @@ class TrainingState:
     window: Window = field(default_factory=Window)  # since the last row of the log
     epoch: Mean = field(default_factory=Mean)
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
-    history: History | None = None  # of the losses by t, where `training.times` is importance
+    history: History | None = (
+        None  # of the losses by t, where `training.noise_levels` is importance
+    )
 
     @classmethod
     def start(
         cls, denoiser: Denoiser, settings: Training, computation: Computation
     ) -> "TrainingState":
         """Before the first step."""
-        lay_out(denoiser, computation.channels_last)
+        set_memory_layout(denoiser, computation.channels_last)
         if computation.compiled:
             compile_regions(denoiser.network)
         device = next(denoiser.parameters()).device
@@ -58,7 +60,9 @@ class TrainingState:
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
-            history=History.of(denoiser.schedule.T) if settings.times == "importance" else None,
+            history=History.of(denoiser.schedule.T)
+            if settings.noise_levels == "importance"
+            else None,
         )
 
     @property

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.config.recipe import Recipe, Training
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
-from fromnoise.training.noise_levels import History, draw_times
+from fromnoise.training.noise_levels import History, draw_noise_levels
 from fromnoise.training.precision import autocast
 from fromnoise.training.state import TrainingState
 
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """What one step learns from, for each image; on the CPU.
 
     x0: uint8 (B,C,H,W); eps: like x0; t ∈ {1..T}: (B,); cond: (B,K), None unless `data.labels`;
-    factor of the loss: (B,), None for 1; hinted, given a first guess at x_0: bool (B,), None unless
+    factor of the loss: (B,), None for 1; self_conditioned, given a first guess at x_0: bool (B,), None unless
     `network.self_conditioning`.
     """
 
@@ -30,11 +30,11 @@ class Batch(NamedTuple):
     t: Tensor
     cond: Tensor | None = None
     factor: Tensor | None = None
-    hinted: Tensor | None = None
+    self_conditioned: Tensor | None = None
 
 
-def draw_images(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor]:
-    """x_0 and ε of one step, by far the longest part of `draw`: a function of (seed, step).
+def sample_images(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor]:
+    """x_0 and ε of one step, by far the longest part of `sample_batch`: a function of (seed, step).
 
     With `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number for each image and channel:
     so the network learns to change the mean of a channel, which ε alone hardly moves.
@@ -48,7 +48,7 @@ def draw_images(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tens
     return x0, eps
 
 
-def draw(
+def sample_batch(
     recipe: Recipe,
     data: ImageSet,
     step: int,
@@ -57,14 +57,14 @@ def draw(
 ) -> Batch:
     """The batch of one step: a function of (seed, step) and, for importance, of the losses so far.
 
-    images: those of this step, from `draw_images`, if they are drawn already.
+    images: those of this step, from `sample_images`, if they are drawn already.
     """
     settings = recipe.training
     seed, size = settings.seed, settings.batch_size
-    x0, eps = images or draw_images(recipe, data, step)
+    x0, eps = images or sample_images(recipe, data, step)
     draws = generator(seed, step, "t")
-    t, factor = draw_times(settings.times, recipe.diffusion.T, size, draws, history)
-    cond = hinted = None
+    t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, size, draws, history)
+    cond = self_conditioned = None
     if recipe.data.labels:
         cond = load_conditions(
             data,
@@ -75,8 +75,8 @@ def draw(
             label_dropout=settings.label_dropout,
         )
     if recipe.network.options["self_conditioning"]:
-        hinted = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
-    return Batch(x0, eps, t, cond, factor, hinted)
+        self_conditioned = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
+    return Batch(x0, eps, t, cond, factor, self_conditioned)
 
 
 def backward(state: TrainingState, objective: Objective, batch: Batch, accumulation: int) -> Tensor:
@@ -86,39 +86,36 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
     """
     device, count = next(state.denoiser.parameters()).device, len(batch.x0)
     losses = []
-    for part in in_parts(batch, accumulation):
+    for part in split_batch(batch, accumulation):
         x0 = to_float(part.x0.to(device, non_blocking=True))  # if it is pinned, see `prefetch`
         eps = part.eps.to(device, non_blocking=True)
         cond = None if part.cond is None else part.cond.to(device, non_blocking=True)
         with autocast(device, state.computation.precision):
-            loss = objective(state.denoiser, x0, eps, part.t, cond, hinted=part.hinted)
+            loss = objective(
+                state.denoiser, x0, eps, part.t, cond, self_conditioned=part.self_conditioned
+            )
         weighted = loss if part.factor is None else loss * part.factor.to(device, non_blocking=True)
         state.scaler.scale(weighted.sum() / count).backward()
         losses.append(loss.detach())
     return torch.cat(losses)
 
 
-def learn(
+def train_step(
     state: TrainingState, objective: Objective, batch: Batch, settings: Training
 ) -> tuple[Tensor, float]:
-    """One optimiser step from this batch: (losses (B,) on the CPU, norm of the gradient).
+    """Take one optimiser step on this batch; return (losses (B,) on the CPU, gradient norm).
 
-    Where one of them is not finite, weights and buffers stay as they are and
-    `state.skipped_in_a_row` is above 0; dropout aside, everything is a function of the batch and
+    If a loss or the norm is not finite, weights and buffers stay as they are and
+    `state.skipped_in_a_row` is above 0. Dropout aside, everything is a function of the batch and
     the state.
     """
-    network, optimizer, scaler = state.denoiser.network, state.optimizer, state.scaler
+    network = state.denoiser.network
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch norm
     losses = backward(state, objective, batch, settings.accumulation)
-    scaler.unscale_(optimizer)
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    total = torch.nn.utils.get_total_norm(gradients)
-    losses, norm = torch.cat([losses, total[None]]).cpu().split([len(losses), 1])  # one wait
-    norm = norm.item()
-    if settings.clip_norm and norm > settings.clip_norm:  # else no gradient need be touched
-        torch.nn.utils.clip_grads_with_norm_(network.parameters(), settings.clip_norm, total)
-    if math.isfinite(norm) and torch.isfinite(losses).all():
-        scaler.step(optimizer)
+    losses, norm, stepped = apply_gradients(
+        network, state.optimizer, state.scaler, losses, clip_norm=settings.clip_norm
+    )
+    if stepped:
         for average in (state.ema, *state.power_emas):
             average.update(network, state.updates)
         state.updates += 1
@@ -129,12 +126,38 @@ def learn(
         state.skipped_in_a_row += 1
         for buffer, before in buffers:  # the forward pass has written to it
             buffer.copy_(before)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
     return losses, norm
 
 
-def in_parts(batch: Batch, count: int) -> Iterator[Batch]:
+def apply_gradients(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    losses: Tensor,
+    *,
+    clip_norm: float | None = None,
+) -> tuple[Tensor, float, bool]:
+    """Clip the gradients, step the optimiser, reset the gradients.
+
+    The step is left out if a loss or the norm is not finite. Returns the losses (B,) on the CPU,
+    the norm of the gradient before clipping, and whether the optimiser stepped.
+    """
+    scaler.unscale_(optimizer)
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    total = torch.nn.utils.get_total_norm(gradients)
+    losses, norm = torch.cat([losses, total[None]]).cpu().split([len(losses), 1])  # one wait
+    norm = norm.item()
+    if clip_norm and norm > clip_norm:  # else no gradient need be touched
+        torch.nn.utils.clip_grads_with_norm_(network.parameters(), clip_norm, total)
+    finite = math.isfinite(norm) and bool(torch.isfinite(losses).all())
+    if finite:
+        scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return losses, norm, finite
+
+
+def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
     """The batch cut into at most `count` parts."""
     for indices in torch.arange(len(batch.x0)).chunk(count):
         part = slice(int(indices[0]), int(indices[-1]) + 1)
