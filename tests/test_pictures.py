@@ -143,9 +143,9 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"metric": "huber", "weighting": "min_snr"}, "loss: huber × min_snr"),
+        ({"loss": "huber", "weighting": "min_snr"}, "loss: huber × min_snr"),
         ({"vlb_weight": 0.001}, "loss: mse × simple + 0.001 × vlb"),
-        ({"metric": "vlb"}, "loss: vlb"),
+        ({"loss": "vlb"}, "loss: vlb"),
         (None, "loss"),
     ],
 )

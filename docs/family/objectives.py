@@ -27,7 +27,7 @@ def prediction(kind: str) -> Figure:
     return figure
 
 
-def metric(name: str) -> Figure:
+def loss(name: str) -> Figure:
     """The loss of one element over its error."""
     figure, (panel,) = panels(f"Metric {name}")
     error = torch.linspace(-3, 3, 241)
@@ -94,7 +94,7 @@ def _error(t: int) -> Tensor:
     return spread(a.sqrt() * x0 + (1 - a).sqrt() * drawn(300, seed=3), t).mean()
 
 
-def times(how: str) -> Figure:
+def noise_levels(how: str) -> Figure:
     """One batch of t, or for importance many, beside the probability."""
     figure, (panel,) = panels(f"Times {how}")
     generator = torch.Generator().manual_seed(0)

@@ -117,7 +117,7 @@ def quotients(weighting, kind, metric="mse"):
     x0, eps, output = torch.randn(3, 3, 1, 2, 2, dtype=torch.float64)
     denoiser, t = Denoiser(Returns(output), THREE, kind), torch.tensor([1, 2, 3])
     weighted = Objective(metric, weighting=weighting)(denoiser, x0, eps, t)
-    return weighted / Objective(metric)(denoiser, x0, eps, t)
+    return weighted / Objective(loss=metric)(denoiser, x0, eps, t)
 
 
 @pytest.mark.parametrize(("name", "kind"), QUOTIENTS)

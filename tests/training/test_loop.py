@@ -127,7 +127,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
     monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
-    tiny["training"] |= {"times": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
+    tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
     monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder

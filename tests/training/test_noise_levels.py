@@ -187,7 +187,7 @@ def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_fin
 
     monkeypatch.setattr(loop, "draw", draw_)
     tiny["diffusion"]["T"] = 4
-    tiny["training"] |= {"times": "importance", "steps": 20, "checkpoint_every": 20}
+    tiny["training"] |= {"noise_levels": "importance", "steps": 20, "checkpoint_every": 20}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     kept = read_tensors(run / "checkpoints" / "000020" / HISTORY_FILE).tensors
     assert kept["losses"].isfinite().all()

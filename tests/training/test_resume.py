@@ -178,7 +178,7 @@ def by_importance(tiny, tmp_path, monkeypatch):
     tiny["network"]["self_conditioning"] = True
 
     def train(steps):
-        tiny["training"] |= {"steps": steps, "times": "importance", "checkpoint_every": 15}
+        tiny["training"] |= {"steps": steps, "noise_levels": "importance", "checkpoint_every": 15}
         return fromnoise.train(tiny, out=tmp_path / f"run{steps}").folder
 
     return train
