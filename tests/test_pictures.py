@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fromnoise import curves, pictures
-from fromnoise.config.recipe import Diffusion
+from fromnoise.config.schema import Diffusion
 from fromnoise.curves import loss_figure
 
 RED = np.array([255, 0, 0], dtype=np.uint8)

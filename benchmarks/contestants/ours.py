@@ -13,7 +13,7 @@ from torch import Tensor
 from work import Work
 
 from fromnoise.config.components import Component, checked
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective

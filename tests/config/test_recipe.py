@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.config.errors import ConfigError, dotted_keys
+from fromnoise.config.overrides import parse_override
 from fromnoise.config.recipe import (
-    Recipe,
     load_recipe,
-    parse_override,
     parse_recipe,
     recipe_head,
     recipe_text,
     shipped_recipes,
 )
+from fromnoise.config.schema import Recipe
 from fromnoise.doctor.learning import TOO_MUCH_IMAGE
 from fromnoise.networks import NETWORKS
 

@@ -13,7 +13,7 @@ import fromnoise
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError, DiskFull, read_tensors
 from fromnoise.config.components import Component, with_checked_components
-from fromnoise.config.recipe import Diffusion, Sampling
+from fromnoise.config.schema import Diffusion, SamplingConfig
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion import SAMPLERS, TIMESTEPS, Denoiser, NoiseSchedule
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
@@ -26,7 +26,7 @@ def spec_of(channels: int, size: tuple[int, int]) -> ModelSpec:
     spec = ModelSpec(
         network=network,
         diffusion=Diffusion(T=50),
-        sampling=Sampling(steps=4),
+        sampling=SamplingConfig(steps=4),
         channels=channels,
         size=size,
         source="nowhere",
@@ -130,7 +130,9 @@ def test_what_is_not_said_is_what_is_stored(model):
     plan = model.sampling_plan()
     assert (plan.sampler.name, plan.steps, plan.timesteps) == ("ddim", 4, "trailing")
     assert model.sampling_plan(eta=0.5, steps=9).sampler.options == {"eta": 0.5}
-    many = Model(model.denoiser, model.spec.model_copy(update={"sampling": Sampling(steps=1000)}))
+    many = Model(
+        model.denoiser, model.spec.model_copy(update={"sampling": SamplingConfig(steps=1000)})
+    )
     assert many.sampling_plan().steps == 50
 
 

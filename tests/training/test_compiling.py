@@ -10,7 +10,7 @@ import torch
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.doctor.probe import measure
 from fromnoise.networks import NETWORKS

@@ -9,7 +9,8 @@ import torch
 import fromnoise
 from fromnoise import checkpoints
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
-from fromnoise.config.recipe import Training, parse_recipe
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import ahead
 from fromnoise.diffusion import Objective

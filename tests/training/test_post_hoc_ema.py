@@ -10,7 +10,7 @@ import torch
 import fromnoise
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.model.spec import read_spec
 from fromnoise.training import loop, reconstruct
 from fromnoise.training.power_ema import PowerEMA, save_snapshots

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training, parse_recipe
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.config.schema import Training
 from fromnoise.training.power_ema import PowerEMA, drop_later, list_snapshots, snapshot_every
 from fromnoise.training.power_profiles import gamma_of
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data import DOWNLOADED
 from fromnoise.diffusion import Denoiser
 from fromnoise.doctor.costs import attention, disk, memory, pictures, time

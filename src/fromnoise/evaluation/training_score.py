@@ -8,7 +8,7 @@ import numpy as np
 
 from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Evaluation
+from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.fid import moments_of

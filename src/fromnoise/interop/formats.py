@@ -16,8 +16,9 @@ from fromnoise.checkpoints import (
     write_tensors,
 )
 from fromnoise.config.components import with_checked_components
-from fromnoise.config.errors import ConfigError, explain, unknown
-from fromnoise.config.recipe import check_sampling, with_key
+from fromnoise.config.errors import ConfigError, explain, unknown_name
+from fromnoise.config.overrides import with_key
+from fromnoise.config.recipe import check_sampling
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.lucidrains import lucidrains
@@ -87,7 +88,7 @@ def import_model(
 def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
     """The format of a file, and what is in it."""
     if format is not None and format not in FORMATS:
-        raise ConfigError(f"--format {unknown(format, FORMATS)}")
+        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
     payload = read_payload(file)
     for name in [format] if format else FORMATS:
         try:

@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import dotted, load_recipe
+from fromnoise.config.overrides import dotted
+from fromnoise.config.recipe import load_recipe
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
 

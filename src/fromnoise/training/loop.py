@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config.recipe import Recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import feed

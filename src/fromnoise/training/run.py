@@ -17,7 +17,9 @@ from fromnoise.checkpoints import (
     require_empty_folder,
 )
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Recipe, dotted, load_recipe, parse_recipe
+from fromnoise.config.overrides import dotted
+from fromnoise.config.recipe import load_recipe, parse_recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.errors import NotHere
 from fromnoise.data.loader import load_batch, to_float

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config.recipe import Recipe, Training
+from fromnoise.config.schema import Recipe, Training
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
