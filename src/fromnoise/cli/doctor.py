@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fromnoise import config, training
-from fromnoise.cli.options import Overrides
+from fromnoise.cli.options import TrainingKeys
 
 COLOURS = {"ok": "green", "look": "yellow", "wrong": "bold red"}
 
 
 def doctor(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
-    overrides: Overrides = None,
+    settings: TrainingKeys = None,
     data: Annotated[
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
@@ -25,7 +25,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what a recipe will cost and come to here, before it is trained; exit 1 if wrong."""
-    changes = dict(map(config.parse_override, overrides or []))
+    changes = config.parse_overrides(settings or [], "training")
     findings = training.diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:

@@ -91,7 +91,10 @@ def evaluate_labels(
 
     Without --conditions and --labels, each label is requested alone.
     """
+    overrides = parse_sampling(settings, steps=steps, sampler=sampler)
     scales = parse_numbers(guidance, "--guidance", "1,2,3") if guidance else None
+    if "guidance" in overrides:
+        scales = [overrides.pop("guidance")]
     text, folder = evaluate_labels_to_folder(
         model,
         classifier,
@@ -104,7 +107,7 @@ def evaluate_labels(
         weights=weights,
         out=out,
         device=device,
-        sampling=parse_sampling(settings, steps=steps, sampler=sampler),
+        sampling=overrides,
     )
     print(text, end="")
     print(folder.absolute())

@@ -53,7 +53,7 @@ def sweep(
         out=out,
         save_best=save_best,
         device=device,
-        sampling=parse_sampling(settings),
+        sampling=parse_sampling(settings, dict.fromkeys(("sampler", "steps", "guidance"))),
     )
     print(text, end="")
     print(folder.absolute())

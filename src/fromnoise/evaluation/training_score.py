@@ -12,8 +12,8 @@ from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import draw
-from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.generated import generate_images
+from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model, select_device
@@ -79,9 +79,11 @@ def score(
     started = time.perf_counter()
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
-        real = reference_of(Real(data, f"{data.source}, train"), extractor, progress=look)
+        images = RealImages(data, f"{data.source}, train")
+        real = reference_of(images, extractor, progress=look)
         model = Model(denoiser, spec, precision=state.sampling_precision)
-        drawn = draw(model, settings.num_images, labels_of=data, progress=look)
+        config = model.sampling_config()
+        drawn = generate_images(model, settings.num_images, config, labels_of=images, progress=look)
         parts = [part.features for _, part in in_parts(extractor, drawn.images, look)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)

@@ -40,7 +40,7 @@ def draw(run: Path, *, progress: Callable[[int, int], None] = lambda done, total
     names = spec.label_names
     asked = in_turn(names, IMAGES) if names else None
     schedule = model.denoiser.schedule
-    visited = [*sampling_timesteps(schedule, steps, model.sampling_plan(**how).timesteps), 0]
+    visited = [*sampling_timesteps(schedule, steps, model.sampling_config(**how).timesteps), 0]
     spread = np.linspace(0, len(visited) - 1, min(STRIP_TIMES, len(visited))).round().astype(int)
     times = [visited[i] for i in spread]
 
