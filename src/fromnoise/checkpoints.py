@@ -33,7 +33,7 @@ class NotFinite(RuntimeError):
     """Weights that must not be saved."""
 
 
-class FolderInUse(ValueError):
+class FolderNotEmpty(ValueError):
     """A folder that is to be new, and has something in it."""
 
 
@@ -65,7 +65,7 @@ def save_checkpoint(
             )
 
     target = folder / f"{step:06d}"
-    if target.exists() and not problem(target):
+    if target.exists() and not find_damage(target):
         return target
     needed = sum(t.nbytes for file in files.values() for t in file.tensors.values()) + 2**20
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,12 +84,12 @@ def save_checkpoint(
         whole = {"format_version": FORMAT_VERSION, "step": step, **state, "sha256": hashes}
         (writing / STATE).write_text(json.dumps(whole, indent=1))
         for name in [*files, STATE]:
-            flush(writing / name)
-        flush(writing)
+            fsync(writing / name)
+        fsync(writing)
         if target.exists():  # it was found damaged above
             shutil.rmtree(target)
         writing.rename(target)
-        flush(folder)
+        fsync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         if _no_space(error):
@@ -115,9 +115,9 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
     writing = path.with_name(f".writing-{path.name}")
     try:
         write_tensors(writing, file)
-        flush(writing)
+        fsync(writing)
         writing.replace(path)
-        flush(path.parent)
+        fsync(path.parent)
     except (OSError, SafetensorError) as error:
         writing.unlink(missing_ok=True)
         if _no_space(error):
@@ -126,16 +126,16 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
 
 
 def require_empty_folder(folder: Path) -> None:
-    """Raise FolderInUse unless `folder` can be written without losing anything."""
+    """Raise FolderNotEmpty unless `folder` can be written without losing anything."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FolderInUse(f"{folder.absolute()} is not empty; give --out a new folder")
+        raise FolderNotEmpty(f"{folder.absolute()} is not empty; give --out a new folder")
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to write files into, which becomes `folder` once all is written and flushed.
 
-    Raises FolderInUse, and DiskFull; where anything is raised, nothing is left.
+    Raises FolderNotEmpty, and DiskFull; where anything is raised, nothing is left.
     """
     require_empty_folder(folder)
     writing = folder.with_name(f".writing-{folder.name}")
@@ -144,11 +144,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield writing
         for path in (*writing.iterdir(), writing):
-            flush(path)
+            fsync(path)
         if folder.exists():  # an empty folder
             folder.rmdir()
         writing.rename(folder)
-        flush(folder.parent)
+        fsync(folder.parent)
     except BaseException as error:
         shutil.rmtree(writing, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError) and _no_space(error):
@@ -169,14 +169,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint inside `folder`, and a line for each newer, damaged one."""
     damaged = []
     for path in reversed(list_checkpoints(folder)):
-        why = problem(path)
+        why = find_damage(path)
         if why is None:
             return path, damaged
         damaged.append(why)
     return None, damaged
 
 
-def problem(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """What is wrong with the checkpoint at `path`, in one line, or None if it is whole.
 
     A newer format version is not damage: that raises CheckpointError.
@@ -267,7 +267,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def flush(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Make a file or folder survive a power cut."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return

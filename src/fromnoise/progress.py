@@ -11,7 +11,7 @@ console = Console(stderr=True)  # one for bars and messages, or they write over 
 logger = logging.getLogger("fromnoise")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function to call with (done, total): a bar with ETA on a terminal, else lines."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(

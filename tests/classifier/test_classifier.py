@@ -343,7 +343,7 @@ def test_a_death_while_writing_leaves_no_folder(small, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(judge_module.checkpoints, "flush", die)
+        patch.setattr(judge_module.checkpoints, "fsync", die)
         with pytest.raises(KeyboardInterrupt):
             save_classifier(untrained(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -472,7 +472,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(bare, monkeypatch):
     def fail(path):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("fromnoise.report.report.flush", fail)
+    monkeypatch.setattr("fromnoise.report.report.fsync", fail)
     with pytest.raises(OSError, match="full"):
         write_report([bare])
     assert page.read_text() == before

@@ -13,7 +13,7 @@ from fromnoise.cli import options
 from fromnoise.cli import parsing as asking
 from fromnoise.config.errors import ConfigError
 from fromnoise.model.model import Model, load
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -60,7 +60,7 @@ def edit_inpaint(
     loaded = load(model, weights=weights, device=device)
     how = asking.how_to_sample(steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = editing.inpaint_to_folder(
             loaded,
             image,
@@ -101,7 +101,7 @@ def edit_vary(
         sampler=sampler, steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance
     )
     cond = _asked(loaded, class_, labels, how)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = editing.vary_to_folder(
             loaded,
             image,
@@ -156,7 +156,7 @@ def edit_interpolate(
     how = asking.how_to_sample(steps=steps, timesteps=timesteps, clamp=clamp, guidance=guidance)
     cond = _asked(loaded, class_, labels, how)
     how |= {"frames": frames, "cond": cond, "batch_size": batch_size}
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         if seeds is not None:
             files = editing.interpolate_seeds_to_folder(
                 loaded, asking.parse_seeds(seeds), out, progress=progress, **how

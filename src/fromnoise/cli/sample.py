@@ -11,7 +11,7 @@ from fromnoise.cli import parsing as asking
 from fromnoise.config.errors import ConfigError
 from fromnoise.generation import samples as sampling
 from fromnoise.model.model import Autoguidance, load
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -145,7 +145,7 @@ def sample(
     out = out or sampling.default_folder(
         loaded, model, cond=cond, compose=composition, autoguidance=auto, **how
     )
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = sampling.sample_to_folder(
             loaded,
             list(given),

@@ -33,7 +33,7 @@ from fromnoise.evaluation.sweep import table as sweep_table
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import Asked
 from fromnoise.model.spec import Weights, run_folder_of
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 MANY, A_FEW = 10_000, 1000  # images, when nobody says how many; in each way of a sweep
 
@@ -70,7 +70,7 @@ def by_labels(
     plan = model.sampling_plan(**how)
     name = ["labels", *_way(model, plan, how), *_asked(precision), *(p.name for p in prompts)]
     folder = out or run_folder_of(path) / "evaluation" / "-".join(name)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         rows = evaluate_labels(
             model,
             opened,
@@ -137,7 +137,7 @@ def as_a_set(
     against = open_reference(reference, real, space)
 
     if model is not None:
-        with counting("images") as progress:
+        with progress_bar("images") as progress:
             generated = draw(
                 model,
                 count,
@@ -173,7 +173,7 @@ def bits_alone(
     model = load(path, weights=weights, device=device)
     name = f"bits-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or run_folder_of(path) / "evaluation" / name
-    with counting("images whose bits are counted") as progress:
+    with progress_bar("images whose bits are counted") as progress:
         record = evaluate_bits(
             model,
             training_data_of(path),

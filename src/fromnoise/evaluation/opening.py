@@ -11,7 +11,7 @@ from fromnoise.evaluation.images import Real, images_at_size, images_like_traini
 from fromnoise.evaluation.kinds import is_model
 from fromnoise.evaluation.reference import Reference, reference_from_npz, reference_of
 from fromnoise.model.model import Model, select_device
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 OF_A_RUN = ("train", "test")
 
@@ -65,7 +65,7 @@ def open_reference(reference: str, real: Real | None, space: Extractor) -> Refer
     """What `open_real` found, in the features of an extractor."""
     if real is None:
         return reference_from_npz(Path(reference), space)
-    with counting("features of real images") as progress:
+    with progress_bar("features of real images") as progress:
         return reference_of(real, space, progress=progress)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.checkpoints import DiskFull, flush, sha256
+from fromnoise.checkpoints import DiskFull, fsync, sha256
 from fromnoise.data.cache import cache_key, default_cache
 from fromnoise.evaluation.features import (
     Extractor,
@@ -58,7 +58,7 @@ def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothi
             for rows, part in in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
-            flush(writing)
+            fsync(writing)
             os.replace(writing, file)
         finally:
             writing.unlink(missing_ok=True)

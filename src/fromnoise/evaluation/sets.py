@@ -45,7 +45,7 @@ from fromnoise.evaluation.records import (
 )
 from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.model.model import Model
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 SHEET = "copies.png"
 AT_LEAST = 3  # images for each feature, from which on FID∞ is right
@@ -116,7 +116,7 @@ def copies(of: Subject) -> Record:
 def bits(of: Subject) -> Record:
     """Bits per dimension of real images, of held-out ones where there are some."""
     assert of.model is not None
-    with counting("images whose bits are counted") as progress:
+    with progress_bar("images whose bits are counted") as progress:
         return bits_of_a_run(of.model, of.known, of.folder, progress=progress)
 
 
@@ -190,7 +190,7 @@ def evaluate_set(
         "seconds": {"drawing": generated.seconds},
     }
     started = time.perf_counter()
-    with counting("features") as progress:
+    with progress_bar("features") as progress:
         parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(

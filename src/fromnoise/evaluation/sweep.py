@@ -38,7 +38,7 @@ from fromnoise.evaluation.metrics import (
 from fromnoise.evaluation.records import counted
 from fromnoise.evaluation.reference import Reference
 from fromnoise.model.model import Model
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
 logger = logging.getLogger("fromnoise")
@@ -140,7 +140,7 @@ def sweep(
     first = range(min(batch_size, num))  # drawn once, so that the first way pays for no start
     model.sample(first, batch_size=batch_size, steps=1)
     for plan in plans[len(rows) :]:
-        with counting(f"images by {plan.sampler.name} {plan.steps}") as progress:
+        with progress_bar(f"images by {plan.sampler.name} {plan.steps}") as progress:
             drawn = draw(
                 model,
                 num,

@@ -99,7 +99,7 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
             raise CheckpointError(f"{path} holds {lone[0].name} only, no {wanted.name}")
         return wanted
     if (path / checkpoints.STATE).is_file():
-        why = checkpoints.problem(path)
+        why = checkpoints.find_damage(path)
         if why is not None:
             raise CheckpointError(why)
         return path / FILE_OF[weights or "ema"]

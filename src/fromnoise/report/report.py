@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from markupsafe import Markup
 
-from fromnoise.checkpoints import flush
+from fromnoise.checkpoints import fsync
 from fromnoise.config.errors import ConfigError
 from fromnoise.evaluation.label_evaluation import HEADINGS as LABEL_HEADINGS
 from fromnoise.evaluation.records import HEADINGS, OF_INCEPTION, OF_METRICS
@@ -166,5 +166,5 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
     writing.write_text(text, encoding="utf-8")
-    flush(writing)
+    fsync(writing)
     os.replace(writing, path)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from fromnoise.progress import duration
+from fromnoise.progress import format_duration
 from fromnoise.report.drawing import IMAGES, Drawing, draw
 from fromnoise.report.figures import Chart, bits_chart, colour_of, sweep_chart
 from fromnoise.report.inlined import Picture, picture, picture_file
@@ -146,7 +146,7 @@ def _glance(run: RunFolder, drawing: Drawing | None) -> list[tuple[str, str]]:
         epochs = "" if epoch is None else f" ({epoch:.3g} epochs)"
         facts.append(("images seen", f"{seen:,.0f}{epochs}"))
     if (seconds := run.last("seconds")) is not None:
-        facts.append(("time", duration(seconds)))
+        facts.append(("time", format_duration(seconds)))
     if run.skipped:
         facts.append(("skipped steps", f"{run.skipped}"))
     return facts
