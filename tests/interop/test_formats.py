@@ -161,7 +161,7 @@ def test_a_format_that_is_named_is_the_only_one_tried(file, tmp_path):
 def test_what_is_there_already_is_left_alone(file, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(FolderNotEmpty, match="is not empty; give --out a new folder"):
+    with pytest.raises(FolderNotEmpty, match=r"is not empty\. Give --out a new folder"):
         import_model(file, tmp_path / "model")
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 

@@ -40,7 +40,7 @@ class Job(NamedTuple):
 def read_given(model: Model, path: Path, out: Path) -> Given:
     """An image file, or those of a folder, brought to the model's channels and size.
 
-    Raises FolderNotEmpty where `out` already holds something, and DataError for a file that cannot be
+    Raises FolderNotEmpty if `out` already has files, and DataError for a file that cannot be
     read: before anything is made or written.
     """
     require_empty_folder(out)

@@ -10,8 +10,8 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
-    first_non_finite,
     atomic_folder,
+    first_non_finite,
     require_empty_folder,
     write_tensors,
 )
