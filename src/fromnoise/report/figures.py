@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from fromnoise.curves import smoothed
+from fromnoise.curves import smooth
 from fromnoise.evaluation.records import HEADINGS, OF_INCEPTION
 from fromnoise.report.charts import Axes, Line, Point, line_chart, point_chart
 from fromnoise.report.measured import Bits, Sweep
@@ -96,7 +96,7 @@ def _loss(runs: Sequence[RunFolder]) -> Chart:
     for i, run in enumerate(runs):
         steps, losses = run.series("loss", positive=True)
         if len(steps):
-            smooth, colour = smoothed(steps, losses), colour_of(i)
+            smooth, colour = smooth(steps, losses), colour_of(i)
             lines = [Line(run.name, steps, losses, colour, faint=True), *lines]
             lines.append(Line(run.name, steps, smooth, colour))
             legend.append(Key(run.name, colour, f"{smooth[-1]:.4f}"))
@@ -109,7 +109,7 @@ def _quarters(run: RunFolder, several: bool) -> Chart:
     for quarter, levels in enumerate(QUARTERS, start=1):
         steps, losses = run.series(f"loss_q{quarter}", positive=True)
         if len(steps):
-            smooth, colour = smoothed(steps, losses), f"quarter{quarter}"
+            smooth, colour = smooth(steps, losses), f"quarter{quarter}"
             lines.append(Line(levels, steps, smooth, colour))
             legend.append(Key(levels, colour, f"{smooth[-1]:.4f}"))
     title = f"Loss by noise level, {run.name}" if several else "Loss by noise level"
