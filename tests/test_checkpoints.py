@@ -15,10 +15,10 @@ from fromnoise.checkpoints import (
     DiskFull,
     NotFinite,
     TensorFile,
+    atomic_folder,
+    find_damage,
     list_checkpoints,
-    new_folder,
     newest_checkpoint,
-    problem,
     prune,
     read_metadata,
     read_state,
@@ -46,7 +46,7 @@ def flip_a_bit(file: Path) -> None:
 def test_what_is_saved_is_read_again(tmp_path):
     path = save(tmp_path, 500, value=0.25)
     assert path == tmp_path / "000500"
-    assert problem(path) is None
+    assert find_damage(path) is None
     tensors, metadata = read_tensors(path / FILES[0])
     assert torch.equal(tensors["a"], torch.full((2, 3), 0.25))
     assert tensors["b"] == 500
@@ -84,7 +84,7 @@ def test_a_file_without_tensors_is_read_again(tmp_path):
     [
         *(("write_tensors", call) for call in range(2)),
         *(("sha256", call) for call in range(2)),
-        *(("flush", call) for call in range(4)),
+        *(("fsync", call) for call in range(4)),
     ],
 )
 def test_a_death_at_any_moment_leaves_the_earlier_ones(tmp_path, monkeypatch, function, call):
@@ -111,7 +111,7 @@ def test_an_error_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(checkpoints, "flush", fail)
+    monkeypatch.setattr(checkpoints, "fsync", fail)
     with pytest.raises(OSError, match="input/output"):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == []
@@ -123,7 +123,7 @@ def test_a_whole_checkpoint_is_left_and_a_damaged_one_replaced(tmp_path):
     assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 1
     flip_a_bit(path / FILES[1])
     save(tmp_path, 1, value=2.0)
-    assert problem(path) is None
+    assert find_damage(path) is None
     assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 2
 
 
@@ -141,7 +141,9 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     earlier = save(tmp_path, 1)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 2**19))
     monkeypatch.setattr(checkpoints, "write_tensors", None)  # is not called
-    with pytest.raises(DiskFull, match=r"a checkpoint needs 1 MiB .* the earlier .* stand"):
+    with pytest.raises(
+        DiskFull, match=r"a checkpoint needs 1 MiB .* Earlier checkpoints are unchanged"
+    ):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
 
@@ -154,7 +156,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     ],
     ids=["system", "safetensors"],
 )
-@pytest.mark.parametrize("function", ["write_tensors", "flush"])
+@pytest.mark.parametrize("function", ["write_tensors", "fsync"])
 def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch, function, error):
     earlier = save(tmp_path, 1)
 
@@ -165,7 +167,7 @@ def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch, function, error)
     with pytest.raises(DiskFull, match="the disk is full: a checkpoint needs 1 MiB"):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
-    assert problem(earlier) is None
+    assert find_damage(earlier) is None
 
 
 # ---- damage, and other versions -----------------------------------------------------------------
@@ -201,14 +203,14 @@ def test_a_newer_format_is_refused_and_not_called_damaged(tmp_path):
     path = save(tmp_path, 1)
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**state, "format_version": 2}))
-    with pytest.raises(CheckpointError, match=r"format version 2, and this .* up to 1: install"):
+    with pytest.raises(CheckpointError, match=r"format version 2, but this .* up to 1\. Install"):
         newest_checkpoint(tmp_path)
 
 
 def test_a_file_that_is_no_safetensors_is_named(tmp_path):
     file = tmp_path / "x.safetensors"
     file.write_text("not tensors")
-    with pytest.raises(CheckpointError, match=r"x\.safetensors is not a whole \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is not a valid \.safetensors file"):
         read_tensors(file)
 
 
@@ -286,7 +288,7 @@ def test_a_death_while_a_lone_file_is_written_leaves_the_one_before(tmp_path, mo
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "flush", die)
+    monkeypatch.setattr(checkpoints, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         save_tensors_atomic(path, TensorFile({"a": torch.zeros(1)}, {}))
     assert read_tensors(path).tensors["a"] == 1
@@ -308,7 +310,7 @@ def test_tensors_can_be_read_by_whoever_can_read_the_state(tmp_path, mask):
 
 
 def test_a_new_folder_is_there_when_all_of_it_is(tmp_path):
-    with new_folder(tmp_path / "model") as writing:
+    with atomic_folder(tmp_path / "model") as writing:
         (writing / "a").write_text("whole")
         assert not (tmp_path / "model").exists()
     assert (tmp_path / "model" / "a").read_text() == "whole"
@@ -325,7 +327,7 @@ def test_a_new_folder_is_there_when_all_of_it_is(tmp_path):
 )
 def test_of_a_new_folder_that_could_not_be_made_nothing_is_left(tmp_path, error, raised, said):
     def interrupted():
-        with new_folder(tmp_path / "model") as writing:
+        with atomic_folder(tmp_path / "model") as writing:
             (writing / "a").write_text("half")
             raise error
 

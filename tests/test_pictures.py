@@ -119,7 +119,7 @@ def test_figures_refuse_labels_that_do_not_fit(tmp_path):
     images = random_images(3)
     with pytest.raises(ValueError, match="2 captions for 3 images"):
         pictures.grid_figure(images, tmp_path / "a.png", title="", captions=["a", "b"])
-    with pytest.raises(ValueError, match="'x_t' has 3 images for 2 times"):
+    with pytest.raises(ValueError, match="'x_t' has 3 images, not 2"):
         pictures.strip_figure([("x_t", images)], [2, 1], tmp_path / "a.png", title="")
     with pytest.raises(ValueError, match="1 names"):
         pictures.save_pngs(images, tmp_path, ["a"])
@@ -152,18 +152,16 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 def test_a_loss_figure_says_which_loss(tmp_path, monkeypatch, changes, said):
     labels = []
     monkeypatch.setattr(curves, "_save", lambda axes, path: labels.append(axes.get_ylabel()))
-    of = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
-    loss_figure([], tmp_path / "loss.png", title="loss", of=of)
+    loss_name = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
+    loss_figure([], tmp_path / "loss.png", title="loss", loss_name=loss_name)
     assert labels == [said]
 
 
 def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():
     steps = np.arange(1, 2001, dtype=float)
-    np.testing.assert_allclose(curves.smoothed(steps, np.full(2000, 0.3)), 0.3)
+    np.testing.assert_allclose(curves.smooth(steps, np.full(2000, 0.3)), 0.3)
     inner = slice(100, 1500)
-    np.testing.assert_allclose(
-        curves.smoothed(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02
-    )
+    np.testing.assert_allclose(curves.smooth(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02)
 
 
 def test_matplotlib_waits_until_a_figure_is_drawn():

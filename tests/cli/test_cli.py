@@ -105,7 +105,7 @@ def test_a_folder_of_images_that_is_missing_or_has_none(refused, recipe_file, tm
 def test_a_model_that_cannot_be_sampled(refused, tmp_path):
     assert "expected a run folder, a checkpoint folder or a" in refused("sample", tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"\x08")
-    assert "is not a whole .safetensors file" in refused("sample", tmp_path / "x.safetensors")
+    assert "is not a valid .safetensors file" in refused("sample", tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(

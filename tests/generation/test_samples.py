@@ -361,7 +361,7 @@ def test_what_only_guidance_uses_is_refused_without_it(labelled, how):
 
 
 def test_a_seed_that_comes_twice_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="seed 3 is there twice, for the same image"):
+    with pytest.raises(ValueError, match="seed 3 is given twice"):
         sample_to_folder(model, [3, 1, 3], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -370,5 +370,5 @@ def test_a_seed_may_come_again_with_other_labels(labelled, tmp_path):
     cond = np.eye(len(labelled.spec.label_names), dtype=np.int8)[[0, 1]]
     made = sample_to_folder(labelled, [3, 3], tmp_path / "out", cond=cond, grid=False)
     assert len(set(made)) == 2
-    with pytest.raises(ValueError, match=r"seed 3 is there twice for .*name it once"):
+    with pytest.raises(ValueError, match=r"seed 3 is given twice for .*Give each seed once"):
         sample_to_folder(labelled, [3, 3], tmp_path / "no", cond=cond[[0, 0]])

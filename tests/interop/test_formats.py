@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import fromnoise
-from fromnoise.checkpoints import CheckpointError, FolderInUse
+from fromnoise.checkpoints import CheckpointError, FolderNotEmpty
 from fromnoise.config.errors import ConfigError
 from fromnoise.interop import FORMATS, import_model
 
@@ -161,7 +161,7 @@ def test_a_format_that_is_named_is_the_only_one_tried(file, tmp_path):
 def test_what_is_there_already_is_left_alone(file, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(FolderInUse, match="is not empty; give --out a new folder"):
+    with pytest.raises(FolderNotEmpty, match=r"is not empty\. Give --out a new folder"):
         import_model(file, tmp_path / "model")
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 

@@ -280,7 +280,7 @@ def test_what_is_no_model(tmp_path, run):
 def test_a_truncated_file(model, tmp_path):
     file = model.save(tmp_path / "model.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole \.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a valid \.safetensors"):
         fromnoise.load(file)
 
 
@@ -315,7 +315,7 @@ def of_version(version):
         (lambda _: {METADATA_KEY: "{"}, "its metadata cannot be read"),
         (lambda _: {METADATA_KEY: "[]"}, "its metadata cannot be read"),
         (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "its metadata cannot be read"),
-        (of_version(2), "has format version 2, and this fromnoise reads versions up to 1"),
+        (of_version(2), "has format version 2, but this fromnoise reads versions up to 1"),
         (with_network(name="transformer"), "network 'transformer' is unknown.*later fromnoise"),
         (with_network(registers=4), "network.registers.*later fromnoise"),
     ],

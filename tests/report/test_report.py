@@ -20,10 +20,12 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data.labels.names import in_turn
 from fromnoise.report import write_report
-from fromnoise.report.drawing import draw
-from fromnoise.report.inlined import picture
-from fromnoise.report.run_folder import names_of, read_run
+from fromnoise.report.inline_images import inline_grid
+from fromnoise.report.run_folder import read_run, short_names
+from fromnoise.report.trajectory import sample_trajectory
 
+STORED = Path(__file__).parents[1] / "stored"  # written by an earlier version, see write.sh
+BITS = ("total", "L_T", "middle", "L_0")
 HOSTILE = "<script>alert(1)</script>&\"'"
 
 
@@ -205,9 +207,9 @@ def test_numbers_are_those_of_the_files(page):
     assert ["of these LT", *["0.0001"] * 2] in rows_of(metrics)
     assert ["Inception Score ↑", "–", "–"] in rows_of(metrics)
     assert ["generated", *["model, 1,234 images"] * 2] in rows_of(metrics)
-    assert "Inception Score: missing, for no classes" in metrics
-    assert "Published, by the same protocol: system Ho et al., fid 3.17</li>" in metrics
-    assert "This evaluation was not finished." in metrics
+    assert "Inception Score: missing: no classes" in metrics
+    assert "Published, same protocol: system Ho et al., fid 3.17</li>" in metrics
+    assert "This evaluation is incomplete." in metrics
 
     sweep = section(html, "sweep")
     numbers = [v for r in SWEEP["rows"] for v in (*r["fid"].values(), r["seconds_per_image"])]
@@ -219,13 +221,37 @@ def test_numbers_are_those_of_the_files(page):
     labels = section(html, "labels")
     assert data_of(labels)[:6] == [0.625, 0.5, 0.75, 0.5, 0.25, 0.75]
     assert [HOSTILE, "2", "77", "–", "–", "–", "0.625 [0.500, 0.750]", "–", "–"] in rows_of(labels)
-    assert "The classifier itself, on 321 real images that it never saw: f1 0.875." in labels
+    assert "The classifier on 321 held-out real images: f1 0.875." in labels
 
     copies = section(html, "copies")
     assert "No copies." in copies
     assert ["exact copies", "3"] in rows_of(copies)
     assert ["held out", "exact 1"] in rows_of(copies)
     assert copies.count("<img") == 2
+
+
+def test_scores_that_an_earlier_version_stored_are_shown(tmp_path):
+    runs = [shutil.copytree(STORED / name, tmp_path / name) for name in ("plain", "classes")]
+    html = write_report(runs, tmp_path / "page.html").read_text()
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("*/evaluation/*/*.json")]
+    assert len(records) == 5
+    sections = {name: data_of(section(html, name)) for name in ("metrics", "labels", "sweep")}
+    for record in records:
+        bits = record.get("bits", {})
+        for name, scores in {
+            "metrics": [*record.get("scores", {}).values(), *(bits[k] for k in BITS if k in bits)],
+            "labels": [row["scores"]["exact_match"] for row in record.get("results", [])],
+            "sweep": [row["fid"] for row in record.get("rows", [])],
+        }.items():
+            assert {value for score in scores for value in score.values()} <= set(sections[name])
+    rows = {row[0]: row[1:] for row in rows_of(section(html, "metrics"))}
+    assert sorted(rows["features"]) == ["", "classifier", "pixels"]
+    assert "timesteps trailing" in html
+    assert "spacing" not in section(html, "metrics")
+    labels = section(html, "labels")
+    assert labels.count('<td data-score="exact_match">') == 2
+    assert "The classifier on 180 held-out real images: accuracy 0.9778." in labels
+    assert labels.count("<img") == 2
 
 
 def test_only_the_keys_that_differ_are_shown_as_different(page):
@@ -284,21 +310,22 @@ def test_every_link_leads_to_a_section(page):
 
 def test_samples_are_the_models_own_of_the_same_seeds(home):
     model = fromnoise.load(home / "a")
-    drawing = draw(home / "a")
+    trajectory = sample_trajectory(home / "a")
     cond = torch.from_numpy(in_turn(model.spec.label_names, 16))
     expected = model.sample(range(16), cond=cond, sampler="ddim", steps=25, eta=0.0).numpy()
-    np.testing.assert_array_equal(drawing.images, expected)
-    assert drawing.captions == [str(i % 10) for i in range(16)]
+    np.testing.assert_array_equal(trajectory.images, expected)
+    assert trajectory.captions == [str(i % 10) for i in range(16)]
 
-    assert (drawing.times[0], drawing.times[-1], len(drawing.times)) == (100, 0, 10)
-    np.testing.assert_array_equal(drawing.x[-1], expected[:2])
-    np.testing.assert_array_equal(drawing.x0[-1], expected[:2])
+    timesteps = trajectory.timesteps
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (100, 0, 10)
+    np.testing.assert_array_equal(trajectory.x[-1], expected[:2])
+    np.testing.assert_array_equal(trajectory.x0[-1], expected[:2])
     noise = fromnoise.model.model.to_uint8(model.start(range(2))).numpy()
-    np.testing.assert_array_equal(drawing.x[0], noise)
+    np.testing.assert_array_equal(trajectory.x[0], noise)
     steps = {step.t: step for step in model.denoise(range(16), cond=cond, steps=25)}
-    for i, t in enumerate(drawing.times[:-1]):
+    for i, t in enumerate(timesteps[:-1]):
         predicted = fromnoise.model.model.to_uint8(steps[t].x0[:2]).numpy()
-        np.testing.assert_array_equal(drawing.x0[i], predicted)
+        np.testing.assert_array_equal(trajectory.x0[i], predicted)
 
 
 def test_previews_are_those_of_the_training(page, home):
@@ -315,7 +342,7 @@ def test_previews_are_those_of_the_training(page, home):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_picture_has_every_pixel_once_and_nothing_between(channels):
     images = np.random.default_rng(0).integers(0, 256, (5, channels, 6, 8), np.uint8)
-    shown = picture(images, "five", columns=3)
+    shown = inline_grid(images, "five", columns=3)
     png = base64.b64decode(shown.src.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     kept = 3 if channels >= 3 else 1
@@ -350,8 +377,8 @@ def test_the_scores_of_a_training_are_drawn(bare):
     rows.append({"step": 30, "evaluation": {"fid": "damaged"}})
     (bare / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = section(write_report([bare]).read_text(), "training")
-    assert "Fréchet distance while training" in training
-    assert "640 images, features of pixels; with 95 % intervals." in training
+    assert "Fréchet distance during training" in training
+    assert "640 images, features: pixels. Bars are 95 % intervals." in training
     assert training.count('<path class="line thin run1"') == 2
 
 
@@ -384,11 +411,11 @@ def test_bits_alone_leave_the_other_columns_as_they_are(bare):
 
 def test_a_run_of_which_only_the_recipe_is_there(bare):
     html = write_report([bare]).read_text()
-    assert "no samples could be drawn: " in html
+    assert "sampling failed: " in html
     assert "has no checkpoint" in html
-    assert "there is no log.jsonl" in html
-    assert "No previews yet" in html
-    assert "Nothing was measured yet" in html
+    assert "log.jsonl is missing" in html
+    assert "There are no previews" in html
+    assert "There is no evaluation" in html
     assert "<img" not in html
     assert 'id="differences"' not in html
     Page(html)
@@ -436,7 +463,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
 def test_a_recipe_of_another_version_is_shown_as_it_stands(bare):
     (bare / "recipe.yaml").write_text("data: {source: digits, tomorrow: 3}\nmade: today\n")
     html = unescape(write_report([bare]).read_text())
-    assert "recipe.yaml is shown as it stands: " in html
+    assert "recipe.yaml is shown as written: " in html
     assert ["data.tomorrow", "3"] in rows_of(section(html, "recipe"))
     (bare / "recipe.yaml").write_text("data: [")
     assert "is not valid YAML" in write_report([bare]).read_text()
@@ -444,11 +471,11 @@ def test_a_recipe_of_another_version_is_shown_as_it_stands(bare):
 
 def test_what_is_no_run_is_one_line(bare, tmp_path, cli):
     for arguments, said in (
-        ([tmp_path], f"{tmp_path} is no run: it has no recipe.yaml; give a folder that"),
-        ([bare, tmp_path / "gone"], "gone is no run: it has no recipe.yaml"),
-        ([bare, bare], "a run is given twice; give each once"),
-        ([bare, "--out", tmp_path], f"{tmp_path} is a folder; give --out a file"),
-        ([bare, "--out", tmp_path / "x.png"], "x.png does not end in .html"),
+        ([tmp_path], f"{tmp_path} is not a run: it has no recipe.yaml. Give a folder that"),
+        ([bare, tmp_path / "gone"], "gone is not a run: it has no recipe.yaml"),
+        ([bare, bare], "a run is given twice. Give each run once."),
+        ([bare, "--out", tmp_path], f"{tmp_path} is a folder. Give --out a file"),
+        ([bare, "--out", tmp_path / "x.png"], "x.png. Give a file name that ends in .html."),
     ):
         code, out, err = cli("report", *arguments)
         assert (code, out) == (2, "")
@@ -472,7 +499,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(bare, monkeypatch):
     def fail(path):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("fromnoise.report.report.flush", fail)
+    monkeypatch.setattr("fromnoise.report.report.fsync", fail)
     with pytest.raises(OSError, match="full"):
         write_report([bare])
     assert page.read_text() == before
@@ -480,10 +507,10 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(bare, monkeypatch):
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     folders = [tmp_path / part for part in ("x/run", "y/run")]
-    assert names_of(folders) == ["x/run", "y/run"]
-    assert names_of(folders[:1]) == ["run"]
+    assert short_names(folders) == ["x/run", "y/run"]
+    assert short_names(folders[:1]) == ["run"]
     with pytest.raises(ConfigError, match="twice"):
-        names_of([tmp_path / "x", tmp_path / "y" / ".." / "x"])
+        short_names([tmp_path / "x", tmp_path / "y" / ".." / "x"])
 
 
 def test_many_large_previews_are_thinned_out(bare):
@@ -579,7 +606,7 @@ def test_every_image_and_section_is_there(opened):
     assert min(widths) > 0
     assert tab.locator("main > section > h2").all_inner_texts() == [
         "Differences",
-        "Samples on the same noise",
+        "Samples from the same noise",
         "Denoising",
         "Training",
         "Previews over time",

@@ -196,7 +196,7 @@ def test_six_steps_are_three_and_three_more(tiny, tmp_path):
 def test_the_previews_of_a_compiled_run_compile_nothing(tiny, tmp_path, backend, monkeypatch):
     more, draw = [], loop.draw_pictures
 
-    def counting(*given, **options):
+    def progress_bar(*given, **options):
         before = len(backend)
         draw(*given, **options)
         more.append(len(backend) - before)

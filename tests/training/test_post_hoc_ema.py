@@ -311,7 +311,7 @@ def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeyp
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\x08", "000004-0.1.safetensors is not a whole .safetensors file"),
+        (b"\x08", "000004-0.1.safetensors is not a valid .safetensors file"),
         (None, "000004-0.1.safetensors is no snapshot of a power-function average"),
     ],
 )

@@ -14,7 +14,7 @@ from fromnoise.config import ConfigError, SamplingConfig
 from fromnoise.generation.conditioning import guidance_notes, read_conditioning
 from fromnoise.generation.interpolations import DETERMINISTIC
 from fromnoise.model import Model, load
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -54,7 +54,7 @@ def edit_inpaint(
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
     loaded = load(model, weights=weights, device=device)
     config, cond = _condition(loaded, class_, labels, overrides)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = generation.inpaint_to_folder(
             loaded,
             image,
@@ -92,7 +92,7 @@ def edit_vary(
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     loaded = load(model, weights=weights, device=device)
     config, cond = _condition(loaded, class_, labels, overrides)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = generation.vary_to_folder(
             loaded,
             image,
@@ -146,7 +146,7 @@ def edit_interpolate(
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
     loaded = load(model, weights=weights, device=device)
     config, cond = _condition(loaded, class_, labels, overrides)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         if a is None or b is None:
             files = generation.interpolate_seeds_to_folder(
                 loaded,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.report import write_report
 
 
@@ -17,6 +17,6 @@ def report(
     ] = None,
 ) -> None:
     """Show a run, or several side by side, as one page that needs nothing else."""
-    with counting("denoising") as progress:
+    with progress_bar("denoising") as progress:
         page = write_report(runs, out, progress=progress)
     print(page)

@@ -13,7 +13,7 @@ from fromnoise.generation import Outputs, read_conditioning, sample_to_folder
 from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes
 from fromnoise.generation.naming import default_folder
 from fromnoise.model import Autoguidance, load
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -122,7 +122,7 @@ def sample(
         cond = conditioning.cond
         requested = list(range(DEFAULT_COUNT if cond is None else len(cond)))
     out = out or default_folder(loaded, model, config, conditioning)
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         files = sample_to_folder(
             loaded,
             requested,

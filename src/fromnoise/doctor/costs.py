@@ -1,7 +1,7 @@
 """What a training will cost on a machine: each check is a few facts → a finding."""
 
 from fromnoise.doctor.findings import Facts, Finding, Level
-from fromnoise.progress import duration
+from fromnoise.progress import format_duration
 from fromnoise.training.power_ema import snapshot_every
 
 ATTENTION_SHARE = 0.25  # of the multiply-adds
@@ -158,4 +158,4 @@ def _bytes(number: int) -> str:
 
 def _time(seconds: float) -> str:
     days = seconds / 86400
-    return f"{days:,.0f} days" if days >= 2 else duration(seconds)
+    return f"{days:,.0f} days" if days >= 2 else format_duration(seconds)

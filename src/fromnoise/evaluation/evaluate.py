@@ -15,7 +15,7 @@ from fromnoise.evaluation.reference import OF_A_RUN, open_real, open_reference
 from fromnoise.evaluation.sets import METRICS, check_metrics, evaluate_set
 from fromnoise.model.model import load
 from fromnoise.model.spec import ModelSpec, Weights, is_model, run_folder_of
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 DEFAULT_COUNT = 10_000  # images
 
@@ -88,7 +88,7 @@ def evaluate(
     check_request(request, metrics, folder, allow_small=allow_small)
     against = open_reference(reference, real, space)
     if model and config:
-        with counting("images") as progress:
+        with progress_bar("images") as progress:
             generated = generate_images(
                 model,
                 count,

@@ -37,7 +37,7 @@ from fromnoise.model.model import Model, load
 from fromnoise.model.sampling import with_guidance
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.pictures import grid_figure
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
@@ -109,7 +109,7 @@ def evaluate_labels_to_folder(
     parts = sampling_name(model.spec, with_guidance(config, 1.0))
     name = "-".join(["labels", *parts, *(p.name for p in prompts)])
     folder = out or run_folder_of(path) / "evaluation" / name
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         rows = evaluate_labels(
             model,
             loaded,

@@ -34,7 +34,7 @@ from fromnoise.evaluation.records import (
 )
 from fromnoise.model.model import Model, load
 from fromnoise.model.spec import Weights, run_folder_of
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, image_noise, seed_of
 
 EVALUATIONS = 50  # of the network for each image, where nothing else is said
@@ -249,7 +249,7 @@ def evaluate_likelihood(
         raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
     labels = real.images.labels if has_labels(model, real) else None
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         bits = measure_bits(
             model,
             images := evenly_spaced(real.images.images, MOST),

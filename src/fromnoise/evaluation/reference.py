@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.checkpoints import DiskFull, flush, sha256
+from fromnoise.checkpoints import DiskFull, fsync, sha256
 from fromnoise.config.errors import ConfigError
 from fromnoise.data.cache import cache_key, default_cache
 from fromnoise.evaluation.features import (
@@ -34,7 +34,7 @@ from fromnoise.evaluation.images import (
     images_of_run,
 )
 from fromnoise.model.spec import ModelSpec, is_model
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 OF_A_RUN = ("train", "test")
 
@@ -70,7 +70,7 @@ def reference_of(
             for rows, part in in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
-            flush(writing)
+            fsync(writing)
             os.replace(writing, file)
         finally:
             writing.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def open_reference(reference: str, real: RealImages | None, extractor: Extractor
     """Return the reference of `open_real` in the features of an extractor."""
     if real is None:
         return reference_from_npz(Path(reference), extractor)
-    with counting("features of real images") as progress:
+    with progress_bar("features of real images") as progress:
         return reference_of(real, extractor, progress=progress)
 
 

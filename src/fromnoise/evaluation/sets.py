@@ -42,7 +42,7 @@ from fromnoise.evaluation.records import (
     write_record,
 )
 from fromnoise.evaluation.reference import Reference, reference_of
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 SHEET = "copies.png"
 AT_LEAST = 3  # images per feature, for FID∞
@@ -153,7 +153,7 @@ def evaluate_set(
         "seconds": {"drawing": generated.seconds},
     }
     started = time.perf_counter()
-    with counting("features") as progress:
+    with progress_bar("features") as progress:
         parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(

@@ -41,7 +41,7 @@ from fromnoise.evaluation.reference import (
 from fromnoise.evaluation.sweep_table import Row, best, read_rows, row_name, table, write_sweep
 from fromnoise.model.model import Model, load
 from fromnoise.model.spec import Weights, run_folder_of
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 FEW = 1000  # images per configuration
 logger = logging.getLogger("fromnoise")
@@ -187,7 +187,7 @@ def sweep(
     first = range(min(batch_size, num))  # once, so that the first row pays for no start
     model.sample(first, batch_size=batch_size, steps=1)
     for config in configs[len(rows) :]:
-        with counting(f"images by {config.sampler.name} {config.steps}") as progress:
+        with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
             generated = generate_images(
                 model, num, config, labels_of=labels_of, batch_size=batch_size, progress=progress
             )

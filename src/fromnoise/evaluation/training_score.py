@@ -18,7 +18,7 @@ from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model, select_device
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.log import RunLog, duration
+from fromnoise.training.log import RunLog, format_duration
 from fromnoise.training.state import TrainingState
 
 logger = logging.getLogger("fromnoise")
@@ -109,5 +109,5 @@ def score(
     )
     logger.info(
         "step %d: Fréchet distance %.4g [%.4g, %.4g] of %d images in the features of %s, in %s",
-        *(state.step, *distance, settings.num_images, extractor.name, duration(seconds)),
+        *(state.step, *distance, settings.num_images, extractor.name, format_duration(seconds)),
     )

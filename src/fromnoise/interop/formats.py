@@ -10,8 +10,8 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
+    atomic_folder,
     first_non_finite,
-    new_folder,
     require_empty_folder,
     write_tensors,
 )
@@ -79,7 +79,7 @@ def import_model(
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
-    with new_folder(out) as writing:
+    with atomic_folder(out) as writing:
         for target, content in files.items():
             write_tensors(writing / target, content)
     return spec, foreign.notes

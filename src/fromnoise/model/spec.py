@@ -105,7 +105,7 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
             raise CheckpointError(f"{path} has {lone[0].name} only. Remove --weights {weights}.")
         return wanted
     if (path / checkpoints.STATE).is_file():
-        damage = checkpoints.problem(path)
+        damage = checkpoints.find_damage(path)
         if damage is not None:
             raise CheckpointError(damage)
         return path / FILE_OF[weights or "ema"]

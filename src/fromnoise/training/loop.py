@@ -139,7 +139,7 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
         progress_figure(folder)
         if rows := [row for row in read_log(folder) if "loss" in row]:
             loss = spec.diffusion.loss_in_words
-            loss_figure(rows, folder / "loss.png", title="Training loss", of=loss)
+            loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
     except OSError as error:
         logger.warning("step %d: no picture could be written (%s)", state.step, error)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fromnoise.checkpoints import (
-    flush,
+    fsync,
     newest_checkpoint,
     read_state,
     read_tensors,
@@ -29,7 +29,7 @@ from fromnoise.evaluation.features import Extractor
 from fromnoise.evaluation.training_score import open_scorer
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
 from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.compiling import choose_compiled
@@ -274,7 +274,7 @@ def _with_steps(recipe: Recipe, num_images: int) -> Recipe:
 
 def _open(recipe: Recipe, *, download: bool = True) -> ImageSet:
     wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
-    with counting("decoding") as progress:
+    with progress_bar("decoding") as progress:
         images = open_images(
             recipe.data.source,
             recipe.data.path,
@@ -369,5 +369,5 @@ def _fit(
 def _write(path: Path, text: str) -> None:
     replacement = path.with_name(f".{path.name}.writing")
     replacement.write_text(text, encoding="utf-8")
-    flush(replacement)
+    fsync(replacement)
     os.replace(replacement, path)
