@@ -83,10 +83,10 @@ def test_config_is_that_of_the_published_cifar10_model():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"embedding": "interleaved"}, "no time embedding but `halves`"),
-        ({"cond_dim": 10}, "this one takes 10 labels"),
-        ({"self_conditioning": True}, "no earlier x̂_0 back, and this has self_conditioning"),
-        ({"multipliers": (2, 4)}, "multipliers must start with 1"),
+        ({"embedding": "interleaved"}, "embedding is interleaved, not halves"),
+        ({"cond_dim": 10}, "it is conditional, with 10 labels"),
+        ({"self_conditioning": True}, "it has self_conditioning"),
+        ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
     ],
 )
 def test_refuses_what_diffusers_cannot_express(function, options, reason):

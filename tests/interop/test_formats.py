@@ -57,10 +57,10 @@ def test_a_safetensors_file_of_such_weights_is_read_too(file, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"channels": 3}, "unknown key channels; an import can be told network., diffusion."),
+        ({"channels": 3}, "unknown key channels. Keys of an import are network., diffusion."),
         ({"size": "big"}, "size"),
         ({"size": 7}, None),
-        ({"data_range": [0, 0]}, "data_range must rise from black to white"),
+        ({"data_range": [0, 0]}, r"data_range is \[0.0, 0.0\]. The first number must be smaller"),
         ({"sampling.timesteps": "foo"}, "sampling.timesteps 'foo' is unknown"),
         ({"sampling.guidance": 3}, "needs a model with labels"),
         ({"diffusion.T": 0}, "diffusion.T = 0: input should be greater than or equal to 1"),
@@ -89,8 +89,8 @@ def test_a_pickle_that_would_execute_code_is_refused(tmp_path, cli, capsys):
     for name in ("evil.pt", "old.pkl", "new.pkl"):
         code, out, err = cli("import", tmp_path / name, "--out", tmp_path / "model")
         assert code == 2
-        assert f"{name} was refused: " in err
-        assert name == "new.pkl" or "its pickle names code that would run on loading" in err
+        assert f"{name} was not loaded, because its pickle " in err
+        assert name == "new.pkl" or "its pickle would run code" in err
         assert "this ran" not in out + err
     assert not (tmp_path / "model").exists()
 
@@ -100,18 +100,18 @@ def test_a_pickle_that_would_execute_code_is_refused(tmp_path, cli, capsys):
     [
         (
             {"a": torch.zeros(2), "b.c": torch.zeros(1)},
-            "none of the known formats; keys seen: a, b.c;",
+            r"has no known format\. Its keys are: a, b\.c\.",
         ),
-        ({}, "keys seen: ;"),
-        ([1, 2], "holds a list; expected a state dict"),
-        (torch.zeros(3), "holds a Tensor; expected a state dict"),
+        ({}, r"Its keys are: \."),
+        ([1, 2], r"holds a list\. Give a state dict"),
+        (torch.zeros(3), r"holds a Tensor\. Give a state dict"),
     ],
 )
 def test_a_file_of_no_format_says_what_was_seen_and_what_is_known(tmp_path, content, said):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=said) as refused:
         import_model(tmp_path / "other.pt", tmp_path / "model")
-    if "keys seen" in said:
+    if "keys are" in said:
         assert all(name in str(refused.value) for name in FORMATS)
 
 
@@ -125,7 +125,7 @@ def test_files_that_are_no_checkpoints(tmp_path, file):
     for name in sorted(path.name for path in tmp_path.glob("*.pt") if path != file):
         with pytest.raises(CheckpointError, match=name):
             import_model(tmp_path / name, tmp_path / "model")
-    with pytest.raises(CheckpointError, match="there is no file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt does not exist"):
         import_model(tmp_path / "nowhere.pt", tmp_path / "model")
 
 
@@ -137,7 +137,9 @@ def test_a_file_that_was_changed_is_named(file, tmp_path, spoil):
     else:
         state["downblocks.0.weird"] = torch.zeros(1)
     torch.save(state, file)
-    with pytest.raises(CheckpointError, match=r"ckpt.pt begins like zoubohao, but is damaged or"):
+    with pytest.raises(
+        CheckpointError, match=r"ckpt.pt has the format zoubohao, but is damaged or"
+    ):
         import_model(file, tmp_path / "model")
 
 
@@ -150,7 +152,7 @@ def test_what_a_killed_import_left_is_not_taken_for_the_model(file, tmp_path):
 
 
 def test_a_format_that_is_named_is_the_only_one_tried(file, tmp_path):
-    with pytest.raises(CheckpointError, match="is not of the format lucidrains"):
+    with pytest.raises(CheckpointError, match="does not have the format lucidrains"):
         import_model(file, tmp_path / "model", format="lucidrains")
     with pytest.raises(
         ConfigError, match="--format 'lucidrain' is unknown; did you mean lucidrains"

@@ -75,7 +75,7 @@ def test_other_numbers_of_labels_and_channels(tmp_path, images):
     classifier = import_evaluator(file, "abc", size=(32, 48))
     assert classifier.spec.channels == 1
     assert classifier.predictions(images[:, :1, :32, :48]).probability.shape == (5, 3)
-    with pytest.raises(CheckpointError, match=r"classifies 3 labels .* 24 names are given"):
+    with pytest.raises(CheckpointError, match=r"has 3 labels .* there are 24 names"):
         import_evaluator(file, NAMES)
 
 
@@ -84,7 +84,7 @@ def test_what_is_something_else(tmp_path):
     torch.save({"model": 3}, tmp_path / "number.pth")
     plain = resnet18(num_classes=24)
     for file in (tmp_path / "other.pth", tmp_path / "number.pth", write(tmp_path / "p.pth", plain)):
-        with pytest.raises(CheckpointError, match=r"no evaluator of i-CLEVR.*keys seen: \w"):
+        with pytest.raises(CheckpointError, match=r"is not an i-CLEVR evaluator.*keys are: \w"):
             import_evaluator(file, NAMES)
 
 

@@ -181,7 +181,7 @@ def test_the_weights_of_the_loss_tell_what_was_predicted(kind, weight):
 def test_what_was_predicted_is_asked_for_where_the_file_does_not_tell(weight):
     foreign = lucidrains(whole(unet()[0], buffers(LINEAR_BETAS, weight)))
     assert foreign.spec["diffusion"]["prediction"] == "v"
-    assert any("give diffusion.prediction=eps or x0" in note for note in foreign.notes)
+    assert any("set diffusion.prediction=eps or x0" in note for note in foreign.notes)
 
 
 def _without(name):
@@ -192,14 +192,17 @@ def _without(name):
     ("change", "reason"),
     [
         (lambda s: s.update({"time_mlp.0.weights": torch.zeros(8)}), "Fourier features"),
-        (lambda s: s.update({"null_classes_emb": torch.zeros(4)}), "takes classes"),
+        (lambda s: s.update({"null_classes_emb": torch.zeros(4)}), "is conditional"),
         (lambda s: s.update({"init_conv.weight": torch.zeros(6, 4, 7, 7)}), "self-conditioning"),
-        (lambda s: s.update({"final_conv.weight": torch.zeros(3, 6, 1, 1)}), "2 channels into 3"),
+        (
+            lambda s: s.update({"final_conv.weight": torch.zeros(3, 6, 1, 1)}),
+            "2 input and 3 output channels",
+        ),
         (_without("downs.0.0.block1.norm.g"), "of an older version"),
         (_without("downs.0.2.mem_kv"), "of an older version"),
         (
             lambda s: s.update({"mid_attn.mem_kv": torch.zeros(2, 3, 4, 2)}),
-            r"other attention heads at other levels \(2 x 3, 3 x 2\)",
+            r"different attention heads at its levels \(2 x 3, 3 x 2\)",
         ),
     ],
 )
@@ -211,7 +214,7 @@ def test_refuses_what_linear_attention_cannot_be(change, reason):
 
 
 def test_a_u_net_without_its_diffusion_is_refused():
-    with pytest.raises(CheckpointError, match="without the diffusion"):
+    with pytest.raises(CheckpointError, match="has no diffusion settings"):
         lucidrains(unet()[0])
 
 

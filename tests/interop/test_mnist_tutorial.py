@@ -181,7 +181,7 @@ def test_tells_how_much_of_the_start_is_left_in_the_average():
     payload["optimizer"]["state"] = {i: {"step": torch.tensor(14_055.0)} for i in range(2)}
     read = mnist_tutorial(payload)
     assert read.step == 14_055  # 15 epochs of 937 batches
-    assert "24.5% of the random start" in read.notes[-1]
+    assert "24.5% of the random initial weights" in read.notes[-1]
 
 
 def test_what_is_something_else():
