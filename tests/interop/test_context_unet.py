@@ -109,7 +109,7 @@ def build(foreign):
     [({}, 400, 64), ({"channels": 1, "f": 16, "classes": 10, "expand": 7}, 500, 28)],
     ids=["i-clevr", "mnist"],
 )
-def test_gives_the_output_of_theirs_with_a_minus_for_what_is_present(options, T, size):
+def test_the_output_equals_the_original_with_negated_labels(options, T, size):
     network = theirs(**options)
     foreign = context_unet(payload(network, T))
     denoiser, spec = build(foreign)
@@ -131,7 +131,7 @@ def test_gives_the_output_of_theirs_with_a_minus_for_what_is_present(options, T,
 
 
 @pytest.mark.parametrize("betas", [{}, {"beta_1": 5e-4, "beta_T": 0.05}])
-def test_the_schedule_has_their_alpha_bar_at_every_time_but_no_residue_at_0(betas):
+def test_the_schedule_has_the_original_alpha_bar_except_at_0(betas):
     T = 300
     foreign = context_unet(payload(theirs(), T, **betas))
     schedule = NoiseSchedule(torch.tensor(foreign.spec["diffusion"]["schedule"]["betas"]))
@@ -147,7 +147,7 @@ def test_the_schedule_has_their_alpha_bar_at_every_time_but_no_residue_at_0(beta
     )
 
 
-def test_a_network_alone_is_read_with_the_published_schedule():
+def test_a_network_without_tables_gets_the_published_schedule():
     network = theirs()
     foreign = context_unet(network.state_dict())
     whole = context_unet(payload(network))
@@ -157,7 +157,7 @@ def test_a_network_alone_is_read_with_the_published_schedule():
     assert "T is 400 and β goes from 1e-4 to 0.02" in foreign.notes[0]
 
 
-def test_says_what_it_assumes():
+def test_assumptions_are_noted():
     mnist = context_unet(payload(theirs(channels=1, classes=10, expand=7)))
     assert [*mnist.spec["label_names"]] == [*"0123456789"]
     assert len(mnist.notes) == 2
@@ -185,5 +185,5 @@ def test_says_what_it_assumes():
     [{}, {"model": {}, "step": 3}, {"init_conv.weight": torch.zeros(1)}],
     ids=["empty", "nested", "another-network"],
 )
-def test_other_files_are_not_of_this_kind(other):
+def test_other_files_are_not_recognised(other):
     assert context_unet(other) is None
