@@ -71,7 +71,7 @@ def read_payload(file: Path) -> Payload:
             payload = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"would run code ({code[1]})" if code else "is invalid or has other objects than tensors"
+        reason = f"would run code ({code[1]})" if code else "is invalid or has unknown objects"
         raise CheckpointError(
             f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
             "wrote it, and save only its state_dict()."
