@@ -80,7 +80,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_peaks():
         assert points[end, 0] == pytest.approx(LEFT + width * index / 50_000, abs=0.6)
 
 
-def test_one_point_is_a_dot_and_none_is_nothing():
+def test_one_point_is_a_dot_and_an_empty_chart_is_empty():
     one = Line("a", np.array([5.0]), np.array([2.0]), "run1")
     none = Line("b", np.empty(0), np.empty(0), "run2")
     for log in (False, True):
@@ -92,7 +92,7 @@ def test_one_point_is_a_dot_and_none_is_nothing():
     assert "nan" not in line_chart([zero], Axes("x"), title="T")
 
 
-def test_points_have_their_intervals_and_the_strong_ones_are_joined():
+def test_points_have_intervals_and_filled_ones_are_joined():
     points = [
         Point("5", 0.1, 30, 28, 33, "run1"),
         Point("50", 1.0, 10, 9, 12, "run1"),

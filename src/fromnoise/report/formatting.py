@@ -15,12 +15,8 @@ SCORE_NAMES = {
     "recall": "recall",
 }
 INCEPTION_NAMES = {"fid": "FID", "fid_infinity": "FID∞"}  # FID means the features of Inception
-MISSING_NAMES = {  # names of metrics that compute other scores than their own
-    "is": "Inception Score",
-    "prc": "precision and recall",
-    "copies": "copies of training images",
-    "bits": "bits per dimension",
-}
+# keys of metrics, as opposed to scores
+MISSING_NAMES = {"is": "Inception Score", "prc": "precision and recall", "bits": "bits/dim"}
 LABEL_SCORE_NAMES = {
     "recall_at_k": "recall@k",
     "precision": "precision",

@@ -160,7 +160,6 @@ class LabelScores(Part):
     """scores.json: agreement of generated images with the requested labels."""
 
     date: str = ""
-    sampling: Metadata = {}
     classifier: Classifier = Classifier()
     results: list[LabelResult]
 

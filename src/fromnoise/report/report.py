@@ -13,18 +13,8 @@ from markupsafe import Markup
 
 from fromnoise.checkpoints import fsync
 from fromnoise.config.errors import ConfigError
+from fromnoise.report import formatting
 from fromnoise.report.charts import training_charts
-from fromnoise.report.formatting import (
-    INCEPTION_NAMES,
-    LABEL_SCORE_NAMES,
-    MISSING_NAMES,
-    SCORE_NAMES,
-    distance_name,
-    facts,
-    interval,
-    number,
-    setting,
-)
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
 from fromnoise.report.summary import FORMULA, RunSummary, summarize
 
@@ -98,6 +88,7 @@ def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
     sets = [record.content for _, record in columns if record.content.extractor]  # not of bits only
     inception = {content.extractor.get("name") for content in sets} == {"inception"}
     protocols = {repr((content.extractor, content.reference)) for content in sets}
+    names = formatting.SCORE_NAMES
     counts = {content.generated.get("count") for content in sets}
     return _template().render(
         title=_join([run.name for run in runs]),
@@ -110,15 +101,15 @@ def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
         different_shape=len({run.shape for run in summaries if run.shape}) > 1,
         charts=training_charts(runs),
         columns=columns,
-        scores=[*SCORE_NAMES, *sorted(scores - SCORE_NAMES.keys())],
+        scores=[*names, *sorted(scores - names.keys())],
         different_protocol=len(protocols) > 1,
         different_count=len(counts) > 1,
-        score_names=SCORE_NAMES | (INCEPTION_NAMES if inception else {}),
-        missing_names=MISSING_NAMES,
-        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*SCORE_NAMES, "total")},
-        label_score_names=LABEL_SCORE_NAMES,
+        score_names=names | (formatting.INCEPTION_NAMES if inception else {}),
+        missing_names=formatting.MISSING_NAMES,
+        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*names, "total")},
+        label_score_names=formatting.LABEL_SCORE_NAMES,
         bits_names=BITS_NAMES,
-        distance_name=distance_name,
+        distance_name=formatting.distance_name,
         environment=_environment(),
         formula=FORMULA,
         style=(HERE / "style.css").read_text(encoding="utf-8"),
@@ -136,10 +127,10 @@ def _template() -> "Template":
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "setting": setting,
-        "facts": facts,
+        "number": formatting.number,
+        "interval": formatting.interval,
+        "setting": formatting.setting,
+        "facts": formatting.facts,
     }
     return environment.get_template("page.html.jinja")
 

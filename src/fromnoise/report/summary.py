@@ -10,19 +10,14 @@ from fromnoise.progress import format_duration
 from fromnoise.report.charts import Chart, bits_chart, run_colour, sweep_chart
 from fromnoise.report.inline_images import InlineImage, inline_grid, inline_png
 from fromnoise.report.records import LabelScores, Metrics, Record, Sweep, read_records, select
-from fromnoise.report.run_folder import RunFolder
+from fromnoise.report.run_folder import Preview, RunFolder
 from fromnoise.report.trajectory import IMAGES, Trajectory, sample_trajectory
 
 FORMULA = Markup("ε = ε<sub>∅</sub> + s·(ε<sub>c</sub> − ε<sub>∅</sub>)")
 PREVIEW_COLUMNS = 8
 
 
-class Strip(NamedTuple):
-    """The denoising trajectory of one seed: x_t and the predicted x̂_0 at each timestep."""
-
-    seed: int
-    caption: str
-    columns: list[tuple[int, InlineImage, InlineImage]]  # (t, x_t, x̂_0)
+Strip = list[tuple[int, InlineImage, InlineImage]]  # (t, x_t, x̂_0) of one seed
 
 
 class RecordView(NamedTuple):
@@ -46,7 +41,7 @@ class RunSummary:
     sampling: str  # the settings of the samples
     samples: list[tuple[str, InlineImage]]  # caption, image
     shape: tuple[int, int, int] | None  # (C, H, W) of the samples
-    strips: list[Strip]
+    strips: list[Strip]  # denoising trajectories
     previews: list[tuple[int, InlineImage]]  # step, images
     metrics: list[RecordView]
     labels: list[RecordView]
@@ -91,17 +86,7 @@ def summarize(run: RunFolder, index: int, *, progress: Callable[[int, int], None
         samples=_samples(run, trajectory),
         shape=None if trajectory is None else trajectory.images.shape[1:],
         strips=_strips(run, trajectory),
-        previews=[
-            (
-                preview.step,
-                inline_grid(
-                    preview.images,
-                    f"{run.name}: {len(preview.images)} previews at step {preview.step:,}",
-                    columns=PREVIEW_COLUMNS,
-                ),
-            )
-            for preview in run.previews
-        ],
+        previews=[(preview.step, _preview(run, preview)) for preview in run.previews],
         metrics=[
             view(record, content, [(content.copies and content.copies.sheet) or ""])
             for record, content in select(Metrics, records)
@@ -174,15 +159,17 @@ def _samples(run: RunFolder, trajectory: Trajectory | None) -> list[tuple[str, I
 def _strips(run: RunFolder, trajectory: Trajectory | None) -> list[Strip]:
     if trajectory is None:
         return []
-    strips = []
-    for seed in range(trajectory.x.shape[1]):
-        columns = [
-            (
-                t,
-                inline_grid(x[seed][None], f"{run.name}: seed {seed}, x at t = {t}"),
-                inline_grid(x0[seed][None], f"{run.name}: seed {seed}, predicted x_0 at t = {t}"),
+    strips: list[Strip] = [[] for _ in range(trajectory.x.shape[1])]
+    for t, x, x0 in zip(trajectory.timesteps, trajectory.x, trajectory.x0, strict=True):
+        for seed, strip in enumerate(strips):
+            noisy = inline_grid(x[seed][None], f"{run.name}: seed {seed}, x at t = {t}")
+            clean = inline_grid(
+                x0[seed][None], f"{run.name}: seed {seed}, predicted x_0 at t = {t}"
             )
-            for t, x, x0 in zip(trajectory.timesteps, trajectory.x, trajectory.x0, strict=True)
-        ]
-        strips.append(Strip(seed, trajectory.captions[seed], columns))
+            strip.append((t, noisy, clean))
     return strips
+
+
+def _preview(run: RunFolder, preview: Preview) -> InlineImage:
+    alt = f"{run.name}: {len(preview.images)} previews at step {preview.step:,}"
+    return inline_grid(preview.images, alt, columns=PREVIEW_COLUMNS)
