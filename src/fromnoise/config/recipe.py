@@ -288,7 +288,7 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: training.steps is missing; give it, or training.epochs")
     if settings.steps and settings.epochs is not None:
         raise ConfigError(f"{where}: training.steps and training.epochs are both given; keep one")
-    diffusion, learned = recipe.diffusion, recipe.network.options["learned_variance"]
+    diffusion, learned = recipe.diffusion, recipe.network.options.get("learned_variance", False)
     try:
         diffusion.objective()
     except ValueError as error:
@@ -329,7 +329,7 @@ def check_sampling(section: Any, *, labels: bool, where: str = "") -> None:
     prefix, sampling = f"{where}: " if where else "", section.sampling
     if sampling.timesteps not in TIMESTEPS:
         raise ConfigError(f"{prefix}sampling.timesteps {unknown(sampling.timesteps, TIMESTEPS)}")
-    learned = section.network.options["learned_variance"]
+    learned = section.network.options.get("learned_variance", False)
     if sampling.sampler.options.get("variance") == "learned" and not learned:
         raise ConfigError(
             f"{prefix}sampling.sampler.variance is learned, but network.learned_variance is False"

@@ -45,7 +45,8 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     if "T" in inspect.signature(build).parameters:
         given["T"] = spec.diffusion.T
     network = build(**given, **spec.network.options)
-    check_size(*spec.size, network.size_multiple, getattr(network, "largest_size", math.inf))
+    multiple = getattr(network, "size_multiple", 1)
+    check_size(*spec.size, multiple, getattr(network, "largest_size", math.inf))
     return Denoiser(
         network,
         spec.diffusion.noise_schedule(),

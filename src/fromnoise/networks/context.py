@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import check_cond, check_size, sinusoid
 
 Norm = Literal["batch", "group"]
@@ -69,7 +70,7 @@ class Up(nn.Module):
         return self.block2(self.block1(self.conv(x)))
 
 
-class ContextUNet(nn.Module):
+class ContextUNet(Network):
     """ε_θ(x_t, t, cond): 7,578,627 parameters with the defaults and 24 labels.
 
     Two levels of widths F = `features` and 2F, then an average over windows of `pool` × `pool`,

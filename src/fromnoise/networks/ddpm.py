@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Attention, Dropout, add_cond, check_size, sinusoid, zero_init
 
 Norm = Callable[[int], nn.GroupNorm]
@@ -87,7 +88,7 @@ class Level(nn.Module):
         return self.attentions[i](x) if self.attentions else x
 
 
-class DDPM(nn.Module):
+class DDPM(Network):
     """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Attention, add_cond, check_size
 
 
@@ -61,7 +62,7 @@ class Block(nn.Module):
         return x
 
 
-class DenseAttention(nn.Module):
+class DenseAttention(Network):
     """ε_θ(x_t, t, cond): 10,188,947 parameters with the defaults.
 
     Block i on the way down goes from channels[i] to channels[i+1], and halves the image where

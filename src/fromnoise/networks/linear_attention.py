@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
@@ -171,7 +172,7 @@ class Level(nn.Module):
         self.resample = resample
 
 
-class LinearAttentionUNet(nn.Module):
+class LinearAttentionUNet(Network):
     """ε_θ(x_t, t, cond): 35,711,491 parameters with the defaults.
 
     Level i works at 1/2^i of the image size, the way down with width dim·multipliers[i−1]

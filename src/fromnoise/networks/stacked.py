@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
@@ -97,7 +98,7 @@ class Layer(nn.Module):
         return self.resample(x), x
 
 
-class Stacked(nn.Module):
+class Stacked(Network):
     """ε_θ(x_t, t, cond): 35,178,689 parameters with the defaults and one image channel.
 
     Layer i works at width channels[i], then halves the size and doubles the width, or the reverse
