@@ -88,7 +88,7 @@ def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name, schedule
 
 @each_schedule
 def test_a_predicted_noise_is_refused_where_it_says_nothing(schedule):
-    with pytest.raises(ValueError, match=r"set diffusion.prediction to v or x0, or use a schedule"):
+    with pytest.raises(ValueError, match=r"Set diffusion.prediction to v or x0, or use a schedule"):
         Denoiser(PerfectNetwork(schedule, "eps"), schedule, "eps")
 
 

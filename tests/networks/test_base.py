@@ -1,4 +1,4 @@
-"""The contract of a network, kept by one from outside, broken by another, and seen through wrappers."""
+"""The contract of a network: one from outside keeps it, others break it, wrappers hide it."""
 
 import pytest
 import torch
