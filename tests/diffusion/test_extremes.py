@@ -29,7 +29,7 @@ NOTHING_AT_T = {
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_schedule = pytest.mark.parametrize("schedule", NOTHING_AT_T.values(), ids=NOTHING_AT_T)
-each_spacing = pytest.mark.parametrize("timesteps", TIMESTEPS)
+each_rule = pytest.mark.parametrize("timesteps", TIMESTEPS)
 
 
 class PerfectNetwork(nn.Module):
@@ -108,7 +108,7 @@ def test_a_last_time_with_almost_nothing_is_as_one_with_nothing(name):
 # ---- any number of steps, by any timesteps ----------------------------------------------------
 
 
-@each_spacing
+@each_rule
 @each_sampler
 @pytest.mark.parametrize("schedule", [NOTHING_AT_T["jsd"], "linear"], ids=["jsd", "linear"])
 def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, timesteps, schedule):

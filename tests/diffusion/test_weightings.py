@@ -111,20 +111,20 @@ QUOTIENTS = {  # w/own by hand at SNR 9, 1 and 1/9, where own is the SNR, 1 and 
 }
 
 
-def quotients(weighting, kind, metric="mse"):
+def quotients(weighting, kind, loss="mse"):
     """How much more than the plain error the weighted one is, at the three times."""
     torch.manual_seed(0)
     x0, eps, output = torch.randn(3, 3, 1, 2, 2, dtype=torch.float64)
     denoiser, t = Denoiser(Returns(output), THREE, kind), torch.tensor([1, 2, 3])
-    weighted = Objective(metric, weighting=weighting)(denoiser, x0, eps, t)
-    return weighted / Objective(loss=metric)(denoiser, x0, eps, t)
+    weighted = Objective(loss, weighting=weighting)(denoiser, x0, eps, t)
+    return weighted / Objective(loss=loss)(denoiser, x0, eps, t)
 
 
 @pytest.mark.parametrize(("name", "kind"), QUOTIENTS)
-@pytest.mark.parametrize("metric", LOSSES)
-def test_weights_by_hand(name, kind, metric):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_by_hand(name, kind, loss):
     expected = torch.tensor(QUOTIENTS[name, kind], dtype=torch.float64)
-    got = quotients(WEIGHTINGS[name], kind, metric)
+    got = quotients(WEIGHTINGS[name], kind, loss)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 

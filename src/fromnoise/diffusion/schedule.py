@@ -152,7 +152,7 @@ def _checked(betas: Tensor) -> Tensor:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on a device. On CUDA the copy does not wait for earlier work."""
+    """Copy the tensor to a device. For CUDA the CPU does not wait for the copy."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
