@@ -129,7 +129,7 @@ class Denoiser(nn.Module):
         self.self_conditioning = self_conditioning
 
     def with_network(self, network: nn.Module) -> "Denoiser":
-        """Return the same denoiser around another network of the kind, as averaged weights."""
+        """Return the same denoiser around another network, such as one with averaged weights."""
         return Denoiser(
             network,
             self.schedule,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """ε_θ(x_t, t, cond), or the same for x_0 or v: what a recipe's `network` names.
+    """ε_θ(x_t, t, cond), or the same for x_0 or v: the part of a model with weights.
 
     The constructor gets `image_channels` (C), `cond_dim` (K, 0 for unconditional training) and, if
     its signature has it, `T`, all by keyword, and beside them the options of the recipe. It raises
