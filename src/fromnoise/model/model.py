@@ -41,7 +41,8 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     if "T" in inspect.signature(build).parameters:
         arguments["T"] = spec.diffusion.T
     network = build(**arguments, **spec.network.options)
-    check_size(*spec.size, network.size_multiple, getattr(network, "largest_size", math.inf))
+    largest = getattr(network, "largest_size", math.inf)
+    check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
     return Denoiser(
         network,
         spec.diffusion.noise_schedule(),

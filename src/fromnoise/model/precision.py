@@ -82,7 +82,6 @@ class _Autocast(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.self_conditioning = getattr(network, "self_conditioning", False)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):

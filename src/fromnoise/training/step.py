@@ -74,7 +74,7 @@ def sample_batch(
             dropout=settings.condition_dropout,
             label_dropout=settings.label_dropout,
         )
-    if recipe.network.options["self_conditioning"]:
+    if recipe.network.options.get("self_conditioning", False):
         self_conditioned = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
     return Batch(x0, eps, t, cond, factor, self_conditioned)
 
