@@ -18,7 +18,7 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.labels.names import in_turn
+from fromnoise.data.labels.names import one_label_each
 from fromnoise.report import write_report
 from fromnoise.report.drawing import draw
 from fromnoise.report.inlined import picture
@@ -285,7 +285,7 @@ def test_every_link_leads_to_a_section(page):
 def test_samples_are_the_models_own_of_the_same_seeds(home):
     model = fromnoise.load(home / "a")
     drawing = draw(home / "a")
-    cond = torch.from_numpy(in_turn(model.spec.label_names, 16))
+    cond = torch.from_numpy(one_label_each(model.spec.label_names, 16))
     expected = model.sample(range(16), cond=cond, sampler="ddim", steps=25, eta=0.0).numpy()
     np.testing.assert_array_equal(drawing.images, expected)
     assert drawing.captions == [str(i % 10) for i in range(16)]

@@ -9,7 +9,7 @@ import numpy as np
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Sampling
 from fromnoise.data import read_conditions
-from fromnoise.data.labels.names import exactly, in_turn, parse_labels, parse_weights
+from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels, parse_weights
 
 MANY = 64  # images, when nobody says how many
 
@@ -139,12 +139,12 @@ def conditions(
     if compose is not None:
         return None, parse_weights(compose, names)
     if cycle_classes:
-        return in_turn(names, count or max(MANY // len(names), 1) * len(names)), None
+        return one_label_each(names, count or max(MANY // len(names), 1) * len(names)), None
     if file is not None:
         shown = read_conditions(file, names)
         return shown[np.arange(count or len(shown)) % len(shown)], None
     if class_ is not None:
-        row = exactly([word.strip() for word in class_.split(",")], names)
+        row = exact_labels([word.strip() for word in class_.split(",")], names)
     else:
         row = parse_labels(labels or "", names)
     return np.repeat(row[None], count or MANY, axis=0), None

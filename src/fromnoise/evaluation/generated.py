@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fromnoise.data import DataError, ImageSet
-from fromnoise.data.errors import first_few
+from fromnoise.data.errors import abbreviate
 from fromnoise.evaluation.features import Progress, nothing
 from fromnoise.evaluation.images import evenly, open_given
 from fromnoise.evaluation.metrics import any_order
@@ -105,7 +105,7 @@ def found(path: Path, num: int | None = None) -> Generated:
     if opened.skipped:
         raise DataError(
             f"{path.absolute()}: {len(opened.skipped)} of {len(opened) + len(opened.skipped)} "
-            f"images cannot be read: {first_few(opened.skipped)}; all images are scored, so mend "
+            f"images cannot be read: {abbreviate(opened.skipped)}; all images are scored, so mend "
             "or remove them"
         )
     images = opened.images

@@ -115,7 +115,7 @@ def open_given(path: Path, *, named: str | None = None, **how: Any) -> ImageSet:
         return open_images(source, path, only=only, **how)
     except SeveralSizes as error:
         raise DataError(
-            f"{path.absolute()}: {error.found}; images are compared as they are, so bring them to "
+            f"{path.absolute()}: {error.sizes}; images are compared as they are, so bring them to "
             "one size, or move the others away"
         ) from error
 

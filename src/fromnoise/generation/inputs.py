@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import require_empty_folder
 from fromnoise.data import image_files, read_image
-from fromnoise.data.labels.names import in_words
+from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.model.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
@@ -77,7 +77,7 @@ def heading(what: str, model: Model, cond: np.ndarray | None) -> str:
     """A title that begins with the labels that were asked for."""
     if cond is None:
         return what
-    words = textwrap.shorten(in_words(cond, model.spec.label_names), 60, placeholder=" …")
+    words = textwrap.shorten(describe_labels(cond, model.spec.label_names), 60, placeholder=" …")
     return f"{words}: {what}"
 
 

@@ -13,7 +13,7 @@ import torch
 from fromnoise.config.components import Component, checked
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Sampling
-from fromnoise.data.labels.names import in_words
+from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step, sampling_timesteps
 from fromnoise.model.model import Autoguidance, Model, to_uint8
 from fromnoise.model.precision import default_precision
@@ -65,7 +65,7 @@ def default_folder(
             parts += ["t{}-{}".format(*plan.guidance_interval)]
         parts += [f"rescale{plan.guidance_rescale:g}"] if plan.guidance_rescale else []
         same = (cond == cond[0]).all()
-        words = in_words(cond[0], model.spec.label_names)
+        words = describe_labels(cond[0], model.spec.label_names)
         parts += [_safe(words) if same else f"labels {_digest(cond.tobytes())}"]
     parts += [_safe(_in_words(compose))] if compose is not None else []
     if autoguidance is not None:
@@ -133,7 +133,7 @@ def sample_to_folder(
             settings["guidance interval"] = "{}-{}".format(*plan.guidance_interval)
         if plan.guidance_rescale:
             settings["guidance rescale"] = f"{plan.guidance_rescale:g}"
-        words = [in_words(row, model.spec.label_names) for row in cond]
+        words = [describe_labels(row, model.spec.label_names) for row in cond]
     if compose is not None:
         words = [_in_words(compose)] * len(seeds)
     require_unique_seeds(seeds, words)

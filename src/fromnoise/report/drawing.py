@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.data.labels.names import in_turn, in_words
+from fromnoise.data.labels.names import describe_labels, one_label_each
 from fromnoise.diffusion import sampling_timesteps
 from fromnoise.model.model import Model, load, to_uint8
 
@@ -38,7 +38,7 @@ def draw(run: Path, *, progress: Callable[[int, int], None] = lambda done, total
     steps = min(STEPS, spec.diffusion.T)
     how = {"sampler": "ddim", "steps": steps, "eta": 0.0}
     names = spec.label_names
-    asked = in_turn(names, IMAGES) if names else None
+    asked = one_label_each(names, IMAGES) if names else None
     schedule = model.denoiser.schedule
     visited = [*sampling_timesteps(schedule, steps, model.sampling_plan(**how).timesteps), 0]
     spread = np.linspace(0, len(visited) - 1, min(STRIP_TIMES, len(visited))).round().astype(int)
@@ -57,6 +57,6 @@ def draw(run: Path, *, progress: Callable[[int, int], None] = lambda done, total
         images = shown(step.x)
         progress(done, len(visited) - 1)
     x0[0] = x[0]
-    captions = [""] * IMAGES if asked is None else [in_words(row, names) for row in asked]
+    captions = [""] * IMAGES if asked is None else [describe_labels(row, names) for row in asked]
     strips = (np.stack([of[t] for t in times]) for of in (x, x0))
     return Drawing(model, steps, captions, images, times, *strips)

@@ -19,7 +19,7 @@ from fromnoise.checkpoints import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Recipe, dotted, load_recipe, parse_recipe
 from fromnoise.data import ImageSet, detect_source, open_images
-from fromnoise.data.errors import NotHere
+from fromnoise.data.errors import NotAvailable
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.doctor.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.doctor.findings import Finding
@@ -121,7 +121,7 @@ def diagnose(
     parsed, folder = _resolved(recipe, out, data, overrides)
     try:
         images = _open(parsed, download=False)
-    except NotHere:
+    except NotAvailable:
         spec, count = spec_without_images(parsed)
     else:
         spec, count = _spec(parsed, images), len(images)
