@@ -250,7 +250,7 @@ def test_options_out_of_range(folder, options, message):
 
 
 def test_an_unknown_source_lists_the_known():
-    with pytest.raises(DataError, match=rf"'photos'; allowed: {', '.join(SOURCES)}"):
+    with pytest.raises(DataError, match=rf"'photos'\. Choose one of {', '.join(SOURCES)}"):
         open_images("photos")
 
 

@@ -153,8 +153,8 @@ def test_it_is_said_why_what_was_trained_on_is_not_known(run, tmp_path):
     known = training_data_of(run)
     assert known.training is known.held_out is None
     assert known.why == (
-        "what was trained on cannot be had: data.path is missing: source folder needs a path (or "
-        "--data PATH)"
+        "what was trained on cannot be had: data.path is missing, but source folder needs a path. "
+        "Set it, or give --data PATH."
     )
     (run / "recipe.yaml").unlink()
     assert training_data_of(run).why.startswith(

@@ -34,12 +34,12 @@ def test_images_come_by_name_and_in_the_order_of_their_numbers(tmp_path):
     assert list(image_files(tmp_path)) == ["img2", "img10"]
     assert image_files(tmp_path / "img10.png") == {"img10": tmp_path / "img10.png"}
     saved(tmp_path / "img2.bmp", np.zeros((2, 2), np.uint8))
-    with pytest.raises(DataError, match=r"img2\.\w+ and img2\.\w+\. Their results would have the same name"):
+    with pytest.raises(DataError, match=r"img2\.\w+ and img2\.\w+\. Their results would have"):
         image_files(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty has no images\. Use files of these types: \.png"):
         image_files(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"gone does not exist\. Give an image or a folder of images"):
+    with pytest.raises(DataError, match=r"gone does not exist\. Give an image or a folder"):
         image_files(tmp_path / "gone")
 
 
@@ -94,7 +94,5 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path, image, left):
 
 
 def test_images_of_other_channels_are_refused(image):
-    with pytest.raises(
-        DataError, match=r"image.png has 3 channels, .* have 5\. Use a model of 1"
-    ):
+    with pytest.raises(DataError, match=r"image.png has 3 channels, .* have 5\. Use a model of 1"):
         read_image(image, size=(8, 8), channels=5)

@@ -190,7 +190,9 @@ def test_a_file_that_is_no_zip(tmp_path):
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}/none does not exist"):
         open_images("folder", tmp_path / "none")
-    with pytest.raises(DataError, match=r"has no images, and no other files\. Use files of these types: .png, .jpg"):
+    with pytest.raises(
+        DataError, match=r"has no images, and no other files\. .* types: .png, .jpg"
+    ):
         open_images("folder", tmp_path)
     for name in ("a.txt", "b.TXT", "c.heic", "d"):
         (tmp_path / name).touch()

@@ -70,7 +70,9 @@ def test_several_sets_in_one_folder_are_not_guessed(tmp_path):
 
 
 def test_what_is_wrong_with_a_file(tmp_path):
-    with pytest.raises(DataError, match=r"has no images of split \'train\'\. Add train-images-idx3-ubyte\[.gz\]"):
+    with pytest.raises(
+        DataError, match=r"images of split 'train'\. Add train-images-idx3-ubyte\[.gz\]"
+    ):
         open_images("idx", tmp_path)
     path = write(tmp_path / "train-images-idx3-ubyte", IMAGES)
     whole = path.read_bytes()

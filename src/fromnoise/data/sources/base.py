@@ -138,7 +138,7 @@ def require_path(path: Path | None, *, source: str) -> Path:
     """Return the absolute path. Raises `DataError` if it is None or does not exist."""
     if path is None:
         raise NotAvailable(
-            f"data.path is missing: source {source} needs a path. Set data.path or --data PATH."
+            f"data.path is missing, but source {source} needs a path. Set it, or give --data PATH."
         )
     path = path.expanduser().absolute()
     if not path.exists():
