@@ -184,7 +184,7 @@ def test_classes_are_what_sub_folders_are(names, data):
         ("dataset.json", '{"labels": [["a", [0, 1.0]], ["b", [-1, 0]]]}', "0 1", [[0, 1], [-1, 0]]),
     ],
 )
-def test_what_is_said_and_what_is_not(kind, text, names, signs):
+def test_present_absent_and_unknown_labels(kind, text, names, signs):
     found, label_names = LABEL_FILES[kind](text, where="here")
     assert label_names == tuple(names.split())
     assert [row.tolist() for row in found.values()] == signs

@@ -133,7 +133,7 @@ def test_sub_folders_are_classes(save):
     assert found == {1: [1, -1], 3: [1, -1], 2: [-1, 1]}
 
 
-def test_an_image_beside_the_classes_has_no_class_said():
+def test_an_image_outside_the_class_folders_has_no_known_class():
     labels, names = folder_labels(["x.png", "a/1.png", "b/1.png"])
     assert names == ("a", "b")
     np.testing.assert_array_equal(labels, [[0, 0], [1, -1], [-1, 1]])

@@ -39,7 +39,7 @@ def test_labels_are_signs_in_the_order_of_the_ids(root):
     assert (data.images.shape, data.skipped, data.source) == ((3, 3, 4, 6), (), "iclevr")
 
 
-def test_transparency_and_sizes_go_the_way_of_all_images(root):
+def test_transparency_and_sizes_are_handled(root):
     Image.new("RGBA", (6, 4), (255, 0, 255, 0)).save(root / "iclevr" / "c.png")
     data = open_images("iclevr", root, size=(2, 2), background=(0, 128, 0))
     assert data.images.shape == (3, 3, 2, 2)
@@ -88,7 +88,7 @@ def test_names_lead_nowhere_else(root):
     )
 
 
-def test_whatever_changes_is_seen(root):
+def test_every_change_is_detected(root):
     seen = [open_images("iclevr", root).fingerprint]
     assert open_images("iclevr", root).fingerprint == seen[0]
     put(root / "train.json", TRAIN | {"c.png": ["red cube"]})

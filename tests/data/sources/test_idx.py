@@ -180,7 +180,7 @@ def test_the_class_names_are_torchvisions():
     assert list(FASHION) == datasets.FashionMNIST.classes
 
 
-def test_what_is_known_before_a_download_is_said_of_every_source_that_has_one():
+def test_every_source_with_a_download_has_its_facts():
     known = {name for name, source in SOURCES.items() if source.__module__ == downloads.__name__}
     assert set(downloads.DOWNLOADABLE) == known
     assert all(set(each.counts) == set(SPLITS) for each in downloads.DOWNLOADABLE.values())
