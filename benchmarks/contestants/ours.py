@@ -52,7 +52,7 @@ def training_step(
     torch.backends.cudnn.benchmark = True  # as `train` does
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()
-    if device != "cpu":  # as `data/prefetch.py` has them ready
+    if device != "cpu":  # as `data/loader.py` has them ready
         pixels, eps = pixels.pin_memory(), eps.pin_memory()
     batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
     chosen = computation._asdict()

@@ -130,12 +130,12 @@ def test_a_composition_is_labels_with_weights():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sphere", "'sphere' has no weight; write label=number, as in 'red cube=3'"),
+        ("sphere", "'sphere' has no weight. Write label=number, as in 'red cube=3'"),
         ("sphere=", "'sphere=' has no weight"),
         ("sphere=nan", "'sphere=nan' has no weight"),
         ("", "'' has no weight"),
-        ("shere=1", r"no label 'shere'; did you mean sphere\?"),
-        ("sphere=1, Sphere=2", "'sphere' is said twice"),
+        ("shere=1", r"no label 'shere'\. Did you mean sphere\?"),
+        ("sphere=1, Sphere=2", "names the label 'sphere' twice"),
     ],
 )
 def test_what_is_no_composition(text, said):

@@ -318,14 +318,14 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
         "inpaint", "--image", one, "--mask", masks / "two.png"
     )
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "black.png")
-    assert "has no white pixel, so there is nothing to make" in refused(
+    assert "has no white pixel, so nothing would change" in refused(
         "inpaint", "--image", one, "--mask", tmp_path / "black.png"
     )
     for option, wrong in (("--resample", 0), ("--jump", -1)):
         assert "resample and jump must be at least 1" in refused(
             "inpaint", "--image", one, "--mask", mask, option, wrong
         )
-    assert "there is no image file and no folder" in refused(
+    assert "gone.png does not exist. Give an image or a folder" in refused(
         "inpaint", "--image", one, "--mask", tmp_path / "gone.png"
     )
     (masks / "two.png").unlink()

@@ -18,7 +18,7 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.labels.names import in_turn
+from fromnoise.data.labels.names import one_label_each
 from fromnoise.report import write_report
 from fromnoise.report.inline_images import inline_grid
 from fromnoise.report.run_folder import read_run, short_names
@@ -311,7 +311,7 @@ def test_every_link_leads_to_a_section(page):
 def test_samples_equal_those_of_the_model(home):
     model = fromnoise.load(home / "a")
     trajectory = sample_trajectory(home / "a")
-    cond = torch.from_numpy(in_turn(model.spec.label_names, 16))
+    cond = torch.from_numpy(one_label_each(model.spec.label_names, 16))
     expected = model.sample(range(16), cond=cond, sampler="ddim", steps=25, eta=0.0).numpy()
     np.testing.assert_array_equal(trajectory.images, expected)
     assert trajectory.captions == [str(i % 10) for i in range(16)]

@@ -12,7 +12,7 @@ from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint,
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
-from fromnoise.data.loader import ahead
+from fromnoise.data.loader import prefetch
 from fromnoise.diffusion import Objective
 from fromnoise.training import Diverged, loop
 from fromnoise.training import step as step_module
@@ -130,7 +130,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
     tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
     for file in (plain / "checkpoints" / "000016").glob("*.safetensors"):
         for name, tensor in read_tensors(file).tensors.items():
@@ -141,7 +141,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
 
 
 def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, monkeypatch):
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     before = threading.active_count()
     poison("loss", range(99))
     with pytest.raises(Diverged):

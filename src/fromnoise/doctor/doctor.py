@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Recipe
-from fromnoise.data import DOWNLOADED
+from fromnoise.data import DOWNLOADABLE
 from fromnoise.diffusion import Denoiser
 from fromnoise.doctor.costs import attention, disk, memory, pictures, time
 from fromnoise.doctor.findings import Facts, Finding
@@ -123,7 +123,7 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
     Raises ConfigError where nothing says their size.
     """
     data = recipe.data
-    known = DOWNLOADED.get(data.source)
+    known = DOWNLOADABLE.get(data.source)
     size = data.size or (known and known.shape[1:])
     if not size:
         raise ConfigError(

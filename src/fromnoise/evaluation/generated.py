@@ -9,7 +9,7 @@ import torch
 
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError
-from fromnoise.data.errors import first_few
+from fromnoise.data.errors import abbreviate
 from fromnoise.evaluation.features import Progress, nothing
 from fromnoise.evaluation.images import RealImages, evenly_spaced, open_comparable
 from fromnoise.evaluation.metrics import any_order
@@ -110,7 +110,7 @@ def read_images(path: Path, num: int | None = None) -> Generated:
     if opened.skipped:
         raise DataError(
             f"{path.absolute()}: {len(opened.skipped)} of {len(opened) + len(opened.skipped)} "
-            f"images are unreadable ({first_few(opened.skipped)}). Repair or remove them."
+            f"images are unreadable ({abbreviate(opened.skipped)}). Repair or remove them."
         )
     images = opened.images
     if num is not None and num > len(images):

@@ -118,7 +118,7 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
         return open_images(source, path, only=only, **options)
     except SeveralSizes as error:
         raise DataError(
-            f"{path.absolute()}: {error.found}. Images are compared unchanged: bring them to one "
+            f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
             "size, or remove the others."
         ) from error
 

@@ -30,7 +30,7 @@ from fromnoise.classifier.label_scores import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
-from fromnoise.data.labels.names import in_turn, in_words, parse_labels
+from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation.evaluate import sampling_name
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.model.model import Model, load
@@ -76,7 +76,7 @@ def read_prompts(
         prompts.append(Prompts("labels", np.stack([parse_labels(text, names) for text in texts])))
     if twice := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
         raise DataError(f"two sets of conditions are called {twice[0]}; rename one of the files")
-    return prompts or [Prompts("each label", in_turn(names, len(names)))]
+    return prompts or [Prompts("each label", one_label_each(names, len(names)))]
 
 
 def evaluate_labels_to_folder(
@@ -183,7 +183,8 @@ def evaluate_labels(
         "seeds": f"from {first_seed} on, one an image, those of a condition in a row",
         "images per condition": num,
         "conditions": {
-            p.name: [in_words(row, model.spec.label_names) for row in p.wanted] for p in prompts
+            p.name: [describe_labels(row, model.spec.label_names) for row in p.wanted]
+            for p in prompts
         },
         "classifier": classifier.spec.model_dump(mode="json"),
     }
@@ -310,7 +311,7 @@ def captions(predictions: LabelPredictions, wanted: np.ndarray, names: Sequence[
     """For each image what was asked for, a line for each label, and whether all of it is right."""
     exact = label_counts(predictions, wanted).exact
     return [
-        f"{RIGHT if right else WRONG} " + in_words(row, names).replace(", ", "\n")
+        f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, wanted, strict=True)
     ]
 

@@ -10,7 +10,13 @@ import torch
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import read_conditions
-from fromnoise.data.labels.names import exactly, in_turn, in_words, parse_labels, parse_weights
+from fromnoise.data.labels.names import (
+    describe_labels,
+    exact_labels,
+    one_label_each,
+    parse_labels,
+    parse_weights,
+)
 from fromnoise.model.model import Autoguidance
 from fromnoise.model.sampling import FORMULA
 
@@ -35,7 +41,7 @@ class Conditioning(NamedTuple):
             return [composition_text(self.compose)] * count
         if self.cond is None:
             return [""] * count
-        return [in_words(row, label_names) for row in self.cond]
+        return [describe_labels(row, label_names) for row in self.cond]
 
 
 def read_conditioning(
@@ -77,12 +83,12 @@ def read_conditioning(
         return Conditioning(compose=parse_weights(compose, names))
     if cycle_classes:
         rounds = max(DEFAULT_COUNT // len(names), 1)
-        return Conditioning(in_turn(names, count or rounds * len(names)))
+        return Conditioning(one_label_each(names, count or rounds * len(names)))
     if file is not None:
         conditions = read_conditions(file, names)
         return Conditioning(conditions[np.arange(count or len(conditions)) % len(conditions)])
     if class_ is not None:
-        row = exactly([name.strip() for name in class_.split(",")], names)
+        row = exact_labels([name.strip() for name in class_.split(",")], names)
     else:
         row = parse_labels(labels or "", names)
     return Conditioning(np.repeat(row[None], count or DEFAULT_COUNT, axis=0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import require_empty_folder
 from fromnoise.data import image_files, read_image
-from fromnoise.data.labels.names import in_words
+from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.model.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
@@ -77,7 +77,7 @@ def title_with_condition(title: str, model: Model, cond: np.ndarray | None) -> s
     """Return a title that begins with the labels of all images."""
     if cond is None:
         return title
-    text = textwrap.shorten(in_words(cond, model.spec.label_names), 60, placeholder=" …")
+    text = textwrap.shorten(describe_labels(cond, model.spec.label_names), 60, placeholder=" …")
     return f"{text}: {title}"
 
 

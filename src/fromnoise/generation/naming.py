@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.data.labels.names import in_words
+from fromnoise.data.labels.names import describe_labels
 from fromnoise.generation.conditioning import Conditioning, composition_text
 from fromnoise.model.model import Model
 from fromnoise.model.precision import default_precision
@@ -69,7 +69,7 @@ def default_folder(
             parts += ["t{}-{}".format(*config.guidance_interval)]
         parts += [f"rescale{config.guidance_rescale:g}"] if config.guidance_rescale else []
         same = (cond == cond[0]).all()
-        text = in_words(cond[0], spec.label_names)
+        text = describe_labels(cond[0], spec.label_names)
         parts += [_safe(text) if same else f"labels {_digest(cond.tobytes())}"]
     parts += [_safe(composition_text(compose))] if compose is not None else []
     if autoguidance is not None:

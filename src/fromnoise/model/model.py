@@ -13,7 +13,7 @@ from torch import Tensor
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.data.labels.names import index_of
+from fromnoise.data.labels.names import label_index
 from fromnoise.diffusion import (
     SAMPLERS,
     Denoise,
@@ -231,7 +231,7 @@ class Model:
             raise ValueError("cond and compose exclude each other. Give one.")
         like = next(self.denoiser.parameters())
         if compose is not None:
-            each = torch.eye(len(names)).to(like)[[index_of(name, names) for name in compose]]
+            each = torch.eye(len(names)).to(like)[[label_index(name, names) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return composed(denoiser, conds, list(compose.values()))
         assert cond is not None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.data.labels.names import in_turn, in_words
+from fromnoise.data.labels.names import describe_labels, one_label_each
 from fromnoise.diffusion import sampling_timesteps
 from fromnoise.model.model import Model, load, to_uint8
 
@@ -40,7 +40,7 @@ def sample_trajectory(
     steps = min(STEPS, spec.diffusion.T)
     settings = {"sampler": "ddim", "steps": steps, "eta": 0.0}
     names = spec.label_names
-    labels = in_turn(names, IMAGES) if names else None
+    labels = one_label_each(names, IMAGES) if names else None
     schedule = model.denoiser.schedule
     visited = [*sampling_timesteps(schedule, steps, model.sampling_config(**settings).timesteps), 0]
     spread = np.linspace(0, len(visited) - 1, min(COLUMNS, len(visited))).round().astype(int)
@@ -59,6 +59,6 @@ def sample_trajectory(
         images = to_numpy(step.x)
         progress(done, len(visited) - 1)
     x0[0] = x[0]
-    captions = [""] * IMAGES if labels is None else [in_words(row, names) for row in labels]
+    captions = [""] * IMAGES if labels is None else [describe_labels(row, names) for row in labels]
     strips = (np.stack([series[t] for t in timesteps]) for series in (x, x0))
     return Trajectory(model, steps, captions, images, timesteps, *strips)

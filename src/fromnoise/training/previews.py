@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.labels.names import in_turn
+from fromnoise.data.labels.names import one_label_each
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.pictures import grids_side_by_side
@@ -31,7 +31,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     """
     steps = min(STEPS, spec.diffusion.T)
     names = spec.label_names
-    cond = torch.from_numpy(in_turn(names, count)) if names else None
+    cond = torch.from_numpy(one_label_each(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
     raw, precision = state.denoiser.network, state.sampling_precision
     if state.computation.compiled and precision == "fp32":  # bf16 is a copy already

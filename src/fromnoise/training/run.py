@@ -21,7 +21,7 @@ from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source, open_images
-from fromnoise.data.errors import NotHere
+from fromnoise.data.errors import NotAvailable
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.doctor.doctor import SECONDS, check, facts_of, spec_without_images, warn
 from fromnoise.doctor.findings import Finding
@@ -123,7 +123,7 @@ def diagnose(
     parsed, folder = _resolved(recipe, out, data, overrides)
     try:
         images = _open(parsed, download=False)
-    except NotHere:
+    except NotAvailable:
         spec, count = spec_without_images(parsed)
     else:
         spec, count = _spec(parsed, images), len(images)
