@@ -10,11 +10,12 @@ import typer
 from rich.logging import RichHandler
 
 from fromnoise import checkpoints, training
+from fromnoise.cli.classifier import classifier_import, classifier_train
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
 from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
 from fromnoise.cli.ema import ema
-from fromnoise.cli.evaluate import classifier_import, classifier_train, evaluate
+from fromnoise.cli.evaluate import evaluate
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
 from fromnoise.cli.report import report
@@ -39,7 +40,9 @@ data_app.command("check")(data_check)
 data_app.command("shapes")(data_shapes)
 app.add_typer(data_app, name="data")
 
-classifier_app = typer.Typer(help="Classifiers that say what an image shows.", no_args_is_help=True)
+classifier_app = typer.Typer(
+    help="Classifiers that predict the labels of images.", no_args_is_help=True
+)
 classifier_app.command("train")(classifier_train)
 classifier_app.command("import")(classifier_import)
 app.add_typer(classifier_app, name="classifier")

@@ -12,8 +12,7 @@ from fromnoise.evaluation.features import Extractor, check_installed, select_ext
 from fromnoise.evaluation.generated import Generated, draw, found
 from fromnoise.evaluation.images import UNKNOWN, training_data_of
 from fromnoise.evaluation.kinds import is_model
-from fromnoise.evaluation.label_evaluation import evaluate_labels, read_prompts
-from fromnoise.evaluation.label_evaluation import table as label_table
+from fromnoise.evaluation.label_evaluation import evaluate_labels, label_table, read_prompts
 from fromnoise.evaluation.likelihood import evaluate_bits
 from fromnoise.evaluation.opening import OF_A_RUN, build_extractor, open_real, open_reference
 from fromnoise.evaluation.records import table

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.classifier.classifier import Classifier, ClassifierSpec, with_weights
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, classifier_from_weights
 from fromnoise.interop.torch_files import read_payload, seen, without_prefix
 
 STEM, HEAD = "conv1.weight", "fc.0.weight"
@@ -43,8 +43,8 @@ def import_evaluator(
         )
     if len(head) != len(label_names):
         raise CheckpointError(
-            f"{file} classifies {len(head)} labels ({HEAD}), but {len(label_names)} names are given; "
-            "give the objects.json that it was trained with"
+            f"{file} classifies {len(head)} labels ({HEAD}), but {len(label_names)} names are "
+            "given; give the objects.json that it was trained with"
         )
     spec = ClassifierSpec(
         kind="labels",
@@ -55,4 +55,4 @@ def import_evaluator(
         source=f"imported: {file.name}",
     )
     ours = {name.replace("fc.0.", "fc."): tensor.float() for name, tensor in weights.items()}
-    return with_weights(spec, ours, file, device=device)
+    return classifier_from_weights(spec, ours, file, device=device)

@@ -1,0 +1,49 @@
+"""`fromnoise classifier train` and `classifier import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fromnoise import config
+from fromnoise.classifier.classifier import save_classifier
+from fromnoise.classifier.settings import ClassifierSettings, parse_settings
+from fromnoise.classifier.training import train_classifier_to_folder
+from fromnoise.cli import options
+from fromnoise.data.sources.iclevr import read_objects
+from fromnoise.interop.iclevr_evaluator import import_evaluator
+
+
+def classifier_train(
+    data: Annotated[
+        str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
+    ],
+    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help=f"e.g. size=64 or epochs=10; keys: {', '.join(ClassifierSettings.model_fields)}",
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="images to score it on", show_default="the test set, or a tenth"),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Train a classifier that predicts the labels of images, and score it on held-out images."""
+    parsed = parse_settings(dict(map(config.parse_override, settings or [])))
+    train_classifier_to_folder(data, out, settings=parsed, held_out=held_out, device=device)
+    print(out.absolute())
+
+
+def classifier_import(
+    file: Annotated[Path, typer.Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
+    objects: Annotated[Path, typer.Option(help="the objects.json that it was trained with")],
+    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
+    size: Annotated[int, typer.Option(min=8, help="height and width of its images")] = 64,
+) -> None:
+    """Import a trained evaluator of i-CLEVR as a classifier."""
+    names = read_objects(objects, where="--objects")
+    print(save_classifier(import_evaluator(file, names, size=(size, size), device="cpu"), out))
