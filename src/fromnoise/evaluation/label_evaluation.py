@@ -133,7 +133,7 @@ def evaluate_labels(
         },
         "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
         "guidance": f"s in {FORMULA}; 1 is off",
-        "seeds": f"from {first_seed} on, one an image, those of a condition in a row",
+        "seeds": f"counted from {first_seed}, one per image, condition by condition",
         "images per condition": num,
         "conditions": {
             p.name: [in_words(row, model.spec.label_names) for row in p.conditions] for p in prompts
