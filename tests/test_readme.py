@@ -20,7 +20,7 @@ LESS = {  # appended to a command: the same command, less of it
     "train": [*SMALL, *SMALL_DDPM, "training.steps=2"],
     "train shapes-small": [*SMALL, *SMALL_DDPM[:-1], "training.steps=2"],
     "doctor": [*SMALL, *SMALL_DDPM],
-    "classifier train": ["--epochs", "1"],
+    "classifier train": ["epochs=1"],
     "evaluate": ["--steps", "2", "--num", "1"],
     "evaluate runs/photos": [*FEW, "--steps", "2"],
     "sweep": [*FEW, "--steps", "2,3"],

@@ -22,68 +22,68 @@ NAN = float("nan")
 
 class Case(NamedTuple):
     predictions: LabelPredictions
-    wanted: np.ndarray
+    targets: np.ndarray
     condition: np.ndarray
 
     def take(self, images=slice(None), labels=slice(None)) -> "Case":
         predictions = LabelPredictions(*(part[images][:, labels] for part in self.predictions))
-        return Case(predictions, self.wanted[images][:, labels], self.condition[images])
+        return Case(predictions, self.targets[images][:, labels], self.condition[images])
 
 
 @st.composite
 def cases(draw) -> Case:
-    """Few images and labels: many ties, many undefined scores."""
+    """Draw few images and labels: many ties, many undefined scores."""
     n, k = draw(st.integers(1, 6)), draw(st.integers(1, 5))
 
-    def table(values, dtype):
+    def array(values, dtype):
         return np.array(draw(st.lists(values, min_size=n * k, max_size=n * k)), dtype).reshape(n, k)
 
-    probability = table(st.sampled_from([0, 0.25, 0.5, 1]), draw(st.sampled_from(["f4", "f8"])))
-    wanted = table(st.sampled_from([-1, 0, 1]), np.int8)
+    probability = array(st.sampled_from([0, 0.25, 0.5, 1]), draw(st.sampled_from(["f4", "f8"])))
+    targets = array(st.sampled_from([-1, 0, 1]), np.int8)
     condition = draw(st.lists(st.integers(-3, 2), min_size=n, max_size=n))
     return Case(
-        LabelPredictions(probability, table(st.booleans(), bool)), wanted, np.array(condition)
+        LabelPredictions(probability, array(st.booleans(), bool)), targets, np.array(condition)
     )
 
 
 def random_case(n: int, k: int, num_conditions: int, *, seed: int = 0) -> Case:
-    """Each condition wants labels of its own; the classifier sees what was wanted 4 times in 5."""
+    """Return random targets for each condition and predictions that are right 4 times in 5."""
     rng = np.random.default_rng(seed)
     condition = rng.integers(num_conditions, size=n)
-    wanted = rng.choice([-1, 0, 1], size=(num_conditions, k), p=[0.5, 0.2, 0.3])[condition]
+    targets = rng.choice([-1, 0, 1], size=(num_conditions, k), p=[0.5, 0.2, 0.3])[condition]
     right = rng.random((n, k)) < 0.8
-    present = np.where(right, wanted > 0, wanted <= 0)
+    present = np.where(right, targets > 0, targets <= 0)
     probability = (present + rng.random((n, k))) / 2
-    return Case(LabelPredictions(probability, present), wanted.astype(np.int8), condition)
+    return Case(LabelPredictions(probability, present), targets.astype(np.int8), condition)
 
 
-def shown(present: np.ndarray, condition: np.ndarray, wanted: int = 1) -> Case:
-    """One label, wanted of all images and present in some: `recall` is their share."""
+def one_label_case(present: np.ndarray, condition: np.ndarray, target: int = 1) -> Case:
+    """One label with one target for all images; with target +1, `recall` is the share present."""
     flags = np.asarray(present, dtype=bool)[:, None]
     return Case(
-        LabelPredictions(flags.astype(float), flags), np.full(flags.shape, wanted), condition
+        LabelPredictions(flags.astype(float), flags), np.full(flags.shape, target), condition
     )
 
 
 def slow_scores(case: Case) -> dict[str, float]:
-    hits = k = tp = fp = fn = said = exact = negated = extra = 0
+    hits = k = tp = fp = fn = labelled = exact = negated = extra = 0
     probability, present = (part.tolist() for part in case.predictions)
-    for p, seen, want in zip(probability, present, case.wanted.tolist(), strict=True):
-        labels = range(len(want))
-        asked = {j for j in labels if want[j] == 1}
-        refused = {j for j in labels if want[j] == -1}
-        saw = {j for j in labels if seen[j]}
-        hits += len(asked & set(sorted(labels, key=lambda j: (-p[j], j))[: len(asked)]))
-        k += len(asked)
-        tp += len(asked & saw)
-        fn += len(asked - saw)
-        fp += len(refused & saw)
-        if asked or refused:
-            said += 1
-            exact += asked <= saw and not refused & saw
-        if refused:
+    for p, predicted, target in zip(probability, present, case.targets.tolist(), strict=True):
+        labels = range(len(target))
+        positive = {j for j in labels if target[j] == 1}
+        negative = {j for j in labels if target[j] == -1}
+        found = {j for j in labels if predicted[j]}
+        hits += len(positive & set(sorted(labels, key=lambda j: (-p[j], j))[: len(positive)]))
+        k += len(positive)
+        tp += len(positive & found)
+        fn += len(positive - found)
+        fp += len(negative & found)
+        if positive or negative:
+            labelled += 1
+            exact += positive <= found and not negative & found
+        if negative:
             negated += 1
-            extra += bool(refused & saw)
+            extra += bool(negative & found)
 
     def share(a, b):
         return a / b if b else NAN
@@ -93,13 +93,13 @@ def slow_scores(case: Case) -> dict[str, float]:
         "precision": share(tp, tp + fp),
         "recall": share(tp, tp + fn),
         "f1": share(2 * tp, 2 * tp + fp + fn),
-        "exact_match": share(exact, said),
+        "exact_match": share(exact, labelled),
         "extra": share(extra, negated),
     }
 
 
 def slow_bootstrap(numerator, denominator, condition, resamples, *, seed) -> np.ndarray:
-    """The two stages word by word, one drawn condition after the other → (2.5 %, 97.5 %)."""
+    """Run the two stages naively, one resampled condition after the other → (2.5 %, 97.5 %)."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(condition == c) for c in np.unique(condition)]
     drawn = []
@@ -123,7 +123,7 @@ def test_a_case_counted_by_hand():
         np.array([[1, 1, -1, -1], [1, 1, 0, -1], [0, -1, 1, -1]]),
         np.arange(3),
     )
-    # Hits: both of {0, 1}; of {2, 1} only 1; of the tie of 0 and 2 the first, which was not asked.
+    # Hits: both of {0, 1}; of {2, 1} only 1; of the tie of 0 and 2 the first, which is open.
     # Image 0: 2 TP, 1 FP. Image 1: 1 TP, 1 FN, as 2 is open. Image 2: 1 TP, as 0 is open.
     expected = {
         "recall_at_k": 3 / 5,
@@ -146,17 +146,17 @@ def test_the_scores_equal_a_slow_restatement(case):
 
 
 def test_recall_at_k_is_that_of_torch_topk():
-    (probability, _), wanted, _ = case = random_case(200, 24, 32)
+    (probability, _), targets, _ = case = random_case(200, 24, 32)
     hits = total = 0
-    for p, want in zip(torch.from_numpy(probability), torch.from_numpy(wanted), strict=True):
-        k = int((want == 1).sum())
-        hits += int((want[p.topk(k).indices] == 1).sum())
+    for p, target in zip(torch.from_numpy(probability), torch.from_numpy(targets), strict=True):
+        k = int((target == 1).sum())
+        hits += int((target[p.topk(k).indices] == 1).sum())
         total += k
     assert scores(label_counts(*case[:2]))["recall_at_k"] == hits / total
 
 
 def test_of_equally_probable_labels_the_lower_index_ranks_first():
-    # Wide enough for a sort that is stable on short rows only; unsigned, as 0 − 1 would wrap.
+    # Wide enough for a sort that is stable only on short rows; unsigned, because 0 − 1 would wrap.
     predictions = LabelPredictions(
         np.tile(np.array([0, 1], dtype=np.uint8), (1, 40)), np.ones((1, 80), bool)
     )
@@ -182,60 +182,60 @@ def test_neither_the_order_of_images_nor_the_names_of_conditions_matter(case, ra
 
 @given(cases(), st.randoms())
 def test_the_order_of_labels_matters_to_ties_only(case, random):
-    order = list(range(case.wanted.shape[1]))
+    order = list(range(case.targets.shape[1]))
     random.shuffle(order)
     found, moved = (scores(label_counts(*c[:2])) for c in (case, case.take(labels=order)))
     del found["recall_at_k"], moved["recall_at_k"]
     assert found == pytest.approx(moved, abs=0, nan_ok=True)
 
 
-def test_what_is_open_counts_nowhere_but_in_the_ranking():
+def test_open_labels_count_only_in_the_ranking():
     case = random_case(50, 6, 8)
-    flipped = case.predictions.present ^ (case.wanted == 0)
+    flipped = case.predictions.present ^ (case.targets == 0)
     other = LabelPredictions(case.predictions.probability, flipped)
-    assert scores(label_counts(other, case.wanted)) == scores(label_counts(*case[:2]))
+    assert scores(label_counts(other, case.targets)) == scores(label_counts(*case[:2]))
 
 
-def test_what_is_undefined_is_nan_with_its_interval():
-    case = shown([False, False], np.arange(2))
+def test_undefined_scores_are_nan_with_their_intervals():
+    case = one_label_case([False, False], np.arange(2))
     found = score_with_intervals(*case)
     assert found["recall"].value == found["f1"].value == found["exact_match"].value == 0
     for name in ("precision", "extra"):
         assert np.isnan(found[name]).all()
-    nothing_said = score_with_intervals(case.predictions, 0 * case.wanted, case.condition)
-    assert np.isnan(list(nothing_said.values())).all()
+    all_open = score_with_intervals(case.predictions, 0 * case.targets, case.condition)
+    assert np.isnan(list(all_open.values())).all()
 
 
 @given(cases())
 def test_per_label_scores_are_the_scores_of_that_label_alone(case):
     rows = scores_per_label(*case, resamples=5)
-    assert len(rows) == case.wanted.shape[1]
+    assert len(rows) == case.targets.shape[1]
     for j, row in enumerate(rows):
         alone = slow_scores(case.take(labels=[j]))
         values = {name: getattr(row, name).value for name in ("precision", "recall", "f1", "extra")}
         assert values == pytest.approx({name: alone[name] for name in values}, nan_ok=True)
-        assert (row.asked, row.negated) == tuple(sum(case.wanted[:, j] == v) for v in (1, -1))
+        assert (row.asked, row.negated) == tuple(sum(case.targets[:, j] == v) for v in (1, -1))
 
 
 def test_per_label_counts_add_up_to_the_overall():
     case = random_case(300, 7, 20)
     overall, rows = scores(label_counts(*case[:2])), scores_per_label(*case, resamples=5)
-    asked = np.array([row.asked for row in rows])
-    tp = asked * [row.recall.value for row in rows]
+    positives = np.array([row.asked for row in rows])
+    tp = positives * [row.recall.value for row in rows]
     seen = tp / [row.precision.value for row in rows]
-    assert overall["recall"] == pytest.approx(tp.sum() / asked.sum())
+    assert overall["recall"] == pytest.approx(tp.sum() / positives.sum())
     assert overall["precision"] == pytest.approx(tp.sum() / seen.sum())
-    assert overall["f1"] == pytest.approx(2 * tp.sum() / (asked.sum() + seen.sum()))
+    assert overall["f1"] == pytest.approx(2 * tp.sum() / (positives.sum() + seen.sum()))
 
 
 def test_per_label_intervals_draw_each_kind_of_condition_as_often_as_it_was():
     case = random_case(200, 2, 20)
     for j, row in enumerate(scores_per_label(*case, resamples=20_000)):
-        wanted, present = case.wanted[:, j], case.predictions.present[:, j]
-        asked, negated = (np.flatnonzero(wanted == sign) for sign in (1, -1))
+        targets, present = case.targets[:, j], case.predictions.present[:, j]
+        positives, negatives = (np.flatnonzero(targets == sign) for sign in (1, -1))
         for name, images, numerator in (
-            ("recall", asked, present[asked]),
-            ("extra", negated, present[negated]),
+            ("recall", positives, present[positives]),
+            ("extra", negatives, present[negatives]),
         ):
             one = np.ones(len(images))
             expected = slow_bootstrap(numerator, one, case.condition[images], 3000, seed=1)
@@ -243,14 +243,14 @@ def test_per_label_intervals_draw_each_kind_of_condition_as_often_as_it_was():
             assert [low, high] == pytest.approx(expected, abs=0.07 * (expected[1] - expected[0]))
 
 
-def test_a_label_that_one_condition_asks_for_has_an_interval_of_use():
-    # Ten classes in turn, 100 images each: all of the first class show it, and 7 others do. Were
-    # the one condition that asks left out of a resample, the precision would be 0 there.
+def test_a_label_with_target_1_in_one_condition_has_a_useful_interval():
+    # Ten classes in turn, 100 images each: all images of the first class show it, and 7 others do.
+    # In a resample without the first condition the precision would be 0.
     condition = np.repeat(np.arange(10), 100)
-    wanted = np.where(condition == 0, 1, -1)[:, None]
+    targets = np.where(condition == 0, 1, -1)[:, None]
     present = (condition == 0)[:, None].copy()
     present[100:800:100] = True
-    case = Case(LabelPredictions(present.astype(float), present), wanted, condition)
+    case = Case(LabelPredictions(present.astype(float), present), targets, condition)
     [row] = scores_per_label(*case)
     assert row.precision.value == pytest.approx(100 / 107)
     assert 0.85 < row.precision.low < 0.93 < row.precision.high < 1
@@ -292,7 +292,7 @@ def test_two_stages_equal_their_slow_restatement():
     sizes = [1, 2, 3, 10, 4, 1]
     condition = np.repeat([5, -1, 7, 0, 2, 9], sizes)
     case = random_case(len(condition), 4, len(condition))._replace(condition=condition)
-    case.wanted[1:12] = np.minimum(case.wanted[1:12], 0)  # undefined in many a resample
+    case.targets[1:12] = np.minimum(case.targets[1:12], 0)  # undefined in many resamples
     counts = label_counts(*case[:2])
     k = counts.true_positive + counts.false_negative
     expected = slow_bootstrap(counts.true_positive, k, condition, 3000, seed=1)
@@ -306,13 +306,13 @@ def test_the_spread_of_two_stages_has_a_closed_form():
     present = rng.random((g, n)) < rng.beta(2, 2, size=(g, 1))
     variance = present.mean(axis=1).var() / g + present.var(axis=1).mean() / (g * n)
     _, low, high = score_with_intervals(
-        *shown(present.ravel(), np.repeat(np.arange(g), n)), resamples=20_000
+        *one_label_case(present.ravel(), np.repeat(np.arange(g), n)), resamples=20_000
     )["recall"]
     assert high - low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.04)
 
 
 def coverage(num_conditions: int, num_images: int, alike: float, *, repeats: int = 300) -> float:
-    """How often the interval of `recall` holds the truth, 0.6; alike: correlation of images."""
+    """Return how often the interval of `recall` holds 0.6, the truth; alike: image correlation."""
     rng = np.random.default_rng(0)
     condition = np.repeat(np.arange(num_conditions), num_images)
     strength = 1 / alike - 1
@@ -320,23 +320,23 @@ def coverage(num_conditions: int, num_images: int, alike: float, *, repeats: int
     for seed in range(repeats):
         rate = rng.beta(0.6 * strength, 0.4 * strength, size=num_conditions)
         present = rng.random(len(condition)) < rate[condition]
-        _, low, high = score_with_intervals(*shown(present, condition), resamples=300, seed=seed)[
-            "recall"
-        ]
+        _, low, high = score_with_intervals(
+            *one_label_case(present, condition), resamples=300, seed=seed
+        )["recall"]
         held += low <= 0.6 <= high
     return held / repeats
 
 
 @pytest.mark.parametrize("num_images", [1, 4, 20])
-def test_of_40_conditions_the_interval_holds_the_truth_as_often_as_it_says(num_images):
+def test_with_40_conditions_the_coverage_is_95_percent(num_images):
     assert coverage(40, num_images, 0.25) == pytest.approx(0.95, abs=0.04)
 
 
-def test_without_a_condition_effect_it_holds_the_truth_more_often():
+def test_without_a_condition_effect_the_coverage_is_higher():
     assert coverage(40, 4, 1e-6) >= 0.97
 
 
-def test_of_few_conditions_it_holds_the_truth_less_often_as_documented():
+def test_with_few_conditions_the_coverage_is_lower_as_documented():
     assert coverage(5, 100, 0.25) == pytest.approx(0.87, abs=0.04)
     assert coverage(2, 100, 0.25) == pytest.approx(0.62, abs=0.06)
 
@@ -348,13 +348,15 @@ def test_no_event_excludes_the_truth_in_at_most_1_of_40_repeats(rate, alike):
     condition = np.repeat(np.arange(20), 5)
     repeats, missed = 500, 0
     for _ in range(repeats):
-        # One draw a condition, which each image takes over with probability `alike`.
+        # One draw per condition, which each image copies with probability `alike`.
         event, common = rng.random(100) < rate, (rng.random(20) < rate)[condition]
         event = np.where(rng.random(20)[condition] < alike, common, event)
         if not event.any():
-            interval = score_with_intervals(*shown(event, condition, wanted=-1), resamples=1)
+            interval = score_with_intervals(
+                *one_label_case(event, condition, target=-1), resamples=1
+            )
             missed += interval["extra"].high < rate
-    # Of 100 independent images the bound were 0.036, missed in 0.9²⁰ = 12 % of repeats at 0.1.
+    # With 100 independent images the bound would be 0.036, missed in 0.9²⁰ = 12 % of cases at 0.1.
     assert missed / repeats <= 0.025 + 3 * (0.025 / repeats) ** 0.5
 
 
@@ -365,22 +367,22 @@ def test_no_event_excludes_the_truth_in_at_most_1_of_40_repeats(rate, alike):
 def test_without_spread_the_interval_is_clopper_pearsons(condition, n):
     none = scipy.stats.binomtest(0, n).proportion_ci(0.95, method="exact")
     every = scipy.stats.binomtest(n, n).proportion_ci(0.95, method="exact")
-    absent = score_with_intervals(*shown(np.zeros(12), condition))
-    present = score_with_intervals(*shown(np.ones(12), condition))
+    absent = score_with_intervals(*one_label_case(np.zeros(12), condition))
+    present = score_with_intervals(*one_label_case(np.ones(12), condition))
     for name in ("recall", "f1", "exact_match"):
         assert absent[name] == pytest.approx((0, *none))
         assert present[name] == pytest.approx((1, *every))
-    extra = score_with_intervals(*shown(np.zeros(12), condition, wanted=-1))["extra"]
+    extra = score_with_intervals(*one_label_case(np.zeros(12), condition, target=-1))["extra"]
     assert extra == pytest.approx((0, *none))
 
 
-def test_without_spread_only_the_conditions_that_say_something_count():
-    case = shown(np.ones(12), np.arange(12) // 3)
-    case.wanted[6:] = 0
+def test_without_spread_only_conditions_with_targets_count():
+    case = one_label_case(np.ones(12), np.arange(12) // 3)
+    case.targets[6:] = 0
     bound = 0.025 ** (1 / 2)
     assert score_with_intervals(*case)["recall"] == pytest.approx((1, bound, 1))
     assert scores_per_label(*case)[0].recall == pytest.approx((1, bound, 1))
-    case.wanted[3:] = 0  # one of four conditions: the interval is of other seeds for it
+    case.targets[3:] = 0  # one of four conditions: the interval covers its other seeds
     assert score_with_intervals(*case)["recall"] == pytest.approx((1, 0.025 ** (1 / 3), 1))
 
 
@@ -393,27 +395,27 @@ def test_images_that_all_score_one_half_leave_room_on_both_sides():
     assert isinstance(found, Interval)
 
 
-# --- what is refused
+# --- errors
 
 
-def test_wrong_input_is_named():
-    predictions, wanted, condition = random_case(4, 3, 2)
+def test_wrong_inputs_are_refused():
+    predictions, targets, condition = random_case(4, 3, 2)
     with pytest.raises(ValueError, match=r"\(4, 3\), \(4, 3\) and \(4, 2\)"):
-        label_counts(predictions, wanted[:, :2])
+        label_counts(predictions, targets[:, :2])
     with pytest.raises(ValueError, match="not empty"):
-        label_counts(LabelPredictions(*(part[:0] for part in predictions)), wanted[:0])
+        label_counts(LabelPredictions(*(part[:0] for part in predictions)), targets[:0])
     with pytest.raises(ValueError, match=r"of one shape \(N, K\)"):
-        label_counts(LabelPredictions(*(part[0] for part in predictions)), wanted[0])
-    with pytest.raises(ValueError, match="bool, got float64"):
-        label_counts(LabelPredictions(predictions.probability, predictions.probability), wanted)
+        label_counts(LabelPredictions(*(part[0] for part in predictions)), targets[0])
+    with pytest.raises(ValueError, match="is of type float64, not bool"):
+        label_counts(LabelPredictions(predictions.probability, predictions.probability), targets)
     for wrong in (1.5, -0.5, NAN):
-        with pytest.raises(ValueError, match=r"in \[0, 1\], got"):
-            label_counts(LabelPredictions(np.full((4, 3), wrong), predictions.present), wanted)
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+            label_counts(LabelPredictions(np.full((4, 3), wrong), predictions.present), targets)
     for wrong in (2, 0.5, NAN):
         with pytest.raises(ValueError, match="−1, 0 or 1"):
             scores_per_label(predictions, np.full((4, 3), wrong), condition)
     for function in (score_with_intervals, scores_per_label):
         with pytest.raises(ValueError, match=r"\(4,\), got \(3,\)"):
-            function(predictions, wanted, condition[:3])
-        with pytest.raises(ValueError, match="at least 1 resample, got 0"):
-            function(predictions, wanted, condition, resamples=0)
+            function(predictions, targets, condition[:3])
+        with pytest.raises(ValueError, match=r"resamples is 0\. Give at least 1"):
+            function(predictions, targets, condition, resamples=0)

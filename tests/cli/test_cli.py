@@ -389,7 +389,7 @@ def test_a_model_without_labels_is_asked_for_none(refused, finished_run, argumen
         ([], "the model has 10, the classifier 2, and only one of them has 0, 1, 2, 3, …"),
         (["--guidance", "1,-2"], "as in 1,2,3; ε = ε_∅ + s·"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
-        (["--classifier", "run"], "holds a diffusion model, not a classifier; expected"),
+        (["--classifier", "run"], "holds a diffusion model, not a classifier. Give the folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
@@ -404,7 +404,7 @@ def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked,
 def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
     for more in (["--cycle-classes"], ["--conditions", asked / "clevr.json"]):
         line = refused("evaluate", finished_run, "--classifier", asked / "classifier", *more)
-        assert "this model was trained without labels" in line
+        assert "this model is unconditional. Train one with data.labels=true" in line
 
 
 def test_the_formula_is_said_with_the_scale(asked, cli, caplog, tmp_path):

@@ -1,1 +1,1 @@
-"""The classifier that says which labels an image shows."""
+"""Train and load the classifier that predicts the labels of images."""

@@ -4,16 +4,18 @@ from fromnoise.classifier.label_scores import (
     SCORES,
     LabelCounts,
     LabelPredictions,
-    LabelScores,
     label_counts,
-    score_with_intervals,
     scores,
-    scores_per_label,
 )
 from fromnoise.evaluation.copies import CopyCheck, Space, check_copies, space_of
 from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 from fromnoise.evaluation.fid import Moments, frechet_distance, merged, moments_of
 from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.label_intervals import (
+    LabelScores,
+    score_with_intervals,
+    scores_per_label,
+)
 from fromnoise.evaluation.metrics import (
     frechet_scores,
     inception_score,

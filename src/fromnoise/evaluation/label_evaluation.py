@@ -1,8 +1,8 @@
-"""Do generated images show what was asked for? Draw them, have them classified, write it down.
+"""Sample images with labels, classify them, and score the predicted labels.
 
-labels-…/scores.json    every score with its interval, and all that is needed to draw it again
+labels-…/scores.json    every score with its interval, and all settings to repeat the evaluation
          scores.md      the table
-         NAME-s2.png    images with what was asked for, and whether all of it is right
+         NAME-s2.png    images with their conditions and a mark for right or wrong
 """
 
 import json
@@ -20,29 +20,27 @@ import numpy as np
 import torch
 
 from fromnoise.classifier.classifier import Classifier, load_classifier
-from fromnoise.classifier.label_scores import (
-    LabelPredictions,
-    LabelScores,
-    label_counts,
-    score_with_intervals,
-    scores_per_label,
-)
+from fromnoise.classifier.label_scores import LabelPredictions, label_counts
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation.evaluate import sampling_name
 from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.label_intervals import (
+    LabelScores,
+    score_with_intervals,
+    scores_per_label,
+)
 from fromnoise.model.model import Model, load
-from fromnoise.model.sampling import with_guidance
+from fromnoise.model.sampling import FORMULA, with_guidance
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.pictures import grid_figure
 from fromnoise.progress import progress_bar
 
-SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
+MAX_IN_PICTURE, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
-SCORES, TABLE = "scores.json", "scores.md"
-FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
+SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
 HEADINGS = {
     "recall_at_k": "recall@k",
     "precision": "precision",
@@ -51,32 +49,33 @@ HEADINGS = {
     "exact_match": "exact match",
     "extra": "extra",
 }
-
-
 logger = logging.getLogger("fromnoise")
 
 
-class Prompts(NamedTuple):
-    """Conditions to draw images for, under a name."""
+class PromptSet(NamedTuple):
+    """A named set of conditions to sample images for."""
 
     name: str
-    wanted: np.ndarray  # int8 (M, K): +1 must appear, −1 must not, 0 open
+    conditions: np.ndarray  # int8 (M, K): +1 must appear, −1 must not appear, 0 open
 
 
 def read_prompts(
     names: Sequence[str], files: Sequence[Path], texts: Sequence[str]
-) -> list[Prompts]:
-    """The conditions of each file, and the texts (`red cube, -blue sphere`) as a set of their own.
+) -> list[PromptSet]:
+    """Read one set of conditions from each file, and one from all texts (`red cube, -blue sphere`).
 
-    Where there are neither: each label alone. names: the labels of the model.
+    Without files and texts: each label alone. names: the labels of the model.
     """
     _check_labels(names)
-    prompts = [Prompts(file.stem, read_conditions(file, names)) for file in files]
+    prompts = [PromptSet(file.stem, read_conditions(file, names)) for file in files]
     if texts:
-        prompts.append(Prompts("labels", np.stack([parse_labels(text, names) for text in texts])))
-    if twice := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
-        raise DataError(f"two sets of conditions are called {twice[0]}; rename one of the files")
-    return prompts or [Prompts("each label", one_label_each(names, len(names)))]
+        conditions = np.stack([parse_labels(text, names) for text in texts])
+        prompts.append(PromptSet("labels", conditions))
+    if repeated := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
+        raise DataError(
+            f"two sets of conditions are called {repeated[0]}. Rename one of the files."
+        )
+    return prompts or [PromptSet("each label", one_label_each(names, len(names)))]
 
 
 def evaluate_labels_to_folder(
@@ -104,13 +103,13 @@ def evaluate_labels_to_folder(
     loaded = load_classifier(classifier, device=device)
     prompts = read_prompts(model.spec.label_names, files, texts)
     scales = scales or [model.spec.sampling.guidance]
-    widest = max(scales, key=lambda scale: abs(scale - 1))  # a shape of guidance needs one
+    widest = max(scales, key=lambda scale: abs(scale - 1))  # the shape of guidance needs s ≠ 1
     config = model.sampling_config(conditional=True, **{**(sampling or {}), "guidance": widest})
     parts = sampling_name(model.spec, with_guidance(config, 1.0))
     name = "-".join(["labels", *parts, *(p.name for p in prompts)])
     folder = out or run_folder_of(path) / "evaluation" / name
     with progress_bar("images") as progress:
-        rows = evaluate_labels(
+        results = evaluate_labels(
             model,
             loaded,
             prompts,
@@ -123,16 +122,16 @@ def evaluate_labels_to_folder(
             loaded_from=str(path.absolute()),
             progress=progress,
         )
-    return table(rows, loaded), folder
+    return label_table(results, loaded), folder
 
 
-class Row(NamedTuple):
-    """What was measured of one set of prompts at one scale."""
+class LabelResult(NamedTuple):
+    """The scores of one set of prompts at one guidance scale."""
 
     prompts: str
     guidance: float
     num_images: int
-    seconds: float  # of drawing
+    seconds: float  # of sampling
     scores: dict[str, Interval]
     per_label: list[LabelScores]
 
@@ -140,7 +139,7 @@ class Row(NamedTuple):
 def evaluate_labels(
     model: Model,
     classifier: Classifier,
-    prompts: Sequence[Prompts],
+    prompts: Sequence[PromptSet],
     folder: Path,
     config: SamplingConfig,
     *,
@@ -150,26 +149,26 @@ def evaluate_labels(
     batch_size: int = 64,
     loaded_from: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
-    """Draw `num` images for each condition at each scale s, and score them by the classifier.
+) -> list[LabelResult]:
+    """Sample `num` images for each condition at each scale s, and score them with the classifier.
 
-    Every image has a seed of its own, from `first_seed` on; all scales share them. Writes
-    `scores.json`, `scores.md` and one picture for each row into `folder`, anew after every row.
-    loaded_from: where the model is, to be noted. progress is called with (images drawn, of how
-    many). how: as in `Model.sampling_plan`.
-    Raises ConfigError where `folder` has scores already, DataError where model and classifier do not
-    speak of the same labels, and ValueError for anything else that does not fit, before the first
-    image is drawn.
+    Every image has its own seed, counted from `first_seed`; all scales use the same seeds. Writes
+    `scores.json`, `scores.md` and one picture for each result into `folder`, after every result.
+    config: the settings at every scale, but for guidance itself. loaded_from: the path of the
+    model, for the record. progress is called with (images sampled, images).
+    Raises, before sampling, ConfigError if `folder` has scores already, DataError if the model and
+    the classifier have different labels, and ValueError for other settings that do not match.
     """
-    if (folder / SCORES).exists():
+    if (folder / SCORES_FILE).exists():
         raise ConfigError(
-            f"{folder.absolute()} has the scores of an earlier evaluation; give another --out, or "
-            "remove it"
+            f"{folder.absolute()} has the scores of an earlier evaluation. Give another --out, or "
+            "remove it."
         )
     order = _column_order(model, classifier)
-    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].wanted[:1]))  # or an error
-    total = sum(len(p.wanted) for p in prompts) * num * len(scales)
-    circumstances = {
+    first = torch.from_numpy(prompts[0].conditions[:1])
+    model.guided_denoiser(config, 1, cond=first)  # raises for other labels
+    total = sum(len(p.conditions) for p in prompts) * num * len(scales)
+    metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
         "model": {
@@ -180,162 +179,156 @@ def evaluate_labels(
         },
         "sampling": config.model_dump(mode="json", exclude={"guidance"}),
         "guidance": f"s in {FORMULA}; 1 is off",
-        "seeds": f"from {first_seed} on, one an image, those of a condition in a row",
+        "seeds": f"counted from {first_seed}, one per image, condition by condition",
         "images per condition": num,
         "conditions": {
-            p.name: [describe_labels(row, model.spec.label_names) for row in p.wanted]
+            p.name: [describe_labels(row, model.spec.label_names) for row in p.conditions]
             for p in prompts
         },
         "classifier": classifier.spec.model_dump(mode="json"),
     }
-    rows, done = [], 0
-    for name, wanted in prompts:
-        condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
-        cond = torch.from_numpy(wanted[condition])
+    results, done = [], 0
+    for name, conditions in prompts:
+        condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
+        targets = conditions[condition]
+        cond = torch.from_numpy(targets)
         for scale in scales:
             guided = with_guidance(config, scale)
             seeds = range(first_seed, first_seed + len(cond))
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
-                sampled = model.sample(
-                    seeds[batch], guided, batch_size=batch_size, cond=cond[batch]
-                )
-                images.append(sampled.numpy())
+                options = {"batch_size": batch_size, "cond": cond[batch]}
+                images.append(model.sample(seeds[batch], guided, **options).numpy())
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
-            drawn = np.concatenate(images)
-            predictions = LabelPredictions(
-                *(part[:, order] for part in classifier.predictions(drawn))
+            sampled = np.concatenate(images)
+            predictions = classifier.predictions(sampled).select(slice(None), order)
+            result = LabelResult(
+                name,
+                scale,
+                len(sampled),
+                seconds,
+                score_with_intervals(predictions, targets, condition),
+                scores_per_label(predictions, targets, condition),
             )
-            rows.append(
-                Row(
-                    name,
-                    scale,
-                    len(drawn),
-                    seconds,
-                    score_with_intervals(predictions, cond.numpy(), condition),
-                    scores_per_label(predictions, cond.numpy(), condition),
-                )
-            )
-            _save_picture(drawn, predictions, cond.numpy(), num, model, rows[-1], folder)
-            _write_json(folder / SCORES, rows, circumstances, model.spec.label_names)
-            (folder / TABLE).write_text(table(rows, classifier), encoding="utf-8")
-    return rows
+            results.append(result)
+            _save_picture(sampled, predictions, targets, num, model, result, folder)
+            _write_json(folder / SCORES_FILE, results, metadata, model.spec.label_names)
+            (folder / TABLE_FILE).write_text(label_table(results, classifier), encoding="utf-8")
+    return results
 
 
-def table(rows: Sequence[Row], classifier: Classifier) -> str:
-    """The scores with their 95 % intervals as a table in Markdown, and how good the classifier is."""
+def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
+    """Return scores with 95 % intervals, and the classifier's held-out scores, as Markdown."""
     classes = classifier.spec.kind == "classes"
     columns = {"exact_match": "accuracy"} if classes else HEADINGS
     lines = [
         "| conditions | s | images | " + " | ".join(columns.values()) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    for row in rows:
-        cells = [row.prompts, f"{row.guidance:g}", f"{row.num_images:,}"]
-        cells += [_in_words(row.scores[key]) for key in columns]
+    for result in results:
+        cells = [result.prompts, f"{result.guidance:g}", f"{result.num_images:,}"]
+        cells += [_format_interval(result.scores[key]) for key in columns]
         lines.append("| " + " | ".join(cells) + " |")
-    own = ", ".join(f"{k} {v:.4f}" for k, v in classifier.spec.held_out.items() if v is not None)
-    of = f"of real images that it never saw ({classifier.spec.num_held_out:,})"
-    lines += ["", f"s in {FORMULA}; 1 is off. The classifier itself, {of}: {own or 'not known'}."]
+    held_out = {k: v for k, v in classifier.spec.held_out.items() if v is not None}
+    text = ", ".join(f"{name} {value:.4f}" for name, value in held_out.items()) or "unknown"
+    count = f"{classifier.spec.num_held_out:,}"
+    lines += ["", f"s in {FORMULA}; 1 is off. The classifier on {count} held-out images: {text}."]
     return "\n".join(lines) + "\n"
 
 
-def _in_words(score: Interval) -> str:
+def _format_interval(score: Interval) -> str:
     if math.isnan(score.value):
         return "–"
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
 def _column_order(model: Model, classifier: Classifier) -> list[int]:
-    """Where in the classifier's labels each of the model's labels is."""
+    """Return the index of each of the model's labels among the classifier's labels."""
     names, known = model.spec.label_names, classifier.spec.label_names
     _check_labels(names)
     if set(names) != set(known):
         differing = sorted(set(names) ^ set(known))
         raise DataError(
-            f"model and classifier were trained on other labels: the model has {len(names)}, the classifier "
-            f"{len(known)}, and only one of them has {', '.join(differing[:4])}"
-            f"{', …' if len(differing) > 4 else ''}; train a classifier on the data of the model, read "
-            f"as it was: --source {model.spec.source or 'SOURCE'}"
+            f"the model and the classifier have different labels: the model has {len(names)}, the "
+            f"classifier {len(known)}, and only one of them has {', '.join(differing[:4])}"
+            f"{', …' if len(differing) > 4 else ''}. Train a classifier on the data of the model "
+            f"with the same source={model.spec.source or 'SOURCE'}"
         )
     classifier.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
-    seen, drawn = ((of.spec.fit, of.spec.background) for of in (classifier, model))
-    if seen != drawn:
+    ours, theirs = ((owner.spec.fit, owner.spec.background) for owner in (classifier, model))
+    if ours != theirs:
         logger.warning(
-            "the classifier was trained on images that came to their size by %s %s, the model on %s %s "
-            "(fit, background): the classifier sees images of another kind, unless all had this size",
-            *seen,
-            *drawn,
+            "the classifier was trained on images resized with fit=%s, background=%s, the model "
+            "with fit=%s, background=%s. The scores may be wrong, unless all images had this size",
+            *ours,
+            *theirs,
         )
     return [known.index(name) for name in names]
 
 
 def _check_labels(names: Sequence[str]) -> None:
     if not names:
-        raise DataError(
-            "this model was trained without labels, so there is nothing to ask it for; train one "
-            "with data.labels=true"
-        )
+        raise DataError("this model is unconditional. Train one with data.labels=true")
 
 
 def _save_picture(
     images: np.ndarray,
     predictions: LabelPredictions,
-    wanted: np.ndarray,
+    targets: np.ndarray,
     num: int,
     model: Model,
-    row: Row,
+    result: LabelResult,
     folder: Path,
 ) -> None:
-    """The first images of every condition; several of each where conditions are few."""
-    of_each = min(num, max(1, SHOWN // (len(images) // num)))
-    shown = (np.arange(len(images)) % num < of_each).nonzero()[0][:SHOWN]
-    said = captions(
-        LabelPredictions(*(part[shown] for part in predictions)),
-        wanted[shown],
-        model.spec.label_names,
+    """Save the first images of every condition; several of each if there are few conditions."""
+    per_condition = min(num, max(1, MAX_IN_PICTURE // (len(images) // num)))
+    chosen = (np.arange(len(images)) % num < per_condition).nonzero()[0][:MAX_IN_PICTURE]
+    captions = label_captions(
+        predictions.select(chosen, slice(None)), targets[chosen], model.spec.label_names
     )
-    exact = row.scores["exact_match"]
+    exact = result.scores["exact_match"]
     title = (
-        f"{row.prompts}, s = {row.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
-        f"of {row.num_images:,} images"
+        f"{result.prompts}, s = {result.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
+        f"of {result.num_images:,} images"
     )
-    path = folder / f"{row.prompts}-s{row.guidance:g}.png"
-    columns = of_each * max(1, COLUMNS // of_each)  # those of one condition stay side by side
-    grid_figure(images[shown], path, title=title, captions=said, columns=columns)
+    path = folder / f"{result.prompts}-s{result.guidance:g}.png"
+    columns = per_condition * max(1, COLUMNS // per_condition)  # those of a condition side by side
+    grid_figure(images[chosen], path, title=title, captions=captions, columns=columns)
 
 
-def captions(predictions: LabelPredictions, wanted: np.ndarray, names: Sequence[str]) -> list[str]:
-    """For each image what was asked for, a line for each label, and whether all of it is right."""
-    exact = label_counts(predictions, wanted).exact
+def label_captions(
+    predictions: LabelPredictions, targets: np.ndarray, names: Sequence[str]
+) -> list[str]:
+    """Return a caption for each image: a mark for right or wrong, and one line for each label."""
+    exact = label_counts(predictions, targets).exact
     return [
         f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
-        for right, row in zip(exact, wanted, strict=True)
+        for right, row in zip(exact, targets, strict=True)
     ]
 
 
 def _write_json(
-    path: Path, rows: Sequence[Row], circumstances: dict[str, Any], names: Sequence[str]
+    path: Path, results: Sequence[LabelResult], metadata: dict[str, Any], names: Sequence[str]
 ) -> None:
-    results = [
+    rows = [
         {
-            **row._asdict(),
-            "scores": {key: _plain(score) for key, score in row.scores.items()},
+            **result._asdict(),
+            "scores": {key: _json_value(score) for key, score in result.scores.items()},
             "per_label": {
-                name: {key: _plain(value) for key, value in label._asdict().items()}
-                for name, label in zip(names, row.per_label, strict=True)
+                name: {key: _json_value(value) for key, value in label._asdict().items()}
+                for name, label in zip(names, result.per_label, strict=True)
             },
         }
-        for row in rows
+        for result in results
     ]
-    text = json.dumps({**circumstances, "results": results}, indent=1, ensure_ascii=False)
+    text = json.dumps({**metadata, "results": rows}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _plain(value: Interval | int) -> Any:
-    """A score for JSON, which has no NaN."""
+def _json_value(value: Interval | int) -> Any:
+    """Return a score for JSON, with None for NaN."""
     if isinstance(value, Interval):
         return {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
     return value
