@@ -68,7 +68,7 @@ def refused(cli, tmp_path, monkeypatch):
         ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
         ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
         ("diffusion.schedule={name: warmup, fraction: 0}", "schedule warmup: fraction must lie in"),
-        ("diffusion.zero_terminal_snr=true", "ᾱ_T = 0.* set diffusion.prediction to v or x0"),
+        ("diffusion.zero_terminal_snr=true", "ᾱ_T is 0.* Set diffusion.prediction to v or x0"),
         ("training.precision=fp16", "needs a GPU"),
         ("training.device=abacus", "device 'abacus' cannot be used here"),
     ],

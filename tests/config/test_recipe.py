@@ -190,7 +190,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("diffusion.schedule", {"name": "constant", "beta": 1}, "β must lie between"),
         ("diffusion.schedule", {"name": "custom", "betas": [0.1]}, "T is 1000, but"),
         ("diffusion.schedule", "jsd", "jsd: ᾱ_T is 0 in this schedule"),
-        ("diffusion.zero_terminal_snr", True, "set diffusion.prediction to v or x0"),
+        ("diffusion.zero_terminal_snr", True, "Set diffusion.prediction to v or x0"),
         ("sampling.sampler.eta", math.nan, "finite"),
         ("training", 5, "dictionary"),
     ],
