@@ -193,13 +193,13 @@ def _notes(headers: list[Header], all_grey: bool) -> list[str]:
     )
     notes = []
     if rotated:
-        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied")
+        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied.")
     if alpha:
-        notes.append(f"{alpha:,} {total} are transparent. data.background shows through")
+        notes.append(f"{alpha:,} {total} are transparent. data.background shows through.")
     if deep:
-        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after the resizing")
+        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after resizing.")
     if all_grey:
-        notes.append("every colour image is grey. Use channels: 1")
+        notes.append("every colour image is grey. Use channels: 1.")
     return notes
 
 
