@@ -53,9 +53,9 @@ def test_the_report_reads_well(messy):
         "no labels: 1 images",
         "  cat/2.png = cat/1.png",
         "  dog/bad.png: ",
-        "1 of 7 images are rotated by EXIF. The rotation is applied",
-        "1 of 7 images are transparent. data.background shows through",
-        "1 of 7 images have more than 8 bits. They are rounded after the resizing",
+        "1 of 7 images are rotated by EXIF. The rotation is applied.",
+        "1 of 7 images are transparent. data.background shows through.",
+        "1 of 7 images have more than 8 bits. They are rounded after resizing.",
     ):
         assert line in text
 
@@ -94,7 +94,7 @@ def test_colour_files_that_are_grey_are_noted(save):
     for i in range(2):
         root = save(f"{i}.png", np.repeat(noise(8, 8, 1, seed=i), 3, axis=2)).parent
     report = check_data(root)
-    assert "every colour image is grey. Use channels: 1" in report.notes
+    assert "every colour image is grey. Use channels: 1." in report.notes
     assert yaml.safe_load(report.recipe)["data"]["channels"] == 1
     save("colour.png", noise(8, 8, 3))
     assert check_data(root).notes == ()

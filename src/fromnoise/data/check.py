@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from fromnoise.data.errors import BrokenImage, DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, SourceRequest
 
+Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
+
 _MAX_LINES = 10  # of a long list
 
 
@@ -28,7 +31,7 @@ class DataReport:
     source: str
     path: str | None  # absolute
     count: int  # images, without the broken ones
-    sizes: dict[tuple[int, int], int]  # (H, W) in pixels -> number of images, most common first
+    sizes: Sizes  # most common first
     modes: dict[str, int]  # Pillow's mode, or the type of an array -> number of images
     channels: int  # 1, 3, or N for arrays: the result of `channels: null`
     classes: dict[str, int]  # label -> number of images, in the order of the labels; {} without
@@ -98,17 +101,15 @@ def check_data(
         source = detect_source(path)
     root = Path(path).expanduser().absolute() if path is not None else None
     cache = Path(cache).expanduser() if cache is not None else default_cache()
-    request = SourceRequest(
-        root, split=split, background=background, cache=cache, download=download
-    )
-    with get_source(source)(request).open() as reader:
+    request = SourceRequest(root, split, background, cache, download)
+    with closing(get_source(source)(request).open()) as reader:
         facts: list[_Facts | str] = []
         total = len(reader.names)
         for fact in map_in_order(lambda i: _examine(reader, i), total):
             facts.append(fact)
             if progress is not None:
                 progress(len(facts), total)
-        return _report(source, root, reader, facts, background)
+        return _report(source, None if root is None else str(root), reader, facts, background)
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,7 @@ def _is_dark(picture: Picture) -> bool:
 
 
 def _report(
-    source: str,
-    root: Path | None,
-    reader: ImageReader,
-    facts: list[_Facts | str],
-    background: RGB,
+    source: str, path: str | None, reader: ImageReader, facts: list[_Facts | str], background: RGB
 ) -> DataReport:
     good = [(i, fact) for i, fact in enumerate(facts) if isinstance(fact, _Facts)]
     headers = [fact.header for _, fact in good]
@@ -161,10 +158,11 @@ def _report(
         present = (labels == 1).sum(axis=0)
         classes = {name: int(n) for name, n in zip(reader.label_names, present, strict=True)}
         unlabelled = int((labels == 0).all(axis=1).sum())
+    dark = sum(fact.dark for _, fact in good) * 2 > len(good)
     all_grey = channels == 3 and all(fact.grey for _, fact in good)
     return DataReport(
         source=source,
-        path=str(root) if root is not None else None,
+        path=path,
         count=len(good),
         sizes=dict(sizes.most_common()),
         modes=dict(Counter(header.mode for header in headers).most_common()),
@@ -175,14 +173,7 @@ def _report(
         duplicates=_duplicates([(reader.names[i], fact.digest) for i, fact in good]),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),
         notes=tuple(_notes(headers, all_grey)),
-        recipe=recipe_lines(
-            source=source,
-            path=str(root) if root is not None else None,
-            sizes=sizes,
-            channels=1 if all_grey else channels,
-            dark=sum(fact.dark for _, fact in good) * 2 > len(good),
-            labels=bool(classes),
-        ),
+        recipe=_recipe(source, path, sizes, 1 if all_grey else channels, dark, bool(classes)),
     )
 
 
@@ -202,13 +193,13 @@ def _notes(headers: list[Header], all_grey: bool) -> list[str]:
     )
     notes = []
     if rotated:
-        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied")
+        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied.")
     if alpha:
-        notes.append(f"{alpha:,} {total} are transparent. data.background shows through")
+        notes.append(f"{alpha:,} {total} are transparent. data.background shows through.")
     if deep:
-        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after the resizing")
+        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after resizing.")
     if all_grey:
-        notes.append("every colour image is grey. Use channels: 1")
+        notes.append("every colour image is grey. Use channels: 1.")
     return notes
 
 
@@ -221,20 +212,10 @@ _SIDES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _MAX_PADDING = 4  # pixels
 
 
-def recipe_lines(
-    *,
-    source: str,
-    path: str | None,
-    sizes: Mapping[tuple[int, int], int],
-    channels: int,
-    dark: bool,
-    labels: bool,
+def _recipe(
+    source: str, path: str | None, sizes: Sizes, channels: int, dark: bool, labels: bool
 ) -> str:
-    """Return the YAML of a recipe's data section, or "" without images.
-
-    sizes: (H, W) -> number of images. dark: most borders are closer to black than to white.
-    labels: train on labels.
-    """
+    """Return the YAML of a recipe's data section, or "" without images."""
     if not sizes:
         return ""
     (height, width), fit = suggest_size(sizes)
@@ -250,7 +231,7 @@ def recipe_lines(
     return "\n".join(lines)
 
 
-def suggest_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], Fit]:
+def suggest_size(sizes: Sizes) -> tuple[tuple[int, int], Fit]:
     """Suggest (H, W), both divisible by 8, and a fit that does not enlarge the images.
 
     If all images have one size, it is kept, or padded by up to 4 pixels to a multiple of 8.

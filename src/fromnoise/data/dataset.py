@@ -105,7 +105,7 @@ def _decode(
     progress: Progress | None,
     where: str,
 ) -> None:
-    with listing.open() as reader:
+    with closing(listing.open()) as reader:
         total, broken = len(reader.names), []
         if size is None or channels is None:
             size, channels = _detect(reader, size, channels, background)
@@ -162,8 +162,7 @@ def _detect(
         other = next((n, h.height, h.width) for n, h in headers if (h.height, h.width) != common)
         raise SeveralSizes(
             f"the images have {len(sizes)} sizes, most often {common[0]}×{common[1]} (H×W; {times} "
-            f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}",
-            fix="Set data.size, for example data.size=64",
+            f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}"
         )
     return size or common, channels or max(h.channels_on(background) for _, h in headers)
 

@@ -10,8 +10,8 @@ class DataError(ValueError):
 class SeveralSizes(DataError):
     """The images have several sizes, and no size was set. `sizes` describes them."""
 
-    def __init__(self, sizes: str, *, fix: str) -> None:
-        super().__init__(f"{sizes}. {fix}.")
+    def __init__(self, sizes: str) -> None:
+        super().__init__(f"{sizes}. Set data.size, for example data.size=64.")
         self.sizes = sizes
 
 

@@ -49,14 +49,9 @@ def read_json(path: Path, *, where: str) -> Any:
 
 def natural_key(name: str) -> list[tuple[list[tuple[int, int, str]], str]]:
     """Return a key that sorts "img2" before "img10", folder by folder, ignoring case."""
-    return [
-        (
-            [
-                (0, int(part), "") if part.isdecimal() else (1, 0, part.casefold())
-                for part in re.split(r"(\d+)", step)
-                if part
-            ],
-            step,
-        )
-        for step in PurePosixPath(name).parts
-    ]
+
+    def key(step: str) -> list[tuple[int, int, str]]:
+        parts = filter(None, re.split(r"(\d+)", step))
+        return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts]
+
+    return [(key(step), step) for step in PurePosixPath(name).parts]

@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def written(files, names, signs):
 
 def labels_of(source, path):
     """Return names, labels and label names of a source, without decoding the files."""
-    with source(SourceRequest(path)).open() as reader:
+    with closing(source(SourceRequest(path)).open()) as reader:
         return list(reader.names), reader.labels, reader.label_names
 
 

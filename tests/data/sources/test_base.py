@@ -1,7 +1,5 @@
 """A source from outside the package is used by its name, with no other change."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
@@ -17,12 +15,11 @@ def squares(request):
     path = require_path(request.path, source="squares")
     content = path.read_text()
 
-    @contextmanager
     def open_reader():
         levels = np.array([int(line) for line in content.split()], np.uint8)
         images = np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 1))
         bright = np.where(levels > 127, 1, -1).astype(np.int8)
-        yield array_reader(images, labels=np.stack([-bright, bright], 1), label_names=NAMES)
+        return array_reader(images, labels=np.stack([-bright, bright], 1), label_names=NAMES)
 
     return SourceListing(content, open_reader)
 

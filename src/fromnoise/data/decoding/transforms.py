@@ -14,6 +14,7 @@ from fromnoise.data.errors import DataError
 
 Fit = Literal["crop", "pad", "squash"]
 RGB = tuple[int, int, int]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 # ITU-R 601-2, the weights of PIL's convert("L").
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -100,8 +101,8 @@ def _scaled(length: int, scale: float, limit: int) -> int:
     return min(limit, max(1, round(length * scale)))
 
 
-def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the largest centred box (left, top, right, bottom) with the aspect ratio of `size`."""
+def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Return the largest centred box with the aspect ratio of `size`."""
     (height, width), (out_height, out_width) = have, size
     if out_height * width >= out_width * height:  # too wide, or equal: use the full height
         box_height, box_width = height, out_width * height / out_height
@@ -114,10 +115,7 @@ def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> tuple[float, fl
 
 
 def _resize(
-    picture: Picture,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    resampling: Image.Resampling,
+    picture: Picture, size: tuple[int, int], box: Box, resampling: Image.Resampling
 ) -> np.ndarray:  # -> uint8 (H, W, C)
     left, top, right, bottom = box
     pixels = picture.pixels
@@ -136,10 +134,7 @@ def _resize(
 
 
 def _resampled(
-    pixels: np.ndarray,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    resampling: Image.Resampling,
+    pixels: np.ndarray, size: tuple[int, int], box: Box, resampling: Image.Resampling
 ) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return image.resize((size[1], size[0]), resampling, box=box)

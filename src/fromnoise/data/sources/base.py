@@ -16,7 +16,7 @@ build the reader for arrays and for image files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -51,6 +51,7 @@ class ImageReader:
     label_names: tuple[str, ...] = ()
     labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
     uniform: bool = False  # all headers are equal
+    close: Callable[[], None] = lambda: None  # closes the files that the source holds open
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class SourceListing:
     """A source that was checked but not decoded."""
 
     stamp: object  # names, sizes, times, …: anything that JSON can hold
-    open: Callable[[], AbstractContextManager[ImageReader]]
+    open: Callable[[], ImageReader]
 
 
 def array_reader(

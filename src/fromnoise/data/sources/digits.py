@@ -1,7 +1,5 @@
 """Source `digits`: the images that come with the package."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 
 import numpy as np
@@ -26,13 +24,12 @@ def digits(request: SourceRequest) -> SourceListing:
             "Remove data.path."
         )
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
+    def open_reader() -> ImageReader:
         asset = resources.files("fromnoise.data") / "assets" / "digits.npz"
         with asset.open("rb") as file, np.load(file) as arrays:
             images, classes = arrays["images"], arrays["labels"]
         names = tuple("0123456789")
         labels = one_hot(classes, len(names))
-        yield array_reader(images[..., None], peak=16, labels=labels, label_names=names)
+        return array_reader(images[..., None], peak=16, labels=labels, label_names=names)
 
     return SourceListing("UCI optical digits, test part", open_reader)

@@ -8,7 +8,8 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -40,14 +41,9 @@ def folder(request: SourceRequest) -> SourceListing:
     images = _image_names(stats, where=root)
     label_file = find_label_file(stats, images, where=root)
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
-        yield _reader(
-            images,
-            label_file,
-            lambda name: (root / name).open("rb"),
-            where=root,
-            background=request.background,
+    def open_reader() -> ImageReader:
+        return _reader(
+            images, label_file, lambda name: (root / name).open("rb"), root, request.background
         )
 
     files = [*images, label_file] if label_file else images
@@ -60,28 +56,24 @@ def zip_file(request: SourceRequest) -> SourceListing:
     path = require_path(request.path, source="zip")
     require_train_split(request.split, source="zip")
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
-        try:
-            archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(
-                f"data.path: {path} cannot be read as a zip archive: {reason(error)}"
-            ) from error
-        with archive:
+    def open_reader() -> ImageReader:
+        with ExitStack() as stack:
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(path))
+            except (zipfile.BadZipFile, OSError) as error:
+                problem = f"data.path: {path} cannot be read as a zip archive: {reason(error)}"
+                raise DataError(problem) from error
             members = {
                 str(PurePosixPath(info.filename)): info
                 for info in archive.infolist()
                 if not info.is_dir()
             }
             images = _image_names(members, where=path)
-            yield _reader(
-                images,
-                find_label_file(members, images, where=path),
-                lambda name: archive.open(members[name]),
-                where=path,
-                background=request.background,
+            label_file = find_label_file(members, images, where=path)
+            reader = _reader(
+                images, label_file, lambda n: archive.open(members[n]), path, request.background
             )
+            return replace(reader, close=stack.pop_all().close)
 
     return SourceListing(stat_stamp(path), open_reader)
 
@@ -90,7 +82,6 @@ def _reader(
     images: Sequence[str],
     label_file: str | None,
     open_file: Callable[[str], IO[bytes]],
-    *,
     where: Path,
     background: RGB,
 ) -> ImageReader:

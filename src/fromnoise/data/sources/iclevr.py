@@ -2,17 +2,16 @@
 
 objects.json    {name: id}, ids 0..K−1
 train.json      {file name: [names]}
-test.json, new_test.json    conditions to sample for; see `labels/conditions.py`
+test.json, new_test.json    conditions to sample for; see `read_conditions`
 iclevr/         the images, or any other folder inside the root, or the root itself
 """
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -58,9 +57,8 @@ def iclevr(request: SourceRequest) -> SourceListing:
             raise BrokenImage(f"named in {TRAIN}, but not in {folder.name}/")
         return (folder / names[i]).open("rb")
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
-        yield file_reader(
+    def open_reader() -> ImageReader:
+        return file_reader(
             names,
             open_image,
             background=request.background,
@@ -106,18 +104,15 @@ def _read_train(path: Path, label_names: Sequence[str]) -> dict[str, list[str]]:
     if not isinstance(named, dict) or not named:
         raise DataError(f'data.path: {path} is invalid. Write {{"file name": ["name", …], …}}.')
     for file, names in named.items():
-        _check_names(names, label_names, where=f"data.path: {path}: {file}")
+        where = f"data.path: {path}: {file}"
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f'{where}: {json.dumps(names)} is not a list. Write ["name", …].')
+        if not names:
+            raise DataError(f"{where} has an empty list of names. Add at least one name.")
+        if unknown := [name for name in names if name not in label_names]:
+            hint = suggest_labels(unknown[0], label_names)
+            raise DataError(f"{where}: there is no label {unknown[0]!r}. {hint}")
     return named
-
-
-def _check_names(names: Any, known: Sequence[str], *, where: str) -> None:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f'{where}: {json.dumps(names)} is not a list. Write ["name", …].')
-    if not names:
-        raise DataError(f"{where} has an empty list of names. Add at least one name.")
-    for name in names:
-        if name not in known:
-            raise DataError(f"{where}: there is no label {name!r}. {suggest_labels(name, known)}")
 
 
 def _signs(named: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> np.ndarray:

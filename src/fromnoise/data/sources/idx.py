@@ -10,8 +10,6 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -85,12 +83,10 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceLis
     """Open one file of images and its labels. Without `names`, classes are named by number."""
     labels = _labels_beside(images)
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
+    def open_reader() -> ImageReader:
         pixels = channels_last(_read(images), where=f"data.path: {images}")
         if labels is None:
-            yield array_reader(pixels)
-            return
+            return array_reader(pixels)
         classes = _read(labels)
         if classes.shape != pixels.shape[:1]:
             raise DataError(
@@ -103,7 +99,7 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceLis
             raise DataError(
                 f"data.path: {labels} has class {highest}. Its classes must be 0..{len(known) - 1}."
             )
-        yield array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
+        return array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
 
     stamp = [stat_stamp(path) for path in (images, labels) if path is not None]
     return SourceListing(stamp, open_reader)

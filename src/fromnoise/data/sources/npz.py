@@ -15,8 +15,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -53,15 +52,14 @@ def npz(request: SourceRequest) -> SourceListing:
     path = require_path(request.path, source="npz")
     require_train_split(request.split, source="npz")
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
+    def open_reader() -> ImageReader:
         try:
             arrays = _load(path)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
                 f"data.path: {path} cannot be read as arrays: {reason(error)}"
             ) from error
-        yield _reader(arrays, path)
+        return _reader(arrays, path)
 
     return SourceListing(stat_stamp(path), open_reader)
 
@@ -81,8 +79,8 @@ def _reader(arrays: Mapping[str, np.ndarray], path: Path) -> ImageReader:
         return array_reader(images, peak=peak, convert=convert)
     labels = read_labels(np.asarray(stored), len(images), where=where)
     names = _first(arrays, NAME_KEYS)
-    numbers = [str(i) for i in range(labels.shape[1])]
-    label_names = tuple(numbers) if names is None else read_names(np.asarray(names), where=where)
+    names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
+    label_names = read_names(names, where=where)
     if len(label_names) != labels.shape[1]:
         raise DataError(
             f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. Save one "

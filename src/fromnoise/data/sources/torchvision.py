@@ -3,8 +3,6 @@
 torchvision is imported only for a download, and to read the files of CIFAR-10.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,8 @@ from fromnoise.data.sources.base import (
 from fromnoise.data.sources.idx import SPLITS, find_images, idx_listing
 
 FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 
 
@@ -76,8 +66,7 @@ def cifar10(request: SourceRequest) -> SourceListing:
     if not files():
         _download(request, "cifar10", "CIFAR10", root)
 
-    @contextmanager
-    def open_reader() -> Iterator[ImageReader]:
+    def open_reader() -> ImageReader:
         from torchvision import datasets
 
         try:
@@ -87,7 +76,7 @@ def cifar10(request: SourceRequest) -> SourceListing:
                 f"data.path: {root} has no complete CIFAR-10: {reason(error)}"
             ) from error
         labels = one_hot(np.array(data.targets), len(data.classes))
-        yield array_reader(data.data, labels=labels, label_names=tuple(data.classes))
+        return array_reader(data.data, labels=labels, label_names=tuple(data.classes))
 
     return SourceListing([stat_stamp(path) for path in files()], open_reader)
 
@@ -103,8 +92,7 @@ def _idx_set(
         files = (find_images(folder, request.split) for folder in folders)
         return next((file for file in files if file), None)
 
-    images = find()
-    if images is None:
+    if (images := find()) is None:
         _download(request, source, torchvision_name, root)
         images = find()
     if images is None:
