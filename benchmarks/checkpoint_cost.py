@@ -22,7 +22,7 @@ from fromnoise.config.recipe import Recipe, load_recipe
 from fromnoise.data.loader import to_float
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.allocation import keep_freed_memory
+from fromnoise.training.step import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.previews import save_preview
 from fromnoise.training.state import TrainingState

@@ -272,7 +272,7 @@ def test_one_large_gradient_slows_adam_unless_it_is_clipped(tiny, tmp_path, monk
             for parameter in self.parameters:
                 parameter.grad = None
 
-    monkeypatch.setattr(loop, "draw_pictures", lambda *what, **how: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *what, **how: None)
     norms = {}
     for clip in (None, 1e-3):
         tiny["training"] |= {"clip_norm": clip, "steps": 2, "log_every": 9, "checkpoint_every": 9}

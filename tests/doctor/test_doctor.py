@@ -24,7 +24,7 @@ def hasty(monkeypatch):
 
 
 def levels(found):
-    return {finding.what: finding.level for finding in found}
+    return {finding.topic: finding.level for finding in found}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -32,12 +32,12 @@ def test_no_shipped_recipe_is_wrong(name, hasty, tmp_path):
     """Without their images, and without time for a measurement."""
     found = diagnose(name, out=tmp_path / "run")
     assert len(found) == len(CHECKS)
-    assert "wrong" not in levels(found).values(), found
+    assert "error" not in levels(found).values(), found
     expected = {"memory", "time"}  # not measured
     source = load_recipe(name).data.source
     expected |= {"images seen"} if source in ("folder", "iclevr") else set()
     expected |= {"attention"} if name == "folder-64" else set()  # at full resolution, as published
-    assert {what for what, level in levels(found).items() if level == "look"} == expected
+    assert {what for what, level in levels(found).items() if level == "warn"} == expected
 
 
 def test_the_command_prints_each_finding_and_a_sound_recipe_is_no_error(cli, tmp_path):
@@ -93,9 +93,9 @@ def test_finds_an_average_that_is_too_long(cli, recipe_file, hasty):
 )
 def test_finds_attention_on_64x64_at_batch_64(tiny, hasty, network, option):
     tiny["network"] = network
-    (found,) = (f for f in diagnose(tiny, overrides=ON_64) if f.what == "attention")
-    assert found.level == "look"
-    assert "at 64×64: " in found.said
+    (found,) = (f for f in diagnose(tiny, overrides=ON_64) if f.topic == "attention")
+    assert found.level == "warn"
+    assert "at 64×64: " in found.message
     assert f"leave it out at 64×64 (network.{option})" in found.advice
 
 
@@ -153,7 +153,7 @@ def test_a_training_begins_with_what_is_not_ok(tiny, tmp_path, caplog):
     assert any(line.startswith("look  mirroring: data.flip on digits") for line in said)
     assert not any(line.startswith("ok") for line in caplog.messages)
     first_step = next(i for i, m in enumerate(caplog.messages) if m.startswith("step 1/1"))
-    assert all(m.split()[0] not in {"look", "wrong"} for m in caplog.messages[first_step:])
+    assert all(m.split()[0] not in {"warn", "error"} for m in caplog.messages[first_step:])
 
 
 def test_even_what_is_wrong_does_not_stop_a_training(tiny, tmp_path, caplog):

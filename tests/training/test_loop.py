@@ -23,7 +23,7 @@ from fromnoise.training.step import Batch, backward, sample_batch
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
     """train(steps=3): the run folder, without pictures, which take longer than all the rest."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
 
     def call(**settings):
         tiny["training"] |= settings
@@ -37,7 +37,7 @@ def poison(monkeypatch):
     """poison(where, steps): the loss or one gradient is not a number at these steps."""
 
     def install(where, steps):
-        real_draw, real_backward, now = loop.draw, step_module.backward, {}
+        real_draw, real_backward, now = loop.sample_batch, step_module.backward, {}
 
         def draw_(recipe, data, step, *others):
             batch = real_draw(recipe, data, step, *others)
@@ -52,7 +52,7 @@ def poison(monkeypatch):
                 next(state.denoiser.parameters()).grad[0] = math.inf
             return losses
 
-        monkeypatch.setattr(loop, "draw", draw_)
+        monkeypatch.setattr(loop, "sample_batch", draw_)
         monkeypatch.setattr(step_module, "backward", backward_)
 
     return install
@@ -125,7 +125,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
 @pytest.mark.parametrize("times", ["uniform", "importance"])
 def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times):
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
     tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
@@ -197,7 +197,7 @@ def test_a_step_that_is_not_finite_changes_nothing(train, poison, where, caplog)
 def test_a_skipped_step_leaves_nothing_in_the_buffers_of_batch_norm(
     tiny, tmp_path, poison, monkeypatch
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["network"] = {"name": "context", "features": 8, "norm": "batch"}
     tiny["data"] = {"source": "digits", "size": [32, 32]}
     tiny["training"] |= {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 3}
@@ -217,7 +217,7 @@ def test_ten_in_a_row_stop_it_and_name_step_and_noise_level(train, poison, tiny,
     poison("loss", range(3, 99))
     with pytest.raises(Diverged) as stopped:
         train(steps=99, checkpoint_every=2, keep_checkpoints=9)
-    t = loop.draw(parse_recipe(tiny, "tiny"), open_images("digits"), 12).t
+    t = loop.sample_batch(parse_recipe(tiny, "tiny"), open_images("digits"), 12).t
     assert "stopped at step 13: 10 steps in a row were not finite" in str(stopped.value)
     assert f"it was the loss at noise level t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"

@@ -14,14 +14,14 @@ from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
 from fromnoise.training.log import Mean, Window
-from fromnoise.training.noise_levels import EVEN, KEPT, History, draw_noise_levels
+from fromnoise.training.noise_levels import EVEN, KEPT, LossHistory, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
 from fromnoise.training.step import Batch, backward, sample_batch
 
 
-def full(sizes) -> History:
+def full(sizes) -> LossHistory:
     """A history in which t had ten losses of sizes[t − 1]."""
-    history = History.of(len(sizes))
+    history = LossHistory.empty(len(sizes))
     for _ in range(KEPT):
         history.add(torch.arange(1, len(sizes) + 1), torch.tensor(sizes))
     return history
@@ -73,7 +73,7 @@ def test_stratified_batches_agree_better_than_uniform_ones():
 
 
 def test_times_are_uniform_until_each_has_ten_losses():
-    history = History.of(3)
+    history = LossHistory.empty(3)
     for step in range(30):
         assert history.probabilities() is None
         drawn = draw_noise_levels("importance", 3, 9, torch.Generator().manual_seed(step), history)
@@ -176,8 +176,8 @@ def test_logged_means_estimate_those_of_even_times():
 def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_finite(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
-    real = loop.draw
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    real = loop.sample_batch
 
     def draw_(recipe, data, step, *others):
         batch = real(recipe, data, step, *others)
@@ -185,7 +185,7 @@ def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_fin
             batch.eps[1] = torch.nan
         return batch
 
-    monkeypatch.setattr(loop, "draw", draw_)
+    monkeypatch.setattr(loop, "sample_batch", draw_)
     tiny["diffusion"]["T"] = 4
     tiny["training"] |= {"noise_levels": "importance", "steps": 20, "checkpoint_every": 20}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder

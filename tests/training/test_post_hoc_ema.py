@@ -177,14 +177,14 @@ def test_without_lengths_nothing_is_stored(finished_run):
 
 
 def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
-    real = loop.draw
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    real = loop.sample_batch
 
     def draw(recipe, data, step, *others):
         batch = real(recipe, data, step, *others)
         return batch._replace(eps=batch.eps * (float("nan") if step in (0, 3) else 1))
 
-    monkeypatch.setattr(loop, "draw", draw)
+    monkeypatch.setattr(loop, "sample_batch", draw)
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     found = {}
@@ -198,7 +198,7 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
 
 
 def test_a_death_right_after_a_checkpoint_costs_no_snapshot(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     real = loop.save_checkpoint
 
     def save_and_die(*arguments):
@@ -299,7 +299,7 @@ def test_a_file_that_is_there_is_not_written_over(run, cli):
 
 
 def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["network"]["channels"] = 16
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 2, "steps": 2}
     other = fromnoise.train(tiny, out=tmp_path / "other").folder

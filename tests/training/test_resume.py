@@ -173,7 +173,7 @@ def test_more_steps_prolong_a_finished_run(prolonged, tiny, tmp_path):
 @pytest.fixture
 def by_importance(tiny, tmp_path, monkeypatch):
     """by_importance(steps): a run that depends on its losses so far, on hints and on offsets."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1, "weighting": "min_snr"}
     tiny["network"]["self_conditioning"] = True
 
@@ -236,7 +236,7 @@ def test_a_finished_run_is_left_as_it_is(run, caplog):
 def test_snapshots_after_the_checkpoint_are_those_of_the_way_that_was_taken(
     tiny, tmp_path, monkeypatch, change
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     first = contents(run / "ema")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import config, training
+from fromnoise import config, runs, training
 from fromnoise.cli import parsing as asking
 from fromnoise.cli.options import Overrides
 
@@ -25,22 +25,22 @@ def train(
     changes = dict(map(config.parse_override, overrides or []))
     if strict:
         changes["data.strict"] = True
-    training.train(recipe, out=out, data=data, overrides=changes)
+    runs.train(recipe, out=out, data=data, overrides=changes)
 
 
 def resume(
     run: Annotated[Path, typer.Argument(help="a run folder")], overrides: Overrides = None
 ) -> None:
-    """Continue a run exactly where it stopped; training.steps=N makes it longer."""
-    training.resume(run, overrides=dict(map(config.parse_override, overrides or [])))
+    """Continue a run exactly where it stopped. training.steps=N makes it longer."""
+    runs.resume(run, overrides=dict(map(config.parse_override, overrides or [])))
 
 
 def progress(
     run: Annotated[Path, typer.Argument(help="a run folder")],
     epochs: Annotated[
-        str | None, typer.Option(help="as in 0,50,100,150,199", show_default="five, evenly spread")
+        str | None, typer.Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced")
     ] = None,
 ) -> None:
-    """Draw what the same noise became at several moments of the training, side by side."""
+    """Draw the previews of several steps of a training side by side."""
     chosen = asking.parse_epochs(epochs) if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())

@@ -16,7 +16,7 @@ import torch
 mallopt = ctypes.CDLL(None).mallopt
 mallopt(-3, 2**17)  # every larger block is a mapping of its own, given back when it is freed
 mallopt(-1, 2**17)
-from fromnoise.training.allocation import keep_freed_memory
+from fromnoise.training.step import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def step():

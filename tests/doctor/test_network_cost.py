@@ -11,7 +11,7 @@ from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
 from fromnoise.doctor import probe
-from fromnoise.doctor.probe import Attended, count_work, kept_bytes, measure, memory_free
+from fromnoise.doctor.network_cost import AttentionLayer, count_work, activation_bytes, measure, memory_free
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import Computation
 
@@ -48,7 +48,7 @@ def test_every_attention_is_seen_with_its_tokens():
     _, _, attention = count_work(denoiser, torch.zeros(1, 3, 16, 24))
     tokens = [16 * 24] * 2 + [8 * 12] * 2 + [2 * 3] + [8 * 12] * 3 + [16 * 24] * 3
     assert [a.tokens for a in attention] == tokens
-    assert attention[0] == Attended(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
+    assert attention[0] == AttentionLayer(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
     stacked = denoiser_of("stacked", **SMALL["stacked"]).eval()
     of_stacked = count_work(stacked, torch.zeros(1, 3, 32, 32))
     assert {a.heads for a in of_stacked[2]} == {2}
@@ -68,7 +68,7 @@ class Squares(nn.Module):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_what_is_kept_is_counted_once_and_by_image(count):
     denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
-    kept = kept_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
+    kept = activation_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
     # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
     assert kept == 3 * 3 * 4 * 4 * 4 + 4
     assert all(p.grad is None for p in denoiser.parameters())
@@ -106,7 +106,7 @@ def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
     seen = []
     denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
     monkeypatch.setattr("fromnoise.diffusion.losses.estimate_x0", noted)
-    kept_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
+    activation_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
     assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
 
 
@@ -138,7 +138,7 @@ def test_changes_nothing(look, tiny_denoiser):
 
 
 def test_without_time_only_the_forward_pass_of_one_image_is_run(look, monkeypatch):
-    monkeypatch.setattr(probe, "kept_bytes", None)
+    monkeypatch.setattr(probe, "activation_bytes", None)
     found = look(seconds=0.0)
     assert (found.step_seconds, found.image_bytes, found.computation) == (None, None, None)
     assert found.multiply_adds > 0
@@ -162,9 +162,9 @@ def test_the_time_is_kept(look, tiny_denoiser, monkeypatch):
 
 
 def test_memory_that_is_there():
-    free = memory_free(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     assert free is None or 2**24 < free < 2**50
-    assert memory_free(torch.device("meta")) is None
+    assert free_memory(torch.device("meta")) is None
 
 
 def test_a_network_with_batch_statistics_and_labels_is_measured():

@@ -1,52 +1,52 @@
 import pytest
 
 from fromnoise.checkpoints import prune
-from fromnoise.doctor import costs
-from fromnoise.doctor.probe import Attended
+from fromnoise.doctor import cost_checks
+from fromnoise.doctor.network_cost import AttentionLayer
 
 
 @pytest.mark.parametrize(
     ("tokens", "share", "batch_size", "level"),
     [
-        (4096, 0.01, 64, "look"),  # scores of 4 GiB
+        (4096, 0.01, 64, "warn"),  # scores of 4 GiB
         (4096, 0.01, 15, "ok"),  # 0.94 GiB
-        (1024, 0.3, 1, "look"),
+        (1024, 0.3, 1, "warn"),
         (1024, 0.2, 1, "ok"),
     ],
 )
 def test_attention_over_many_pixels(facts, tokens, share, batch_size, level):
-    seen = Attended(tokens, tokens, heads=1, multiply_adds=int(share * 10**8))
+    seen = AttentionLayer(tokens, tokens, heads=1, multiply_adds=int(share * 10**8))
     asked = facts({"training.batch_size": batch_size}, measured={"attention": (seen,)})
-    found = costs.attention(asked)
+    found = cost_checks.attention(asked)
     assert found.level == level
-    assert f"1 layer at {'64×64' if tokens == 4096 else '32×32'}: {share:.0%} of" in found.said
+    assert f"1 layer at {'64×64' if tokens == 4096 else '32×32'}: {share:.0%} of" in found.message
     if batch_size == 64:
-        assert "scores of 4 GiB" in found.said
+        assert "scores of 4 GiB" in found.message
         assert "leave it out at 64×64 (network.attention_levels)" in found.advice
 
 
 def test_memory_is_that_of_one_part_of_the_batch(facts):
     whole = {"image_bytes": 100 * 2**20}  # 12.5 GiB in a batch of 128
-    found = costs.memory(facts(measured=whole))
-    assert found.level == "wrong"
+    found = cost_checks.memory(facts(measured=whole))
+    assert found.level == "error"
     assert found.advice.startswith("training.accumulation=2 ")
     mended = facts({"training.accumulation": 2}, measured=whole)
-    assert costs.memory(mended).level == "ok"
+    assert cost_checks.memory(mended).level == "ok"
     nearly = {"image_bytes": 60 * 2**20}
-    assert costs.memory(facts(measured=nearly)).level == "look"
-    assert costs.memory(facts(measured=whole, memory_free=None)).level == "ok"
-    hopeless = costs.memory(facts(memory_free=10**6))
-    assert (hopeless.level, "accumulation" in hopeless.advice) == ("wrong", False)
+    assert cost_checks.memory(facts(measured=nearly)).level == "warn"
+    assert cost_checks.memory(facts(measured=whole, memory_free=None)).level == "ok"
+    hopeless = cost_checks.memory(facts(memory_free=10**6))
+    assert (hopeless.level, "accumulation" in hopeless.advice) == ("error", False)
 
 
-@pytest.mark.parametrize(("seconds", "level"), [(8.0, "ok"), (9.0, "look"), (None, "look")])
+@pytest.mark.parametrize(("seconds", "level"), [(8.0, "ok"), (9.0, "warn"), (None, "warn")])
 def test_more_than_a_night_and_a_day(facts, seconds, level):
-    found = costs.time(facts(measured={"step_seconds": seconds}))
+    found = cost_checks.time(facts(measured={"step_seconds": seconds}))
     assert found.level == level
     if seconds == 8.0:
-        assert "about 22h 13m for 10,000 steps (16 images/s in fp32" in found.said
+        assert "about 22h 13m for 10,000 steps (16 images/s in fp32" in found.message
     if seconds is None:
-        assert "not measured" in found.said
+        assert "not measured" in found.message
 
 
 @pytest.mark.parametrize(
@@ -54,39 +54,39 @@ def test_more_than_a_night_and_a_day(facts, seconds, level):
     [
         ({"training.preview_every": 1000}, 0, "ok"),
         ({"training.preview_every": 20}, 10, "ok"),
-        ({"training.preview_every": 5}, 42, "look"),
-        ({"evaluation.every": 100, "evaluation.num_images": 3072}, 40, "look"),
+        ({"training.preview_every": 5}, 42, "warn"),
+        ({"evaluation.every": 100, "evaluation.num_images": 3072}, 40, "warn"),
     ],
 )
 def test_pictures_that_cost_more_than_the_training_are_told(facts, overrides, share, level):
-    found = costs.pictures(facts(overrides))
-    assert (found.level, found.said.split()[1]) == (level, f"{share}%")
+    found = cost_checks.previews_and_scores(facts(overrides))
+    assert (found.level, found.message.split()[1]) == (level, f"{share}%")
 
 
 @pytest.mark.parametrize(
     ("overrides", "count", "level"),
     [
-        ({"training.keep_checkpoints": 200, "training.checkpoint_every": 50}, 200, "wrong"),
-        ({"training.keep_checkpoints": 50, "training.checkpoint_every": 50}, 50, "look"),
+        ({"training.keep_checkpoints": 200, "training.checkpoint_every": 50}, 200, "error"),
+        ({"training.keep_checkpoints": 50, "training.checkpoint_every": 50}, 50, "warn"),
         ({"training.keep_checkpoints": 200}, 10, "ok"),  # there will be no more
-        ({"training.checkpoint_every": 50, "training.milestone_every": 50}, 200, "wrong"),
+        ({"training.checkpoint_every": 50, "training.milestone_every": 50}, 200, "error"),
         ({"training.milestone_every": 5000}, 4, "ok"),
     ],
 )
 def test_checkpoints_of_330_MB_on_a_disk_of_20_GB(facts, overrides, count, level):
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    found = costs.disk(facts(overrides, measured=of_330_MB))
-    assert (found.level, found.said.split(" of ")[0]) == (level, f"{count} checkpoints")
-    assert "of 315 MiB, and one while" in found.said
+    found = cost_checks.disk(facts(overrides, measured=of_330_MB))
+    assert (found.level, found.message.split(" of ")[0]) == (level, f"{count} checkpoints")
+    assert "of 315 MiB, and one while" in found.message
 
 
 def test_the_number_of_checkpoints_that_is_advised_fits(facts):
     asked = {"training.keep_checkpoints": 200, "training.checkpoint_every": 50}
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    advice = costs.disk(facts(asked, measured=of_330_MB)).advice
+    advice = cost_checks.disk(facts(asked, measured=of_330_MB)).advice
     assert advice == "training.keep_checkpoints=47, or --out on another disk"
     asked["training.keep_checkpoints"] = 47
-    assert costs.disk(facts(asked, measured=of_330_MB)).level == "ok"
+    assert cost_checks.disk(facts(asked, measured=of_330_MB)).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_the_number_of_checkpoints_is_the_most_that_there_ever_are(
         prune(tmp_path / f"{step:06d}", keep=keep, milestone_every=milestone)
     keys = ("keep_checkpoints", "milestone_every", "checkpoint_every", "steps")
     values = zip(keys, (keep, milestone, 10, 205), strict=True)
-    said = costs.disk(facts({f"training.{key}": value for key, value in values})).said
+    said = cost_checks.disk(facts({f"training.{key}": value for key, value in values})).message
     assert most <= int(said.split()[0]) + 1 <= most + keep
 
 
 def test_averages_of_other_lengths_take_memory_and_disk(facts):
     lengths = {"training.ema_lengths": [0.05, 0.1]}
     with_them, without = facts(lengths), facts()
-    assert "about 149 MiB" in costs.memory(with_them).said  # 122 of images, 4·(1+1+2+3) MB
-    assert "about 141 MiB" in costs.memory(without).said
-    said = costs.disk(with_them).said
+    assert "about 149 MiB" in cost_checks.memory(with_them).message  # 122 of images, 4·(1+1+2+3) MB
+    assert "about 141 MiB" in cost_checks.memory(without).message
+    said = cost_checks.disk(with_them).message
     assert "2 checkpoints of 23 MiB" in said  # 4·(1+2+3) MB
     assert "and 40 snapshots of averages: 153 MiB" in said
-    full = costs.disk(facts(lengths, disk_free=150 * 2**20))
-    assert full.level == "wrong"
-    assert costs.disk(facts(disk_free=150 * 2**20)).level == "ok"
+    full = cost_checks.disk(facts(lengths, disk_free=150 * 2**20))
+    assert full.level == "error"
+    assert cost_checks.disk(facts(disk_free=150 * 2**20)).level == "ok"
