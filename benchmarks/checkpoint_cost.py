@@ -22,11 +22,10 @@ from fromnoise.config.recipe import Recipe, load_recipe
 from fromnoise.data.loader import to_float
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.step import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.previews import save_preview
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, train_step
+from fromnoise.training.step import Batch, keep_freed_memory, train_step
 
 EVERY = 1000  # steps from one checkpoint to the next
 WORKS = {  # recipe → its batch here, and its images

@@ -23,11 +23,10 @@ from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
-from fromnoise.training.step import keep_freed_memory
 from fromnoise.training.compiling import should_compile
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, train_step
+from fromnoise.training.step import Batch, keep_freed_memory, train_step
 
 LONG = 100_000  # steps
 

@@ -22,14 +22,14 @@ def test_attention_over_many_pixels(facts, tokens, share, batch_size, level):
     assert f"1 layer at {'64×64' if tokens == 4096 else '32×32'}: {share:.0%} of" in found.message
     if batch_size == 64:
         assert "scores of 4 GiB" in found.message
-        assert "leave it out at 64×64 (network.attention_levels)" in found.advice
+        assert "Remove it at 64×64 (network.attention_levels)" in found.advice
 
 
 def test_memory_is_that_of_one_part_of_the_batch(facts):
     whole = {"image_bytes": 100 * 2**20}  # 12.5 GiB in a batch of 128
     found = cost_checks.memory(facts(measured=whole))
     assert found.level == "error"
-    assert found.advice.startswith("training.accumulation=2 ")
+    assert found.advice.startswith("Set training.accumulation=2 ")
     mended = facts({"training.accumulation": 2}, measured=whole)
     assert cost_checks.memory(mended).level == "ok"
     nearly = {"image_bytes": 60 * 2**20}
@@ -84,7 +84,7 @@ def test_the_number_of_checkpoints_that_is_advised_fits(facts):
     asked = {"training.keep_checkpoints": 200, "training.checkpoint_every": 50}
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
     advice = cost_checks.disk(facts(asked, measured=of_330_MB)).advice
-    assert advice == "training.keep_checkpoints=47, or --out on another disk"
+    assert advice == "Set training.keep_checkpoints=47, or --out on another disk"
     asked["training.keep_checkpoints"] = 47
     assert cost_checks.disk(facts(asked, measured=of_330_MB)).level == "ok"
 

@@ -48,15 +48,18 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts,
     found = learning_checks.final_noise(facts(schedule))
     left = math.sqrt(NoiseSchedule.named(name, T, **options).alpha_bar[-1])
     assert found.level == "error"
-    assert f"√ᾱ_T = {left:.2f}: at t = T the image is still seen" in found.message
-    ways = found.advice.removeprefix("end in noise: ").split(", or ")
+    assert f"√ᾱ_T = {left:.2f}: x_T still shows the image" in found.message
+    ways = found.advice.removeprefix("Set ").split(", or ")
     for way in ways:
-        if way == "larger diffusion.schedule.betas (or more, and diffusion.T as many)":
+        if way == "larger diffusion.schedule.betas (or more of them, and diffusion.T to match)":
             mended = {"diffusion.T": 12, "diffusion.schedule.betas": [0.5] * 12}
         else:
             mended = dict(map(parse_override, way.split()))
         diffusion = facts(schedule | mended).recipe.diffusion
-        assert diffusion.noise_schedule().alpha_bar[-1] <= (learning_checks.MAX_FINAL_SIGNAL / 1.5) ** 2, way
+        assert (
+            diffusion.noise_schedule().alpha_bar[-1]
+            <= (learning_checks.MAX_FINAL_SIGNAL / 1.5) ** 2
+        ), way
         assert learning_checks.final_noise(facts(schedule | mended)).level == "ok", way
     if (name, T, options) == ("linear", 400, {}):
         assert ways == [
@@ -120,13 +123,11 @@ def test_an_average_longer_than_a_quarter_of_the_run_is_looked_at(facts, decay, 
 
 def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(facts):
     """A real average of one number, 1 at first and 0 from the first step on."""
-    found = learning_checks.ema(
-        facts({"training.ema_decay": 0.9999, "training.steps": 14_000})
-    )
+    found = learning_checks.ema(facts({"training.ema_decay": 0.9999, "training.steps": 14_000}))
     assert "decay 0.9999 is an average over 10,000 steps, 71% of the 14,000" in found.message
-    assert "0.0% of the first weights is left in it; without the warm-up, 25%" in found.message
-    assert "only lets it reach 0.9994" in found.message
-    assert found.advice.startswith("training.ema_decay=0.9993 ")
+    assert "0.0% of it are the initial weights, 25% without the warm-up" in found.message
+    assert "ends at 0.9994" in found.message
+    assert found.advice.startswith("Set training.ema_decay=0.9993 ")
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1)
     ema = EMA(module, 0.9999)
@@ -158,7 +159,7 @@ def test_images_are_seen_neither_too_seldom_nor_by_heart(facts, steps, count, le
     assert found.level == level
     assert f"{128 * steps:,} in {steps:,} steps" in found.message
     if count is None:
-        assert "not known" in found.message
+        assert "epochs unknown" in found.message
     else:
         assert f"epochs of {count:,}" in found.message
 
@@ -168,7 +169,7 @@ def test_epochs_of_images_that_are_not_here_are_not_known(facts):
     asked = replace(asked, recipe=_with_epochs(asked.recipe))
     assert asked.steps is None
     assert {f.topic for f in check(asked) if f.level == "warn"} == {"images seen"}
-    assert "not known" in learning_checks.images_seen(asked).message
+    assert "steps unknown" in learning_checks.images_seen(asked).message
 
 
 def _with_epochs(recipe):
@@ -219,7 +220,7 @@ def test_mirrors_that_make_something_untrue(facts, overrides, names, level):
         (2e-4, 500, ""),
         (0.5, 0, "unusually large"),
         (1e-9, 0, "unusually small"),
-        (2e-4, 50_000, "of which the training has 50,000"),
+        (2e-4, 50_000, "but the training has 50,000 steps"),
     ],
 )
 def test_a_learning_rate_that_is_far_from_any_and_an_endless_warm_up_are_looked_at(

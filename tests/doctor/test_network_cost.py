@@ -10,8 +10,14 @@ from fromnoise.config.components import Component, checked
 from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
-from fromnoise.doctor import probe
-from fromnoise.doctor.network_cost import AttentionLayer, count_work, activation_bytes, measure, memory_free
+from fromnoise.doctor import network_cost
+from fromnoise.doctor.network_cost import (
+    AttentionLayer,
+    activation_bytes,
+    count_work,
+    free_memory,
+    measure_network,
+)
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import Computation
 
@@ -85,7 +91,7 @@ def look(tiny_denoiser):
 
     def call(seconds=5.0, computation=FP32, **options):
         settings = Training(steps=1, batch_size=8, device="cpu", **options)
-        return measure(
+        return measure_network(
             tiny_denoiser,
             settings,
             Objective(),
@@ -138,7 +144,7 @@ def test_changes_nothing(look, tiny_denoiser):
 
 
 def test_without_time_only_the_forward_pass_of_one_image_is_run(look, monkeypatch):
-    monkeypatch.setattr(probe, "activation_bytes", None)
+    monkeypatch.setattr(network_cost, "activation_bytes", None)
     found = look(seconds=0.0)
     assert (found.step_seconds, found.image_bytes, found.computation) == (None, None, None)
     assert found.multiply_adds > 0
@@ -169,7 +175,7 @@ def test_memory_that_is_there():
 
 def test_a_network_with_batch_statistics_and_labels_is_measured():
     denoiser = denoiser_of("context", cond_dim=2, features=8, norm="batch")
-    found = measure(
+    found = measure_network(
         denoiser,
         Training(batch_size=4),
         Objective(),

@@ -9,18 +9,19 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.doctor.network_cost import measure_network
 from fromnoise.networks import NETWORKS
-from fromnoise.training import compiling, loop, run
+from fromnoise.training import compiling, run
 from fromnoise.training.compiling import (
     CompileTiming,
-    should_compile,
     compile_regions,
-    time_eager_step,
+    should_compile,
     time_compiling,
+    time_eager_step,
 )
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
@@ -344,7 +345,7 @@ def test_without_a_compiler_true_says_so_in_one_line(monkeypatch, tiny, tmp_path
     assert "\n" not in line
     assert line.startswith("training.compile: torch cannot compile the network on cpu (")
     assert "no compiler found" in line
-    assert line.endswith("install a C++ compiler, such as g++, or set training.compile = false")
+    assert line.endswith("Install a C++ compiler, such as g++, or set training.compile = false")
     assert not (tmp_path / "run").exists()
 
 
@@ -378,5 +379,5 @@ def test_without_a_compiler_auto_goes_on(monkeypatch, caplog):
 def test_a_first_guess_is_of_any_number_of_images_and_is_not_compiled(tiny, tmp_path):
     tiny["network"]["self_conditioning"] = True
     tiny["training"]["compile"] = True
-    with pytest.raises(ConfigError, match=r"self_conditioning .* set training\.compile = false"):
+    with pytest.raises(ConfigError, match=r"self_conditioning .* Set training\.compile = false"):
         fromnoise.train(tiny, out=tmp_path / "run")

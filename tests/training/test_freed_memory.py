@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fromnoise.training import allocation
+from fromnoise.training.step import keep_freed_memory
 
 STEPS = """
 import ctypes, resource, sys
@@ -53,4 +53,4 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
         """A C library without mallopt."""
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    allocation.keep_freed_memory()
+    keep_freed_memory()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise import checkpoints
+from fromnoise import checkpoints, runs
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config.recipe import Training, parse_recipe
 from fromnoise.data import open_images
@@ -151,7 +151,7 @@ def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, m
 def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):
     tiny["network"] |= {"self_conditioning": True, "dropout": 0.0}
     tiny["diffusion"] |= {"prediction": "v", "weighting": "min_snr", "offset_noise": 0.05}
-    run = train(steps=60, log_every=10, times="stratified", learning_rate=3e-3)
+    run = train(steps=60, log_every=10, noise_levels="stratified", learning_rate=3e-3)
     losses = [row["loss"] for row in read_log(run)]
     assert losses[-1] < 0.75 * losses[0]  # 0.64, falling in every row
     images = fromnoise.load(run, device="cpu").sample([0, 1], steps=5)
@@ -213,13 +213,13 @@ def test_steps_skipped_now_and_then_do_not_stop_a_run(train, poison):
     assert newest_checkpoint(train(steps=30) / "checkpoints")[0].name == "000030"
 
 
-def test_ten_in_a_row_stop_it_and_name_step_and_noise_level(train, poison, tiny, tmp_path):
+def test_ten_in_a_row_stop_it_and_name_step_and_timestep(train, poison, tiny, tmp_path):
     poison("loss", range(3, 99))
     with pytest.raises(Diverged) as stopped:
         train(steps=99, checkpoint_every=2, keep_checkpoints=9)
     t = loop.sample_batch(parse_recipe(tiny, "tiny"), open_images("digits"), 12).t
     assert "stopped at step 13: 10 steps in a row were not finite" in str(stopped.value)
-    assert f"it was the loss at noise level t = {t[1]}." in str(stopped.value)
+    assert f"it was the loss at timestep t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"
     steps = [int(path.name) for path in list_checkpoints(run / "checkpoints")]
     assert steps == [2, 4, 6, 8, 10, 12]
@@ -269,13 +269,13 @@ def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_pat
 
 
 def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monkeypatch):
-    """The wish to stop is read once a step, or it could stop a run without having saved it."""
+    """The signal is read once a step. Otherwise a run could stop without a checkpoint."""
 
-    class Wish:
+    class Signal:
         reads = 0
 
         @property
-        def signal(self):
+        def received(self):
             self.reads += 1
             return "SIGTERM" if self.reads > 1 else None
 
@@ -285,6 +285,6 @@ def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monk
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(loop, "StopSignal", Wish)
+    monkeypatch.setattr(loop, "StopSignal", Signal)
     run = train(steps=5, checkpoint_every=5)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000002"]

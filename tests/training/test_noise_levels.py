@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Training
@@ -125,15 +126,19 @@ def test_a_poor_one_is_said_to_be_so(walked, tmp_path, caplog):
     reconstruct(run, 0.1, out=tmp_path / "good.safetensors")
     assert caplog.text == ""
     reconstruct(run, 0.01, out=tmp_path / "poor.safetensors")
-    assert "length 0.01 with a relative error of 30 %" in caplog.text
+    assert "length 0.01 has a relative error of 30 %" in caplog.text
 
 
 def test_a_useless_one_is_not_written(walked, tmp_path):
     run, _ = walked
     out = tmp_path / "out.safetensors"
-    with pytest.raises(ConfigError, match=r"profile is \d\d %, .+; a --length nearer those of"):
+    with pytest.raises(
+        ConfigError, match=r"error of \d\d % in its profile, .+ Give a --length nearer to those of"
+    ):
         reconstruct(run, 0.002, out=out)
-    with pytest.raises(ConfigError, match=r"a --step that has a snapshot, as 110, or a --length"):
+    with pytest.raises(
+        ConfigError, match=r"Give a --step with a snapshot, such as 110, a --length"
+    ):
         reconstruct(run, 0.005, step=101, out=out)
     assert not out.exists()
 
@@ -147,7 +152,7 @@ def trained(tmp_path_factory, tiny_tree) -> Path:
     training = {**tiny_tree["training"], "ema_lengths": [0.05, 0.1], "ema_snapshot_every": 4}
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+        patch.setattr(runs, "draw_pictures", lambda *_, **__: None)
         return fromnoise.train({**tiny_tree, "training": training}, out=out).folder
 
 
@@ -237,7 +242,7 @@ def test_from_the_command_to_a_picture(run, cli):
     file = run / "ema" / "length-0.07.safetensors"
     path, line = out.splitlines()
     assert path == str(file)
-    assert line.startswith("length 0.07 at step 6, of 4 snapshots; relative error of its profile ")
+    assert line.startswith("length 0.07 at step 6, of 4 snapshots, relative error of its profile ")
     code, out, _ = cli("sample", file, "--num", 1)
     assert code == 0
     assert (run / "samples" / "000006-ema0.07-ddim-5" / "000000.png").is_file()
@@ -252,8 +257,8 @@ def test_from_the_command_to_a_picture(run, cli):
         (["--length", 0.3], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", 0], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", "nan"], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
-        (["--length", 0.1, "--step", 7], "step 7 is none of 1–6, which the snapshots of"),
-        (["--length", 0.1, "--step", 0], "step 0 is none of 1–6, which the snapshots of"),
+        (["--length", 0.1, "--step", 7], "step 7 is not within 1–6, the steps of the snapshots of"),
+        (["--length", 0.1, "--step", 0], "step 0 is not within 1–6, the steps of the snapshots of"),
         (["--length", 0.07, "--step", 5], " %, and at most 50 % is written; a --step that has a"),
         (["--length", 0.1, "--out", "x.pt"], "--out x.pt must end with .safetensors"),
     ],
@@ -279,7 +284,7 @@ def test_a_run_without_snapshots_names_the_key(finished_run, tmp_path, cli):
     assert f"has no snapshots in ema/: they are stored while it trains, {said}" in refused(
         finished_run, cli
     ).replace("if its recipe says so, ", "")
-    assert "is no run: it has no recipe.yaml" in refused(tmp_path, cli)
+    assert "is not a run: recipe.yaml is missing" in refused(tmp_path, cli)
 
 
 def test_one_snapshot_is_too_few(run, cli):

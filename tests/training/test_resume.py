@@ -19,9 +19,9 @@ import yaml
 from PIL import Image
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config.errors import ConfigError
-from fromnoise.training import loop
 from fromnoise.training.log import read_log
 from fromnoise.training.state import HISTORY_FILE
 
@@ -148,7 +148,7 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     step = int(newest.name)
     assert said.splitlines()[-2:] == [
         f"saved {newest}",
-        f"stopped by {number.name} at step {step}; to go on: fromnoise resume {run}",
+        f"stopped by {number.name} at step {step}. To continue: fromnoise resume {run}",
     ]
 
 
@@ -220,7 +220,7 @@ def test_without_any_whole_checkpoint_a_run_begins_again(run, prolonged, caplog,
     else:
         shutil.rmtree(run / "checkpoints")
     fromnoise.resume(run, overrides={"training.steps": 9})
-    assert "no whole checkpoint: starting at step 0" in caplog.text
+    assert "no whole checkpoint. Starting at step 0" in caplog.text
     assert final(run, 9) == final(prolonged, 9)
 
 
@@ -229,7 +229,7 @@ def test_a_finished_run_is_left_as_it_is(run, caplog):
     before = contents(run)
     fromnoise.resume(run)
     assert contents(run) == before
-    assert "complete at step 6 and was left as it is" in caplog.text
+    assert "already finished at step 6. To train longer, increase training.steps" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 5e-3, "ema_snapshot_every": 5}])
@@ -303,8 +303,8 @@ def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, befo
     with pytest.raises(ConfigError) as refused:
         fromnoise.resume(run, overrides={"training.steps": 9, key: yaml.safe_load(str(value))})
     assert str(refused.value) == (
-        f"{key} = {value}, but {run} was trained with {before}: "
-        "resume cannot change it; begin another run with train"
+        f"{key} = {value}, but {run} was trained with {before}. "
+        "Resume cannot change it. Start another run with train"
     )
     assert contents(run) == files
 
@@ -328,7 +328,7 @@ def test_a_wrong_setting_leaves_the_run_as_it_is(run):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run: it has no recipe\.yaml"):
+    with pytest.raises(ConfigError, match=r"is not a run: recipe\.yaml is missing"):
         fromnoise.resume(tmp_path)
 
 
@@ -336,7 +336,7 @@ def test_training_into_a_run_is_refused_with_the_way_out(run, recipe_file, cli):
     before = contents(run)
     code, _, err = cli("train", recipe_file, "--out", run)
     assert code == 2
-    assert f"is a run already; to continue it: fromnoise resume {run};" in err
+    assert f"is a run already. To continue it: fromnoise resume {run}." in err
     assert contents(run) == before
 
 

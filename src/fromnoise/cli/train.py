@@ -38,7 +38,8 @@ def resume(
 def progress(
     run: Annotated[Path, typer.Argument(help="a run folder")],
     epochs: Annotated[
-        str | None, typer.Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced")
+        str | None,
+        typer.Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced"),
     ] = None,
 ) -> None:
     """Draw the previews of several steps of a training side by side."""

@@ -28,13 +28,15 @@ def attention(inputs: CheckInputs) -> Finding:
         largest = max(largest, scores)
         layers = "1 layer" if len(level) == 1 else f"{len(level)} layers"
         lines.append(
-            f"{layers} at {_size(tokens, inputs.shape)}: {part:.0%} of the multiply-adds, scores of "
-            f"{_bytes(scores)}"
+            f"{layers} at {_size(tokens, inputs.shape)}: {part:.0%} of the multiply-adds, "
+            f"scores of {_bytes(scores)}"
         )
     message = f"{'; '.join(lines)} ({inputs.part} images at once, if the kernel stores them)"
     if share <= ATTENTION_SHARE and largest <= LARGE_SCORES:
         return Finding("ok", topic, message)
-    keys = [key for key in inputs.recipe.network.options if key.startswith(("attention", "full_at"))]
+    keys = [
+        key for key in inputs.recipe.network.options if key.startswith(("attention", "full_at"))
+    ]
     where = f" (network.{keys[0]})" if keys else ""
     worst = _size(max(a.tokens for a in cost.attention), inputs.shape)
     return Finding(
@@ -91,7 +93,11 @@ def time(inputs: CheckInputs) -> Finding:
 
 def previews_and_scores(inputs: CheckInputs) -> Finding:
     """Check the cost of previews and scores: a forward pass is about a third of a training step."""
-    topic, settings, scores = "previews and scores", inputs.recipe.training, inputs.recipe.evaluation
+    topic, settings, scores = (
+        "previews and scores",
+        inputs.recipe.training,
+        inputs.recipe.evaluation,
+    )
     if inputs.steps is None:
         return Finding("ok", topic, f"previews every {settings.preview_every:,} steps")
     steps = min(PREVIEW_STEPS, inputs.recipe.diffusion.T)

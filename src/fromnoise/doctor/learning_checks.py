@@ -14,7 +14,12 @@ SIDES = {"left", "right"}  # words in labels that are wrong for a mirrored image
 NOT_FLIPPED = ("digits", "mnist")  # a mirrored 2 is not a digit
 MAX_FINAL_SIGNAL = 0.05  # √ᾱ_T
 PAPER_FINAL_SIGNAL = 0.0064  # √ᾱ_T of the paper's schedule
-SCALES_WITH_T = ("linear", "quadratic", "constant", "warmup")  # their betas do not shrink as T grows
+SCALES_WITH_T = (
+    "linear",
+    "quadratic",
+    "constant",
+    "warmup",
+)  # their betas do not shrink as T grows
 MAX_T, MAX_BETA = 10_000, 0.5  # in advice
 MIN_RESCALED_T = 25  # below it, the largest β of linear_rescaled is near 1
 USUAL_RATES = (1e-6, 1e-2)  # of Adam. Published ones are between 2e-5 and 1e-3
@@ -28,11 +33,15 @@ def images_seen(inputs: CheckInputs) -> Finding:
     """Check how often each image is seen. The model memorises few images that it sees often."""
     topic, settings, count = "images seen", inputs.recipe.training, inputs.num_images
     if inputs.steps is None:
-        message = f"{settings.epochs:g} epochs of images that are not on this machine: steps unknown"
+        message = (
+            f"{settings.epochs:g} epochs of images that are not on this machine: steps unknown"
+        )
         return Finding("warn", topic, message, "Give --data PATH with a copy of them")
     seen = inputs.steps * settings.batch_size
     if count is None:
-        message = f"{seen:,} in {inputs.steps:,} steps, images are not on this machine: epochs unknown"
+        message = (
+            f"{seen:,} in {inputs.steps:,} steps, images are not on this machine: epochs unknown"
+        )
         return Finding("warn", topic, message, "Give --data PATH with a copy of them")
     epochs = seen / count
     passes = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
@@ -57,7 +66,9 @@ def batch(inputs: CheckInputs) -> Finding:
     topic, settings = "batch", inputs.recipe.training
     message = f"{settings.batch_size} images a step"
     if settings.accumulation > 1:
-        message += f", in {settings.accumulation} parts of up to {inputs.part}, with the same gradient"
+        message += (
+            f", in {settings.accumulation} parts of up to {inputs.part}, with the same gradient"
+        )
     if inputs.num_images is not None and settings.batch_size > inputs.num_images:
         return Finding(
             "warn",
@@ -73,7 +84,9 @@ def learning_rate(inputs: CheckInputs) -> Finding:
     """Check the learning rate, and that the warm-up ends."""
     topic, settings = "learning rate", inputs.recipe.training
     message = f"{settings.learning_rate:g}, {settings.lr_schedule}"
-    message += f" after a warm-up of {settings.warmup_steps:,} steps" if settings.warmup_steps else ""
+    message += (
+        f" after a warm-up of {settings.warmup_steps:,} steps" if settings.warmup_steps else ""
+    )
     low, high = USUAL_RATES
     if not low <= settings.learning_rate <= high:
         far = "large" if settings.learning_rate > high else "small"
@@ -81,7 +94,9 @@ def learning_rate(inputs: CheckInputs) -> Finding:
         return Finding("warn", topic, f"{message}: unusually {far}", advice)
     if inputs.steps is not None and settings.warmup_steps >= inputs.steps:
         advice = f"Set training.warmup_steps={inputs.steps // 20}"
-        return Finding("warn", topic, f"{message}, but the training has {inputs.steps:,} steps", advice)
+        return Finding(
+            "warn", topic, f"{message}, but the training has {inputs.steps:,} steps", advice
+        )
     return Finding("ok", topic, message)
 
 
@@ -91,7 +106,9 @@ def flip(inputs: CheckInputs) -> Finding:
     if not data.flip:
         return Finding("ok", topic, "no image is mirrored")
     if data.source in NOT_FLIPPED:
-        message = f"data.flip on {data.source}: a mirrored digit is not a digit, but the model learns it"
+        message = (
+            f"data.flip on {data.source}: a mirrored digit is not a digit, but the model learns it"
+        )
         return Finding("warn", topic, message, "Set data.flip=false")
     words = [n for n in inputs.label_names if SIDES & set(re.split(r"[^a-z]+", n.casefold()))]
     if data.labels and words:
@@ -165,9 +182,11 @@ def network(inputs: CheckInputs) -> Finding:
 
 
 def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
-    """Return changes of a schedule. Each of them alone makes about √ᾱ_T = PAPER_FINAL_SIGNAL or less."""
+    """Return changes of a schedule, each of which makes √ᾱ_T about PAPER_FINAL_SIGNAL or less."""
     name, options = diffusion.schedule.name, diffusion.schedule.options
-    ratio = 2 * math.log(PAPER_FINAL_SIGNAL) / math.log(alpha_bar[-1])  # ln ᾱ_T = Σ ln(1−β_t), about ∝ T·β
+    ratio = (
+        2 * math.log(PAPER_FINAL_SIGNAL) / math.log(alpha_bar[-1])
+    )  # ln ᾱ_T = Σ ln(1−β_t), about ∝ T·β
     largest = float((1 - alpha_bar[1:] / alpha_bar[:-1]).max())  # β
     ways, T = [], 10 * max(round(diffusion.T * ratio / 10), 1)
     if name in SCALES_WITH_T and T <= MAX_T and _ends_in_noise(diffusion, T):

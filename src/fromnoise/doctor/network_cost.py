@@ -75,7 +75,9 @@ def measure_network(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         trial = copy.deepcopy(denoiser).eval()
-        optimizer = build_optimizer(trial.network, settings)  # the first call imports modules for seconds
+        optimizer = build_optimizer(
+            trial.network, settings
+        )  # the first call imports modules for seconds
         end = time.perf_counter() + seconds
 
         def batch(count: int) -> tuple[Tensor, Tensor | None]:

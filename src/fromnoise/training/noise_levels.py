@@ -45,7 +45,9 @@ class LossHistory:
         size = self.losses.double().square().mean(dim=1).sqrt()
         uniform = torch.full_like(size, 1 / len(size))
         total = size.sum()
-        return (1 - UNIFORM_SHARE) * size / total + UNIFORM_SHARE * uniform if total > 0 else uniform
+        return (
+            (1 - UNIFORM_SHARE) * size / total + UNIFORM_SHARE * uniform if total > 0 else uniform
+        )
 
 
 def draw_noise_levels(

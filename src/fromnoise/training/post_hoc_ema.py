@@ -60,7 +60,9 @@ def reconstruct(
     last = snapshots[-1].spec.step
     step = last if step is None else step
     if not 1 <= step <= last:
-        raise ConfigError(f"step {step} is not within 1–{last}, the steps of the snapshots of {run}")
+        raise ConfigError(
+            f"step {step} is not within 1–{last}, the steps of the snapshots of {run}"
+        )
     # the average at `step` does not depend on snapshots after the next one
     until = min(s.spec.step for s in snapshots if s.spec.step >= step)
     used = [s for s in snapshots if s.spec.step <= until]
@@ -113,8 +115,8 @@ def read_snapshots(run: Path) -> list[Snapshot]:
         snapshots.append(Snapshot(file, spec, spec.power_average))
     if not snapshots:
         raise ConfigError(
-            f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a setting "
-            "such as training.ema_lengths=[0.05,0.1]"
+            f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a "
+            "setting such as training.ema_lengths=[0.05,0.1]"
         )
     for snapshot in snapshots:
         if _network_of(snapshot.spec) != _network_of(snapshots[-1].spec):
@@ -159,4 +161,6 @@ def _load(network: nn.Module, file: Path) -> None:
         network.load_state_dict(dict(read_tensors(file).tensors))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file} does not fit the network in its metadata: {detail}") from error
+        raise CheckpointError(
+            f"{file} does not fit the network in its metadata: {detail}"
+        ) from error

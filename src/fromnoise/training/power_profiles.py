@@ -56,8 +56,8 @@ def inner_product(
 ) -> np.ndarray:
     """Return ∫ p_{γ_a,t_a}(τ) p_{γ_b,t_b}(τ) dτ.
 
-    It is (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max: with the ratio of times,
-    no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
+    It is (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max: with the ratio of
+    times, no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
     """
     gamma, t, other_gamma, other_t = np.broadcast_arrays(
         *(np.asarray(x, dtype=np.float64) for x in (gamma, t, other_gamma, other_t))

@@ -57,9 +57,7 @@ def choose_computation(
     change. Raises ValueError for fp16 on a CPU.
     """
     if settings.precision == "fp16" and x0.device.type == "cpu":
-        raise ValueError(
-            "training.precision = 'fp16' needs a GPU. On a CPU use auto, fp32 or bf16"
-        )
+        raise ValueError("training.precision = 'fp16' needs a GPU. On a CPU use auto, fp32 or bf16")
     precisions: tuple[Precision, ...] = (
         ("fp32", "bf16") if settings.precision == "auto" else (settings.precision,)
     )

@@ -117,7 +117,7 @@ def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
 
 
 def read_preview(file: Path) -> np.ndarray:
-    """Return the images of the EMA weights, uint8 (N,C,H,W). Raises ConfigError for a damaged file."""
+    """Return the EMA images, uint8 (N,C,H,W). Raises ConfigError for a damaged file."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
             images = arrays["EMA"]

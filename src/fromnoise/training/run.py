@@ -106,7 +106,10 @@ def resume(
     overrides: Mapping[str, Any] | None = None,
     callbacks: Callable[[Setup], Sequence[Callback]] = lambda setup: (),
 ) -> Run:
-    """Resume a run from its newest whole checkpoint, as `fromnoise.resume`. callbacks: see `train`."""
+    """Resume a run from its newest whole checkpoint, as `fromnoise.resume`.
+
+    callbacks: as in `train`.
+    """
     folder = Path(folder)
     if not (folder / RECIPE_FILE).is_file():
         raise ConfigError(f"{folder.absolute()} is not a run: {RECIPE_FILE} is missing")
@@ -138,7 +141,8 @@ def resume(
         state = _start(setup, weights_from=recipe.training.start_from)
     else:
         _refuse_other_labels(setup.spec, checkpoint)
-        state = _start(setup, computation=_computation(setup, saved, overrides or {}), done=saved["step"])
+        computation = _computation(setup, saved, overrides or {})
+        state = _start(setup, computation=computation, done=saved["step"])
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:

@@ -130,8 +130,8 @@ class TrainingState:
         self.updates = saved["updates"]
         self.skipped_in_a_row = saved["skipped_in_a_row"]
         self.seconds = saved["seconds"]
-        window = saved["window"].items()
-        self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(key, key): n for key, n in window})
+        window: dict[str, Any] = saved["window"]
+        self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from fromnoise.training.noise_levels import LossHistory, draw_noise_levels
 from fromnoise.training.precision import autocast
 from fromnoise.training.state import TrainingState
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the numbers in malloc.h
 LARGEST = 32 * 2**20  # bytes: glibc maps larger blocks anew in any case
 
