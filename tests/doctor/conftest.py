@@ -31,20 +31,20 @@ SOUND = {
 
 
 @pytest.fixture
-def facts(tiny: dict[str, Any]) -> Callable[..., CheckInputs]:
-    """facts({"training.steps": 7}, num_images=5): those of a sound training, with changes."""
+def inputs(tiny: dict[str, Any]) -> Callable[..., CheckInputs]:
+    """inputs({"training.steps": 7}, num_images=5): those of a sound training, with changes."""
 
     def build(
         overrides: dict[str, Any] | None = None,
         *,
-        measured: dict[str, Any] | None = None,
+        cost: dict[str, Any] | None = None,
         **known: Any,
     ) -> CheckInputs:
         recipe = parse_recipe(tiny, "tiny", {**SOUND, **(overrides or {})})
         sound = CheckInputs(
             recipe=recipe,
             shape=(3, 64, 64),
-            measured=replace(COST, **(measured or {})),
+            cost=replace(COST, **(cost or {})),
             device="cpu",
             num_images=50_000,
             memory_free=8 * 2**30,

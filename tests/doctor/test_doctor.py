@@ -105,10 +105,10 @@ def test_attention_on_16x16_is_no_finding(tiny, hasty):
 
 
 def test_finds_200_checkpoints_of_330_MB_on_20_GB(cli, recipe_file, hasty, monkeypatch):
-    measured = doctor.measure_network
+    measure = doctor.measure_network
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
     monkeypatch.setattr(
-        doctor, "measure_network", lambda *a, **k: replace(measured(*a, **k), **of_330_MB)
+        doctor, "measure_network", lambda *a, **k: replace(measure(*a, **k), **of_330_MB)
     )
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(0, 0, 20 * 10**9))
     many = ["training.keep_checkpoints=200", "training.steps=20000", "training.checkpoint_every=50"]

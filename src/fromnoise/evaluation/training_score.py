@@ -47,8 +47,8 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
     if settings.num_images < extractor.width:
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the "
-            f"{extractor.width:,} features of {extractor.name}, so its Fréchet distance would be far too large. Set a "
-            "larger number, or another evaluation.extractor"
+            f"{extractor.width:,} features of {extractor.name}, so its Fréchet "
+            "distance would be far too large. Set a larger number, or another evaluation.extractor"
         )
     return extractor
 
