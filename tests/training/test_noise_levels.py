@@ -14,8 +14,8 @@ from fromnoise.data import open_images
 from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
-from fromnoise.training.log import Mean, Window
-from fromnoise.training.noise_levels import EVEN, KEPT, LossHistory, draw_noise_levels
+from fromnoise.training.log import EpochLoss, LogWindow
+from fromnoise.training.noise_levels import UNIFORM_SHARE, KEPT, LossHistory, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
 from fromnoise.training.step import Batch, backward, sample_batch
 
@@ -89,7 +89,7 @@ def test_a_time_is_drawn_in_proportion_to_the_root_of_its_mean_square():
     history = full([1.0, 3.0, 0.5])
     history.add(torch.full((5,), 3), torch.full((5,), 2.0))  # half of its ten
     size = np.array([1, 3, (0.5 * 0.25 + 0.5 * 4) ** 0.5])
-    expected = (1 - EVEN) * size / size.sum() + EVEN / 3
+    expected = (1 - UNIFORM_SHARE) * size / size.sum() + UNIFORM_SHARE / 3
     assert history.probabilities().numpy() == pytest.approx(expected, rel=1e-6)
 
 
@@ -158,14 +158,14 @@ def test_logged_means_estimate_those_of_even_times():
     loss = torch.tensor([0.1, 3.0, 1.0, 0.4, 2.0, 9.0, 0.2, 0.3])
     history = full(loss.tolist())
     draws = torch.Generator().manual_seed(0)
-    window, epoch = Window(), Mean()
+    window, epoch = LogWindow(), EpochLoss()
     for _ in range(40):
         t, factor = draw_noise_levels("importance", 8, 500, draws, history)
         window.add(loss[t - 1], t, 8, 1.0, 1.0, None, factor)
         epoch.add(loss[t - 1], factor)
     means = window.means()
     assert means["loss"] == pytest.approx(loss.mean().item(), rel=0.03)
-    assert epoch.value() == pytest.approx(means["loss"], rel=1e-5)
+    assert epoch.mean() == pytest.approx(means["loss"], rel=1e-5)
     for quarter in range(4):
         expected = loss[2 * quarter : 2 * quarter + 2].mean().item()
         assert means[f"loss_q{quarter + 1}"] == pytest.approx(expected, rel=0.05)
