@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.config.components import Component, checked
-from fromnoise.config.recipe import Training
+from fromnoise.config.recipe import Training, parse_recipe
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
 from fromnoise.doctor import network_cost
@@ -81,8 +81,11 @@ def test_what_is_kept_is_counted_once_and_by_image(count):
 
 
 @pytest.fixture
-def tiny_denoiser(start):
-    return start({})[0].denoiser
+def tiny_denoiser(tiny):
+    network = parse_recipe(tiny, "tiny").network
+    torch.manual_seed(0)
+    built = NETWORKS[network.name](image_channels=1, **network.options)
+    return Denoiser(built, NoiseSchedule.named("cosine", 100))
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_an_end_between_two_snapshots_is_poor_and_said_to_be_so(walked, tmp_path
     made = reconstruct(run, 0.07, step=105, out=tmp_path / "out.safetensors")
     assert made.snapshots == 22  # until step 110
     assert 0.2 < made.error < 0.5
-    assert caplog.text.endswith("%; step 105 has none, step 110 has\n")
+    assert caplog.text.endswith("profile. Step 105 has no snapshot, step 110 has one\n")
     wrong = averages["0.07"]  # the end of the walk
     expected = averages["0.07 at 105"]
     assert distance(flat(made.file), expected) < 0.1 * distance(wrong, expected)
@@ -132,13 +132,10 @@ def test_a_poor_one_is_said_to_be_so(walked, tmp_path, caplog):
 def test_a_useless_one_is_not_written(walked, tmp_path):
     run, _ = walked
     out = tmp_path / "out.safetensors"
-    with pytest.raises(
-        ConfigError, match=r"error of \d\d % in its profile, .+ Give a --length nearer to those of"
-    ):
+    said = r"error of \d\d % in its profile, .+ Give a --length nearer to those of"
+    with pytest.raises(ConfigError, match=said):
         reconstruct(run, 0.002, out=out)
-    with pytest.raises(
-        ConfigError, match=r"Give a --step with a snapshot, such as 110, a --length"
-    ):
+    with pytest.raises(ConfigError, match="Give a --step with a snapshot, such as 110, a --length"):
         reconstruct(run, 0.005, step=101, out=out)
     assert not out.exists()
 
@@ -259,8 +256,14 @@ def test_from_the_command_to_a_picture(run, cli):
         (["--length", "nan"], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", 0.1, "--step", 7], "step 7 is not within 1–6, the steps of the snapshots of"),
         (["--length", 0.1, "--step", 0], "step 0 is not within 1–6, the steps of the snapshots of"),
-        (["--length", 0.07, "--step", 5], " %, and at most 50 % is written; a --step that has a"),
-        (["--length", 0.1, "--out", "x.pt"], "--out x.pt must end with .safetensors"),
+        (
+            ["--length", 0.07, "--step", 5],
+            " % in its profile, and the limit is 50 %. Give a --step with a",
+        ),
+        (
+            ["--length", 0.1, "--out", "x.pt"],
+            "--out is x.pt. Give a name that ends with .safetensors",
+        ),
     ],
 )
 def test_what_cannot_be_made(trained, cli, options, said):
@@ -280,10 +283,8 @@ def refused(run: Path, cli) -> str:
 
 
 def test_a_run_without_snapshots_names_the_key(finished_run, tmp_path, cli):
-    said = "as in training.ema_lengths=[0.05,0.1]"
-    assert f"has no snapshots in ema/: they are stored while it trains, {said}" in refused(
-        finished_run, cli
-    ).replace("if its recipe says so, ", "")
+    said = "A training writes them with a setting such as training.ema_lengths=[0.05,0.1]"
+    assert f"has no snapshots in ema/. {said}" in refused(finished_run, cli)
     assert "is not a run: recipe.yaml is missing" in refused(tmp_path, cli)
 
 
@@ -299,7 +300,7 @@ def test_a_file_that_is_there_is_not_written_over(run, cli):
     before = snapshot.read_bytes()
     code, _, err = cli("ema", run, "--length", 0.1, "--out", snapshot)
     assert code == 2
-    assert "is there already; give --out a new name" in err
+    assert "exists already. Give --out a new name" in err
     assert snapshot.read_bytes() == before
 
 
@@ -317,7 +318,7 @@ def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeyp
     ("content", "said"),
     [
         (b"\x08", "000004-0.1.safetensors is not a whole .safetensors file"),
-        (None, "000004-0.1.safetensors is no snapshot of a power-function average"),
+        (None, "000004-0.1.safetensors is not a snapshot of a power-function average"),
     ],
 )
 def test_what_is_no_snapshot_is_named(run, cli, content, said):

@@ -5,7 +5,12 @@ from torch import nn
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import Training, parse_recipe
-from fromnoise.training.power_ema import PowerEMA, delete_later_snapshots, list_snapshots, snapshot_every
+from fromnoise.training.power_ema import (
+    PowerEMA,
+    delete_later_snapshots,
+    list_snapshots,
+    snapshot_every,
+)
 from fromnoise.training.power_profiles import gamma_of
 
 

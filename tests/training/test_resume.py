@@ -281,6 +281,23 @@ def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, mo
     assert fromnoise.Run(run).recipe().data.path == tmp_path / "moved"
 
 
+@pytest.mark.parametrize(("name", "steps"), [("plain", 16), ("classes", 12)])
+def test_a_run_of_an_earlier_version_is_resumed_to_the_same_numbers(
+    name, steps, tmp_path, monkeypatch
+):
+    """The numbers are those of that version, see tests/stored/write.sh."""
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    stored = Path(__file__).parent.parent / "stored"
+    run = Path(shutil.copytree(stored / name, tmp_path / "run"))
+    fromnoise.resume(run, overrides={"training.steps": steps})
+    expected = json.loads((stored / f"resumed-{name}.json").read_text())
+    losses = {str(row["step"]): row["loss"] for row in read_log(run) if "loss" in row}
+    assert losses == pytest.approx(expected["losses"], rel=1e-4)
+    weights = read_tensors(run / "checkpoints" / f"{steps:06d}" / "model.safetensors").tensors
+    norm = sum(tensor.double().square().sum().item() for tensor in weights.values()) ** 0.5
+    assert norm == pytest.approx(expected["norm"], rel=1e-5)
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
