@@ -18,7 +18,8 @@ from report import machine, save
 from table import share, spread
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config.recipe import Recipe, load_recipe
+from fromnoise.config.recipe import load_recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data.loader import to_float
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec

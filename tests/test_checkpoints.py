@@ -15,10 +15,10 @@ from fromnoise.checkpoints import (
     DiskFull,
     NotFinite,
     TensorFile,
+    atomic_folder,
+    find_damage,
     list_checkpoints,
-    new_folder,
     newest_checkpoint,
-    problem,
     prune,
     read_metadata,
     read_state,
@@ -43,10 +43,10 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_what_is_saved_is_read_again(tmp_path):
+def test_a_checkpoint_is_read_back(tmp_path):
     path = save(tmp_path, 500, value=0.25)
     assert path == tmp_path / "000500"
-    assert problem(path) is None
+    assert find_damage(path) is None
     tensors, metadata = read_tensors(path / FILES[0])
     assert torch.equal(tensors["a"], torch.full((2, 3), 0.25))
     assert tensors["b"] == 500
@@ -61,7 +61,7 @@ def test_nothing_is_pickled(tmp_path):
     assert names == {*FILES, "state.json"}
 
 
-def test_any_memory_layout_is_read_again(tmp_path):
+def test_any_memory_layout_is_read_back(tmp_path):
     tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     tensors = {"image": tensor, "slice": tensor[:, 1]}
     path = save_checkpoint(tmp_path, 1, {"x.safetensors": TensorFile(tensors, {})}, {})
@@ -70,13 +70,13 @@ def test_any_memory_layout_is_read_again(tmp_path):
     assert torch.equal(read["slice"], tensor[:, 1])
 
 
-def test_a_file_without_tensors_is_read_again(tmp_path):
-    """The optimiser's, when every step so far was skipped."""
+def test_a_file_without_tensors_is_read_back(tmp_path):
+    """The optimiser has no state if every step was skipped."""
     path = save_checkpoint(tmp_path, 1, {"x.safetensors": TensorFile({}, {})}, {})
     assert read_tensors(path / "x.safetensors") == ({}, {})
 
 
-# ---- complete or not at all ---------------------------------------------------------------------
+# ---- atomic writes ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ def test_a_file_without_tensors_is_read_again(tmp_path):
     [
         *(("write_tensors", call) for call in range(2)),
         *(("sha256", call) for call in range(2)),
-        *(("flush", call) for call in range(4)),
+        *(("fsync", call) for call in range(4)),
     ],
 )
-def test_a_death_at_any_moment_leaves_the_earlier_ones(tmp_path, monkeypatch, function, call):
+def test_a_kill_at_any_moment_leaves_earlier_checkpoints(tmp_path, monkeypatch, function, call):
     earlier = save(tmp_path, 1)
     real, calls = getattr(checkpoints, function), iter(range(100))
 
     def die(*arguments):
         if next(calls) == call:
-            raise KeyboardInterrupt  # which nobody catches, so that nobody tidies up
+            raise KeyboardInterrupt  # never caught, so nothing cleans up
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -111,19 +111,19 @@ def test_an_error_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(checkpoints, "flush", fail)
+    monkeypatch.setattr(checkpoints, "fsync", fail)
     with pytest.raises(OSError, match="input/output"):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_whole_checkpoint_is_left_and_a_damaged_one_replaced(tmp_path):
+def test_a_complete_checkpoint_is_kept_and_a_damaged_one_replaced(tmp_path):
     path = save(tmp_path, 1, value=1.0)
     save(tmp_path, 1, value=2.0)
     assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 1
     flip_a_bit(path / FILES[1])
     save(tmp_path, 1, value=2.0)
-    assert problem(path) is None
+    assert find_damage(path) is None
     assert read_tensors(path / FILES[0]).tensors["a"][0, 0] == 2
 
 
@@ -137,11 +137,13 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path, bad):
 # ---- a full disk --------------------------------------------------------------------------------
 
 
-def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
+def test_too_little_space_is_detected_before_writing(tmp_path, monkeypatch):
     earlier = save(tmp_path, 1)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 2**19))
     monkeypatch.setattr(checkpoints, "write_tensors", None)  # is not called
-    with pytest.raises(DiskFull, match=r"a checkpoint needs 1 MiB .* the earlier .* stand"):
+    with pytest.raises(
+        DiskFull, match=r"a checkpoint needs 1 MiB .* Earlier checkpoints are unchanged"
+    ):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
 
@@ -154,8 +156,8 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     ],
     ids=["system", "safetensors"],
 )
-@pytest.mark.parametrize("function", ["write_tensors", "flush"])
-def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch, function, error):
+@pytest.mark.parametrize("function", ["write_tensors", "fsync"])
+def test_a_disk_that_fills_during_writing(tmp_path, monkeypatch, function, error):
     earlier = save(tmp_path, 1)
 
     def fail(*_):
@@ -165,14 +167,14 @@ def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch, function, error)
     with pytest.raises(DiskFull, match="the disk is full: a checkpoint needs 1 MiB"):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
-    assert problem(earlier) is None
+    assert find_damage(earlier) is None
 
 
-# ---- damage, and other versions -----------------------------------------------------------------
+# ---- damage and other versions ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_single_wrong_bit_is_named_and_the_one_before_is_used(tmp_path, name):
+def test_a_flipped_bit_is_detected_and_the_previous_checkpoint_is_used(tmp_path, name):
     earlier, newest = save(tmp_path, 1), save(tmp_path, 2)
     flip_a_bit(newest / name)
     found, damaged = newest_checkpoint(tmp_path)
@@ -197,22 +199,22 @@ def test_an_unreadable_state_is_damage(tmp_path, content):
     assert line.startswith(f"{newest}: state.json cannot be read")
 
 
-def test_a_newer_format_is_refused_and_not_called_damaged(tmp_path):
+def test_a_newer_format_version_is_refused(tmp_path):
     path = save(tmp_path, 1)
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**state, "format_version": 2}))
-    with pytest.raises(CheckpointError, match=r"format version 2, and this .* up to 1: install"):
+    with pytest.raises(CheckpointError, match=r"format version 2, but this .* up to 1\. Install"):
         newest_checkpoint(tmp_path)
 
 
-def test_a_file_that_is_no_safetensors_is_named(tmp_path):
+def test_an_invalid_safetensors_file_is_refused(tmp_path):
     file = tmp_path / "x.safetensors"
     file.write_text("not tensors")
-    with pytest.raises(CheckpointError, match=r"x\.safetensors is not a whole \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is not a valid \.safetensors file"):
         read_tensors(file)
 
 
-# ---- which ones are kept ------------------------------------------------------------------------
+# ---- pruning ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,18 +225,18 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path):
         (9, None, [10, 20, 30, 40, 50]),
         (1, 20, [20, 40, 50]),
         (2, 30, [30, 40, 50]),
-        (1, 25, [30, 50]),  # the first at or after 25, as no checkpoint is there
+        (1, 25, [30, 50]),  # the first at or after 25, which has no checkpoint
     ],
 )
 def test_the_last_few_and_the_milestones_are_kept(tmp_path, keep, milestone, left):
     for step in (10, 20, 30, 40, 50):
         newest = save(tmp_path, step)
-        prune(newest, keep=keep, milestone_every=milestone)  # as a run does, after each
+        prune(newest, keep=keep, milestone_every=milestone)  # after each save, as in training
     assert [int(path.name) for path in list_checkpoints(tmp_path)] == left
 
 
-def test_a_damaged_later_one_does_not_displace_the_one_just_saved(tmp_path):
-    """A run that went back behind a damaged checkpoint and was stopped before it came there."""
+def test_prune_keeps_the_newest_complete_checkpoint(tmp_path):
+    """A run resumed before a damaged checkpoint and stopped before its step."""
     save(tmp_path, 10)
     flip_a_bit(save(tmp_path, 50) / FILES[0])
     newest = save(tmp_path, 30)
@@ -250,10 +252,10 @@ def test_checkpoints_are_ordered_by_number(tmp_path):
     assert [int(p.name) for p in list_checkpoints(tmp_path)] == [5, 999_999, 1_000_000]
 
 
-# ---- a lone file --------------------------------------------------------------------------------
+# ---- a single file ------------------------------------------------------------------------------
 
 
-def test_a_lone_file_is_replaced_or_left_as_it_was(tmp_path, monkeypatch):
+def test_a_single_file_is_replaced_or_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "new" / "x.safetensors"
     for value in (1.0, 2.0):
         save_tensors_atomic(path, TensorFile({"a": torch.tensor([value])}, {"about": "x"}))
@@ -279,25 +281,25 @@ def test_a_lone_file_is_replaced_or_left_as_it_was(tmp_path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_death_while_a_lone_file_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_kill_during_writing_leaves_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save_tensors_atomic(path, TensorFile({"a": torch.ones(1)}, {}))
 
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "flush", die)
+    monkeypatch.setattr(checkpoints, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         save_tensors_atomic(path, TensorFile({"a": torch.zeros(1)}, {}))
     assert read_tensors(path).tensors["a"] == 1
 
 
-# ---- files of others, folders that are made at once ---------------------------------------------
+# ---- permissions and atomic folders ------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 @pytest.mark.parametrize("mask", [0o022, 0o027])
-def test_tensors_can_be_read_by_whoever_can_read_the_state(tmp_path, mask):
+def test_tensors_have_the_same_permissions_as_the_state(tmp_path, mask):
     before = os.umask(mask)
     try:
         path = save(tmp_path, 1)
@@ -307,8 +309,8 @@ def test_tensors_can_be_read_by_whoever_can_read_the_state(tmp_path, mask):
     assert set(modes.values()) == {0o666 & ~mask}
 
 
-def test_a_new_folder_is_there_when_all_of_it_is(tmp_path):
-    with new_folder(tmp_path / "model") as writing:
+def test_an_atomic_folder_appears_when_it_is_complete(tmp_path):
+    with atomic_folder(tmp_path / "model") as writing:
         (writing / "a").write_text("whole")
         assert not (tmp_path / "model").exists()
     assert (tmp_path / "model" / "a").read_text() == "whole"
@@ -316,19 +318,19 @@ def test_a_new_folder_is_there_when_all_of_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("error", "raised", "message"),
     [
         (KeyboardInterrupt(), KeyboardInterrupt, None),
         (OSError(errno.ENOSPC, "No space left on device"), DiskFull, "model was not written"),
         (SafetensorError("No space left on device (os error 28)"), DiskFull, "the disk is full"),
     ],
 )
-def test_of_a_new_folder_that_could_not_be_made_nothing_is_left(tmp_path, error, raised, said):
+def test_a_failed_atomic_folder_leaves_nothing(tmp_path, error, raised, message):
     def interrupted():
-        with new_folder(tmp_path / "model") as writing:
+        with atomic_folder(tmp_path / "model") as writing:
             (writing / "a").write_text("half")
             raise error
 
-    with pytest.raises(raised, match=said):
+    with pytest.raises(raised, match=message):
         interrupted()
     assert list(tmp_path.iterdir()) == []

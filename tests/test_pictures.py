@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fromnoise import curves, pictures
-from fromnoise.config.recipe import Diffusion
+from fromnoise.config.schema import Diffusion
 from fromnoise.curves import loss_figure
 
 RED = np.array([255, 0, 0], dtype=np.uint8)
@@ -21,21 +21,21 @@ def pixels(path) -> np.ndarray:
         return np.array(image)
 
 
-@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (5, 3)])
-def test_saved_pngs_hold_the_exact_pixels_and_texts(tmp_path, channels, shown):
+@pytest.mark.parametrize(("channels", "saved_channels"), [(1, 1), (2, 1), (3, 3), (5, 3)])
+def test_saved_pngs_hold_the_exact_pixels_and_texts(tmp_path, channels, saved_channels):
     images = random_images(2, channels, 5, 7)
     texts = [{"seed": "0", "model": "digits"}, {"seed": "1", "labels": "rosé, σ"}]
     paths = pictures.save_pngs(images, tmp_path / "new", ["a", "b"], texts)
     assert [path.name for path in paths] == ["a.png", "b.png"]
     for image, path, text in zip(images, paths, texts, strict=True):
-        saved = pixels(path).reshape(5, 7, shown).transpose(2, 0, 1)
-        np.testing.assert_array_equal(saved, image[:shown])
+        saved = pixels(path).reshape(5, 7, saved_channels).transpose(2, 0, 1)
+        np.testing.assert_array_equal(saved, image[:saved_channels])
         with Image.open(path) as picture:
             picture.load()
             assert picture.info == text
 
 
-def test_tile_enlarges_by_a_whole_factor_and_leaves_gaps_white():
+def test_tile_enlarges_by_an_integer_factor_with_white_gaps():
     images = random_images(5)
     grid = pictures.tile(images, columns=3, gap=4)
     assert grid.shape == (1, 2 * 52 - 4, 3 * 52 - 4)
@@ -57,7 +57,7 @@ def test_tile_is_about_square(shape, expected):
     assert pictures.tile(random_images(*shape)).shape == expected
 
 
-def test_tile_refuses_what_it_cannot_show():
+def test_tile_refuses_invalid_images():
     with pytest.raises(ValueError, match="no image"):
         pictures.tile(random_images(0))
     with pytest.raises(ValueError, match="at least 1"):
@@ -86,7 +86,7 @@ def test_a_gif_keeps_colours(tmp_path):
 
 
 def holds(picture: np.ndarray, part: np.ndarray) -> bool:
-    """Whether part (C, h, w) stands somewhere in picture (H, W, RGBA), pixel for pixel."""
+    """Return whether part (C, h, w) occurs in picture (H, W, RGBA) exactly."""
     part = np.broadcast_to(part.transpose(1, 2, 0), (*part.shape[1:], 3))
     h, w = part.shape[:2]
     corners = np.argwhere((picture[:, :, :3] == part[0, 0]).all(axis=-1))
@@ -115,11 +115,11 @@ def test_figures_show_every_pixel_unblurred(tmp_path, channels):
         assert all(holds(picture, image) for image in images), path.name
 
 
-def test_figures_refuse_labels_that_do_not_fit(tmp_path):
+def test_figures_refuse_wrong_numbers_of_labels(tmp_path):
     images = random_images(3)
     with pytest.raises(ValueError, match="2 captions for 3 images"):
         pictures.grid_figure(images, tmp_path / "a.png", title="", captions=["a", "b"])
-    with pytest.raises(ValueError, match="'x_t' has 3 images for 2 times"):
+    with pytest.raises(ValueError, match="'x_t' has 3 images, not 2"):
         pictures.strip_figure([("x_t", images)], [2, 1], tmp_path / "a.png", title="")
     with pytest.raises(ValueError, match="1 names"):
         pictures.save_pngs(images, tmp_path, ["a"])
@@ -141,7 +141,7 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "label"),
     [
         ({"loss": "huber", "weighting": "min_snr"}, "loss: huber × min_snr"),
         ({"vlb_weight": 0.001}, "loss: mse × simple + 0.001 × vlb"),
@@ -149,23 +149,21 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
         (None, "loss"),
     ],
 )
-def test_a_loss_figure_says_which_loss(tmp_path, monkeypatch, changes, said):
+def test_a_loss_figure_names_the_loss(tmp_path, monkeypatch, changes, label):
     labels = []
     monkeypatch.setattr(curves, "_save", lambda axes, path: labels.append(axes.get_ylabel()))
-    of = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
-    loss_figure([], tmp_path / "loss.png", title="loss", of=of)
-    assert labels == [said]
+    loss_name = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
+    loss_figure([], tmp_path / "loss.png", title="loss", loss_name=loss_name)
+    assert labels == [label]
 
 
-def test_smoothing_keeps_a_constant_and_a_straight_line_in_the_logarithms():
+def test_smoothing_keeps_constants_and_power_laws():
     steps = np.arange(1, 2001, dtype=float)
-    np.testing.assert_allclose(curves.smoothed(steps, np.full(2000, 0.3)), 0.3)
+    np.testing.assert_allclose(curves.smooth(steps, np.full(2000, 0.3)), 0.3)
     inner = slice(100, 1500)
-    np.testing.assert_allclose(
-        curves.smoothed(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02
-    )
+    np.testing.assert_allclose(curves.smooth(steps, 1 / steps)[inner], 1 / steps[inner], rtol=0.02)
 
 
-def test_matplotlib_waits_until_a_figure_is_drawn():
+def test_matplotlib_is_imported_lazily():
     code = "import sys, fromnoise.pictures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

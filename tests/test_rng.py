@@ -20,19 +20,19 @@ def test_different_keys_have_different_seeds(a, b):
     assert seed_of(*a) != seed_of(*b)
 
 
-def test_neither_order_nor_type_of_the_parts_is_lost():
+def test_seeds_depend_on_order_and_type_of_the_parts():
     keys = [(1, 2), (2, 1), (12,), ("1", "2"), (1, "2"), (1, 2, "")]
     assert len({seed_of(*key) for key in keys}) == len(keys)
 
 
 def test_numbers_do_not_change_between_versions():
-    """Or else every seed would mean another picture, and a resumed run would take another way."""
+    """Otherwise seeds give other images and resumed runs differ."""
     assert seed_of(0, 1, "eps") == 3362466454685864675
     expected = torch.tensor([[-0.70979446, -0.78058040, 0.43153581, 1.05433106]])
     torch.testing.assert_close(image_noise([3], 7, (4,)), expected, rtol=0, atol=1e-6)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_unchanged():
     before = torch.get_rng_state()
     torch.randn(3, generator=generator(1))
     image_noise([1], 0, (2,))

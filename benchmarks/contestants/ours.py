@@ -13,7 +13,7 @@ from torch import Tensor
 from work import Work
 
 from fromnoise.config.components import Component, checked
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
@@ -51,7 +51,7 @@ def training_step(
     torch.backends.cudnn.benchmark = True  # as `train` does
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()
-    if device != "cpu":  # as `data/prefetch.py` has them ready
+    if device != "cpu":  # as `data/loader.py` has them ready
         pixels, eps = pixels.pin_memory(), eps.pin_memory()
     batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
     chosen = computation._asdict()

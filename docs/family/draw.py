@@ -51,7 +51,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **each("weighting", objectives.weighting, WEIGHTINGS),
     **each("noise_levels", objectives.noise_levels, ("uniform", "stratified", "importance")),
     "offset-noise": objectives.offset_noise,
-    "self-conditioning": objectives.hints,
+    "self-conditioning": objectives.self_conditioning,
     "average-ema_decay": averages.decay,
     "averages-ema_lengths": averages.lengths,
     "average-of-any-length": averages.afterwards,

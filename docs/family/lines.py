@@ -10,7 +10,7 @@ from fromnoise.diffusion import SCHEDULES, TIMESTEPS, NoiseSchedule, sampling_ti
 
 T = 1000
 BY_HAND = [beta for beta in (1e-4, 2e-3, 8e-3, 2e-2) for _ in range(T // 4)]
-OPTIONS = {"given": {"betas": BY_HAND}}
+OPTIONS = {"custom": {"betas": BY_HAND}}
 STEPS = 10
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what is trained: predictions, metrics, weightings, times and hints."""
+"""Pictures of training: predictions, losses, weightings, noise levels, self-conditioning."""
 
 import torch
 from lines import T
@@ -29,7 +29,7 @@ def prediction(kind: str) -> Figure:
 
 def loss(name: str) -> Figure:
     """The loss of one element over its error."""
-    figure, (panel,) = panels(f"Metric {name}")
+    figure, (panel,) = panels(f"Loss {name}")
     error = torch.linspace(-3, 3, 241)
     for other in LOSSES.values():
         panel.plot(error, other(error, torch.zeros(())), color=GREY)
@@ -94,13 +94,13 @@ def _error(t: int) -> Tensor:
     return spread(a.sqrt() * x0 + (1 - a).sqrt() * drawn(300, seed=3), t).mean()
 
 
-def noise_levels(how: str) -> Figure:
+def noise_levels(name: str) -> Figure:
     """One batch of t, or for importance many, beside the probability."""
-    figure, (panel,) = panels(f"Times {how}")
+    figure, (panel,) = panels(f"Noise levels {name}")
     generator = torch.Generator().manual_seed(0)
-    if how == "importance":
+    if name == "importance":
         history = _history()
-        t, _ = draw_noise_levels(how, T, 100_000, generator, history)
+        t, _ = draw_noise_levels(name, T, 100_000, generator, history)
         panel.hist(t, bins=50, range=(0, T), density=True, color=GREY, label="100,000 draws of t")
         p = history.probabilities()
         panel.semilogy(
@@ -109,7 +109,7 @@ def noise_levels(how: str) -> Figure:
         panel.set(xlabel="t", ylabel="probability")
         panel.legend()
         return figure
-    t, _ = draw_noise_levels(how, T, BATCH, generator)
+    t, _ = draw_noise_levels(name, T, BATCH, generator)
     panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
     panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
     panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)
@@ -141,16 +141,16 @@ def offset_noise() -> Figure:
     return figure
 
 
-def hints() -> Figure:
+def self_conditioning() -> Figure:
     """How near the x̂_0 of the step before is to that of this step, beside zeros."""
-    figure, (panel,) = panels("Self-conditioning: how far a hint is from the x_0 to be predicted")
+    figure, (panel,) = panels("Self-conditioning: distance of self_cond to the x_0 to be predicted")
     x = walk("ddim", drawn(300), 50)
     t = sampling_timesteps(two.SCHEDULE, 50, "log_snr")
     x0 = torch.stack([two.denoise(x_t, u).x0 for x_t, u in zip(x[:-1], t, strict=True)])
     share = torch.tensor(t) / T
     size = x0.flatten(2).norm(dim=2).mean(dim=1)
     news = (x0[1:] - x0[:-1]).flatten(2).norm(dim=2).mean(dim=1)
-    panel.plot(share, size, color="0.6", label="zeros: nothing known")
+    panel.plot(share, size, color="0.6", label="zeros")
     panel.plot(share[1:], news, ".-", color=ACCENT, label="x_0 of the step before, 50 steps")
     panel.set(xlabel="t/T (sampling goes from right to left)", ylabel="mean distance")
     panel.legend()

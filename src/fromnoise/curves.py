@@ -1,4 +1,4 @@
-"""Pictures of numbers: the loss over a training, the variational bound over the times t."""
+"""Draw curves: the training loss, the variational bound by timestep, quality against cost."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ def loss_figure(
     path: str | Path,
     *,
     title: str,
-    of: str = "",
+    loss_name: str = "",
 ) -> Path:
     """Write the loss against the training step as a PNG, both axes logarithmic.
 
-    The loss is drawn as logged and smoothed; the losses of the four quarters of the noise
-    levels, whose sizes differ by orders of magnitude, smoothed. Smoothing is a geometric mean
-    over the rows within ± 10 % of the step.
+    The loss is drawn as logged and smoothed. The losses of the four quarters of the timesteps,
+    which differ by orders of magnitude, are drawn smoothed. Smoothing is a geometric mean over the
+    rows within ± 10 % of the step.
 
     Args:
-        log_rows: mappings with `step` ≥ 1, `loss` > 0 and where known `loss_q1` (least noise) …
-            `loss_q4` (most noise). Rows without a loss, and values that are missing, not
-            finite or not positive, are passed over.
-        path: its folder is made if missing.
-        title: stands above the curves.
-        of: which loss, for its axis, as in `huber × min_snr`; empty where it is not known.
+        log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
+            `loss_q4` (most noise). Values that are missing, not finite or not positive are
+            skipped.
+        path: its folder is created if missing.
+        title: above the curves.
+        loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
 
     Returns:
         The path.
@@ -44,13 +44,13 @@ def loss_figure(
         curves.append((f"loss_q{quarter}", f"quarter {quarter} of $t${note}", colour, 1.4))
 
     axes = _log_axes(title)
-    axes.set(xlabel="training step", ylabel=f"loss: {of}" if of else "loss")
+    axes.set(xlabel="training step", ylabel=f"loss: {loss_name}" if loss_name else "loss")
     for key, label, colour, width in curves:
         steps, losses = _series(log_rows, key)
         if len(steps):
-            dot = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
-            smooth = smoothed(steps, losses)
-            axes.plot(steps, smooth, color=colour, linewidth=width, label=label, marker=dot)
+            dot = "o" if len(steps) == 1 else None  # a line of one point is invisible
+            style = {"color": colour, "linewidth": width, "label": label, "marker": dot}
+            axes.plot(steps, smooth(steps, losses), **style)
         if len(steps) and key == "loss":
             axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.7, label="as logged")
     return _save(axes, path)
@@ -64,14 +64,14 @@ def bits_figure(
 ) -> Path:
     """Write the terms of the variational bound against t as a PNG, both axes logarithmic.
 
-    L_0 at t = 1 is a point, for it is measured on another scale: the logarithm of a probability,
-    where the others are divergences. Each of those is drawn as the mean over its stretch of t.
+    L_0 at t = 1 is a point, because it is the logarithm of a probability and the other terms are
+    divergences. Each of those is drawn as the mean over its range of t.
 
     Args:
-        curve: (first t, last t, mean term of one step in bits per dimension, and the ends of its
-            95 % interval) for each stretch, from t = 1 alone upwards.
-        path: its folder is made if missing.
-        title: stands above the curve.
+        curve: for each range of t: (first t, last t, mean term of one step in bits per dimension,
+            and the ends of its 95 % interval). The first range is t = 1 alone.
+        path: its folder is created if missing.
+        title: above the curve.
 
     Returns:
         The path.
@@ -98,43 +98,43 @@ def sweep_figure(
     *,
     distance: str,
 ) -> Path:
-    """Write quality against cost as a PNG, both axes logarithmic.
+    """Write a distance against the sampling time as a PNG, both axes logarithmic.
 
     Args:
-        lines: name → (steps, seconds an image, distance, and the ends of its 95 % interval) for
-            each step count. Distances that are not positive have no place here and are left out.
-        front: (seconds, distance) of what no other beats in both; drawn in grey below the lines.
-        path: its folder is made if missing.
-        distance: what the distance is, for its axis.
+        lines: name → (steps, seconds per image, distance, and the ends of its 95 % interval) for
+            each step count. Distances that are not positive are left out.
+        front: (seconds, distance) of the Pareto front, drawn in grey below the lines.
+        path: its folder is created if missing.
+        distance: the name of the distance, for its axis.
 
     Returns:
         The path.
     """
-    axes = _log_axes("Quality against cost: the numbers are steps, grey the front")
-    axes.set(xlabel="seconds an image", ylabel=f"{distance} (less is better)")
+    axes = _log_axes("Quality against cost (numbers: steps; grey: Pareto front)")
+    axes.set(xlabel="seconds per image", ylabel=f"{distance} (lower is better)")
     edge = np.reshape(sorted((s, d) for s, d in front if d > 0), (-1, 2)).T
     axes.step(*edge, where="post", color="0.85", linewidth=6, zorder=0)
-    seen = []
+    drawn = []
     for (name, points), colour in zip(lines.items(), itertools.cycle(COLOURS), strict=False):
         rows = np.array([point for point in points if point[2] > 0]).reshape(-1, 5)
         steps, seconds, values, lows, highs = rows.T
-        lows = np.maximum(lows, values / 100)  # what reaches 0 ends at the edge of the axis
-        seen.append(np.stack([seconds, lows, highs]))
+        lows = np.maximum(lows, values / 100)  # intervals that reach 0 end at the axis
+        drawn.append(np.stack([seconds, lows, highs]))
         errors = (values - lows, highs - values)
         style = {"color": colour, "marker": "o", "markersize": 4}
         axes.errorbar(seconds, values, errors, label=name, **style)
         for count, at in zip(steps, zip(seconds, values, strict=True), strict=True):
             beside = {"textcoords": "offset points", "xytext": (6, 4)}
             axes.annotate(f"{count:g}", at, fontsize=SMALL, color=colour, **beside)
-    seconds, lows, highs = np.concatenate(seen, axis=1)
-    if len(seconds):  # a single point would leave the axes without a width
+    seconds, lows, highs = np.concatenate(drawn, axis=1)
+    if len(seconds):  # a single point gives the axes no width
         axes.set_xlim(seconds.min() / 1.5, seconds.max() * 1.5)
         axes.set_ylim(lows.min() / 1.5, highs.max() * 1.5)
     return _save(axes, path)
 
 
 def _log_axes(title: str) -> "Axes":
-    from matplotlib.figure import Figure  # slow to import: wait until there is a figure
+    from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(8.6, 5.0), dpi=128, facecolor="white")
     axes = figure.add_axes((0.09, 0.12, 0.67, 0.76))
@@ -163,8 +163,8 @@ def _save(axes: "Axes", path: str | Path) -> Path:
     return path
 
 
-def smoothed(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Geometric mean over the rows within ± 10 % of each step; steps ascend."""
+def smooth(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the geometric mean over the rows within ± 10 % of each step. Steps must ascend."""
     sums = np.concatenate([[0.0], np.cumsum(np.log(losses))])
     first = np.searchsorted(steps, steps * 0.9, side="left")
     last = np.searchsorted(steps, steps * 1.1, side="right")

@@ -1,4 +1,4 @@
-"""A bar for work that counts things, and times in words."""
+"""Show a progress bar and format durations."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-console = Console(stderr=True)  # one for bars and messages, or they write over each other
+console = Console(stderr=True)  # shared by bars and messages, or they overwrite each other
 logger = logging.getLogger("fromnoise")
 
 
-def duration(seconds: float) -> str:
-    """3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
+def format_duration(seconds: float) -> str:
+    """Return a short text: 3725 → `1h 02m`; 125 → `2m 05s`; 9 → `9s`."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours:
@@ -21,20 +21,20 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to call with (done, total): a bar with ETA on a terminal, else lines."""
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `update(done, total)`: a bar with ETA on a terminal, log lines elsewhere."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(description, total=None)
         tenths = 0
 
-        def count(done: int, total: int) -> None:
+        def update(done: int, total: int) -> None:
             nonlocal tenths
             bar.update(task, completed=done, total=total)
             before, tenths = tenths, done * 10 // max(total, 1)
             if not console.is_terminal and total >= 100 and tenths > before:
-                logger.info("%s: %d of %d", what, done, total)
+                logger.info("%s: %d of %d", description, done, total)
 
-        yield count
+        yield update

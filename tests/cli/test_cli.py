@@ -93,10 +93,12 @@ def test_a_folder_of_images_that_is_missing_or_has_none(refused, recipe_file, tm
     data = tmp_path / "data"
     assert f"{data} does not exist" in refused("train", recipe_file, "--data", data)
     data.mkdir()
-    assert "seen: no files; accepted: .png" in refused("train", recipe_file, "--data", data)
+    assert "has no images, and no other files. Use files" in refused(
+        "train", recipe_file, "--data", data
+    )
     (data / "notes.txt").write_text("none")
-    assert "seen: .txt ×1; accepted: .png" in refused("train", recipe_file, "--data", data)
-    assert "seen: .txt ×1; accepted: .png" in refused("data", "check", data)
+    assert "no images, only .txt ×1. Use" in refused("train", recipe_file, "--data", data)
+    assert "no images, only .txt ×1. Use" in refused("data", "check", data)
     (data / "broken.png").write_text("none")
     line = refused("train", recipe_file, "--data", data)
     assert f"none of the 1 images of {data} can be read: broken.png" in line
@@ -105,7 +107,7 @@ def test_a_folder_of_images_that_is_missing_or_has_none(refused, recipe_file, tm
 def test_a_model_that_cannot_be_sampled(refused, tmp_path):
     assert "expected a run folder, a checkpoint folder or a" in refused("sample", tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"\x08")
-    assert "is not a whole .safetensors file" in refused("sample", tmp_path / "x.safetensors")
+    assert "is not a valid .safetensors file" in refused("sample", tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):
     assert code == 0
     assert "7 images" in out
     assert "cannot be read: 1\n  corrupt.jpg: " in out
-    assert "1 of 7 images are turned as their EXIF says" in out
+    assert "1 of 7 images are rotated by EXIF" in out
 
     assert cli("train", recipe_file, "--data", data, "--out", run, "data.size=[8, 12]").code == 0
     assert "folder: 7 images, 3 channels, 8x12" in caplog.text
@@ -338,17 +340,17 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--labels", "3, -x"], "there is no label 'x'; the labels are 0, 1, 2, 3"),
-        (["--class", "33"], "there is no label '33'; did you mean 3?"),
-        (["--class", "-3"], "there is no label '-3'; did you mean 3?"),
-        (["--labels", "3, -3"], "the label '3' is said twice in '3, -3'"),
-        (["--compose", "3"], "'3' has no weight; write label=number"),
+        (["--labels", "3, -x"], "there is no label 'x'. The labels are 0, 1, 2, 3"),
+        (["--class", "33"], "there is no label '33'. Did you mean 3?"),
+        (["--class", "-3"], "there is no label '-3'. Did you mean 3?"),
+        (["--labels", "3, -3"], "'3, -3' names the label '3' twice"),
+        (["--compose", "3"], "'3' has no weight. Write label=number"),
         (["--compose", "3=1", "--class", "3"], "exclude each other; give one"),
         (["--compose", "3=1", "--guidance", "2", "--each-step"], "leave guidance out"),
         (["--compose", "3=1", "--guidance", "2"], "leave guidance out"),
         (["--class", "3", "--cycle-classes"], "exclude each other; give one"),
-        (["--conditions", "none.json"], "none.json has no conditions; it is an empty list"),
-        (["--conditions", "empty.json"], "condition 2 of 2: [] is no condition; write"),
+        (["--conditions", "none.json"], "none.json has no conditions. Add at least one"),
+        (["--conditions", "empty.json"], "condition 2 of 2: [] is invalid. Write"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
         (["--class", "3", "--guidance", "-1"], f"must be at least 0, not -1: it is s in {FORMULA}"),

@@ -17,7 +17,7 @@ from fromnoise.cli.parsing import (
     remarks,
 )
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Sampling
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError
 
 NAMES = ("red cube", "a/b", "sphere")
@@ -130,12 +130,12 @@ def test_a_composition_is_labels_with_weights():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sphere", "'sphere' has no weight; write label=number, as in 'red cube=3'"),
+        ("sphere", "'sphere' has no weight. Write label=number, as in 'red cube=3'"),
         ("sphere=", "'sphere=' has no weight"),
         ("sphere=nan", "'sphere=nan' has no weight"),
         ("", "'' has no weight"),
-        ("shere=1", r"no label 'shere'; did you mean sphere\?"),
-        ("sphere=1, Sphere=2", "'sphere' is said twice"),
+        ("shere=1", r"no label 'shere'\. Did you mean sphere\?"),
+        ("sphere=1, Sphere=2", "names the label 'sphere' twice"),
     ],
 )
 def test_what_is_no_composition(text, said):
@@ -151,7 +151,7 @@ def test_how_to_sample_is_what_was_given():
 
 def test_remarks_on_a_wish():
     whole, partial = np.array([[1, -1, -1]]), np.array([[1, 0, 0]])
-    plain, strong = Sampling(), Sampling(guidance=2)
+    plain, strong = SamplingConfig(), SamplingConfig(guidance=2)
 
     def said(plan, cond, compose=None, *, names=NAMES, label_dropout=0.0):
         return " ".join(remarks(names, plan, cond, compose, label_dropout=label_dropout))
@@ -166,10 +166,10 @@ def test_remarks_on_a_wish():
 
 
 def test_the_formula_is_said_with_its_scale():
-    assert formula(Sampling()) == ""
-    assert "ε = ε_∅ + s·(ε_c − ε_∅) with s = 2.5; 1 is off" in formula(Sampling(guidance=2.5))
-    said = formula(Sampling(guidance=2, guidance_interval=(20, 80), guidance_rescale=0.7))
+    assert formula(SamplingConfig()) == ""
+    assert "ε = ε_∅ + s·(ε_c − ε_∅) with s = 2.5; 1 is off" in formula(SamplingConfig(guidance=2.5))
+    said = formula(SamplingConfig(guidance=2, guidance_interval=(20, 80), guidance_rescale=0.7))
     assert said.endswith("for t from 20 to 80, rescaled with φ = 0.7")
-    assert formula(Sampling(), {"red cube": 3.0, "sphere": -1.0}) == (
+    assert formula(SamplingConfig(), {"red cube": 3.0, "sphere": -1.0}) == (
         "composed: ε = ε_∅ + 3·(ε[red cube] − ε_∅) − 1·(ε[sphere] − ε_∅)"
     )

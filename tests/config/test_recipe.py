@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.config.errors import ConfigError, dotted_keys
+from fromnoise.config.overrides import parse_override
 from fromnoise.config.recipe import (
-    Recipe,
     load_recipe,
-    parse_override,
     parse_recipe,
     recipe_head,
     recipe_text,
     shipped_recipes,
 )
+from fromnoise.config.schema import Recipe
 from fromnoise.doctor.learning_checks import MAX_FINAL_SIGNAL
 from fromnoise.networks import NETWORKS
 
@@ -189,7 +189,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("diffusion.schedule", {"name": "sigmoid", "start": 4}, "needs start < end"),
         ("diffusion.schedule", {"name": "constant", "beta": 1}, "β must lie between"),
         ("diffusion.schedule", {"name": "custom", "betas": [0.1]}, "T is 1000, but"),
-        ("diffusion.schedule", "jsd", "jsd: this schedule leaves nothing of the image at t = T"),
+        ("diffusion.schedule", "jsd", "jsd: ᾱ_T is 0 in this schedule"),
         ("diffusion.zero_terminal_snr", True, "set diffusion.prediction to v or x0"),
         ("sampling.sampler.eta", math.nan, "finite"),
         ("training", 5, "dictionary"),

@@ -50,12 +50,12 @@ def test_the_report_reads_well(messy):
         "channels:  3",
         "labels:    2, from sub-folders",
         "  cat: 3",
-        "no label:  1 images",
+        "no labels: 1 images",
         "  cat/2.png = cat/1.png",
         "  dog/bad.png: ",
-        "1 of 7 images are turned as their EXIF says",
-        "1 of 7 images have transparency",
-        "1 of 7 images have more than 8 bits",
+        "1 of 7 images are rotated by EXIF. The rotation is applied",
+        "1 of 7 images are transparent. data.background shows through",
+        "1 of 7 images have more than 8 bits. They are rounded after the resizing",
     ):
         assert line in text
 
@@ -94,7 +94,7 @@ def test_colour_files_that_are_grey_are_noted(save):
     for i in range(2):
         root = save(f"{i}.png", np.repeat(noise(8, 8, 1, seed=i), 3, axis=2)).parent
     report = check_data(root)
-    assert "every colour image is grey; channels: 1 loses nothing" in report.notes
+    assert "every colour image is grey. Use channels: 1" in report.notes
     assert yaml.safe_load(report.recipe)["data"]["channels"] == 1
     save("colour.png", noise(8, 8, 3))
     assert check_data(root).notes == ()
@@ -154,7 +154,7 @@ def test_only_broken_files_are_a_report_without_a_recipe(tmp_path):
 
 
 def test_nothing_to_check(tmp_path):
-    with pytest.raises(DataError, match=r"has no images; seen: no files"):
+    with pytest.raises(DataError, match=r"has no images, and no other files"):
         check_data(tmp_path)
     with pytest.raises(DataError, match=r"data.path is missing"):
         check_data()

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fromnoise.data import SOURCES, DataError, check_data, detect_source, open_images
 from fromnoise.data import cache as cache_module
-from fromnoise.data.decoding.parallel import in_order
-from fromnoise.data.sources import files
+from fromnoise.data.decoding.parallel import map_in_order
+from fromnoise.data.sources import base
 
 
 def test_digits_are_the_uci_set():
@@ -52,7 +52,7 @@ def test_sizes_that_differ_need_a_size(folder, save):
     save("other.png", np.zeros((6, 5), np.uint8))
     with pytest.raises(DataError, match="have 2 sizes, most often 4×4") as error:
         open_images("folder", folder)
-    assert "(H×W; 3 of 4), but other.png is 6×5; set data.size" in str(error.value)
+    assert "(H×W; 3 of 4), but other.png is 6×5. Set data.size" in str(error.value)
     assert open_images("folder", folder, size=(4, 2)).images.shape == (4, 1, 4, 2)
 
 
@@ -67,8 +67,8 @@ def forbid(monkeypatch):
     def fail(*args, **options):
         raise AssertionError("decoded although it is in the cache")
 
-    monkeypatch.setattr(files, "read_picture", fail)
-    monkeypatch.setattr(files, "read_header", fail)
+    monkeypatch.setattr(base, "read_picture", fail)
+    monkeypatch.setattr(base, "read_header", fail)
 
 
 def test_the_second_time_nothing_is_decoded(folder, monkeypatch):
@@ -181,17 +181,17 @@ def test_two_at_once_share_one_entry(folder, cache, monkeypatch):
         rename(*args)
 
     monkeypatch.setattr(cache_module.os, "rename", together)
-    found = []
+    results = []
     threads = [
-        threading.Thread(target=lambda: found.append(open_images("folder", folder)))
+        threading.Thread(target=lambda: results.append(open_images("folder", folder)))
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({data.fingerprint for data in found}) == 1
-    assert len(found) == 2
+    assert len({data.fingerprint for data in results}) == 1
+    assert len(results) == 2
     assert len(list(cache.iterdir())) == 1
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_nothing(folder, cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache_module.os, "fsync", full)
-    with pytest.raises(DataError, match=r"the disk is full while decoding into .*FROMNOISE_CACHE"):
+    with pytest.raises(DataError, match=r"the disk of the cache .* is full.*FROMNOISE_CACHE"):
         open_images("folder", folder)
     assert list(cache.iterdir()) == []
 
@@ -228,18 +228,18 @@ def test_an_entry_is_plain_numpy_and_json(folder, cache):
     assert json.loads((entry / "meta.json").read_text())["fingerprint"] == data.fingerprint
 
 
-def test_progress_is_told(folder):
-    told = []
-    open_images("folder", folder, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+def test_progress_is_reported(folder):
+    calls = []
+    open_images("folder", folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (0, 4)}, r"data.size is \(0, 4\); allowed: height and width"),
-        ({"channels": 0}, "data.channels is 0; allowed: 1, 3"),
-        ({"fit": "stretch"}, "data.fit is 'stretch'; allowed: crop, pad, squash"),
+        ({"size": (0, 4)}, r"data.size is \(0, 4\)\. Give a height and a width"),
+        ({"channels": 0}, r"data.channels is 0\. Give 1, 3"),
+        ({"fit": "stretch"}, r"data.fit is 'stretch'\. Choose one of crop, pad, squash"),
         ({"background": (0, 0, 256)}, r"each in 0\.\.255"),
         ({"split": "test"}, "source folder has no splits"),
     ],
@@ -250,7 +250,7 @@ def test_options_out_of_range(folder, options, message):
 
 
 def test_an_unknown_source_lists_the_known():
-    with pytest.raises(DataError, match=rf"'photos'; allowed: {', '.join(SOURCES)}"):
+    with pytest.raises(DataError, match=rf"'photos'\. Choose one of {', '.join(SOURCES)}"):
         open_images("photos")
 
 
@@ -264,7 +264,7 @@ def test_sources_are_detected(folder, tmp_path):
     assert detect_source(str(folder / "t10k-images-idx3-ubyte.gz")) == "idx"
     (tmp_path / "a.tar").touch()
     with pytest.raises(
-        DataError, match=r"a\.tar is a file with extension \.tar; accepted: a folder"
+        DataError, match=r"a\.tar is a file with extension \.tar\. Give a folder of images"
     ):
         detect_source(tmp_path / "a.tar")
     with pytest.raises(DataError, match=r"nothing does not exist"):
@@ -279,7 +279,7 @@ def test_threads_keep_the_order_and_do_not_run_ahead():
         time.sleep(0.0002 * (i % 3))
         return i
 
-    numbers = in_order(work, 1000)
+    numbers = map_in_order(work, 1000)
     taken = [next(numbers)]
     time.sleep(0.1)  # long enough to start all of them, if that were allowed
     assert len(started) <= 8 * (2 * min(8, os.cpu_count() or 1) + 1)
@@ -288,7 +288,7 @@ def test_threads_keep_the_order_and_do_not_run_ahead():
 
 
 def test_threads_end_when_their_consumer_does():
-    numbers = in_order(lambda i: i, 10_000)
+    numbers = map_in_order(lambda i: i, 10_000)
     assert next(numbers) == 0
     numbers.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
@@ -296,4 +296,4 @@ def test_threads_end_when_their_consumer_does():
 
 def test_an_error_in_a_thread_is_raised():
     with pytest.raises(ZeroDivisionError):
-        list(in_order(lambda i: 1 // (50 - i), 100))
+        list(map_in_order(lambda i: 1 // (50 - i), 100))

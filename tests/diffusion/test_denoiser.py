@@ -142,8 +142,8 @@ def test_a_half_precision_network_does_not_lower_the_precision_of_the_fraction(s
     [(0, 0), (1001, 1001), (torch.tensor([0, 5]), 0), (torch.tensor([3, -1]), -1)],
     ids=str,
 )
-def test_a_network_is_asked_about_noisy_images_alone(schedule, t, wrong):
+def test_a_time_outside_of_noisy_images_is_refused(schedule, t, wrong):
     denoiser = Denoiser(Recorder(torch.zeros(2, 1, 2, 2)), schedule)
-    with pytest.raises(ValueError, match=rf"t must lie in 1\.\.1000, not {wrong}: "):
+    with pytest.raises(ValueError, match=rf"t must lie in 1\.\.1000, not {wrong}\. "):
         denoiser(torch.zeros(2, 1, 2, 2), t)
-    assert not hasattr(denoiser.network, "arguments")  # it was not asked
+    assert not hasattr(denoiser.network, "arguments")  # it was not called

@@ -29,7 +29,7 @@ NOTHING_AT_T = {
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_schedule = pytest.mark.parametrize("schedule", NOTHING_AT_T.values(), ids=NOTHING_AT_T)
-each_spacing = pytest.mark.parametrize("timesteps", TIMESTEPS)
+each_rule = pytest.mark.parametrize("timesteps", TIMESTEPS)
 
 
 class PerfectNetwork(nn.Module):
@@ -88,7 +88,7 @@ def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name, schedule
 
 @each_schedule
 def test_a_predicted_noise_is_refused_where_it_says_nothing(schedule):
-    with pytest.raises(ValueError, match=r"set diffusion.prediction to v or x0, or use a schedule"):
+    with pytest.raises(ValueError, match=r"Set diffusion.prediction to v or x0, or use a schedule"):
         Denoiser(PerfectNetwork(schedule, "eps"), schedule, "eps")
 
 
@@ -108,7 +108,7 @@ def test_a_last_time_with_almost_nothing_is_as_one_with_nothing(name):
 # ---- any number of steps, by any timesteps ----------------------------------------------------
 
 
-@each_spacing
+@each_rule
 @each_sampler
 @pytest.mark.parametrize("schedule", [NOTHING_AT_T["jsd"], "linear"], ids=["jsd", "linear"])
 def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, timesteps, schedule):

@@ -20,7 +20,7 @@ from fromnoise.diffusion import (
 )
 
 KINDS = ("eps", "x0", "v")
-NAMED = sorted(SCHEDULES.keys() - {"given"})
+NAMED = sorted(SCHEDULES.keys() - {"custom"})
 
 
 @st.composite

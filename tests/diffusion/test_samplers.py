@@ -279,7 +279,7 @@ def test_a_learned_variance_beyond_all_numbers_still_ends_in_an_image(schedule, 
 def test_learned_is_refused_where_nothing_was_learned(schedule, denoise, noise, start):
     sampler = ddpm(denoise, schedule, start, [900, 40], noise=noise, variance="learned")
     with pytest.raises(
-        ValueError, match="this network predicts none; use small or large, or train"
+        ValueError, match=r"this network predicts none\. Use small or large, or train"
     ):
         next(sampler)
 

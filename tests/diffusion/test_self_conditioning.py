@@ -1,4 +1,4 @@
-"""Self-conditioning: what the network sees in training and in sampling, and that nothing leaks."""
+"""Self-conditioning: the inputs of the network in training and in sampling."""
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from fromnoise.networks import DDPM
 SCHEDULE = NoiseSchedule.named("linear", 100)
 
 
-class Sees(nn.Module):
-    """x̂_0 = a·x_t + b·hint + cond, and a record of the inputs."""
+class Records(nn.Module):
+    """x̂_0 = a·x_t + b·self_cond + cond, and a record of the inputs."""
 
     self_conditioning = True
 
@@ -30,17 +30,17 @@ class Sees(nn.Module):
 
     def forward(self, x, index, cond):
         self.inputs.append(x.detach())
-        x_t, hint = x.chunk(2, dim=1)
+        x_t, self_cond = x.chunk(2, dim=1)
         shift = 0 if cond is None else cond.reshape(-1, 1, 1, 1)
-        return self.a * x_t + self.b * hint + shift
+        return self.a * x_t + self.b * self_cond + shift
 
-    def hints(self):
+    def self_conds(self):
         return [x.chunk(2, dim=1)[1] for x in self.inputs]
 
 
 @pytest.fixture
 def denoiser() -> Denoiser:
-    return Denoiser(Sees(), SCHEDULE, "x0")
+    return Denoiser(Records(), SCHEDULE, "x0")
 
 
 @pytest.fixture
@@ -66,54 +66,56 @@ def network() -> DDPM:
     return made
 
 
-def test_a_hint_of_zeros_is_none_and_another_is_not():
+def test_a_self_cond_of_zeros_is_none_and_another_is_not():
     denoiser, x_t = Denoiser(network(), SCHEDULE), torch.randn(2, 2, 8, 8)
     plain = denoiser(x_t, 50).value
     assert torch.equal(denoiser(x_t, 50, self_cond=torch.zeros_like(x_t)).value, plain)
     assert not torch.allclose(denoiser(x_t, 50, self_cond=torch.ones_like(x_t)).value, plain)
 
 
-def test_a_hint_is_kept_in_the_range_of_images(denoiser, batch):
+def test_a_self_cond_is_kept_in_the_range_of_images(denoiser, batch):
     x_t = batch[0]
     denoiser(x_t, 5, self_cond=5 * x_t)
-    assert torch.equal(denoiser.network.hints()[0], (5 * x_t).clamp(-1, 1))
+    assert torch.equal(denoiser.network.self_conds()[0], (5 * x_t).clamp(-1, 1))
 
 
-def test_a_hint_to_a_network_that_takes_none_is_refused(batch):
+def test_a_self_cond_for_a_network_that_takes_none_is_refused(batch):
     x_t = batch[0]
     plain = Denoiser(nn.Identity(), SCHEDULE)
-    with pytest.raises(ValueError, match=r"takes no hint; .* network\.self_conditioning = true"):
+    with pytest.raises(
+        ValueError, match=r"takes no self_cond\. Build .* network\.self_conditioning = true"
+    ):
         plain(x_t, 5, self_cond=x_t)
 
 
 # ---- training -----------------------------------------------------------------------------------
 
 
-def test_hinted_images_see_their_first_guess_and_others_zeros(denoiser, batch):
+def test_self_conditioned_images_get_their_first_estimate_and_others_zeros(denoiser, batch):
     x0, eps, t = batch
-    hinted = torch.tensor([True, False, False, True])
+    self_conditioned = torch.tensor([True, False, False, True])
     cond = torch.arange(4.0)[:, None]
-    Objective()(denoiser, x0, eps, t, cond, self_conditioned=hinted)
+    Objective()(denoiser, x0, eps, t, cond, self_conditioned=self_conditioned)
     x_t = SCHEDULE.add_noise(x0, eps, t)
     first, second = denoiser.network.inputs
-    assert torch.equal(first, torch.cat([x_t, torch.zeros_like(x_t)], dim=1)[hinted])
-    guess = (3 * x_t + cond.reshape(4, 1, 1, 1)).clamp(-1, 1)
-    seen, hint = second.chunk(2, dim=1)
+    assert torch.equal(first, torch.cat([x_t, torch.zeros_like(x_t)], dim=1)[self_conditioned])
+    estimate = (3 * x_t + cond.reshape(4, 1, 1, 1)).clamp(-1, 1)
+    seen, self_cond = second.chunk(2, dim=1)
     assert torch.equal(seen, x_t)
-    torch.testing.assert_close(hint, guess * hinted.reshape(4, 1, 1, 1))
+    torch.testing.assert_close(self_cond, estimate * self_conditioned.reshape(4, 1, 1, 1))
 
 
-def test_no_gradient_goes_through_the_first_guess(denoiser, batch):
+def test_no_gradient_flows_through_the_first_estimate(denoiser, batch):
     x0, eps, t = batch
     x_t = SCHEDULE.add_noise(x0, eps, t)
-    hint = (3 * x_t).clamp(-1, 1)  # a constant
+    self_cond = (3 * x_t).clamp(-1, 1)  # a constant
     loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.ones(4, dtype=torch.bool)).sum()
     (of_a,) = torch.autograd.grad(loss, denoiser.network.a)
-    error = 3 * x_t + 0.5 * hint - x0
+    error = 3 * x_t + 0.5 * self_cond - x0
     torch.testing.assert_close(of_a, (2 * error * x_t).flatten(1).mean(dim=1).sum())
 
 
-def test_where_none_is_hinted_one_pass_is_made(denoiser, batch):
+def test_without_self_conditioned_images_one_pass_is_made(denoiser, batch):
     x0, eps, t = batch
     loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.zeros(4, dtype=torch.bool))
     assert len(denoiser.network.inputs) == 1
@@ -124,8 +126,8 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
     """A library that remembered the weights it rounded without a gradient would lose them."""
     made = network()
     denoiser, x0 = Denoiser(made, SCHEDULE), torch.randn(3, 2, 8, 8)
-    hinted = torch.tensor([True, True, False])
-    for given in (None, hinted):
+    self_conditioned = torch.tensor([True, True, False])
+    for images in (None, self_conditioned):
         made.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):  # each its own: what it remembers ends with it
             loss = Objective()(
@@ -134,7 +136,7 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
                 torch.randn_like(x0),
                 torch.tensor([1, 9, 99]),
                 None,
-                self_conditioned=given,
+                self_conditioned=images,
             )
         loss.sum().backward()
         assert all(p.grad is not None and p.grad.count_nonzero() for p in made.parameters())
@@ -143,15 +145,15 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
 # ---- sampling -----------------------------------------------------------------------------------
 
 
-def test_each_call_is_hinted_by_the_one_before(denoiser, batch):
+def test_each_call_is_conditioned_on_the_one_before(denoiser, batch):
     x_t = batch[0] / 9
     walk = with_self_conditioning(denoiser)
     with torch.inference_mode():
         first, second, third = (walk(x_t * scale, t) for t, scale in ((90, 1), (50, 2), (10, 3)))
-    hints = denoiser.network.hints()
-    assert not hints[0].any()
-    assert torch.equal(hints[1], first.x0.clamp(-1, 1))
-    assert torch.equal(hints[2], second.x0.clamp(-1, 1))
+    self_conds = denoiser.network.self_conds()
+    assert not self_conds[0].any()
+    assert torch.equal(self_conds[1], first.x0.clamp(-1, 1))
+    assert torch.equal(self_conds[2], second.x0.clamp(-1, 1))
     assert third.x0.shape == x_t.shape
 
 
@@ -161,20 +163,20 @@ def test_another_batch_size_and_another_walk_begin_with_nothing(denoiser, batch)
     walk(x_t, 90)
     walk(x_t[:2], 50)
     with_self_conditioning(denoiser)(x_t, 90)
-    assert not any(hint.any() for hint in denoiser.network.hints())
+    assert not any(self_cond.any() for self_cond in denoiser.network.self_conds())
 
 
-def test_guidance_hints_each_half_by_its_own_guess(denoiser, batch):
+def test_guidance_conditions_each_half_on_its_own_estimate(denoiser, batch):
     x_t, cond = batch[0], torch.ones(4, 1)
     guided = classifier_free(with_self_conditioning(denoiser), cond, 3.0)
     guided(x_t, 90)
     guided(x_t, 50)
-    with_cond, without = denoiser.network.hints()[1].chunk(2)
+    with_cond, without = denoiser.network.self_conds()[1].chunk(2)
     assert torch.equal(with_cond, (3 * x_t + 1).clamp(-1, 1))
     assert torch.equal(without, (3 * x_t).clamp(-1, 1))
 
 
-def test_a_network_without_hints_is_left_as_it_is():
+def test_a_network_without_self_conditioning_is_left_as_it_is():
     plain = Denoiser(nn.Identity(), SCHEDULE)
     assert with_self_conditioning(plain) is plain
 
@@ -187,7 +189,7 @@ def test_remembering_changes_nothing_of_the_network(denoiser):
     assert (walk.schedule, walk.prediction) == (denoiser.schedule, denoiser.prediction)
 
 
-def test_a_first_guess_knows_no_gradient(denoiser, batch):
+def test_a_first_estimate_has_no_gradient(denoiser, batch):
     x0, _, t = batch
-    guess = estimate_x0(denoiser, x0, t, None, torch.ones(4, dtype=torch.bool))
-    assert not guess.requires_grad
+    estimate = estimate_x0(denoiser, x0, t, None, torch.ones(4, dtype=torch.bool))
+    assert not estimate.requires_grad

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fromnoise.diffusion import SCHEDULES, TIMESTEPS, NoiseSchedule, sampling_timesteps
 
-NAMED = sorted(SCHEDULES.keys() - {"given"})
+NAMED = sorted(SCHEDULES.keys() - {"custom"})
 
 
 def some_schedule(name: str, T: int) -> NoiseSchedule:
@@ -20,7 +20,7 @@ def some_schedule(name: str, T: int) -> NoiseSchedule:
     name=st.sampled_from(NAMED),
     timesteps=st.sampled_from(sorted(TIMESTEPS)),
 )
-def test_times_fall_strictly_within_1_to_T_and_end_as_their_spacing_says(data, T, name, timesteps):
+def test_times_fall_strictly_within_1_to_T_and_end_as_their_rule_says(data, T, name, timesteps):
     steps = data.draw(st.integers(1, T))
     times = sampling_timesteps(some_schedule(name, T), steps, timesteps)
     assert len(times) == steps
@@ -85,7 +85,7 @@ def test_karras_is_even_in_the_seventh_root_of_the_noise():
 
 @pytest.mark.parametrize("timesteps", ["log_snr", "karras"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 999, 1000])
-def test_without_any_image_at_T_the_spacing_begins_after_it(timesteps, steps):
+def test_without_any_image_at_T_the_rule_begins_after_it(timesteps, steps):
     schedule = NoiseSchedule.named("linear", 1000, zero_terminal_snr=True)
     times = sampling_timesteps(schedule, steps, timesteps)
     assert times[0] == 1000
@@ -101,6 +101,6 @@ def test_an_impossible_number_of_steps_is_refused(schedule, steps):
         sampling_timesteps(schedule, steps)
 
 
-def test_an_unknown_spacing_is_refused(schedule):
+def test_an_unknown_rule_is_refused(schedule):
     with pytest.raises(ValueError, match="timesteps 'trail' is unknown; known: leading, trailing"):
         sampling_timesteps(schedule, 5, "trail")

@@ -111,20 +111,20 @@ QUOTIENTS = {  # w/own by hand at SNR 9, 1 and 1/9, where own is the SNR, 1 and 
 }
 
 
-def quotients(weighting, kind, metric="mse"):
+def quotients(weighting, kind, loss="mse"):
     """How much more than the plain error the weighted one is, at the three times."""
     torch.manual_seed(0)
     x0, eps, output = torch.randn(3, 3, 1, 2, 2, dtype=torch.float64)
     denoiser, t = Denoiser(Returns(output), THREE, kind), torch.tensor([1, 2, 3])
-    weighted = Objective(metric, weighting=weighting)(denoiser, x0, eps, t)
-    return weighted / Objective(loss=metric)(denoiser, x0, eps, t)
+    weighted = Objective(loss, weighting=weighting)(denoiser, x0, eps, t)
+    return weighted / Objective(loss=loss)(denoiser, x0, eps, t)
 
 
 @pytest.mark.parametrize(("name", "kind"), QUOTIENTS)
-@pytest.mark.parametrize("metric", LOSSES)
-def test_weights_by_hand(name, kind, metric):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_by_hand(name, kind, loss):
     expected = torch.tensor(QUOTIENTS[name, kind], dtype=torch.float64)
-    got = quotients(WEIGHTINGS[name], kind, metric)
+    got = quotients(WEIGHTINGS[name], kind, loss)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 
@@ -156,15 +156,15 @@ def test_a_last_time_without_any_image_has_a_loss(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("weighting", "said"),
+    ("weighting", "message"),
     [
         (partial(min_snr, gamma=0.0), r"weighting\.gamma of min_snr must be above 0, not 0"),
         (partial(p2, gamma=-1.0), r"gamma of p2 must be at least 0 and k above 0, not -1 and 1"),
         (partial(p2, k=0.0), r"gamma of p2 must be at least 0 and k above 0, not 1 and 0"),
     ],
 )
-def test_options_out_of_range_are_refused_before_any_training(weighting, said):
-    with pytest.raises(ValueError, match=said):
+def test_options_out_of_range_are_refused_before_any_training(weighting, message):
+    with pytest.raises(ValueError, match=message):
         Objective(weighting=weighting)
 
 
@@ -198,10 +198,10 @@ def test_vlb_is_the_bound_times_all_times_and_trains_mean_and_variance(
         assert (half != 0).flatten(1).any(dim=1).all()
 
 
-@pytest.mark.parametrize("how", [{"vlb_weight": 0.1}, {"weighting": min_snr}])
-def test_what_does_not_apply_to_the_bound_is_refused(how):
-    with pytest.raises(ValueError, match="metric is vlb, the bound with its own weights"):
-        Objective("vlb", **how)
+@pytest.mark.parametrize("options", [{"vlb_weight": 0.1}, {"weighting": min_snr}])
+def test_what_does_not_apply_to_the_bound_is_refused(options):
+    with pytest.raises(ValueError, match="loss is vlb, the bound with its own weights"):
+        Objective("vlb", **options)
 
 
 def test_the_bound_of_a_network_without_a_variance_is_refused(schedule, learning):
@@ -210,6 +210,6 @@ def test_the_bound_of_a_network_without_a_variance_is_refused(schedule, learning
         Objective("vlb")(Denoiser(Returns(output[:, :3]), schedule), *inputs)
 
 
-def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="metric 'l2' is unknown; known: mse, l1, huber, vlb"):
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="loss 'l2' is unknown; known: mse, l1, huber, vlb"):
         Objective("l2")

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fromnoise.config.recipe import parse_override
+from fromnoise.config.overrides import parse_override
 from fromnoise.diffusion import NoiseSchedule
 from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.doctor import learning_checks

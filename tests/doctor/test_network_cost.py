@@ -7,7 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.config.components import Component, checked
-from fromnoise.config.recipe import Training, parse_recipe
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
 from fromnoise.doctor import network_cost

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from fromnoise.evaluation.kinds import BELONGS, KINDS
 from PIL import Image
 
 import fromnoise
@@ -23,7 +24,6 @@ from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.features import pixels
 from fromnoise.evaluation.generated import draw, found, spread
 from fromnoise.evaluation.images import evenly, training_data_of
-from fromnoise.evaluation.kinds import BELONGS, KINDS
 from fromnoise.evaluation.likelihood import measure_bits
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
 from fromnoise.evaluation.reference import Reference
@@ -153,8 +153,8 @@ def test_it_is_said_why_what_was_trained_on_is_not_known(run, tmp_path):
     known = training_data_of(run)
     assert known.training is known.held_out is None
     assert known.why == (
-        "what was trained on cannot be had: data.path is missing: source folder needs a path (or "
-        "--data PATH)"
+        "what was trained on cannot be had: data.path is missing, but source folder needs a path. "
+        "Set it, or give --data PATH."
     )
     (run / "recipe.yaml").unlink()
     assert training_data_of(run).why.startswith(

@@ -318,14 +318,14 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
         "inpaint", "--image", one, "--mask", masks / "two.png"
     )
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "black.png")
-    assert "has no white pixel, so there is nothing to make" in refused(
+    assert "has no white pixel, so nothing would change" in refused(
         "inpaint", "--image", one, "--mask", tmp_path / "black.png"
     )
     for option, wrong in (("--resample", 0), ("--jump", -1)):
         assert "resample and jump must be at least 1" in refused(
             "inpaint", "--image", one, "--mask", mask, option, wrong
         )
-    assert "there is no image file and no folder" in refused(
+    assert "gone.png does not exist. Give an image or a folder" in refused(
         "inpaint", "--image", one, "--mask", tmp_path / "gone.png"
     )
     (masks / "two.png").unlink()
@@ -335,7 +335,7 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
 
 def test_what_cannot_be_read_or_written_is_one_line(refused, photos, tmp_path):
     line = refused("vary", "--image", photos, "--out", photos)
-    assert line == f"error: {photos} is not empty; give --out a new folder"
+    assert line == f"error: {photos} is not empty. Give --out a new folder."
     (photos / "three.png").write_text("no image")
     assert f"{photos / 'three.png'} cannot be read as an image" in refused(
         "vary", "--image", photos
@@ -388,4 +388,4 @@ def test_one_image_is_read_as_the_model_wants_it(pair, tmp_path):
 def test_a_seed_that_comes_twice_is_refused(refused, photos, masks, command):
     mask = ["--mask", masks] if command == "inpaint" else []
     line = refused(command, "--image", photos, *mask, "--seeds", "3,0-4")
-    assert line == "error: seed 3 is there twice, for the same image; name it once"
+    assert line == "error: seed 3 is given twice. Give each seed once."

@@ -5,7 +5,7 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.labels.names import exactly, in_turn, parse_labels
+from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels
 from fromnoise.generation import samples as sampling
 from fromnoise.generation.samples import default_folder, sample_to_folder
 from fromnoise.model.model import Autoguidance, Model, build_denoiser, to_uint8
@@ -216,7 +216,7 @@ def labelled(finished_run):
 
 
 def test_labels_go_into_names_metadata_and_arrays(labelled, tmp_path):
-    cond = in_turn(labelled.spec.label_names, 4)
+    cond = one_label_each(labelled.spec.label_names, 4)
     files = sample_to_folder(labelled, [0, 1, 2, 3], tmp_path, cond=cond, npz=True, guidance=3.0)
     assert [file.stem for file in files[:4]] == [
         "000000-red cube",
@@ -244,7 +244,7 @@ def test_a_composition_goes_into_names_and_metadata(labelled, tmp_path):
 
 
 def test_the_metadata_say_how_it_was_guided(labelled, tmp_path):
-    cond = in_turn(labelled.spec.label_names, 1)
+    cond = one_label_each(labelled.spec.label_names, 1)
     how = {"guidance": 2.0, "guidance_interval": (10, 60), "guidance_rescale": 0.7}
     file = sample_to_folder(labelled, [0], tmp_path, cond=cond, clamp="dynamic", **how)[0]
     with Image.open(file) as image:
@@ -271,8 +271,8 @@ def test_names_that_are_cut_stay_apart():
 
 def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
     names = labelled.spec.label_names
-    spheres = np.repeat(exactly(["sphere"], names)[None], 2, axis=0)
-    others = in_turn(names, 2)[::-1].copy()
+    spheres = np.repeat(exact_labels(["sphere"], names)[None], 2, axis=0)
+    others = one_label_each(names, 2)[::-1].copy()
     ways = [
         {},
         {"clamp": "dynamic"},
@@ -282,7 +282,7 @@ def test_other_labels_and_guidance_go_to_other_folders(labelled, tmp_path):
         {"cond": spheres, "guidance": 2.0, "guidance_interval": (10, 60)},
         {"cond": spheres, "guidance": 2.0, "guidance_rescale": 0.5},
         {"cond": np.repeat(parse_labels("sphere", names)[None], 2, axis=0)},
-        {"cond": in_turn(names, 2)},
+        {"cond": one_label_each(names, 2)},
         {"cond": others},
         {"compose": {"sphere": 2.0}},
         {"compose": {"sphere": -2.0}},
@@ -313,7 +313,7 @@ def test_autoguidance_goes_into_metadata_title_and_folder(model, tmp_path):
 
 
 def test_autoguidance_asks_the_weaker_model_for_the_same_labels(labelled):
-    cond = torch.from_numpy(in_turn(labelled.spec.label_names, 2))
+    cond = torch.from_numpy(one_label_each(labelled.spec.label_names, 2))
     weak = earlier(labelled)
     seen = []
     weak.denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
@@ -355,13 +355,13 @@ def test_a_scale_of_autoguidance_that_is_none_is_refused(model, scale):
 
 @pytest.mark.parametrize("how", [{"guidance_rescale": 0.5}, {"guidance_interval": (1, 50)}])
 def test_what_only_guidance_uses_is_refused_without_it(labelled, how):
-    cond = torch.from_numpy(in_turn(labelled.spec.label_names, 1))
+    cond = torch.from_numpy(one_label_each(labelled.spec.label_names, 1))
     with pytest.raises(ValueError, match="has no effect without guidance"):
         labelled.sample([0], cond=cond, guidance=1.0, **how)
 
 
 def test_a_seed_that_comes_twice_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="seed 3 is there twice, for the same image"):
+    with pytest.raises(ValueError, match="seed 3 is given twice"):
         sample_to_folder(model, [3, 1, 3], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -370,5 +370,5 @@ def test_a_seed_may_come_again_with_other_labels(labelled, tmp_path):
     cond = np.eye(len(labelled.spec.label_names), dtype=np.int8)[[0, 1]]
     made = sample_to_folder(labelled, [3, 3], tmp_path / "out", cond=cond, grid=False)
     assert len(set(made)) == 2
-    with pytest.raises(ValueError, match=r"seed 3 is there twice for .*name it once"):
+    with pytest.raises(ValueError, match=r"seed 3 is given twice for .*Give each seed once"):
         sample_to_folder(labelled, [3, 3], tmp_path / "no", cond=cond[[0, 0]])

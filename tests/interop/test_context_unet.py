@@ -109,7 +109,7 @@ def build(foreign):
     [({}, 400, 64), ({"channels": 1, "f": 16, "classes": 10, "expand": 7}, 500, 28)],
     ids=["i-clevr", "mnist"],
 )
-def test_gives_the_output_of_theirs_with_a_minus_for_what_is_present(options, T, size):
+def test_the_output_equals_the_original_with_negated_labels(options, T, size):
     network = theirs(**options)
     foreign = context_unet(payload(network, T))
     denoiser, spec = build(foreign)
@@ -131,7 +131,7 @@ def test_gives_the_output_of_theirs_with_a_minus_for_what_is_present(options, T,
 
 
 @pytest.mark.parametrize("betas", [{}, {"beta_1": 5e-4, "beta_T": 0.05}])
-def test_the_schedule_has_their_alpha_bar_at_every_time_but_no_residue_at_0(betas):
+def test_the_schedule_has_the_original_alpha_bar_except_at_0(betas):
     T = 300
     foreign = context_unet(payload(theirs(), T, **betas))
     schedule = NoiseSchedule(torch.tensor(foreign.spec["diffusion"]["schedule"]["betas"]))
@@ -147,27 +147,27 @@ def test_the_schedule_has_their_alpha_bar_at_every_time_but_no_residue_at_0(beta
     )
 
 
-def test_a_network_alone_is_read_with_the_published_schedule():
+def test_a_network_without_tables_gets_the_published_schedule():
     network = theirs()
     foreign = context_unet(network.state_dict())
     whole = context_unet(payload(network))
     assert foreign.raw.keys() == whole.raw.keys()
     betas, expected = (f.spec["diffusion"]["schedule"]["betas"] for f in (foreign, whole))
     torch.testing.assert_close(torch.tensor(betas), torch.tensor(expected), rtol=1e-5, atol=0)
-    assert "T = 400 and β from 1e-4 to 0.02 are assumed" in foreign.notes[0]
+    assert "T is 400 and β goes from 1e-4 to 0.02" in foreign.notes[0]
 
 
-def test_says_what_it_assumes():
+def test_assumptions_are_noted():
     mnist = context_unet(payload(theirs(channels=1, classes=10, expand=7)))
     assert [*mnist.spec["label_names"]] == [*"0123456789"]
     assert len(mnist.notes) == 2
-    assert "images in [0, 1] are assumed" in mnist.notes[0]
+    assert "one channel are in [0, 1]" in mnist.notes[0]
     clevr = context_unet(payload(theirs()))
     assert clevr.spec["label_names"][::23] == ["class_0", "class_23"]
     assert len(clevr.notes) == 3
-    assert "does not name its 24 labels" in clevr.notes[1]
+    assert "no names of its 24 labels" in clevr.notes[1]
     assert "not clamped" in clevr.notes[2]
-    assert "64x64 is assumed" in clevr.notes[0]
+    assert "so it is 64x64" in clevr.notes[0]
     assert clevr.spec["sampling"] == {
         "sampler": {"name": "ddpm", "variance": "large"},
         "steps": 400,
@@ -177,7 +177,7 @@ def test_says_what_it_assumes():
     state["nn_model.up0.0.weight"] = torch.zeros(16, 16, 4, 4)
     other = context_unet(state)
     assert (other.spec["network"]["pool"], other.spec["size"]) == (4, [16, 16])
-    assert "the window of its pooling" in other.notes[0]
+    assert "no pooling window" in other.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -185,5 +185,5 @@ def test_says_what_it_assumes():
     [{}, {"model": {}, "step": 3}, {"init_conv.weight": torch.zeros(1)}],
     ids=["empty", "nested", "another-network"],
 )
-def test_other_files_are_not_of_this_kind(other):
+def test_other_files_are_not_recognised(other):
     assert context_unet(other) is None

@@ -35,7 +35,7 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
     ],
     ids=["paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance"],
 )
-def test_gives_the_output_and_gradients_of_its_twin(options, size):
+def test_output_and_gradients_equal_those_of_diffusers(options, size):
     ours = randomised(DDPM(**TINY, **options))
     theirs = diffusers_twin(ours)
     x = torch.randn(3, ours.image_channels, *size)
@@ -55,7 +55,7 @@ def test_gives_the_output_and_gradients_of_its_twin(options, size):
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-6 * largest)
 
 
-def test_config_is_that_of_the_published_cifar10_model():
+def test_the_config_equals_that_of_the_published_cifar10_model():
     with torch.device("meta"):
         config = unet_config(DDPM())
     assert config == {
@@ -83,12 +83,12 @@ def test_config_is_that_of_the_published_cifar10_model():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"embedding": "interleaved"}, "no time embedding but `halves`"),
-        ({"cond_dim": 10}, "this one takes 10 labels"),
-        ({"self_conditioning": True}, "no earlier x̂_0 back, and this has self_conditioning"),
-        ({"multipliers": (2, 4)}, "multipliers must start with 1"),
+        ({"embedding": "interleaved"}, "embedding is interleaved, not halves"),
+        ({"cond_dim": 10}, "it is conditional, with 10 labels"),
+        ({"self_conditioning": True}, "it has self_conditioning"),
+        ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
     ],
 )
-def test_refuses_what_diffusers_cannot_express(function, options, reason):
+def test_unsupported_networks_are_refused(function, options, reason):
     with pytest.raises(ValueError, match=reason):
         function(DDPM(**TINY, **options))

@@ -139,7 +139,7 @@ def test_gives_the_same_output(options):
 
 
 @pytest.mark.parametrize(("image_channels", "side"), [(1, 28), (3, 64), (4, 64)])
-def test_says_what_it_is_and_how_it_is_sampled(image_channels, side):
+def test_the_spec_and_its_notes(image_channels, side):
     read = explainingai(foreign(image_channels=image_channels).state_dict())
     assert read is not None
     assert read.spec["network"] == {
@@ -167,14 +167,14 @@ def test_says_what_it_is_and_how_it_is_sampled(image_channels, side):
     assert f"{side}x{side} pixels" in read.notes[0]
 
 
-def test_the_prefix_of_several_devices_is_cut_off():
+def test_the_prefix_of_data_parallel_is_removed():
     state = foreign().state_dict()
     read = explainingai({f"module.{name}": tensor for name, tensor in state.items()})
     assert read is not None
     assert read.raw.keys() == explainingai(state).raw.keys()
 
 
-def test_a_changed_program_is_told():
+def test_a_modified_program_is_noted():
     state = foreign().state_dict() | {"norm_out.weight": torch.ones(128)}
     notes = explainingai(state).notes
     assert "norm_out has 128 channels instead of 16" in notes[-1]
@@ -186,10 +186,10 @@ def test_a_changed_program_is_told():
     [{}, {"a": torch.zeros(2)}, {"weights": {}, "optimizer": {}, "ema": {}}],
     ids=["nothing", "tensors", "tutorial"],
 )
-def test_what_is_something_else(payload):
+def test_other_files_are_not_recognised(payload):
     assert explainingai(payload) is None
 
 
-def test_a_part_of_it_is_not_it():
+def test_an_incomplete_state_is_not_recognised():
     state = foreign().state_dict()
     assert explainingai({k: v for k, v in state.items() if not k.startswith("mids.")}) is None

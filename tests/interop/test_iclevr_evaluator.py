@@ -58,7 +58,7 @@ def test_gives_the_same_probabilities(tmp_path, images, prefix, key):
     assert expected.std() > 0.01  # it tells the images and labels apart
 
 
-def test_the_imported_judge_is_written_and_read_again(tmp_path, images):
+def test_the_imported_classifier_is_written_and_read_again(tmp_path, images):
     classifier = import_evaluator(write(tmp_path / "checkpoint.pth", evaluator()), NAMES)
     again = load_classifier(save_classifier(classifier, tmp_path / "classifier"))
     assert again.spec == classifier.spec
@@ -75,20 +75,20 @@ def test_other_numbers_of_labels_and_channels(tmp_path, images):
     classifier = import_evaluator(file, "abc", size=(32, 48))
     assert classifier.spec.channels == 1
     assert classifier.predictions(images[:, :1, :32, :48]).probability.shape == (5, 3)
-    with pytest.raises(CheckpointError, match=r"classifies 3 labels .* 24 names are given"):
+    with pytest.raises(CheckpointError, match=r"has 3 labels .* there are 24 names"):
         import_evaluator(file, NAMES)
 
 
-def test_what_is_something_else(tmp_path):
+def test_other_files_are_refused(tmp_path):
     torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "other.pth")
     torch.save({"model": 3}, tmp_path / "number.pth")
     plain = resnet18(num_classes=24)
     for file in (tmp_path / "other.pth", tmp_path / "number.pth", write(tmp_path / "p.pth", plain)):
-        with pytest.raises(CheckpointError, match=r"no evaluator of i-CLEVR.*keys seen: \w"):
+        with pytest.raises(CheckpointError, match=r"is not an i-CLEVR evaluator.*keys are: \w"):
             import_evaluator(file, NAMES)
 
 
-def test_weights_that_do_not_fit_or_are_broken(tmp_path):
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
     network = copy.deepcopy(evaluator())
     state = dict(network.state_dict())
     del state["layer3.1.conv2.weight"]

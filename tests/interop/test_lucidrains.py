@@ -103,7 +103,7 @@ def build(foreign, weights):
     return denoiser, spec
 
 
-def test_every_tensor_comes_to_its_place():
+def test_every_tensor_is_mapped():
     state, names = unet()
     foreign = lucidrains(whole(state, buffers(LINEAR_BETAS)))
     denoiser, _ = build(foreign, foreign.raw)
@@ -116,7 +116,7 @@ def test_every_tensor_comes_to_its_place():
         torch.testing.assert_close(network[ours], tensor.reshape(network[ours].shape))
 
 
-def test_the_options_are_told_by_the_shapes():
+def test_options_are_inferred_from_shapes():
     foreign = lucidrains(whole(unet()[0], buffers(LINEAR_BETAS)))
     assert foreign.spec["network"] == {
         "name": "linear_attention",
@@ -134,7 +134,7 @@ def test_the_options_are_told_by_the_shapes():
     assert foreign.spec["sampling"]["sampler"] == {"name": "ddpm", "variance": "small"}
 
 
-def test_the_average_is_told_from_the_raw_weights_and_the_step_is_kept():
+def test_ema_weights_raw_weights_and_step_are_imported():
     state, _ = unet()
     raw = whole(state, buffers(LINEAR_BETAS))
     averaged = whole({k: v + 1 for k, v in state.items()}, buffers(LINEAR_BETAS))
@@ -171,17 +171,17 @@ def test_a_learned_variance_is_kept():
         ("v", SNR.clamp(max=1) / (SNR + 1)),
     ],
 )
-def test_the_weights_of_the_loss_tell_what_was_predicted(kind, weight):
+def test_the_loss_weights_determine_the_prediction_type(kind, weight):
     foreign = lucidrains(whole(unet()[0], buffers(LINEAR_BETAS, weight)))
     assert foreign.spec["diffusion"]["prediction"] == kind
     assert not any("diffusion.prediction" in note for note in foreign.notes)
 
 
 @pytest.mark.parametrize("weight", [None, torch.linspace(1, 2, 1000)])
-def test_what_was_predicted_is_asked_for_where_the_file_does_not_tell(weight):
+def test_an_unknown_prediction_type_is_noted(weight):
     foreign = lucidrains(whole(unet()[0], buffers(LINEAR_BETAS, weight)))
     assert foreign.spec["diffusion"]["prediction"] == "v"
-    assert any("give diffusion.prediction=eps or x0" in note for note in foreign.notes)
+    assert any("set diffusion.prediction=eps or x0" in note for note in foreign.notes)
 
 
 def _without(name):
@@ -192,18 +192,21 @@ def _without(name):
     ("change", "reason"),
     [
         (lambda s: s.update({"time_mlp.0.weights": torch.zeros(8)}), "Fourier features"),
-        (lambda s: s.update({"null_classes_emb": torch.zeros(4)}), "takes classes"),
+        (lambda s: s.update({"null_classes_emb": torch.zeros(4)}), "is conditional"),
         (lambda s: s.update({"init_conv.weight": torch.zeros(6, 4, 7, 7)}), "self-conditioning"),
-        (lambda s: s.update({"final_conv.weight": torch.zeros(3, 6, 1, 1)}), "2 channels into 3"),
+        (
+            lambda s: s.update({"final_conv.weight": torch.zeros(3, 6, 1, 1)}),
+            "2 input and 3 output channels",
+        ),
         (_without("downs.0.0.block1.norm.g"), "of an older version"),
         (_without("downs.0.2.mem_kv"), "of an older version"),
         (
             lambda s: s.update({"mid_attn.mem_kv": torch.zeros(2, 3, 4, 2)}),
-            r"other attention heads at other levels \(2 x 3, 3 x 2\)",
+            r"different attention heads at its levels \(2 x 3, 3 x 2\)",
         ),
     ],
 )
-def test_refuses_what_linear_attention_cannot_be(change, reason):
+def test_unsupported_u_nets_are_refused(change, reason):
     state, _ = unet()
     change(state)
     with pytest.raises(CheckpointError, match=reason):
@@ -211,7 +214,7 @@ def test_refuses_what_linear_attention_cannot_be(change, reason):
 
 
 def test_a_u_net_without_its_diffusion_is_refused():
-    with pytest.raises(CheckpointError, match="without the diffusion"):
+    with pytest.raises(CheckpointError, match="has no diffusion settings"):
         lucidrains(unet()[0])
 
 
@@ -219,7 +222,7 @@ def test_a_u_net_without_its_diffusion_is_refused():
     "other",
     [{}, {"model": 3}, {"model": {}, "ema": {}}, {"init_conv.weight": torch.zeros(1)}],
 )
-def test_other_files_are_not_of_this_kind(other):
+def test_other_files_are_not_recognised(other):
     assert lucidrains(other) is None
 
 
@@ -237,7 +240,7 @@ def test_other_files_are_not_of_this_kind(other):
     ],
     ids=["linear", "cosine-grey", "min-snr", "heads"],
 )
-def test_gives_the_output_of_the_library(unet_options, options, kind):
+def test_the_output_equals_that_of_the_library(unet_options, options, kind):
     library = pytest.importorskip("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
     torch.manual_seed(0)
     theirs = library.GaussianDiffusion(

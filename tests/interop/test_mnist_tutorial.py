@@ -142,7 +142,7 @@ def test_gives_the_same_output(options):
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_says_what_it_is_and_how_it_is_sampled():
+def test_the_spec_and_its_notes():
     read = mnist_tutorial(checkpoint(foreign(), foreign()))
     assert read is not None
     assert read.spec == {
@@ -176,15 +176,15 @@ def test_says_what_it_is_and_how_it_is_sampled():
     assert "[0, 1]" in read.notes[1]
 
 
-def test_tells_how_much_of_the_start_is_left_in_the_average():
+def test_the_share_of_initial_weights_in_the_ema_is_noted():
     payload = checkpoint(foreign(), foreign())
     payload["optimizer"]["state"] = {i: {"step": torch.tensor(14_055.0)} for i in range(2)}
     read = mnist_tutorial(payload)
     assert read.step == 14_055  # 15 epochs of 937 batches
-    assert "24.5% of the random start" in read.notes[-1]
+    assert "24.5% of the random initial weights" in read.notes[-1]
 
 
-def test_what_is_something_else():
+def test_other_files_are_not_recognised():
     payload = checkpoint(foreign(), foreign())
     assert mnist_tutorial({}) is None
     assert mnist_tutorial(payload["weights"]) is None

@@ -147,7 +147,7 @@ def test_gives_the_same_output(options):
     assert read.ema is None
 
 
-def test_takes_the_average_and_the_raw_weights_apart():
+def test_ema_and_raw_weights_are_imported():
     average, raw = foreign(), foreign()
     nn.init.normal_(raw.head.weight)
     payload = {
@@ -165,13 +165,13 @@ def test_takes_the_average_and_the_raw_weights_apart():
     assert zoubohao(payload) is None
 
 
-def test_what_is_something_else():
+def test_other_files_are_not_recognised():
     assert zoubohao({"a": torch.zeros(2)}) is None
     assert w86763777({"net_model": {}, "ema_model": {}}) is None
     assert w86763777(foreign().state_dict()) is None
 
 
-def test_the_conditional_network_is_refused_by_its_name():
+def test_the_conditional_network_is_refused():
     state = foreign().state_dict() | {"cond_embedding.condEmbedding.0.weight": torch.zeros(11, 32)}
     with pytest.raises(CheckpointError, match="conditional network, which has other layers"):
         zoubohao(state)

@@ -13,7 +13,7 @@ import fromnoise
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError, DiskFull, read_tensors
 from fromnoise.config.components import Component, with_checked_components
-from fromnoise.config.recipe import Diffusion, Sampling
+from fromnoise.config.schema import Diffusion, SamplingConfig
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion import SAMPLERS, TIMESTEPS, Denoiser, NoiseSchedule
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
@@ -26,7 +26,7 @@ def spec_of(channels: int, size: tuple[int, int]) -> ModelSpec:
     spec = ModelSpec(
         network=network,
         diffusion=Diffusion(T=50),
-        sampling=Sampling(steps=4),
+        sampling=SamplingConfig(steps=4),
         channels=channels,
         size=size,
         source="nowhere",
@@ -130,7 +130,9 @@ def test_what_is_not_said_is_what_is_stored(model):
     plan = model.sampling_plan()
     assert (plan.sampler.name, plan.steps, plan.timesteps) == ("ddim", 4, "trailing")
     assert model.sampling_plan(eta=0.5, steps=9).sampler.options == {"eta": 0.5}
-    many = Model(model.denoiser, model.spec.model_copy(update={"sampling": Sampling(steps=1000)}))
+    many = Model(
+        model.denoiser, model.spec.model_copy(update={"sampling": SamplingConfig(steps=1000)})
+    )
     assert many.sampling_plan().steps == 50
 
 
@@ -278,7 +280,7 @@ def test_what_is_no_model(tmp_path, run):
 def test_a_truncated_file(model, tmp_path):
     file = model.save(tmp_path / "model.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole \.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a valid \.safetensors"):
         fromnoise.load(file)
 
 
@@ -313,7 +315,7 @@ def of_version(version):
         (lambda _: {METADATA_KEY: "{"}, "its metadata cannot be read"),
         (lambda _: {METADATA_KEY: "[]"}, "its metadata cannot be read"),
         (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "its metadata cannot be read"),
-        (of_version(2), "has format version 2, and this fromnoise reads versions up to 1"),
+        (of_version(2), "has format version 2, but this fromnoise reads versions up to 1"),
         (with_network(name="transformer"), "network 'transformer' is unknown.*later fromnoise"),
         (with_network(registers=4), "network.registers.*later fromnoise"),
     ],

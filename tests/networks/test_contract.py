@@ -1,4 +1,4 @@
-"""What every network keeps, whatever its layers: `networks/__init__.py` says it in words."""
+"""The contract of `networks/base.py`, kept by every network."""
 
 import pytest
 import torch
@@ -78,18 +78,18 @@ def test_any_channels_and_a_learned_variance(form, image_channels, learned_varia
 
 @each_form
 @pytest.mark.parametrize("learned_variance", [False, True])
-def test_a_hint_of_zeros_is_the_network_without_and_another_hint_is_not(form, learned_variance):
-    hinted = build(form, self_conditioning=True, learned_variance=learned_variance)
+def test_a_self_cond_of_zeros_is_the_network_without_and_another_is_not(form, learned_variance):
+    self_conditioned = build(form, self_conditioning=True, learned_variance=learned_variance)
     plain = build(form, learned_variance=learned_variance)
-    state = hinted.state_dict()
+    state = self_conditioned.state_dict()
     for name, tensor in plain.state_dict().items():
         state[name] = state[name][:, : tensor.shape[1]] if tensor.ndim == 4 else state[name]
     plain.load_state_dict(state)
     x, t = inputs(plain)
     expected = plain(x, t)
-    got = hinted(torch.cat([x, torch.zeros_like(x)], dim=1), t)
+    got = self_conditioned(torch.cat([x, torch.zeros_like(x)], dim=1), t)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
-    assert not torch.allclose(hinted(torch.cat([x, x], dim=1), t), expected)
+    assert not torch.allclose(self_conditioned(torch.cat([x, x], dim=1), t), expected)
 
 
 @each_form

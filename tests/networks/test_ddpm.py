@@ -138,7 +138,7 @@ def test_a_size_that_the_levels_do_not_divide_is_refused():
         ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, not 0"),
         ({"channels": 2, "groups": 1}, "channels must be an even number ≥ 4, not 2"),
         ({"channels": 9, "groups": 3}, "channels must be an even number ≥ 4, not 9"),
-        ({"groups": 3}, "8 is not one of 3; for example groups = 1"),
+        ({"groups": 3}, r"8 is not one of 3\. Set for example groups = 1\."),
         ({"groups": 0}, "channels must be a multiple of groups"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
         ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), not -0.1"),

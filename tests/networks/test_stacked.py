@@ -154,8 +154,14 @@ def test_a_size_that_the_layers_do_not_divide_is_refused():
     [
         ({"channels": ()}, r"channels must be an even number of widths, not \[\]"),
         ({"channels": (4, 8, 8)}, r"channels must be an even number of widths, not \[4, 8, 8\]"),
-        ({"attention": (True,)}, r"attention must say .* each of the 4 channels, not \[True\]"),
-        ({"upscale": (True,)}, r"upscale must say .* each of the 4 channels, not \[True\]"),
+        (
+            {"attention": (True,)},
+            r"attention must be true or false for each of the 4 channels, not \[True\]",
+        ),
+        (
+            {"upscale": (True,)},
+            r"upscale must be true or false for each of the 4 channels, not \[True\]",
+        ),
         ({"upscale": (False,) * 4}, "the second half of upscale must undo the first"),
         (
             {"channels": (4, 8, 16, 12)},

@@ -1,4 +1,4 @@
-"""The report as a file: what a run folder holds is in it, and what is broken is named."""
+"""The report shows everything in a run folder and names damaged files."""
 
 import base64
 import copy
@@ -18,12 +18,14 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.labels.names import in_turn
+from fromnoise.data.labels.names import one_label_each
 from fromnoise.report import write_report
-from fromnoise.report.drawing import draw
-from fromnoise.report.inlined import picture
-from fromnoise.report.run_folder import names_of, read_run
+from fromnoise.report.inline_images import inline_grid
+from fromnoise.report.run_folder import read_run, short_names
+from fromnoise.report.trajectory import sample_trajectory
 
+STORED = Path(__file__).parents[1] / "stored"  # written by an earlier version, see write.sh
+BITS = ("total", "L_T", "middle", "L_0")
 HOSTILE = "<script>alert(1)</script>&\"'"
 
 
@@ -114,7 +116,7 @@ def write_evaluations(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tiny_tree):
-    """Two runs, a of the ten digits and a copy with another recipe and a hostile name."""
+    """Return a folder with two runs: `a`, and a copy with another recipe and a hostile name."""
     home = tmp_path_factory.mktemp("report")
     tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
     tree["training"] |= {"preview_every": 3, "preview_images": 10}
@@ -131,13 +133,13 @@ def home(tmp_path_factory, tiny_tree):
 
 @pytest.fixture(scope="module")
 def page(home):
-    """One page of both runs, beside them."""
+    """Return a page of both runs."""
     return write_report([home / "a", home / "<b>&\"'"], home / "both.html")
 
 
 @pytest.fixture
 def bare(tmp_path, tiny):
-    """A run of which only the recipe is there."""
+    """Return a run folder with only a recipe."""
     folder = tmp_path / "bare"
     folder.mkdir()
     (folder / "recipe.yaml").write_text(yaml.safe_dump(tiny))
@@ -145,7 +147,7 @@ def bare(tmp_path, tiny):
 
 
 class Page(HTMLParser):
-    """The tags, attributes and text of a page; every element closed where it must be."""
+    """The tags, attributes and text of a page. Fails if an element is not closed."""
 
     VOID = ("meta", "img", "input", "br")
 
@@ -182,7 +184,7 @@ def data_of(html: str) -> list[float]:
 
 
 def rows_of(html: str) -> list[list[str]]:
-    """The texts of the cells of each row."""
+    """Return the text of each cell of each row."""
     rows = []
     for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL):
         cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
@@ -190,10 +192,10 @@ def rows_of(html: str) -> list[list[str]]:
     return rows
 
 
-# ---- what is in it ------------------------------------------------------------------------------
+# ---- content -------------------------------------------------------------------------------------
 
 
-def test_numbers_are_those_of_the_files(page):
+def test_numbers_equal_those_of_the_records(page):
     html = page.read_text()
     metrics = section(html, "metrics")
     for key, score in METRICS["scores"].items():
@@ -205,9 +207,9 @@ def test_numbers_are_those_of_the_files(page):
     assert ["of these LT", *["0.0001"] * 2] in rows_of(metrics)
     assert ["Inception Score ↑", "–", "–"] in rows_of(metrics)
     assert ["generated", *["model, 1,234 images"] * 2] in rows_of(metrics)
-    assert "Inception Score: missing, for no classes" in metrics
-    assert "Published, by the same protocol: system Ho et al., fid 3.17</li>" in metrics
-    assert "This evaluation was not finished." in metrics
+    assert "Inception Score is missing: no classes" in metrics
+    assert "Published, same protocol: system Ho et al., fid 3.17</li>" in metrics
+    assert "This evaluation is incomplete." in metrics
 
     sweep = section(html, "sweep")
     numbers = [v for r in SWEEP["rows"] for v in (*r["fid"].values(), r["seconds_per_image"])]
@@ -219,7 +221,7 @@ def test_numbers_are_those_of_the_files(page):
     labels = section(html, "labels")
     assert data_of(labels)[:6] == [0.625, 0.5, 0.75, 0.5, 0.25, 0.75]
     assert [HOSTILE, "2", "77", "–", "–", "–", "0.625 [0.500, 0.750]", "–", "–"] in rows_of(labels)
-    assert "The classifier itself, on 321 real images that it never saw: f1 0.875." in labels
+    assert "The classifier on 321 held-out real images: f1 0.875." in labels
 
     copies = section(html, "copies")
     assert "No copies." in copies
@@ -228,9 +230,33 @@ def test_numbers_are_those_of_the_files(page):
     assert copies.count("<img") == 2
 
 
-def test_only_the_keys_that_differ_are_shown_as_different(page):
-    shown = {row[0]: row[1:] for row in rows_of(section(page.read_text(), "differences"))[1:]}
-    assert shown == {
+def test_scores_that_an_earlier_version_stored_are_shown(tmp_path):
+    runs = [shutil.copytree(STORED / name, tmp_path / name) for name in ("plain", "classes")]
+    html = write_report(runs, tmp_path / "page.html").read_text()
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("*/evaluation/*/*.json")]
+    assert len(records) == 5
+    sections = {name: data_of(section(html, name)) for name in ("metrics", "labels", "sweep")}
+    for record in records:
+        bits = record.get("bits", {})
+        for name, scores in {
+            "metrics": [*record.get("scores", {}).values(), *(bits[k] for k in BITS if k in bits)],
+            "labels": [row["scores"]["exact_match"] for row in record.get("results", [])],
+            "sweep": [row["fid"] for row in record.get("rows", [])],
+        }.items():
+            assert {value for score in scores for value in score.values()} <= set(sections[name])
+    rows = {row[0]: row[1:] for row in rows_of(section(html, "metrics"))}
+    assert sorted(rows["features"]) == ["", "classifier", "pixels"]
+    assert "timesteps trailing" in html
+    assert "spacing" not in section(html, "metrics")
+    labels = section(html, "labels")
+    assert labels.count('<td data-score="exact_match">') == 2
+    assert "The classifier on 180 held-out real images: accuracy 0.9778." in labels
+    assert labels.count("<img") == 2
+
+
+def test_differences_are_the_keys_that_differ(page):
+    rows = {row[0]: row[1:] for row in rows_of(section(page.read_text(), "differences"))[1:]}
+    assert rows == {
         "diffusion.schedule.name": ["cosine", "linear"],
         "diffusion.schedule.offset": ["0.008", "–"],
         "diffusion.schedule.beta_max": ["0.999", "–"],
@@ -240,16 +266,16 @@ def test_only_the_keys_that_differ_are_shown_as_different(page):
     }
 
 
-def test_the_whole_recipe_is_there(page, home):
-    shown = {row[0]: row[1] for row in rows_of(section(page.read_text(), "recipe"))[1:]}
+def test_the_recipe_is_complete(page, home):
+    rows = {row[0]: row[1] for row in rows_of(section(page.read_text(), "recipe"))[1:]}
     recipe = read_run(home / "a", "a").recipe
-    assert set(recipe) <= set(shown)
-    assert shown["data.background"] == "[255, 255, 255]"
-    assert shown["training.milestone_every"] == "null"
-    assert shown["data.labels"] == "true"
+    assert set(recipe) <= set(rows)
+    assert rows["data.background"] == "[255, 255, 255]"
+    assert rows["training.milestone_every"] == "null"
+    assert rows["data.labels"] == "true"
 
 
-def test_names_and_words_are_text_and_never_markup(page):
+def test_names_are_escaped(page):
     html = page.read_text()
     parsed = Page(html)
     assert [tag for tag, _ in parsed.tags].count("script") == 1
@@ -259,7 +285,7 @@ def test_names_and_words_are_text_and_never_markup(page):
     assert not any(key.startswith("on") for _, attributes in parsed.tags for key in attributes)
 
 
-def test_it_needs_nothing_else(page):
+def test_the_page_is_self_contained(page):
     parsed = Page(page.read_text())
     addresses = [a[key] for _, a in parsed.tags for key in ("src", "href") if key in a]
     assert len(addresses) > 100
@@ -282,26 +308,27 @@ def test_every_link_leads_to_a_section(page):
     assert len(ids) == 11
 
 
-def test_samples_are_the_models_own_of_the_same_seeds(home):
+def test_samples_equal_those_of_the_model(home):
     model = fromnoise.load(home / "a")
-    drawing = draw(home / "a")
-    cond = torch.from_numpy(in_turn(model.spec.label_names, 16))
+    trajectory = sample_trajectory(home / "a")
+    cond = torch.from_numpy(one_label_each(model.spec.label_names, 16))
     expected = model.sample(range(16), cond=cond, sampler="ddim", steps=25, eta=0.0).numpy()
-    np.testing.assert_array_equal(drawing.images, expected)
-    assert drawing.captions == [str(i % 10) for i in range(16)]
+    np.testing.assert_array_equal(trajectory.images, expected)
+    assert trajectory.captions == [str(i % 10) for i in range(16)]
 
-    assert (drawing.times[0], drawing.times[-1], len(drawing.times)) == (100, 0, 10)
-    np.testing.assert_array_equal(drawing.x[-1], expected[:2])
-    np.testing.assert_array_equal(drawing.x0[-1], expected[:2])
+    timesteps = trajectory.timesteps
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (100, 0, 10)
+    np.testing.assert_array_equal(trajectory.x[-1], expected[:2])
+    np.testing.assert_array_equal(trajectory.x0[-1], expected[:2])
     noise = fromnoise.model.model.to_uint8(model.start(range(2))).numpy()
-    np.testing.assert_array_equal(drawing.x[0], noise)
+    np.testing.assert_array_equal(trajectory.x[0], noise)
     steps = {step.t: step for step in model.denoise(range(16), cond=cond, steps=25)}
-    for i, t in enumerate(drawing.times[:-1]):
+    for i, t in enumerate(timesteps[:-1]):
         predicted = fromnoise.model.model.to_uint8(steps[t].x0[:2]).numpy()
-        np.testing.assert_array_equal(drawing.x0[i], predicted)
+        np.testing.assert_array_equal(trajectory.x0[i], predicted)
 
 
-def test_previews_are_those_of_the_training(page, home):
+def test_previews_equal_those_of_the_run(page, home):
     html = section(page.read_text(), "previews")
     found = re.findall(r'src="data:image/png;base64,([^"]*)".*?data-step="(\d+)"', html)
     assert [step for _, step in found] == ["3", "6"] * 2
@@ -313,14 +340,14 @@ def test_previews_are_those_of_the_training(page, home):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_a_picture_has_every_pixel_once_and_nothing_between(channels):
+def test_an_inline_grid_has_every_pixel_once_and_transparent_gaps(channels):
     images = np.random.default_rng(0).integers(0, 256, (5, channels, 6, 8), np.uint8)
-    shown = picture(images, "five", columns=3)
-    png = base64.b64decode(shown.src.partition(",")[2])
+    grid = inline_grid(images, "five", columns=3)
+    png = base64.b64decode(grid.src.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     kept = 3 if channels >= 3 else 1
     assert pixels.shape == (13, 26, kept + 1)
-    assert (shown.width, shown.height) == (260, 130)
+    assert (grid.width, grid.height) == (260, 130)
     for i, image in enumerate(images[:, :kept]):
         y, x = 7 * (i // 3), 9 * (i % 3)
         cell = pixels[y : y + 6, x : x + 8]
@@ -329,33 +356,33 @@ def test_a_picture_has_every_pixel_once_and_nothing_between(channels):
     assert (pixels[..., kept] == 255).sum() == 5 * 6 * 8
 
 
-def test_a_distance_is_called_fid_in_the_features_of_inception_alone(bare):
+def test_only_distances_in_inception_features_are_called_fid(bare):
     for extractor, name in (("inception", "FID"), ("classifier", "Fréchet distance")):
         content = METRICS | {"extractor": {"name": extractor, "weights": ""}}
-        for folder, file, said in (
+        for folder, file, record in (
             ("set", "metrics.json", content),
             ("sweep", "sweep.json", SWEEP | {"extractor": {"name": extractor}}),
         ):
             (bare / "evaluation" / folder).mkdir(parents=True, exist_ok=True)
-            (bare / "evaluation" / folder / file).write_text(json.dumps(said))
+            (bare / "evaluation" / folder / file).write_text(json.dumps(record))
         html = write_report([bare]).read_text()
         assert [f"{name} ↓", "12.35 [11.91, 12.78]"] in rows_of(section(html, "metrics"))
         assert rows_of(section(html, "sweep"))[0][3] == f"{name} ↓"
         assert (f"{name} against time" in html) == (name in html)
 
 
-def test_the_scores_of_a_training_are_drawn(bare):
+def test_scores_during_training_are_drawn(bare):
     scores = [{"extractor": "pixels", "num_images": 640, "fid": interval(f, 0.01)} for f in (2, 1)]
     rows = [{"step": 10 * i, "evaluation": score} for i, score in enumerate(scores, start=1)]
     rows.append({"step": 30, "evaluation": {"fid": "damaged"}})
     (bare / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = section(write_report([bare]).read_text(), "training")
-    assert "Fréchet distance while training" in training
-    assert "640 images, features of pixels; with 95 % intervals." in training
+    assert "Fréchet distance during training" in training
+    assert "640 images, features: pixels. Bars are 95 % intervals." in training
     assert training.count('<path class="line thin run1"') == 2
 
 
-def test_other_numbers_of_images_are_no_other_features(home, bare):
+def test_different_counts_are_not_reported_as_different_features(home, bare):
     for name, count in (("1", 1234), ("2", 999)):
         folder = bare / "evaluation" / name
         folder.mkdir(parents=True)
@@ -366,7 +393,7 @@ def test_other_numbers_of_images_are_no_other_features(home, bare):
     assert "Features or reference images differ" not in metrics
 
 
-def test_bits_alone_leave_the_other_columns_as_they_are(bare):
+def test_a_record_of_bits_only_does_not_change_other_columns(bare):
     of_inception = METRICS | {"extractor": {"name": "inception", "weights": ""}}
     alone = {"generated": {"what": "none"}, "bits": {"total": {"value": 3.25}}}
     for folder, content in (("set", of_inception), ("bits", alone)):
@@ -379,16 +406,16 @@ def test_bits_alone_leave_the_other_columns_as_they_are(bare):
     assert "3.25" in html
 
 
-# ---- what is missing or broken ------------------------------------------------------------------
+# ---- missing or damaged files -------------------------------------------------------------------
 
 
-def test_a_run_of_which_only_the_recipe_is_there(bare):
+def test_a_run_with_only_a_recipe(bare):
     html = write_report([bare]).read_text()
-    assert "no samples could be drawn: " in html
+    assert "sampling failed: " in html
     assert "has no checkpoint" in html
-    assert "there is no log.jsonl" in html
-    assert "No previews yet" in html
-    assert "Nothing was measured yet" in html
+    assert "log.jsonl is missing" in html
+    assert "There are no previews" in html
+    assert "There is no evaluation" in html
     assert "<img" not in html
     assert 'id="differences"' not in html
     Page(html)
@@ -416,7 +443,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
         (evaluation / name).mkdir()
         (evaluation / name / "metrics.json").write_text(text)
     html = unescape(write_report([run]).read_text())
-    for said in (
+    for message in (
         "log.jsonl: 4 of 11 lines cannot be read: 4, 5, 6, 9",
         "previews/000001.npz cannot be read: ",
         "previews/000002.npz cannot be read: ",
@@ -425,7 +452,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
         "evaluation/words/metrics.json cannot be shown: scores.fid.value: ",
         "evaluation/metrics-1/copies.png cannot be shown: ",
     ):
-        assert f'<p class="problem">{said}' in html
+        assert f'<p class="problem">{message}' in html
     assert html.count('class="problem"') == 8  # and that there is no checkpoint
     assert 'data-step="3"' in html
     assert '<data value="12.345678">12.35</data>' in html
@@ -433,60 +460,60 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
     np.testing.assert_array_equal(losses, [[1, 2, 4], [1.5, 2.5, 4.5]])
 
 
-def test_a_recipe_of_another_version_is_shown_as_it_stands(bare):
+def test_an_invalid_recipe_is_shown_as_written(bare):
     (bare / "recipe.yaml").write_text("data: {source: digits, tomorrow: 3}\nmade: today\n")
     html = unescape(write_report([bare]).read_text())
-    assert "recipe.yaml is shown as it stands: " in html
+    assert "recipe.yaml is shown as written: " in html
     assert ["data.tomorrow", "3"] in rows_of(section(html, "recipe"))
     (bare / "recipe.yaml").write_text("data: [")
     assert "is not valid YAML" in write_report([bare]).read_text()
 
 
-def test_what_is_no_run_is_one_line(bare, tmp_path, cli):
-    for arguments, said in (
-        ([tmp_path], f"{tmp_path} is no run: it has no recipe.yaml; give a folder that"),
-        ([bare, tmp_path / "gone"], "gone is no run: it has no recipe.yaml"),
-        ([bare, bare], "a run is given twice; give each once"),
-        ([bare, "--out", tmp_path], f"{tmp_path} is a folder; give --out a file"),
-        ([bare, "--out", tmp_path / "x.png"], "x.png does not end in .html"),
+def test_invalid_arguments_give_a_one_line_error(bare, tmp_path, cli):
+    for arguments, message in (
+        ([tmp_path], f"{tmp_path} is not a run: it has no recipe.yaml. Give a folder that"),
+        ([bare, tmp_path / "gone"], "gone is not a run: it has no recipe.yaml"),
+        ([bare, bare], "a run is given twice. Give each run once."),
+        ([bare, "--out", tmp_path], f"{tmp_path} is a folder. Give --out a file"),
+        ([bare, "--out", tmp_path / "x.png"], "x.png. Give a file name that ends in .html."),
     ):
         code, out, err = cli("report", *arguments)
         assert (code, out) == (2, "")
         [line] = err.splitlines()
         assert line.startswith("error: ")
-        assert said in line
+        assert message in line
     assert not [*tmp_path.rglob("*.html"), *tmp_path.rglob("x.png")]
 
 
-def test_the_command_says_where_the_page_is(bare, tmp_path, cli, monkeypatch):
+def test_the_command_prints_the_path_of_the_page(bare, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("report", "bare") == (0, f"{bare / 'report.html'}\n", "")
     assert cli("report", "bare", "--out", "new/page.html").out == f"{tmp_path}/new/page.html\n"
     assert not list(tmp_path.rglob("*.writing"))
 
 
-def test_a_page_that_cannot_be_finished_leaves_the_old_one(bare, monkeypatch):
+def test_a_failed_write_leaves_the_old_page(bare, monkeypatch):
     page = write_report([bare])
     before = page.read_text()
 
     def fail(path):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("fromnoise.report.report.flush", fail)
+    monkeypatch.setattr("fromnoise.report.report.fsync", fail)
     with pytest.raises(OSError, match="full"):
         write_report([bare])
     assert page.read_text() == before
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_short_names_are_unique(tmp_path):
     folders = [tmp_path / part for part in ("x/run", "y/run")]
-    assert names_of(folders) == ["x/run", "y/run"]
-    assert names_of(folders[:1]) == ["run"]
+    assert short_names(folders) == ["x/run", "y/run"]
+    assert short_names(folders[:1]) == ["run"]
     with pytest.raises(ConfigError, match="twice"):
-        names_of([tmp_path / "x", tmp_path / "y" / ".." / "x"])
+        short_names([tmp_path / "x", tmp_path / "y" / ".." / "x"])
 
 
-def test_many_large_previews_are_thinned_out(bare):
+def test_many_large_previews_are_reduced(bare):
     (bare / "previews").mkdir()
     for step in range(1, 31):
         images = np.full((8, 3, 64, 64), step, np.uint8)
@@ -532,14 +559,16 @@ CONTRASTS = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: that of the system, or the one that playwright fetched."""
-    how = "apt-get install chromium, or playwright install chromium"
-    sync_api = pytest.importorskip("playwright.sync_api", reason=f"pip install playwright; {how}")
+    """Yield a headless Chromium of the system or of playwright."""
+    install = "apt-get install chromium, or playwright install chromium"
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason=f"pip install playwright; {install}"
+    )
     with sync_api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
         program = next(filter(None, map(shutil.which, CHROMIUMS)), own)
         if not Path(program).is_file():
-            pytest.skip(f"there is no Chromium to open the report in: {how}")
+            pytest.skip(f"there is no Chromium to open the report in: {install}")
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox"], timeout=PATIENCE
         )
@@ -549,8 +578,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, page):
-    """opened(width=390): the page as a browser shows it; all that it complains of is an error."""
-    said, asked, contexts = [], [], []
+    """Return opened(width=390), which opens the page in a browser. Console messages are errors."""
+    messages, requests, contexts = [], [], []
 
     def call(*, width=1280, dark=False):
         context = browser.new_context(
@@ -559,17 +588,19 @@ def opened(browser, page):
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page.as_uri())
         return tab
 
     yield call
     for context in contexts:
         context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()] * len(contexts)
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()] * len(
+        contexts
+    )
 
 
 def test_every_image_and_section_is_there(opened):
@@ -579,7 +610,7 @@ def test_every_image_and_section_is_there(opened):
     assert min(widths) > 0
     assert tab.locator("main > section > h2").all_inner_texts() == [
         "Differences",
-        "Samples on the same noise",
+        "Samples from the same noise",
         "Denoising",
         "Training",
         "Previews over time",
@@ -622,7 +653,7 @@ def test_nothing_is_wider_than_the_screen(opened, width):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_can_be_read(opened, dark):
+def test_text_has_enough_contrast(opened, dark):
     tab = opened(dark=dark)
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) < 3 * 64) == dark

@@ -11,7 +11,7 @@ import torch
 import fromnoise
 from fromnoise import runs
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.doctor.network_cost import measure_network
 from fromnoise.networks import NETWORKS

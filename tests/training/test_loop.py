@@ -9,9 +9,10 @@ import torch
 import fromnoise
 from fromnoise import checkpoints, runs
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
-from fromnoise.config.recipe import Training, parse_recipe
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.config.schema import Training
 from fromnoise.data import open_images
-from fromnoise.data.loader import ahead
+from fromnoise.data.loader import prefetch
 from fromnoise.diffusion import Objective
 from fromnoise.training import Diverged, loop
 from fromnoise.training import step as step_module
@@ -129,7 +130,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
     tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
     for file in (plain / "checkpoints" / "000016").glob("*.safetensors"):
         for name, tensor in read_tensors(file).tensors.items():
@@ -140,7 +141,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
 
 
 def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, monkeypatch):
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: ahead(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     before = threading.active_count()
     poison("loss", range(99))
     with pytest.raises(Diverged):
@@ -263,7 +264,7 @@ def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_pat
         return SimpleNamespace(free=0) if (folder / "000002").exists() else real(folder)
 
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", fills_up)
-    with pytest.raises(DiskFull, match="free some space and resume"):
+    with pytest.raises(DiskFull, match="Free some space and resume"):
         train(steps=4, checkpoint_every=2, keep_checkpoints=1)
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].name == "000002"
 

@@ -15,7 +15,7 @@ from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
 from fromnoise.training.log import EpochLoss, LogWindow
-from fromnoise.training.noise_levels import UNIFORM_SHARE, KEPT, LossHistory, draw_noise_levels
+from fromnoise.training.noise_levels import KEPT, UNIFORM_SHARE, LossHistory, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
 from fromnoise.training.step import Batch, backward, sample_batch
 

@@ -11,7 +11,7 @@ import fromnoise
 from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.model.spec import read_spec
 from fromnoise.training import loop, reconstruct
 from fromnoise.training.power_ema import PowerEMA, save_snapshots
@@ -317,7 +317,7 @@ def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeyp
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\x08", "000004-0.1.safetensors is not a whole .safetensors file"),
+        (b"\x08", "000004-0.1.safetensors is not a valid .safetensors file"),
         (None, "000004-0.1.safetensors is not a snapshot of a power-function average"),
     ],
 )

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training, parse_recipe
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.config.schema import Training
 from fromnoise.training.power_ema import (
     PowerEMA,
     delete_later_snapshots,

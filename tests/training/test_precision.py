@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fromnoise.checkpoints import save_checkpoint
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Objective
 from fromnoise.training import precision
 from fromnoise.training.precision import autocast, choose_computation, set_memory_layout

@@ -161,12 +161,12 @@ class Classifier:
 def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     """Write a new folder with classifier.safetensors and classifier.json, complete or not at all.
 
-    Raises FolderInUse where `folder` has something in it.
+    Raises FolderNotEmpty where `folder` has something in it.
     """
     folder = Path(folder).absolute()
     weights = classifier.network.state_dict()
     readable = json.dumps(classifier.spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    with checkpoints.new_folder(folder) as writing:
+    with checkpoints.atomic_folder(folder) as writing:
         checkpoints.write_tensors(
             writing / WEIGHTS, TensorFile(weights, classifier.spec.metadata())
         )

@@ -11,7 +11,7 @@ from fromnoise.classifier.classifier import Kind
 from fromnoise.data import DataError, ImageSet, detect_source, open_images
 from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.sources.idx import find_images
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.rng import generator
 
 WITHOUT_A_PATH = ("digits", "mnist", "fashion-mnist", "cifar10")
@@ -47,7 +47,7 @@ def open_labelled(
         size: tuple[int, int] | None = size,
         channels: int | None = channels,
     ) -> ImageSet:
-        with counting("decoding") as progress:
+        with progress_bar("decoding") as progress:
             images = open_images(
                 source,
                 path,

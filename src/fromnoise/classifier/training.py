@@ -27,7 +27,7 @@ from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.loader import batch_indices, to_float
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, seed_of
 
 SMALL = 40  # pixels, up to which the stem is `small`
@@ -75,7 +75,7 @@ def train_classifier_to_folder(
         background=background,
         strict=strict,
     )
-    with counting("training the classifier") as progress:
+    with progress_bar("training the classifier") as progress:
         classifier = train_classifier(
             images,
             held_out=test,

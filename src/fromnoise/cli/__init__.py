@@ -1,4 +1,4 @@
-"""The command line: `fromnoise`, or `python -m fromnoise`. Every command is one call elsewhere."""
+"""The command line: `fromnoise`, or `python -m fromnoise`. Each command is one call elsewhere."""
 
 import logging
 import re
@@ -10,13 +10,15 @@ import typer
 from rich.logging import RichHandler
 
 from fromnoise import checkpoints, training
+from fromnoise.cli.classifier import classifier_import, classifier_train
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
 from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
 from fromnoise.cli.ema import ema
-from fromnoise.cli.evaluate import classifier_import, classifier_train, evaluate
+from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
+from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.report import report
 from fromnoise.cli.sample import sample
 from fromnoise.cli.sweep import sweep
@@ -24,40 +26,57 @@ from fromnoise.cli.train import progress, resume, train
 from fromnoise.progress import console
 
 app = typer.Typer(
-    help="Denoising diffusion models on your own images: train, resume, sample.",
-    epilog="Any command takes --debug, which shows the whole traceback of an error.",
+    help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
+    epilog="--debug, with any command, shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, resume, sample, progress, doctor, ema, evaluate, sweep, report):
+COMMANDS = (
+    train,
+    resume,
+    sample,
+    progress,
+    doctor,
+    ema,
+    evaluate,
+    evaluate_labels,
+    likelihood,
+    sweep,
+    report,
+)
+for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_)
 
-data_app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Check images before training, or render a synthetic set.", no_args_is_help=True
+)
 data_app.command("check")(data_check)
 data_app.command("shapes")(data_shapes)
 app.add_typer(data_app, name="data")
 
-classifier_app = typer.Typer(help="Classifiers that say what an image shows.", no_args_is_help=True)
+classifier_app = typer.Typer(
+    help="Train a classifier that predicts the labels of images.", no_args_is_help=True
+)
 classifier_app.command("train")(classifier_train)
 classifier_app.command("import")(classifier_import)
 app.add_typer(classifier_app, name="classifier")
 
-edit_app = typer.Typer(help="Make new images from given ones.", no_args_is_help=True)
+edit_app = typer.Typer(help="Edit images: inpaint, vary, interpolate.", no_args_is_help=True)
 edit_app.command("inpaint")(edit_inpaint)
 edit_app.command("vary")(edit_vary)
 edit_app.command("interpolate")(edit_interpolate)
 app.add_typer(edit_app, name="edit")
 
-recipes_app = typer.Typer(help="The recipes that come with the package.")
+recipes_app = typer.Typer(help="List the recipes of the package.")
 recipes_app.callback(invoke_without_command=True)(recipes)
 recipes_app.command("show")(recipes_show)
 app.add_typer(recipes_app, name="recipes")
 
 
 def main() -> None:
-    """Run the command line; an error is one line and exit code 2, or 1 if the machine gave up."""
+    """Run the command line. An error is one line and exit code 2, or 1 if the machine failed."""
     if sys.argv[1:] == ["--version"]:
         print(f"fromnoise {version('fromnoise')}")
         return
@@ -71,6 +90,7 @@ def main() -> None:
         else None,
     )
     try:
+        check_not_renamed(arguments)
         app(arguments)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         line = error_line(error)
@@ -81,12 +101,12 @@ def main() -> None:
 
 
 def error_line(error: Exception) -> str | None:
-    """What to tell a tired person, or None for a bug of ours."""
+    """Return the message of an expected error, or None for a bug."""
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error):
         return (
-            "there is not enough memory; training.accumulation=2 (or more) computes the same "
-            "batch in smaller parts, and sampling has --batch-size"
+            "out of memory. Set training.accumulation=2 or more, which computes the same batch in "
+            "smaller parts, or a smaller --batch-size for sampling."
         )
     if isinstance(error, checkpoints.DiskFull):
         return str(error.strerror)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fromnoise.data import check_data, write_shapes
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 
 def data_shapes(
@@ -17,7 +17,7 @@ def data_shapes(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""
-    with counting("rendering") as progress:
+    with progress_bar("rendering") as progress:
         write_shapes(folder, train=train, test=test, size=size, seed=seed, progress=progress)
     print(folder.absolute())
 
@@ -28,6 +28,6 @@ def data_check(
     split: Annotated[Literal["train", "test"], typer.Option(help="where there are two")] = "train",
 ) -> None:
     """Count, measure and read every image; name broken files and fitting recipe lines."""
-    with counting("reading") as progress:
+    with progress_bar("reading") as progress:
         report = check_data(path, source=source, split=split, progress=progress)
     print(report)

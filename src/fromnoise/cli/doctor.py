@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fromnoise import config
-from fromnoise.cli.options import Overrides
+from fromnoise.cli.options import TrainingKeys
 from fromnoise.doctor import diagnose
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
 
 def doctor(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
-    overrides: Overrides = None,
+    settings: TrainingKeys = None,
     data: Annotated[
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
@@ -26,7 +26,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
-    changes = dict(map(config.parse_override, overrides or []))
+    changes = config.parse_overrides(settings or [], "training")
     findings = diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:

@@ -1,192 +1,125 @@
-"""`fromnoise evaluate`, `classifier train` and `classifier import`."""
+"""`fromnoise evaluate`, `evaluate-labels` and `likelihood`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fromnoise.classifier.classifier import save_classifier
-from fromnoise.classifier.training import train_classifier_to_folder
 from fromnoise.cli import options
-from fromnoise.cli import parsing as asking
-from fromnoise.data.decoding.transforms import Fit
-from fromnoise.data.sources.iclevr import read_objects
-from fromnoise.evaluation import evaluate as evaluating
-from fromnoise.evaluation.kinds import kind_of, refuse_without_effect
-from fromnoise.evaluation.sets import METRICS, USUAL
-from fromnoise.interop.iclevr_evaluator import import_evaluator
+from fromnoise.cli.parsing import parse_names, parse_numbers, parse_sampling
+from fromnoise.evaluation import evaluate as sets
+from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
+from fromnoise.evaluation.likelihood import evaluate_likelihood
+from fromnoise.evaluation.sets import METRICS
+
+Out = Annotated[
+    Path | None, typer.Option(help="a new folder", show_default="in evaluation/ of the run")
+]
+Seed = Annotated[int, typer.Option(min=0, help="of the first image")]
 
 
 def evaluate(
-    context: typer.Context,
-    model: Annotated[
+    path: Annotated[
         Path, typer.Argument(help="a run, a checkpoint, a .safetensors file; or images")
     ],
+    settings: options.SamplingKeys = None,
     num_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="as a set", show_default="10,000, or all that are there"),
+        int | None, typer.Option(min=1, show_default="10,000, or all images")
     ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
+    classifier: options.ClassifierPath = None,
     features_weights: options.FeaturesWeights = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help=f"of the set: {', '.join(METRICS)}; bits are of 1,000 images at most, held out if "
-            "there are any; to add one later, give another --out"
-        ),
-    ] = ",".join(USUAL),
+    metrics: Annotated[str, typer.Option(help="separated by commas")] = ",".join(METRICS),
     allow_small: options.AllowSmall = False,
-    conditions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="by labels: a JSON list of conditions; more than one may be given",
-        ),
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='by labels: as in "red cube, -blue sphere"; more than one may be given',
-        ),
-    ] = None,
-    cycle_classes: Annotated[
-        bool, typer.Option("--cycle-classes", help="by labels: each alone")
-    ] = False,
-    num: Annotated[
-        int | None,
-        typer.Option(min=1, help="by labels: images for each condition", show_default="8"),
-    ] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="what `fromnoise classifier train` wrote; labels need one")
-    ] = None,
-    guidance: Annotated[
-        str | None,
-        typer.Option(
-            help="s in ε = ε_∅ + s·(ε_c − ε_∅), and by labels also several, as in 1,2,3 ",
-            show_default="the model's",
-        ),
-    ] = None,
-    guidance_interval: options.GuidanceInterval = None,
-    guidance_rescale: options.GuidanceRescale = None,
-    clamp: options.Clamp = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the first image")] = 0,
-    sampler: options.Sampler = None,
+    seed: Seed = 0,
     steps: options.Steps = None,
-    eta: options.Eta = None,
-    variance: options.Variance = None,
-    timesteps: options.Timesteps = None,
+    sampler: options.Sampler = None,
+    guidance: options.Guidance = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="a new folder", show_default="in evaluation/ of the run; beside images"),
-    ] = None,
+    out: Out = None,
     device: options.Device = "auto",
-    precision: options.Precision = "auto",
 ) -> None:
-    """Score images: as a set against real ones, or by the labels that were asked for."""
-    names = asking.parse_names(metrics)
-    kind = kind_of(model, by_labels=bool(conditions or labels or cycle_classes), metrics=names)
-    refuse_without_effect(kind, options.typed(context))
-    how = asking.how_to_sample(
-        sampler=sampler,
-        steps=steps,
-        eta=eta,
-        variance=variance,
-        timesteps=timesteps,
-        guidance_interval=guidance_interval,
-        guidance_rescale=guidance_rescale,
-        clamp=clamp,
+    """Compare a set of images with real ones: FID, KID, precision, recall, copies."""
+    text, folder = sets.evaluate(
+        path,
+        num=num_images,
+        reference=reference,
+        extractor=extractor,
+        classifier=classifier,
+        features_weights=features_weights,
+        metrics=parse_names(metrics),
+        allow_small=allow_small,
+        first_seed=seed,
+        batch_size=batch_size,
+        weights=weights,
+        out=out,
+        device=device,
+        sampling=parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance),
     )
-    scales = asking.parse_scales(guidance) if guidance else None
-    common = {"weights": weights, "out": out, "device": device}
-    drawing = {"precision": precision, "batch_size": batch_size, "first_seed": seed}
-    if kind == "bits":
-        text, folder = evaluating.bits_alone(model, **common)
-    elif kind == "labels":
-        text, folder = evaluating.by_labels(
-            model,
-            classifier=classifier,
-            files=conditions or [],
-            texts=labels or [],
-            scales=scales,
-            num=num or 8,
-            **drawing,
-            **common,
-            **how,
-        )
-    else:
-        text, folder = evaluating.as_a_set(
-            model,
-            num=num_images,
-            reference=reference,
-            extractor=extractor,
-            classifier=classifier,
-            features_weights=features_weights,
-            metrics=names,
-            allow_small=allow_small,
-            guidance=asking.only_scale(scales),
-            **drawing,
-            **common,
-            **how,
-        )
     print(text, end="")
     print(folder.absolute())
 
 
-def classifier_train(
-    data: Annotated[
-        str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
-    ],
-    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
-    source: Annotated[
-        str | None, typer.Option(help="read it as folder, zip, idx, npz, iclevr, …")
+def evaluate_labels(
+    model: options.ModelPath,
+    classifier: Annotated[Path, typer.Option(help="folder of `fromnoise classifier train`")],
+    settings: options.SamplingKeys = None,
+    conditions: Annotated[
+        list[Path] | None, typer.Option(help="a JSON list of conditions; may be repeated")
     ] = None,
-    held_out: Annotated[
-        Path | None,
-        typer.Option(help="images to score it on", show_default="the test set, or a tenth"),
+    labels: Annotated[
+        list[str] | None, typer.Option(help='as in "red cube, -blue sphere"; may be repeated')
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="pixels a side", show_default="as is")
+    num: Annotated[int, typer.Option(min=1, help="images per condition")] = 8,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="scales s in ε = ε_∅ + s·(ε_c − ε_∅), as in 1,2,3", show_default="the model's"
+        ),
     ] = None,
-    channels: Annotated[int | None, typer.Option(min=1, show_default="as is")] = None,
-    fit: Annotated[Fit, typer.Option(help="how images come to the size")] = "crop",
-    background: Annotated[
-        str, typer.Option(help="around padded images, and behind transparent ones: R,G,B")
-    ] = "255,255,255",
-    epochs: Annotated[
-        float | None, typer.Option(show_default="what shows it 200,000 images, 4 to 40 epochs")
-    ] = None,
-    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
+    seed: Seed = 0,
+    steps: options.Steps = None,
+    sampler: options.Sampler = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
+    out: Out = None,
     device: options.Device = "auto",
 ) -> None:
-    """Train a classifier that says what an image shows, and score it on images it never saw."""
-    train_classifier_to_folder(
-        data,
-        out,
-        source=source,
-        held_out=held_out,
-        size=None if size is None else (size, size),
-        channels=channels,
-        fit=fit,
-        background=asking.parse_colour(background),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seed=seed,
-        strict=strict,
+    """Measure how often samples show the requested labels, by a classifier.
+
+    Without --conditions and --labels, each label is requested alone.
+    """
+    overrides = parse_sampling(settings, steps=steps, sampler=sampler)
+    scales = parse_numbers(guidance, "--guidance", "1,2,3") if guidance else None
+    if "guidance" in overrides:
+        scales = [overrides.pop("guidance")]
+    text, folder = evaluate_labels_to_folder(
+        model,
+        classifier,
+        files=conditions or [],
+        texts=labels or [],
+        scales=scales,
+        num=num,
+        first_seed=seed,
+        batch_size=batch_size,
+        weights=weights,
+        out=out,
         device=device,
+        sampling=overrides,
     )
-    print(out.absolute())
+    print(text, end="")
+    print(folder.absolute())
 
 
-def classifier_import(
-    file: Annotated[Path, typer.Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
-    objects: Annotated[Path, typer.Option(help="the objects.json that it was trained with")],
-    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
-    size: Annotated[int, typer.Option(min=8, help="pixels a side of its images")] = 64,
+def likelihood(
+    model: options.ModelPath,
+    weights: options.Weights = None,
+    out: Out = None,
+    device: options.Device = "auto",
 ) -> None:
-    """Turn a trained evaluator of i-CLEVR into a classifier."""
-    names = read_objects(objects, where="--objects")
-    print(save_classifier(import_evaluator(file, names, size=(size, size), device="cpu"), out))
+    """Measure bits per dimension of held-out images of the run, at most 1,000."""
+    text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)
+    print(text, end="")
+    print(folder.absolute())

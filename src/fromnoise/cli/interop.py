@@ -15,13 +15,13 @@ def import_(
     out: Annotated[Path, typer.Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="what the file does not say: size=64"),
+        typer.Argument(metavar="[KEY=VALUE]...", help="settings that the file lacks: size=64"),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help=", ".join(FORMATS), show_default="found out")
+        str | None, typer.Option(help=", ".join(FORMATS), show_default="detected")
     ] = None,
 ) -> None:
-    """Turn another program's weights into a model to sample from, or to start a training from."""
+    """Import weights of another program as a model to sample from or to train further."""
     changes = dict(map(config.parse_override, overrides or []))
     spec, notes = import_model(file, out, format=format, overrides=changes)
     shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}
@@ -33,5 +33,5 @@ def import_(
         )
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
     for note in notes:
-        print(f"unless you said otherwise: {note}")
-    print(f"{spec.source}; to sample from it: fromnoise sample {out.absolute()}")
+        print(f"assumed: {note}")
+    print(f"{spec.source}. Sample with: fromnoise sample {out.absolute()}")

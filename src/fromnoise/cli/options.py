@@ -1,44 +1,43 @@
-"""What several commands take."""
+"""Arguments and flags that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from fromnoise.diffusion import SAMPLERS, TIMESTEPS
-from fromnoise.model.precision import Asked
+from fromnoise.diffusion import SAMPLERS
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=500")
+TrainingKeys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="settings of training, or dotted: data.size=32"),
 ]
-Sampler = Annotated[str | None, typer.Option(help=", ".join(SAMPLERS))]
-Timesteps = Annotated[str | None, typer.Option(help=f"of the times: {', '.join(TIMESTEPS)}")]
-Steps = Annotated[
-    int | None,
-    typer.Option(help="of the sampler; each asks the network once, of heun twice"),
+SamplingKeys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="settings of sampling: steps, sampler and its options (eta, variance), timesteps, "
+        "clamp, guidance, guidance_interval, guidance_rescale, precision",
+    ),
 ]
-Eta = Annotated[float | None, typer.Option(help="of ddim: 0 deterministic, 1 as ddpm")]
-Variance = Annotated[str | None, typer.Option(help="of ddpm: small, large or learned")]
-GuidanceInterval = Annotated[
-    str | None, typer.Option(help="the t that are guided, as in 200-800", show_default="all")
+ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
+Sampler = Annotated[str | None, typer.Option(help=f"sampler=…: {', '.join(SAMPLERS)}")]
+Steps = Annotated[int | None, typer.Option(help="steps=…, of the sampler")]
+Guidance = Annotated[
+    float | None, typer.Option(help="guidance=…, s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
-GuidanceRescale = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="φ: how far contrast goes back to that of s = 1"),
+Class = Annotated[
+    str | None,
+    typer.Option("--class", help="these labels, separated by commas, and no others"),
 ]
-Clamp = Annotated[
-    Literal["yes", "no", "dynamic"] | None,
-    typer.Option(help="the predicted x_0 to the range of images, or to a percentile of it"),
+Labels = Annotated[
+    str | None,
+    typer.Option(help='as in "red cube, -blue sphere": present, absent; the others open'),
 ]
 Weights = Annotated[
-    Literal["ema", "raw"] | None, typer.Option(help="averaged (the default), or as trained")
+    Literal["ema", "raw"] | None, typer.Option(help="averaged or raw", show_default="ema")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
-Precision = Annotated[
-    Asked,
-    typer.Option(help="of the network; auto is bf16 where the device computes in it"),
-]
 Reference = Annotated[
     str, typer.Option(help="train or test of the run; a folder, zip or npz; an npz of mu and sigma")
 ]
@@ -46,20 +45,15 @@ Extractor = Annotated[
     str | None,
     typer.Option(
         help="inception, dinov2, classifier or pixels",
-        show_default="classifier if given, inception",
+        show_default="classifier if given, else inception",
     ),
 ]
-FeaturesWeights = Annotated[Path | None, typer.Option(help="Inception's, instead of fetching them")]
-AllowSmall = Annotated[
-    bool, typer.Option("--allow-small", help="fewer images than features, marked so")
+ClassifierPath = Annotated[
+    Path | None, typer.Option("--classifier", help="folder of `fromnoise classifier train`")
 ]
-
-
-def typed(context: typer.Context) -> list[str]:
-    """The options that stand on the command line, as `--seed`; defaults are not among them."""
-
-    def stands(name: str) -> bool:
-        source = context.get_parameter_source(name)
-        return source is not None and source.name == "COMMANDLINE"
-
-    return [option.opts[0] for option in context.command.params if stands(option.name or "")]
+FeaturesWeights = Annotated[
+    Path | None, typer.Option(help="Inception's weights; else they are downloaded")
+]
+AllowSmall = Annotated[
+    bool, typer.Option("--allow-small", help="accept fewer images than features, and mark it")
+]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.report import write_report
 
 
@@ -16,7 +16,7 @@ def report(
         typer.Option(help="an HTML file", show_default="report.html in the first run"),
     ] = None,
 ) -> None:
-    """Show a run, or several side by side, as one page that needs nothing else."""
-    with counting("denoising") as progress:
+    """Write a self-contained HTML page about one run or several side by side."""
+    with progress_bar("denoising") as progress:
         page = write_report(runs, out, progress=progress)
     print(page)

@@ -6,44 +6,42 @@ from typing import Annotated
 import typer
 
 from fromnoise.cli import options
-from fromnoise.cli import parsing as asking
-from fromnoise.evaluation import evaluate as evaluating
+from fromnoise.cli.parsing import parse_integers, parse_names, parse_numbers, parse_sampling
+from fromnoise.evaluation.sweep import sweep_to_folder
 
 
 def sweep(
-    model: Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")],
-    samplers: Annotated[str, typer.Option(help="which, with commas")] = "ddpm,ddim",
-    steps: Annotated[
-        str, typer.Option(help="of each; a step asks the network once, of heun twice")
-    ] = "5,10,20,50,100",
+    model: options.ModelPath,
+    settings: options.SamplingKeys = None,
+    samplers: Annotated[str, typer.Option(help="separated by commas")] = "ddpm,ddim",
+    steps: Annotated[str, typer.Option(help="of each sampler")] = "5,10,20,50,100",
     guidance: Annotated[
         str | None,
         typer.Option(help="scales s in ε = ε_∅ + s·(ε_c − ε_∅)", show_default="the model's"),
     ] = None,
     num_images: Annotated[
         int | None,
-        typer.Option(min=1, help="in each way", show_default="1,000, or one a feature"),
+        typer.Option(min=1, help="per row", show_default="1,000, or one per feature"),
     ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
-    classifier: Annotated[Path | None, typer.Option(help="for its features")] = None,
+    classifier: options.ClassifierPath = None,
     features_weights: options.FeaturesWeights = None,
     allow_small: options.AllowSmall = False,
     save_best: Annotated[
-        Path | None, typer.Option(help="write FILE.safetensors that samples in the best way")
+        Path | None, typer.Option(help="write FILE.safetensors with the best row as its default")
     ] = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     out: Annotated[Path | None, typer.Option(show_default="evaluation/ in the run")] = None,
     device: options.Device = "auto",
-    precision: options.Precision = "auto",
 ) -> None:
-    """Find the cheapest good way of sampling: quality against seconds, with the Pareto front."""
-    text, folder = evaluating.sweep_a_model(
+    """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    text, folder = sweep_to_folder(
         model,
-        samplers=asking.parse_names(samplers),
-        steps=asking.parse_counts(steps),
-        scales=asking.parse_scales(guidance) if guidance else (),
+        samplers=parse_names(samplers),
+        steps=parse_integers(steps, "--steps", "5,10,20"),
+        scales=parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
         num=num_images,
         reference=reference,
         extractor=extractor,
@@ -55,7 +53,7 @@ def sweep(
         out=out,
         save_best=save_best,
         device=device,
-        precision=precision,
+        sampling=parse_sampling(settings, dict.fromkeys(("sampler", "steps", "guidance"))),
     )
     print(text, end="")
     print(folder.absolute())

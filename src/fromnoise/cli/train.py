@@ -6,33 +6,30 @@ from typing import Annotated
 import typer
 
 from fromnoise import config, runs, training
-from fromnoise.cli import parsing as asking
-from fromnoise.cli.options import Overrides
+from fromnoise.cli.options import TrainingKeys
+from fromnoise.cli.parsing import parse_numbers
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
-    overrides: Overrides = None,
+    settings: TrainingKeys = None,
     data: Annotated[
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="broken files are an error")] = False,
 ) -> None:
     """Train a recipe into a new run folder."""
-    changes = dict(map(config.parse_override, overrides or []))
-    if strict:
-        changes["data.strict"] = True
-    runs.train(recipe, out=out, data=data, overrides=changes)
+    overrides = config.parse_overrides(settings or [], "training")
+    runs.train(recipe, out=out, data=data, overrides=overrides)
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="a run folder")], overrides: Overrides = None
+    run: Annotated[Path, typer.Argument(help="a run folder")], settings: TrainingKeys = None
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
-    runs.resume(run, overrides=dict(map(config.parse_override, overrides or [])))
+    runs.resume(run, overrides=config.parse_overrides(settings or [], "training"))
 
 
 def progress(
@@ -43,5 +40,5 @@ def progress(
     ] = None,
 ) -> None:
     """Draw the previews of several steps of a training side by side."""
-    chosen = asking.parse_epochs(epochs) if epochs is not None else None
+    chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())

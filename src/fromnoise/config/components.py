@@ -1,7 +1,8 @@
-"""What a recipe chooses by name: schedules, weightings, samplers and networks, with their options.
+"""Components: what a recipe chooses by name, with options.
 
-A `Component` names one function or class; its options are checked against that callable's own
-signature, so that adding one needs no schema.
+A `Component` names one function or class of a dict such as SAMPLERS. Its options are the
+keyword-only parameters of that callable, and are checked against its signature. So a new one needs
+no schema: write it, and add a line to its dict.
 """
 
 import inspect
@@ -10,7 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
-from fromnoise.config.errors import ConfigError, explain, unknown
+from fromnoise.config.errors import ConfigError, explain, unknown_name
 from fromnoise.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
 from fromnoise.networks import NETWORKS
 
@@ -20,17 +21,17 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "diffusion.weighting": WEIGHTINGS,
     "sampling.sampler": SAMPLERS,
 }
-NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # given by the data, diffusion, seed
+NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # set by the data, diffusion and seed
 
 
 class Section(BaseModel):
-    """A part of the recipe; unknown keys are errors."""
+    """A section of the recipe. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
-    """One named callable and its options, written `name` or `{name: …, option: …}`."""
+    """A named callable and its options, written `name` or `{name: …, option: …}`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
@@ -42,34 +43,33 @@ class Component(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every key but the name."""
+        """Return every key but the name."""
         return dict(self.model_extra or {})
 
 
 def with_checked_components(section: Any, where: str = "") -> Any:
-    """A recipe or a model's specification with the options of its components checked, completed."""
+    """Return a recipe or a model's specification with checked and completed components."""
 
-    def with_component(part: Any, name: str, key: str) -> Any:
-        return part.model_copy(update={name: checked(getattr(part, name), key, where)})
+    def checked(part: Any, name: str, key: str) -> Any:
+        return part.model_copy(update={name: check_component(getattr(part, name), key, where)})
 
-    section = with_component(section, "network", "network")
-    diffusion = with_component(section.diffusion, "schedule", "diffusion.schedule")
-    diffusion = with_component(diffusion, "weighting", "diffusion.weighting")
-    sampling = with_component(section.sampling, "sampler", "sampling.sampler")
+    section = checked(section, "network", "network")
+    diffusion = checked(section.diffusion, "schedule", "diffusion.schedule")
+    diffusion = checked(diffusion, "weighting", "diffusion.weighting")
+    sampling = checked(section.sampling, "sampler", "sampling.sampler")
     return section.model_copy(update={"diffusion": diffusion, "sampling": sampling})
 
 
-def checked(component: Component, key: str, where: str = "") -> Component:
-    """The component with every option of its callable checked, and its defaults written out.
+def check_component(component: Component, key: str, where: str = "") -> Component:
+    """Return the component with its options checked and its defaults written out.
 
     key: an entry of COMPONENTS. Raises ConfigError.
     """
     prefix = f"{where}: " if where else ""
     known = COMPONENTS[key]
     if component.name not in known:
-        raise ConfigError(f"{prefix}{key} {unknown(component.name, known)}")
-    target = known[component.name]
-    schema = _schema(target)
+        raise ConfigError(f"{prefix}{key} = {unknown_name(component.name, known)}")
+    schema = _schema(known[component.name])
     try:
         options = schema.model_validate(component.options)
     except ValidationError as error:
@@ -77,18 +77,29 @@ def checked(component: Component, key: str, where: str = "") -> Component:
     return Component(name=component.name, **options.model_dump(mode="json"))
 
 
-def check_option_owner(sampler: str, options: Iterable[str]) -> None:
-    """Raise ConfigError for an option that another sampler has, and this one has not."""
-    takes = {name: list(_schema(target).model_fields) for name, target in SAMPLERS.items()}
+def options_of(key: str) -> dict[str, list[str]]:
+    """Return every option of the components of a key, and the names of those that have it."""
+    owners: dict[str, list[str]] = {}
+    for name, target in COMPONENTS[key].items():
+        for option in _schema(target).model_fields:
+            owners.setdefault(option, []).append(name)
+    return owners
+
+
+def check_option_owner(name: str, options: Iterable[str], key: str = "sampling.sampler") -> None:
+    """Raise ConfigError for an option that other components of a key have, and `name` lacks."""
+    owners = options_of(key)
     for option in options:
-        owners = [name for name, known in takes.items() if option in known]
-        if owners and sampler in takes and sampler not in owners:
-            known = ", ".join(takes[sampler]) or "no options"
-            raise ConfigError(f"{option} belongs to {', '.join(owners)}; {sampler} takes {known}")
+        if name in COMPONENTS[key] and option in owners and name not in owners[option]:
+            own = ", ".join(o for o, names in owners.items() if name in names)
+            raise ConfigError(
+                f"{option} is an option of {', '.join(owners[option])}, not of {name}. "
+                + (f"Options of {name}: {own}." if own else f"{name} has no options.")
+            )
 
 
 def _schema(target: Callable[..., Any]) -> type[BaseModel]:
-    """The keyword-only parameters of a function or class as a pydantic model."""
+    """Return the keyword-only parameters of a function or class as a pydantic model."""
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     fields: dict[str, Any] = {
         name: (hints[name], ... if p.default is p.empty else p.default)

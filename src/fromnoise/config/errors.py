@@ -1,4 +1,4 @@
-"""What was wrong with a recipe, for a person: which key, what is allowed, what was meant."""
+"""Explain what is wrong with a recipe: the key, its value, what is allowed."""
 
 import difflib
 import inspect
@@ -8,37 +8,39 @@ from pydantic import BaseModel, ValidationError
 
 
 class ConfigError(ValueError):
-    """A recipe or override that cannot be used: which file and key, and what is allowed."""
+    """An unusable recipe or setting. One line: the file and key, and what is allowed."""
 
 
 def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
-    """The first thing that pydantic found, for a person: key, value, what is allowed."""
+    """Return the first error that pydantic found as one line: key, value, what is allowed."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     dotted = ".".join([key, *path] if key else path)
     if first["type"] == "extra_forbidden" and ":" in path[-1]:  # {name:linear} is a key of YAML
         spaced = path[-1].replace(":", ": ", 1)
-        return f"unknown key {dotted}; YAML wants a space after the colon, as in {{{spaced}}}"
+        return f"unknown key {dotted}. Put a space after the colon: {{{spaced}}}."
     if first["type"] == "extra_forbidden":
         section = _section(schema, path[:-1])
         if not section.model_fields:
-            return f"{section.__name__} takes no options, so none of the name {path[-1]}"
+            return f"unknown key {dotted}. {section.__name__} has no options."
         prefix = dotted.rpartition(".")[0]
         known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
         everywhere = sorted(known | set(dotted_keys(schema, key)))
         same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]
         hint = (
-            f"; did you mean {' or '.join(same_name)}?" if same_name else near(dotted, everywhere)
+            f"; did you mean {' or '.join(same_name)}?"
+            if same_name
+            else did_you_mean(dotted, everywhere)
         )
-        return f"unknown key {dotted}{hint}; known here: {', '.join(section.model_fields)}"
+        return f"unknown key {dotted}{hint}. Known keys: {', '.join(section.model_fields)}."
     if first["type"] == "missing":
-        return f"{dotted} is missing"
+        return f"{dotted} is missing. Add it."
     message = first["msg"].removeprefix("Value error, ")
     return f"{dotted} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    """Every key that a schema knows, dotted."""
+    """Yield every key of a schema, dotted."""
     for name, field in schema.model_fields.items():
         key = f"{prefix}.{name}" if prefix else name
         yield key
@@ -55,12 +57,12 @@ def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     return schema
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """`"ddmp" is unknown; did you mean ddpm?; known: …`."""
-    return f"{name!r} is unknown{near(name, known)}; known: {', '.join(sorted(known))}"
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """Return `'ddmp' is unknown; did you mean ddpm? Known: …`."""
+    return f"{name!r} is unknown{did_you_mean(name, known)}. Known: {', '.join(sorted(known))}."
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the nearest known name, or nothing."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the nearest known name, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {match[0]}?" if match else ""

@@ -1,11 +1,11 @@
-"""Decoded images on disk: one folder an entry, written beside its place and then renamed.
+"""Store decoded images on disk, one folder per entry.
 
     <cache>/<key>/images.npy   uint8 (N, C, H, W)
-                  labels.npy   int8 (N, K), where there are labels
-                  meta.json    names of the labels, fingerprint, what was skipped
+                  labels.npy   int8 (N, K), if there are labels
+                  meta.json    label names, fingerprint, skipped files
 
-The key says what was asked of which files, so an entry is never changed, and any of them may be
-deleted at any time.
+An entry is written to a temporary folder and then renamed. The key is a hash of the files and the
+options, so an entry never changes. You can delete any entry at any time.
 """
 
 import errno
@@ -21,28 +21,28 @@ from typing import IO, Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, reason
 
-FORMAT = 3  # raise it whenever the same files would decode to other pixels or labels
+FORMAT = 3  # increase it if the same files decode to other pixels or labels
 _PARTIAL = ".partial-"
-_ABANDONED = 24 * 3600  # seconds after which a partial entry belongs to nobody
+_ABANDONED = 24 * 3600  # seconds after which a partial entry is deleted
 
 
 def default_cache() -> Path:
-    """$FROMNOISE_CACHE, else $XDG_CACHE_HOME/fromnoise, else ~/.cache/fromnoise."""
+    """Return $FROMNOISE_CACHE, else $XDG_CACHE_HOME/fromnoise, else ~/.cache/fromnoise."""
     if own := os.environ.get("FROMNOISE_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fromnoise"
 
 
-def cache_key(question: object) -> str:
-    """SHA-256 (hex) of anything that JSON can hold, and of the cache's format."""
-    return hashlib.sha256(json.dumps([FORMAT, question]).encode()).hexdigest()
+def cache_key(inputs: object) -> str:
+    """Return the SHA-256 (hex) of `inputs`, anything that JSON can hold, and of the format."""
+    return hashlib.sha256(json.dumps([FORMAT, inputs]).encode()).hexdigest()
 
 
 def load_entry(entry: Path) -> dict[str, Any] | None:
-    """Return the fields of an `ImageSet`, mapped read-only; None if there is no whole entry."""
+    """Return the fields of an `ImageSet`, mapped read-only, or None if no complete entry exists."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         images = np.load(entry / "images.npy", mmap_mode="r")
@@ -68,11 +68,11 @@ def write_entry(
     labels: np.ndarray | None,
     label_names: Sequence[str],
 ) -> int:
-    """Writes each image as it comes and returns how many there were.
+    """Write an entry, image by image, and return the number of images.
 
-    `results` holds, for each of `at_most` items in order, its image, uint8 (C, H, W), or the
-    line that says why there is none. Nothing stands at `entry` before everything is on disk.
-    Without any image no entry is made. Raises `DataError` where the disk does not take it.
+    `results` has `at_most` items in order: an image, uint8 (C, H, W), or the line that explains why
+    it was skipped. `entry` appears when it is complete. Without images, no entry is created.
+    Raises `DataError` if the disk cannot be written.
     """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _write(
             file.write(content)
         if not kept:
             return 0
-        # numpy leaves room in the header for a longer first axis, so the true one fits.
+        # numpy reserves space in the header for a longer first axis, so the final one fits.
         file.seek(0)
         _write_header(file, (len(kept), *shape))
         _flush(file)
@@ -151,10 +151,10 @@ def _commit(partial: Path, entry: Path) -> None:
     except OSError:
         if not entry.is_dir():
             raise
-        if load_entry(entry) is None:  # damaged, or we would not be here
+        if load_entry(entry) is None:  # damaged
             shutil.rmtree(entry)
             os.rename(partial, entry)
-        return  # another process was faster, with the same content
+        return  # another process wrote the same content first
     finally:
         if os.name != "nt":  # Windows cannot open folders
             folder = os.open(entry.parent, os.O_RDONLY)
@@ -169,14 +169,12 @@ def _remove_abandoned(cache: Path) -> None:
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)
-        except OSError:  # its owner has just finished
+        except OSError:  # its owner just finished
             continue
 
 
 def _disk_error(error: OSError, cache: Path) -> DataError:
-    hint = "choose another folder with the environment variable FROMNOISE_CACHE"
+    fix = "set the environment variable FROMNOISE_CACHE to another folder."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(
-            f"the disk is full while decoding into {cache}; make room there, or {hint}"
-        )
-    return DataError(f"the cache {cache} cannot be written ({error.strerror or error}); {hint}")
+        return DataError(f"the disk of the cache {cache} is full. Free some space, or {fix}")
+    return DataError(f"the cache {cache} cannot be written ({reason(error)}). Check it, or {fix}")

@@ -1,4 +1,4 @@
-"""`check_data`: what is in a data set, what is wrong with it, and the recipe lines that fit."""
+"""Check a data set: count its images, find problems, and suggest a recipe."""
 
 import hashlib
 import json
@@ -12,55 +12,55 @@ import numpy as np
 
 from fromnoise.data.cache import default_cache
 from fromnoise.data.decoding.decode import Header
-from fromnoise.data.decoding.parallel import in_order
+from fromnoise.data.decoding.parallel import map_in_order
 from fromnoise.data.decoding.transforms import RGB, Fit, Picture
 from fromnoise.data.errors import BrokenImage, DataError
-from fromnoise.data.sources import detect_source, find_source
-from fromnoise.data.sources.base import Pictures, Request
+from fromnoise.data.sources import detect_source, get_source
+from fromnoise.data.sources.base import ImageReader, SourceRequest
 
-_LISTED = 10  # lines for anything of which there may be thousands
+_MAX_LINES = 10  # of a long list
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `check_data` found; `str(report)` is for people."""
+class DataReport:
+    """The result of `check_data`. `str(report)` is the text that the command prints."""
 
     source: str
     path: str | None  # absolute
-    count: int  # images that can be read
-    sizes: dict[tuple[int, int], int]  # (H, W) in pixels -> images, the commonest first
-    modes: dict[str, int]  # Pillow's mode or an array's type -> images
-    channels: int  # 1, 3, or N for arrays: what `channels: null` would give
-    classes: dict[str, int]  # label -> images that have it, in stored order; {} without labels
-    labels_from: str  # "labels.json", "sub-folders"; "" where a source has one place only
-    unlabelled: int  # images of which no label is said; 0 without labels
-    duplicates: tuple[tuple[str, str], ...]  # (first, other) with the same pixels
+    count: int  # images, without the broken ones
+    sizes: dict[tuple[int, int], int]  # (H, W) in pixels -> number of images, most common first
+    modes: dict[str, int]  # Pillow's mode, or the type of an array -> number of images
+    channels: int  # 1, 3, or N for arrays: the result of `channels: null`
+    classes: dict[str, int]  # label -> number of images, in the order of the labels; {} without
+    labels_from: str  # "labels.json", "sub-folders"; "" if the source has one place only
+    unlabelled: int  # images without a known label; 0 if there are no labels at all
+    duplicates: tuple[tuple[str, str], ...]  # (first, other) with equal pixels
     broken: tuple[str, ...]  # "name: reason"
     notes: tuple[str, ...]
-    recipe: str  # YAML, "" where no image can be read
+    recipe: str  # YAML; "" if every image is broken
 
     def lines(self) -> list[str]:
-        """The report line by line; lists are cut at ten."""
+        """Return the lines of the report. Lists are cut after ten lines, except broken images."""
         out = [f"{self.path or self.source}: {self.count:,} images (source {self.source})"]
         if self.sizes:
             out += self._size_lines()
             modes = ", ".join(f"{mode} ×{count:,}" for mode, count in self.modes.items())
             out += [f"modes:     {modes}", f"channels:  {self.channels}"]
         if self.classes:
-            place = f", from {self.labels_from}" if self.labels_from else ""
-            out.append(f"labels:    {len(self.classes)}{place}")
+            origin = f", from {self.labels_from}" if self.labels_from else ""
+            out.append(f"labels:    {len(self.classes)}{origin}")
             out += _cut([f"  {name}: {count:,}" for name, count in self.classes.items()])
         if self.unlabelled:
-            out.append(f"no label:  {self.unlabelled:,} images")
+            out.append(f"no labels: {self.unlabelled:,} images")
         if self.duplicates:
             out.append(f"exact duplicates: {len(self.duplicates):,}")
             out += _cut([f"  {other} = {first}" for first, other in self.duplicates])
         if self.broken:
             out.append(f"cannot be read: {len(self.broken):,}")
-            out += [f"  {line}" for line in self.broken]  # all of them: they want mending
+            out += [f"  {line}" for line in self.broken]  # all of them, to be repaired
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
-            out += ["", "A recipe that fits:", "", *self.recipe.splitlines()]
+            out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
         return out
 
     def _size_lines(self) -> list[str]:
@@ -86,43 +86,44 @@ def check_data(
     cache: str | Path | None = None,
     download: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Reads every image once, keeps none of them, and says what there is.
+) -> DataReport:
+    """Read every image once and report the contents and problems of a data set. Stores nothing.
 
-    `source` is detected from the path unless it is given; the other options are those of
-    `open_images`. Raises `DataError` where there is nothing to look at; files that cannot be read
-    are part of the report.
+    By default, `source` is detected from the path. The other options are those of `open_images`.
+    Raises `DataError` if the source cannot be opened. Broken images are part of the report.
     """
     if source is None:
         if path is None:
-            raise DataError("data.path is missing: name a folder, a file or a source")
+            raise DataError("data.path is missing. Give a folder, a file or a source.")
         source = detect_source(path)
     root = Path(path).expanduser().absolute() if path is not None else None
     cache = Path(cache).expanduser() if cache is not None else default_cache()
-    request = Request(root, split=split, background=background, cache=cache, download=download)
-    with find_source(source)(request).open() as pictures:
+    request = SourceRequest(
+        root, split=split, background=background, cache=cache, download=download
+    )
+    with get_source(source)(request).open() as reader:
         facts: list[_Facts | str] = []
-        total = len(pictures.names)
-        for fact in in_order(lambda i: _examine(pictures, i), total):
+        total = len(reader.names)
+        for fact in map_in_order(lambda i: _examine(reader, i), total):
             facts.append(fact)
             if progress is not None:
                 progress(len(facts), total)
-        return _report(source, root, pictures, facts, background)
+        return _report(source, root, reader, facts, background)
 
 
 @dataclass(frozen=True)
 class _Facts:
     header: Header
     digest: bytes  # of the pixels
-    grey: bool  # grey, whatever the mode says
-    dark: bool  # a border darker than half
+    grey: bool  # all channels are equal
+    dark: bool  # the mean of the border is below half
 
 
-def _examine(pictures: Pictures, i: int) -> _Facts | str:
+def _examine(reader: ImageReader, i: int) -> _Facts | str:
     try:
-        picture, header = pictures.read(i), pictures.look(i)
+        picture, header = reader.read_image(i), reader.read_header(i)
     except BrokenImage as error:
-        return f"{pictures.names[i]}: {error}"
+        return f"{reader.names[i]}: {error}"
     return _Facts(header, _digest(picture), _is_grey(picture), _is_dark(picture))
 
 
@@ -146,22 +147,22 @@ def _is_dark(picture: Picture) -> bool:
 def _report(
     source: str,
     root: Path | None,
-    pictures: Pictures,
+    reader: ImageReader,
     facts: list[_Facts | str],
     background: RGB,
-) -> Report:
+) -> DataReport:
     good = [(i, fact) for i, fact in enumerate(facts) if isinstance(fact, _Facts)]
     headers = [fact.header for _, fact in good]
     sizes = Counter((header.height, header.width) for header in headers)
     channels = max((header.channels_on(background) for header in headers), default=0)
     classes, unlabelled = {}, 0
-    if pictures.labels is not None:
-        labels = pictures.labels[[i for i, _ in good]]
+    if reader.labels is not None:
+        labels = reader.labels[[i for i, _ in good]]
         present = (labels == 1).sum(axis=0)
-        classes = {name: int(n) for name, n in zip(pictures.label_names, present, strict=True)}
+        classes = {name: int(n) for name, n in zip(reader.label_names, present, strict=True)}
         unlabelled = int((labels == 0).all(axis=1).sum())
     all_grey = channels == 3 and all(fact.grey for _, fact in good)
-    return Report(
+    return DataReport(
         source=source,
         path=str(root) if root is not None else None,
         count=len(good),
@@ -169,9 +170,9 @@ def _report(
         modes=dict(Counter(header.mode for header in headers).most_common()),
         channels=channels,
         classes=classes,
-        labels_from=pictures.labels_from,
+        labels_from=reader.labels_from,
         unlabelled=unlabelled,
-        duplicates=_duplicates([(pictures.names[i], fact.digest) for i, fact in good]),
+        duplicates=_duplicates([(reader.names[i], fact.digest) for i, fact in good]),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),
         notes=tuple(_notes(headers, all_grey)),
         recipe=recipe_lines(
@@ -201,23 +202,23 @@ def _notes(headers: list[Header], all_grey: bool) -> list[str]:
     )
     notes = []
     if rotated:
-        notes.append(f"{rotated:,} {total} are turned as their EXIF says")
+        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied")
     if alpha:
-        notes.append(f"{alpha:,} {total} have transparency; data.background shows through it")
+        notes.append(f"{alpha:,} {total} are transparent. data.background shows through")
     if deep:
-        notes.append(f"{deep:,} {total} have more than 8 bits, which are kept until the last step")
+        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after the resizing")
     if all_grey:
-        notes.append("every colour image is grey; channels: 1 loses nothing")
+        notes.append("every colour image is grey. Use channels: 1")
     return notes
 
 
 def _cut(lines: list[str]) -> list[str]:
-    more = [f"  … and {len(lines) - _LISTED:,} more"] if len(lines) > _LISTED else []
-    return lines[:_LISTED] + more
+    more = [f"  … and {len(lines) - _MAX_LINES:,} more"] if len(lines) > _MAX_LINES else []
+    return lines[:_MAX_LINES] + more
 
 
-_USUAL = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_MOST_PADDING = 4  # pixels
+_SIDES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_MAX_PADDING = 4  # pixels
 
 
 def recipe_lines(
@@ -229,9 +230,10 @@ def recipe_lines(
     dark: bool,
     labels: bool,
 ) -> str:
-    """YAML for `sizes`, (H, W) -> images; `dark` says that most borders are nearer to black.
+    """Return the YAML of a recipe's data section, or "" without images.
 
-    labels: whether there are any, for then they are trained on too.
+    sizes: (H, W) -> number of images. dark: most borders are closer to black than to white.
+    labels: train on labels.
     """
     if not sizes:
         return ""
@@ -249,23 +251,23 @@ def recipe_lines(
 
 
 def suggest_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], Fit]:
-    """(H, W), both divisible by 8, and how the images come to it without being enlarged.
+    """Suggest (H, W), both divisible by 8, and a fit that does not enlarge the images.
 
-    One size that all share is kept, or padded where 8 is at most 4 pixels away. Otherwise it is
-    the largest usual square within the median of the shorter sides.
+    If all images have one size, it is kept, or padded by up to 4 pixels to a multiple of 8.
+    Otherwise the result is the largest of some common squares up to the median shorter side.
     """
     if len(sizes) == 1:
         (height, width) = next(iter(sizes))
         padded = -(-height // 8) * 8, -(-width // 8) * 8
         added = max(padded[0] - height, padded[1] - width)
-        if max(height, width) <= _USUAL[-1] and added <= _MOST_PADDING:
+        if max(height, width) <= _SIDES[-1] and added <= _MAX_PADDING:
             return padded, "pad" if added else "crop"
     shorter = np.repeat([min(size) for size in sizes], list(sizes.values()))
     median = float(np.median(shorter))
-    side = max((usual for usual in _USUAL if usual <= median), default=_USUAL[0])
+    side = max((side for side in _SIDES if side <= median), default=_SIDES[0])
     return (side, side), "crop"
 
 
 def _yaml_text(text: str) -> str:
-    """The text as it is where YAML reads it as itself, else quoted (JSON is YAML)."""
+    """Return the text, quoted (JSON is YAML) unless YAML reads it unchanged."""
     return text if re.fullmatch(r"/[\w./+-]*", text) else json.dumps(text, ensure_ascii=False)

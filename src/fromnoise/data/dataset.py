@@ -1,4 +1,4 @@
-"""`ImageSet`, images of one size with their labels; `open_images`, from a source to one."""
+"""Open a source as an `ImageSet`: images of one size, with their labels, from the cache."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -11,29 +11,29 @@ import numpy as np
 
 from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
 from fromnoise.data.decoding.decode import ACCEPTED, Header
-from fromnoise.data.decoding.parallel import in_order
+from fromnoise.data.decoding.parallel import map_in_order
 from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
-from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, first_few
-from fromnoise.data.sources import find_source
-from fromnoise.data.sources.base import Listing, Pictures, Request
+from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, abbreviate
+from fromnoise.data.sources import get_source
+from fromnoise.data.sources.base import ImageReader, SourceListing, SourceRequest
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
 class ImageSet:
-    """Images of one size, with labels or without."""
+    """Images of one size, with or without labels."""
 
     images: np.ndarray  # uint8 (N, C, H, W), read-only, mapped from the cache
-    labels: np.ndarray | None  # int8 (N, K): +1 present, -1 absent, 0 not said; None: no labels
-    label_names: tuple[str, ...]  # K names, () without labels
-    fingerprint: str  # SHA-256 (hex) of images, labels and names: equal exactly where they are
-    skipped: tuple[str, ...]  # "folder/name.png: reason" of every file that could not be read
+    labels: np.ndarray | None  # int8 (N, K): +1 present, −1 absent, 0 unknown; or None
+    label_names: tuple[str, ...]  # K names; () without labels
+    fingerprint: str  # SHA-256 (hex) of images, labels and label names
+    skipped: tuple[str, ...]  # "folder/name.png: reason" for every broken file
     source: str  # a key of SOURCES
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-Progress = Callable[[int, int], None]  # (done, of how many)
+Progress = Callable[[int, int], None]  # (images done, images)
 
 
 def open_images(
@@ -51,52 +51,52 @@ def open_images(
     download: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Every image of a source as uint8, decoded the first time and mapped from the cache after.
+    """Open every image of a source as uint8. The first time they are decoded into the cache.
 
     Arguments:
         source: a key of `SOURCES`.
-        path: the folder or file; for torchvision's sets where they are or go, by default the
-            cache; none for `digits`.
-        split: "train", or "test" where the source has one.
-        only: of a folder, the names of the files that are meant; None for all.
-        size: (H, W) in pixels; None for the size that all images share.
+        path: the folder or file. For torchvision's data sets: where they are, or will be
+            downloaded, by default in the cache. None for `digits`.
+        split: "train", or "test" if the source has it.
+        only: the names of the files of a folder to open; None for all.
+        size: (H, W) in pixels; None for the common size of all images.
         channels: 1, 3, or the N of an array; None for 1 if every image is grey, else 3 (or N).
-        fit: how an image comes to the size; see `fit_picture`.
+        fit: how to resize an image to the size; see `fit_picture`.
         background: RGB in 0..255, behind transparent pixels and around padded images.
-        strict: broken files are an error; else they are skipped and listed.
-        cache: its folder; see `default_cache`.
-        download: whether a source of torchvision's may be fetched.
+        strict: raise an error for broken files. Otherwise they are skipped and listed.
+        cache: the folder of the cache; see `default_cache`.
+        download: allow the download of torchvision's data sets.
         progress: called with (images done, images) while decoding.
 
-    Raises `DataError`; `SeveralSizes` where they share none and `size` is None.
+    Raises `DataError`; `SeveralSizes` if the images have several sizes and `size` is None.
     """
     _check_options(size, channels, fit, background)
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
-    request = Request(path, split, background, cache, download, only)
-    listing = find_source(source)(request)
+    request = SourceRequest(path, split, background, cache, download, only)
+    listing = get_source(source)(request)
     where = str(path.expanduser().resolve()) if path is not None else None
     key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
     entry = cache.absolute() / key
-    found = load_entry(entry)
-    if found is None:
+    fields = load_entry(entry)
+    if fields is None:
         _decode(listing, entry, size, channels, fit, background, progress, where or source)
-        found = load_entry(entry)
-    if found is None:
-        raise DataError(f"the cache entry {entry} vanished while it was opened; try again")
-    images = ImageSet(**found, source=source)
+        fields = load_entry(entry)
+    if fields is None:
+        raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
+    images = ImageSet(**fields, source=source)
     if strict and images.skipped:
         raise DataError(
             f"{where or source}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
-            f"images cannot be read: {first_few(images.skipped)}; mend or remove them, or leave "
-            "out strict"
+            f"images cannot be read: {abbreviate(images.skipped)}. Repair or remove them, or set "
+            "data.strict to false."
         )
     return images
 
 
 def _decode(
-    listing: Listing,
+    listing: SourceListing,
     entry: Path,
     size: tuple[int, int] | None,
     channels: int | None,
@@ -105,77 +105,77 @@ def _decode(
     progress: Progress | None,
     where: str,
 ) -> None:
-    with listing.open() as pictures:
-        total, broken = len(pictures.names), []
+    with listing.open() as reader:
+        total, broken = len(reader.names), []
         if size is None or channels is None:
-            size, channels = _detect(pictures, size, channels, background)
+            size, channels = _detect(reader, size, channels, background)
 
         def prepare(i: int) -> np.ndarray | str:
             try:
-                picture = pictures.read(i)
+                picture = reader.read_image(i)
             except BrokenImage as error:
-                return f"{pictures.names[i]}: {error}"
+                return f"{reader.names[i]}: {error}"
             return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
 
         def results() -> Generator[np.ndarray | str, None, None]:
-            for done, result in enumerate(in_order(prepare, total), start=1):
+            for done, result in enumerate(map_in_order(prepare, total), start=1):
                 if isinstance(result, str):
                     broken.append(result)
                 yield result
                 if progress is not None:
                     progress(done, total)
 
-        with closing(results()) as stream:  # so that no thread outlives an open archive
+        with closing(results()) as stream:  # ends the threads before the archive closes
             count = write_entry(
                 entry,
                 stream,
                 at_most=total,
-                labels=pictures.labels,
-                label_names=pictures.label_names,
+                labels=reader.labels,
+                label_names=reader.label_names,
             )
     if not count:
         raise DataError(
             f"data.path: none of the {total} images of {where} can be read: "
-            f"{first_few(broken)}; {ACCEPTED}"
+            f"{abbreviate(broken)}. {ACCEPTED}"
         )
 
 
 def _detect(
-    pictures: Pictures, size: tuple[int, int] | None, channels: int | None, background: RGB
+    reader: ImageReader, size: tuple[int, int] | None, channels: int | None, background: RGB
 ) -> tuple[tuple[int, int], int]:
-    """The size and channels that all images share, from their headers."""
+    """Return the size and the channels for all images, from their headers."""
 
-    def look(i: int) -> Header | None:
+    def header_of(i: int) -> Header | None:
         try:
-            return pictures.look(i)
-        except BrokenImage:  # decoding will meet it again, and name it
+            return reader.read_header(i)
+        except BrokenImage:  # decoding will report it
             return None
 
-    count = 1 if pictures.uniform else len(pictures.names)
-    looked = enumerate(in_order(look, count))
-    headers = [(pictures.names[i], header) for i, header in looked if header is not None]
+    count = 1 if reader.uniform else len(reader.names)
+    results = enumerate(map_in_order(header_of, count))
+    headers = [(reader.names[i], header) for i, header in results if header is not None]
     if not headers:
-        return size or (1, 1), channels or 1  # nothing will be decoded
+        return size or (1, 1), channels or 1  # all are broken
     sizes = Counter((header.height, header.width) for _, header in headers)
-    usual, times = sizes.most_common(1)[0]
+    common, times = sizes.most_common(1)[0]
     if size is None and len(sizes) > 1:
-        other = next((n, h.height, h.width) for n, h in headers if (h.height, h.width) != usual)
+        other = next((n, h.height, h.width) for n, h in headers if (h.height, h.width) != common)
         raise SeveralSizes(
-            f"the images have {len(sizes)} sizes, most often {usual[0]}×{usual[1]} (H×W; {times} "
+            f"the images have {len(sizes)} sizes, most often {common[0]}×{common[1]} (H×W; {times} "
             f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}",
-            way_out="set data.size, for example data.size=64",
+            fix="Set data.size, for example data.size=64",
         )
-    return size or usual, channels or max(h.channels_on(background) for _, h in headers)
+    return size or common, channels or max(h.channels_on(background) for _, h in headers)
 
 
 def _check_options(
     size: tuple[int, int] | None, channels: int | None, fit: str, background: RGB
 ) -> None:
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise DataError(f"data.size is {size}; allowed: height and width, each at least 1")
+        raise DataError(f"data.size is {size}. Give a height and a width of at least 1.")
     if channels is not None and channels < 1:
-        raise DataError(f"data.channels is {channels}; allowed: 1, 3, or the number in an array")
+        raise DataError(f"data.channels is {channels}. Give 1, 3, or the number in an array.")
     if fit not in get_args(Fit):
-        raise DataError(f"data.fit is {fit!r}; allowed: {', '.join(get_args(Fit))}")
+        raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
     if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-        raise DataError(f"data.background is {background}; allowed: R, G, B, each in 0..255")
+        raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")

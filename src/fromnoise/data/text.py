@@ -1,4 +1,4 @@
-"""Text that people wrote: UTF-8, JSON without repeated keys, names in natural order."""
+"""Text files: decode UTF-8, parse strict JSON, sort names in natural order."""
 
 import json
 import re
@@ -6,49 +6,49 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, reason
 
 
-def utf8_text(content: bytes, *, where: str) -> str:
-    """The text of a file, without the byte order mark that some programs put first.
+def decode_utf8(content: bytes, *, where: str) -> str:
+    """Decode the bytes of a text file, without the byte order mark that some programs write.
 
-    where: how an error begins. Raises `DataError` where it is not UTF-8.
+    where: the beginning of the error message. Raises `DataError` if the bytes are not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not text in UTF-8: {error.reason}") from error
+        raise DataError(f"{where} is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
 
 
-def strict_json(text: str, *, where: str) -> Any:
-    """What the JSON says. Raises `DataError` where it is none, or where an object repeats a key."""
+def parse_json(text: str, *, where: str) -> Any:
+    """Parse JSON. Raises `DataError` if it is invalid, or if an object repeats a key."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        said = dict(pairs)
-        if len(said) < len(pairs):
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
             twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-            raise DataError(f"{where} says {twice!r} twice; say each name once")
-        return said
+            raise DataError(f"{where} has the key {twice!r} twice. Remove one of them.")
+        return values
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=without_repeats)
     except DataError:
         raise
     except (ValueError, RecursionError) as error:  # also numbers too long, lists too deep
-        raise DataError(f"{where} is not JSON that can be read: {error}") from error
+        raise DataError(f"{where} is not valid JSON: {error}") from error
 
 
 def read_json(path: Path, *, where: str) -> Any:
-    """What the JSON of a file says; errors as above, and where it cannot be read."""
+    """Read and parse a JSON file. Raises `DataError` as above, or if the file cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
-    return strict_json(utf8_text(content, where=where), where=where)
+        raise DataError(f"{where} cannot be read: {reason(error)}") from error
+    return parse_json(decode_utf8(content, where=where), where=where)
 
 
 def natural_key(name: str) -> list[tuple[list[tuple[int, int, str]], str]]:
-    """Sorts "img2" before "img10", folder by folder, whatever the case."""
+    """Return a key that sorts "img2" before "img10", folder by folder, ignoring case."""
     return [
         (
             [

@@ -1,7 +1,12 @@
-"""The named noise schedules: each turns T into β_1 … β_T, float64 (T,).
+"""Noise schedules: functions from T to β_1 … β_T, float64 (T,).
 
-Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), and so
-are the schedules without a source: the paper names the linear one, its code the others.
+Every β must lie in (0, 1), but β_T may be 1; `NoiseSchedule` raises ValueError for others. To add
+one, write the function, add a line to `SCHEDULES`, and add a test. Its keyword-only parameters,
+with type hints and defaults, become options of the recipe: `diffusion.schedule.beta_T=0.01`. A
+function raises ValueError for options out of range.
+
+Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239). So are
+the schedules without a source: the paper has the linear one, its code the others.
 """
 
 import math
@@ -12,44 +17,45 @@ from torch import Tensor
 
 
 def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """β_t rises in a straight line from `beta_1` to `beta_T` (section 4)."""
+    """Return β_t on a straight line from `beta_1` to `beta_T` (section 4)."""
     return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
 
 
 def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """`linear` times 1000/T, so that ᾱ_T is about the same for any T.
+    """Return `linear` times 1000/T, so that ᾱ_T is about the same for any T.
 
     Nichol and Dhariwal 2021 (arXiv:2102.09672), in their code. `beta_1` and `beta_T` are those of
-    T = 1000. Raises ValueError unless T is more than 1000·beta_T (and beta_1), where β is 1.
+    T = 1000. Raises ValueError unless T is larger than 1000·beta_1 and 1000·beta_T, where β is 1.
     """
     largest = max(beta_1, beta_T)
     if 1000 * largest >= T:
         raise ValueError(
-            f"T = {T} is too small: linear_rescaled makes β = 1000/T·{largest:g}, which must lie "
-            f"below 1, so T must be more than {1000 * largest:g}"
+            f"T = {T} is too small for linear_rescaled, whose largest β is 1000/T·{largest:g}. "
+            f"Increase T to more than {1000 * largest:g}."
         )
     return linear(T, beta_1=beta_1, beta_T=beta_T) * (1000 / T)
 
 
 def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """√β_t rises in a straight line; diffusers calls it scaled_linear."""
+    """Return β_t whose roots lie on a straight line; diffusers calls it scaled_linear."""
     if min(beta_1, beta_T) < 0:
         raise ValueError(
-            f"√β rises from one root to the other, so beta_1 and beta_T must be at least 0, not "
+            f"quadratic takes the roots of beta_1 and beta_T, which must be at least 0, not "
             f"{beta_1:g} and {beta_T:g}"
         )
     return torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64).square()
 
 
 def constant(T: int, *, beta: float = 0.02) -> Tensor:
-    """β_t = `beta`."""
+    """Return β_t = `beta`."""
     return torch.full((T,), beta, dtype=torch.float64)
 
 
 def warmup(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02, fraction: float = 0.1) -> Tensor:
-    """β_t rises from `beta_1` to `beta_T` in the first `fraction` of the steps, then stays.
+    """Return β_t that rise from `beta_1` to `beta_T` over the first `fraction` of the steps.
 
-    fraction ∈ (0, 1]; 0.1 and 0.5 are those of the paper's code. Raises ValueError outside.
+    After it they stay at `beta_T`. fraction ∈ (0, 1], or ValueError; the paper's code has 0.1 and
+    0.5.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], not {fraction:g}")
@@ -60,7 +66,7 @@ def warmup(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02, fraction: floa
 
 
 def jsd(T: int) -> Tensor:
-    """β_t = 1/(T−t+1), so that ᾱ_t = 1 − t/T; β_T = 1 leaves no image at all.
+    """Return β_t = 1/(T−t+1), so that ᾱ_t = 1 − t/T; with β_T = 1, x_T is pure noise.
 
     Sohl-Dickstein et al. 2015 (arXiv:1503.03585), section 2.4.1, for a binomial process.
     """
@@ -68,9 +74,9 @@ def jsd(T: int) -> Tensor:
 
 
 def cosine(T: int, *, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
-    """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), with s = `offset`.
+    """Return β of ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), with s = `offset`.
 
-    Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17; β_t is cut off at `beta_max` near t = T.
+    Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17; β_t is clamped to `beta_max` near t = T.
     """
     t = torch.arange(T + 1, dtype=torch.float64) / T
     return _from_alpha_bar(torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2, beta_max)
@@ -79,10 +85,10 @@ def cosine(T: int, *, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
 def sigmoid(
     T: int, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0, beta_max: float = 0.999
 ) -> Tensor:
-    """ᾱ_t = (f(1) − f(t/T)) / (f(1) − f(0)), f(u) = 1/(1 + exp(−(start + u (end − start))/τ)).
+    """Return β of ᾱ_t = (f(1) − f(t/T)) / (f(1) − f(0)), with f a sigmoid.
 
-    Jabri, Fleet and Chen 2022 (arXiv:2212.11972), Algorithm 1; β_t is cut off at `beta_max` near
-    t = T. start < end and tau > 0, or ValueError.
+    f(u) = 1/(1 + exp(−(start + u (end − start))/τ)): Jabri, Fleet and Chen 2022 (arXiv:2212.11972),
+    Algorithm 1. β_t is clamped to `beta_max` near t = T. start < end and tau > 0, or ValueError.
     """
     if not start < end or not tau > 0:
         raise ValueError(
@@ -94,7 +100,7 @@ def sigmoid(
 
 
 def custom(T: int, *, betas: Sequence[float]) -> Tensor:
-    """β_1 … β_T exactly as the user wrote them."""
+    """Return the given β_1 … β_T."""
     return torch.tensor(list(betas), dtype=torch.float64)
 
 
@@ -112,17 +118,17 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 
 
 def with_zero_terminal_snr(betas: Tensor) -> Tensor:
-    """The β of √ᾱ'_t = (√ᾱ_t − √ᾱ_T) · √ᾱ_1/(√ᾱ_1 − √ᾱ_T): x_T is then pure noise.
+    """Return the β of √ᾱ'_t = (√ᾱ_t − √ᾱ_T) · √ᾱ_1/(√ᾱ_1 − √ᾱ_T), where x_T is pure noise.
 
     Lin et al. 2024 (arXiv:2305.08891), Algorithm 1. ᾱ_1 stays, and β_T = 1. betas: (T,), T ≥ 2.
     """
     alpha = torch.cumprod(1 - betas, dim=0).sqrt()  # √ᾱ_t
     if len(alpha) < 2 or alpha[0] == alpha[-1]:
-        raise ValueError("zero_terminal_snr needs T ≥ 2: with one step ᾱ_1 is ᾱ_T")
+        raise ValueError("zero_terminal_snr needs T ≥ 2 and ᾱ_T below ᾱ_1. Increase T.")
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     return _from_alpha_bar(torch.cat([alpha.new_ones(1), alpha.square()]), beta_max=1.0)
 
 
 def _from_alpha_bar(f: Tensor, beta_max: float) -> Tensor:
-    """β_t = 1 − f(t)/f(t−1), at most `beta_max`; f: (T+1,), any multiple of ᾱ."""
+    """Return β_t = 1 − f(t)/f(t−1), at most `beta_max`; f: (T+1,), any multiple of ᾱ."""
     return (1 - f[1:] / f[:-1]).clamp(max=beta_max)

@@ -1,4 +1,4 @@
-"""What is done to a prediction before a sampler uses it: each wraps a denoiser into a denoiser."""
+"""Guidance, and limits of x̂_0: each function wraps a denoiser into another."""
 
 import math
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ def classifier_free(
     interval: tuple[int, int] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """ε̂ = ε̂_∅ + s·(ε̂_c − ε̂_∅), with s = `scale`; both halves in one doubled batch.
+    """Guide by ε̂ = ε̂_∅ + s·(ε̂_c − ε̂_∅), with s = `scale`, in one doubled batch.
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
-    conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, being linear
-    in ε̂ at one x_t; a learned variance is that of the condition. cond: (B,K) in {−1, 0, +1}; ∅ is
-    the zero vector. s ≥ 0, or ValueError.
+    conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, since they are
+    linear in ε̂ at one x_t. A learned variance is that of the condition. cond: (B,K) in {−1, 0, +1};
+    ∅ is the zero vector. s ≥ 0, or ValueError.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
     arXiv:2404.07724, there an interval of noise levels). rescale: φ ∈ [0, 1] of
-    `rescaled`, 0 for none of it.
+    `rescaled`; 0 is off.
     """
     if scale < 0:
         raise ValueError(f"guidance must be at least 0 in ε = ε_∅ + s·(ε_c − ε_∅), not {scale:g}")
@@ -40,19 +40,19 @@ def classifier_free(
         s = torch.where((first <= time) & (time <= last), strong, 1.0)
         if (s == 1).all():
             return denoiser(x_t, t, cond)
-        together = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
-        of_cond, of_nothing = together.value.chunk(2)
-        value = of_nothing + per_image(s, x_t) * (of_cond - of_nothing)
-        value = rescaled(value, of_cond, rescale)
-        return _at(denoiser, x_t, t, value, _learned(together, 2))
+        both = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
+        conditional, unconditional = both.value.chunk(2)
+        value = unconditional + per_image(s, x_t) * (conditional - unconditional)
+        value = rescaled(value, conditional, rescale)
+        return _at(denoiser, x_t, t, value, _learned(both, 2))
 
     return guided
 
 
 def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[float]) -> Denoise:
-    """ε̂ = ε̂_∅ + Σ_m w_m·(ε̂_m − ε̂_∅), a weight for each of M conditions; all in one batch.
+    """Compose M conditions by ε̂ = ε̂_∅ + Σ_m w_m·(ε̂_m − ε̂_∅), all in one batch.
 
-    Liu et al. 2022 (arXiv:2206.01714), Eq. 11; a negative weight leads away from its condition
+    Liu et al. 2022 (arXiv:2206.01714), Eq. 11; a negative weight guides away from its condition
     (their Eq. 13). One condition with w = s is `classifier_free`. A learned variance is the mean of
     the conditions'. conds: M ≥ 1 of (B,K) in {−1, 0, +1}.
     """
@@ -61,22 +61,22 @@ def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[floa
     parts = [*conds, torch.zeros_like(conds[0])]
 
     def guided(x_t: Tensor, t: Time) -> Prediction:
-        together = _in_one_batch(denoiser, x_t, t, parts)
-        *of_each, of_nothing = together.value.chunk(len(parts))
-        value = of_nothing.clone()
-        for weight, of_cond in zip(weights, of_each, strict=True):
-            value += weight * (of_cond - of_nothing)
-        return _at(denoiser, x_t, t, value, _learned(together, len(parts)))
+        batch = _in_one_batch(denoiser, x_t, t, parts)
+        *conditional, unconditional = batch.value.chunk(len(parts))
+        value = unconditional.clone()
+        for weight, each in zip(weights, conditional, strict=True):
+            value += weight * (each - unconditional)
+        return _at(denoiser, x_t, t, value, _learned(batch, len(parts)))
 
     return guided
 
 
 def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
-    """ε̂ = ε̂_weak + s·(ε̂ − ε̂_weak), with s = `scale`: away from what a weaker model would do.
+    """Guide away from a weaker model by ε̂ = ε̂_weak + s·(ε̂ − ε̂_weak), with s = `scale`.
 
     Karras et al. 2024 (arXiv:2406.02507), there for x̂_0, which obeys the same formula at one x_t.
-    The weaker model has the same schedule, as an earlier checkpoint of the training has, and gets
-    the same condition. s = 1 is off. s ≥ 0, or ValueError. A learned variance is the stronger's.
+    The weaker model needs the same schedule, as an earlier checkpoint has, and gets the same
+    condition. s = 1 is off. s ≥ 0, or ValueError. A learned variance is that of the stronger model.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(
@@ -86,43 +86,43 @@ def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
         return denoise
 
     def guided(x_t: Tensor, t: Time) -> Prediction:
-        prediction, of_weak = denoise(x_t, t), weak(x_t, t)
-        beside = getattr(of_weak, prediction.kind)
-        return replace(prediction, value=beside + scale * (prediction.value - beside))
+        prediction = denoise(x_t, t)
+        value = getattr(weak(x_t, t), prediction.kind)
+        return replace(prediction, value=value + scale * (prediction.value - value))
 
     return guided
 
 
-def rescaled(value: Tensor, of_cond: Tensor, phi: float) -> Tensor:
-    """φ·value·std(of_cond)/std(value) + (1 − φ)·value, against images that guidance overexposes.
+def rescaled(value: Tensor, conditional: Tensor, phi: float) -> Tensor:
+    """Return φ·value·std(conditional)/std(value) + (1 − φ)·value, against overexposed images.
 
-    Lin et al. 2024 (arXiv:2305.08891), Eqs. 15–16. The deviations are over all numbers of an image.
-    value, of_cond: what the network predicts, guided and not, (B,C,H,W). φ ∈ [0, 1], or ValueError.
+    Lin et al. 2024 (arXiv:2305.08891), Eqs. 15–16. std is over all elements of an image. value,
+    conditional: the prediction with and without guidance, (B,C,H,W). φ ∈ [0, 1], or ValueError.
     """
     if not 0 <= phi <= 1:
         raise ValueError(f"guidance_rescale must lie between 0 and 1, not {phi:g}")
     if phi == 0:
         return value
-    wanted, there = of_cond.flatten(1).std(dim=1), value.flatten(1).std(dim=1)
-    ratio = torch.where(there > 0, wanted / there, 1)  # an untrained network is the same everywhere
+    target, std = conditional.flatten(1).std(dim=1), value.flatten(1).std(dim=1)
+    ratio = torch.where(std > 0, target / std, 1)  # an untrained network may return a constant
     return value * per_image(phi * ratio + (1 - phi), value)
 
 
 def _in_one_batch(denoiser: Denoiser, x_t: Tensor, t: Time, conds: Sequence[Tensor]) -> Prediction:
-    """The predictions for the same x_t under each of M conditions, (M·B,C,H,W)."""
+    """Predict the same x_t under each of M conditions: (M·B,C,H,W)."""
     times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
     return denoiser(x_t.repeat(len(conds), 1, 1, 1), times, torch.cat(list(conds)))
 
 
-def _learned(together: Prediction, parts: int) -> dict[str, Tensor | None]:
-    """A learned variance: the mean of those of the conditions, without that of ∅, the last part."""
+def _learned(batch: Prediction, parts: int) -> dict[str, Tensor | None]:
+    """Return the mean learned variance of the conditions, without that of ∅, the last part."""
 
     def mean(learned: Tensor | None) -> Tensor | None:
         if learned is None:
             return None
         return torch.stack(learned.chunk(parts)[:-1]).mean(dim=0)
 
-    return {"fraction": mean(together.fraction), "log_variance": mean(together.log_variance)}
+    return {"fraction": mean(batch.fraction), "log_variance": mean(batch.log_variance)}
 
 
 def _at(
@@ -139,7 +139,7 @@ def _at(
 
 
 def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
-    """Keep x̂_0 inside the range of images; the mean and ε̂ then follow from the clamped x̂_0."""
+    """Clamp x̂_0 to the range of images; the mean and ε̂ follow from the clamped x̂_0."""
 
     def clamped(x_t: Tensor, t: Time) -> Prediction:
         prediction = denoise(x_t, t)
@@ -151,11 +151,11 @@ def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
 def dynamic_threshold(
     denoise: Denoise, low: float = -1.0, high: float = 1.0, *, percentile: float = 0.995
 ) -> Denoise:
-    """x̂_0 ← clip(x̂_0, −q, q)/q with q = max(1, that percentile of |x̂_0|), image by image.
+    """Replace x̂_0 by clip(x̂_0, −q, q)/q, q = max(1, the percentile of |x̂_0| in each image).
 
-    Saharia et al. 2022 (arXiv:2205.11487), section 2.3, for images in [−1, 1]: where strong
-    guidance drives many pixels out of range, all are drawn inwards, and contrast in them survives.
-    Other ranges [low, high] are first mapped to that one. percentile ∈ (0, 1).
+    Saharia et al. 2022 (arXiv:2205.11487), section 2.3, for images in [−1, 1]: if strong guidance
+    drives many pixels out of range, all move inwards and keep their contrast. Other ranges
+    [low, high] are first mapped to that one. percentile ∈ (0, 1).
     """
     middle, half = (high + low) / 2, (high - low) / 2
 

@@ -1,4 +1,4 @@
-"""Inpaint: new pixels for a part of an image, the rest kept (RePaint)."""
+"""Inpainting: new pixels for a part of an image, the rest kept (RePaint)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from fromnoise.diffusion.samplers import Step, Variance, reverse_step, steps_bet
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 KeyedNoise = Callable[..., Tensor]
-"""(t, *key) → standard normal noise (B,C,H,W), another for every key; noise(t) is a sampler's."""
+"""(t, *key) → standard normal noise (B,C,H,W), new for every key; noise(t) as of a sampler."""
 
 
 def inpaint(
@@ -27,44 +27,40 @@ def inpaint(
     jump: int = 5,
     variance: Variance = "small",
 ) -> Iterator[Step]:
-    """x_s = m ⊙ x_s^known + (1−m) ⊙ x_s^new, m = `known`: make what is not known of an image.
+    """Sample the unknown part of an image: x_s = m ⊙ x_s^known + (1−m) ⊙ x_s^new, m = `known`.
 
     RePaint (Lugmayr et al. 2022, arXiv:2201.09865), Algorithm 1 with jumps: x_s^new is an ancestral
     step from x_t, and x_s^known ~ N(√ᾱ_s image, 1−ᾱ_s) is the image under fresh noise. That step
-    knows what is known only through noise, so what is new does not fit it at once. Therefore the
-    noise of `jump` steps is put on again, x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and each such piece
-    of the way is walked `resample` times, at that cost; 1 is plain replacement.
+    sees the known part only under noise, so that the new part does not fit it at once. Therefore
+    the noise of `jump` steps is added again, x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and each such
+    piece of the trajectory is sampled `resample` times, at that cost; 1 is plain replacement.
 
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. image: x_0, like x. known: bool, broadcasts
-    against x; the last x there is `image`, exactly. Where nothing is known and resample = 1, this
-    is `ddpm`, bit for bit. noise: noise(t) in the first walk, then noise(t, round); noise(t, round,
-    "known") and noise(t, round, "jump").
-    variance: as of `ddpm`. Raises ValueError unless resample ≥ 1 and jump ≥ 1, and
-    where the times do not fall.
+    against x; there the last x equals `image` exactly. With nothing known and resample = 1, this is
+    `ddpm`, bit for bit. noise: noise(t) in the first round, then noise(t, round); noise(t, round,
+    "known") and noise(t, round, "jump"). variance: as of `ddpm`. Raises ValueError unless resample
+    and jump are at least 1 and the times fall.
     """
     if resample < 1 or jump < 1:
-        raise ValueError(
-            f"resample and jump must be at least 1, not {resample} and {jump}: each piece of "
-            "`jump` steps is walked `resample` times"
-        )
-    steps_between(times, schedule)  # they fall, or it says so
+        raise ValueError(f"resample and jump must be at least 1, not {resample} and {jump}")
+    steps_between(times, schedule)  # raises unless they fall
     for piece in _pieces(times, jump):
         rounds = resample if piece[-1] > 0 else 1  # a finished image gets no new noise
         for round_ in range(rounds):
             for t, s in pairwise(piece):
                 z = noise(t, round_) if round_ else noise(t)
                 new, x0 = reverse_step(denoise(x, t), schedule, t, s, z, variance=variance)
-                given = image
+                kept = image
                 if s > 0:
-                    given = schedule.add_noise(image, noise(t, round_, "known"), s)
-                x = torch.where(known, given, new)
+                    kept = schedule.add_noise(image, noise(t, round_, "known"), s)
+                x = torch.where(known, kept, new)
                 yield Step(t, s, x, x0)
             if round_ + 1 < rounds:
                 x = _noised_again(schedule, x, s, piece[0], noise(piece[0], round_, "jump"))
 
 
 def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
-    """The way cut every `jump` steps, counted from its end; the last step to 0 stands alone.
+    """Cut the times every `jump` steps, counted from the end; the last step to 0 is separate.
 
     Each piece begins where the last one ends: [9, 7, 5, 3, 1], 3 → [9, 7], [7, 5, 3, 1], [1, 0].
     """
@@ -73,6 +69,6 @@ def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
 
 
 def _noised_again(schedule: NoiseSchedule, x: Tensor, s: int, t: int, eps: Tensor) -> Tensor:
-    """x_t ~ q(x_t | x_s), t > s: all the forward steps between them at once (Ho et al., Eq. 2)."""
+    """Draw x_t ~ q(x_t | x_s), t > s: all forward steps between them at once (Ho et al., Eq. 2)."""
     share = (schedule.alpha_bar[t] / schedule.alpha_bar[s]).item()
     return share**0.5 * x + (1 - share) ** 0.5 * eps

@@ -1,4 +1,4 @@
-"""Interpolate between two images, or between two draws of noise."""
+"""Interpolation between two images, or between two draws of noise."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from fromnoise.diffusion.schedule import NoiseSchedule
 
 
 def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
-    """sin((1−λ)θ)/sin θ · a + sin(λθ)/sin θ · b, θ the angle between them, for λ = `fraction`.
+    """Return sin((1−λ)θ)/sin θ · a + sin(λθ)/sin θ · b, θ their angle, for λ = `fraction`.
 
     Spherical interpolation, as Song, Meng and Ermon 2021 (arXiv:2010.02502, appendix D.5) use
     between two x_T. Two independent draws of noise are nearly orthogonal, and a straight line
     between them would pass at 0.7 of their length, where no noise lies.
 
-    a, b: (B,C,H,W); the angle is that of each image over all its elements. λ ∈ [0, 1]; at 0 it is
-    a and at 1 it is b. Parallel images, θ = 0, are mixed in a straight line, the limit of this.
-    Raises ValueError for opposite ones, θ = π, between which no way is the shortest.
+    a, b: (B,C,H,W); the angle is that of each image over all its elements. λ ∈ [0, 1]; at 0 the
+    result is a, at 1 it is b. Parallel images, θ = 0, are mixed in a straight line, the limit.
+    Raises ValueError for opposite ones, θ = π, which no shortest arc connects.
     """
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
@@ -28,7 +28,9 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     # from half the chords, which is exact at all angles; an arc cosine loses half the digits at 0
     angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
     if (angle > torch.pi - 1e-6).any():
-        raise ValueError("a and b are opposite, b = −k·a: no way between them is the shortest")
+        raise ValueError(
+            "a and b are opposite, b = −k·a. Take others: no shortest arc connects these."
+        )
     # sin(λθ)/sin θ = λ sinc(λθ/π)/sinc(θ/π), which has its limit λ at θ = 0
     of_a, of_b = (
         (share * torch.sinc(share * angle / torch.pi) / torch.sinc(angle / torch.pi))
@@ -42,14 +44,14 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
 def interpolation_starts(
     schedule: NoiseSchedule, a: Tensor, b: Tensor, fractions: Sequence[float], t: int, eps: Tensor
 ) -> Tensor:
-    """x̄_t = (1−λ) x_t + λ x'_t for each λ of `fractions`, between a and b noised to t.
+    """Return x̄_t = (1−λ) x_t + λ x'_t for each λ of `fractions`, between a and b noised to t.
 
-    Ho et al., section 4.3, but for the noise. The paper draws x_t and x'_t separately, and keeps
-    both for all λ; here x_t = √ᾱ_t a + √(1−ᾱ_t) ε and x'_t, of b, share one ε, because x̄_t then has
-    the variance 1−ᾱ_t that a denoiser expects. Two noises mixed have only ((1−λ)² + λ²) (1−ᾱ_t). A
+    Ho et al., section 4.3, except for the noise. The paper draws x_t and x'_t separately, and keeps
+    both for all λ. Here x_t = √ᾱ_t a + √(1−ᾱ_t) ε and x'_t, of b, share one ε, so that x̄_t has the
+    variance 1−ᾱ_t that a denoiser expects. Two mixed noises have only ((1−λ)² + λ²) (1−ᾱ_t). A
     larger t keeps less of both images and leaves more to the model.
 
-    Any sampler goes on from here, over t and the kept times below it:
+    Any sampler continues from here, over t and the kept times below it:
 
         times = [t, *(u for u in sampling_timesteps(schedule, steps) if u < t)]
 
@@ -65,8 +67,8 @@ def interpolation_starts(
     if outside:
         raise ValueError(f"fractions must lie between 0 (the first image) and 1, not {outside[0]}")
     if t < 1:
-        raise ValueError(f"t must lie in 1..{schedule.T} to leave room for a change, not {t}")
-    of_a, of_b = schedule.add_noise(a, eps, t), schedule.add_noise(b, eps, t)
+        raise ValueError(f"t must lie in 1..{schedule.T}, not {t}")
+    noised_a, noised_b = schedule.add_noise(a, eps, t), schedule.add_noise(b, eps, t)
     share = torch.tensor(list(fractions), dtype=a.dtype, device=a.device)
     share = share.reshape(-1, *[1] * a.ndim)  # (n,1,1,1)
-    return (1 - share) * of_a + share * of_b
+    return (1 - share) * noised_a + share * noised_b

@@ -1,14 +1,14 @@
-"""How well a model explains images: the variational bound on −log p_θ(x_0), in bits per dimension.
+"""The variational bound on −log p_θ(x_0), in bits per dimension.
 
     −log p_θ(x_0) ≤ L_T + Σ_{t=2..T} L_{t−1} + L_0                                      (Eq. 5)
 
-`bits_per_dimension` computes all of it, `estimated_bits_per_dimension` draws a few of its times.
+`bits_per_dimension` computes all of it, `estimated_bits_per_dimension` samples a few of its times.
 
 Every term is a mean over the C·H·W elements of an image, divided by log 2: the bits per pixel and
-channel that a code built from the model would spend. Terms come in the precision of x_0.
+channel of a code built from the model. Terms have the precision of x_0.
 
-Images must have their 256 levels in [−1, 1], as in all training here. For a model that was imported
-with another `data_range` these numbers mean nothing.
+Images must have their 256 levels in [−1, 1], as in all training here. For a model imported with
+another `data_range` these numbers have no meaning.
 """
 
 import itertools
@@ -27,7 +27,7 @@ HALF_LEVEL = 1 / 255  # 256 grey levels in [−1, 1] lie 2/255 apart
 
 
 class BitsPerDimension(NamedTuple):
-    """The bound of each image, in bits per dimension, and what it is made of.
+    """The bound of each image and its terms, in bits per dimension.
 
     total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,T), L_{t−1} at index t−1.
     """
@@ -38,15 +38,15 @@ class BitsPerDimension(NamedTuple):
 
     @property
     def L_0(self) -> Tensor:
-        """The last term, of the step that makes the image itself: (B,)."""
+        """Return the last term, of the step to the image itself: (B,)."""
         return self.terms[:, 0]
 
 
 class EstimatedBits(NamedTuple):
     """An estimate of the bound of each image from few times, in bits per dimension.
 
-    total = L_T + the sum of `sums`, (B,); L_T: (B,); sums: (B,K), what Σ L_{t−1} over the t of
-    each of the K `strata` is estimated to be.
+    total = L_T + the sum of `sums`, (B,); L_T: (B,); sums: (B,K), estimates of Σ L_{t−1} over the t
+    of each of the K `strata`.
     """
 
     total: Tensor
@@ -56,12 +56,12 @@ class EstimatedBits(NamedTuple):
 
     @property
     def L_0(self) -> Tensor:
-        """The last term, of the step that makes the image itself: (B,)."""
+        """Return the last term, of the step to the image itself: (B,)."""
         return self.sums[:, 0]
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) ‖ N(0, I)): what the noised image still says. Bits per dimension, (B,).
+    """Return L_T = KL(q(x_T | x_0) ‖ N(0, I)): bits per dimension, (B,).
 
     q(x_T | x_0) = N(√ᾱ_T x_0, 1−ᾱ_T), so that L_T = ½ (ᾱ_T x_0² − ᾱ_T − log(1−ᾱ_T)).
     x0: (B,C,H,W) in [−1, 1].
@@ -81,11 +81,11 @@ def bound_term(
     variance: Variance = "small",
     clamp: bool = False,
 ) -> Tensor:
-    """L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
+    """Return L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
 
-    With uniform t and normal ε, T times this is an estimate of L_0 + Σ L_{t−1} without bias.
-    x0: (B,C,H,W), its 256 levels in [−1, 1] and no other range; eps: like x0; t ∈ {1..T}: int or
-    (B,), mixed as it comes. clamp keeps x̂_0 in [−1, 1], which images never leave.
+    With uniform t and normal ε, T times this is an unbiased estimate of L_0 + Σ L_{t−1}.
+    x0: (B,C,H,W), 256 levels in [−1, 1]; eps: like x0; t ∈ {1..T}: int or (B,). clamp keeps x̂_0 in
+    [−1, 1], the range of images.
     """
     prediction = denoiser(denoiser.schedule.add_noise(x0, eps, t), t, cond)
     if clamp:
@@ -101,13 +101,13 @@ def term_of(
     *,
     variance: Variance = "small",
 ) -> Tensor:
-    """L_{t−1} of Eq. 5 for a prediction made at (x_t, t): bits per dimension, (B,).
+    """Return L_{t−1} of Eq. 5 for a prediction at (x_t, t): bits per dimension, (B,).
 
     t ≥ 2: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)), in closed form, of N(μ̃, β̃) and N(μ, σ²):
-        ½ (log σ²/β̃ + β̃/σ² − 1 + (μ̃−μ)²/σ²), where μ is μ̃ with x̂_0 in place of x_0.
-    t = 1: −log p_θ(x_0 | x_1), the grey level under N(x̂_0, σ²) (`log_level`). As no noise is drawn
-    in that step, σ is only the width of this density; for `large` it is that of `small`, as in the
-    code of Ho et al.: β would be too wide for one image. x0: (B,C,H,W), 256 levels in [−1, 1].
+        ½ (log σ²/β̃ + β̃/σ² − 1 + (μ̃−μ)²/σ²), where μ is μ̃ with x̂_0 for x_0.
+    t = 1: −log p_θ(x_0 | x_1), the grey level under N(x̂_0, σ²) (`log_level`). This step draws no
+    noise, so σ is only the width of this density. For `large` it is that of `small`, as in the code
+    of Ho et al.: β would be too wide for one image. x0: (B,C,H,W), 256 levels in [−1, 1].
     """
     s = t - 1
     std = step_std(prediction, schedule, t, s, variance)
@@ -118,17 +118,17 @@ def term_of(
     kl = (wider + torch.expm1(-wider) + (shift / std).square()) / 2
     width = std if variance == "learned" else least
     last = per_image(torch.as_tensor(t) == 1, x0) > 0
-    # where() discards a value, but 0 · ∞ in its gradient is NaN: no far mean where it is not used.
+    # where() discards a value, but 0 · ∞ in its gradient is NaN: replace the mean where unused
     mean, width = torch.where(last, prediction.x0, x0), torch.where(last, width, 1)
     return bits(torch.where(last, -log_level(x0, mean, width), kl))
 
 
 def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log of the mass that N(mean, std²) gives to the grey level of each element (Eq. 13), in nats.
+    """Return the log mass of N(mean, std²) at the grey level of each element (Eq. 13), in nats.
 
-    Of 256 levels at −1 + 2k/255, a level x owns (x − 1/255, x + 1/255], the first all below it and
-    the last all above, so that the masses add up to 1. x0, mean: (B,C,H,W); std broadcasts. The
-    result has the precision of x0, but is computed in float64 (on MPS, which has none, in float32).
+    Of 256 levels at −1 + 2k/255, a level x owns (x − 1/255, x + 1/255]; the first also owns all
+    below it and the last all above, so that the masses add up to 1. x0, mean: (B,C,H,W); std
+    broadcasts. Computed in float64 (on MPS, without it, in float32), returned in x0's precision.
     """
     dtype = torch.float32 if x0.device.type == "mps" else torch.float64
     centred, std = x0.to(dtype) - mean.to(dtype), std.to(dtype)
@@ -138,7 +138,7 @@ def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     a = torch.where(mirrored, -upper, lower)
     b = torch.where(mirrored, -lower, upper)
     log_b = log_cdf(b)
-    # Under a very large std both ends round to one number, and log 0 would end the training.
+    # with a very large std both ends round to one number, whose log 0 would end the training
     apart = (log_b - log_cdf(a)).clamp(min=torch.finfo(dtype).tiny)
     inside = log_b + torch.log(-torch.expm1(-apart))
     first, last = x0 < -1 + HALF_LEVEL, x0 > 1 - HALF_LEVEL
@@ -147,10 +147,10 @@ def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def log_cdf(z: Tensor) -> Tensor:
-    """log Φ(z) = log(erfcx(−z/√2)/2) − z²/2, erfcx(y) = exp(y²) erfc(y). Any shape.
+    """Return log Φ(z) = log(erfcx(−z/√2)/2) − z²/2, erfcx(y) = exp(y²) erfc(y). Any shape.
 
-    torch.special.log_ndtr has the same values, but far below 0 its gradient is lost in rounding,
-    and MPS lacks it.
+    torch.special.log_ndtr has the same values, but rounding destroys its gradient far below 0, and
+    MPS lacks it.
     """
     negative, y = z < 0, z / math.sqrt(2)
     below, above = torch.where(negative, -y, 0), torch.where(negative, 0, y)
@@ -169,11 +169,10 @@ def bits_per_dimension(
     variance: Variance = "small",
     clamp: bool = True,
 ) -> BitsPerDimension:
-    """The whole bound of Eq. 5 for each image, one draw of x_t at each t ∈ {1..T}.
+    """Compute the whole bound of Eq. 5 for each image, with one x_t at each t ∈ {1..T}.
 
     This evaluates the network T times. noise(t) is the standard normal ε, like x0, of x_t; clamp
-    keeps x̂_0 in [−1, 1], which images never leave. x0: (B,C,H,W), its 256 levels in [−1, 1] and no
-    other range.
+    keeps x̂_0 in [−1, 1], the range of images. x0: (B,C,H,W), 256 levels in [−1, 1].
     """
     terms = [
         bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
@@ -194,18 +193,17 @@ def estimated_bits_per_dimension(
     variance: Variance = "small",
     clamp: bool = True,
 ) -> EstimatedBits:
-    """An estimate of the bound of Eq. 5 for each image, without bias, from K draws of x_t.
+    """Estimate the bound of Eq. 5 for each image, without bias, from K draws of x_t.
 
         Σ_{t∈S} L_{t−1} = |S| · E L_{τ−1}, τ uniform in S,
 
-    with one τ for each image and each of the K `strata` S, of which t = 1 is the first: L_0, whose
-    size has nothing to do with that of the others, is not left to chance. This evaluates the
-    network K times. As images draw each their own τ, their totals are independent, and the mean of
-    many images covers all of each stratum.
+    with one τ for each image and each of the K `strata` S. The first is t = 1: L_0 does not scale
+    like the other terms, and is always included. This evaluates the network K times. Each image
+    draws its own τ, so totals are independent, and the mean of many images covers each stratum.
 
-    x0: (B,C,H,W), its 256 levels in [−1, 1] and no other range. uniform: (B,K), drawn evenly from
-    [0, 1), K as `strata` allows: how far into each stratum τ lies. noise(t) is the standard normal
-    ε, like x0, of x_t for t: (B,), on the CPU. clamp as in `bits_per_dimension`.
+    x0: (B,C,H,W), 256 levels in [−1, 1]. uniform: (B,K), uniform draws from [0, 1), the position of
+    τ in each stratum, with K as `strata` allows. noise(t) is the standard normal ε, like x0, of x_t
+    for t: (B,), on the CPU. clamp as in `bits_per_dimension`.
     """
     parts = strata(denoiser.schedule, uniform.shape[1])
     sums = []
@@ -218,13 +216,13 @@ def estimated_bits_per_dimension(
 
 
 def strata(schedule: NoiseSchedule, count: int) -> list[range]:
-    """Cut the times 1..T into t = 1 and `count` − 1 ranges in each of which log(1−ᾱ) rises alike.
+    """Cut the times 1..T into t = 1 and `count` − 1 ranges of equal increase of log(1−ᾱ).
 
     For standard normal data L_{t−1} is ½ log((1−ᾱ_t)/(1−ᾱ_{t−1})), so that all ranges hold an equal
-    share of the sum; for images the last ones hold less. Where one step is more than its share, at
-    small t, it is a range of its own. count = T gives every t its own.
+    share of the sum; for images the last ones hold less. At small t, a step that exceeds its share
+    is a range of its own. count = T gives every t its own.
 
-    Raises ValueError unless 2 ≤ count ≤ T (1 where T is 1).
+    Raises ValueError unless 2 ≤ count ≤ T (1 if T is 1).
     """
     T = schedule.T
     if not min(2, T) <= count <= T:
@@ -241,5 +239,5 @@ def strata(schedule: NoiseSchedule, count: int) -> list[range]:
 
 
 def bits(nats: Tensor) -> Tensor:
-    """Nats of each element → bits per dimension of each image. (B,C,H,W) → (B,)."""
+    """Convert nats of each element to bits per dimension of each image. (B,C,H,W) → (B,)."""
     return nats.flatten(1).mean(dim=1) / math.log(2)

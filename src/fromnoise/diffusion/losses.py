@@ -1,14 +1,21 @@
-"""What training minimises: a loss of an error, weighted over t, or the bound itself.
+"""The training objective: a loss weighted over t, or the variational bound itself.
 
-Weights are functions of the signal-to-noise ratio and live in x_0 space: w is what the square of
-the error of x̂_0 counts at t. What the network predicts contributes one factor, `own`, by which the
-square of its error is larger than that of x̂_0 (`OWN`), so that
+A loss is a function (predicted, target) → the loss of each element, all (B,C,H,W), at least 0 and
+differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
+finite snr and own above 0. To add one, write the function, add a line to `LOSSES` or `WEIGHTINGS`,
+and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
+keyword-only parameters, with type hints and defaults, become options:
+`diffusion.weighting.gamma=5`. It raises a ValueError that begins with the key, `weighting.gamma`,
+for options out of range.
+
+Weights are functions of the signal-to-noise ratio in x_0 space: w is the weight of the squared
+error of x̂_0 at t. `own` (`OWN`) is the squared error of the prediction over that of x̂_0, so that
 
     loss = w(snr, own)/own · loss(value, target)
 
-has for `mse` the same gradient with respect to x̂_0 whatever is predicted. The factor is that of
-squares; under `l1` and `huber` the quotient weighs times in the same way, but as the size of an
-error grows by √own alone, what is predicted still matters there.
+has for `mse` the same gradient with respect to x̂_0 for every prediction. The factor is that of
+squares. Under `l1` and `huber` the quotient weights the times in the same way, but an error grows
+only by √own, so that the choice of prediction still matters there.
 """
 
 from collections.abc import Callable
@@ -24,37 +31,37 @@ from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
-    """The squared error of each element."""
+    """Return the squared error of each element."""
     return (predicted - target).square()
 
 
 def l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """The absolute error of each element, smallest at the median instead of the mean."""
+    """Return the absolute error of each element, smallest at the median instead of the mean."""
     return (predicted - target).abs()
 
 
 def huber(predicted: Tensor, target: Tensor) -> Tensor:
-    """e²/2 where the error |e| is at most δ = 1, and |e| − 1/2 beyond (Huber 1964, δ = 1)."""
+    """Return e²/2 for errors |e| ≤ δ = 1, and |e| − 1/2 beyond (Huber 1964)."""
     e = (predicted - target).abs()
     return torch.where(e <= 1, e.square() / 2, e - 0.5)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1, "huber": huber}
-VLB = "vlb"  # the loss that is no loss: T·L_{t−1}, see `Objective`
+VLB = "vlb"  # T·L_{t−1}, which is not a loss of elements; see `Objective`
 
 
 def simple(snr: Tensor, own: Tensor) -> Tensor:
-    """w = own: the plain error of what is predicted (for ε, L_simple of Eq. 14)."""
+    """Return w = own: the unweighted error of the prediction (for ε, L_simple of Eq. 14)."""
     return own
 
 
 def snr(snr: Tensor, own: Tensor) -> Tensor:
-    """w = SNR: the plain error of ε, whatever is predicted."""
+    """Return w = SNR: the unweighted error of ε, for every prediction."""
     return snr
 
 
 def min_snr(snr: Tensor, own: Tensor, *, gamma: float = 5.0) -> Tensor:
-    """w = min(SNR, γ): no more than γ for times with little noise. γ > 0, or ValueError.
+    """Return w = min(SNR, γ): at most γ for times with little noise. γ > 0, or ValueError.
 
     Hang et al. 2023 (arXiv:2303.09556).
     """
@@ -64,7 +71,7 @@ def min_snr(snr: Tensor, own: Tensor, *, gamma: float = 5.0) -> Tensor:
 
 
 def truncated_snr(snr: Tensor, own: Tensor) -> Tensor:
-    """w = max(SNR, 1): the larger of the errors of x_0 and of ε.
+    """Return w = max(SNR, 1): the larger of the errors of x_0 and of ε.
 
     Salimans and Ho 2022 (arXiv:2202.00512), section 4.
     """
@@ -72,7 +79,7 @@ def truncated_snr(snr: Tensor, own: Tensor) -> Tensor:
 
 
 def p2(snr: Tensor, own: Tensor, *, gamma: float = 1.0, k: float = 1.0) -> Tensor:
-    """w = SNR/(k + SNR)^γ: less for times with little noise. γ ≥ 0 and k > 0, or ValueError.
+    """Return w = SNR/(k + SNR)^γ: less for little noise. γ ≥ 0 and k > 0, or ValueError.
 
     Choi et al. 2022 (arXiv:2204.00227), there as a factor 1/(k + SNR)^γ of the error of ε.
     """
@@ -99,7 +106,7 @@ OWN: dict[Kind, Callable[[Tensor], Tensor]] = {
     "v": lambda snr: snr + 1,  # v − v̂ = −(x_0 − x̂_0)/σ
     "x0": torch.ones_like,
 }
-"""The square of the error of what is predicted over that of x̂_0, as a function of the SNR."""
+"""Prediction → its squared error over that of x̂_0, as a function of the SNR."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +114,19 @@ class Objective:
     """L_simple = E_{t, x_0, ε} ‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t)‖² (Eq. 14), as a mean.
 
     The paper's sum over pixels is a mean over all elements here, so that the loss depends neither
-    on the batch nor on the image size. A denoiser that predicts x_0 or v is compared with that.
-    `loss` may be another of LOSSES, and `weighting` another of WEIGHTINGS with its options set.
+    on the batch nor on the image size. If the denoiser predicts x_0 or v, that is the target.
+    loss: a name in LOSSES, or `vlb`. weighting: a function of WEIGHTINGS with its options set.
 
     With `vlb_weight` λ > 0 it is L_hybrid = L_simple + λ·T·L_{t−1} (Nichol and Dhariwal 2021,
     arXiv:2102.09672, Eq. 16, there with λ = 0.001): T times the term of the bound at a uniform t
-    estimates the whole bound. That term, in bits per dimension as in their code, trains the learned
-    variance alone, since it sees x̂_0 detached; so the network must have learned_variance.
+    estimates the whole bound. That term, in bits per dimension as in their code, trains only the
+    learned variance, since x̂_0 is detached in it. So the network must have learned_variance.
 
-    With the loss `vlb` it is T·L_{t−1} alone, L_vlb of that paper (Eqs. 4–7), and nothing is
-    detached: the mean learns from the bound too. Its times come with weights of their own, so that
-    neither `weighting` nor `vlb_weight` applies.
+    With the loss `vlb` it is only T·L_{t−1}, L_vlb of that paper (Eqs. 4–7), and nothing is
+    detached: the mean learns from the bound too. The bound has its own weights of the times, so
+    that neither `weighting` nor `vlb_weight` applies.
 
-    Raises ValueError for what cannot be together, a loss that does not exist, and options of a
+    Raises ValueError for an unknown loss, arguments that exclude each other, and options of a
     weighting that are out of range.
     """
 
@@ -135,10 +142,10 @@ class Objective:
             raise ValueError(f"vlb_weight must be at least 0, not {self.vlb_weight:g}")
         if self.loss == VLB and (self.vlb_weight > 0 or self.weighting is not simple):
             raise ValueError(
-                "loss is vlb, the bound with its own weights, to which neither weighting nor "
-                "vlb_weight applies; leave both out, or choose another loss"
+                "loss is vlb, the bound with its own weights. Leave weighting and vlb_weight out, "
+                "or choose another loss."
             )
-        self.weighting(torch.ones(1), torch.ones(1))  # a wrong option is refused here already
+        self.weighting(torch.ones(1), torch.ones(1))  # raises for wrong options
 
     def __call__(
         self,
@@ -150,20 +157,18 @@ class Objective:
         *,
         self_conditioned: Tensor | None = None,
     ) -> Tensor:
-        """The loss of each image, (B,), in the precision of x0.
+        """Return the loss of each image, (B,), in the precision of x0.
 
-        x0, eps: (B,C,H,W), where the bound is asked for with x0 on 256 levels in [−1, 1];
-        t ∈ {1..T}: (B,). self_conditioned: bool (B,), the images to which a denoiser that takes a self_cond is
-        given one, see `self_conditioning.estimate_x0`.
-        Raises ValueError where the bound is asked for and the network has no learned variance.
+        x0, eps: (B,C,H,W), for the bound with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
+        self_conditioned: bool (B,), the images that get an estimate of x_0 as self_cond, see
+        `self_conditioning.estimate_x0`; only for a denoiser with self-conditioning.
+        Raises ValueError for the bound of a network without a learned variance.
         """
         schedule = denoiser.schedule
         x_t = schedule.add_noise(x0, eps, t)
-        self_cond = (
-            None
-            if self_conditioned is None
-            else estimate_x0(denoiser, x_t, t, cond, self_conditioned)
-        )
+        self_cond = None
+        if self_conditioned is not None:
+            self_cond = estimate_x0(denoiser, x_t, t, cond, self_conditioned)
         prediction = denoiser(x_t, t, cond, self_cond)
         if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
@@ -189,7 +194,7 @@ def _target(prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
 
 
 def _weight(weighting: Weighting, schedule: NoiseSchedule, t: Time, kind: Kind) -> Tensor:
-    """w/own at t. Where nothing of the image is left, the SNR is the least positive number."""
+    """Return w/own at t. If ᾱ_t is 0, the SNR is the least positive float32."""
     ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)
     own = OWN[kind](ratio)
     return weighting(ratio, own) / own

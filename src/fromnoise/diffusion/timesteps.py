@@ -1,4 +1,9 @@
-"""Which of the T times a sampler visits: `steps` of them, falling, each in {1..T}."""
+"""Rules for the timesteps of a sampler: functions (schedule, steps) → `steps` of the T times.
+
+The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 ≤ steps ≤ T. To add
+a rule, write the function, add a line to `TIMESTEPS`, and add a test. A recipe chooses one by
+`sampling.timesteps`; rules have no options.
+"""
 
 from collections.abc import Callable
 
@@ -11,26 +16,26 @@ KARRAS_RHO = 7.0
 
 
 def leading(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """1, 1+⌊T/n⌋, 1+2⌊T/n⌋, …: ends at t = 1, and starts below T unless n = T.
+    """Return 1, 1+⌊T/n⌋, 1+2⌊T/n⌋, …, falling: ends at t = 1, starts below T unless n = T.
 
-    With few steps, or with n that does not divide T, it starts where the image is still seen,
+    With few steps, or n that does not divide T, it starts at a time with much of the image left,
     though x_T is pure noise: n = 1 starts at t = 1, and n = 501 of T = 1000 at t = 501.
     """
     return [1 + i * (schedule.T // steps) for i in reversed(range(steps))]
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """T, T−T/n, T−2T/n, … rounded: starts at t = T, where the noise is."""
+    """Return T, T−T/n, T−2T/n, …, rounded: starts at t = T, as the noise does."""
     return [round(schedule.T - i * schedule.T / steps) for i in range(steps)]
 
 
 def linspace(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """From T to 1, both kept, evenly spaced and rounded."""
+    """Return times from T to 1, both included, evenly spaced and rounded."""
     return _evenly(schedule.T, 1, steps).round().int().tolist()
 
 
 def quadratic(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """t = 1 + (T−1) u², u evenly spaced from 1 to 0: dense near the image.
+    """Return t = 1 + (T−1) u², u evenly spaced from 1 to 0: dense near the image.
 
     Song, Meng and Ermon 2021 (arXiv:2010.02502), appendix D.2, there c·i² for some c.
     """
@@ -39,16 +44,16 @@ def quadratic(schedule: NoiseSchedule, steps: int) -> list[int]:
 
 
 def log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The times whose log SNR is nearest to evenly spaced ones.
+    """Return the times whose log SNR is nearest to evenly spaced values.
 
-    Lu et al. 2022 (arXiv:2206.00927), whose λ is half of it.
+    Lu et al. 2022 (arXiv:2206.00927), whose λ is half the log SNR.
     """
     table = schedule.alpha_bar[1:].log() - (1 - schedule.alpha_bar[1:]).log()  # (T,)
     return _nearest(table, steps)
 
 
 def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The times whose σ/α is nearest to (a + u (b − a))^ρ, a^ρ and b^ρ those of T and 1, ρ = 7.
+    """Return the times whose σ/α is nearest to (a + u (b − a))^ρ, ρ = 7, a^ρ at T, b^ρ at 1.
 
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5; their σ is σ/α = √((1−ᾱ_t)/ᾱ_t) here.
     """
@@ -66,18 +71,16 @@ TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
 }
 
 
-def sampling_timesteps(
-    schedule: NoiseSchedule, steps: int, timesteps: str = "trailing"
-) -> list[int]:
-    """The times of {1..T} that a sampler visits, falling. ValueError unless 1 ≤ steps ≤ T.
+def sampling_timesteps(schedule: NoiseSchedule, steps: int, rule: str = "trailing") -> list[int]:
+    """Return the times of {1..T} that a sampler visits, falling.
 
-    An unknown timesteps is one too.
+    rule: a name in TIMESTEPS. Raises ValueError for an unknown one, and unless 1 ≤ steps ≤ T.
     """
-    if timesteps not in TIMESTEPS:
-        raise ValueError(f"timesteps {timesteps!r} is unknown; known: {', '.join(TIMESTEPS)}")
+    if rule not in TIMESTEPS:
+        raise ValueError(f"timesteps {rule!r} is unknown; known: {', '.join(TIMESTEPS)}")
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps must lie between 1 and T = {schedule.T}, not {steps}")
-    return TIMESTEPS[timesteps](schedule, steps)
+    return TIMESTEPS[rule](schedule, steps)
 
 
 def _evenly(first: float, last: float, steps: int) -> Tensor:
@@ -85,21 +88,21 @@ def _evenly(first: float, last: float, steps: int) -> Tensor:
 
 
 def _nearest(table: Tensor, steps: int) -> list[int]:
-    """T first; then the t whose table[t−1] is nearest to each of evenly spaced values.
+    """Return T, then the t whose table[t−1] is nearest to each of evenly spaced values.
 
-    Where nothing is left of the image at T, its value is infinite, and the timesteps begins at T−1.
+    If ᾱ_T is 0, table[T−1] is infinite, and the values are spaced from T−1 on.
     """
     T = len(table)
     start = T if table[-1].isfinite() else T - 1
-    wanted = _evenly(table[start - 1].item(), table[0].item(), steps)  # (n,)
-    # one after the other: a table of all differences of 10,000 times would take a gigabyte
-    times = torch.stack([(table[:start] - value).abs().argmin() for value in wanted]) + 1
+    values = _evenly(table[start - 1].item(), table[0].item(), steps)  # (n,)
+    # one by one: a table of all differences of 10,000 times takes a gigabyte
+    times = torch.stack([(table[:start] - value).abs().argmin() for value in values]) + 1
     times[0] = T
     return _apart(times, T)
 
 
 def _apart(times: Tensor, T: int) -> list[int]:
-    """Falling times, each moved as little as it takes that no two of {1..T} are the same."""
+    """Return distinct falling times in {1..T}, each moved as little as possible."""
     rising = [int(t) for t in times.flip(0)]
     for i in range(1, len(rising)):
         rising[i] = max(rising[i], rising[i - 1] + 1)

@@ -1,7 +1,7 @@
 """Checks of the cost of a training on this machine. Each is a function: inputs → finding."""
 
 from fromnoise.doctor.findings import CheckInputs, Finding, Level
-from fromnoise.progress import duration
+from fromnoise.progress import format_duration
 from fromnoise.training.power_ema import snapshot_every
 
 ATTENTION_SHARE = 0.25  # of the multiply-adds
@@ -162,4 +162,4 @@ def _bytes(number: int) -> str:
 
 def _time(seconds: float) -> str:
     days = seconds / 86400
-    return f"{days:,.0f} days" if days >= 2 else duration(seconds)
+    return f"{days:,.0f} days" if days >= 2 else format_duration(seconds)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Recipe
-from fromnoise.data import DOWNLOADED
-from fromnoise.data.errors import NotHere
+from fromnoise.config.schema import Recipe
+from fromnoise.data import DOWNLOADABLE
+from fromnoise.data.errors import NotAvailable
 from fromnoise.diffusion import Denoiser
 from fromnoise.doctor.cost_checks import attention, disk, memory, previews_and_scores, time
 from fromnoise.doctor.findings import CheckInputs, Finding
@@ -63,7 +63,7 @@ def diagnose(
     resolved, folder = resolve_recipe(recipe, out, data, overrides)
     try:
         images = open_data(resolved, download=False)
-    except NotHere:
+    except NotAvailable:
         spec, count = spec_without_images(resolved)
     else:
         spec, count = model_spec(resolved, images), len(images)
@@ -146,7 +146,7 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
     Raises ConfigError if their size is unknown.
     """
     data = recipe.data
-    known = DOWNLOADED.get(data.source)
+    known = DOWNLOADABLE.get(data.source)
     size = data.size or (known and known.shape[1:])
     if not size:
         raise ConfigError(

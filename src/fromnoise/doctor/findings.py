@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fromnoise.config.recipe import Recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.doctor.network_cost import NetworkCost
 
 Level = Literal["ok", "warn", "error"]

@@ -6,7 +6,7 @@ import re
 import numpy as np
 from torch import Tensor
 
-from fromnoise.config.recipe import Diffusion
+from fromnoise.config.schema import Diffusion
 from fromnoise.doctor.findings import CheckInputs, Finding
 
 MANY_EPOCHS, FEW_IMAGES = 1000, 10_000

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.training.optimizer import build_optimizer

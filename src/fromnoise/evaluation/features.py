@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoints import sha256
-from fromnoise.classifier.classifier import Classifier
+from fromnoise.classifier.classifier import Classifier, load_classifier
+from fromnoise.model.model import select_device
 
 WITHOUT_WEIGHTS = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
@@ -102,6 +103,27 @@ def open_extractor(
         classifier.check(np.empty((0, *shape), dtype=np.uint8))
         return classifier_features(classifier)
     return inception(weights, device=device) if name == "inception" else dinov2(device=device)
+
+
+def load_extractor(
+    name: str,
+    shape: tuple[int, int, int],
+    *,
+    classifier: Path | None = None,
+    features_weights: Path | None = None,
+    device: str = "auto",
+) -> Extractor:
+    """Return one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
+
+    Raises the errors of `open_extractor` and `load_classifier`.
+    """
+    return open_extractor(
+        name,
+        shape,
+        classifier=None if classifier is None else load_classifier(classifier, device=device),
+        weights=features_weights,
+        device=select_device(device),
+    )
 
 
 def pixels(shape: tuple[int, int, int]) -> Extractor:

@@ -1,4 +1,4 @@
-"""The real images that generated ones are held against."""
+"""Real images of an evaluation: those of a run, or of a folder, zip or npz."""
 
 import re
 from pathlib import Path
@@ -10,129 +10,132 @@ from PIL import Image
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
-from fromnoise.model.model import Model
-from fromnoise.model.spec import run_folder_of
+from fromnoise.model.spec import ModelSpec, run_folder_of
 
-SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # as `fromnoise sample` names an image, by its seed
+SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
 
 
-class Real(NamedTuple):
-    """Real images, and which they are in words."""
+class RealImages(NamedTuple):
+    """Real images and their description."""
 
     images: ImageSet
     what: str
 
 
-def images_of_run(loaded_from: Path, split: str) -> Real:
-    """The images that a model was trained on (`train`), or those its source keeps for testing.
+class RunImages(NamedTuple):
+    """The training and the held-out images of a run, as far as they are known."""
 
-    They are prepared as they were for the training. loaded_from: a run or a checkpoint in it.
-    Raises ConfigError where no recipe says which they are, DataError where they cannot be had.
+    training: RealImages | None = None
+    held_out: RealImages | None = None  # the test split of the same source
+    reason: str = f"the training images are unknown: there is no {RECIPE_FILE}"  # if there are none
+
+
+NO_RUN = RunImages()
+
+
+def images_of_run(loaded_from: Path, split: str) -> RealImages:
+    """Return the training images of a model's run (`train`), or the test split of its source.
+
+    They are prepared as for the training. loaded_from: a run or a checkpoint in it.
+    Raises ConfigError without a recipe, DataError for unavailable images.
     """
-    home = run_folder_of(loaded_from)
-    if not (home / RECIPE_FILE).is_file():
+    folder = run_folder_of(loaded_from)
+    if not (folder / RECIPE_FILE).is_file():
         raise ConfigError(
-            f"{home.absolute()} has no {RECIPE_FILE} to say what was trained on; give --reference "
-            "a folder, zip or npz of real images"
+            f"{folder.absolute()} has no {RECIPE_FILE}, so its training images are unknown. Give "
+            "--reference a folder, zip or npz of real images."
         )
-    data = load_recipe(home / RECIPE_FILE).data
-    wanted = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
+    data = load_recipe(folder / RECIPE_FILE).data
+    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
     split = data.split if split == "train" else split
-    return Real(
-        open_images(data.source, data.path, split=split, **wanted), f"{data.source}, {split}"
-    )
+    images = open_images(data.source, data.path, split=split, **options)
+    return RealImages(images, f"{data.source}, {split}")
 
 
-class Known(NamedTuple):
-    """What is known of the images that a model was trained on."""
-
-    training: Real | None = None
-    held_out: Real | None = None  # of the same source, and not trained on
-    why: str = f"it is not known what was trained on: a run says so in its {RECIPE_FILE}"  # if not
-
-
-UNKNOWN = Known()
-
-
-def training_data_of(loaded_from: Path) -> Known:
-    """The training and test images of the run that a model was loaded from, as far as they go."""
+def run_images_of(loaded_from: Path) -> RunImages:
+    """Return the training and the held-out images of the run that a model was loaded from."""
     if not (run_folder_of(loaded_from) / RECIPE_FILE).is_file():
-        return UNKNOWN
+        return NO_RUN
     try:
         training = images_of_run(loaded_from, "train")
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
-        return Known(why=f"what was trained on cannot be had: {error}")
+        return RunImages(reason=f"the training images are not available: {error}")
     try:
         held_out = images_of_run(loaded_from, "test")
-    except DataError:  # most sources have no test images
+    except DataError:  # most sources have no test split
         held_out = None
     if held_out is not None and training.what == held_out.what:
-        held_out = None  # it was trained on the test images
-    return Known(training, held_out)
+        held_out = None  # the model was trained on the test split
+    return RunImages(training, held_out)
 
 
-def evenly(images: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the images, evenly spread."""
+def evenly_spaced(images: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the images, evenly spaced."""
     rows = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(np.int64)
     return images[rows]
 
 
-def images_like_training(model: Model, path: Path) -> Real:
-    """The images of a folder, zip or npz, brought to a model's size as its own were."""
-    spec = model.spec
-    how = {"fit": spec.fit, "background": spec.background}
+def images_like_training(spec: ModelSpec, path: Path) -> RealImages:
+    """Return the images of a folder, zip or npz, brought to a model's size as in its training."""
     named = spec.source if spec.source != "iclevr" else None
-    images = open_given(path, named=named, size=spec.size, channels=spec.channels, **how)
-    return Real(images, str(path.absolute()))
+    images = open_comparable(
+        path,
+        named=named,
+        size=spec.size,
+        channels=spec.channels,
+        fit=spec.fit,
+        background=spec.background,
+    )
+    return RealImages(images, str(path.absolute()))
 
 
-def images_at_size(path: Path, shape: tuple[int, int, int]) -> Real:
-    """The images of a folder, zip or npz, which must be of `shape` (C, H, W) as they are.
+def images_at_size(path: Path, shape: tuple[int, int, int]) -> RealImages:
+    """Return the images of a folder, zip or npz, unchanged.
 
-    Raises DataError where they are not.
+    Raises DataError if they are not of `shape` (C, H, W).
     """
     channels, *size = shape
-    images = open_given(path)
-    have = images.images.shape[1:]
-    if have != (channels, *size):
+    images = open_comparable(path)
+    own = images.images.shape[1:]
+    if own != (channels, *size):
         raise DataError(
-            f"{path.absolute()} has images of {have[1]}×{have[2]} (H×W) in {have[0]} channels, but "
-            f"the generated ones are {size[0]}×{size[1]} in {channels}; bring them to one size"
+            f"{path.absolute()} has images of {own[1]}×{own[2]} (H×W) with {own[0]} channels, but "
+            f"the generated ones are {size[0]}×{size[1]} with {channels}. Bring them to one size."
         )
-    return Real(images, str(path.absolute()))
+    return RealImages(images, str(path.absolute()))
 
 
-def open_given(path: Path, *, named: str | None = None, **how: Any) -> ImageSet:
-    """The images of a folder, zip or npz; in a folder that `fromnoise sample` wrote, its samples.
+def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> ImageSet:
+    """Open the images of a folder, zip or npz; of a folder of `fromnoise sample`, the samples.
 
-    named: as in `detect_source`. how: as in `open_images`.
-    Raises DataError, which names a file where sizes differ and none is asked for.
+    named: see `detect_source`. options: see `open_images`.
+    Raises DataError, which names a file, for images of several sizes if no size is set.
     """
     source = detect_source(path, named=named)
     only = samples_in(path) if source == "folder" else None
     try:
-        return open_images(source, path, only=only, **how)
+        return open_images(source, path, only=only, **options)
     except SeveralSizes as error:
         raise DataError(
-            f"{path.absolute()}: {error.found}; images are compared as they are, so bring them to "
-            "one size, or move the others away"
+            f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
+            "size, or remove the others."
         ) from error
 
 
 def samples_in(folder: Path) -> list[str] | None:
-    """The names of the samples in a folder that `fromnoise sample` wrote; None for any other.
+    """Return the names of the samples that `fromnoise sample` wrote into a folder, or None.
 
-    Beside them it may have put a grid, the noise, a strip and more. Of the files that are named as
-    samples are, the first that can be opened says whether they are.
+    The folder may also hold a grid, the noise and a strip. The first readable file with the name
+    of a sample decides, by its metadata.
     """
     folder = folder.expanduser()
     names = sorted(file.name for file in folder.iterdir() if SEEDED.fullmatch(file.name))
     for name in names:
         try:
             with Image.open(folder / name) as image:
-                drawn = image.info.get("software") == "fromnoise" and "seed" in image.info
-        except OSError:  # a broken file is named by whoever reads them all
+                sampled = image.info.get("software") == "fromnoise" and "seed" in image.info
+        except OSError:  # a broken file is named when all are read
             continue
-        return names if drawn else None
+        return names if sampled else None
     return None

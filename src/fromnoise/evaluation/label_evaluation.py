@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.classifier.classifier import Classifier
+from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.classifier.label_scores import (
     LabelPredictions,
     LabelScores,
@@ -28,11 +28,16 @@ from fromnoise.classifier.label_scores import (
     scores_per_label,
 )
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
-from fromnoise.data.labels.names import in_turn, in_words, parse_labels
+from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
+from fromnoise.evaluation.evaluate import sampling_name
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.model.model import SHAPING, Model
+from fromnoise.model.model import Model, load
+from fromnoise.model.sampling import with_guidance
+from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.pictures import grid_figure
+from fromnoise.progress import progress_bar
 
 SHOWN, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
@@ -71,7 +76,54 @@ def read_prompts(
         prompts.append(Prompts("labels", np.stack([parse_labels(text, names) for text in texts])))
     if twice := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
         raise DataError(f"two sets of conditions are called {twice[0]}; rename one of the files")
-    return prompts or [Prompts("each label", in_turn(names, len(names)))]
+    return prompts or [Prompts("each label", one_label_each(names, len(names)))]
+
+
+def evaluate_labels_to_folder(
+    path: Path,
+    classifier: Path,
+    *,
+    files: Sequence[Path] = (),
+    texts: Sequence[str] = (),
+    scales: Sequence[float] | None = None,
+    num: int = 8,
+    first_seed: int = 0,
+    batch_size: int = 64,
+    weights: Weights | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    sampling: Mapping[str, Any] | None = None,
+) -> tuple[str, Path]:
+    """Score how often a model's images show the requested labels; return the table and its folder.
+
+    path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
+    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`. Others as in
+    `evaluate_labels`.
+    """
+    model = load(path, weights=weights, device=device)
+    loaded = load_classifier(classifier, device=device)
+    prompts = read_prompts(model.spec.label_names, files, texts)
+    scales = scales or [model.spec.sampling.guidance]
+    widest = max(scales, key=lambda scale: abs(scale - 1))  # a shape of guidance needs one
+    config = model.sampling_config(conditional=True, **{**(sampling or {}), "guidance": widest})
+    parts = sampling_name(model.spec, with_guidance(config, 1.0))
+    name = "-".join(["labels", *parts, *(p.name for p in prompts)])
+    folder = out or run_folder_of(path) / "evaluation" / name
+    with progress_bar("images") as progress:
+        rows = evaluate_labels(
+            model,
+            loaded,
+            prompts,
+            folder,
+            config,
+            scales=scales,
+            num=num,
+            first_seed=first_seed,
+            batch_size=batch_size,
+            loaded_from=str(path.absolute()),
+            progress=progress,
+        )
+    return table(rows, loaded), folder
 
 
 class Row(NamedTuple):
@@ -90,6 +142,7 @@ def evaluate_labels(
     classifier: Classifier,
     prompts: Sequence[Prompts],
     folder: Path,
+    config: SamplingConfig,
     *,
     scales: Sequence[float],
     num: int = 8,
@@ -97,7 +150,6 @@ def evaluate_labels(
     batch_size: int = 64,
     loaded_from: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
-    **how: Any,
 ) -> list[Row]:
     """Draw `num` images for each condition at each scale s, and score them by the classifier.
 
@@ -115,15 +167,7 @@ def evaluate_labels(
             "remove it"
         )
     order = _column_order(model, classifier)
-    plans = [model.sampling_plan(**how, guidance=scale) for scale in scales]
-    guided = any(plan.guidance != 1 for plan in plans)
-    asked = []
-    for plan in plans:
-        # what shapes guidance has nothing to shape at s = 1, one of the scales compared
-        idle = SHAPING if guided and plan.guidance == 1 else ()
-        shaped = {key: value for key, value in how.items() if key not in idle}
-        asked.append({**shaped, "guidance": plan.guidance})
-        model.way(1, cond=torch.from_numpy(prompts[0].wanted[:1]), **asked[-1])  # or an error
+    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].wanted[:1]))  # or an error
     total = sum(len(p.wanted) for p in prompts) * num * len(scales)
     circumstances = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,14 +176,15 @@ def evaluate_labels(
             "loaded from": loaded_from,
             "source": model.spec.source,
             **model.spec.weights_info(),
-            "precision": model.precision,
+            "precision": config.precision,
         },
-        "sampling": plans[0].model_dump(mode="json", exclude={"guidance"}),
+        "sampling": config.model_dump(mode="json", exclude={"guidance"}),
         "guidance": f"s in {FORMULA}; 1 is off",
         "seeds": f"from {first_seed} on, one an image, those of a condition in a row",
         "images per condition": num,
         "conditions": {
-            p.name: [in_words(row, model.spec.label_names) for row in p.wanted] for p in prompts
+            p.name: [describe_labels(row, model.spec.label_names) for row in p.wanted]
+            for p in prompts
         },
         "classifier": classifier.spec.model_dump(mode="json"),
     }
@@ -147,13 +192,16 @@ def evaluate_labels(
     for name, wanted in prompts:
         condition = np.repeat(np.arange(len(wanted)), num)  # (N,)
         cond = torch.from_numpy(wanted[condition])
-        for plan, way in zip(plans, asked, strict=True):
+        for scale in scales:
+            guided = with_guidance(config, scale)
             seeds = range(first_seed, first_seed + len(cond))
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
-                told = {"batch_size": batch_size, "cond": cond[batch]}
-                images.append(model.sample(seeds[batch], **told, **way).numpy())
+                sampled = model.sample(
+                    seeds[batch], guided, batch_size=batch_size, cond=cond[batch]
+                )
+                images.append(sampled.numpy())
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
             drawn = np.concatenate(images)
@@ -163,7 +211,7 @@ def evaluate_labels(
             rows.append(
                 Row(
                     name,
-                    plan.guidance,
+                    scale,
                     len(drawn),
                     seconds,
                     score_with_intervals(predictions, cond.numpy(), condition),
@@ -263,7 +311,7 @@ def captions(predictions: LabelPredictions, wanted: np.ndarray, names: Sequence[
     """For each image what was asked for, a line for each label, and whether all of it is right."""
     exact = label_counts(predictions, wanted).exact
     return [
-        f"{RIGHT if right else WRONG} " + in_words(row, names).replace(", ", "\n")
+        f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, wanted, strict=True)
     ]
 

@@ -1,6 +1,10 @@
-"""How many bits a model spends on images: the variational bound, its parts and their curve over t.
+"""Bits per dimension of a model: the variational bound, its parts and their curve over t.
 
-The numbers are those of `diffusion.likelihood`; here are images, seeds and intervals.
+The mathematics is in `diffusion.likelihood`; here are images, seeds and intervals.
+
+likelihood-…/metrics.json    the bound with its parts, its interval and its curve
+             metrics.md      the same as a table
+             bits.png        the curve over t
 """
 
 import time
@@ -17,17 +21,20 @@ from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import EstimatedBits, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
-from fromnoise.evaluation.features import Progress, nothing
-from fromnoise.evaluation.images import Known, evenly
+from fromnoise.evaluation.features import check_installed
+from fromnoise.evaluation.generated import has_labels
+from fromnoise.evaluation.images import evenly_spaced, run_images_of
 from fromnoise.evaluation.intervals import Interval, mean_interval
 from fromnoise.evaluation.records import (
     NotDefined,
-    Record,
     new_record,
     require_no_scores,
+    table,
     write_record,
 )
-from fromnoise.model.model import Model
+from fromnoise.model.model import Model, load
+from fromnoise.model.spec import Weights, run_folder_of
+from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, image_noise, seed_of
 
 EVALUATIONS = 50  # of the network for each image, where nothing else is said
@@ -221,45 +228,45 @@ CURVE, MOST = "bits.png", 1000  # images
 LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
-def bits_of_a_run(
-    model: Model, known: Known, folder: Path, *, progress: Progress = nothing
-) -> Record:
-    """Bits per dimension of the held-out images of a run, or of training images; `bits.png`.
+def evaluate_likelihood(
+    path: Path, *, weights: Weights | None = None, out: Path | None = None, device: str = "auto"
+) -> tuple[str, Path]:
+    """Measure bits per dimension of a run's held-out images, or else of its training images.
 
-    Raises NotDefined where none are known, and what `measure_bits` raises.
+    path: a run or a checkpoint in it. Returns the table and the folder of metrics.json, metrics.md
+    and bits.png. No image is sampled and no feature extracted.
+    Raises ConfigError if the folder has scores, NotDefined without images, and the errors of
+    `measure_bits`.
     """
-    real = known.held_out or known.training
-    if real is None:
-        raise NotDefined(f"bits are of real images, and {known.why}")
-    labels, names = real.images.labels, real.images.label_names
-    measured = measure_bits(
-        model,
-        images := evenly(real.images.images, MOST),
-        None if labels is None or names != model.spec.label_names else evenly(labels, MOST),
-        data=f"{len(images):,} images of {real.what}",
-        progress=progress,
-    )
-    measured.save_curve(folder / CURVE)
-    return {"bits": {**measured.as_json(), "picture": CURVE}}
-
-
-def evaluate_bits(
-    model: Model, known: Known, folder: Path, *, loaded_from: str, progress: Progress = nothing
-) -> Record:
-    """Measure bits per dimension and nothing else, and return what metrics.json holds then.
-
-    No image is drawn and no feature extracted. loaded_from: where the model is, to be noted.
-    Raises ConfigError where `folder` has scores already, and what `bits_of_a_run` raises.
-    """
+    check_installed()
+    model = load(path, weights=weights, device=device)
+    name = f"likelihood-{model.spec.step:06d}-{model.spec.weights_name}"
+    folder = out or run_folder_of(path) / "evaluation" / name
     require_no_scores(folder)
+    run_images = run_images_of(path)
+    real = run_images.held_out or run_images.training
+    if real is None:
+        raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
-    found = bits_of_a_run(model, known, folder, progress=progress)
-    which = model.spec.weights_info()
-    record = new_record(LIBRARIES) | found
-    record |= {
+    labels = real.images.labels if has_labels(model, real) else None
+    with progress_bar("images") as progress:
+        bits = measure_bits(
+            model,
+            images := evenly_spaced(real.images.images, MOST),
+            None if labels is None else evenly_spaced(labels, MOST),
+            data=f"{len(images):,} images of {real.what}",
+            progress=progress,
+        )
+    bits.save_curve(folder / CURVE)
+    record = new_record(LIBRARIES) | {
         "complete": True,
-        "generated": {"what": "none", "loaded from": loaded_from, **which},
+        "generated": {
+            "what": "none",
+            "loaded from": str(path.absolute()),
+            **model.spec.weights_info(),
+        },
         "seconds": {"bits": time.perf_counter() - started},
+        "bits": {**bits.as_json(), "picture": CURVE},
     }
     write_record(folder, record)
-    return record
+    return table(record), folder

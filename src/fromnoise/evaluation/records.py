@@ -1,7 +1,7 @@
-"""metrics.json and its table: how they begin, and how they come to the disk."""
+"""Evaluation records: metrics.json, its table, and published results beside them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,11 @@ LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
 class NotDefined(ValueError):
-    """Why a score cannot be had."""
+    """A metric that is not defined, with the reason."""
 
 
 def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
-    """What every record has, before anything was measured."""
+    """Return a record before anything was measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": False,
@@ -35,7 +35,7 @@ def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write metrics.json and metrics.md, each whole or not at all."""
+    """Write metrics.json and metrics.md, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     for name, content in ((METRICS_FILE, text), (TABLE_FILE, table(record))):
@@ -45,11 +45,10 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def require_no_scores(folder: Path) -> None:
-    """Raise ConfigError where `folder` has scores already."""
+    """Raise ConfigError if `folder` has scores already."""
     if (folder / METRICS_FILE).exists():
         raise ConfigError(
-            f"{folder.absolute()} has the scores of an earlier evaluation; give another --out, or "
-            "remove it"
+            f"{folder.absolute()} has scores already. Give another --out, or remove it."
         )
 
 
@@ -61,43 +60,44 @@ HEADINGS = {
     "precision": "precision",
     "recall": "recall",
 }
-OF_METRICS = {  # what is missing may be a metric, as --metrics has it
+METRIC_NAMES = {  # keys of METRICS, which may be missing from a record
     "is": "Inception Score",
     "prc": "precision and recall",
     "copies": "copies of training images",
-    "bits": "bits per dimension",
 }
-OF_INCEPTION = {"fid": "FID", "fid_infinity": "FID∞"}  # no other features are called so
+INCEPTION_HEADINGS = {"fid": "FID", "fid_infinity": "FID∞"}  # of Inception's features alone
 
 
 def table(record: Record) -> str:
-    """The scores with their 95 % intervals in Markdown, and below them their circumstances."""
+    """Return the scores with 95 % intervals in Markdown, and below them the settings."""
     headings = HEADINGS
     if record["extractor"].get("name") == "inception":
-        headings = HEADINGS | OF_INCEPTION
+        headings = HEADINGS | INCEPTION_HEADINGS
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
     for key, score in record["scores"].items():
         value, low, high = (f"{score[part]:.4g}" for part in ("value", "low", "high"))
-        lines.append(f"| {headings[key]} | {value} | {low} to {high} |")
+        lines.append(f"| {headings.get(key, key)} | {value} | {low} to {high} |")
     if "bits" in record:
         value, low, high = (
             f"{record['bits']['total'][part]:.4g}" for part in ("value", "low", "high")
         )
         lines.append(f"| bits per dimension | {value} | {low} to {high} |")
-    headings = headings | OF_METRICS
-    lines += [f"| {headings[key]} | – | {reason} |" for key, reason in record["missing"].items()]
+    headings = headings | METRIC_NAMES
+    lines += [
+        f"| {headings.get(key, key)} | – | {reason} |" for key, reason in record["missing"].items()
+    ]
     lines += [
         f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |"
         for r in published(record)
     ]
     if "copies" in record:
         lines += ["", record["copies"]["verdict"]]
-    lines += ["", *(f"- {line}" for line in circumstances(record))]
+    lines += ["", *(f"- {line}" for line in settings_of(record))]
     return "\n".join(lines) + "\n"
 
 
-def circumstances(record: Record) -> list[str]:
-    """What the scores depend on, in a few lines."""
+def settings_of(record: Record) -> list[str]:
+    """Return the settings that the scores depend on, in a few lines."""
     lines = _of_a_set(record) if record["extractor"] else [_of_a_model(record["generated"])]
     if "bits" in record:
         parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
@@ -105,28 +105,28 @@ def circumstances(record: Record) -> list[str]:
     took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
     lines.append(f"{record['date']}; seconds: {took}")
     if not record["complete"]:
-        lines.append("not complete: it was stopped, or goes on")
+        lines.append("incomplete: the evaluation was stopped, or is still running")
     return [*lines, *record["marks"]]
 
 
-def _of_a_model(said: dict[str, Any]) -> str:
-    return f"{said['loaded from']} after {said['step']:,} steps, {said['weights']} weights"
+def _of_a_model(generated: dict[str, Any]) -> str:
+    return f"{generated['loaded from']} after {generated['step']:,} steps, {generated['weights']} weights"
 
 
 def _of_a_set(record: Record) -> list[str]:
     generated, real, extractor = (record[k] for k in ("generated", "reference", "extractor"))
     lines = [f"{generated['count']:,} generated images: {generated['what']}"]
     if "sampling" in generated:
-        plan = generated["sampling"]
-        options = [f"{k} {v}" for k, v in plan["sampler"].items() if k != "name"]
+        config = generated["sampling"]
+        options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
         lines[0] += (
             f" after {generated['step']:,} steps, {generated['weights']} weights, seeds "
-            f"{generated['seeds']}; {plan['steps']} steps of "
-            f"{', '.join([plan['sampler']['name'], *options])}; labels: {generated['labels']}"
+            f"{generated['seeds']}; {config['steps']} steps of "
+            f"{', '.join([config['sampler']['name'], *options])}; labels: {generated['labels']}"
         )
-        if plan["guidance"] != 1:
-            lines[0] += f", s = {plan['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"
-    lines.append(counted(real))
+        if config["guidance"] != 1:
+            lines[0] += f", s = {config['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"
+    lines.append(describe_reference(real))
     weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
     lines.append(
         f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
@@ -135,8 +135,8 @@ def _of_a_set(record: Record) -> list[str]:
     return lines
 
 
-def counted(real: dict[str, Any]) -> str:
-    """How many real images there are, and which. real: what `Reference.said` is."""
+def describe_reference(real: Mapping[str, Any]) -> str:
+    """Return the number of real images and their source. real: `Reference.info`."""
     count = (
         f"{real['count']:,} real images" if real["count"] else "real images, as mean and covariance"
     )
@@ -144,23 +144,23 @@ def counted(real: dict[str, Any]) -> str:
 
 
 def published(record: Record) -> list[dict[str, Any]]:
-    """Results of others by the same protocol."""
+    """Return published results by the same protocol."""
     return record.get("published", [])
 
 
-WEIGHTS = "6726825d"  # how the SHA-256 of the published Inception weights begins
+WEIGHTS = "6726825d"  # first digits of the SHA-256 of the published Inception weights
 
 
 class Published(NamedTuple):
     """One row of a paper's table."""
 
     system: str
-    source: str  # of the training images, which are the reference too
+    source: str  # of the training images and of the reference
     count: int  # generated images
     conditional: bool
     fid: float
     inception_score: float | None
-    how: str  # it was sampled
+    how: str  # sampler
 
 
 HEUN = "35 evaluations of Heun, the least of three draws"
@@ -191,9 +191,9 @@ RESULTS = (
 
 
 def published_beside(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The results whose protocol is that of `metrics.json`: data, split, count, features, EMA.
+    """Return the results with the protocol of a record: data, split, count, features, EMA.
 
-    How they were sampled differs and is said with each.
+    Their samplers differ, and are named.
     """
     generated, reference, extractor = (record[k] for k in ("generated", "reference", "extractor"))
     if extractor["name"] != "inception" or not extractor["weights"].startswith(WEIGHTS):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.checkpoints import DiskFull, flush, sha256
+from fromnoise.checkpoints import DiskFull, fsync, sha256
+from fromnoise.config.errors import ConfigError
 from fromnoise.data.cache import cache_key, default_cache
 from fromnoise.evaluation.features import (
     Extractor,
@@ -26,7 +27,16 @@ from fromnoise.evaluation.features import (
     nothing,
 )
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.images import (
+    RealImages,
+    images_at_size,
+    images_like_training,
+    images_of_run,
+)
+from fromnoise.model.spec import ModelSpec, is_model
+from fromnoise.progress import progress_bar
+
+OF_A_RUN = ("train", "test")
 
 
 class Reference(NamedTuple):
@@ -35,10 +45,12 @@ class Reference(NamedTuple):
     mean: np.ndarray  # float64 (D,)
     covariance: np.ndarray  # float64 (D, D)
     features: np.ndarray | None  # float32 (M, D); None where only the Gaussian is known
-    said: dict[str, Any]  # which images they are, for JSON
+    info: dict[str, Any]  # of the images, for JSON
 
 
-def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothing) -> Reference:
+def reference_of(
+    real: RealImages, extractor: Extractor, *, progress: Progress = nothing
+) -> Reference:
     """The features of real images: extracted the first time, mapped from the cache after.
 
     Where the file there is damaged, they are extracted again.
@@ -58,16 +70,16 @@ def reference_of(real: Real, extractor: Extractor, *, progress: Progress = nothi
             for rows, part in in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
-            flush(writing)
+            fsync(writing)
             os.replace(writing, file)
         finally:
             writing.unlink(missing_ok=True)
         features = np.load(file, mmap_mode="r")
     moments = moments_of(features)
-    return Reference(moments.mean, moments.covariance, features, described(real))
+    return Reference(moments.mean, moments.covariance, features, describe(real))
 
 
-def described(real: Real) -> dict[str, Any]:
+def describe(real: RealImages) -> dict[str, Any]:
     """Which images they are, for JSON."""
     return {
         "what": real.what,
@@ -95,12 +107,12 @@ def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
         )
     if not np.isfinite(mean).all() or not np.isfinite(covariance).all():
         raise ExtractorError(f"{path}: mu or sigma is NaN or infinite in places")
-    said = {
+    info = {
         "what": f"mu and sigma of {path.absolute()}",
         "count": None,
         "fingerprint": sha256(path),
     }
-    return Reference(mean, covariance, None, said)
+    return Reference(mean, covariance, None, info)
 
 
 def _stored(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -153,3 +165,54 @@ def _alive(process: int) -> bool:
     except PermissionError:  # it is another person's
         return True
     return True
+
+
+def open_real(
+    reference: str, path: Path, spec: ModelSpec | None, shape: tuple[int, int, int]
+) -> RealImages | None:
+    """Return the real images of `--reference`; None if it is an npz of `mu` and `sigma`.
+
+    path: where the model, or without one the scored images, came from. spec: of the model. shape:
+    (C, H, W) of the scored images.
+    Raises ConfigError if there is nothing to compare, DataError if it is unreadable.
+    """
+    if _is_statistics(reference):
+        return None
+    if spec is None and reference in OF_A_RUN:
+        raise ConfigError(
+            f"{path.absolute()} holds images and no run, so --reference {reference} is unknown. "
+            "Give --reference a folder, zip or npz of real images."
+        )
+    if reference in OF_A_RUN:
+        return images_of_run(path, reference)
+    _check_real_images(Path(reference).expanduser())
+    if spec is None:
+        return images_at_size(Path(reference), shape)
+    return images_like_training(spec, Path(reference))
+
+
+def open_reference(reference: str, real: RealImages | None, extractor: Extractor) -> Reference:
+    """Return the reference of `open_real` in the features of an extractor."""
+    if real is None:
+        return reference_from_npz(Path(reference), extractor)
+    with progress_bar("features of real images") as progress:
+        return reference_of(real, extractor, progress=progress)
+
+
+def _check_real_images(path: Path) -> None:
+    """Raise ConfigError for a run: its curves and previews are no reference."""
+    fix = "Give train or test, or a folder, zip or npz of real images."
+    if not path.exists():
+        raise ConfigError(f"--reference {path.absolute()} does not exist. {fix}")
+    if is_model(path):
+        raise ConfigError(f"--reference {path.absolute()} is a run or a model. {fix}")
+
+
+def _is_statistics(reference: str) -> bool:
+    if not reference.endswith(".npz") or not Path(reference).is_file():
+        return False
+    try:
+        with np.load(reference) as stored:
+            return not {"mu", "sigma"}.isdisjoint(stored.files)
+    except Exception:  # reading it as images will name the damage
+        return False

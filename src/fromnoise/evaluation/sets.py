@@ -1,11 +1,14 @@
-"""How good are generated images as a set? Every number, with all that it depends on.
+"""Score a set of generated images by the metrics in METRICS.
 
-    set-…/metrics.json    scores with their intervals, and the circumstances
+    set-…/metrics.json    scores with their intervals, and the settings
           metrics.md      the same as a table
-          bits.png        bits per dimension over t, where they were asked for
-          copies.png      generated images beside the training images that they are nearest to
+          copies.png      generated images beside their nearest training images
 
-The first two are written anew after every metric, so that none is lost with what comes next.
+The first two are rewritten after every metric, so that an interruption loses none.
+
+A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
+"low", "high"}}}, or a key of its own. It raises `NotDefined` with the reason if it is not defined.
+To add one, write the function, add a line to METRICS, and a test.
 """
 
 import time
@@ -15,20 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.config.errors import ConfigError, unknown
-from fromnoise.evaluation.checks import Given, check_request, reason_unavailable
+from fromnoise.config.errors import ConfigError, unknown_name
+from fromnoise.evaluation.checks import Request, check_request, reason_unavailable
 from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
-from fromnoise.evaluation.features import (
-    PRETRAINED,
-    Extractor,
-    in_parts,
-)
+from fromnoise.evaluation.features import PRETRAINED, Extractor, in_parts
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import Generated
-from fromnoise.evaluation.images import UNKNOWN, Known, Real, evenly
+from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, evenly_spaced
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.likelihood import bits_of_a_run
 from fromnoise.evaluation.metrics import (
     BLOCKS,
     frechet_scores,
@@ -44,80 +42,73 @@ from fromnoise.evaluation.records import (
     write_record,
 )
 from fromnoise.evaluation.reference import Reference, reference_of
-from fromnoise.model.model import Model
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 
 SHEET = "copies.png"
-AT_LEAST = 3  # images for each feature, from which on FID∞ is right
+AT_LEAST = 3  # images per feature, for FID∞
 
 
 class Subject(NamedTuple):
-    """What is scored, and all that scores may need to know."""
+    """The images to score, their features, and what metrics compare them with."""
 
     generated: Generated
     features: np.ndarray  # float32 (N, D), in the order of the seeds
     logits: np.ndarray | None  # float32 (N, K)
     reference: Reference
     extractor: Extractor
-    known: Known
-    model: Model | None
+    run_images: RunImages
     folder: Path  # for pictures
 
     def in_blocks(self) -> np.ndarray:
-        """The features in an order any stretch of which is like any other."""
+        """Return the features in an order whose stretches are alike."""
         order = self.generated.blocks
         return self.features if order is None else self.features[order]
 
     def real(self) -> np.ndarray:
-        """The features of the real images, where they are known."""
+        """Return the features of the real images."""
         assert self.reference.features is not None
         return self.reference.features
 
 
-def fid(of: Subject) -> Record:
-    """The Fréchet distance, which is FID in the features of Inception, and FID∞."""
-    blocks = [moments_of(block) for block in np.array_split(of.in_blocks(), BLOCKS)]
-    value, at_infinity = frechet_scores(blocks, of.reference.mean, of.reference.covariance)
-    if len(of.features) < AT_LEAST * of.extractor.width:
-        why = f"it needs {AT_LEAST} images for each of the {of.extractor.width:,} features"
-        return {**_scores(fid=value), "missing": {"fid_infinity": why}}
+def fid(subject: Subject) -> Record:
+    """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
+    blocks = [moments_of(block) for block in np.array_split(subject.in_blocks(), BLOCKS)]
+    reference = subject.reference
+    value, at_infinity = frechet_scores(blocks, reference.mean, reference.covariance)
+    if len(subject.features) < AT_LEAST * subject.extractor.width:
+        reason = f"{AT_LEAST} images per feature are needed, of {subject.extractor.width:,}"
+        return {**_scores(fid=value), "missing": {"fid_infinity": reason}}
     return _scores(fid=value, fid_infinity=at_infinity)
 
 
-def kid(of: Subject) -> Record:
-    """The kernel distance."""
-    return _scores(kid=kernel_distance(of.in_blocks(), of.real()))
+def kid(subject: Subject) -> Record:
+    """Return the kernel distance."""
+    return _scores(kid=kernel_distance(subject.in_blocks(), subject.real()))
 
 
-def isc(of: Subject) -> Record:
-    """The Inception Score, of whatever classifier the extractor is."""
-    assert of.logits is not None
-    return _scores(inception_score=inception_score(of.logits))
+def isc(subject: Subject) -> Record:
+    """Return the Inception Score, by the classes of the extractor."""
+    assert subject.logits is not None
+    return _scores(inception_score=inception_score(subject.logits))
 
 
-def prc(of: Subject) -> Record:
-    """Precision and recall."""
-    precision, recall = precision_and_recall(of.features, of.real())
+def prc(subject: Subject) -> Record:
+    """Return precision and recall."""
+    precision, recall = precision_and_recall(subject.features, subject.real())
     return _scores(precision=precision, recall=recall)
 
 
-def copies(of: Subject) -> Record:
-    """Copies of training images, in pixels and in the features of the extractor."""
-    training, held_out = of.known.training, of.known.held_out
+def copies(subject: Subject) -> Record:
+    """Find copies of training images, in pixels and in the features of the extractor."""
+    training, held_out, _ = subject.run_images
     assert training is not None
-    made, train = of.generated.images, training.images.images
-    real = None if held_out is None else evenly(held_out.images.images, MOST_LEFT_OUT)
-    spaces = [] if of.extractor.name == "pixels" else [_space(of, training, real)]
-    check = check_copies(made, train, real, spaces=spaces)
-    save_copy_sheet(check, made, train, of.folder / SHEET)
+    images, train = subject.generated.images, training.images.images
+    real = None if held_out is None else evenly_spaced(held_out.images.images, MOST_LEFT_OUT)
+    pixels = subject.extractor.name == "pixels"
+    spaces = [] if pixels else [_feature_space(subject, training, real)]
+    check = check_copies(images, train, real, spaces=spaces)
+    save_copy_sheet(check, images, train, subject.folder / SHEET)
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
-
-
-def bits(of: Subject) -> Record:
-    """Bits per dimension of real images, of held-out ones where there are some."""
-    assert of.model is not None
-    with counting("images whose bits are counted") as progress:
-        return bits_of_a_run(of.model, of.known, of.folder, progress=progress)
 
 
 METRICS: dict[str, Callable[[Subject], Record]] = {
@@ -126,33 +117,7 @@ METRICS: dict[str, Callable[[Subject], Record]] = {
     "is": isc,
     "prc": prc,
     "copies": copies,
-    "bits": bits,
 }
-USUAL = tuple(name for name in METRICS if name != "bits")  # which takes as long as many images
-
-
-def _scores(**scores: Interval) -> Record:
-    return {"scores": {name: score._asdict() for name, score in scores.items()}}
-
-
-def _space(of: Subject, training: Real, held_out: np.ndarray | None) -> Space:
-    """The extractor's features of all that a check for copies compares."""
-
-    def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.features for _, part in in_parts(of.extractor, images)])
-
-    train = reference_of(training, of.extractor).features
-    assert train is not None
-    rows = left_out(len(train))
-    real = training.images.images[rows] if held_out is None else held_out
-    return Space(
-        f"the features of {of.extractor.name}",
-        of.features,
-        features(of.generated.images[..., ::-1]),
-        train,
-        train[rows] if held_out is None else features(held_out),
-        features(real[..., ::-1]),
-    )
 
 
 def evaluate_set(
@@ -161,36 +126,34 @@ def evaluate_set(
     extractor: Extractor,
     folder: Path,
     *,
-    known: Known = UNKNOWN,
-    model: Model | None = None,
-    metrics: Sequence[str] = USUAL,
+    run_images: RunImages = NO_RUN,
+    metrics: Sequence[str] = tuple(METRICS),
     allow_small: bool = False,
 ) -> Record:
-    """Score generated images against real ones, and return what metrics.json holds then.
+    """Score generated images against real ones, and return the content of metrics.json.
 
-    known, model: what a check for copies and bits per dimension need. A metric that is not defined
-    for these sets is named there with the reason.
-    Raises ConfigError for an unknown metric, and what `check_request` raises.
+    run_images: for the check for copies. A metric that is not defined for these sets is listed
+    with the reason.
+    Raises ConfigError for an unknown metric, and the errors of `check_request`.
     """
     check_metrics(metrics)
-    given = Given(
+    request = Request(
         num=len(generated.images),
         shape=generated.images.shape[1:],
         num_real=None if reference.features is None else len(reference.features),
         extractor=extractor,
-        known=known,
-        with_model=model is not None,
+        run_images=run_images,
     )
-    check_request(given, metrics, folder, allow_small=allow_small)
+    check_request(request, metrics, folder, allow_small=allow_small)
     record = new_record() | {
-        "generated": generated.said,
-        "reference": reference.said,
+        "generated": generated.info,
+        "reference": reference.info,
         "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
         "marks": marks(len(generated.images), reference, extractor),
         "seconds": {"drawing": generated.seconds},
     }
     started = time.perf_counter()
-    with counting("features") as progress:
+    with progress_bar("features") as progress:
         parts = [part for _, part in in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(
@@ -199,21 +162,20 @@ def evaluate_set(
         np.concatenate(logits) if logits else None,
         reference,
         extractor,
-        known,
-        model,
+        run_images,
         folder,
     )
     record["seconds"]["features"] = time.perf_counter() - started
     for name in metrics:
         started = time.perf_counter()
         try:
-            if reason := reason_unavailable(name, given):
+            if reason := reason_unavailable(name, request):
                 raise NotDefined(reason)
-            found = METRICS[name](subject)
-        except ValueError as reason:  # it is not defined, or the images are not fit for it
+            result = METRICS[name](subject)
+        except ValueError as reason:  # not defined, or the images are unsuitable
             record["missing"][name] = str(reason)
         else:
-            record |= {key: record.get(key, {}) | value for key, value in found.items()}
+            record |= {key: record.get(key, {}) | value for key, value in result.items()}
             record["seconds"][name] = time.perf_counter() - started
         write_record(folder, record)
     record |= {"complete": True, "published": published_beside(record)}
@@ -224,26 +186,52 @@ def evaluate_set(
 def check_metrics(names: Sequence[str]) -> None:
     """Raise ConfigError for an unknown metric."""
     for name in names:
+        if name == "bits":
+            raise ConfigError("--metrics bits is a command of its own. Use fromnoise likelihood.")
         if name not in METRICS:
-            raise ConfigError(f"--metrics {unknown(name, METRICS)}")
+            raise ConfigError(f"--metrics {unknown_name(name, METRICS)}")
 
 
 def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
-    """What a reader of the numbers must know, in sentences."""
-    said = []
+    """Return warnings to the reader of the scores."""
+    warnings = []
     if num < extractor.width:
-        said.append(
+        warnings.append(
             f"Small: {num:,} images in {extractor.width:,} dimensions. The Fréchet distance of so "
-            "few is far too large; compare it with nothing but the same number of images."
+            "few is far too large. Compare it only with the same number of images."
         )
     real = reference.features
     if real is not None and len(real) < extractor.width:
-        said.append(
+        warnings.append(
             f"The reference is small: {len(real):,} images in {extractor.width:,} dimensions."
         )
     if extractor.name not in PRETRAINED:
-        said.append(
-            f"Distances in the features of {extractor.name} compare with others in the same "
-            "features, and with no FID of Inception."
+        warnings.append(
+            f"Distances in the features of {extractor.name} are no FID. Compare them only with "
+            "distances in the same features."
         )
-    return said
+    return warnings
+
+
+def _scores(**scores: Interval) -> Record:
+    return {"scores": {name: score._asdict() for name, score in scores.items()}}
+
+
+def _feature_space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
+    """Return the extractor's features of all images that a check for copies compares."""
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.features for _, part in in_parts(subject.extractor, images)])
+
+    train = reference_of(training, subject.extractor).features
+    assert train is not None
+    rows = left_out(len(train))
+    real = training.images.images[rows] if held_out is None else held_out
+    return Space(
+        f"the features of {subject.extractor.name}",
+        subject.features,
+        features(subject.generated.images[..., ::-1]),
+        train,
+        train[rows] if held_out is None else features(held_out),
+        features(real[..., ::-1]),
+    )

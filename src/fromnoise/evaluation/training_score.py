@@ -7,17 +7,17 @@ import numpy as np
 
 from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Evaluation
+from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import draw
-from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.generated import generate_images
+from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model, select_device
 from fromnoise.model.spec import ModelSpec
-from fromnoise.progress import duration
+from fromnoise.progress import format_duration
 from fromnoise.training.log import RunLog
 from fromnoise.training.loop import StopSignal
 from fromnoise.training.state import TrainingState
@@ -75,9 +75,16 @@ def score(
     started = time.perf_counter()
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
-        real = reference_of(Real(data, f"{data.source}, train"), extractor, progress=check_signal)
+        images = RealImages(data, f"{data.source}, train")
+        real = reference_of(images, extractor, progress=check_signal)
         model = Model(denoiser, spec, precision=state.sampling_precision)
-        samples = draw(model, settings.num_images, labels_of=data, progress=check_signal)
+        samples = generate_images(
+            model,
+            settings.num_images,
+            model.sampling_config(),
+            labels_of=images,
+            progress=check_signal,
+        )
         parts = [part.features for _, part in in_parts(extractor, samples.images, check_signal)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)
@@ -98,5 +105,5 @@ def score(
     )
     logger.info(
         "step %d: Fréchet distance %.4g [%.4g, %.4g] of %d images in the features of %s, in %s",
-        *(state.step, *distance, settings.num_images, extractor.name, duration(seconds)),
+        *(state.step, *distance, settings.num_images, extractor.name, format_duration(seconds)),
     )

@@ -1,29 +1,30 @@
-"""A part of an image made anew, the rest left as it is."""
+"""Inpaint images (RePaint): new pixels in the white area of a mask, the rest unchanged."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, image_files, read_mask
 from fromnoise.diffusion import inpaint
 from fromnoise.generation.inputs import (
-    Given,
-    Job,
+    EditJob,
+    InputImages,
     Progress,
-    as_x0,
-    end_of,
-    heading,
     in_batches,
-    read_given,
-    repeated,
+    last_x,
+    read_inputs,
+    repeat_labels,
     save_results,
+    title_with_condition,
+    to_x0,
 )
 from fromnoise.model.model import Model, to_uint8
+from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
 
@@ -32,6 +33,7 @@ def inpaint_to_folder(
     image: Path,
     mask: Path,
     folder: Path,
+    config: SamplingConfig,
     *,
     seeds: Sequence[int],
     resample: int = 10,
@@ -39,50 +41,54 @@ def inpaint_to_folder(
     cond: np.ndarray | None = None,
     batch_size: int = 64,
     progress: Progress = lambda done, total: None,
-    **how: Any,
 ) -> list[Path]:
-    """Make the white part of the mask anew, once for each image and seed: NAME-SEED.png.
+    """Inpaint the white area of a mask, once per image and seed: NAME-SEED.png.
 
-    By `diffusion.inpaint`: ancestral steps, each piece of `jump` of them walked `resample` times.
-    What is black is the image as the model sees it, byte for byte. image: a file, or a folder;
-    mask: a file for all of them, or a folder with one of each image's name; see `read_mask`.
-    cond: labels in {−1, 0, +1}, (K,). how: as in `Model.denoise`, but for the sampler.
-    Returns the PNGs and a comparison. Raises ValueError, before anything is written.
+    By `diffusion.inpaint`: ancestral steps, each piece of `jump` of them repeated `resample` times.
+    All other pixels of the image, at the model's size, are preserved exactly.
+
+    image: a file or a folder. mask: a file for all images, or a folder with a mask named as each
+    image; see `read_mask`. config: its sampler is ddpm. cond: labels in {−1, 0, +1}, (K,).
+    Returns the PNGs and a comparison. Raises ValueError before anything is written.
     """
     if resample < 1 or jump < 1:
-        raise ConfigError(f"resample and jump must be at least 1, not {resample} and {jump}")
+        raise ConfigError(
+            f"resample = {resample}, jump = {jump} are out of range. Use at least 1 for both."
+        )
+    if config.sampler.name != "ddpm":
+        raise ConfigError(f"sampler = {config.sampler.name} cannot inpaint. Use ddpm.")
     require_unique_seeds(seeds)
-    given = read_given(model, image, folder)
-    masks = _read_masks(model, mask, given)
-    plan, _, _ = model.way(1, cond=repeated(cond, 1), sampler="ddpm", **how)
-    jobs = [Job(i, seed) for i in range(len(given.names)) for seed in seeds]
-    made = []
+    inputs = read_inputs(model, image, folder)
+    masks = _read_masks(model, mask, inputs)
+    model.guided_denoiser(config, 1, cond=repeat_labels(cond, 1))  # raises for unknown labels
+    jobs = [EditJob(i, seed) for i in range(len(inputs.names)) for seed in seeds]
+    results = []
     for batch in in_batches(jobs, batch_size, progress):
         rows = [job.image for job in batch]
-        x = inpainted(
+        x = inpaint_batch(
             model,
-            as_x0(model, given.images[rows]),
+            to_x0(model, inputs.images[rows]),
             torch.from_numpy(~masks[rows])[:, None],
+            config,
             seeds=[job.seed for job in batch],
             resample=resample,
             jump=jump,
-            cond=repeated(cond, len(batch)),
-            **how,
+            cond=repeat_labels(cond, len(batch)),
         )
-        made.append(to_uint8(x, model.spec.data_range).numpy())
+        results.append(to_uint8(x, model.spec.data_range).numpy())
     return save_results(
-        np.concatenate(made),
+        np.concatenate(results),
         folder,
-        given,
+        inputs,
         jobs,
         settings={
             "edit": "inpaint",
-            "steps": str(plan.steps),
+            "steps": str(config.steps),
             "resample": str(resample),
             "jump": str(jump),
         },
-        title=heading(
-            f"made anew in {plan.steps} steps, each piece of {jump} walked {resample} ×",
+        title=title_with_condition(
+            f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×",
             model,
             cond,
         ),
@@ -90,59 +96,57 @@ def inpaint_to_folder(
     )
 
 
-def inpainted(
+def inpaint_batch(
     model: Model,
     image: Tensor,
     known: Tensor,
+    config: SamplingConfig,
     *,
     seeds: Sequence[int],
     resample: int,
     jump: int,
     cond: Tensor | None = None,
-    **how: Any,
 ) -> Tensor:
-    """x_0 (B,C,H,W), which is `image` where `known`, bool (B,1,H,W), is true.
+    """Return x_0 (B,C,H,W), equal to `image` where `known`, bool (B,1,H,W), is true.
 
-    The noise is a function of (seed, t, round), and in the first round that of `Model.sample`.
+    The noise is a function of (seed, t, round); in the first round it is that of `Model.sample`.
     """
-    plan, times, denoise = model.way(len(seeds), cond=cond, sampler="ddpm", **how)
 
     def noise(t: int, *key: Key) -> Tensor:
         return model.noise(seeds, t, *key).to(image.device)
 
     with torch.inference_mode():
-        walk = inpaint(
-            denoise,
+        steps = inpaint(
+            model.guided_denoiser(config, len(seeds), cond=cond),
             model.denoiser.schedule,
             model.start(seeds).to(image.device),
-            times,
+            visited_timesteps(config, model.denoiser.schedule),
             image=image,
             known=known.to(image.device),
             noise=noise,
             resample=resample,
             jump=jump,
-            **plan.sampler.options,
+            **config.sampler.options,
         )
-        return end_of(walk)
+        return last_x(steps)
 
 
-def _read_masks(model: Model, path: Path, given: Given) -> np.ndarray:
-    """Where each image is to be made anew: bool (N, H, W)."""
+def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
+    """Return the white area of each mask, which is inpainted: bool (N, H, W)."""
     files = image_files(path)
     if Path(path).is_dir():
-        missing = [name for name in given.names if name not in files]
+        missing = [name for name in inputs.names if name not in files]
         if missing:
             raise DataError(
-                f"{path} has no mask for the image {missing[0]} ({len(missing)} of "
-                f"{len(given.names)} have none); give each mask the name of its image, or one file "
-                "for all"
+                f"{path} has no mask for {missing[0]} ({len(missing)} of {len(inputs.names)} images). "
+                "Name each mask as its image, or give one file for all."
             )
-        of_each = [files[name] for name in given.names]
+        of_each = [files[name] for name in inputs.names]
     else:
-        of_each = [*files.values()] * len(given.names)
+        of_each = [*files.values()] * len(inputs.names)
     return np.stack(
         [
             read_mask(mask, image=file, size=model.spec.size, fit=model.spec.fit)
-            for mask, file in zip(of_each, given.files, strict=True)
+            for mask, file in zip(of_each, inputs.files, strict=True)
         ]
     )

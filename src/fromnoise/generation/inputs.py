@@ -1,4 +1,4 @@
-"""What every edit reads, and how its results are named and shown."""
+"""Input images of an edit, its jobs, and how its results are written."""
 
 import textwrap
 from collections import deque
@@ -12,36 +12,36 @@ from torch import Tensor
 
 from fromnoise.checkpoints import require_empty_folder
 from fromnoise.data import image_files, read_image
-from fromnoise.data.labels.names import in_words
+from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.model.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
 
 Progress = Callable[[int, int], None]
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
-MADE = np.uint8(128)  # grey in the place of what is made anew
+MASKED = np.uint8(128)  # grey
 
 
-class Given(NamedTuple):
-    """Images as the model sees them, by name."""
+class InputImages(NamedTuple):
+    """Images at the model's size and channels."""
 
     files: list[Path]
     names: list[str]
     images: np.ndarray  # uint8 (N, C, H, W)
 
 
-class Job(NamedTuple):
-    """One image to make: from which of the given ones, with which seed."""
+class EditJob(NamedTuple):
+    """One image to make: the index of its input image, and a seed."""
 
     image: int
     seed: int
 
 
-def read_given(model: Model, path: Path, out: Path) -> Given:
-    """An image file, or those of a folder, brought to the model's channels and size.
+def read_inputs(model: Model, path: Path, out: Path) -> InputImages:
+    """Read an image file, or those of a folder, at the model's size and channels.
 
-    Raises FolderInUse where `out` already holds something, and DataError for a file that cannot be
-    read: before anything is made or written.
+    Raises FolderNotEmpty if `out` is not empty, and DataError for an unreadable file, before anything
+    is written.
     """
     require_empty_folder(out)
     spec, files = model.spec, image_files(path)
@@ -55,34 +55,36 @@ def read_given(model: Model, path: Path, out: Path) -> Given:
         )
         for file in files.values()
     ]
-    return Given(list(files.values()), list(files), np.stack(images))
+    return InputImages(list(files.values()), list(files), np.stack(images))
 
 
-def end_of(walk: Iterator[Step]) -> Tensor:
-    """x_0, where it ends; the thousands of steps of a long one do not stay in memory."""
-    return deque(walk, maxlen=1).pop().x
+def last_x(steps: Iterator[Step]) -> Tensor:
+    """Return x of the last step, without keeping the others in memory."""
+    return deque(steps, maxlen=1).pop().x
 
 
-def as_x0(model: Model, images: np.ndarray) -> Tensor:
-    """uint8 (B,C,H,W) → x_0, float32, on the device of the model."""
+def to_x0(model: Model, images: np.ndarray) -> Tensor:
+    """Return uint8 (B,C,H,W) as x_0: float32, on the device of the model."""
     return from_uint8(torch.tensor(images), model.spec.data_range).to(model.device)
 
 
-def repeated(cond: np.ndarray | None, count: int) -> Tensor | None:
-    """The same labels, int8 (K,), for each of `count` images; None where none are asked for."""
+def repeat_labels(cond: np.ndarray | None, count: int) -> Tensor | None:
+    """Return the labels (K,) of all images as rows (count, K); None if there are none."""
     return None if cond is None else torch.from_numpy(np.repeat(cond[None], count, axis=0))
 
 
-def heading(what: str, model: Model, cond: np.ndarray | None) -> str:
-    """A title that begins with the labels that were asked for."""
+def title_with_condition(title: str, model: Model, cond: np.ndarray | None) -> str:
+    """Return a title that begins with the labels of all images."""
     if cond is None:
-        return what
-    words = textwrap.shorten(in_words(cond, model.spec.label_names), 60, placeholder=" …")
-    return f"{words}: {what}"
+        return title
+    text = textwrap.shorten(describe_labels(cond, model.spec.label_names), 60, placeholder=" …")
+    return f"{text}: {title}"
 
 
-def in_batches(jobs: Sequence[Job], size: int, progress: Progress) -> Iterator[Sequence[Job]]:
-    """`size` jobs at a time; progress is called with (images finished, of how many)."""
+def in_batches(
+    jobs: Sequence[EditJob], size: int, progress: Progress
+) -> Iterator[Sequence[EditJob]]:
+    """Yield `size` jobs at a time, and report (images done, of how many)."""
     for i in range(0, len(jobs), size):
         batch = jobs[i : i + size]
         yield batch
@@ -92,34 +94,34 @@ def in_batches(jobs: Sequence[Job], size: int, progress: Progress) -> Iterator[S
 def save_results(
     results: np.ndarray,
     folder: Path,
-    given: Given,
-    jobs: Sequence[Job],
+    inputs: InputImages,
+    jobs: Sequence[EditJob],
     *,
     settings: Mapping[str, str],
     title: str,
     masks: np.ndarray | None = None,
 ) -> list[Path]:
-    """Write NAME-SEED.png for each job and comparison.png: before, what stays, what was made.
+    """Write NAME-SEED.png for each job, and comparison.png: inputs, masked inputs, results.
 
     results: uint8 (len(jobs), C, H, W), the seeds of an image in a row. masks: bool (N, H, W).
     """
-    names = [f"{given.names[job.image]}-{job.seed:06d}" for job in jobs]
-    texts = [
+    names = [f"{inputs.names[job.image]}-{job.seed:06d}" for job in jobs]
+    metadata = [
         {
             **settings,
-            "image": given.names[job.image],
+            "image": inputs.names[job.image],
             "seed": str(job.seed),
             "software": "fromnoise",
         }
         for job in jobs
     ]
-    pngs = save_pngs(results, folder, names, texts)
+    pngs = save_pngs(results, folder, names, metadata)
     cells: list[tuple[str, np.ndarray]] = []
-    each = len(jobs) // len(given.names)
-    for i, name in enumerate(given.names[:SHOWN_ROWS]):
-        cells.append((name, given.images[i]))
+    each = len(jobs) // len(inputs.names)
+    for i, name in enumerate(inputs.names[:SHOWN_ROWS]):
+        cells.append((name, inputs.images[i]))
         if masks is not None:
-            cells.append(("what stays", np.where(masks[i], MADE, given.images[i])))
+            cells.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
         for j in range(i * each, i * each + min(each, SHOWN_COLUMNS)):
             cells.append((f"seed {jobs[j].seed}", results[j]))
     comparison = grid_figure(
@@ -127,6 +129,6 @@ def save_results(
         folder / "comparison.png",
         title=title,
         captions=[caption for caption, _ in cells],
-        columns=len(cells) // len(given.names[:SHOWN_ROWS]),
+        columns=len(cells) // len(inputs.names[:SHOWN_ROWS]),
     )
     return [*pngs, comparison]

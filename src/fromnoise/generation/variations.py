@@ -1,22 +1,22 @@
-"""Images like a given one."""
+"""Vary images (SDEdit): noise them, and denoise them again."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.generation.inputs import (
-    Job,
+    EditJob,
     Progress,
-    as_x0,
-    end_of,
-    heading,
     in_batches,
-    read_given,
-    repeated,
+    last_x,
+    read_inputs,
+    repeat_labels,
     save_results,
+    title_with_condition,
+    to_x0,
 )
 from fromnoise.model.model import Model, to_uint8
 from fromnoise.rng import require_unique_seeds
@@ -26,65 +26,66 @@ def vary_to_folder(
     model: Model,
     image: Path,
     folder: Path,
+    config: SamplingConfig,
     *,
     seeds: Sequence[int],
     strength: float = 0.6,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
     progress: Progress = lambda done, total: None,
-    **how: Any,
 ) -> list[Path]:
-    """Make an image like each of the given ones for each seed: NAME-SEED.png.
+    """Write a variation of each input image for each seed: NAME-SEED.png.
 
     SDEdit (Meng et al. 2022, arXiv:2108.01073): x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε at t = strength·T,
-    rounded, and from there the sampler's steps to the kept times below t. 0 gives the image itself,
-    as the model sees it; 1 forgets it, and is plain sampling.
+    rounded, then the sampler's steps to the timesteps below t. Strength 0 returns the image at the
+    model's size; 1 ignores it, and is plain sampling.
 
-    image: a file, or a folder. cond: labels in {−1, 0, +1}, (K,). how: as in `Model.denoise`.
-    Returns the PNGs and a comparison. Raises ValueError, before anything is written.
+    image: a file or a folder. cond: labels in {−1, 0, +1}, (K,).
+    Returns the PNGs and a comparison. Raises ValueError before anything is written.
     """
     if not 0 <= strength <= 1:
         raise ConfigError(
-            f"strength must lie in [0, 1], from the image itself to none of it, not {strength:g}"
+            f"strength = {strength:g} is out of range. Use 0 (the image) to 1 (none of it)."
         )
     require_unique_seeds(seeds)
-    given = read_given(model, image, folder)
-    plan, _, _ = model.way(1, cond=repeated(cond, 1), **how)
+    inputs = read_inputs(model, image, folder)
+    model.guided_denoiser(config, 1, cond=repeat_labels(cond, 1))  # raises for unknown labels
     T = model.denoiser.schedule.T
     t = round(strength * T)
-    jobs = [Job(i, seed) for i in range(len(given.names)) for seed in seeds]
-    made = []
+    jobs = [EditJob(i, seed) for i in range(len(inputs.names)) for seed in seeds]
+    results = []
     for batch in in_batches(jobs, batch_size, progress):
-        rows, of_batch = [job.image for job in batch], [job.seed for job in batch]
-        made.append(
-            given.images[rows]
-            if t == 0
-            else _varied(model, given.images[rows], t, of_batch, cond, **how)
-        )
+        images, of_batch = inputs.images[[job.image for job in batch]], [job.seed for job in batch]
+        results.append(images if t == 0 else _vary(model, images, t, config, of_batch, cond))
     return save_results(
-        np.concatenate(made),
+        np.concatenate(results),
         folder,
-        given,
+        inputs,
         jobs,
         settings={
             "edit": "vary",
             "strength": f"{strength:g}",
-            "sampler": plan.sampler.name,
-            "steps": str(plan.steps),
+            "sampler": config.sampler.name,
+            "steps": str(config.steps),
         },
-        title=heading(
+        title=title_with_condition(
             f"noised to t = {t} of {T} (strength {strength:g}), then denoised", model, cond
         ),
     )
 
 
-def _varied(
-    model: Model, images: np.ndarray, t: int, seeds: Sequence[int], cond: np.ndarray | None, **how
+def _vary(
+    model: Model,
+    images: np.ndarray,
+    t: int,
+    config: SamplingConfig,
+    seeds: Sequence[int],
+    cond: np.ndarray | None,
 ) -> np.ndarray:
     origin = None
     if t < model.denoiser.schedule.T:  # at T it is the noise of plain sampling, without √ᾱ_T x_0
-        x0 = as_x0(model, images)
+        x0 = to_x0(model, images)
         eps = model.start(seeds).to(x0.device)
         origin = (t, model.denoiser.schedule.add_noise(x0, eps, t))
-    walk = model.denoise(seeds, origin=origin, cond=repeated(cond, len(seeds)), **how)
-    return to_uint8(end_of(walk), model.spec.data_range).numpy()
+    steps = model.denoise(seeds, config, origin=origin, cond=repeat_labels(cond, len(seeds)))
+    return to_uint8(last_x(steps), model.spec.data_range).numpy()

@@ -1,4 +1,4 @@
-"""Other people's files: what is trained here in the form that other libraries read, and theirs."""
+"""Import weights of other programs and export weights to other libraries."""
 
 from fromnoise.interop.diffusers import unet_config, unet_state_dict
 from fromnoise.interop.formats import FORMATS, import_model

@@ -1,8 +1,8 @@
-"""Checkpoints of TeaPearce/Conditional_Diffusion_MNIST and of what was made from it.
+"""Import checkpoints of TeaPearce/Conditional_Diffusion_MNIST and its forks.
 
-Its `DDPM.state_dict()` holds the network under `nn_model.` and tables of T + 1 entries. Those are
-read as ours, so that index t is time t: the residual noise of σ = √(1−ᾱ) = 0.01 that its index 0
-leaves in every sample then belongs to the first step, and is removed with it.
+Its `DDPM.state_dict()` holds the network under `nn_model.` and tables of T + 1 entries. Index t of
+a table is timestep t here. The original leaves the noise of its index 0, σ = √(1−ᾱ) = 0.01, in
+every sample. Here that noise belongs to the first step and is removed with it.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
 
-RENAMES = (  # in this order: first the layers of a block, then the blocks
+RENAMES = (  # in this order: layers of a block, then blocks
     (r"\.conv([12])\.0\.", r".conv\1."),
     (r"\.conv([12])\.1\.", r".norm\1."),
     (r"^init_conv\.", "stem."),
@@ -29,12 +29,12 @@ RENAMES = (  # in this order: first the layers of a block, then the blocks
     (r"^out\.1\.", "out_norm."),
     (r"^out\.3\.", "out2."),
 )
-T = 400  # where the file has no tables
+T = 400  # if the file has no tables
 
 
-def context_unet(payload: Payload) -> Foreign | None:
-    """model_N.pth: the state dict of its `DDPM`, or that of its `ContextUnet` alone."""
-    state = without_prefix(payload, "module.", "_orig_mod.")
+def context_unet(payload: Payload) -> ImportedModel | None:
+    """Convert model_N.pth: the state dict of a `DDPM`, or only that of its `ContextUnet`."""
+    state = strip_prefixes(payload, "module.", "_orig_mod.")
     prefix = "nn_model."
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     network = inside or state
@@ -44,8 +44,8 @@ def context_unet(payload: Payload) -> Foreign | None:
     table = state.get("sqrt_beta_t")
     if table is None:
         notes.append(
-            f"the file has no schedule: T = {T} and β from 1e-4 to 0.02 are assumed; give "
-            "diffusion.T and diffusion.schedule for another"
+            f"the file has no schedule, so T is {T} and β goes from 1e-4 to 0.02. Change them with "
+            "diffusion.T= and diffusion.schedule="
         )
         table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
     betas = _betas(table)
@@ -56,18 +56,15 @@ def context_unet(payload: Payload) -> Foreign | None:
     size = 64 if expand == 8 else 4 * expand
     if expand not in (7, 8):
         notes.append(
-            f"the file does not tell the window of its pooling: {pool}, that of its transposed "
-            "convolution, is assumed; give network.pool for another"
+            f"the file has no pooling window, so it is {pool}, that of the transposed convolution. "
+            "Change it with network.pool="
         )
     if expand != 7:
-        notes.append(
-            f"the file does not tell the image size: {size}x{size} is assumed; give size for "
-            "another"
-        )
+        notes.append(f"the file has no image size, so it is {size}x{size}. Change it with size=")
     if channels == 1:
         notes.append(
-            "one channel: images in [0, 1] are assumed, as in that system's MNIST script; if this "
-            "model saw others, give data_range=[-1,1]"
+            "images with one channel are in [0, 1], as in the program's MNIST script. Change this "
+            "with data_range=[-1,1]"
         )
     count = network["contextembed1.model.0.weight"].shape[1]
     spec: dict[str, Any] = {
@@ -96,24 +93,24 @@ def context_unet(payload: Payload) -> Foreign | None:
         "label_names": [str(i) if count == 10 else f"class_{i}" for i in range(count)],
     }
     if count != 10:
-        notes.append(f"the file does not name its {count} labels; give label_names=[…]")
-    notes.append("x̂_0 is not clamped, as in that program; sampling.clamp=true does")
-    return Foreign(spec, None, _ours(network), notes=notes)
+        notes.append(f"the file has no names of its {count} labels. Set them with label_names=[…]")
+    notes.append("x̂_0 is not clamped, as in the program. Change this with sampling.clamp=true")
+    return ImportedModel(spec, None, _convert(network), notes=notes)
 
 
 def _betas(table: Tensor) -> Tensor:
-    """β_1 … β_T from its √β_0 … √β_T: float64 (T,), with ᾱ_t at t ≥ 1 equal to its own.
+    """Return β_1 … β_T, float64 (T,), from √β_0 … √β_T, so that ᾱ_t is unchanged for t ≥ 1.
 
-    Of its tables this one is exact: 1 − β in float32 has few digits of a small β.
+    This table is the most exact one: 1 − β in float32 has few digits of a small β.
     """
     beta = table.double().square()
     first = 1 - (1 - beta[0]) * (1 - beta[1])
     return torch.cat([first[None], beta[2:]])
 
 
-def _ours(state: Weights) -> dict[str, Tensor]:
-    """The weights under our names. There −1 stood for a label that is present, here +1 does."""
-    ours = renamed(state, RENAMES)
+def _convert(state: Weights) -> dict[str, Tensor]:
+    """Return the weights under the names here. A present label is −1 there and +1 here."""
+    weights = rename(state, RENAMES)
     for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
-        ours[name] = -ours[name]
-    return ours
+        weights[name] = -weights[name]
+    return weights

@@ -1,9 +1,9 @@
-"""The `ddpm` network as a `UNet2DModel` of the diffusers library, which need not be installed.
+"""Export the `ddpm` network as a `UNet2DModel` of diffusers, which need not be installed.
 
     unet = diffusers.UNet2DModel(**unet_config(network))
     unet.load_state_dict(unet_state_dict(network))
 
-Both then give the same output, `unet(x, t).sample` with t ∈ {0..T−1} as in `network(x, t)`.
+Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}.
 """
 
 import re
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fromnoise.networks import DDPM
 
-RENAMES = (  # in this order: first where a layer stands, then what it is called there
+RENAMES = (  # in this order: the position of a layer, then its name
     (r"^time([12])\.", r"time_embedding.linear_\1."),
     (r"^stem\.", "conv_in."),
     (r"^norm\.", "conv_norm_out."),
@@ -32,16 +32,16 @@ RENAMES = (  # in this order: first where a layer stands, then what it is called
 
 
 def unet_config(network: DDPM) -> dict[str, Any]:
-    """The arguments with which `diffusers.UNet2DModel` builds the same network.
+    """Return the arguments of `diffusers.UNet2DModel` for the same network.
 
-    With the paper's values they are those of the published google/ddpm-cifar10-32, dropout aside.
-    Add `sample_size`, the side of the images, which the network does not know and pipelines need.
+    With the paper's values they equal those of google/ddpm-cifar10-32, except for dropout.
+    Pipelines also need `sample_size`, the side of the images, which the network does not know.
 
-    Raises ValueError when `UNet2DModel` cannot express the network: `embedding: interleaved`, a
-    condition, self-conditioning, or a first multiplier other than 1.
+    Raises ValueError if `UNet2DModel` does not support the network: `embedding: interleaved`,
+    conditioning, self-conditioning, or a first multiplier other than 1.
     """
-    _check_expressible(network)
-    levels: Any = network.down  # a ModuleList does not tell the type of what it holds
+    _check_supported(network)
+    levels: Any = network.down  # a ModuleList has no element type
     first = levels[0].blocks[0]
     attends = [len(level.attentions) > 0 for level in levels]
     asymmetric = len(levels) > 1 and levels[0].resample.asymmetric
@@ -53,10 +53,10 @@ def unet_config(network: DDPM) -> dict[str, Any]:
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "attention_head_dim": None,  # one head, as wide as the level
-        "downsample_padding": 0 if asymmetric else 1,  # with 0 it pads right and below
+        "downsample_padding": 0 if asymmetric else 1,  # 0 pads right and below
         "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
-        "attn_norm_num_groups": network.norm.num_groups,  # of the middle: none if not told
+        "attn_norm_num_groups": network.norm.num_groups,  # for the middle block
         "norm_eps": network.norm.eps,
         "resnet_time_scale_shift": "scale_shift" if first.scale_shift else "default",
         "act_fn": "silu",
@@ -67,11 +67,11 @@ def unet_config(network: DDPM) -> dict[str, Any]:
 
 
 def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
-    """The network's weights under the names of `diffusers.UNet2DModel`, sharing its memory.
+    """Return the network's weights under the names of `diffusers.UNet2DModel`, sharing memory.
 
     Raises ValueError as `unet_config`.
     """
-    _check_expressible(network)
+    _check_supported(network)
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         for pattern, replacement in RENAMES:
@@ -84,15 +84,17 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
     return state
 
 
-def _check_expressible(network: DDPM) -> None:
+def _check_supported(network: DDPM) -> None:
     reasons = []
     if network.embedding != "halves":
-        reasons.append(f"it knows no time embedding but `halves`, and this is {network.embedding}")
+        reasons.append(f"embedding is {network.embedding}, not halves")
     if network.cond_dim:
-        reasons.append(f"it takes no condition, and this one takes {network.cond_dim} labels")
+        reasons.append(f"it is conditional, with {network.cond_dim} labels")
     if network.self_conditioning:
-        reasons.append("its pipelines hand no earlier x̂_0 back, and this has self_conditioning")
+        reasons.append("it has self_conditioning")
     if network.norm.num_channels != network.channels:
-        reasons.append("its first level is as wide as its stem, so multipliers must start with 1")
+        reasons.append("multipliers do not start with 1")
     if reasons:
-        raise ValueError(f"diffusers' UNet2DModel cannot be this network: {'; '.join(reasons)}")
+        raise ValueError(
+            f"UNet2DModel of diffusers does not support this network: {', '.join(reasons)}"
+        )

@@ -1,10 +1,10 @@
-"""Checkpoints of explainingai-code/DDPM-Pytorch: a bare state dict, `ddpm_ckpt.pth`."""
+"""Import checkpoints of explainingai-code/DDPM-Pytorch: a state dict, `ddpm_ckpt.pth`."""
 
 from typing import Any
 
 from torch import Tensor
 
-from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),
@@ -31,19 +31,19 @@ NAMES = {
     "downs.0.resnet_conv_first.0.0.weight",
     "mids.0.attention_norms.0.weight",
 }
-SIDES = {1: 28, 3: 64}  # by the number of channels: that program's digits, and colour pictures
-OUT_WIDTH = 16  # a constant there
+SIDES = {1: 28, 3: 64}  # by number of channels, as in the program's configurations
+OUT_WIDTH = 16  # a constant in the program
 
 
-def explainingai(payload: Payload) -> Foreign | None:
-    """ddpm_ckpt.pth: the state dict of a `Unet`, without an average; all sizes from the tensors."""
-    state: dict[str, Tensor] = without_prefix(payload, "module.")  # of DataParallel
+def explainingai(payload: Payload) -> ImportedModel | None:
+    """Convert ddpm_ckpt.pth: the state dict of a `Unet`, without EMA weights."""
+    state: dict[str, Tensor] = strip_prefixes(payload, "module.")  # of DataParallel
     if not state.keys() >= NAMES:
         return None
     image_channels = state["conv_in.weight"].shape[1]
     side = SIDES.get(image_channels, 64)
     spec = {
-        "network": {"name": "dense_attention", **_options(state)},
+        "network": {"name": "dense_attention", **_network_options(state)},
         "diffusion": {
             "T": 1000,
             "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
@@ -54,22 +54,22 @@ def explainingai(payload: Payload) -> Foreign | None:
         "size": [side, side],
     }
     notes = [
-        f"assumed, for the weights do not tell: {side}x{side} pixels, T = 1000, β from 1e-4 to "
-        "0.02; change them with size=, diffusion.T= and diffusion.schedule.beta_T=",
-        "4 heads and 8 groups: constants of that program, whatever its configuration says",
-        "x̂_0 is clamped to [−1, 1] before the mean of each step; that program leaves the mean "
-        "unclamped, as sampling.clamp=false does",
+        f"the file has no settings, so there are {side}x{side} pixels, T is 1000 and β goes from "
+        "1e-4 to 0.02. Change them with size=, diffusion.T= and diffusion.schedule.beta_T=",
+        "there are 4 heads and 8 groups, which are constants in the program",
+        "x̂_0 is clamped to [−1, 1] in each step. The program does not clamp it before the mean. "
+        "Change this with sampling.clamp=false",
     ]
     if state["norm_out.weight"].shape[0] != OUT_WIDTH:
         notes.append(
             f"norm_out has {state['norm_out.weight'].shape[0]} channels instead of {OUT_WIDTH}, so "
-            "the program was changed: its heads and groups may be others; change them with "
-            "network.heads= and network.groups="
+            "the program was modified. If it has other heads or groups, set network.heads= and "
+            "network.groups="
         )
-    return Foreign(spec, None, renamed(state, RENAMES), notes=notes)
+    return ImportedModel(spec, None, rename(state, RENAMES), notes=notes)
 
 
-def _options(state: Weights) -> dict[str, Any]:
+def _network_options(state: Weights) -> dict[str, Any]:
     downs = range(_count(state, "downs"))
     mids = range(_count(state, "mids"))
     stem = state["conv_in.weight"].shape[0]
@@ -93,7 +93,7 @@ def _options(state: Weights) -> dict[str, Any]:
 
 
 def _count(state: Weights, path: str) -> int:
-    """How many numbered parts there are below `path`."""
+    """Return the number of submodules of `path`."""
     below = path.count(".") + 1
     return len({name.split(".")[below] for name in state if name.startswith(f"{path}.")})
 

@@ -1,4 +1,4 @@
-"""The formats that can be imported, and the way from a file to a model folder."""
+"""Import a checkpoint of another program as a model folder: `fromnoise import`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,20 +10,21 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
+    atomic_folder,
     first_non_finite,
-    new_folder,
     require_empty_folder,
     write_tensors,
 )
 from fromnoise.config.components import with_checked_components
-from fromnoise.config.errors import ConfigError, explain, unknown
-from fromnoise.config.recipe import check_sampling, with_key
+from fromnoise.config.errors import ConfigError, explain, unknown_name
+from fromnoise.config.overrides import with_key
+from fromnoise.config.recipe import check_sampling
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.lucidrains import lucidrains
 from fromnoise.interop.mnist_tutorial import mnist_tutorial
 from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
-from fromnoise.interop.torch_files import Foreign, Format, read_payload, seen
+from fromnoise.interop.torch_files import Format, ImportedModel, preview_keys, read_payload
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
 
@@ -35,7 +36,7 @@ FORMATS: dict[str, Format] = {
     "lucidrains": lucidrains,
     "context-unet": context_unet,
 }
-CAN_CHANGE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
+OVERRIDABLE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
 
 
 def import_model(
@@ -45,74 +46,75 @@ def import_model(
     format: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[ModelSpec, Sequence[str]]:
-    """Turn a checkpoint of another program into a folder that `load` and `sample` take.
+    """Convert a checkpoint of another program to a model folder. Return the spec and the notes.
 
-    out: a new folder; `ema.safetensors` and `model.safetensors` are written there, as far as the
-    file has both. format: a key of FORMATS; found out where None. overrides: dotted keys of what
-    the file does not hold, as in {"diffusion.T": 500, "size": 64}. Returns what was written,
-    and what was assumed, a line each.
-    Raises CheckpointError for a file that is of no known format, does not hold what that format
-    holds, or would execute code; nothing is written then.
+    out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
+    format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
+    does not contain, for example {"diffusion.T": 500, "size": 64}. The notes are assumptions, one
+    line each.
+    Raises CheckpointError, before anything is written, if the format is unknown, the file is
+    damaged, or loading it would execute code.
     """
     file, out = Path(file), Path(out).absolute()
     require_empty_folder(out)
-    name, foreign = recognise(file, format)
-    spec = _specification(foreign.spec, overrides or {}, source=f"imported: {name}")
-    spec = spec.model_copy(update={"step": foreign.step})
+    name, model = detect_format(file, format)
+    spec = _build_spec(model.spec, overrides or {}, source=f"imported: {name}")
+    spec = spec.model_copy(update={"step": model.step})
     network = build_denoiser(spec).network
     files: dict[str, TensorFile] = {}
-    for weights, state in (("ema", foreign.ema), ("raw", foreign.raw)):
+    for weights, state in (("ema", model.ema), ("raw", model.raw)):
         if state is None:
             continue
         try:
             network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
-        except (RuntimeError, AttributeError) as error:  # other shapes; or a value, no tensor
+        except (RuntimeError, AttributeError) as error:  # other shapes, or not a tensor
             detail = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"{file} looks like {name}, but its {weights} weights do not fit: {detail}"
+                f"{file} has the format {name}, but its {weights} weights do not fit: {detail}"
             ) from error
-        if broken := first_non_finite(network.state_dict()):
+        if key := first_non_finite(network.state_dict()):
             raise CheckpointError(
-                f"{file}: {broken} of the {weights} weights is not finite; take an earlier file"
+                f"{file}: {key} of the {weights} weights is not finite. Import an earlier file."
             )
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
-    with new_folder(out) as writing:
+    with atomic_folder(out) as writing:
         for target, content in files.items():
             write_tensors(writing / target, content)
-    return spec, foreign.notes
+    return spec, model.notes
 
 
-def recognise(file: Path, format: str | None = None) -> tuple[str, Foreign]:
-    """The format of a file, and what is in it."""
+def detect_format(file: Path, format: str | None = None) -> tuple[str, ImportedModel]:
+    """Return the format of a file and the model in it. Raises as `import_model`."""
     if format is not None and format not in FORMATS:
-        raise ConfigError(f"--format {unknown(format, FORMATS)}")
+        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
     payload = read_payload(file)
     for name in [format] if format else FORMATS:
         try:
-            foreign = FORMATS[name](payload)
+            model = FORMATS[name](payload)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
         except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{file} begins like {name}, but is damaged or was changed: {reason}"
+                f"{file} has the format {name}, but is damaged or modified: {reason}"
             ) from error
-        if foreign is not None:
-            return name, foreign
-    wanted = f"not of the format {format}" if format else "of none of the known formats"
+        if model is not None:
+            return name, model
+    problem = f"does not have the format {format}" if format else "has no known format"
     raise CheckpointError(
-        f"{file} is {wanted}; keys seen: {seen(payload)}; known formats: {', '.join(FORMATS)}"
+        f"{file} {problem}. Its keys are: {preview_keys(payload)}. Known formats: "
+        f"{', '.join(FORMATS)}."
     )
 
 
-def _specification(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: str) -> ModelSpec:
+def _build_spec(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: str) -> ModelSpec:
     for key, value in overrides.items():
-        if not key.startswith(CAN_CHANGE):
+        if not key.startswith(OVERRIDABLE):
             raise ConfigError(
-                f"unknown key {key}; an import can be told {', '.join(CAN_CHANGE)} (size=64, "
-                "diffusion.T=400, diffusion.schedule.beta_T=0.028, …)"
+                f"unknown key {key}. Keys of an import are {', '.join(OVERRIDABLE)} (size=64, "
+                "diffusion.T=400, diffusion.schedule.beta_T=0.028, …)."
             )
         tree = with_key(tree, key.split("."), value)
     if "diffusion.T" in overrides and "sampling.steps" not in overrides:
@@ -126,7 +128,7 @@ def _specification(tree: dict[str, Any], overrides: Mapping[str, Any], *, source
         raise ConfigError(f"the import: {explain(error, ModelSpec)}") from error
     low, high = spec.data_range
     if low >= high:
-        raise ConfigError(f"data_range must rise from black to white, not {[low, high]}")
+        raise ConfigError(f"data_range is {[low, high]}. The first number must be smaller.")
     checked = with_checked_components(spec)
     check_sampling(checked, labels=bool(spec.label_names))
     return checked

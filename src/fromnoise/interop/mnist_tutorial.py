@@ -1,4 +1,4 @@
-"""Checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
+"""Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fromnoise.interop.torch_files import Foreign, Payload, Weights, renamed, without_prefix
+from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
 
 RENAMES = (
     (r"^shallow_conv\.", "stem."),
@@ -19,13 +19,13 @@ RENAMES = (
     (r"^(Layer\d+)\.conv\.", r"\1.resample."),
 )
 NAMES = {"shallow_conv.weight", "Layer1.ResBlock1.gnorm1.weight", "output_conv.weight"}
-EMA_DECAY = 0.9999  # there without a warm-up
+EMA_DECAY = 0.9999  # of the program, without warm-up
 
 
-def mnist_tutorial(payload: Payload) -> Foreign | None:
-    """ddpm_checkpoint: the state dicts of a `UNET`, of its optimiser and of timm's `ModelEmaV3`.
+def mnist_tutorial(payload: Payload) -> ImportedModel | None:
+    """Convert ddpm_checkpoint: the state dicts of a `UNET`, its optimiser and timm's `ModelEmaV3`.
 
-    Widths, attention and resampling are read from the tensors.
+    Widths, attention and resampling are inferred from the tensors.
     """
     if not {"weights", "ema"} <= payload.keys():
         return None
@@ -33,7 +33,7 @@ def mnist_tutorial(payload: Payload) -> Foreign | None:
     if not (ema.keys() >= NAMES and raw.keys() >= NAMES):
         return None
     spec = {
-        "network": {"name": "stacked", **_options(raw)},
+        "network": {"name": "stacked", **_network_options(raw)},
         "diffusion": {
             "T": 1000,
             "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
@@ -50,26 +50,26 @@ def mnist_tutorial(payload: Payload) -> Foreign | None:
     }
     step = _step(payload.get("optimizer", {}))
     notes = [
-        "assumed, for the weights do not tell: 32x32 pixels, T = 1000, β from 1e-4 to 0.02, 8 "
-        "heads, 32 groups; change them with size=, diffusion.T=, diffusion.schedule.beta_T=, "
-        "network.heads= and network.groups=",
-        "that program trains on images in [0, 1] (data_range) and samples without clamping x̂_0 "
-        "(sampling.clamp=false), as is done here",
+        "the file has no settings, so there are 32x32 pixels, T is 1000, β goes from 1e-4 to 0.02, "
+        "and there are 8 heads and 32 groups. Change them with size=, diffusion.T=, "
+        "diffusion.schedule.beta_T=, network.heads= and network.groups=",
+        "images are in [0, 1] (data_range) and x̂_0 is not clamped (sampling.clamp=false), as in "
+        "the program",
     ]
     if step:
         notes.append(
-            f"after {step} steps its average still holds {EMA_DECAY**step:.1%} of the random "
-            "start; the raw weights are imported too"
+            f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
+            "initial weights. The raw weights are imported too"
         )
-    return Foreign(spec, _ours(ema), _ours(raw), step, notes)
+    return ImportedModel(spec, _convert(ema), _convert(raw), step, notes)
 
 
 def _clean(state: Any) -> dict[str, Tensor]:
-    """Without the prefix of ModelEmaV3 and of DataParallel."""
-    return without_prefix(state, "module.") if isinstance(state, Mapping) else {}
+    """Return the weights without the prefix of ModelEmaV3 and DataParallel."""
+    return strip_prefixes(state, "module.") if isinstance(state, Mapping) else {}
 
 
-def _options(state: Weights) -> dict[str, Any]:
+def _network_options(state: Weights) -> dict[str, Any]:
     layers = range(1, 1 + len({name for name in state if name.endswith(".ResBlock1.conv1.bias")}))
     return {
         "channels": [state[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
@@ -83,14 +83,14 @@ def _options(state: Weights) -> dict[str, Any]:
     }
 
 
-def _ours(state: Weights) -> dict[str, Tensor]:
-    """The weights under our names; there the layers count from 1."""
+def _convert(state: Weights) -> dict[str, Tensor]:
+    """Return the weights under the names here. Layers count from 1 there, from 0 here."""
     return {
-        re.sub(r"^Layer(\d+)\.", lambda found: f"layers.{int(found[1]) - 1}.", name): tensor
-        for name, tensor in renamed(state, RENAMES).items()
+        re.sub(r"^Layer(\d+)\.", lambda match: f"layers.{int(match[1]) - 1}.", name): tensor
+        for name, tensor in rename(state, RENAMES).items()
     }
 
 
 def _step(optimizer: Mapping[str, Any]) -> int:
-    """How many steps the optimiser has made; 0 where it does not say."""
-    return max((int(of["step"]) for of in optimizer.get("state", {}).values()), default=0)
+    """Return the number of optimiser steps, 0 if unknown."""
+    return max((int(state["step"]) for state in optimizer.get("state", {}).values()), default=0)

@@ -1,7 +1,7 @@
-"""Weights that other programs trained → a model of ours: `fromnoise import`.
+"""Read checkpoint files of other programs safely, and describe the models in them.
 
-A format is a function: payload → Foreign, or None where the payload is not of its kind. The payload
-is what `torch.load` read, with `weights_only=True`, so that nothing in the file is ever executed.
+A format is a function from a payload to an ImportedModel, or None if the payload has another
+format. The payload is the result of `torch.load` with `weights_only=True`, which executes no code.
 """
 
 import pickle
@@ -21,13 +21,13 @@ Payload = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
 
 
-class Foreign(NamedTuple):
-    """A model that another program trained, in our words.
+class ImportedModel(NamedTuple):
+    """A model of another program, converted to fromnoise's names.
 
-    spec: the keys of `ModelSpec` that are known: `network` {name, options}, `diffusion`,
-    `sampling`, `channels`, `size`, `label_names`, `data_range`; sizes inferred from the tensors,
-    the rest that system's defaults. ema, raw: state dicts of our network; at least one of them.
-    notes: what was assumed, one line each, for the person to read.
+    spec: known keys of `ModelSpec`: `network` {name, options}, `diffusion`, `sampling`, `channels`,
+    `size`, `label_names`, `data_range`. Sizes are inferred from the tensors, the rest are that
+    program's defaults. ema, raw: state dicts of the network here, at least one of them. notes:
+    assumptions for the user, one line each.
     """
 
     spec: dict[str, Any]
@@ -37,11 +37,11 @@ class Foreign(NamedTuple):
     notes: Sequence[str] = ()
 
 
-Format = Callable[[Payload], Foreign | None]
+Format = Callable[[Payload], ImportedModel | None]
 
 
-# what the readers of torch raise where bytes are not what they seemed to be
-MALFORMED = (
+# raised by torch.load for damaged files
+READ_ERRORS = (
     OSError,
     RuntimeError,
     EOFError,
@@ -55,53 +55,44 @@ MALFORMED = (
 
 
 def read_payload(file: Path) -> Payload:
-    """The content of a checkpoint of torch or of safetensors.
+    """Return the content of a torch or safetensors file.
 
-    Raises CheckpointError for a file that is neither, or whose pickle would execute code.
+    Raises CheckpointError if it cannot be read or if its pickle would execute code.
     """
     if file.is_dir():
-        raise CheckpointError(f"{file.absolute()} is a folder; give the checkpoint inside it")
+        raise CheckpointError(f"{file.absolute()} is a folder. Give a file in it.")
     if not file.is_file():
-        raise CheckpointError(f"there is no file {file.absolute()}")
+        raise CheckpointError(f"{file.absolute()} does not exist. Give a checkpoint file.")
     if file.suffix == ".safetensors":
         return read_tensors(file).tensors
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that it reads all the same
+            warnings.simplefilter("ignore")  # about pickle protocols that it can read
             payload = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named is None:
-            raise CheckpointError(
-                f"{file} was refused: it is no checkpoint of torch, or its pickle asks for more "
-                "than tensors and plain values"
-            ) from error
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"would run code ({code[1]})" if code else "is invalid or has unknown objects"
         raise CheckpointError(
-            f"{file} was refused: its pickle names code that would run on loading ({named[1]}); "
-            "load it where it was written and save its state_dict() alone"
+            f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
+            "wrote it, and save only its state_dict()."
         ) from error
-    except MALFORMED as error:
+    except READ_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{file} is not a whole checkpoint of torch ({reason})") from error
+        raise CheckpointError(f"{file} is not a valid torch checkpoint ({reason})") from error
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
         raise CheckpointError(
-            f"{file} holds a {type(payload).__name__}; expected a state dict, or a dict of them"
+            f"{file} holds a {type(payload).__name__}. Give a state dict or a dict of state dicts."
         )
     return payload
 
 
-def without_prefix(weights: Mapping[str, Any], *prefixes: str) -> dict[str, Any]:
-    """The weights with these prefixes cut off wherever a name begins with them, in this order."""
-    cut = {}
-    for name, tensor in weights.items():
-        for prefix in prefixes:
-            name = name.removeprefix(prefix)
-        cut[name] = tensor
-    return cut
+def strip_prefixes(weights: Mapping[str, Any], *prefixes: str) -> dict[str, Any]:
+    """Return the weights without these prefixes, removed from each name in this order."""
+    return rename(weights, [(f"^{re.escape(prefix)}", "") for prefix in prefixes])
 
 
-def renamed(weights: Weights, renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """Every name through every (pattern, replacement) of regular expressions, in this order."""
+def rename(weights: Mapping[str, Any], renames: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Apply every (pattern, replacement) of regular expressions to every name, in this order."""
     result = {}
     for name, tensor in weights.items():
         for pattern, replacement in renames:
@@ -110,8 +101,8 @@ def renamed(weights: Weights, renames: Sequence[tuple[str, str]]) -> dict[str, T
     return result
 
 
-def seen(payload: Payload, at_most: int = 8) -> str:
-    """The first keys of a payload, for an error message."""
+def preview_keys(payload: Payload, limit: int = 8) -> str:
+    """Return the first keys of a payload for an error message."""
     keys = list(payload)
-    more = f", … ({len(keys)} keys)" if len(keys) > at_most else ""
-    return ", ".join(keys[:at_most]) + more
+    more = f", … ({len(keys)} keys)" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more

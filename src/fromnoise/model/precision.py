@@ -1,4 +1,4 @@
-"""The network in bfloat16, for sampling where the machine computes in it."""
+"""Sampling precision: a copy of the network that computes in bfloat16."""
 
 import copy
 from typing import Literal, cast
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from fromnoise.diffusion import Denoiser
 
 Precision = Literal["fp32", "bf16"]
-Asked = Literal["auto", "fp32", "bf16"]  # auto: by what the device has
 PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for it; asked and not timed, so the answer stays."""
+    """Return whether the device has bf16 instructions.
+
+    The answer depends on the hardware only and is not timed, so it is reproducible.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -24,16 +26,16 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 def default_precision(device: torch.device) -> Precision:
-    """What `auto` is there."""
+    """Return the precision that `auto` means on a device."""
     return "bf16" if computes_in_bf16(device) else "fp32"
 
 
 def in_bf16(denoiser: Denoiser) -> Denoiser:
-    """A copy that computes as training does in bf16, for inference: products are, sums are not.
+    """Return a copy for inference that computes as training does in bf16.
 
-    The weights of convolutions and matrix products are in bfloat16 once and for all instead of
-    being cast at every step; on CUDA so is what GroupNorm returns. x_t and what is predicted stay
-    in float32.
+    Products are in bfloat16, sums are not. The weights of convolutions and matrix products are cast
+    once instead of at every step; on CUDA GroupNorm returns bfloat16 too. x_t and the prediction
+    stay in float32.
     """
     device = next(denoiser.parameters()).device
     network = copy.deepcopy(denoiser.network)
@@ -45,12 +47,12 @@ def in_bf16(denoiser: Denoiser) -> Denoiser:
 
 
 def suit_group_norms(network: nn.Module, device: str) -> None:
-    """Make the most of GroupNorm on such a device, "cpu" or "cuda".
+    """Choose the fastest layout and type of GroupNorm on a device, "cpu" or "cuda".
 
-    A CPU takes longer for statistics over groups of interleaved channels than for the convolutions,
-    so there the channels come first. On CUDA autocast makes the result float32, and with it that
-    of the SiLU behind it, which is twice as much to move; so there it is bfloat16 from now on, the
-    statistics aside.
+    On a CPU, statistics over groups of interleaved channels take longer than the convolutions, so
+    the layout becomes channels first. On CUDA, autocast makes the result of GroupNorm and of the
+    SiLU after it float32, which doubles the memory traffic, so the result becomes bfloat16. The
+    statistics stay in float32.
     """
     if device == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
         network.to(memory_format=torch.contiguous_format)
@@ -63,7 +65,7 @@ def suit_group_norms(network: nn.Module, device: str) -> None:
 
 
 class _GroupNormInHalf(nn.Module):
-    """The normalisation outside autocast."""
+    """GroupNorm outside autocast."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -75,12 +77,11 @@ class _GroupNormInHalf(nn.Module):
 
 
 class _Autocast(nn.Module):
-    """The network inside autocast."""
+    """A network inside autocast."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.self_conditioning = getattr(network, "self_conditioning", False)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):

@@ -1,77 +1,125 @@
-"""How a model is sampled from: what it has stored, changed as asked, and checked."""
+"""Resolve how to sample: the stored `SamplingConfig` of a model with overrides, checked once."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
-from fromnoise.config.components import Component, check_option_owner, checked
+from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.recipe import Sampling, check_sampling
-from fromnoise.diffusion import Denoise, clamp_x0, dynamic_threshold
+from fromnoise.config.recipe import check_sampling
+from fromnoise.config.schema import SamplingConfig
+from fromnoise.diffusion import (
+    Denoise,
+    NoiseSchedule,
+    clamp_x0,
+    dynamic_threshold,
+    sampling_timesteps,
+)
+from fromnoise.model.precision import Precision
 from fromnoise.model.spec import ModelSpec
 
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
+SHAPES_OF_GUIDANCE = ("guidance_interval", "guidance_rescale")  # no effect where s = 1
 
-def sampling_plan(
+
+def resolve_sampling(
     spec: ModelSpec,
+    schedule: NoiseSchedule,
     *,
-    steps: int | None = None,
-    sampler: str | None = None,
-    timesteps: str | None = None,
-    clamp: bool | Literal["dynamic"] | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[int, int] | None = None,
-    guidance_rescale: float | None = None,
-    **options: Any,
-) -> Sampling:
-    """The stored way of sampling with these changes, checked.
+    auto_precision: Precision,
+    conditional: bool | None = None,
+    **overrides: Any,
+) -> SamplingConfig:
+    """Return the stored sampling settings of a model with overrides, complete and checked.
 
-    clamp: x̂_0 to the range of images (True), or by `dynamic_threshold`, or not at all.
-    guidance: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off. guidance_interval: (first, last) t that
-    are guided. guidance_rescale: φ in [0, 1], see `diffusion.guidance.rescaled`.
-    options: the sampler's own (`eta` for ddim, `variance` for ddpm).
-    Raises ValueError for an unknown sampler, timesteps or option, steps outside 1..T, and
-    guidance that is negative or asked of a model without labels.
+    overrides: fields of `SamplingConfig`, and options of the sampler (`eta` of ddim, `variance` of
+    ddpm). None leaves the stored value. conditional: whether labels are requested; None if unknown.
+    auto_precision: replaces the precision `auto`.
+
+    Raises ConfigError for unknown or foreign keys, values out of range, and settings without
+    effect: guidance of an unconditional request, a shape of guidance at s = 1, an interval that no
+    timestep lies in.
     """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     stored, T = spec.sampling, spec.diffusion.T
-    asked = (guidance, guidance_interval, guidance_rescale)
-    if any(value is not None for value in asked) and not spec.label_names:
-        raise ValueError(
-            "this model was trained without labels, so there is nothing to guide it by: "
-            "ε = ε_∅ + s·(ε_c − ε_∅), s = guidance, needs ε_c"
-        )
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise ValueError(
-            f"guidance must be at least 0, not {guidance:g}: it is s in "
-            "ε = ε_∅ + s·(ε_c − ε_∅), where 1 is off"
-        )
-    if steps is not None and not 1 <= steps <= T:
-        raise ValueError(f"steps must be 1..{T}, not {steps}")
-    same = sampler is None or sampler == stored.sampler.name
-    check_option_owner(sampler or stored.sampler.name, options)
-    inherited = stored.sampler.options if same else {}
-    component = Component(name=sampler or stored.sampler.name, **{**inherited, **options})
+    fields = {key: value for key, value in overrides.items() if key in SamplingConfig.model_fields}
+    options = {key: value for key, value in overrides.items() if key not in fields}
+    _check_guidance(spec, fields, conditional)
+    if (steps := fields.get("steps")) is not None and not 1 <= steps <= T:
+        raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
+    named = Component.model_validate(fields.get("sampler", stored.sampler.name))
+    inherited = stored.sampler.options if named.name == stored.sampler.name else {}
+    check_option_owner(named.name, options)
+    component = Component(name=named.name, **{**inherited, **named.options, **options})
     changes = {
-        "sampler": checked(component, "sampling.sampler").model_dump(),
-        "steps": min(steps or stored.steps, T),
-        "timesteps": timesteps,
-        "clamp": clamp,
-        "guidance": guidance,
-        "guidance_interval": guidance_interval,
-        "guidance_rescale": guidance_rescale,
+        "steps": min(stored.steps, T),
+        "precision": auto_precision if stored.precision == "auto" else stored.precision,
+        **fields,
+        "sampler": check_component(component, "sampling.sampler").model_dump(),
     }
-    changes = {key: value for key, value in changes.items() if value is not None}
+    if changes["precision"] == "auto":
+        changes["precision"] = auto_precision
     try:
-        plan = Sampling.model_validate({**stored.model_dump(), **changes})
+        config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
     except ValidationError as error:
-        raise ConfigError(explain(error, Sampling, "sampling")) from error
-    labels = bool(spec.label_names)
-    check_sampling(spec.model_copy(update={"sampling": plan}), labels=labels)
-    return plan
+        raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
+    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
+    _check_shapes_of_guidance(config, schedule, fields)
+    return config
 
 
-def clamped(denoise: Denoise, plan: Sampling, spec: ModelSpec) -> Denoise:
-    """The denoiser with x̂_0 kept in range in the way that the plan says."""
-    if plan.clamp == "dynamic":
+def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
+    """Return the settings with another scale s; at s = 1 guidance has no shape."""
+    shape = {} if scale != 1 else {"guidance_interval": None, "guidance_rescale": 0.0}
+    return config.model_copy(update={"guidance": scale, **shape})
+
+
+def visited_timesteps(config: SamplingConfig, schedule: NoiseSchedule) -> list[int]:
+    """Return the falling times of {1..T} that the sampler visits."""
+    return sampling_timesteps(schedule, config.steps, config.timesteps)
+
+
+def clamped(denoise: Denoise, config: SamplingConfig, spec: ModelSpec) -> Denoise:
+    """Return the denoiser with x̂_0 kept in range as the settings say."""
+    if config.clamp == "dynamic":
         return dynamic_threshold(denoise, *spec.data_range)
-    return clamp_x0(denoise, *spec.data_range) if plan.clamp else denoise
+    return clamp_x0(denoise, *spec.data_range) if config.clamp else denoise
+
+
+def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool | None) -> None:
+    guiding = [key for key in ("guidance", *SHAPES_OF_GUIDANCE) if key in fields]
+    if not guiding:
+        return
+    if not spec.label_names:
+        raise ConfigError(
+            f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
+            f"Remove {guiding[0]}."
+        )
+    if conditional is False:
+        raise ConfigError(
+            f"{guiding[0]} has no effect without labels: {FORMULA} needs ε_c. Request labels, or "
+            f"remove {guiding[0]}."
+        )
+    scale = fields.get("guidance", 1.0)
+    if isinstance(scale, int | float) and not 0 <= scale < math.inf:
+        raise ConfigError(
+            f"guidance = {scale:g} is out of range. Use s ≥ 0 in {FORMULA}, where 1 is off."
+        )
+
+
+def _check_shapes_of_guidance(
+    config: SamplingConfig, schedule: NoiseSchedule, fields: dict[str, Any]
+) -> None:
+    shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
+    if shapes and config.guidance == 1:
+        raise ConfigError(
+            f"{shapes[0]} has no effect: guidance is off, s = 1 in {FORMULA}. Set guidance too."
+        )
+    span = config.guidance_interval if "guidance_interval" in shapes else None
+    times = visited_timesteps(config, schedule)
+    if span is not None and not any(span[0] <= t <= span[1] for t in times):
+        raise ConfigError(
+            f"guidance_interval = {span[0]}-{span[1]} has no effect: none of the {len(times)} "
+            "timesteps lies in it. Widen it, or take more steps."
+        )

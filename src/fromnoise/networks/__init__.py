@@ -1,14 +1,12 @@
-"""The architectures, each (x_t, t, cond) → output. Imports torch, and nothing of ours outside.
+"""The architectures, each (x_t, t, cond) → output: see `Network` for the contract.
 
-Every one takes images (B,C,H,W), t ∈ {0..T−1} as (B,) and labels (B,K) in {−1, 0, +1} or None, and
-returns (B,C,H,W), or (B,2C,H,W) with `learned_variance`. Zeros, and None, mean "nothing said".
-With `self_conditioning` it takes (B,2C,H,W): x_t, and an earlier x̂_0 of its own, or zeros.
-`regions` are the classes of its repeated blocks, which `training.compile` compiles one by one.
+Imports torch, and nothing of ours outside this folder.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.context import ContextUNet
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.dense_attention import DenseAttention
@@ -30,6 +28,7 @@ __all__ = [
     "ContextUNet",
     "DenseAttention",
     "LinearAttentionUNet",
+    "Network",
     "Stacked",
     "check_size",
 ]

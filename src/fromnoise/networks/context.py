@@ -1,7 +1,7 @@
-"""A U-Net whose middle is pooled away, and which multiplies by its condition.
+"""A U-Net with a pooled middle, which multiplies its activations by the condition.
 
-The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, as it was widened to 64×64 images with
-several labels each.
+The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, as widened to 64×64 images with several
+labels each.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import check_cond, check_size, sinusoid
 
 Norm = Literal["batch", "group"]
@@ -19,9 +20,9 @@ GROUPS = 8
 
 
 class ConvBlock(nn.Module):
-    """conv3–norm–GELU twice; with `residual`, then added to the input and divided by 1.414.
+    """conv3–norm–GELU twice; with `residual`, then plus the input, divided by 1.414.
 
-    Where the widths differ, it is the first half's output that is added.
+    If the widths differ, the output of the first half is added instead of the input.
     """
 
     def __init__(self, c_in: int, c_out: int, *, norm: Norm, residual: bool = False) -> None:
@@ -42,7 +43,7 @@ class ConvBlock(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Linear–GELU–Linear: what one of the two places is told of the time or of the condition."""
+    """Linear–GELU–Linear: an embedding of the time or the condition for one of the two ups."""
 
     def __init__(self, c_in: int, c_out: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Embedding(nn.Module):
         self.linear2 = nn.Linear(c_out, c_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,c_in) → (B,c_out,1,1), in x's precision even if the weights have a lower one."""
+        """(B,c_in) → (B,c_out,1,1), in x's precision even if that of the weights is lower."""
         hidden = F.gelu(_in_precision_of(x, self.linear1))
         return _in_precision_of(hidden, self.linear2)[:, :, None, None]
 
@@ -69,27 +70,27 @@ class Up(nn.Module):
         return self.block2(self.block1(self.conv(x)))
 
 
-class ContextUNet(nn.Module):
+class ContextUNet(Network):
     """ε_θ(x_t, t, cond): 7,578,627 parameters with the defaults and 24 labels.
 
     Two levels of widths F = `features` and 2F, then an average over windows of `pool` × `pool`,
     undone by a transposed convolution of `expand` × `expand`. Before each of the two ups the
     activation becomes activation · c + e, c from the condition and e from the time. Defaults are
-    the published values; each of these mends a fault of theirs:
+    the published values. Each of these corrects a fault of theirs:
 
-    - `pool` = `expand`: with 7 and 8, the middle never sees the rows and columns that are left
-      over, 23 % of a 64×64 image (the skips do);
+    - `pool` = `expand`: with 7 and 8, the middle never sees the remaining rows and columns, 23 % of
+      a 64×64 image (the skips do);
     - `norm: group`: batch statistics make an image depend on its neighbours in the batch, and the
-      averages kept for sampling are not those of the averaged weights;
-    - `embedding: sinusoid`: the scalar t/T moves by 1/T a step, and a smooth function of it can
-      hardly differ from one step to the next;
-    - `condition: signed`: −1 is read as well as +1, and without biases, activation · (1 + c) + e is
-      the activation itself where nothing is said (there, zeros through layers with biases).
+      running averages do not belong to the EMA of the weights;
+    - `embedding: sinusoid`: the scalar t/T changes by 1/T a step, and a smooth function of it
+      hardly differs between neighbouring steps;
+    - `condition: signed`: −1 has an effect as +1 has, and without biases activation · (1 + c) + e
+      keeps the activation for zeros (the published layers have biases, through which zeros pass).
 
-    t/T is (t+1)/`T` in terms of the t ∈ {0..T−1} that the network receives, and T the diffusion's.
-    Both sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
-    `expand` to restore what `pool` took: at most 192 for 7 and 8, any for equal ones.
-    `features` must be a multiple of 8.
+    t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
+    sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
+    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. `features` must be a
+    multiple of 8.
     """
 
     regions = (ConvBlock,)
@@ -151,9 +152,9 @@ class ContextUNet(nn.Module):
         pooled = F.gelu(F.avg_pool2d(down2, self.pool))
 
         x = F.relu(self.middle_norm(self.middle(pooled)))
-        x = self._told(x, cond, self.cond1) + time1.to(x.dtype)
+        x = self._conditioned(x, cond, self.cond1) + time1.to(x.dtype)
         x = self.up1(torch.cat([x, down2], dim=1))
-        x = self._told(x, cond, self.cond2) + time2.to(x.dtype)
+        x = self._conditioned(x, cond, self.cond2) + time2.to(x.dtype)
         x = self.up2(torch.cat([x, down1], dim=1))
         return self.out2(F.relu(self.out_norm(self.out1(torch.cat([x, stem], dim=1)))))
 
@@ -163,8 +164,8 @@ class ContextUNet(nn.Module):
             return sinusoid(t, self.features).to(dtype)
         return (t.to(dtype)[:, None] + 1) / self.T
 
-    def _told(self, x: Tensor, cond: Tensor | None, embed: Embedding | None) -> Tensor:
-        """x times what the condition makes of it."""
+    def _conditioned(self, x: Tensor, cond: Tensor | None, embed: Embedding | None) -> Tensor:
+        """Multiply x by the embedding of the condition."""
         if embed is None or (self.signed and cond is None):
             return x
         if cond is None:
@@ -179,7 +180,7 @@ def _in_precision_of(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _full_precision(device: str) -> AbstractContextManager[object]:
-    """No autocast inside; `meta` has none."""
+    """Disable autocast; the device `meta` has none."""
     known = torch.amp.is_autocast_available(device)
     return torch.autocast(device, enabled=False) if known else nullcontext()
 
@@ -189,7 +190,7 @@ def _norm(norm: Norm, width: int) -> nn.Module:
 
 
 def _most_windows(pool: int, expand: int) -> float:
-    """The largest m with ⌊m·expand / pool⌋ = m: so many windows fit side by side."""
+    """Return the largest m with ⌊m·expand / pool⌋ = m: the windows that fit side by side."""
     return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1
 
 
@@ -201,5 +202,5 @@ def _check_options(T: int, features: int, pool: int, expand: int) -> None:
     if not 1 <= pool <= expand < 2 * pool:
         raise ValueError(
             f"pool and expand must be equal, or expand less than twice pool, not {pool} and "
-            f"{expand}: otherwise no image size is restored; for example 7 and 8, or 8 and 8"
+            f"{expand}. Choose for example 7 and 8, or 8 and 8, which restore the image size."
         )

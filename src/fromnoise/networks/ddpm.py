@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Attention, Dropout, add_cond, check_size, sinusoid, zero_init
 
 Norm = Callable[[int], nn.GroupNorm]
-"""A width → the normalisation of that many channels."""
+"""width → the normalisation of so many channels."""
 
 
 class ResidualBlock(nn.Module):
     """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input.
 
-    With `scale_shift` the layer of the time gives a scale and a shift of what the second GN returns
-    instead: (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
+    With `scale_shift` the layer of the time instead scales and shifts the output of the second GN:
+    (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        told = self.time(time)[:, :, None, None]
+        embedding = self.time(time)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedding.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift  # a CPU does not vectorise addcmul here
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + embedding)
         h = self.conv2(self.dropout(F.silu(h)))
         return self.shortcut(x) + h
 
@@ -73,7 +74,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks at one resolution: after each residual block, attention where it is wanted."""
+    """The blocks at one resolution: after each residual block, attention if the level has it."""
 
     def __init__(self, blocks: list[ResidualBlock], attentions: list[Attention]) -> None:
         super().__init__()
@@ -82,18 +83,18 @@ class Level(nn.Module):
         self.resample: nn.Module | None = None
 
     def block(self, i: int, x: Tensor, time: Tensor) -> Tensor:
-        """Residual block i of this level, and its attention if there is one."""
+        """Apply residual block i of this level, and its attention if the level has it."""
         x = self.blocks[i](x, time)
         return self.attentions[i](x) if self.attentions else x
 
 
-class DDPM(nn.Module):
+class DDPM(Network):
     """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
     from 0, so (1,) is attention at 16×16 on 32×32 images. The condition, K numbers in {−1, 0, +1},
-    enters beside the time through a layer without bias, so that zeros mean "nothing said". With
-    `scale_shift` both scale and shift the features instead of being added to them.
+    is added to the time embedding through a layer without bias, so that zeros are the unconditional
+    case. With `scale_shift` this sum scales and shifts the features instead of being added to them.
     Every width must be a multiple of `groups`. The image's sides must be multiples of
     `size_multiple`; any such size works, square or not.
     """
@@ -149,7 +150,7 @@ class DDPM(nn.Module):
         self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
 
         self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels, 3, padding=1)
-        skips, c = [channels], channels  # the width of every tensor that the way up will need
+        skips, c = [channels], channels  # the width of every skip connection
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             self.down.append(level(i, [c] + [width] * (num_res_blocks - 1)))
@@ -184,7 +185,7 @@ class DDPM(nn.Module):
             if isinstance(module, ResidualBlock):
                 zero_init(module.conv2)
             elif isinstance(module, Attention):
-                for part in module.qkv.weight.chunk(3):  # as the three layers that it stands for
+                for part in module.qkv.weight.chunk(3):  # as three separate layers
                     nn.init.xavier_uniform_(part)
                 zero_init(module.out)
         zero_init(self.out)
@@ -233,8 +234,8 @@ def _check_options(
         raise ValueError(f"channels must be an even number ≥ 4, not {channels}")
     if groups < 1 or channels % groups:
         raise ValueError(
-            f"channels must be a multiple of groups, but {channels} is not one of {groups}; "
-            f"for example groups = {math.gcd(channels, groups)}"
+            f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
+            f"Set for example groups = {math.gcd(channels, groups)}."
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout}")

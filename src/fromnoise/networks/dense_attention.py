@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Attention, add_cond, check_size
 
 
 def time_features(t: Tensor, width: int) -> Tensor:
-    """Sines, then cosines, of t · 10000^(−i/(d/2)). t: (B,) → float32 (B, width); width even.
+    """Return sines, then cosines, of t · 10000^(−i/(d/2)): (B,) → float32 (B, width); width even.
 
-    Divided by powers rather than multiplied by exponentials: at t = 999 float32 tells the two apart
-    in the fourth decimal, and trained weights know this one.
+    Published weights were trained with division by powers. Multiplication by exponentials differs
+    in float32: at t = 999 by the fourth decimal.
     """
     half = width // 2
     period = 10000.0 ** (torch.arange(half, dtype=torch.float32, device=t.device) / half)
@@ -61,19 +62,20 @@ class Block(nn.Module):
         return x
 
 
-class DenseAttention(nn.Module):
+class DenseAttention(Network):
     """ε_θ(x_t, t, cond): 10,188,947 parameters with the defaults.
 
-    Block i on the way down goes from channels[i] to channels[i+1], and halves the image where
-    downsample[i]; the middle goes through `mid_channels`, from the last of `channels` to the last
-    but one; the way up mirrors the way down and ends at `out_width`. `num_layers` are the residual
-    layers of a block on the way down, in the middle (there, one more) and on the way up.
-    `attention_levels` are the blocks that attend, on both ways, counted from 0 at full resolution;
-    None is all of them. The middle always attends.
+    Block i of the encoder leads from channels[i] to channels[i+1], and halves the image if
+    downsample[i]. The middle has the widths `mid_channels`, from the last of `channels` to the last
+    but one. The decoder mirrors the encoder and ends at `out_width`. `num_layers` are the residual
+    layers of a block in the encoder, in the middle (there, one more) and in the decoder.
+    `attention_levels` are the blocks with attention in encoder and decoder, counted from 0 at full
+    resolution; None is all of them. The middle always has attention.
 
-    The condition, K numbers in {−1, 0, +1}, enters beside the time through a layer without bias, so
-    that zeros mean "nothing said". Every width must be a multiple of `groups` and of `heads`. The
-    image's sides must be multiples of `size_multiple`; any such size works, square or not.
+    The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
+    bias, so that zeros are the unconditional case. Every width must be a multiple of `groups` and
+    of `heads`. The image's sides must be multiples of `size_multiple`; any such size works, square
+    or not.
     """
 
     regions = (Residual, Attention)
@@ -146,7 +148,7 @@ class DenseAttention(nn.Module):
         time = F.silu(time)
 
         x = self.stem(x)
-        skips = []  # what each block on the way down was given
+        skips = []  # the input of each block of the encoder
         for block in cast(Iterable[Block], self.down):
             skips.append(x)
             x = block(x, time)
@@ -171,8 +173,8 @@ def _check_widths(
         )
     if (mid_channels[0], mid_channels[-1]) != (channels[-1], channels[-2]):
         raise ValueError(
-            f"mid_channels must start with {channels[-1]} and end with {channels[-2]}, where "
-            f"channels ends, not {list(mid_channels)}"
+            f"mid_channels must start with {channels[-1]} and end with {channels[-2]}, the last "
+            f"two of channels, not {list(mid_channels)}"
         )
     widths = [*channels, *mid_channels, out_width]
     for name, number in (("groups", groups), ("heads", heads)):
@@ -180,8 +182,8 @@ def _check_widths(
         if unfit:
             raise ValueError(
                 f"every width in channels, mid_channels and out_width must be a multiple of "
-                f"{name}, but {unfit[0]} is not one of {number}; "
-                f"for example {name} = {math.gcd(*widths)}"
+                f"{name}, but {unfit[0]} is not one of {number}. "
+                f"Set for example {name} = {math.gcd(*widths)}."
             )
 
 
@@ -194,12 +196,12 @@ def _check_blocks(
 ) -> None:
     if len(downsample) != num_blocks:
         raise ValueError(
-            f"downsample must say true or false for each of the {num_blocks} blocks between the "
+            f"downsample must be true or false for each of the {num_blocks} blocks between the "
             f"channels, not {list(downsample)}"
         )
     if len(num_layers) != 3 or min(num_layers) < 1:
         raise ValueError(
-            f"num_layers must be three numbers ≥ 1: down, middle, up; not {list(num_layers)}"
+            f"num_layers must be three numbers ≥ 1 (down, middle, up), not {list(num_layers)}"
         )
     if time_dim < 2 or time_dim % 2:
         raise ValueError(f"time_dim must be an even number ≥ 2, not {time_dim}")

@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Layers and checks that several networks share."""
 
 import math
 from typing import Literal
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "halves") -> Tensor:
-    """Sines and cosines of t at geometrically spaced frequencies. t: (B,) → float32 (B, width).
+    """Return sines and cosines of t at geometric frequencies: (B,) → float32 (B, width).
 
     `halves`: frequencies 10000^(−i/(d/2−1)), all sines and then all cosines, as in the code of
     Ho et al. 2020. `interleaved`: 10000^(−2i/d), sine and cosine in turn, as in Vaswani et al.
@@ -26,7 +26,7 @@ def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "
 
 
 class Dropout(nn.Dropout):
-    """`drop` while training, nothing else."""
+    """`drop` in training, the identity in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape → the same."""
@@ -34,18 +34,18 @@ class Dropout(nn.Dropout):
 
 
 def drop(x: Tensor, p: float) -> Tensor:
-    """0 with probability p, else x/(1−p).
+    """Set elements to 0 with probability p, and divide the others by 1−p.
 
-    A CPU draws random numbers one after the other, and one for each element takes longer than the
-    convolution that follows. So there 64 random bits serve four elements: p is rounded to a
-    multiple of 2⁻¹⁶, and what is kept is scaled by the share that is kept, so the mean stays.
+    A CPU draws random numbers one by one, and one for each element takes longer than the
+    convolution that follows. So on a CPU 64 random bits serve four elements: p is rounded to a
+    multiple of 2⁻¹⁶, and the scale is that of the rounded p, so that the mean is exact.
     """
     if p == 0 or x.device.type != "cpu":
         return F.dropout(x, p)
     with torch.no_grad():
         dropped = min(round(p * 2**16), 2**16 - 1)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        numbers = words.view(torch.int16)[: x.numel()]  # −2¹⁵..2¹⁵−1
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        numbers = bits.view(torch.int16)[: x.numel()]  # −2¹⁵..2¹⁵−1
         kept = torch.tensor(2**16 / (2**16 - dropped), dtype=x.dtype)
         factor = torch.where(numbers >= dropped - 2**15, kept, torch.zeros_like(kept))
         factor = factor.as_strided(x.shape, torch.empty_like(x).stride())  # in x's layout
@@ -56,11 +56,11 @@ FEW_TOKENS = 512
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
+    """Return softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
-    Fused, so that the weights, N by N, are never there at once. But on a CPU half precision and few
-    tokens are twice as fast in separate products (docs/performance.md), though q·kᵀ is then rounded
-    to it too; and dropout is not fused.
+    Fused, so that the N×N weights are never stored. But on a CPU, few tokens in half precision are
+    twice as fast in separate products (docs/performance.md), which also round q·kᵀ to half; and a
+    CPU has no fused dropout.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     if q.device.type == "cpu" and (few_in_half or dropout > 0):
@@ -93,9 +93,9 @@ class Attention(nn.Module):
 
 
 def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer on the channels of every pixel, (B,C,H,W) → (B,C',H,W), wherever they lie.
+    """Apply the layer to the channels of every pixel: (B,C,H,W) → (B,C',H,W).
 
-    A CPU need not move them for a convolution; others have them side by side in channels last.
+    As a 1×1 convolution a CPU need not move them; elsewhere channels last keeps them together.
     """
     if x.device.type == "cpu":
         return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
@@ -103,7 +103,7 @@ def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
-    """Refuse sides that are not positive multiples of `multiple`, or longer than `largest`."""
+    """Raise ValueError for sides that are no multiples of `multiple`, or longer than `largest`."""
     if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
         return
 
@@ -122,11 +122,11 @@ def check_size(height: int, width: int, multiple: int, largest: float = math.inf
 
 
 def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
-    """Refuse a condition that is not one row for each image, or of another number of labels."""
+    """Raise ValueError unless cond is None or of shape (batch_size, cond_dim)."""
     if cond is None:
         return
     if cond_dim == 0:
-        raise ValueError("this network takes no condition: it was built with cond_dim = 0")
+        raise ValueError("this network takes no condition. Leave it out: cond_dim is 0.")
     if tuple(cond.shape) != (batch_size, cond_dim):
         raise ValueError(
             f"the condition must be of shape ({batch_size}, {cond_dim}), one row for each image, "
@@ -135,7 +135,7 @@ def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
 
 
 def add_cond(time: Tensor, layer: nn.Linear | None, cond: Tensor | None) -> Tensor:
-    """The embedding of t (B,D) and that of the labels in one; `layer` has no bias, so 0 is ∅."""
+    """Add the embedding of the labels to that of t (B,D). `layer` has no bias, so 0 is ∅."""
     check_cond(cond, len(time), 0 if layer is None else layer.in_features)
     if cond is None or layer is None:
         return time
@@ -143,7 +143,7 @@ def add_cond(time: Tensor, layer: nn.Linear | None, cond: Tensor | None) -> Tens
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """Start a layer at zero, so that the residual branch it closes is the identity at first."""
+    """Initialise a layer to zero, so that its residual branch starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

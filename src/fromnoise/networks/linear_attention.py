@@ -1,6 +1,6 @@
-"""A U-Net with attention at every level, linear in the number of pixels but at the innermost.
+"""A U-Net with attention at every level, at all but the innermost linear in the pixels.
 
-It is the `Unet` of denoising-diffusion-pytorch 2. RMSNorm: Zhang and Sennrich 2019
+The `Unet` of denoising-diffusion-pytorch 2. RMSNorm: Zhang and Sennrich 2019
 (arXiv:1910.07467). Linear attention: Shen et al. 2021 (arXiv:1812.01243).
 """
 
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
 class _Normalise(torch.autograd.Function):
     """gain · x/max(‖x‖, 1e-12) + shift over the channels, computed in float32.
 
-    Written out because autograd would keep three tensors of x's size, one of them in float32,
-    and walk over them twice as often; this keeps x alone. The result has x's precision.
+    Its own backward pass keeps only x; autograd would keep three tensors of that size, one of them
+    in float32, and read them twice as often. The result has x's precision.
     """
 
     @staticmethod
@@ -49,18 +50,18 @@ class _Normalise(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """√C · x/‖x‖ · gain: every pixel's channels are brought to a root mean square of 1."""
+    """√C · x/‖x‖ · gain: the channels of every pixel get a root mean square of 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor, told: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """x: (B,C,H,W); told: (scale, shift), (B,C) each → norm(x)·(1 + scale) + shift."""
+    def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x: (B,C,H,W); scale, shift: (B,C) each → norm(x)·(1 + scale) + shift."""
         gain = (self.gain * len(self.gain) ** 0.5)[None, :, None, None]
         shift = None
-        if told is not None:
-            scale, shift = (part[:, :, None, None].to(gain.dtype) for part in told)
+        if scale_shift is not None:
+            scale, shift = (part[:, :, None, None].to(gain.dtype) for part in scale_shift)
             gain = gain * (1 + scale)
         return cast(Tensor, _Normalise.apply(x, gain, shift))
 
@@ -89,7 +90,7 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """RMSNorm, then several heads of softmax(q·k/√d) v over all pixels, + the input.
 
-    A few learned keys and values, the memories, stand beside those of the pixels.
+    The memories, a few learned keys and values, are attended beside those of the pixels.
     """
 
     def __init__(self, channels: int, *, heads: int, head_dim: int, memories: int) -> None:
@@ -113,8 +114,8 @@ class Attention(nn.Module):
 class LinearAttention(nn.Module):
     """RMSNorm, then in each head (softmax_pixels(k)ᵀ v)ᵀ softmax_channels(q)/√d, RMSNorm, + input.
 
-    A few learned keys and values, the memories, stand beside those of the pixels. No values are
-    computed: with v = x W_v, softmax(k)ᵀ v = (softmax(k)ᵀ x) W_v, and so everything between
+    The memories, a few learned keys and values, are attended beside those of the pixels. No values
+    are computed: with v = x W_v, softmax(k)ᵀ v = (softmax(k)ᵀ x) W_v, so that everything between
     softmax(q) and the output is one matrix for each image.
     """
 
@@ -150,17 +151,17 @@ class LinearAttention(nn.Module):
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """(B,C,H,W) → (B,HW,C), without a copy where x is channels last."""
+    """Reshape (B,C,H,W) → (B,HW,C), without a copy if x is channels last."""
     return x.flatten(2).transpose(1, 2)
 
 
 def _image(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B,HW,C) → (B,C,H,W), in the sizes of `like`."""
+    """Reshape (B,HW,C) → (B,C,H,W), with the sizes of `like`."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
 class Level(nn.Module):
-    """Two residual blocks and an attention at one resolution, then the way to the next."""
+    """Two residual blocks and an attention at one resolution, then a change of the size."""
 
     def __init__(
         self, blocks: list[ResidualBlock], attention: nn.Module, resample: nn.Module
@@ -171,16 +172,16 @@ class Level(nn.Module):
         self.resample = resample
 
 
-class LinearAttentionUNet(nn.Module):
+class LinearAttentionUNet(Network):
     """ε_θ(x_t, t, cond): 35,711,491 parameters with the defaults.
 
-    Level i works at 1/2^i of the image size, the way down with width dim·multipliers[i−1]
-    (`init_dim`, by default dim, for i = 0) and the way up with dim·multipliers[i]. Attention has
-    `heads` heads of width `head_dim` and `memories` learned keys and values. It is linear but at
-    the `full_attention_levels`, the innermost level where that is None, and in the middle, which
-    have softmax attention over all pixels. The condition, K numbers in {−1, 0, +1}, enters beside
-    the time through a layer without bias, so that zeros mean "nothing said". The image's sides
-    must be multiples of `size_multiple`; any such size works, square or not.
+    Level i has 1/2^i of the image size, the encoder with width dim·multipliers[i−1] (`init_dim`, by
+    default dim, for i = 0) and the decoder with dim·multipliers[i]. Attention has `heads` heads of
+    width `head_dim` and `memories` learned keys and values. It is linear, except for softmax
+    attention over all pixels at the `full_attention_levels` (None: the innermost level) and in the
+    middle. The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer
+    without bias, so that zeros are the unconditional case. The image's sides must be multiples of
+    `size_multiple`; any such size works, square or not.
     """
 
     regions = (ResidualBlock, Attention, LinearAttention)

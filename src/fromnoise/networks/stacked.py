@@ -1,4 +1,4 @@
-"""A U-Net of equal layers: residual block, perhaps attention, residual block, another size."""
+"""A U-Net of equal layers: residual block, optional attention, residual block, another size."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -8,23 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.base import Network
 from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
 
 
 def halve(channels: int) -> nn.Module:
-    """Half the size, twice the width."""
+    """Build a layer of half the size and twice the width."""
     return nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
 
 
 def double(channels: int) -> nn.Module:
-    """Twice the size, half the width."""
+    """Build a layer of twice the size and half the width."""
     return nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1)
 
 
 class Residual(nn.Module):
     """x + time, then GN–ReLU–conv3–dropout–GN–ReLU–conv3, + x with its time; the width stays.
 
-    The time enters through a layer of its own, or with c_time = 0 its first C numbers as they are.
+    The time enters through a layer of the block, or with c_time = 0 as its first C numbers.
     """
 
     def __init__(self, channels: int, c_time: int, *, groups: int, dropout: float) -> None:
@@ -45,11 +46,11 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, in the place of x.
+    """softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, without the input.
 
-    With a norm, x + the same of norm(x). The parts are not neighbours: the rows of `qkv` run over
-    the channels of a part, then the parts, and fastest over q, k and v; the columns of `out` over
-    the channels, then the parts. `dropout` acts on the attention weights, in training only.
+    With a norm, x + the same of norm(x). The parts interleave: the rows of `qkv` run over the
+    channels of a part, then the parts, and fastest over q, k and v; the columns of `out` over the
+    channels, then the parts. `dropout` acts on the attention weights, in training only.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Residual block, attention where it is wanted, residual block, and then another size."""
+    """Residual block, optional attention, residual block, and then another size."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Layer(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,C,H,W) → the resampled result, and before resampling (B,C,H,W)."""
+        """(B,C,H,W) → the resampled result, and the (B,C,H,W) before resampling."""
         x = self.residual1(x, time)
         if self.attention is not None:
             x = self.attention(x)
@@ -97,25 +98,25 @@ class Layer(nn.Module):
         return self.resample(x), x
 
 
-class Stacked(nn.Module):
+class Stacked(Network):
     """ε_θ(x_t, t, cond): 35,178,689 parameters with the defaults and one image channel.
 
-    Layer i works at width channels[i], then halves the size and doubles the width, or the reverse
-    where upscale[i]. Each layer of the second half concatenates what its mirror image in the first
-    had before resampling. So each width follows from those before it: 64, 128, 256, 512, 256 + 256,
-    256 + 128, and 192 + 64 at the end.
+    Layer i has width channels[i], then halves the size and doubles the width, or the reverse if
+    upscale[i]. Each layer of the second half concatenates the output of its mirror image in the
+    first, before resampling. So each width follows from those before it: 64, 128, 256, 512,
+    256 + 256, 256 + 128, and 192 + 64 at the end.
 
-    `time`: `raw`, as published, adds the sinusoid itself, its first C numbers, of which a layer of
-    width 64 gets periods below 20 steps and no slower ones; `projected` learns what to add, by two
-    layers and one more in each residual block. `attention_form`: `plain`, as published, puts
-    attention in the place of its input, with dropout on its weights; `residual` normalises the
-    input, adds the result to it and, as in the paper, leaves dropout to the residual blocks, so
-    that the attention stays fused in training too.
+    `time`: `raw`, as published, adds the sinusoid itself, its first C numbers, which in a layer of
+    width 64 have periods below 20 steps and no slower ones; `projected` learns an embedding, by two
+    layers and one more in each residual block. `attention_form`: `plain`, as published, replaces
+    its input by attention, with dropout on the weights; `residual` normalises the input, adds the
+    result to it and, as in the paper, leaves dropout to the residual blocks, so that the attention
+    stays fused in training too.
 
     The condition, K numbers in {−1, 0, +1}, is added to the time through a layer without bias, so
-    that zeros mean "nothing said". Every width must be a multiple of `groups` and of 2, and where
-    there is attention of `heads`. The image's sides must be multiples of `size_multiple`; any such
-    size works, square or not.
+    that zeros are the unconditional case. Every width must be a multiple of `groups` and of 2, and
+    with attention of `heads`. The image's sides must be multiples of `size_multiple`; any such size
+    works, square or not.
     """
 
     regions = (Residual, Attention)
@@ -194,7 +195,7 @@ class Stacked(nn.Module):
 
 
 def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
-    """The width that each layer is given, and last the one that they end with."""
+    """Return the input width of each layer, and last the width of the output."""
     widths = [first]
     for i, up in enumerate(upscale):
         width = widths[i] // 2 if up else 2 * widths[i]
@@ -216,7 +217,7 @@ def _check_options(
     for name, flags in (("attention", attention), ("upscale", upscale)):
         if len(flags) != len(channels):
             raise ValueError(
-                f"{name} must say true or false for each of the {len(channels)} channels, "
+                f"{name} must be true or false for each of the {len(channels)} channels, "
                 f"not {list(flags)}"
             )
     if any(up == mirrored for up, mirrored in zip(upscale, reversed(upscale), strict=True)):
@@ -227,8 +228,8 @@ def _check_options(
     fitting = _widths(channels[0], upscale)[:-1]
     if list(channels) != fitting:
         raise ValueError(
-            f"channels must be {fitting} with this first width and this upscale, since each layer "
-            f"takes what those before it give, not {list(channels)}"
+            f"channels must be {fitting} with this first width and this upscale, since each width "
+            f"follows from those before it, not {list(channels)}"
         )
     if groups < 1 or any(c < 1 or c % 2 or c % groups for c in channels):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A run, or several side by side, as one HTML page that needs nothing else."""
+"""Show runs side by side on one self-contained HTML page."""
 
 from fromnoise.report.report import write_report
 

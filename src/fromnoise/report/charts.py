@@ -1,174 +1,145 @@
-"""Numbers → small SVG charts that take their colours from the page, light or dark."""
+"""Draw the charts of the page: training curves, a sampler sweep, bits by timestep."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 480, 280  # units of the drawing, about pixels
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
-MOST_TICKS = 6
+from fromnoise.curves import smooth
+from fromnoise.report.formatting import distance_name
+from fromnoise.report.records import Bits, Sweep
+from fromnoise.report.run_folder import RunFolder
+from fromnoise.report.svg import Axes, Line, Point, line_chart, point_chart
+
+COLOURS = 6  # of runs in style.css, used in turn
+QUARTERS = ("quarter 1, least noise", "quarter 2", "quarter 3", "quarter 4, most noise")
+STEPS, LOG_STEPS = Axes("training step"), Axes("training step", log_x=True, log_y=True)
 
 
-class Axes(NamedTuple):
-    """What is below the chart, and which axes are logarithmic."""
-
-    x: str
-    log_x: bool = False
-    log_y: bool = False
-
-
-class Line(NamedTuple):
-    """A curve: x ascends. colour: a class of style.css, `run1` … or `quarter1` …."""
+class LegendEntry(NamedTuple):
+    """An entry of a legend."""
 
     name: str
-    x: np.ndarray  # (n,)
-    y: np.ndarray  # (n,)
     colour: str
-    faint: bool = False  # a raw curve behind its smoothed one
+    value: str = ""
 
 
-class Point(NamedTuple):
-    """A measured point with its interval."""
+class Chart(NamedTuple):
+    """A chart with its title, legend and note."""
 
-    name: str
-    x: float
-    y: float
-    low: float
-    high: float
-    colour: str
-    strong: bool = True
+    title: str
+    svg: Markup
+    legend: list[LegendEntry]
+    note: str = ""
 
 
-def line_chart(lines: Sequence[Line], axes: Axes, *, title: str) -> Markup:
-    """An SVG of curves; a curve of one point is a dot. Of no curve at all: nothing."""
-    lines = [line for line in lines if len(line.x)]
-    if not lines:
-        return Markup("")
-    x = _Scale([v for line in lines for v in (line.x[0], line.x[-1])], axes.log_x, LEFT, -RIGHT)
-    heights = [v for line in lines for v in (line.y.min(), line.y.max())]
-    y = _Scale(heights, axes.log_y, -BOTTOM, TOP)
-    body = [_curve(x(line.x), y(line.y), line.colour + " faint" * line.faint) for line in lines]
-    return _framed(Markup("").join(body), x, y, axes.x, title)
+def run_colour(index: int) -> str:
+    """Return the CSS class of a run's colour. index: its position on the page."""
+    return f"run{index % COLOURS + 1}"
 
 
-def point_chart(points: Sequence[Point], axes: Axes, *, title: str) -> Markup:
-    """An SVG of points with intervals, each with its name; the strong ones joined from the left."""
-    if not points:
-        return Markup("")
-    x = _Scale([p.x for p in points], axes.log_x, LEFT + 20, -RIGHT - 20)
-    heights = [v for p in points for v in (p.low, p.high)]
-    y = _Scale(heights, axes.log_y, -BOTTOM - 6, TOP + 16)
-    joined = np.array(sorted((p.x, p.y) for p in points if p.strong)).reshape(-1, 2)
-    marks = [_curve(x(joined[:, 0]), y(joined[:, 1]), "thin joined")] if len(joined) > 1 else []
-    for p in points:
-        (px,), (py, low, high) = x(np.array([p.x])), y(np.array([p.y, p.low, p.high]))
-        whisker = Markup('<path class="line thin {}" d="M{:.1f},{:.1f}V{:.1f}"/>')
-        name = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>')
-        marks.append(whisker.format(p.colour, px, low, high))
-        marks.append(_dot(px, py, p.colour + " hollow" * (not p.strong)))
-        marks.append(name.format(px, high - 6, p.name))
-    return _framed(Markup("").join(marks), x, y, axes.x, title)
+def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
+    """Return charts of what is logged: loss, scores, learning rate, speed, gradient norm."""
+    charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs), _scores(runs)]
+    charts += [
+        _column_chart(runs, "learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),
+        _column_chart(
+            runs, "images_per_second", "Images per second", lambda v: f"median {np.median(v):,.0f}"
+        ),
+        _column_chart(runs, "gradient_norm", "Gradient norm", lambda v: f"last {v[-1]:.2g}"),
+    ]
+    return [chart for chart in charts if chart.svg]
 
 
-def ticks(low: float, high: float, *, log: bool) -> list[float]:
-    """Round numbers from low to high, at most six; of a log axis 1, 2, 5 or powers of ten."""
-    if log:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for digits in ((1, 2, 5), (1, 3), (1,)):
-            found = [d * 10.0**k for k in powers for d in digits]
-            found = [v for v in found if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
-            if 2 <= len(found) <= MOST_TICKS:
-                return found
-        if len(found) > MOST_TICKS:
-            return found[:: math.ceil(len(found) / MOST_TICKS)]
-    if high <= low:
-        return [low]
-    size = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
-    step = next(m * size for m in (1, 2, 5, 10) if (high - low) / (m * size) < MOST_TICKS)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [k * step for k in range(first, last + 1)]
-
-
-def in_short(value: float) -> str:
-    """A number for an axis: 0.05, 1,500, 20k, 3e-05."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:g}k"
-    return f"{value:,.6g}" if abs(value) >= 1e3 else f"{value:.6g}"
-
-
-class _Scale:
-    """From values to units of the drawing: `start` to `end`, counted from the far side if < 0."""
-
-    def __init__(self, values: Sequence[float], log: bool, start: int, end: int) -> None:
-        size = WIDTH if start > 0 else HEIGHT
-        self.start, self.end = (v + size if v < 0 else v for v in (start, end))
-        self.log = log
-        low, high = float(min(values)), float(max(values))
-        if low == high:  # one value lies in the middle
-            low, high = (low / 2, high * 2) if log else (low - abs(low) / 2, high + abs(high) / 2)
-        if low == high:
-            low, high = -1.0, 1.0
-        self.low, self.high = low, high
-        if not log and start < 0:  # heights begin at 0 where they are near it
-            margin = 0.06 * (high - low)
-            self.low = 0.0 if 0 <= low < 0.5 * high else low - margin
-            self.high = high + margin
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        low, high = (math.log(v) if self.log else v for v in (self.low, self.high))
-        share = ((np.log(values) if self.log else values) - low) / (high - low)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[tuple[float, float]]:
-        """Round numbers and where they are."""
-        values = ticks(self.low, self.high, log=self.log)
-        return list(zip(values, self(np.array(values)).tolist(), strict=True))
-
-
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """Through all points; where many share a unit of x, through the highest and lowest of them."""
-    column = np.round(x)
-    first = np.flatnonzero(np.diff(column, prepend=np.nan))
-    if len(x) <= 3 * len(first):
-        kept = range(len(x))
-    else:
-        parts = np.split(np.arange(len(x)), first[1:])
-        kept = sorted({int(p[i]) for p in parts for i in (y[p].argmin(), y[p].argmax())})
-    return "M" + "L".join(f"{x[i]:.1f},{y[i]:.1f}" for i in kept)
-
-
-def _curve(x: np.ndarray, y: np.ndarray, classes: str) -> Markup:
-    if len(x) == 1:
-        return _dot(x[0], y[0], classes)
-    return Markup('<path class="line {}" d="{}"/>').format(classes, _path(x, y))
-
-
-def _dot(x: float, y: float, classes: str) -> Markup:
-    return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="4"/>').format(classes, x, y)
-
-
-def _framed(body: Markup, x: "_Scale", y: "_Scale", x_label: str, title: str) -> Markup:
-    """With axes, and a title that is read out."""
-    tick = Markup(
-        '<path class="grid" d="{}"/><text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+def sweep_chart(sweep: Sweep) -> Chart:
+    """Return distance against time. A line joins the Pareto front."""
+    scales = {row.guidance for row in sweep.rows}
+    points, colours = [], {}
+    for row in sweep.rows:
+        value = row.fid.value
+        if value is None:
+            continue
+        colour = colours.setdefault(row.sampler, run_colour(len(colours)))
+        low, high = (value if end is None else end for end in (row.fid.low, row.fid.high))
+        name = str(row.steps)
+        if len(scales) > 1 and row.guidance is not None:
+            name += f", s = {row.guidance:g}"
+        points.append(Point(name, row.seconds_per_image, value, low, high, colour, row.on_front))
+    positive = all(point.low > 0 for point in points)
+    axes = Axes("seconds per image", log_x=True, log_y=positive)
+    title = f"{distance_name(sweep.extractor)} against time"
+    return Chart(
+        title,
+        point_chart(points, axes, title=title),
+        [LegendEntry(name, colour) for name, colour in colours.items()],
+        "Numbers beside points are steps. Filled points are on the Pareto front.",
     )
-    foot = HEIGHT - BOTTOM
-    parts = []
-    for value, at in x.ticks():
-        line = f"M{at:.1f},{TOP}V{foot}"
-        parts.append(tick.format(line, at, foot + 18, "middle", in_short(value)))
-    for value, at in y.ticks():
-        line = f"M{LEFT},{at:.1f}H{WIDTH - RIGHT}"
-        parts.append(tick.format(line, LEFT - 6, at + 4, "end", in_short(value)))
-    return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}'
-        '<text x="{}" y="{}" text-anchor="middle">{}</text></svg>'
-    ).format(
-        *(WIDTH, HEIGHT, title, Markup("").join(parts), body),
-        *((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label),
-    )
+
+
+def bits_chart(bits: Bits, name: str, colour: str) -> Chart:
+    """Return the bits per dimension of each step against t."""
+    rows = sorted((r.first + r.last, r.per_step) for r in bits.curve if r.per_step > 0)
+    ends, per_step = np.array(rows).reshape(-1, 2).T
+    title = f"Bits per dimension of each step, {name}"
+    axes = Axes("t", log_y=True)
+    return Chart(title, line_chart([Line(name, ends / 2, per_step, colour)], axes, title=title), [])
+
+
+def _loss(runs: Sequence[RunFolder]) -> Chart:
+    lines, legend = [], []
+    for i, run in enumerate(runs):
+        steps, losses = run.series("loss", positive=True)
+        if len(steps):
+            smoothed, colour = smooth(steps, losses), run_colour(i)
+            lines = [Line(run.name, steps, losses, colour, faint=True), *lines]
+            lines.append(Line(run.name, steps, smoothed, colour))
+            legend.append(LegendEntry(run.name, colour, f"{smoothed[-1]:.4f}"))
+    svg = line_chart(lines, LOG_STEPS, title="Loss against training step")
+    return Chart("Loss", svg, legend, "As logged, and the geometric mean over ± 10 % of the step.")
+
+
+def _quarters(run: RunFolder, several: bool) -> Chart:
+    lines, legend = [], []
+    for quarter, name in enumerate(QUARTERS, start=1):
+        steps, losses = run.series(f"loss_q{quarter}", positive=True)
+        if len(steps):
+            smoothed, colour = smooth(steps, losses), f"quarter{quarter}"
+            lines.append(Line(name, steps, smoothed, colour))
+            legend.append(LegendEntry(name, colour, f"{smoothed[-1]:.4f}"))
+    title = f"Loss by noise level, {run.name}" if several else "Loss by noise level"
+    svg = line_chart(lines, LOG_STEPS, title=title)
+    return Chart(title, svg, legend, "The four quarters of t, smoothed.")
+
+
+def _scores(runs: Sequence[RunFolder]) -> Chart:
+    """Return the distances that `evaluation.every` logged, with their intervals."""
+    points, legend, kinds = [], [], set()
+    for i, run in enumerate(runs):
+        scores = run.scores()
+        points += [
+            Point("", score.step, score.value, score.low, score.high, run_colour(i), len(runs) == 1)
+            for score in scores
+        ]
+        kinds |= {(score.extractor, score.num_images) for score in scores}
+        if scores:
+            legend.append(LegendEntry(run.name, run_colour(i), f"{scores[-1].value:.4g}"))
+    [kind] = kinds if len(kinds) == 1 else [None]
+    name = distance_name(kind[0]) if kind else "Distance"
+    title = f"{name} during training"
+    note = f"{kind[1]:,} images, features: {kind[0]}" if kind else "Features or numbers differ"
+    axes = Axes("training step", log_y=all(point.low > 0 for point in points))
+    svg = point_chart(points, axes, title=title)
+    return Chart(title, svg, legend, f"{note}. Bars are 95 % intervals.")
+
+
+def _column_chart(
+    runs: Sequence[RunFolder], key: str, title: str, summarize: Callable[[np.ndarray], str]
+) -> Chart:
+    lines, legend = [], []
+    for i, run in enumerate(runs):
+        steps, values = run.series(key)
+        if len(steps):
+            lines.append(Line(run.name, steps, values, run_colour(i)))
+            legend.append(LegendEntry(run.name, run_colour(i), summarize(values)))
+    return Chart(title, line_chart(lines, STEPS, title=f"{title} against training step"), legend)

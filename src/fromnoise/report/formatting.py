@@ -1,37 +1,62 @@
-"""Numbers and settings → the words of the page."""
+"""Format numbers, settings and names of scores for the page."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from fromnoise.report.measured import Interval
+from fromnoise.report.records import Interval
+
+SCORE_NAMES = {
+    "fid": "Fréchet distance",
+    "fid_infinity": "Fréchet distance, N → ∞",
+    "kid": "KID",
+    "inception_score": "Inception Score",
+    "precision": "precision",
+    "recall": "recall",
+}
+INCEPTION_NAMES = {"fid": "FID", "fid_infinity": "FID∞"}  # FID means the features of Inception
+# keys of metrics, as opposed to scores
+MISSING_NAMES = {"is": "Inception Score", "prc": "precision and recall", "bits": "bits/dim"}
+LABEL_SCORE_NAMES = {
+    "recall_at_k": "recall@k",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "extra": "extra",
+}
+
+
+def distance_name(extractor: str) -> str:
+    """Return the name of the Fréchet distance, which is FID only with the features of Inception."""
+    return (INCEPTION_NAMES if extractor == "inception" else SCORE_NAMES)["fid"]
 
 
 def number(value: float, digits: int = 4) -> str:
-    """1234.5678 → 1,235; 0.00012345 → 0.0001234; 3 → 3."""
+    """Return a short text: 1234.5678 → 1,235; 0.00012345 → 0.0001234; 3 → 3."""
     if value == round(value) or abs(value) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:,.{digits}g}"
 
 
 def interval(score: Interval) -> tuple[str, str, str]:
-    """Value, low and high with as many decimals as show 3 digits of the one, 2 of their distance.
+    """Return value, low and high, with 3 digits of the value and 2 of the interval's width.
 
-    12.3456 in [12.1, 12.623] → 12.35, 12.10, 12.62. What is not known is "".
+    12.3456 in [12.1, 12.623] → 12.35, 12.10, 12.62. Unknown numbers are "".
     """
     if score.value is None:
         return "", "", ""
     if score.low is None or score.high is None:
         return number(score.value), "", ""
-    wanted = [(abs(score.value), 3), (score.high - score.low, 2)]
-    decimals = [digits - 1 - math.floor(math.log10(v)) for v, digits in wanted if v > 0]
-    shown = max([0, *decimals])
-    value, low, high = (f"{v:,.{shown}f}" for v in (score.value, score.low, score.high))
+    precise = [(abs(score.value), 3), (score.high - score.low, 2)]
+    decimals = [digits - 1 - math.floor(math.log10(v)) for v, digits in precise if v > 0]
+    places = max([0, *decimals])
+    value, low, high = (f"{v:,.{places}f}" for v in (score.value, score.low, score.high))
     return value, low, high
 
 
 def setting(value: Any) -> str:
-    """A value as the recipe writes it."""
+    """Return a value as the recipe writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -39,10 +64,10 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def facts(said: Mapping[str, Any]) -> str:
-    """A dict in one line, `name ddim, steps 50`; what is None is left out."""
+def facts(metadata: Mapping[str, Any]) -> str:
+    """Return a dict in one line: `name ddim, steps 50`. Values that are None are left out."""
     parts = []
-    for key, value in said.items():
+    for key, value in metadata.items():
         if isinstance(value, Mapping):
             parts.append(facts(value))
         elif isinstance(value, float):

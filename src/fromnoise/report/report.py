@@ -1,4 +1,4 @@
-"""Run folders → one HTML page. What they hold is gathered elsewhere; templates lay it out."""
+"""Write run folders as one HTML page."""
 
 import os
 import platform
@@ -11,30 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from markupsafe import Markup
 
-from fromnoise.checkpoints import flush
+from fromnoise.checkpoints import fsync
 from fromnoise.config.errors import ConfigError
-from fromnoise.evaluation.label_evaluation import HEADINGS as LABEL_HEADINGS
-from fromnoise.evaluation.records import HEADINGS, OF_INCEPTION, OF_METRICS
-from fromnoise.report.figures import distance_name, training_charts
-from fromnoise.report.formatting import facts, interval, number, setting
-from fromnoise.report.run_folder import (
-    RunFolder,
-    all_keys,
-    differences,
-    names_of,
-    read_run,
-)
-from fromnoise.report.shown import FORMULA, Shown, show
+from fromnoise.report import formatting
+from fromnoise.report.charts import training_charts
+from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
+from fromnoise.report.summary import FORMULA, RunSummary, summarize
 
-if TYPE_CHECKING:  # jinja2 is imported when a page is made
+if TYPE_CHECKING:  # jinja2 is slow to import
     from jinja2 import Template
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
-HIGHER = ("inception_score", "precision", "recall")  # is better
-SECTIONS = {  # a template each
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall")
+SECTIONS = {  # one template each
     "differences": "Differences",
-    "samples": "Samples on the same noise",
+    "samples": "Samples from the same noise",
     "denoising": "Denoising",
     "training": "Training",
     "previews": "Previews over time",
@@ -45,7 +37,7 @@ SECTIONS = {  # a template each
     "recipe": "Recipe",
     "environment": "Environment",
 }
-BITS = {
+BITS_NAMES = {
     "total": "bits/dim",
     "L_T": Markup("of these L<sub>T</sub>"),
     "middle": Markup("of these L<sub>1</sub> … L<sub>T−1</sub>"),
@@ -59,66 +51,65 @@ def write_report(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write one self-contained HTML page about one or several runs, and return its path.
+    """Write a self-contained HTML page about one or several runs and return its path.
 
-    Samples of the seeds 0, 1, … are drawn for it from each run's newest whole checkpoint.
+    The newest checkpoint of each run is sampled with the seeds 0, 1, ….
 
-    out: by default `report.html` in the first run; replaced only once the page is whole. progress
-    is called with (denoising steps done, of how many).
-    Raises ConfigError where a folder is no run, is given twice, and where `out` is a folder or does
+    out: by default `report.html` in the first run. It is replaced atomically. progress is called
+    with (denoising steps done, total).
+    Raises ConfigError if a folder is not a run or is given twice, and if `out` is a folder or does
     not end in .html.
     """
     out = folders[0] / REPORT if out is None else out
     if out.is_dir():
-        raise ConfigError(f"{out.absolute()} is a folder; give --out a file, as in {REPORT}")
+        raise ConfigError(f"{out.absolute()} is a folder. Give --out a file such as {REPORT}.")
     if out.suffix not in (".html", ".htm"):
-        raise ConfigError(
-            f"--out {out} does not end in .html, by which browsers know a page; give it that ending"
-        )
-    runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
-    shown = []
+        raise ConfigError(f"--out is {out}. Give a file name that ends in .html.")
+    names = short_names(folders)
+    runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    summaries = []
     for i, run in enumerate(runs):
 
-        def count(done: int, total: int, before: int = i) -> None:
+        def update(done: int, total: int, before: int = i) -> None:
             progress(before * total + done, len(runs) * total)
 
-        shown.append(show(run, i, progress=count))
-    _write(out, _render(runs, shown))
+        summaries.append(summarize(run, i, progress=update))
+    _write(out, _render(runs, summaries))
     return out.absolute()
 
 
-def _render(runs: Sequence[RunFolder], shown: Sequence[Shown]) -> str:
+def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
     recipes = [run.recipe for run in runs]
-    labelled = any(run.labels for run in shown) or any(r.get("data.labels") for r in recipes)
-    unfit = {"differences": len(runs) == 1, "labels": not labelled}
+    labelled = any(run.labels for run in summaries) or any(r.get("data.labels") for r in recipes)
+    hidden = {"differences": len(runs) == 1, "labels": not labelled}
     differing = differences(recipes)
-    columns = [(run, one) for run in shown for one in run.metrics]
-    measured = {key for _, one in columns for key in one.content.scores}
-    sets = [one.content for _, one in columns if one.content.extractor]  # not of bits alone
+    columns = [(run, record) for run in summaries for record in run.metrics]
+    scores = {key for _, record in columns for key in record.content.scores}
+    sets = [record.content for _, record in columns if record.content.extractor]  # not of bits only
     inception = {content.extractor.get("name") for content in sets} == {"inception"}
-    metric_names = HEADINGS | (OF_INCEPTION if inception else {})
-    yardsticks = {repr((content.extractor, content.reference)) for content in sets}
+    protocols = {repr((content.extractor, content.reference)) for content in sets}
+    names = formatting.SCORE_NAMES
     counts = {content.generated.get("count") for content in sets}
     return _template().render(
-        title=_in_words([run.name for run in runs]),
-        sections={k: name for k, name in SECTIONS.items() if not unfit.get(k)},
-        runs=shown,
+        title=_join([run.name for run in runs]),
+        sections={k: name for k, name in SECTIONS.items() if not hidden.get(k)},
+        runs=summaries,
         recipes=recipes,
         all_keys=all_keys(recipes),
         differing=differing,
-        other_loss=any(key.startswith("diffusion.") for key in differing),
-        other_shape=len({run.shape for run in shown if run.shape}) > 1,
+        different_loss=any(key.startswith("diffusion.") for key in differing),
+        different_shape=len({run.shape for run in summaries if run.shape}) > 1,
         charts=training_charts(runs),
         columns=columns,
-        scores=[*HEADINGS, *sorted(measured - HEADINGS.keys())],
-        other_yardstick=len(yardsticks) > 1,
-        other_count=len(counts) > 1,
-        metric_names=metric_names,
-        missing_names=OF_METRICS,
-        arrows={key: "↑" if key in HIGHER else "↓" for key in (*HEADINGS, "total")},
-        label_names=LABEL_HEADINGS,
-        bits_names=BITS,
-        distance_name=distance_name,
+        scores=[*names, *sorted(scores - names.keys())],
+        different_protocol=len(protocols) > 1,
+        different_count=len(counts) > 1,
+        score_names=names | (formatting.INCEPTION_NAMES if inception else {}),
+        missing_names=formatting.MISSING_NAMES,
+        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*names, "total")},
+        label_score_names=formatting.LABEL_SCORE_NAMES,
+        bits_names=BITS_NAMES,
+        distance_name=formatting.distance_name,
         environment=_environment(),
         formula=FORMULA,
         style=(HERE / "style.css").read_text(encoding="utf-8"),
@@ -136,23 +127,23 @@ def _template() -> "Template":
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "setting": setting,
-        "facts": facts,
+        "number": formatting.number,
+        "interval": formatting.interval,
+        "setting": formatting.setting,
+        "facts": formatting.facts,
     }
     return environment.get_template("page.html.jinja")
 
 
-def _in_words(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _environment() -> dict[str, str]:
-    """Where and when the page was made."""
+    """Return when and on which machine the page was written."""
     cuda = torch.cuda.is_available()
     return {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "fromnoise": version("fromnoise"),
         "torch": str(torch.__version__),
         "Python": platform.python_version(),
@@ -166,5 +157,5 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
     writing.write_text(text, encoding="utf-8")
-    flush(writing)
+    fsync(writing)
     os.replace(writing, path)

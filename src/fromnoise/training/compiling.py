@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.training.precision import Computation, copy_with_layout, time_pass
 

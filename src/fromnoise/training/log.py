@@ -13,8 +13,8 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
-from fromnoise.config.recipe import Training
-from fromnoise.progress import console, duration
+from fromnoise.config.schema import Training
+from fromnoise.progress import console, format_duration
 
 LOG_FILE = "log.jsonl"
 EPOCH_LINE_EVERY = 5  # seconds between two lines about epochs, at least
@@ -90,7 +90,7 @@ class RunLog:
         left = (self._total_steps - row["step"]) * row["batch_size"] / rate
         line = (
             f"loss {row['loss'] or math.nan:.4f}  {rate:,.0f} images/s  epoch {row['epoch']:.1f}  "
-            f"{row['images']:,} images seen  {duration(left)} left"
+            f"{row['images']:,} images seen  {format_duration(left)} left"
         )
         if self._progress.console.is_terminal:
             self._progress.update(self._task, completed=row["step"], line=line)

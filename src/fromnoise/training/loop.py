@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config.recipe import Recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import feed
 from fromnoise.model.spec import ModelSpec

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 
 
 def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from fromnoise.checkpoints import TensorFile, save_tensors_atomic
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.model.spec import ModelSpec, PowerAverage
 from fromnoise.training.ema import update_average
 from fromnoise.training.power_profiles import beta, gamma_of

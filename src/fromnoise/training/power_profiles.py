@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from fromnoise.config.recipe import LENGTHS, LONGEST
+from fromnoise.config.schema import LENGTHS, LONGEST
 
 
 def gamma_of(length: float) -> float:

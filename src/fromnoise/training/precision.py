@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -12,7 +12,7 @@ import torch
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import loss_figure
-from fromnoise.data.labels.names import in_turn
+from fromnoise.data.labels.names import one_label_each
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.pictures import grids_side_by_side
@@ -32,7 +32,7 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
         progress_figure(folder)
         if rows := [row for row in read_log(folder) if "loss" in row]:
             loss = spec.diffusion.loss_in_words
-            loss_figure(rows, folder / "loss.png", title="Training loss", of=loss)
+            loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
     except OSError as error:
         logger.warning("step %d: cannot write the pictures (%s)", state.step, error)
 
@@ -45,7 +45,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     """
     steps = min(STEPS, spec.diffusion.T)
     names = spec.label_names
-    cond = torch.from_numpy(in_turn(names, count)) if names else None
+    cond = torch.from_numpy(one_label_each(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
     raw, precision = state.denoiser.network, state.sampling_precision
     if state.computation.compiled and precision == "fp32":  # in bf16, Model copies it

@@ -10,19 +10,21 @@ from typing import Any, NamedTuple
 import torch
 
 from fromnoise.checkpoints import (
-    flush,
+    fsync,
     newest_checkpoint,
     read_state,
     read_tensors,
     require_empty_folder,
 )
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.recipe import Recipe, dotted, load_recipe, parse_recipe
+from fromnoise.config.overrides import dotted
+from fromnoise.config.recipe import load_recipe, parse_recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source, open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
-from fromnoise.progress import counting
+from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
 from fromnoise.training.compiling import should_compile
 from fromnoise.training.loop import Callback, fit
@@ -176,7 +178,7 @@ def resolve_recipe(
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     """Open the images of a recipe, and log what was skipped. Raises as `open_images`."""
     options = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
-    with counting("decoding") as progress:
+    with progress_bar("decoding") as progress:
         images = open_images(
             recipe.data.source,
             recipe.data.path,
@@ -345,5 +347,5 @@ def _fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> R
 def _write(path: Path, text: str) -> None:
     replacement = path.with_name(f".{path.name}.writing")
     replacement.write_text(text, encoding="utf-8")
-    flush(replacement)
+    fsync(replacement)
     os.replace(replacement, path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
-from fromnoise.config.recipe import Training
+from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights
 from fromnoise.training.compiling import compile_regions

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fromnoise.config.recipe import Recipe, Training
+from fromnoise.config.schema import Recipe, Training
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
@@ -78,7 +78,7 @@ def sample_batch(
             dropout=settings.condition_dropout,
             label_dropout=settings.label_dropout,
         )
-    if recipe.network.options["self_conditioning"]:
+    if recipe.network.options.get("self_conditioning", False):
         self_conditioned = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
     return Batch(x0, eps, t, cond, factor, self_conditioned)
 

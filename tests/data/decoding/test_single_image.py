@@ -1,4 +1,4 @@
-"""One image and its mask: read as the model wants them, or refused in one line."""
+"""Image files and masks are read at a model's size, or refused in one line."""
 
 import numpy as np
 import pytest
@@ -34,12 +34,12 @@ def test_images_come_by_name_and_in_the_order_of_their_numbers(tmp_path):
     assert list(image_files(tmp_path)) == ["img2", "img10"]
     assert image_files(tmp_path / "img10.png") == {"img10": tmp_path / "img10.png"}
     saved(tmp_path / "img2.bmp", np.zeros((2, 2), np.uint8))
-    with pytest.raises(DataError, match=r"img2\.\w+ and img2\.\w+, whose results would have one"):
+    with pytest.raises(DataError, match=r"img2\.\w+ and img2\.\w+\. Their results would have"):
         image_files(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty has no images; accepted: \.png"):
+    with pytest.raises(DataError, match=r"empty has no images\. Use files of these types: \.png"):
         image_files(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"there is no image file and no folder .*gone"):
+    with pytest.raises(DataError, match=r"gone does not exist\. Give an image or a folder"):
         image_files(tmp_path / "gone")
 
 
@@ -85,7 +85,7 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path, image, left):
     with pytest.raises(DataError, match=r"other.png is 12x8 \(HxW\), but the image .* is 12x16"):
         read_mask(other, image=image, size=(12, 16))
     black = saved(tmp_path / "black.png", np.full((12, 16), 127, np.uint8))
-    with pytest.raises(DataError, match=r"black.png has no white pixel, so there is nothing to"):
+    with pytest.raises(DataError, match=r"black.png has no white pixel, so nothing would change"):
         read_mask(black, image=image, size=(12, 16))
     thin = np.zeros((12, 16), np.uint8)
     thin[:, 0] = 255
@@ -94,7 +94,5 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path, image, left):
 
 
 def test_images_of_other_channels_are_refused(image):
-    with pytest.raises(
-        DataError, match=r"image.png has 3 channels, .* have 5; allowed: a model of"
-    ):
+    with pytest.raises(DataError, match=r"image.png has 3 channels, .* have 5\. Use a model of 1"):
         read_image(image, size=(8, 8), channels=5)

@@ -25,16 +25,16 @@ def test_a_list_of_names_is_exactly_these_and_a_text_leaves_the_rest_open(tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": ["red cube"]}, r"test.json is not a list of conditions: \[\[\"name\""),
+        ({"a": ["red cube"]}, r"test.json is not a list of conditions\. Write \[\[\"name\""),
         ([["red cube"], 3], r"test.json is not a list of conditions"),
         ([], r"test.json has no conditions"),
-        ([["red cube"], []], r"condition 2 of 2: \[\] is no condition; write \[\"name\", …\] or"),
-        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is no condition"),
-        ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
-        (["red kube"], r"condition 1 of 1: there is no label 'red kube'; did you mean red cube"),
-        ([""], r'condition 1 of 1: "" is no condition'),
-        ([["red cube", "red cube"]], r"condition 1 of 1: the label 'red cube' is said twice"),
-        ("[", r"test.json is not JSON that can be read"),
+        ([["red cube"], []], r"condition 2 of 2: \[\] is invalid\. Write \[\"name\", …\] or"),
+        ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is invalid"),
+        ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'\. Did you mean red cube"),
+        (["red kube"], r"condition 1 of 1: there is no label 'red kube'\. Did you mean red cube"),
+        ([""], r'condition 1 of 1: "" is invalid'),
+        ([["red cube", "red cube"]], r"condition 1 of 1: the label 'red cube' is listed twice"),
+        ("[", r"test.json is not valid JSON"),
     ],
 )
 def test_conditions_that_are_none(tmp_path, content, message):

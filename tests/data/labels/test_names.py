@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromnoise.data import DataError
-from fromnoise.data.labels.names import exactly, in_turn, in_words, index_of, parse_labels
+from fromnoise.data.labels.names import (
+    describe_labels,
+    exact_labels,
+    label_index,
+    one_label_each,
+    parse_labels,
+)
 
 NAMES = ("red cube", "blue cube", "-odd", "sphere")
 
@@ -25,59 +31,59 @@ def test_words_become_numbers(text, condition):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("red cub", r"no label 'red cub'; did you mean red cube or blue cube\?"),
-        ("RED", r"no label 'RED'; did you mean red cube\?"),
-        ("cube", r"did you mean red cube or blue cube\?"),
-        ("-speer", r"no label 'speer'; did you mean sphere\?"),
-        ("zzz", "no label 'zzz'; the labels are red cube, blue cube, -odd, sphere"),
+        ("red cub", r"no label 'red cub'\. Did you mean red cube or blue cube\?"),
+        ("RED", r"no label 'RED'\. Did you mean red cube\?"),
+        ("cube", r"Did you mean red cube or blue cube\?"),
+        ("-speer", r"no label 'speer'\. Did you mean sphere\?"),
+        ("zzz", r"no label 'zzz'\. The labels are red cube, blue cube, -odd, sphere\."),
         ("", "no label ''"),
         ("sphere,", "no label ''"),
-        ("sphere, sphere", "'sphere' is said twice"),
-        ("sphere, -sphere", "'sphere' is said twice"),
+        ("sphere, sphere", "names the label 'sphere' twice"),
+        ("sphere, -sphere", "names the label 'sphere' twice"),
     ],
 )
-def test_what_is_no_label(text, said):
-    with pytest.raises(DataError, match=said):
+def test_unknown_and_repeated_labels_are_refused(text, message):
+    with pytest.raises(DataError, match=message):
         parse_labels(text, NAMES)
 
 
 def test_some_labels_and_none_of_the_others():
-    np.testing.assert_array_equal(exactly(["blue cube"], NAMES), [-1, 1, -1, -1])
-    np.testing.assert_array_equal(exactly(["sphere", "-odd"], NAMES), [-1, -1, 1, 1])
+    np.testing.assert_array_equal(exact_labels(["blue cube"], NAMES), [-1, 1, -1, -1])
+    np.testing.assert_array_equal(exact_labels(["sphere", "-odd"], NAMES), [-1, -1, 1, 1])
     with pytest.raises(DataError, match="no label 'cube'"):
-        exactly(["cube"], NAMES)
-    with pytest.raises(DataError, match="'sphere' is said twice; say each once"):
-        exactly(["sphere", "SPHERE"], NAMES)
+        exact_labels(["cube"], NAMES)
+    with pytest.raises(DataError, match=r"'sphere' is listed twice\. Remove one"):
+        exact_labels(["sphere", "SPHERE"], NAMES)
 
 
 def test_each_in_turn():
-    turns = in_turn(NAMES, 6)
+    turns = one_label_each(NAMES, 6)
     np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 3, 0, 1])
     assert (turns.sum(axis=1) == 1 - 3).all()
 
 
-@pytest.mark.parametrize("said", ["Ankle boot", "ankle boot", "ankle-boot", "ANKLE_BOOT"])
-def test_case_and_punctuation_do_not_matter(said):
+@pytest.mark.parametrize("name", ["Ankle boot", "ankle boot", "ankle-boot", "ANKLE_BOOT"])
+def test_case_and_punctuation_do_not_matter(name):
     names = ("T-shirt/top", "Ankle boot", "-odd")
-    assert index_of(said, names) == 1
-    assert index_of("t-shirt-top", names) == 0
-    np.testing.assert_array_equal(parse_labels(f"t-shirt top, -{said}", names), [1, -1, 0])
+    assert label_index(name, names) == 1
+    assert label_index("t-shirt-top", names) == 0
+    np.testing.assert_array_equal(parse_labels(f"t-shirt top, -{name}", names), [1, -1, 0])
 
 
 def test_but_they_never_choose_between_two_labels_nor_turn_a_label_into_its_opposite():
     names = ("red-cube", "red cube", "sphere")
-    assert [index_of(name, names) for name in names] == [0, 1, 2]
+    assert [label_index(name, names) for name in names] == [0, 1, 2]
     for name in ("RED CUBE", "-sphere"):
         with pytest.raises(DataError, match=f"no label '{name}'"):
-            index_of(name, names)
+            label_index(name, names)
 
 
 @given(st.lists(st.sampled_from([-1, 0, 1]), min_size=4, max_size=4))
 def test_words_and_numbers_say_the_same(values):
     condition = np.array(values)
-    words = in_words(condition, NAMES)
+    words = describe_labels(condition, NAMES)
     present = [n for n, v in zip(NAMES, values, strict=True) if v > 0]
     if not condition.any():
         assert words == ""

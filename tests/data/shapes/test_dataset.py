@@ -11,7 +11,7 @@ from PIL import Image
 
 from fromnoise.data import DataError, check_data, open_images, read_conditions, write_shapes
 from fromnoise.data.shapes import dataset as shapes
-from fromnoise.data.shapes.dataset import deal, plan_sets
+from fromnoise.data.shapes.dataset import balanced_sets, plan_sets
 from fromnoise.data.shapes.scenes import NAMES
 
 COUNT, SIZE = 40, 16
@@ -24,7 +24,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """Not to be written to."""
+    """A small data set. Read-only."""
     folder = tmp_path_factory.mktemp("shapes") / "new" / "set"
     assert write_shapes(folder, train=COUNT, test=8, size=SIZE, workers=1) == folder.resolve()
     return folder
@@ -91,7 +91,7 @@ def test_another_seed_draws_something_else(written, tmp_path):
 def test_the_same_names_never_look_the_same(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
-        shapes._draw(shapes._Task(tmp_path / str(seed), (16, 16), seed, 20, [("red cube",)] * 30))
+        shapes._render(shapes._Task(tmp_path / str(seed), (16, 16), seed, 20, [("red cube",)] * 30))
     images = content(tmp_path)
     assert len(images) == len(set(images.values())) == 60
 
@@ -142,26 +142,26 @@ def test_conditions_of_any_count_are_seen_or_unseen_as_they_say(train, test, see
         assert max(counts) - min(counts) <= 3
 
 
-def test_dealing_avoids_sets_in_whatever_order():
+def test_balanced_sets_avoid_excluded_sets_in_any_order():
     rng = np.random.default_rng(0)
     without = [(name,) for name in NAMES[1:]]
-    assert deal([1], rng, without=without) == [NAMES[:1]]
-    pairs = [tuple(reversed(names)) for names in deal([2] * 270, rng, without=())]
-    rest = deal([2] * 6, rng, without=pairs)
-    assert len({frozenset(names) for names in pairs + rest}) == 276  # all that there are
-    assert deal([1, 1], rng, without=without, again=True) == [NAMES[:1]] * 2
+    assert balanced_sets([1], rng, exclude=without) == [NAMES[:1]]
+    pairs = [tuple(reversed(names)) for names in balanced_sets([2] * 270, rng, exclude=())]
+    rest = balanced_sets([2] * 6, rng, exclude=pairs)
+    assert len({frozenset(names) for names in pairs + rest}) == 276  # all sets
+    assert balanced_sets([1, 1], rng, exclude=without, repeat=True) == [NAMES[:1]] * 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 0}, "train is 0; allowed: at least 1"),
-        ({"test": 0}, r"test is 0; allowed: 1\.\.774"),
-        ({"test": 775}, r"test is 775; allowed: 1\.\.774"),
-        ({"size": 15}, r"size is 15×15 \(H×W\); allowed: at least 16"),
+        ({"train": 0}, r"train is 0\. Give at least 1"),
+        ({"test": 0}, r"test is 0\. Give 1\.\.774"),
+        ({"test": 775}, r"test is 775\. Give 1\.\.774"),
+        ({"size": 15}, r"size is 15×15 \(H×W\)\. Give at least 16"),
         ({"size": (64, 8)}, r"size is 64×8 \(H×W\)"),
-        ({"seed": -1}, "seed is -1; allowed: 0"),
-        ({"workers": 0}, "workers is 0; allowed: at least 1"),
+        ({"seed": -1}, r"seed is -1\. Give a seed of at least 0"),
+        ({"workers": 0}, r"workers is 0\. Give at least 1"),
     ],
 )
 def test_options_out_of_range(tmp_path, options, message):
@@ -185,17 +185,17 @@ def test_what_is_there_is_not_written_over(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError()])
 def test_nothing_half_written_stays(tmp_path, error):
-    told = []
+    calls = []
 
     def stop(done: int, total: int) -> None:
-        told.append((done, total))
+        calls.append((done, total))
         assert not (tmp_path / "x").exists()
         if done == 3:
             raise error
 
     with pytest.raises(type(error)):
         write_shapes(tmp_path / "x", train=30, test=1, size=16, workers=1, progress=stop)
-    assert told == [(1, 30), (2, 30), (3, 30)]
+    assert calls == [(1, 30), (2, 30), (3, 30)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,14 +203,14 @@ def test_nothing_half_written_stays(tmp_path, error):
     ("error", "message"),
     [
         (OSError(28, "No space left on device"), "x cannot be written: No space left on device"),
-        (BrokenProcessPool(), r"a process that drew images ended early; .* workers=1"),
+        (BrokenProcessPool(), r"a worker process ended early\. .* workers=1"),
     ],
 )
 def test_what_the_machine_refuses_is_one_line(tmp_path, monkeypatch, error, message):
     def refuse(task):
         raise error
 
-    monkeypatch.setattr(shapes, "_draw", refuse)
+    monkeypatch.setattr(shapes, "_render", refuse)
     with pytest.raises(DataError, match=message) as caught:
         write_shapes(tmp_path / "x", train=1, test=1, size=16)
     assert "\n" not in str(caught.value)
@@ -218,7 +218,7 @@ def test_what_the_machine_refuses_is_one_line(tmp_path, monkeypatch, error, mess
 
 
 def test_a_stop_calls_off_what_waits(tmp_path, monkeypatch):
-    """In threads, of which this test can see what they did."""
+    """With threads, so that the test can observe them."""
     drawn = []
 
     def draw(task) -> list[str]:
@@ -229,7 +229,7 @@ def test_a_stop_calls_off_what_waits(tmp_path, monkeypatch):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "_draw", draw)
+    monkeypatch.setattr(shapes, "_render", draw)
     monkeypatch.setattr(
         shapes, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers)
     )

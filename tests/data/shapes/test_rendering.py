@@ -2,30 +2,31 @@ import numpy as np
 import pytest
 
 from fromnoise.data.shapes import scenes
-from fromnoise.data.shapes.rays import BALLS, FLOOR, GRID, Camera, Thing, blocked, cast, through
+from fromnoise.data.shapes.rays import BALLS, FLOOR, GRID, Camera, Solid, cast, intersect, occludes
 from fromnoise.data.shapes.rendering import Light, Scene, _normal, shade, to_linear, to_srgb
-from fromnoise.data.shapes.scenes import COLOURS, LEAST_AREA, LEAST_VISIBLE, NAMES, random_scene
+from fromnoise.data.shapes.scenes import COLOURS, MIN_AREA, MIN_VISIBLE, NAMES, random_scene
 
-INSIDE = {  # what the shapes are, said without balls
+INSIDE = {  # an independent definition of the shapes
     "cube": lambda x, y, z: np.maximum(np.maximum(abs(x), abs(y)), abs(z)) < 1,
     "sphere": lambda x, y, z: x * x + y * y + z * z < 1,
     "cylinder": lambda x, y, z: (np.hypot(x, y) < 1) & (abs(z) < 1),
 }
 
 
-def thing(shape: str, x: float = 0.3, y: float = -0.2, **options) -> Thing:
-    given = {"half": 0.8, "turn": 0.4, "gloss": 0.3, "colour": np.array([0.8, 0.1, 0.1])}
-    return Thing(shape=shape, x=x, y=y, **(given | options))
+def solid(shape: str, x: float = 0.3, y: float = -0.2, **options) -> Solid:
+    defaults = {"half_size": 0.8, "rotation": 0.4, "gloss": 0.3}
+    defaults |= {"colour": np.array([0.8, 0.1, 0.1])}
+    return Solid(shape=shape, x=x, y=y, **(defaults | options))
 
 
-def is_inside(a: Thing, points: np.ndarray) -> np.ndarray:  # (..., 3) -> (...)
-    x, y, z = np.moveaxis(points - [a.x, a.y, a.half], -1, 0) / a.half
-    c, s = np.cos(a.turn), np.sin(a.turn)
+def is_inside(a: Solid, points: np.ndarray) -> np.ndarray:  # (..., 3) -> (...)
+    x, y, z = np.moveaxis(points - [a.x, a.y, a.half_size], -1, 0) / a.half_size
+    c, s = np.cos(a.rotation), np.sin(a.rotation)
     return INSIDE[a.shape](c * x + s * y, c * y - s * x, z)
 
 
 def rays(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Origins around a thing, and unit directions more or less towards it: (3, count) each."""
+    """Origins around a solid, and unit directions roughly towards it: (3, count) each."""
     rng = np.random.default_rng(0)
     origin = rng.normal(size=(3, count))
     origin = (4 * origin / np.linalg.norm(origin, axis=0)).astype(np.float32)
@@ -39,10 +40,10 @@ def some_scene(names=("red cube", "blue sphere", "yellow cylinder"), size=(32, 3
 
 @pytest.mark.parametrize("shape", BALLS)
 def test_rays_enter_and_leave_where_small_steps_do(shape):
-    a, (origin, direction) = thing(shape), rays()
+    a, (origin, direction) = solid(shape), rays()
     t = np.arange(0, 8, 0.005)
     inside = is_inside(a, (origin[..., None] + direction[..., None] * t).transpose(1, 2, 0))
-    enter, leave, _ = through(a, origin, direction)
+    enter, leave, _ = intersect(a, origin, direction)
     met = enter < leave
     assert 100 < met.sum() < 390
     short = met & (leave - enter < 0.02)  # shorter than a few steps
@@ -57,27 +58,27 @@ def test_rays_enter_and_leave_where_small_steps_do(shape):
 @pytest.mark.parametrize("shape", BALLS)
 @pytest.mark.parametrize("axis", range(3))
 def test_rays_along_an_axis_divide_by_nothing(shape, axis):
-    a = thing(shape, 0, 0, turn=0)
+    a = solid(shape, 0, 0, rotation=0)
     way = np.zeros((3, 2), np.float32)
     way[axis] = 1
     origin = -3 * way + [[0], [0], [0.8]]
     origin[(axis + 1) % 3, 1] += 2  # the second passes by
-    enter, leave, _ = through(a, origin.astype(np.float32), way)
+    enter, leave, _ = intersect(a, origin.astype(np.float32), way)
     np.testing.assert_allclose([enter[0], leave[0]], [2.2, 3.8], atol=1e-5)
     assert enter[1] >= leave[1]
 
 
 def test_what_lies_behind_blocks_nothing():
-    a = thing("cube", 0, 0)
+    a = solid("cube", 0, 0)
     origin = [np.float32(3), np.float32(0), np.float32(0.5)]
-    assert blocked(a, origin, [np.float32(-1), np.float32(0), np.float32(0)])
-    assert not blocked(a, origin, [np.float32(1), np.float32(0), np.float32(0)])
+    assert occludes(a, origin, [np.float32(-1), np.float32(0), np.float32(0)])
+    assert not occludes(a, origin, [np.float32(1), np.float32(0), np.float32(0)])
 
 
 @pytest.mark.parametrize("shape", BALLS)
 def test_normals_are_unit_and_point_out(shape):
-    a, (origin, direction) = thing(shape), rays()
-    enter, leave, _ = through(a, origin, direction)
+    a, (origin, direction) = solid(shape), rays()
+    enter, leave, _ = intersect(a, origin, direction)
     at = enter + 0.02 < leave
     origin, direction = origin[:, at], direction[:, at]
     point = origin + enter[at] * direction
@@ -85,7 +86,7 @@ def test_normals_are_unit_and_point_out(shape):
     np.testing.assert_allclose(np.linalg.norm(normal, axis=0), 1, atol=1e-3)
     assert (np.sum(normal * direction, axis=0) < 0).all()
     assert not is_inside(a, (point + 0.002 * normal).T).any()
-    assert is_inside(a, (point - 0.002 * normal).T).mean() > 0.99  # but for the very edges
+    assert is_inside(a, (point - 0.002 * normal).T).mean() > 0.99  # except at the edges
 
 
 @pytest.mark.parametrize("size", [(20, 20), (16, 40), (40, 16)])
@@ -105,22 +106,22 @@ def test_the_camera_projects_points_to_the_rays_that_meet_them(size):
 @pytest.mark.parametrize("seed", range(6))
 def test_looking_only_where_things_are_loses_nothing(size, seed, monkeypatch):
     scene, _ = some_scene(size=size, seed=seed)
-    image = shade(scene, cast(scene.things, scene.camera, size))
+    image = shade(scene, cast(scene.solids, scene.camera, size))
     everywhere = slice(0, GRID * size[0]), slice(0, GRID * size[1])
     monkeypatch.setattr(Camera, "box", lambda *_: everywhere)
-    whole = shade(scene, cast(scene.things, scene.camera, size))
+    whole = shade(scene, cast(scene.solids, scene.camera, size))
     np.testing.assert_array_equal(image, whole)
     assert image.shape == (*size, 3)
     assert image.dtype == np.uint8
 
 
-def test_the_nearest_thing_is_seen_whatever_their_order():
+def test_the_nearest_solid_hides_the_others_in_any_order():
     camera = Camera(elevation=0.6, distance=12, aim=(0, 0), field=0.27)
-    front, back = thing("sphere", 0, -1), thing("cube", 0, 1.5)
-    for things, number in (((front, back), 0), ((back, front), 1)):
-        found = cast(things, camera, (32, 32))
-        assert found.visible[number] == 1
-        assert 0 < found.visible[1 - number] < 1
+    front, back = solid("sphere", 0, -1), solid("cube", 0, 1.5)
+    for solids, number in (((front, back), 0), ((back, front), 1)):
+        found = cast(solids, camera, (32, 32))
+        assert found.visible_fraction[number] == 1
+        assert 0 < found.visible_fraction[1 - number] < 1
 
 
 def test_shadows_fall_away_from_the_lamp_and_are_soft():
@@ -129,8 +130,8 @@ def test_shadows_fall_away_from_the_lamp_and_are_soft():
     light = Light(way / np.linalg.norm(way), radius=0.1, key=0.9, fill=0.2, ambient=0.3)
     floor = np.full(3, 0.5)
     empty, full = (
-        shade(Scene(things, camera, light, floor), cast(things, camera, (64, 64))).astype(int)
-        for things in ((), (thing("cylinder", 0, 0),))
+        shade(Scene(solids, camera, light, floor), cast(solids, camera, (64, 64))).astype(int)
+        for solids in ((), (solid("cylinder", 0, 0),))
     )
 
     def darker(x: float, y: float) -> int:
@@ -157,12 +158,12 @@ def test_everything_named_is_clearly_visible(size):
     for seed in range(40):
         names = rng.choice(NAMES, 1 + seed % 3, replace=False)
         scene, found = some_scene(names, size, seed)
-        assert [a.shape for a in scene.things] == [name.split()[1] for name in names]
-        for i, a in enumerate(scene.things):
+        assert [a.shape for a in scene.solids] == [name.split()[1] for name in names]
+        for i, a in enumerate(scene.solids):
             alone = (cast([a], scene.camera, size).ids == 0).sum()
             seen = (found.ids == i).sum()
-            assert seen >= LEAST_VISIBLE * alone
-            assert seen >= LEAST_AREA * min(size) ** 2 * GRID**2
+            assert seen >= MIN_VISIBLE * alone
+            assert seen >= MIN_AREA * min(size) ** 2 * GRID**2
             hidden += bool(seen < alone)
         edge = np.concatenate([found.ids[0], found.ids[-1], found.ids[:, 0], found.ids[:, -1]])
         assert (edge == FLOOR).all()
@@ -170,13 +171,13 @@ def test_everything_named_is_clearly_visible(size):
 
 
 def test_nothing_is_too_small(monkeypatch):
-    monkeypatch.setattr(scenes, "LEAST_AREA", 0.1)  # the usual limit is met by nearly all
+    monkeypatch.setattr(scenes, "MIN_AREA", 0.1)  # the usual limit is met by nearly all
     for seed in range(10):
         _, found = some_scene(("red cube", "blue sphere"), (32, 32), seed)
-        assert min(found.seen) >= 0.1 * (32 * GRID) ** 2
+        assert min(found.visible_rays) >= 0.1 * (32 * GRID) ** 2
 
 
-def test_colours_can_be_told_apart_at_32_pixels():
+def test_colours_are_distinct_at_32_pixels():
     rng = np.random.default_rng(6)
     palette = np.array(list(COLOURS.values()))
     right = []

@@ -39,7 +39,7 @@ def test_labels_are_signs_in_the_order_of_the_ids(root):
     assert (data.images.shape, data.skipped, data.source) == ((3, 3, 4, 6), (), "iclevr")
 
 
-def test_transparency_and_sizes_go_the_way_of_all_images(root):
+def test_transparency_and_sizes_are_handled(root):
     Image.new("RGBA", (6, 4), (255, 0, 255, 0)).save(root / "iclevr" / "c.png")
     data = open_images("iclevr", root, size=(2, 2), background=(0, 128, 0))
     assert data.images.shape == (3, 3, 2, 2)
@@ -64,7 +64,7 @@ def test_no_images_says_where_it_looked(root):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(DataError, match=r"none of the 3 images that train.json names") as error:
         open_images("iclevr", root)
-    assert f"looked in {root}, {root / 'out'}; put" in str(error.value)
+    assert f"is in {root}, {root / 'out'}. Move" in str(error.value)
 
 
 def test_missing_and_broken_files_are_skipped_with_their_labels(root):
@@ -88,7 +88,7 @@ def test_names_lead_nowhere_else(root):
     )
 
 
-def test_whatever_changes_is_seen(root):
+def test_every_change_is_detected(root):
     seen = [open_images("iclevr", root).fingerprint]
     assert open_images("iclevr", root).fingerprint == seen[0]
     put(root / "train.json", TRAIN | {"c.png": ["red cube"]})
@@ -107,7 +107,10 @@ def test_whatever_changes_is_seen(root):
 
 
 def test_the_test_split_has_no_images(root):
-    with pytest.raises(DataError, match=r"data.split is 'test', but test.json .* hold conditions"):
+    with pytest.raises(
+        DataError,
+        match=r"data.split is 'test', but test.json .* have only conditions and no images",
+    ):
         open_images("iclevr", root, split="test")
 
 
@@ -118,29 +121,33 @@ def test_it_is_detected(root):
     assert detect_source(root) == "folder"
     with pytest.raises(DataError, match=r"lacks objects.json or train.json"):
         open_images("iclevr", root)
-    with pytest.raises(DataError, match=r"objects.json is a file; source iclevr needs a folder"):
+    with pytest.raises(DataError, match=r"objects.json is a file\. Source iclevr needs a folder"):
         open_images("iclevr", root / "objects.json")
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("objects.json", "{", r"objects.json is not JSON that can be read: .*line 1 column 2"),
-        ("objects.json", ["red cube"], r'objects.json is not \{"name": id, …\}'),
-        ("objects.json", {}, r'is not \{"name": id, …\}'),
-        ("objects.json", {"a": True, "b": False}, "with whole numbers as ids"),
-        ("objects.json", {"a": 0, "b": 2}, r"are not 0\.\.1, each once: 1 is missing"),
-        ("objects.json", {"a": 1, "b": 2}, r"are not 0\.\.1, each once: 0 is missing"),
-        ("objects.json", {"a": 0, "b": 0}, "0 is said 2 times; 1 is missing"),
-        ("objects.json", '{"a": 0, "b": 1, "a": 2}', "objects.json says 'a' twice"),
-        ("train.json", "{'a'}", "train.json is not JSON that can be read"),
-        ("train.json", [["red cube"]], r'train.json is not \{"file name"'),
-        ("train.json", {}, r'train.json is not \{"file name"'),
+        ("objects.json", "{", r"objects.json is not valid JSON: .*line 1 column 2"),
+        ("objects.json", ["red cube"], r'objects.json is invalid\. Write \{"name": id, …\}'),
+        ("objects.json", {}, r'is invalid\. Write \{"name": id, …\}'),
+        ("objects.json", {"a": True, "b": False}, "with whole numbers"),
+        ("objects.json", {"a": 0, "b": 2}, r"are wrong: 1 is missing\. Use each of 0\.\.1 once"),
+        ("objects.json", {"a": 1, "b": 2}, r"are wrong: 0 is missing\. Use each of 0\.\.1 once"),
+        ("objects.json", {"a": 0, "b": 0}, "0 appears 2 times; 1 is missing"),
+        ("objects.json", '{"a": 0, "b": 1, "a": 2}', "objects.json has the key 'a' twice"),
+        ("train.json", "{'a'}", "train.json is not valid JSON"),
+        ("train.json", [["red cube"]], r'train.json is invalid\. Write \{"file name"'),
+        ("train.json", {}, r'train.json is invalid\. Write \{"file name"'),
         ("train.json", {"c.png": []}, "train.json: c.png has an empty list of names"),
-        ("train.json", {"c.png": "red cube"}, r'c.png: "red cube" is not a list of names'),
-        ("train.json", {"c.png": [1]}, r"c.png: \[1\] is not a list of names"),
-        ("train.json", {"c.png": ["red cub"]}, "no label 'red cub'; did you mean red cube or"),
-        ("train.json", '{"c.png": ["red cube"], "c.png": ["red cube"]}', "says 'c.png' twice"),
+        ("train.json", {"c.png": "red cube"}, r'c.png: "red cube" is not a list'),
+        ("train.json", {"c.png": [1]}, r"c.png: \[1\] is not a list\. Write"),
+        ("train.json", {"c.png": ["red cub"]}, r"no label 'red cub'\. Did you mean red cube or"),
+        (
+            "train.json",
+            '{"c.png": ["red cube"], "c.png": ["red cube"]}',
+            "has the key 'c.png' twice",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(root, file, content, message):
@@ -153,11 +160,11 @@ def test_what_is_wrong_is_one_line(root, file, content, message):
 
 def test_bytes_that_are_no_text(root):
     (root / "train.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DataError, match=r"train.json is not text in UTF-8"):
+    with pytest.raises(DataError, match=r"train.json is not UTF-8"):
         open_images("iclevr", root)
 
 
 def test_a_folder_that_is_not_of_this_layout_is_not_taken_for_another(root):
-    with pytest.raises(DataError, match=r"has no objects.json and train.json.*set has them$"):
+    with pytest.raises(DataError, match=r"has no objects.json and train.json.* such as .*set\.$"):
         detect_source(root / "iclevr", named="iclevr")
     assert detect_source(root, named="iclevr") == "iclevr"

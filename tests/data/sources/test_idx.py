@@ -43,7 +43,7 @@ def test_both_splits(mnist):
     check(train, 6)
     assert train.label_names == tuple("0123456789")
     check(open_images("idx", mnist, split="test"), 2)
-    with pytest.raises(DataError, match=r"data.split is 'val'; allowed: train, test"):
+    with pytest.raises(DataError, match=r"data.split is 'val'\. Choose one of train, test"):
         open_images("idx", mnist, split="val")
 
 
@@ -65,17 +65,19 @@ def test_dotted_names_and_a_mix_of_gzip(tmp_path):
 def test_several_sets_in_one_folder_are_not_guessed(tmp_path):
     for name in ("letters", "digits"):
         write(tmp_path / f"emnist-{name}-train-images-idx3-ubyte", IMAGES)
-    with pytest.raises(DataError, match=r"several images of 'train': emnist-digits-train"):
+    with pytest.raises(DataError, match=r"several files of split 'train': emnist-digits-train"):
         open_images("idx", tmp_path)
 
 
 def test_what_is_wrong_with_a_file(tmp_path):
-    with pytest.raises(DataError, match=r"has no train-images-idx3-ubyte\[.gz\], the file of"):
+    with pytest.raises(
+        DataError, match=r"images of split 'train'\. Add train-images-idx3-ubyte\[.gz\]"
+    ):
         open_images("idx", tmp_path)
     path = write(tmp_path / "train-images-idx3-ubyte", IMAGES)
     whole = path.read_bytes()
     for content, message in (
-        (whole[:-1], r"says shape \(6, 5, 4\), 120 bytes, but has 119; copy it again"),
+        (whole[:-1], r"has shape \(6, 5, 4\), so 120 bytes, but contains 119\. Copy it again"),
         (whole[:9], "cannot be read as an idx file"),
         (b"", "cannot be read as an idx file"),
         (b"GIF89a" + whole, "is not an idx file of unsigned bytes"),
@@ -95,7 +97,7 @@ def test_labels_that_do_not_match(tmp_path):
         open_images("idx", tmp_path)
 
 
-# torchvision's sets: a stand-in for torchvision, so that nothing is fetched.
+# torchvision's data sets, with a stand-in for torchvision: nothing is downloaded.
 
 
 def stand_in(monkeypatch, **classes) -> None:
@@ -147,7 +149,7 @@ def test_a_failed_download_is_one_line(monkeypatch, tmp_path, source):
     with pytest.raises(DataError, match=rf"{source}: the download failed .*--data PATH") as error:
         open_images(source, tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match=rf"{source}: downloading is off; .*--data PATH"):
+    with pytest.raises(DataError, match=rf"{source}: downloads are off, .*--data PATH"):
         open_images(source, tmp_path, download=False)
 
 
@@ -178,11 +180,11 @@ def test_the_class_names_are_torchvisions():
     assert list(FASHION) == datasets.FashionMNIST.classes
 
 
-def test_what_is_known_before_a_download_is_said_of_every_source_that_has_one():
+def test_every_source_with_a_download_has_its_facts():
     known = {name for name, source in SOURCES.items() if source.__module__ == downloads.__name__}
-    assert set(downloads.DOWNLOADED) == known
-    assert all(set(each.counts) == set(SPLITS) for each in downloads.DOWNLOADED.values())
-    assert downloads.DOWNLOADED["fashion-mnist"].classes == len(downloads.FASHION)
+    assert set(downloads.DOWNLOADABLE) == known
+    assert all(set(each.counts) == set(SPLITS) for each in downloads.DOWNLOADABLE.values())
+    assert downloads.DOWNLOADABLE["fashion-mnist"].classes == len(downloads.FASHION)
 
 
 def test_a_gz_with_a_damaged_byte_is_one_line(tmp_path):

@@ -30,7 +30,7 @@ def test_any_number_of_channels_and_a_resize_of_each(tmp_path):
     data = open_images("npz", tmp_path / "x.npz", size=(4, 4), fit="squash")
     assert data.images.shape == (2, 5, 4, 4)
     assert data.images[1, :, 2, 2].tolist() == [0, 10, 20, 30, 40]
-    with pytest.raises(DataError, match=r"data.channels is 3, but the images have 5; allowed: 5"):
+    with pytest.raises(DataError, match=r"data.channels is 3, but the images have 5\. Set it to 5"):
         open_images("npz", tmp_path / "x.npz", channels=3)
 
 
@@ -53,9 +53,9 @@ def test_values_of_other_types(tmp_path, values, expected):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([0, 255.0]), r"values 0\.\.255; allowed: 0\.\.1 or -1\.\.1 \(for 0\.\.255"),
+        (np.array([0, 255.0]), r"values 0\.\.255\. Save 0\.\.1 or -1\.\.1, or uint8 for 0\.\.255"),
         (np.array([0, np.nan]), "values nan..nan"),
-        (np.array([0, 16]), "type int64; allowed: uint8, uint16, bool, float"),
+        (np.array([0, 16]), r"type int64\. Save uint8, uint16, bool or float"),
         (np.array([None, 1]), "array of Python objects"),
     ],
 )
@@ -91,17 +91,17 @@ def test_names_may_be_bytes(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
-        (["cat", "cat"], "says 'cat' twice"),
+        (["cat", "cat"], "has the name 'cat' twice"),
         (["cat", " "], "has an empty name"),
-        ("cat", r"shape \(\); allowed: a list of texts"),
+        ("cat", r"shape \(\)\. Save a list of texts"),
         ([0.5, 1.5], "float64"),
     ],
 )
-def test_names_that_are_none_are_refused(tmp_path, names, said):
+def test_names_that_are_none_are_refused(tmp_path, names, message):
     np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_images("npz", tmp_path / "x.npz")
 
 
@@ -112,7 +112,7 @@ def test_names_that_are_none_are_refused(tmp_path, names, said):
         ([[1], [2]], [[-1, 1, -1], [-1, -1, 1]]),  # CIFAR's column of classes
         ([[0], [1]], [[-1], [1]]),  # one label, absent and present
         ([[0, 1], [1, 1]], [[-1, 1], [1, 1]]),
-        ([[0, -1], [1, 1]], [[0, -1], [1, 1]]),  # with a -1, 0 is "not said"
+        ([[0, -1], [1, 1]], [[0, -1], [1, 1]]),  # with a −1, 0 is unknown
     ],
 )
 def test_classes_and_signs(given, expected):
@@ -125,13 +125,13 @@ def test_classes_and_signs(given, expected):
     "given", [1, [[], []], [1], [1.0, 2.0], [-1, 0], [10**9, 0], [[0, 2], [1, 1]], ["a", "b"]]
 )
 def test_labels_that_are_none(given):
-    with pytest.raises(DataError, match=r"x.npz: labels of type .* allowed: 2 "):
+    with pytest.raises(DataError, match=r"x.npz: the labels have type .*\. Save 2 "):
         read_labels(np.array(given), 2, where="x.npz")
 
 
 def test_files_that_are_no_arrays(tmp_path):
     np.savez(tmp_path / "keys.npz", pictures=RGB)
-    with pytest.raises(DataError, match=r"holds pictures\.npy; images need the key images or x"):
+    with pytest.raises(DataError, match=r"has pictures\.npy\. Name the images images or x"):
         open_images("npz", tmp_path / "keys.npz")
     np.save(tmp_path / "whole.npy", RGB)
     (tmp_path / "half.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""Decoding in threads, in order, without running ahead of the one who writes."""
+"""Run a function over many images in threads, and keep their order."""
 
 import os
 from collections import deque
@@ -9,13 +9,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_CHUNK = 8  # items a task; one by one, the hand-over costs more than decoding a small image
+_CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
-def in_order(function: Callable[[int], T], count: int) -> Generator[T, None, None]:
-    """Yields function(0), …, function(count - 1), computed in at most 8 threads.
+def map_in_order(function: Callable[[int], T], count: int) -> Generator[T, None, None]:
+    """Yield function(0), …, function(count - 1), computed in up to 8 threads.
 
-    At most 2 chunks of results a thread wait to be taken, whatever the count.
+    At most 2 chunks of results per thread are held in memory, for any `count`.
     """
     workers = min(8, os.cpu_count() or 1)
 

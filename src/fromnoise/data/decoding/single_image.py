@@ -1,4 +1,4 @@
-"""Single image files and their masks, as a model wants them."""
+"""Read single image files, and masks for inpainting, at a model's size and channels."""
 
 from pathlib import Path
 
@@ -10,31 +10,32 @@ from fromnoise.data.decoding.transforms import RGB, Fit, Picture, fit_picture, t
 from fromnoise.data.errors import BrokenImage, DataError
 from fromnoise.data.text import natural_key
 
-COLOUR = 0.03  # of the peak, between two channels
-WHITE_FROM = 128  # of a mask's grey levels
+COLOUR_TOLERANCE = 0.03  # of the peak, between two channels
+WHITE_FROM = 128  # grey level of a mask, in 0..255
 BLACK = (0, 0, 0)
 
 
 def image_files(path: str | Path) -> dict[str, Path]:
-    """The image file, or those that lie in a folder, "img2" before "img10"; by name, no suffix.
+    """Return {name without suffix: path} of an image file, or of the images in a folder.
 
-    Raises DataError for a folder without images, or with two of one name.
+    "img2" comes before "img10". Raises `DataError` for a folder without images, or if two images
+    have the same name.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise DataError(f"there is no image file and no folder {path.absolute()}")
+        raise DataError(f"{path.absolute()} does not exist. Give an image or a folder of images.")
     if path.is_file():
         return {path.stem: path}
-    found = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS]
-    visible = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    images = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS]
+    visible = [file for file in images if file.is_file() and not file.name.startswith(".")]
     if not visible:
-        raise DataError(f"{path.absolute()} has no images; {ACCEPTED}")
+        raise DataError(f"{path.absolute()} has no images. {ACCEPTED}")
     files: dict[str, Path] = {}
     for file in sorted(visible, key=lambda file: natural_key(file.name)):
         if file.stem in files:
             raise DataError(
-                f"{path.absolute()} has {files[file.stem].name} and {file.name}, whose results "
-                "would have one name; rename one"
+                f"{path.absolute()} has {files[file.stem].name} and {file.name}. Their results "
+                "would have the same name. Rename one of them."
             )
         files[file.stem] = file
     return files
@@ -48,21 +49,21 @@ def read_image(
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
 ) -> np.ndarray:
-    """One image file as uint8 (C, H, W) of that size.
+    """Read one image file as uint8 (C, H, W) of the given size.
 
-    Raises `DataError` with the path: for a file that cannot be read, for a model of other channels
-    than files have, and for a colour image where the model makes grey ones.
+    Raises `DataError`, which names the path: if the file cannot be read, if `channels` is neither
+    1 nor 3, or if `channels` is 1 and the image is in colour.
     """
     picture = _open(Path(path).expanduser(), background)
     if channels not in (1, 3):
         raise DataError(
-            f"{path} has {picture.pixels.shape[2]} channels, as image files do, but this model's "
-            f"images have {channels}; allowed: a model of 1 (grey) or 3 (colour)"
+            f"{path} has {picture.pixels.shape[2]} channels, but this model's images have "
+            f"{channels}. Use a model of 1 (grey) or 3 (colour) channels."
         )
     if channels == 1 and _in_colour(picture):
         raise DataError(
-            f"{path} is in colour (3 channels), but this model's images are grey (1 channel); make "
-            "it grey first, so that nothing is lost unsaid"
+            f"{path} is in colour (3 channels), but this model's images are grey (1 channel). "
+            "Convert it to grey first."
         )
     return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
 
@@ -70,11 +71,11 @@ def read_image(
 def read_mask(
     path: str | Path, *, image: str | Path, size: tuple[int, int], fit: Fit = "crop"
 ) -> np.ndarray:
-    """Where an image shall be made anew: bool (H, W), True from grey level 128 on (white).
+    """Read a mask for inpainting: bool (H, W), True (to be regenerated) from grey level 128 on.
 
-    The mask has the size of the file `image`, and comes to `size` in the same way, but by the
-    nearest pixel. Colour counts by its luma, and what is transparent is black. Padding is black.
-    Raises DataError for another size, and where no pixel is white.
+    The mask must have the size of the file `image`. It is resized like the image, but by nearest
+    neighbour. Colour is converted to luma; transparent pixels and padding are black. Raises
+    `DataError` if the sizes differ, or if no pixel is white.
     """
     mask = to_channels(_open(Path(path).expanduser(), BLACK), 1)
     (h, w), (height, width) = (
@@ -82,14 +83,14 @@ def read_mask(
     )
     if (h, w) != (height, width):
         raise DataError(
-            f"the mask {path} is {h}x{w} (HxW), but the image {image} is {height}x{width}; a mask "
-            "needs the size of its image file"
+            f"the mask {path} is {h}x{w} (HxW), but the image {image} is {height}x{width}. Make "
+            "the mask the size of the image file."
         )
     white = (mask.pixels.astype(np.float64) * 255 / mask.peak).round() >= WHITE_FROM
     if not white.any():
         raise DataError(
-            f"the mask {path} has no white pixel, so there is nothing to make: white (grey level "
-            f"{WHITE_FROM} to 255) is made anew, black stays"
+            f"the mask {path} has no white pixel, so nothing would change. Paint the area to "
+            f"regenerate white (grey level {WHITE_FROM} to 255)."
         )
     fitted = fit_picture(
         Picture(white.astype(np.uint8) * 255),
@@ -101,21 +102,21 @@ def read_mask(
     if not fitted.any():
         raise DataError(
             f"the mask {path} has no white pixel left at the model's size {size[0]}x{size[1]} "
-            f"({fit}); paint a larger part of it white"
+            f"({fit}). Paint a larger area white."
         )
     return fitted[0] > 0
 
 
 def _in_colour(picture: Picture) -> bool:
-    """Whether its channels differ by more than what a JPEG of a grey image may leave."""
+    """Return whether the channels differ by more than the JPEG artefacts of a grey image."""
     pixels = picture.pixels.astype(np.int64)
-    apart = pixels.max(axis=2) - pixels.min(axis=2)
-    return bool((apart > COLOUR * picture.peak).any())
+    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    return bool((spread > COLOUR_TOLERANCE * picture.peak).any())
 
 
 def _open(path: Path, background: RGB) -> Picture:
     if not path.is_file():
-        raise DataError(f"there is no image file {path.absolute()}")
+        raise DataError(f"{path.absolute()} is not a file. Give the path of an image file.")
     try:
         return read_picture(path.read_bytes(), background=background)
     except BrokenImage as error:

@@ -1,7 +1,7 @@
-"""One decoded image at its full precision, and its way to uint8 at the size asked for.
+"""Convert a decoded image of any depth to the requested channels and size, as uint8.
 
-The order matters: channels first (so that a grey image can be padded in colour), then the size
-(in float where there are more than 8 bits), and only then the rounding to 0..255.
+The order matters: first the channels, so that a grey image can be padded in colour; then the size,
+in float for more than 8 bits; at last the rounding to 0..255.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Pixels of any depth: (h, w, C) with values 0..peak, where `peak` is white."""
+    """A decoded image of any depth: pixels (h, w, C) with values 0..peak; `peak` is white."""
 
     pixels: np.ndarray
     peak: float = 255
@@ -32,7 +32,7 @@ class Picture:
 
 
 def to_channels(picture: Picture, channels: int) -> Picture:
-    """The same picture with `channels` channels: colour to luma, grey repeated, else unchanged.
+    """Convert colour to luma, or repeat grey, if `channels` differs from those of the picture.
 
     Raises `DataError` for any other conversion.
     """
@@ -43,8 +43,10 @@ def to_channels(picture: Picture, channels: int) -> Picture:
         return Picture(np.repeat(picture.pixels, 3, axis=2), picture.peak)
     if have == 3 and channels == 1:
         return Picture(_luma(picture), picture.peak)
-    allowed = {1: "1 or 3 (repeated)", 3: "3 or 1 (luma)"}.get(have, str(have))
-    raise DataError(f"data.channels is {channels}, but the images have {have}; allowed: {allowed}")
+    allowed = {1: "1 or 3 (grey repeated)", 3: "3 or 1 (luma)"}.get(have, str(have))
+    raise DataError(
+        f"data.channels is {channels}, but the images have {have}. Set it to {allowed}."
+    )
 
 
 def _luma(picture: Picture) -> np.ndarray:  # (h, w, 3) -> (h, w, 1)
@@ -62,14 +64,14 @@ def fit_picture(
     background: RGB,
     resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> np.ndarray:
-    """The picture as uint8 (C, H, W) of `size` = (H, W).
+    """Resize a picture to `size` = (H, W) and return it as uint8 (C, H, W).
 
-    - `crop` covers the size, aspect kept, and takes the centre;
-    - `pad` shrinks only what is larger, aspect kept, and centres it on `background`;
-    - `squash` ignores the aspect.
+    - `crop` keeps the aspect ratio, covers the size, and cuts out the centre.
+    - `pad` keeps the aspect ratio, shrinks larger pictures, and centres them on `background`.
+    - `squash` ignores the aspect ratio.
 
-    Where the scale is 1 no pixel is resampled. `background` is RGB in 0..255; pictures that do
-    not have three channels get its luma in each of them.
+    At scale 1 no pixel is resampled. `background` is RGB in 0..255. A picture without three
+    channels gets its luma in each channel.
     """
     height, width = picture.pixels.shape[:2]
     if fit == "squash":
@@ -87,7 +89,7 @@ def fit_picture(
 
 
 def background_of(channels: int, background: RGB) -> np.ndarray:
-    """The background as uint8 (channels,): itself for three channels, else its luma in each."""
+    """Return the background as uint8 (channels,): RGB for three channels, else luma in each."""
     if channels == 3:
         return np.array(background, dtype=np.uint8)
     luma = float(np.dot(background, _LUMA.astype(np.float64)))
@@ -99,9 +101,9 @@ def _scaled(length: int, scale: float, limit: int) -> int:
 
 
 def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest centred (left, top, right, bottom) of the aspect of `size`."""
+    """Return the largest centred box (left, top, right, bottom) with the aspect ratio of `size`."""
     (height, width), (out_height, out_width) = have, size
-    if out_height * width >= out_width * height:  # too wide, or just right: all of the height
+    if out_height * width >= out_width * height:  # too wide, or equal: use the full height
         box_height, box_width = height, out_width * height / out_height
     else:
         box_height, box_width = out_height * width / out_width, width
@@ -144,7 +146,7 @@ def _resampled(
 
 
 def _to_uint8(picture: Picture) -> np.ndarray:
-    """v·255/peak, rounded; for 16 bits v/257. Clipped, because Lanczos overshoots at edges."""
+    """Return v·255/peak rounded, v/257 for 16 bits. Clipped: Lanczos overshoots at edges."""
     if picture.is_8_bit:
         return picture.pixels
     scaled = picture.pixels.astype(np.float64) * 255 / picture.peak

@@ -1,8 +1,8 @@
-"""Label files beside images: `labels.json`, `labels.csv`, and `dataset.json` of EDM and StyleGAN.
+"""Read label files: `labels.json`, `labels.csv`, and the `dataset.json` of EDM and StyleGAN.
 
-A reader takes the text of one and `where`, with which its errors begin. It returns the signs of
-each file that is named, int8 (K,): +1 present, -1 absent, 0 not said; and the names of the K
-labels. Files are named by their paths from the folder of the label file, "/" between the steps.
+A reader takes the text of a file, and `where`, the beginning of its error messages. It returns
+{file: int8 (K,)} with +1 present, −1 absent and 0 unknown, and the names of the K labels. Files are
+paths relative to the folder of the label file, separated by "/".
 """
 
 import csv
@@ -17,102 +17,105 @@ import numpy as np
 
 from fromnoise.data.errors import DataError
 from fromnoise.data.labels.names import one_hot
-from fromnoise.data.text import natural_key, strict_json
+from fromnoise.data.text import natural_key, parse_json
 
 Table = tuple[dict[str, np.ndarray], tuple[str, ...]]
 
 FILE_COLUMNS = ("file", "filename", "image", "path")
 LIST_COLUMNS = ("label", "labels")
-CELLS = {  # with ".0" as pandas writes a column that has gaps
+CELLS = {  # with ".0", as pandas writes a column with missing values
     **dict.fromkeys(("1", "+1", "1.0", "true", "yes"), 1),
     **dict.fromkeys(("0", "-1", "0.0", "-1.0", "false", "no"), -1),
     "": 0,
 }
-_MOST_CLASSES = 65_536
-_OR_RENAME = "; rename it where it is not meant for labels"
+_MAX_CLASSES = 65_536
+_OR_RENAME = ", or rename the file if it does not contain labels."
 
 
 def labels_json(text: str, *, where: str) -> Table:
-    """{file: [names]}, or {file: "name"}: "name" is present, "-name" absent; in natural order.
+    """Read {file: [names]} or {file: "name"}: "name" is present, "-name" is absent.
 
-    Where no image of the whole file says a "-name", what an image does not name is absent (-1),
-    as in i-CLEVR's train.json, and so an empty list says that it has none of the labels. Where
-    any image does, what is not named is not said (0).
+    If no image of the file has a "-name", the labels that an image does not name are absent (−1),
+    as in i-CLEVR's train.json; an empty list then means that all labels are absent. If any image
+    has a "-name", the labels that an image does not name are unknown (0). The label names are
+    sorted in natural order.
 
-    Raises `DataError` for other shapes, for a file or a name that is said twice and for an empty
-    name.
+    Raises `DataError` for other shapes, and for repeated or empty names.
     """
-    said = strict_json(text, where=where)
-    if not isinstance(said, dict) or not said:
-        raise DataError(f'{where} is not {{"file": ["name", …], …}}{_OR_RENAME}')
+    content = parse_json(text, where=where)
+    if not isinstance(content, dict) or not content:
+        raise DataError(
+            f'{where} is not a table of labels. Write {{"file": ["name", …], …}}{_OR_RENAME}'
+        )
     named = {}
-    for file, names in said.items():
+    for file, names in content.items():
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(
-                f'{where}: {file!r}: {_short(names)} is not a list of names: ["name", …]'
-                + _OR_RENAME
+                f"{where}: {file!r}: {_short(names)} is not a list of names. "
+                f'Write ["name", …]{_OR_RENAME}'
             )
         named[file] = _signs(names, where=f"{where}: {file!r}")
-    return _complete(named, where=where)
+    return _to_table(named, where=where)
 
 
 def labels_csv(text: str, *, where: str) -> Table:
-    """A header, and one line for each image; the first column, `file`, names it.
+    """Read a header, then one line per image. The first column, `file`, names the image.
 
-    Either one more column `labels`: names with ";" or "," between them, which mean what a list in
-    labels.json does. Or one column for each label, its name in the header, and in that order: 1,
-    true or yes is present, 0, -1, false or no absent, and an empty cell not said.
+    Two layouts: either one more column `labels`, with names separated by ";" or ",", as in the
+    lists of labels.json; or one column per label, named in the header, in that order. There 1,
+    true or yes is present, 0, -1, false or no is absent, and an empty cell is unknown.
 
-    Raises `DataError` for other headers, lines and values, and for what is said twice.
+    Raises `DataError` for other headers, lines and values, and for repeated names.
     """
     columns, rows = _csv_rows(text, where=where)
     if len(columns) == 1 and columns[0].lower() in LIST_COLUMNS:
         named = {}
         for file, (line, (cell,)) in rows.items():
             named[file] = _signs(re.split("[;,]", cell) if cell else [], where=line)
-        return _complete(named, where=where)
-    label_names = unique(columns, where=f"{where}: the header")
+        return _to_table(named, where=where)
+    label_names = unique_names(columns, where=f"{where}: the header")
     for line, cells in rows.values():
         for column, cell in zip(columns, cells, strict=True):
             if cell.lower() not in CELLS:
                 raise DataError(
-                    f"{line}: {column!r} is {_short(cell)}; allowed: 1, true, yes; "
-                    "0, -1, false, no; or nothing, where it is not said"
+                    f"{line}: {column!r} is {_short(cell)}. Write 1, true or yes if present, "
+                    "0, -1, false or no if absent, and nothing if unknown."
                 )
     signs = [[CELLS[cell.lower()] for cell in cells] for _, cells in rows.values()]
     return dict(zip(rows, np.array(signs, dtype=np.int8), strict=True)), label_names
 
 
 def dataset_json(text: str, *, where: str) -> Table:
-    """{"labels": [["file", label], …]} as EDM and StyleGAN write it; {"labels": null} has none.
+    """Read {"labels": [["file", label], …]} of EDM and StyleGAN; {"labels": null} has no labels.
 
-    A label is a class, 0..K-1, or in all entries a list of K signs, where 0 is absent if no -1 is
-    among all of them. The labels are called "0".."K-1", or as a list "label_names" says, which is
-    ours: EDM and StyleGAN neither write nor read it.
+    Each label is a class 0..K−1, or each is a list of K numbers. In these lists 0 is absent if the
+    file contains no −1, and unknown otherwise. The labels are named "0".."K−1", or by a list
+    "label_names", our extension, which EDM and StyleGAN neither write nor read.
 
-    Raises `DataError` for other shapes and numbers, and for what is said twice.
+    Raises `DataError` for other shapes and numbers, and for repeated names.
     """
-    said = strict_json(text, where=where)
-    entries = said.get("labels", ()) if isinstance(said, dict) else ()
+    content = parse_json(text, where=where)
+    entries = content.get("labels", ()) if isinstance(content, dict) else ()
     if entries is None:
         return {}, ()
     if not isinstance(entries, list) or not entries:
         raise DataError(
-            f'{where} is not {{"labels": [["file", 0], …]}} or {{"labels": null}}{_OR_RENAME}'
+            f'{where} has no list of labels. Write {{"labels": [["file", 0], …]}} or '
+            f'{{"labels": null}}{_OR_RENAME}'
         )
-    names = said.get("label_names")
+    names = content.get("label_names")
     if names is not None:
         if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-            raise DataError(f'{where}: "label_names" is {_short(names)}; allowed: ["name", …]')
-        names = unique(names, where=f'{where}: "label_names"')
+            raise DataError(f'{where}: "label_names" is {_short(names)}. Write ["name", …].')
+        names = unique_names(names, where=f'{where}: "label_names"')
     labels: dict[str, Any] = {}
     for i, entry in enumerate(entries, start=1):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise DataError(f'{where}: entry {i}: {_short(entry)} is not ["file", label]')
+            raise DataError(f'{where}: entry {i} is {_short(entry)}. Write ["file", label].')
         file, label = entry
         if file in labels:
-            raise DataError(f"{where}: entry {i} says {file!r} twice; say each file once")
+            raise DataError(f"{where}: entry {i} has the file {file!r} again. Remove one of them.")
         labels[file] = label
     read = _vectors if isinstance(entries[0][1], list) else _classes
     signs = read(labels, names, where=where)
@@ -128,23 +131,23 @@ LABEL_FILES: dict[str, Callable[..., Table]] = {
 
 
 def _signs(names: Sequence[str], *, where: str) -> dict[str, int]:
-    """+1 for each name, -1 for each "-name"."""
+    """Return +1 for each "name", −1 for each "-name"."""
     signs: dict[str, int] = {}
-    for word in map(str.strip, names):
-        name = word.removeprefix("-").strip()
+    for label in map(str.strip, names):
+        name = label.removeprefix("-").strip()
         if not name:
-            raise DataError(f"{where} has the empty name {word!r}; leave it out")
+            raise DataError(f"{where} has the empty name {label!r}. Remove it.")
         if name in signs:
-            raise DataError(f"{where} says {name!r} twice; say each name once")
-        signs[name] = 1 if word == name else -1
+            raise DataError(f"{where} has the label {name!r} twice. Remove one of them.")
+        signs[name] = 1 if label == name else -1
     return signs
 
 
-def _complete(named: Mapping[str, Mapping[str, int]], *, where: str) -> Table:
-    """The signs of what images name, with those of what they do not name; see `labels_json`."""
+def _to_table(named: Mapping[str, Mapping[str, int]], *, where: str) -> Table:
+    """Fill in the signs of the labels that an image does not name, as `labels_json` describes."""
     names = {name for signs in named.values() for name in signs}
     if not names:
-        raise DataError(f"{where} names no label for any image; name one at least")
+        raise DataError(f"{where} has no label for any image. Add at least one label.")
     label_names = tuple(sorted(names, key=lambda name: (natural_key(name), name)))
     number = {name: k for k, name in enumerate(label_names)}
     negated = any(sign < 0 for signs in named.values() for sign in signs.values())
@@ -170,36 +173,37 @@ def _csv_rows(
     first, *columns = [name.strip() for name in header] or [""]
     if first.lower() not in FILE_COLUMNS or not columns:
         raise DataError(
-            f"{line} has the columns {_short(header)}; allowed: first {', '.join(FILE_COLUMNS)}; "
-            f"then labels, or one column for each label; a comma between them{_OR_RENAME}"
+            f"{line} has the columns {_short(header)}. Write {', '.join(FILE_COLUMNS[:-1])} or "
+            f"{FILE_COLUMNS[-1]} first, then labels or one column per label, separated by commas"
+            f"{_OR_RENAME}"
         )
     rows = {}
     for line, (file, *cells) in lines[1:]:
         if len(cells) != len(columns):
             raise DataError(
-                f"{line} has {len(cells) + 1} cells for {len(header)} columns; "
-                'a cell with a comma inside is written "a, b"'
+                f"{line} has {len(cells) + 1} cells, but the header has {len(header)}. "
+                'Write a cell that contains a comma as "a, b".'
             )
         if not file:
-            raise DataError(f"{line} names no file in the column {first!r}")
+            raise DataError(f"{line} has no file in the column {first!r}. Add its name.")
         if file in rows:
-            raise DataError(f"{line} says {file!r} twice; one line for each file")
+            raise DataError(f"{line} has the file {file!r} again. Remove one of the lines.")
         rows[file] = line, [cell.strip() for cell in cells]
     if not rows:
-        raise DataError(f"{where} has a header and no lines below; one line for each image")
+        raise DataError(f"{where} has only a header. Add one line per image.")
     return columns, rows
 
 
 def _classes(
     labels: Mapping[str, Any], names: Sequence[str] | None, *, where: str
 ) -> np.ndarray:  # int8 (n, K)
-    allowed = len(names) if names else _MOST_CLASSES
+    count = len(names) if names else _MAX_CLASSES
     for i, (file, label) in enumerate(labels.items(), start=1):
-        if type(label) is not int or not 0 <= label < allowed:
+        if type(label) is not int or not 0 <= label < count:
             raise DataError(
-                f"{where}: entry {i} ({file!r}): {_short(label)} is not a class; "
-                f"allowed: whole numbers in 0..{allowed - 1}"
-                + (', which "label_names" has names for' if names else "")
+                f"{where}: entry {i} ({file!r}): {_short(label)} is not a class. "
+                f"Write a whole number in 0..{count - 1}"
+                + (', one per name in "label_names".' if names else ".")
             )
     classes = np.array(list(labels.values()))
     return one_hot(classes, len(names) if names else int(classes.max()) + 1)
@@ -210,28 +214,28 @@ def _vectors(
 ) -> np.ndarray:  # int8 (n, K)
     count = len(names) if names else len(next(iter(labels.values())))
     for i, (file, vector) in enumerate(labels.items(), start=1):
-        right = isinstance(vector, list) and len(vector) == count and count > 0
-        if not right or not all(type(v) in (int, float) and v in (-1, 0, 1) for v in vector):
+        valid = isinstance(vector, list) and len(vector) == count and count > 0
+        if not valid or not all(type(v) in (int, float) and v in (-1, 0, 1) for v in vector):
             raise DataError(
-                f"{where}: entry {i} ({file!r}): {_short(vector)} is not allowed; allowed: lists "
-                f"of {count or 'K'} numbers, each -1, 0 or 1, "
-                + ('as "label_names" has names' if names else "as long as that of entry 1")
+                f"{where}: entry {i} ({file!r}): {_short(vector)} is invalid. "
+                f"Write a list of {count or 'K'} numbers, each -1, 0 or 1, "
+                + ('one per name in "label_names".' if names else "as many as in entry 1.")
             )
     signs = np.array(list(labels.values())).astype(np.int8)
-    return signs if signs.min() < 0 else signs * 2 - 1  # without any -1, 0 says "absent"
+    return signs if signs.min() < 0 else signs * 2 - 1  # without any -1, 0 means absent
 
 
-def unique(names: Iterable[str], *, where: str) -> tuple[str, ...]:
-    """The names without what surrounds them. DataError for one that is empty or said twice."""
+def unique_names(names: Iterable[str], *, where: str) -> tuple[str, ...]:
+    """Strip the names. Raises `DataError` if one is empty or repeated."""
     names = tuple(name.strip() for name in names)
     if not all(names):
-        raise DataError(f"{where} has an empty name; give every label a name")
+        raise DataError(f"{where} has an empty name. Give every label a name.")
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise DataError(f"{where} says {twice[0]!r} twice; say each name once")
+        raise DataError(f"{where} has the name {twice[0]!r} twice. Rename or remove one of them.")
     return names
 
 
 def _short(value: Any) -> str:
-    """The value as JSON, cut: whole data sets are written in one value too."""
+    """Return the value as JSON of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:59]}…"

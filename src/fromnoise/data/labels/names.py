@@ -1,4 +1,4 @@
-"""Labels in words → numbers: +1 present, −1 absent, 0 not said."""
+"""Convert label names to int8 vectors (+1 present, −1 absent, 0 unknown), and back."""
 
 import difflib
 import math
@@ -9,85 +9,83 @@ import numpy as np
 
 from fromnoise.data.errors import DataError
 
-OPEN = "…"  # the rest is not said
+OPEN = "…"  # at the end of a description: the other labels are unknown
 
 
 def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
-    """`red cube, -blue sphere` → +1 for the first, −1 for the second, 0 elsewhere: int8 (K,).
+    """Parse `red cube, -blue sphere`: +1 for the first, −1 for the second, 0 elsewhere; int8 (K,).
 
-    names: those of the model, in its order. A "…" at the end, as of `in_words`, says nothing.
-    Raises DataError for an unknown name, with the nearest, for one that is said twice, and for none
-    at all.
+    names: the labels of the model, in its order. A "…" at the end, as `describe_labels` writes it,
+    is ignored. Raises `DataError` for an unknown name, a repeated name, or an empty text.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for word in _words(text.removesuffix(f", {OPEN}")):
-        negated = word.startswith("-") and word not in names
-        k = index_of(word.removeprefix("-").strip() if negated else word, names)
+    for label in _split(text.removesuffix(f", {OPEN}")):
+        negated = label.startswith("-") and label not in names
+        k = label_index(label.removeprefix("-").strip() if negated else label, names)
         if condition[k]:
-            raise DataError(f"the label {names[k]!r} is said twice in {text!r}")
+            raise DataError(f"{text!r} names the label {names[k]!r} twice. Remove one of them.")
         condition[k] = -1 if negated else 1
     return condition
 
 
 def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
-    """`red cube=3, blue sphere=-1` → {name: weight}, the names as `names` has them.
+    """Parse `red cube=3, blue sphere=-1` to {name: weight}, with the names as in `names`.
 
-    Raises DataError for an unknown name, for one that is said twice, and for a weight that is no
-    number.
+    Raises `DataError` for an unknown name, a repeated name, or a weight that is not a number.
     """
     weights: dict[str, float] = {}
-    for word in _words(text):
-        said, equals, number = word.rpartition("=")
+    for item in _split(text):
+        label, equals, number = item.rpartition("=")
         try:
             weight = float(number)
         except ValueError:
             weight = math.nan
         if not equals or not math.isfinite(weight):
-            raise DataError(f"{word!r} has no weight; write label=number, as in 'red cube=3'")
-        name = names[index_of(said.strip(), names)]
+            raise DataError(f"{item!r} has no weight. Write label=number, as in 'red cube=3'.")
+        name = names[label_index(label.strip(), names)]
         if name in weights:
-            raise DataError(f"the label {name!r} is said twice in {text!r}")
+            raise DataError(f"{text!r} names the label {name!r} twice. Remove one of them.")
         weights[name] = weight
     return weights
 
 
-def index_of(name: str, names: Sequence[str]) -> int:
-    """Which label a name means; `ankle-boot` is `Ankle boot` where nothing else is so near.
+def label_index(name: str, names: Sequence[str]) -> int:
+    """Return the index of a label. `ankle-boot` matches `Ankle boot`.
 
-    That is: the same name, or else the only one with the same letters and digits. Raises DataError,
-    with the nearest names, where there is none.
+    An exact match wins; otherwise the only name with the same letters and digits. Raises
+    `DataError` with similar names if there is no match.
     """
     if name in names:
         return list(names).index(name)
-    alike = [k for k, known in enumerate(names) if _bare(known) == _bare(name)]
-    if len(alike) == 1:
-        return alike[0]
-    raise DataError(f"there is no label {name!r}{nearest(name, names)}")
+    matches = [k for k, known in enumerate(names) if _simplify(known) == _simplify(name)]
+    if len(matches) == 1:
+        return matches[0]
+    raise DataError(f"there is no label {name!r}. {suggest_labels(name, names)}".rstrip())
 
 
-def exactly(present: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """These labels and none of the others: +1 for them, −1 elsewhere; int8 (K,).
+def exact_labels(present: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return +1 for the present labels and −1 for all others: int8 (K,).
 
-    Raises DataError for an unknown name, and for one that is said twice.
+    Raises `DataError` for an unknown or a repeated name.
     """
     condition = np.full(len(names), -1, dtype=np.int8)
     for name in present:
-        k = index_of(name, names)
+        k = label_index(name, names)
         if condition[k] > 0:
-            raise DataError(f"the label {names[k]!r} is said twice; say each once")
+            raise DataError(f"the label {names[k]!r} is listed twice. Remove one of them.")
         condition[k] = 1
     return condition
 
 
-def in_turn(names: Sequence[str], count: int) -> np.ndarray:
-    """Each label alone, one after the other and then from the first again: int8 (count, K)."""
-    return np.stack([exactly([names[i % len(names)]], names) for i in range(count)])
+def one_label_each(names: Sequence[str], count: int) -> np.ndarray:
+    """Return `count` conditions of one label each, cycling through the labels: int8 (count, K)."""
+    return np.stack([exact_labels([names[i % len(names)]], names) for i in range(count)])
 
 
-def in_words(condition: np.ndarray, names: Sequence[str]) -> str:
-    """The names of a condition: `red cube, -blue sphere, …`, where the dots leave the rest open.
+def describe_labels(condition: np.ndarray, names: Sequence[str]) -> str:
+    """Describe a condition: `red cube, -blue sphere, …`. The dots mean that others are unknown.
 
-    Where all that is not +1 is −1, as for one class of ten, only the names that are +1: `red cube`.
+    If every label is +1 or −1, and one is +1, only the names with +1 are listed: `red cube`.
     """
     present = [name for name, value in zip(names, condition, strict=True) if value > 0]
     absent = [f"-{name}" for name, value in zip(names, condition, strict=True) if value < 0]
@@ -96,32 +94,32 @@ def in_words(condition: np.ndarray, names: Sequence[str]) -> str:
     return ", ".join([*present, *absent, OPEN]) if present or absent else ""
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """What to add to an error: the names that are like this one, or a few of them."""
-    holding = [known for known in names if name and name.lower() in known.lower()]
-    close = [*holding, *(n for n in difflib.get_close_matches(name, names) if n not in holding)]
-    if close:
-        return f"; did you mean {' or '.join(close[:3])}?"
-    shown = ", ".join(names[:24])
-    return f"; the labels are {shown}{', …' if len(names) > 24 else ''}" if names else ""
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
-def _bare(name: str) -> str:
-    """Letters and digits alone, and a minus in front, which would say the opposite."""
-    return "-" * name.startswith("-") + re.sub(r"[\W_]+", "", name).casefold()
+def suggest_labels(name: str, names: Sequence[str]) -> str:
+    """Return a hint for an error message: similar names, or the first 24 of all names."""
+    containing = [known for known in names if name and name.lower() in known.lower()]
+    close = [n for n in difflib.get_close_matches(name, names) if n not in containing]
+    if similar := [*containing, *close]:
+        return f"Did you mean {' or '.join(similar[:3])}?"
+    listed = ", ".join(names[:24])
+    return f"The labels are {listed}{', …' if len(names) > 24 else '.'}" if names else ""
 
 
 def one_hot(classes: np.ndarray, count: int) -> np.ndarray:
-    """Class numbers (N,) as labels int8 (N, count): +1 for the class, -1 for the others.
+    """Return class numbers (N,) as int8 (N, count): +1 for the class, −1 for the others.
 
-    A class of -1 is one that was not said: zeros throughout.
+    A class of −1 is unknown, and gives zeros.
     """
     labels = np.full((len(classes), count), -1, dtype=np.int8)
-    said = classes >= 0
-    labels[~said] = 0
-    labels[said, classes[said]] = 1
+    known = classes >= 0
+    labels[~known] = 0
+    labels[known, classes[known]] = 1
     return labels
+
+
+def _split(text: str) -> list[str]:
+    return [label.strip() for label in text.split(",")]
+
+
+def _simplify(name: str) -> str:
+    """Keep letters and digits, and a leading minus, which negates a label."""
+    return "-" * name.startswith("-") + re.sub(r"[\W_]+", "", name).casefold()

@@ -1,1 +1,1 @@
-"""A synthetic data set of colored solids, in the layout of i-CLEVR."""
+"""Render a synthetic data set of coloured solids, in the layout of i-CLEVR."""

@@ -1,108 +1,155 @@
-"""The nouns between a source and the cache: what was asked, what is there, and how to read it."""
+"""The contract of a source: one kind of data set, such as a folder of images or an idx file.
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+A source is a function `SourceRequest -> SourceListing`. It looks at the data from outside: it
+checks the path and the split, and may read small metadata files. The listing then opens an
+`ImageReader` only if the images are not in the cache yet. A source promises:
+
+- `SourceListing.stamp` changes whenever the content changes: an equal stamp reuses the cache.
+- `ImageReader` is thread-safe, returns images in a fixed order, and raises `BrokenImage` for an
+  image that cannot be read. It never resizes: the caller does.
+- Labels are int8 (N, K) with +1 present, −1 absent and 0 unknown, or None.
+- Every other problem is a `DataError` of one line.
+
+To add a source, write the function in a file of this folder, add one line to `SOURCES` in
+`__init__.py`, and add a test. `digits.py` is the shortest example. `array_reader` and `file_reader`
+build the reader for arrays and for image files.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import Header
+from fromnoise.data.decoding.decode import Header, read_header, read_picture
 from fromnoise.data.decoding.transforms import RGB, Picture
-from fromnoise.data.errors import DataError, NotHere
+from fromnoise.data.errors import BrokenImage, DataError, NotAvailable, reason
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a source is asked for."""
+class SourceRequest:
+    """The data that a source is to open, from the recipe or the arguments of `open_images`."""
 
     path: Path | None
     split: str = "train"
-    background: RGB = (255, 255, 255)
-    cache: Path = Path()  # downloads go below it when there is no path
+    background: RGB = (255, 255, 255)  # for transparent images
+    cache: Path = Path()  # without a path, downloads go to a folder below it
     download: bool = True
     only: Sequence[str] | None = None  # names of files in a folder; None for all
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The images of an opened source, by position. `look` and `read` may run in many threads."""
+class ImageReader:
+    """The images of an opened source, by index. Both functions may run in many threads."""
 
     names: Sequence[str]
-    look: Callable[[int], Header]  # raises BrokenImage
-    read: Callable[[int], Picture]  # raises BrokenImage
-    labels: np.ndarray | None = None  # int8 (N, K): +1, -1, 0
+    read_header: Callable[[int], Header]  # raises BrokenImage
+    read_image: Callable[[int], Picture]  # raises BrokenImage
+    labels: np.ndarray | None = None  # int8 (N, K): +1, −1, 0
     label_names: tuple[str, ...] = ()
-    labels_from: str = ""  # "labels.json", "sub-folders"; "" where a source has one place only
-    uniform: bool = False  # every header is the first one
+    labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
+    uniform: bool = False  # all headers are equal
 
 
 @dataclass(frozen=True)
-class Listing:
-    """A source that was looked at from outside, with `stat` only.
+class SourceListing:
+    """A source that was checked but not decoded."""
 
-    While `stamp` (what was seen: names, sizes, times) stays the same, so does the content, and
-    the cache is used without ever calling `open`.
-    """
-
-    stamp: object  # anything that JSON can hold
-    open: Callable[[], AbstractContextManager[Pictures]]
+    stamp: object  # names, sizes, times, …: anything that JSON can hold
+    open: Callable[[], AbstractContextManager[ImageReader]]
 
 
-def array_pictures(
+def array_reader(
     images: np.ndarray,
     *,
     peak: float = 255,
     labels: np.ndarray | None = None,
     label_names: tuple[str, ...] = (),
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
-) -> Pictures:
-    """Pictures of an array (N, h, w, C) with values 0..peak after `convert`, image by image."""
+) -> ImageReader:
+    """Return a reader of an array (N, h, w, C), whose values are 0..peak after `convert`."""
     count, height, width, channels = images.shape
     deep = images.dtype.itemsize > 1
     header = Header(height, width, channels, mode=f"{images.dtype} array", deep=deep)
-    return Pictures(
+    return ImageReader(
         names=[f"image {i}" for i in range(count)],
-        look=lambda i: header,
-        read=lambda i: Picture(convert(images[i]), peak),
+        read_header=lambda i: header,
+        read_image=lambda i: Picture(convert(images[i]), peak),
         labels=labels,
         label_names=label_names,
         uniform=True,
     )
 
 
+def file_reader(
+    names: Sequence[str],
+    open_file: Callable[[int], IO[bytes]],
+    *,
+    background: RGB,
+    labels: np.ndarray | None,
+    label_names: tuple[str, ...],
+    labels_from: str = "",
+) -> ImageReader:
+    """Return a reader of image files. Any exception of `open_file` makes the image broken."""
+
+    @contextmanager
+    def opened(i: int) -> Iterator[IO[bytes]]:
+        try:
+            with open_file(i) as file:
+                yield file
+        except (BrokenImage, MemoryError):
+            raise
+        except Exception as error:  # a zip: wrong CRC, password, unknown compression, …
+            raise BrokenImage(reason(error)) from error
+
+    def header(i: int) -> Header:
+        with opened(i) as file:
+            return read_header(file)
+
+    def image(i: int) -> Picture:
+        with opened(i) as file:
+            content = file.read()
+        return read_picture(content, background=background)
+
+    return ImageReader(names, header, image, labels, label_names, labels_from)
+
+
 def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:
-    """A view (N, h, w, C) of NHW, NHWC or NCHW. Of axes 1 and 3 the shorter is the channels."""
+    """Return a view (N, h, w, C) of NHW, NHWC or NCHW. The shorter of axes 1 and 3 is C."""
     if images.ndim == 3:
         return images[..., None]
     if images.ndim != 4 or images.shape[1] == images.shape[3]:
         raise DataError(
-            f"{where}: images of shape {images.shape}; allowed: (N, H, W), (N, H, W, C) or "
-            "(N, C, H, W) with fewer channels than pixels a side"
+            f"{where}: the images have shape {images.shape}. Save them as (N, H, W), (N, H, W, C) "
+            "or (N, C, H, W), with fewer channels than pixels per side."
         )
     return images if images.shape[3] < images.shape[1] else images.transpose(0, 2, 3, 1)
 
 
 def stat_stamp(path: Path) -> list[object]:
-    """Name, size in bytes and time of change (ns) of one file."""
+    """Return the name, the size in bytes and the modification time (ns) of a file."""
     stat = path.stat()
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def existing(path: Path | None, *, source: str) -> Path:
-    """The absolute path, or a `DataError` where there is none."""
+def require_path(path: Path | None, *, source: str) -> Path:
+    """Return the absolute path. Raises `DataError` if it is None or does not exist."""
     if path is None:
-        raise NotHere(f"data.path is missing: source {source} needs a path (or --data PATH)")
+        raise NotAvailable(
+            f"data.path is missing, but source {source} needs a path. Set it, or give --data PATH."
+        )
     path = path.expanduser().absolute()
     if not path.exists():
-        raise DataError(f"data.path: {path} does not exist")
+        raise DataError(f"data.path: {path} does not exist. Check the path.")
     return path
 
 
-def train_only(split: str, *, source: str) -> None:
-    """Refuses a split of a source that has none."""
+def require_train_split(split: str, *, source: str) -> None:
+    """Raise `DataError` for any split but "train". For sources that have no splits."""
     if split != "train":
         raise DataError(
-            f"data.split is {split!r}, but source {source} has no splits; leave it at 'train', "
-            "and set data.path to the other images"
+            f"data.split is {split!r}, but source {source} has no splits. Leave it at 'train' and "
+            "set data.path to the other images."
         )

@@ -1,7 +1,7 @@
-"""Source `idx`: the files of MNIST and its successors, gzipped or not.
+"""Source `idx`: the file format of MNIST and its successors, gzipped or not.
 
-http://yann.lecun.com/exdb/mnist: two zero bytes, the type, the number of axes, their lengths
-as big-endian 32-bit integers, and the values.
+The format (http://yann.lecun.com/exdb/mnist): two zero bytes, the type, the number of axes, their
+lengths as big-endian 32-bit integers, and the values.
 """
 
 import gzip
@@ -17,118 +17,126 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.data.errors import DataError
+from fromnoise.data.errors import DataError, reason
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
-    Listing,
-    Pictures,
-    Request,
-    array_pictures,
+    ImageReader,
+    SourceListing,
+    SourceRequest,
+    array_reader,
     channels_last,
-    existing,
+    require_path,
     stat_stamp,
 )
 
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
-_UBYTE = 8  # the type of all of MNIST's files
+_UBYTE = 8  # the type of MNIST's files: unsigned bytes
 SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 
 
-def idx(request: Request) -> Listing:
-    """A folder with `train-images-idx3-ubyte[.gz]` and so on, or one such file.
+def idx(request: SourceRequest) -> SourceListing:
+    """Open a folder with `train-images-idx3-ubyte[.gz]` and so on, or one such file.
 
-    The labels lie beside the images, `images` in the name replaced with `labels`; without that
-    file there are none.
+    The labels are in the file beside it whose name has `labels` instead of `images`. Without that
+    file there are no labels.
     """
-    path = existing(request.path, source="idx")
+    path = require_path(request.path, source="idx")
     if path.is_file():
         if request.split != "train":
-            raise DataError(f"data.split is {request.split!r}, but data.path is one file, {path}")
+            raise DataError(
+                f"data.split is {request.split!r}, but data.path is one file, {path}. Set "
+                "data.path to its folder."
+            )
         return idx_listing(path)
-    found = find_images(path, request.split)
-    if found is None:
-        stems = " or ".join(f"{stem}-images-idx3-ubyte[.gz]" for stem in SPLITS[request.split])
-        raise DataError(f"data.path: {path} has no {stems}, the file of split {request.split!r}")
-    return idx_listing(found)
+    images = find_images(path, request.split)
+    if images is None:
+        files = " or ".join(f"{stem}-images-idx3-ubyte[.gz]" for stem in SPLITS[request.split])
+        raise DataError(f"data.path: {path} has no images of split {request.split!r}. Add {files}.")
+    return idx_listing(images)
 
 
 def find_images(folder: Path, split: str) -> Path | None:
-    """The images of a split directly in a folder; of "x" and "x.gz" the former."""
+    """Return the file of a split directly in a folder, or None. "x" is preferred to "x.gz"."""
     if split not in SPLITS:
-        raise DataError(f"data.split is {split!r}; allowed: {', '.join(SPLITS)}")
+        raise DataError(f"data.split is {split!r}. Choose one of {', '.join(SPLITS)}.")
     if not folder.is_dir():
         return None
-    found = sorted(
+    files = sorted(
         path
         for path in folder.iterdir()
         if (match := _IMAGES.fullmatch(path.name))
         and any(stem in match[1] for stem in SPLITS[split])
     )
-    if len({path.name.removesuffix(".gz") for path in found}) > 1:
-        names = ", ".join(path.name for path in found)
-        raise DataError(f"data.path: {folder} has several images of {split!r}: {names}; name one")
-    return found[0] if found else None
+    if len({path.name.removesuffix(".gz") for path in files}) > 1:
+        names = ", ".join(path.name for path in files)
+        raise DataError(
+            f"data.path: {folder} has several files of split {split!r}: {names}. Set data.path to "
+            "one of them."
+        )
+    return files[0] if files else None
 
 
 def has_idx(folder: Path) -> bool:
-    """Whether files of that kind lie directly in a folder."""
+    """Return whether a folder directly contains idx files of images."""
     return any(_IMAGES.fullmatch(path.name) for path in folder.iterdir())
 
 
-def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> Listing:
-    """One file of images with its labels; classes are named by their numbers unless `names`."""
+def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceListing:
+    """Open one file of images and its labels. Without `names`, classes are named by number."""
     labels = _labels_beside(images)
 
     @contextmanager
-    def open_pictures() -> Iterator[Pictures]:
+    def open_reader() -> Iterator[ImageReader]:
         pixels = channels_last(_read(images), where=f"data.path: {images}")
         if labels is None:
-            yield array_pictures(pixels)
+            yield array_reader(pixels)
             return
         classes = _read(labels)
         if classes.shape != pixels.shape[:1]:
             raise DataError(
-                f"data.path: {images.name} has {len(pixels)} images, "
-                f"but {labels} has labels of shape {classes.shape}"
+                f"data.path: {images.name} has {len(pixels)} images, but {labels} has labels of "
+                f"shape {classes.shape}. Replace the file that does not belong."
             )
         highest = int(classes.max(initial=0))
         known = names or tuple(str(i) for i in range(max(9, highest) + 1))
         if highest >= len(known):
             raise DataError(
-                f"data.path: {labels} has class {highest}; allowed: 0..{len(known) - 1}"
+                f"data.path: {labels} has class {highest}. Its classes must be 0..{len(known) - 1}."
             )
-        yield array_pictures(pixels, labels=one_hot(classes, len(known)), label_names=known)
+        yield array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
 
     stamp = [stat_stamp(path) for path in (images, labels) if path is not None]
-    return Listing(stamp, open_pictures)
+    return SourceListing(stamp, open_reader)
 
 
 def _labels_beside(images: Path) -> Path | None:
-    plain = images.name.removesuffix(".gz")
-    stem = plain.replace("images", "labels").replace("idx3", "idx1")
-    places = [images.with_name(name) for name in (stem, f"{stem}.gz") if stem != plain]
-    return next((path for path in places if path.is_file()), None)
+    own = images.name.removesuffix(".gz")
+    name = own.replace("images", "labels").replace("idx3", "idx1")
+    paths = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: Path) -> np.ndarray:
-    """The array of one file, uint8, mapped from disk and not held in memory."""
+    """Map the uint8 array of one file from disk."""
     try:
         with tempfile.TemporaryFile() if path.suffix == ".gz" else open(path, "rb") as file:
             if path.suffix == ".gz":
-                with gzip.open(path) as packed:
-                    shutil.copyfileobj(packed, file, 1 << 20)
+                with gzip.open(path) as compressed:
+                    shutil.copyfileobj(compressed, file, 1 << 20)
                 file.seek(0)
             zeros, kind, axes = struct.unpack(">HBB", file.read(4))
             if zeros != 0 or kind != _UBYTE:
                 raise DataError(f"data.path: {path} is not an idx file of unsigned bytes")
             shape = struct.unpack(f">{axes}I", file.read(4 * axes))
             start = file.tell()
-            have = file.seek(0, 2) - start
-            if have != prod(shape) or have == 0:
+            size = file.seek(0, 2) - start
+            if size != prod(shape) or size == 0:
                 raise DataError(
-                    f"data.path: {path} says shape {shape}, {prod(shape):,} bytes, "
-                    f"but has {have:,}; copy it again"
+                    f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "
+                    f"{size:,}. Copy it again."
                 )
             return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
     except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(f"data.path: {path} cannot be read as an idx file: {error}") from error
+        raise DataError(
+            f"data.path: {path} cannot be read as an idx file: {reason(error)}"
+        ) from error

@@ -1,14 +1,14 @@
 """Source `npz`: arrays in .npz and .npy files.
 
-| images | values | become |
+| type | values | as 0..255 |
 |---|---|---|
-| uint8 | 0..255 | themselves |
+| uint8 | 0..255 | v |
 | uint16 | 0..65535 | v/257 |
 | bool | False, True | 0, 255 |
-| float16, float32, float64 | all in 0..1, or all in -1..1 with some below 0 | 255·v, 255·(v+1)/2 |
+| float16, float32, float64 | all in 0..1, or all in −1..1 with some below 0 | 255·v, 255·(v+1)/2 |
 
-Anything else is refused, because its white is a guess: 8-bit values in a wider type are saved
-with `.astype("uint8")`.
+Other types and ranges are errors, because their white is ambiguous. Save 8-bit values in a wider
+type with `.astype("uint8")`.
 """
 
 import shutil
@@ -22,102 +22,108 @@ from typing import IO
 
 import numpy as np
 
-from fromnoise.data.errors import DataError
-from fromnoise.data.labels.files import unique
+from fromnoise.data.errors import DataError, reason
+from fromnoise.data.labels.files import unique_names
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
-    Listing,
-    Pictures,
-    Request,
-    array_pictures,
+    ImageReader,
+    SourceListing,
+    SourceRequest,
+    array_reader,
     channels_last,
-    existing,
+    require_path,
+    require_train_split,
     stat_stamp,
-    train_only,
 )
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 NAME_KEYS = ("label_names", "classes")
-_MOST_CLASSES = 65_536
+_MAX_CLASSES = 65_536
 
 
-def npz(request: Request) -> Listing:
-    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) of an .npz or .npy file.
+def npz(request: SourceRequest) -> SourceListing:
+    """Open images (N, H, W), (N, H, W, C) or (N, C, H, W) in an .npz or .npy file.
 
-    Keys of an .npz: images `images`, `x`, `data` or `arr_0`; labels, which may be absent,
-    `labels`, `y` or `arr_1`: class numbers (N,), or (N, K) of 0 and 1 or of -1, 0 (not said) and
-    1; their names `label_names` or `classes`, by default the numbers. Any case. Four channels
-    are four channels: no alpha is taken out of arrays.
+    Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
+    `arr_1` for labels, if any: class numbers (N,), or (N, K) of 0 and 1, or of −1, 0 (unknown) and
+    1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not
+    treated as alpha.
     """
-    path = existing(request.path, source="npz")
-    train_only(request.split, source="npz")
+    path = require_path(request.path, source="npz")
+    require_train_split(request.split, source="npz")
 
     @contextmanager
-    def open_pictures() -> Iterator[Pictures]:
+    def open_reader() -> Iterator[ImageReader]:
         try:
             arrays = _load(path)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"data.path: {path} cannot be read as arrays: {error}") from error
-        yield _pictures(arrays, path)
+            raise DataError(
+                f"data.path: {path} cannot be read as arrays: {reason(error)}"
+            ) from error
+        yield _reader(arrays, path)
 
-    return Listing(stat_stamp(path), open_pictures)
+    return SourceListing(stat_stamp(path), open_reader)
 
 
-def _pictures(arrays: Mapping[str, np.ndarray], path: Path) -> Pictures:
+def _reader(arrays: Mapping[str, np.ndarray], path: Path) -> ImageReader:
     where = f"data.path: {path}"
     images = _first(arrays, IMAGE_KEYS)
     if images is None:
-        keys = ", ".join(arrays) or "nothing"
-        raise DataError(f"{where} holds {keys}; images need the key {' or '.join(IMAGE_KEYS)}")
+        keys = ", ".join(arrays) or "no arrays"
+        raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
     images = channels_last(images, where=where)
     if images.size == 0:
-        raise DataError(f"{where}: no images, shape {images.shape}")
+        raise DataError(f"{where} has no images: its shape is {images.shape}.")
     peak, convert = _scale(images, where=where)
-    given = _first(arrays, LABEL_KEYS)
-    if given is None:
-        return array_pictures(images, peak=peak, convert=convert)
-    labels = read_labels(np.asarray(given), len(images), where=where)
+    stored = _first(arrays, LABEL_KEYS)
+    if stored is None:
+        return array_reader(images, peak=peak, convert=convert)
+    labels = read_labels(np.asarray(stored), len(images), where=where)
     names = _first(arrays, NAME_KEYS)
     numbers = [str(i) for i in range(labels.shape[1])]
     label_names = tuple(numbers) if names is None else read_names(np.asarray(names), where=where)
     if len(label_names) != labels.shape[1]:
-        raise DataError(f"{where}: {len(label_names)} label names for {labels.shape[1]} labels")
-    return array_pictures(
-        images, peak=peak, convert=convert, labels=labels, label_names=label_names
-    )
-
-
-def read_names(given: np.ndarray, *, where: str) -> tuple[str, ...]:
-    """Names of labels, (K,): text, UTF-8 bytes, or whole numbers."""
-    if given.ndim != 1 or given.dtype.kind not in "USiu":
         raise DataError(
-            f"{where}: label names of type {given.dtype} and shape {given.shape}; allowed: a list "
-            "of texts or of whole numbers"
+            f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. Save one "
+            "name per label."
         )
-    names = np.char.decode(given, "utf-8") if given.dtype.kind == "S" else given
-    return unique(map(str, names), where=f"{where}: the list of label names")
+    return array_reader(images, peak=peak, convert=convert, labels=labels, label_names=label_names)
 
 
-def read_labels(given: np.ndarray, count: int, *, where: str) -> np.ndarray:
-    """Class numbers (N,) or (N, 1), or signs (N, K), as labels int8 (N, K) of +1, -1 and 0."""
-    allowed = f"{where}: labels of type {given.dtype} and shape {given.shape}; allowed: {count} "
-    fits = given.ndim in (1, 2) and len(given) == count and given.size > 0
-    if not fits or given.dtype.kind not in "biu":
-        raise DataError(allowed + f"class numbers, or ({count}, K) of 0 and 1, or of -1, 0 and 1")
-    low, high = int(given.min()), int(given.max())
-    if given.ndim == 1 or (given.shape[1] == 1 and high > 1):
-        if low < 0 or high >= _MOST_CLASSES:
-            raise DataError(allowed + f"class numbers in 0..{_MOST_CLASSES - 1}, not {low}..{high}")
-        return one_hot(given.reshape(-1).astype(np.int64), high + 1)
+def read_names(stored: np.ndarray, *, where: str) -> tuple[str, ...]:
+    """Convert label names (K,): text, UTF-8 bytes, or whole numbers."""
+    if stored.ndim != 1 or stored.dtype.kind not in "USiu":
+        raise DataError(
+            f"{where}: the label names have type {stored.dtype} and shape {stored.shape}. Save a "
+            "list of texts or of whole numbers."
+        )
+    names = np.char.decode(stored, "utf-8") if stored.dtype.kind == "S" else stored
+    return unique_names(map(str, names), where=f"{where}: the list of label names")
+
+
+def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
+    """Convert class numbers (N,) or (N, 1), or signs (N, K), to int8 (N, K) of +1, −1 and 0."""
+    problem = f"{where}: the labels have type {stored.dtype} and shape {stored.shape}"
+    fits = stored.ndim in (1, 2) and len(stored) == count and stored.size > 0
+    if not fits or stored.dtype.kind not in "biu":
+        raise DataError(
+            f"{problem}. Save {count} class numbers, or ({count}, K) of 0 and 1, or of -1, 0 and 1."
+        )
+    low, high = int(stored.min()), int(stored.max())
+    problem += f" and values {low}..{high}"
+    if stored.ndim == 1 or (stored.shape[1] == 1 and high > 1):
+        if low < 0 or high >= _MAX_CLASSES:
+            raise DataError(f"{problem}. Save {count} class numbers in 0..{_MAX_CLASSES - 1}.")
+        return one_hot(stored.reshape(-1).astype(np.int64), high + 1)
     if low < -1 or high > 1:
-        raise DataError(allowed + f"rows of 0 and 1, or of -1, 0 and 1, not of {low}..{high}")
-    signs = given.astype(np.int8)
-    return signs if low < 0 else signs * 2 - 1  # without any -1, 0 says "absent"
+        raise DataError(f"{problem}. Save {count} rows of 0 and 1, or of -1, 0 and 1.")
+    signs = stored.astype(np.int8)
+    return signs if low < 0 else signs * 2 - 1  # without any -1, 0 means absent
 
 
 def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
-    """White, and what to do with the values first so that black is 0."""
+    """Return the value of white, and a function that maps black to 0."""
     if images.dtype == np.uint8:
         return 255, np.asarray
     if images.dtype == np.uint16:
@@ -126,9 +132,9 @@ def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarr
         return 1, lambda image: image.astype(np.float32)
     if images.dtype.kind != "f":
         raise DataError(
-            f"{where}: images of type {images.dtype}; allowed: uint8, uint16, bool, float"
+            f"{where}: the images have type {images.dtype}. Save uint8, uint16, bool or float."
         )
-    # Image by image, so that the file passes through memory and does not stay in it.
+    # Image by image, so that the whole file is never in memory.
     low = float(np.min([image.min() for image in images]))
     high = float(np.max([image.max() for image in images]))
     if low >= 0 and high <= 1:
@@ -136,8 +142,8 @@ def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarr
     if low >= -1 and high <= 1:
         return 1, lambda image: (image.astype(np.float32) + 1) / 2
     raise DataError(
-        f"{where}: float images with values {low:g}..{high:g}; allowed: 0..1 or -1..1 "
-        "(for 0..255 save uint8)"
+        f"{where}: the float images have values {low:g}..{high:g}. Save 0..1 or -1..1, or uint8 "
+        "for 0..255."
     )
 
 
@@ -147,18 +153,18 @@ def _first(arrays: Mapping[str, np.ndarray], keys: tuple[str, ...]) -> np.ndarra
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, mapped from disk: an .npz is unpacked into files that have no name."""
+    """Map the arrays from disk, by name. An .npz is unpacked into unnamed temporary files."""
     if path.suffix.lower() == ".npy":
         with open(path, "rb") as file:
             return {IMAGE_KEYS[0]: _map(file)}
     arrays = {}
-    wanted = IMAGE_KEYS + LABEL_KEYS + NAME_KEYS
+    keys = IMAGE_KEYS + LABEL_KEYS + NAME_KEYS
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
-            if (name := member.removesuffix(".npy")).lower() in wanted:
+            if (name := member.removesuffix(".npy")).lower() in keys:
                 with tempfile.TemporaryFile() as file:
-                    with archive.open(member) as packed:
-                        shutil.copyfileobj(packed, file, 1 << 20)
+                    with archive.open(member) as compressed:
+                        shutil.copyfileobj(compressed, file, 1 << 20)
                     file.seek(0)
                     arrays[name] = _map(file)
         return arrays or dict.fromkeys(archive.namelist(), np.empty(0))
@@ -171,10 +177,10 @@ def _map(file: IO[bytes]) -> np.ndarray:
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     if read_header is None:
-        raise ValueError(f".npy format {version}; allowed: (1, 0) and (2, 0)")
+        raise ValueError(f".npy format {version} is not supported, only (1, 0) and (2, 0)")
     shape, fortran, dtype = read_header(file)
     if dtype.hasobject:
-        raise ValueError("an array of Python objects; allowed: numbers and fixed-length strings")
+        raise ValueError("an array of Python objects is not supported; save numbers or strings")
     if 0 in shape or shape == ():
         return np.empty(shape, dtype)
     order = "F" if fortran else "C"

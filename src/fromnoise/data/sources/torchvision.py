@@ -1,10 +1,9 @@
-"""Sources `mnist`, `fashion-mnist` and `cifar10`, which torchvision fetches when they are absent.
+"""Sources `mnist`, `fashion-mnist` and `cifar10`, which torchvision downloads if they are missing.
 
-Files that are there already are used as they are; torchvision is imported for a download, and
-for CIFAR-10's own files, and at no other time.
+torchvision is imported only for a download, and to read the files of CIFAR-10.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, NotHere
+from fromnoise.data.errors import DataError, NotAvailable, reason
 from fromnoise.data.labels.names import one_hot
-from fromnoise.data.sources.base import Listing, Pictures, Request, array_pictures, stat_stamp
+from fromnoise.data.sources.base import (
+    ImageReader,
+    SourceListing,
+    SourceRequest,
+    array_reader,
+    stat_stamp,
+)
 from fromnoise.data.sources.idx import SPLITS, find_images, idx_listing
 
 FASHION = (
@@ -32,35 +37,35 @@ FASHION = (
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a set before it is here."""
+class DatasetInfo:
+    """The facts about a data set that are known before its download."""
 
-    counts: dict[str, int]  # images of each split
+    counts: dict[str, int]  # images per split
     shape: tuple[int, int, int]  # (C,H,W)
     classes: int
 
 
-DOWNLOADED = {
-    "mnist": Known({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
-    "fashion-mnist": Known({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
-    "cifar10": Known({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
+DOWNLOADABLE = {
+    "mnist": DatasetInfo({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "fashion-mnist": DatasetInfo({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "cifar10": DatasetInfo({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
 }
 
 
-def mnist(request: Request) -> Listing:
-    """Handwritten digits, 28×28 grey: 60,000 to train and 10,000 to test."""
+def mnist(request: SourceRequest) -> SourceListing:
+    """Open handwritten digits, 28×28 grey: 60,000 for training and 10,000 for testing."""
     return _idx_set(request, "mnist", "MNIST", names=tuple("0123456789"))
 
 
-def fashion_mnist(request: Request) -> Listing:
-    """Clothes, 28×28 grey, a drop-in for MNIST: 60,000 to train and 10,000 to test."""
+def fashion_mnist(request: SourceRequest) -> SourceListing:
+    """Open images of clothes, 28×28 grey: 60,000 for training and 10,000 for testing."""
     return _idx_set(request, "fashion-mnist", "FashionMNIST", names=FASHION)
 
 
-def cifar10(request: Request) -> Listing:
-    """Small photographs in ten classes, 32×32 RGB: 50,000 to train and 10,000 to test."""
+def cifar10(request: SourceRequest) -> SourceListing:
+    """Open photographs of ten classes, 32×32 RGB: 50,000 for training and 10,000 for testing."""
     if request.split not in SPLITS:
-        raise DataError(f"data.split is {request.split!r}; allowed: {', '.join(SPLITS)}")
+        raise DataError(f"data.split is {request.split!r}. Choose one of {', '.join(SPLITS)}.")
     root = _root(request)
     inner = "cifar-10-batches-py"
     root = root.parent if root.name == inner else root
@@ -72,54 +77,53 @@ def cifar10(request: Request) -> Listing:
         _download(request, "cifar10", "CIFAR10", root)
 
     @contextmanager
-    def open_pictures() -> Iterator[Pictures]:
+    def open_reader() -> Iterator[ImageReader]:
         from torchvision import datasets
 
         try:
             data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
         except (RuntimeError, OSError) as error:
-            raise DataError(f"data.path: {root} holds no whole CIFAR-10: {_line(error)}") from error
+            raise DataError(
+                f"data.path: {root} has no complete CIFAR-10: {reason(error)}"
+            ) from error
         labels = one_hot(np.array(data.targets), len(data.classes))
-        yield array_pictures(data.data, labels=labels, label_names=tuple(data.classes))
+        yield array_reader(data.data, labels=labels, label_names=tuple(data.classes))
 
-    return Listing([stat_stamp(path) for path in files()], open_pictures)
+    return SourceListing([stat_stamp(path) for path in files()], open_reader)
 
 
 def _idx_set(
-    request: Request, source: str, torchvision_name: str, *, names: tuple[str, ...]
-) -> Listing:
-    """The idx files, in the path itself or where torchvision puts them below it."""
+    request: SourceRequest, source: str, torchvision_name: str, *, names: tuple[str, ...]
+) -> SourceListing:
+    """Open idx files in the path itself, or in the folders that torchvision creates below it."""
     root = _root(request)
-    places = (root, root / "raw", root / torchvision_name / "raw")
+    folders = (root, root / "raw", root / torchvision_name / "raw")
 
     def find() -> Path | None:
-        return next((found for p in places if (found := find_images(p, request.split))), None)
+        files = (find_images(folder, request.split) for folder in folders)
+        return next((file for file in files if file), None)
 
     images = find()
     if images is None:
         _download(request, source, torchvision_name, root)
         images = find()
     if images is None:
-        raise DataError(f"data.path: {root} has no {source} even after its download")
+        raise DataError(f"data.path: {root} has no {source} after its download. Download it again.")
     return idx_listing(images, names)
 
 
-def _root(request: Request) -> Path:
+def _root(request: SourceRequest) -> Path:
     return (request.path or request.cache / "downloads").expanduser().absolute()
 
 
-def _download(request: Request, source: str, torchvision_name: str, root: Path) -> None:
-    hint = f"fetch it by hand and set data.path (--data PATH) to its folder; {root} has no copy"
+def _download(request: SourceRequest, source: str, torchvision_name: str, root: Path) -> None:
+    fix = f"{root} has no copy. Download it yourself and set data.path (--data PATH) to its folder."
     if not request.download:
-        raise NotHere(f"{source}: downloading is off; {hint}")
+        raise NotAvailable(f"{source}: downloads are off, and {fix}")
     try:
         from torchvision import datasets
 
-        fetch: Callable[..., object] = getattr(datasets, torchvision_name)
-        fetch(str(root), train=request.split == "train", download=True)
+        dataset: Any = getattr(datasets, torchvision_name)
+        dataset(str(root), train=request.split == "train", download=True)
     except (RuntimeError, OSError, ImportError) as error:  # OSError: also urllib's URLError
-        raise DataError(f"{source}: the download failed ({_line(error)}); {hint}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{source}: the download failed ({reason(error)}), and {fix}") from error

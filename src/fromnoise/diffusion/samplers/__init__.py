@@ -1,7 +1,7 @@
-"""From noise to image: each sampler is a generator, so that the caller's `for` sees every step.
+"""Samplers: generators from noise to image, whose caller sees every step.
 
-All of them walk a falling list of times and step from each kept time t to the next kept time s
-(never to t−1), the last one to s = 0; so 7 steps and 53 steps are as right as all T.
+They step from each kept time to the next one, so that any number of steps is right. See `step.py`
+for the contract and how to add one.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the reverse process of the paper, on any of its times."""
+"""Ancestral sampling: the reverse process of the paper, over any of its times."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -11,20 +11,20 @@ from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
 
 Variance = Literal["learned", "small", "large"]
-"""How wide a step is: β̃, β, or what the network has learned between them."""
+"""The variance of a step: β̃, β, or a learned one between them."""
 
 
 def step_std(
     prediction: Prediction, schedule: NoiseSchedule, t: Time, s: Time, variance: Variance
 ) -> Tensor:
-    """The standard deviation σ of p_θ(x_s | x_t), which broadcasts against x_t.
+    """Return the standard deviation σ of p_θ(x_s | x_t), which broadcasts against x_t.
 
     `small`: σ² = β̃, right for one fixed x_0; `large`: σ² = β, right for x_0 ~ N(0, I) (section
     3.2); `learned`: log σ² = f log β + (1−f) log β̃, f the prediction's `fraction` (Nichol and
-    Dhariwal 2021, arXiv:2102.09672, Eq. 15), or its `log_variance`; as that is of the step to t−1,
-    log σ² of a longer one exceeds log β̃ by as much as there. β̃, β: `schedule.variances(t, s)`.
+    Dhariwal 2021, arXiv:2102.09672, Eq. 15), or its `log_variance`. That is of the step to t−1; in
+    a longer step log σ² exceeds log β̃ by the same amount. β̃, β: `schedule.variances(t, s)`.
 
-    t, s: int or (B,). Raises ValueError for `learned` where nothing was learned.
+    t, s: int or (B,). Raises ValueError for `learned` without a learned variance.
     """
     small, large = schedule.variances(t, s)
     match variance:
@@ -38,8 +38,8 @@ def step_std(
                 return ((prediction.log_variance + per_image(longer, prediction.x_t)) / 2).exp()
             if prediction.fraction is None:
                 raise ValueError(
-                    "variance is learned, but this network predicts none; use small or large, or "
-                    "train one with learned_variance = true"
+                    "variance is learned, but this network predicts none. Use small or large, or "
+                    "train with network.learned_variance = true."
                 )
             low = per_image(small.log(), prediction.x_t)
             span = per_image((large / small).log(), prediction.x_t)
@@ -55,9 +55,9 @@ def reverse_step(
     *,
     variance: Variance = "small",
 ) -> tuple[Tensor, Tensor]:
-    """One step of Algorithm 2 from t to any earlier s: x_s = μ̃(x_t, x̂_0) + σ z, and x̂_0.
+    """Take a step of Algorithm 2 from t to any earlier s: x_s = μ̃(x_t, x̂_0) + σ z.
 
-    With a schedule, a network and noise at hand this is all that sampling needs:
+    With a schedule and a network, this is all that sampling needs:
 
         denoise = clamp_x0(Denoiser(network, schedule))  # without clamp_x0, x̂_0 may leave [−1, 1]
         x, x0 = reverse_step(denoise(x, t), schedule, t, t - 1, torch.randn_like(x))
@@ -69,7 +69,7 @@ def reverse_step(
     x_t, x0 = prediction.x_t, prediction.x0
     mean, _ = schedule.posterior(x0, x_t, t, s)
     std = step_std(prediction, schedule, t, s, variance)
-    # x_0 itself is the mean: nothing is added, not even 0 · ∞ where a learned σ is huge.
+    # x_0 is the mean itself, and 0 · ∞ of a huge learned σ would make it NaN
     noisy = per_image(torch.as_tensor(s) > 0, x_t) > 0
     return mean + torch.where(noisy, std * z, 0), x0
 
@@ -83,7 +83,7 @@ def ddpm(
     noise: Noise,
     variance: Variance = "small",
 ) -> Iterator[Step]:
-    """Ancestral sampling (Algorithm 2): `reverse_step` from each time to the next, and then to 0.
+    """Sample by Algorithm 2: `reverse_step` from each time to the next, and then to 0.
 
     variance: `small`, `large` or `learned`, as in `step_std`.
     x: x_T, (B,C,H,W); times: falling, each in {1..T}.

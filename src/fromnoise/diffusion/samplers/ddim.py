@@ -1,4 +1,4 @@
-"""DDIM: the same training, and any amount of noise in a step, none at all by default."""
+"""DDIM: sampling with any amount of noise in a step, by default none."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,10 +18,11 @@ def ddim(
     noise: Noise,
     eta: float = 0.0,
 ) -> Iterator[Step]:
-    """x_s = √ᾱ_s x̂_0 + √(1−ᾱ_s−ς²) ε̂ + ς z, ς² = η² (1−ᾱ_s)/(1−ᾱ_t) (1−ᾱ_t/ᾱ_s).
+    """Sample by x_s = √ᾱ_s x̂_0 + √(1−ᾱ_s−ς²) ε̂ + ς z, ς² = η² (1−ᾱ_s)/(1−ᾱ_t) (1−ᾱ_t/ᾱ_s).
 
     Song, Meng and Ermon 2021 (arXiv:2010.02502), Eqs. 12 and 16. eta = 0 is deterministic, eta = 1
     has the variance of `ddpm` with `small`. x: x_T, (B,C,H,W); times: falling, each in {1..T}.
+    Raises ValueError unless 0 ≤ eta ≤ 1.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie between 0 and 1, not {eta}")

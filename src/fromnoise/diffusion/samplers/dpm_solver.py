@@ -1,7 +1,7 @@
 """DPM-Solver++ with the memory of one step: Lu et al. 2022 (arXiv:2211.01095).
 
-λ = log(α/σ) runs from small to large, to ∞ at t = 0, and h = λ_s − λ_t. Between two times x̂_0 is
-taken to be linear in λ, and what is left of the equation is integrated exactly.
+λ = log(α/σ) runs from small to large, to ∞ at t = 0, and h = λ_s − λ_t. Between two times the
+solvers approximate x̂_0 as linear in λ and integrate the rest of the equation exactly.
 """
 
 import math
@@ -17,9 +17,9 @@ from fromnoise.diffusion.schedule import NoiseSchedule
 def dpmpp(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
-    """x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, D = x̂_0 + (x̂_0 − x̂_0 before)·h/(2 h before).
+    """Sample by x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D: DPM-Solver++(2M), Algorithm 2 of the paper.
 
-    DPM-Solver++(2M), Algorithm 2 of the paper; the first step and the last take D = x̂_0. Order 2
+    D = x̂_0 + (x̂_0 − x̂_0 before)·h/(2 h before); the first step and the last use D = x̂_0. Order 2
     for one evaluation a step. x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is unused.
     """
     before, h_before = None, math.inf
@@ -36,9 +36,9 @@ def dpmpp(
 def dpmpp_sde(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
-    """x_s = σ_s/σ_t e^{−h} x_t + α_s (1 − e^{−2h}) D + σ_s √(1 − e^{−2h}) z, D as in `dpmpp`.
+    """Sample the reverse process with noise, by second-order steps: SDE-DPM-Solver++(2M).
 
-    SDE-DPM-Solver++(2M) of the paper: the reverse process with noise, by steps of second order.
+    x_s = σ_s/σ_t e^{−h} x_t + α_s (1 − e^{−2h}) D + σ_s √(1 − e^{−2h}) z, D as in `dpmpp`.
     x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     before, h_before = None, math.inf
@@ -56,7 +56,7 @@ def dpmpp_sde(
 
 
 def half_log_snr(schedule: NoiseSchedule, t: int) -> float:
-    """λ_t = log(α_t/σ_t): ∞ at t = 0, and −∞ where ᾱ_t = 0."""
+    """Return λ_t = log(α_t/σ_t): ∞ at t = 0, and −∞ if ᾱ_t = 0."""
     a = schedule.alpha_bar[t].item()
     if a in (0, 1):
         return math.inf if a else -math.inf
@@ -64,6 +64,6 @@ def half_log_snr(schedule: NoiseSchedule, t: int) -> float:
 
 
 def of_step(schedule: NoiseSchedule, t: int, s: int) -> tuple[float, float, float]:
-    """α_s, σ_s and σ_t."""
+    """Return α_s, σ_s and σ_t."""
     a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
     return a_s**0.5, (1 - a_s) ** 0.5, (1 - a_t) ** 0.5

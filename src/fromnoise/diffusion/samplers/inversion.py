@@ -1,4 +1,4 @@
-"""From an image to the noise that DDIM would make it from."""
+"""DDIM inversion: from an image to the noise from which `ddim` makes it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,17 +12,17 @@ from fromnoise.diffusion.schedule import NoiseSchedule
 def ddim_inversion(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int]
 ) -> Iterator[Step]:
-    """x_u = √ᾱ_u x̂_0 + √(1−ᾱ_u) ε̂ from x_0 up to x_T: the steps of `ddim`, eta = 0, backwards.
+    """Invert `ddim` with eta = 0 from x_0 up to x_T: x_u = √ᾱ_u x̂_0 + √(1−ᾱ_u) ε̂.
 
     Song, Meng and Ermon 2021 (arXiv:2010.02502): Eq. 12 without noise is an Euler step of the ODE
     in Eq. 14, whose steps may lead to more noise too (sections 4.3 and 5.4). `ddim` on the result
     returns to x up to an error that falls as 1/steps.
 
-    From t to the next kept time u > t both x̂_0 and ε̂ are predicted from x_t. No network knows
-    t = 0, so the first step asks for ε̂ at the first kept time; x̂_0 is x itself there.
+    From t to the next kept time u > t, x̂_0 and ε̂ are predicted from x_t. No network is trained at
+    t = 0, so the first step takes ε̂ at the first kept time, and x itself as x̂_0.
 
-    x: x_0, (B,C,H,W); times: falling, as for a sampler, each in {1..T}; they are walked upwards,
-    and a `Step` leads from t to s = u > t. ValueError where they do not fall.
+    x: x_0, (B,C,H,W); times: as for a sampler, falling, each in {1..T}, visited in reverse. A
+    `Step` leads from t to s = u > t. Raises ValueError unless the times fall.
     """
     for u, t in reversed(steps_between(times, schedule)):
         prediction = denoise(x, t or u)

@@ -14,15 +14,16 @@ from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
 LEAP = 10.0
-"""A step of ρ from above this to less than a tenth is too long for the mean of two slopes."""
+"""A step from ρ > LEAP · max(1, ρ_s) is too long for the mean of two slopes."""
 
 
 def euler(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
-    """x̄_s = x̄_t + (ρ_s − ρ_t) ε̂, which is x_s = α_s x̂_0 + σ_s ε̂: `ddim` without noise. Order 1.
+    """Sample by Euler steps x̄_s = x̄_t + (ρ_s − ρ_t) ε̂. Order 1.
 
-    Karras et al. 2022 (arXiv:2206.00364), Algorithm 1 without its correction. x: x_T, (B,C,H,W);
+    This is x_s = α_s x̂_0 + σ_s ε̂, `ddim` without noise: Karras et al. 2022 (arXiv:2206.00364),
+    Algorithm 1 without its correction. x: x_T, (B,C,H,W);
     times: falling, each in {1..T}. `noise` is not used.
     """
     for t, s in steps_between(times, schedule):
@@ -35,19 +36,19 @@ def euler(
 def heun(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
-    """An Euler step to s, and again from t with the mean of the slopes at both ends. Order 2.
+    """Sample by Euler steps to s, each repeated with the mean of the slopes at both ends. Order 2.
 
     x̄_s = x̄_t + (ρ_s − ρ_t) (ε̂_t + ε̂_s)/2: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
-    Two evaluations a step; one where s = 0, or where ρ_t > 10 max(1, ρ_s): the Euler step alone.
+    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s).
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is not used.
     """
     for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         x_s = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
-        # ε̂ bends at ρ about 1 and is straight above: over a long step from a large ρ_t, as cosine
-        # ends with (ρ_T = 20,000, or ∞ without any image), the mean errs by about ρ_t/(4 ρ_s²),
-        # Euler by 1/(2 ρ_s).
+        # ε̂ bends at ρ about 1 and is straight above. Over a long step from a large ρ_t, as with
+        # cosine (ρ_T = 20,000, or ∞ if ᾱ_T = 0), the mean errs by about ρ_t/(4 ρ_s²), Euler by
+        # 1/(2 ρ_s).
         if s > 0 and _rho(a_t) <= LEAP * max(1.0, _rho(a_s)):
             slope = (prediction.eps + denoise(x_s, s).eps) / 2
             x0 = (x - (1 - a_t) ** 0.5 * slope) / a_t**0.5
@@ -57,5 +58,5 @@ def heun(
 
 
 def _rho(alpha_bar: float) -> float:
-    """σ/α, infinite where ᾱ = 0."""
+    """Return σ/α, infinite if ᾱ = 0."""
     return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf

@@ -1,4 +1,14 @@
-"""What every sampler takes, and what it yields."""
+"""The contract of a sampler.
+
+A sampler is a generator `sampler(denoise, schedule, x, times, *, noise, …)` that yields a `Step`
+for each of `steps_between(times, schedule)`: from each time t to the next kept time s, never to
+t−1, and from the last to s = 0. x: x_T, (B,C,H,W); times: falling, each in {1..T}; noise(t): fresh
+noise for the step that leaves t. All else is a function of these, and the last `Step.x` is x_0.
+
+To add one, write the function in a file of this folder, add a line to `SAMPLERS`, and add a test of
+its order. Its keyword-only parameters other than `noise`, with type hints and defaults, become
+options of the recipe: `sampling.sampler.eta=1`.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,7 +23,7 @@ Noise = Callable[[int], Tensor]
 
 
 class Step(NamedTuple):
-    """One step from t to s: `x` is x_s, `x0` is the x̂_0 that was predicted from x_t."""
+    """One step from t to s: `x` is x_s, `x0` is the x̂_0 predicted from x_t."""
 
     t: int
     s: int
@@ -22,7 +32,7 @@ class Step(NamedTuple):
 
 
 def steps_between(times: Sequence[int], schedule: NoiseSchedule) -> list[tuple[int, int]]:
-    """(t, s) of every step: from each time to the next one, and from the last to s = 0.
+    """Return (t, s) of every step: from each time to the next, and from the last to s = 0.
 
     Raises ValueError unless T ≥ t_1 > t_2 > … ≥ 1.
     """
@@ -30,7 +40,7 @@ def steps_between(times: Sequence[int], schedule: NoiseSchedule) -> list[tuple[i
     for t, s in steps:
         if not schedule.T >= t > s:
             raise ValueError(
-                f"times must fall, each in 1..{schedule.T}, without the 0 of clean images, which "
-                f"is added to them; here {s} comes after {t}"
+                f"times must fall, each in 1..{schedule.T}, but {s} comes after {t}. The 0 of "
+                "clean images is added for you."
             )
     return steps

@@ -1,4 +1,4 @@
-"""UniPC: the step of DPM-Solver++(2M), corrected by the evaluation that the next step needs anyway.
+"""UniPC: the step of DPM-Solver++(2M), corrected by the evaluation of the next step.
 
 Zhao et al. 2023 (arXiv:2302.04867), for x̂_0, with p = 2 and B(h) = e^{−h} − 1 (their B_2).
 """
@@ -17,15 +17,15 @@ from fromnoise.diffusion.schedule import NoiseSchedule
 def unipc(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
-    """x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, first with the D `predicted`, then `corrected`.
+    """Sample by x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, D first `predicted`, then `corrected`.
 
     Zhao et al. 2023 (arXiv:2302.04867), their UniP-2 and UniC-2 for x̂_0. The network sees the
-    predicted x_s, and the next step sets out from the corrected one: one evaluation a step, and
-    order 3 where it was measured. The last step is not corrected. x: x_T, (B,C,H,W); times:
-    falling, each in {1..T}. `noise` is not used.
+    predicted x_s, and the next step starts from the corrected one: one evaluation a step, and
+    measured order 3. The last step is not corrected. x: x_T, (B,C,H,W); times: falling, each in
+    {1..T}. `noise` is not used.
     """
-    history: list[tuple[float, Tensor]] = []  # (λ, x̂_0) of the times left behind
-    arrive = None  # D → x at the time where the network is now
+    history: list[tuple[float, Tensor]] = []  # (λ, x̂_0) of the last two times
+    arrive = None  # D → x at the current time
     for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
         lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
@@ -38,7 +38,7 @@ def unipc(
 
 
 def predicted(history: Sequence[tuple[float, Tensor]], lam_s: float) -> Tensor:
-    """D = x̂_0 + D_1/2, D_1 = (x̂_0 − x̂_0 before)·h/h_before, or x̂_0 alone at the first step."""
+    """Return D = x̂_0 + D_1/2, D_1 = (x̂_0 − x̂_0 before)·h/h_before, or x̂_0 at the first step."""
     lam, x0 = history[-1]
     if len(history) == 1:
         return x0
@@ -47,7 +47,7 @@ def predicted(history: Sequence[tuple[float, Tensor]], lam_s: float) -> Tensor:
 
 
 def corrected(history: Sequence[tuple[float, Tensor]], lam_s: float, x0_s: Tensor) -> Tensor:
-    """D = x̂_0 + c_1 D_1 + c_2 (x̂_0 at s − x̂_0), which knows the end of the step too.
+    """Return D = x̂_0 + c_1 D_1 + c_2 (x̂_0 at s − x̂_0), which uses the end of the step too.
 
     c_1 and c_2 solve c_1 + c_2 = b_1 and r c_1 + c_2 = b_2, r = −h_before/h, D_1 the difference to
     x̂_0 before, divided by r, with b_1 = (φ/k − 1)/φ and b_2 = 2 ((φ/k − 1)/k − 1/2)/φ, k = −h and
@@ -68,6 +68,6 @@ def corrected(history: Sequence[tuple[float, Tensor]], lam_s: float, x0_s: Tenso
 def _stepper(
     schedule: NoiseSchedule, x: Tensor, t: int, s: int, h: float
 ) -> Callable[[Tensor], Tensor]:
-    """D → x_s of the step from x at t."""
+    """Return the function D → x_s of the step from x at t."""
     alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
     return lambda D: sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * D

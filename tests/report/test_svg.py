@@ -1,4 +1,4 @@
-"""The charts of the report: what is drawn is where its numbers say."""
+"""The SVG charts of the report show points where the numbers are."""
 
 import re
 
@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.report.charts import (
+from fromnoise.report.formatting import facts, interval, number, setting
+from fromnoise.report.records import Interval
+from fromnoise.report.svg import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -17,13 +19,11 @@ from fromnoise.report.charts import (
     Axes,
     Line,
     Point,
-    in_short,
+    format_tick,
     line_chart,
     point_chart,
     ticks,
 )
-from fromnoise.report.formatting import facts, interval, number, setting
-from fromnoise.report.measured import Interval
 
 POSITIVE = st.floats(1e-12, 1e12)
 
@@ -80,7 +80,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_peaks():
         assert points[end, 0] == pytest.approx(LEFT + width * index / 50_000, abs=0.6)
 
 
-def test_one_point_is_a_dot_and_none_is_nothing():
+def test_one_point_is_a_dot_and_an_empty_chart_is_empty():
     one = Line("a", np.array([5.0]), np.array([2.0]), "run1")
     none = Line("b", np.empty(0), np.empty(0), "run2")
     for log in (False, True):
@@ -92,11 +92,11 @@ def test_one_point_is_a_dot_and_none_is_nothing():
     assert "nan" not in line_chart([zero], Axes("x"), title="T")
 
 
-def test_points_have_their_intervals_and_the_strong_ones_are_joined():
+def test_points_have_intervals_and_filled_ones_are_joined():
     points = [
         Point("5", 0.1, 30, 28, 33, "run1"),
         Point("50", 1.0, 10, 9, 12, "run1"),
-        Point("25", 0.7, 40, 40, 40, "run1", strong=False),
+        Point("25", 0.7, 40, 40, 40, "run1", filled=False),
     ]
     svg = point_chart(points, Axes("seconds", log_x=True), title="<T>")
     [front] = re.findall(r'class="line thin joined" d="M([^"]*)"', svg)
@@ -109,8 +109,8 @@ def test_points_have_their_intervals_and_the_strong_ones_are_joined():
     assert "&lt;T&gt;" in svg
 
 
-def test_words():
-    assert [in_short(v) for v in (0.05, 1500, 20_000, 3e-5, 2_500_000)] == [
+def test_numbers_are_formatted():
+    assert [format_tick(v) for v in (0.05, 1500, 20_000, 3e-5, 2_500_000)] == [
         "0.05",
         "1,500",
         "20k",

@@ -1,4 +1,4 @@
-"""Pictures inside the page: arrays and PNG files → `data:` addresses."""
+"""Turn arrays and PNG files into `data:` URLs inside the page."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-SHOWN_SIDE = 56  # pixels on the page that a small image has at least, by a whole factor
+MIN_SIDE = 56  # pixels on the page; smaller images are enlarged by an integer factor
 
 
-class Picture(NamedTuple):
-    """An `<img>`: where its pixels are, what it shows, and its size on the page."""
+class InlineImage(NamedTuple):
+    """An `<img>` with its URL, alternative text and size on the page."""
 
     src: str
     alt: str
@@ -22,10 +22,10 @@ class Picture(NamedTuple):
     pixelated: bool = True
 
 
-def picture(images: np.ndarray, alt: str, *, columns: int = 1) -> Picture:
-    """Images as one picture, row by row, every pixel once and what is between them transparent.
+def inline_grid(images: np.ndarray, alt: str, *, columns: int = 1) -> InlineImage:
+    """Return a grid of images with transparent gaps. Each image pixel is one pixel of the PNG.
 
-    images: uint8 (N, C, H, W), N ≥ 1; of other than 1 or 3 channels what `pictures` shows of them.
+    images: uint8 (N, C, H, W), N ≥ 1. Channels are reduced to 1 or 3 as in `pictures`.
     """
     images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
     n, c, h, w = images.shape
@@ -41,20 +41,20 @@ def picture(images: np.ndarray, alt: str, *, columns: int = 1) -> Picture:
     if gap == 0:
         canvas = canvas[..., :c]
     content = io.BytesIO()
-    shown = np.ascontiguousarray(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas)
-    Image.fromarray(shown).save(content, "PNG", optimize=True)
-    factor = math.ceil(SHOWN_SIDE / min(h, w))
+    pixels = np.ascontiguousarray(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas)
+    Image.fromarray(pixels).save(content, "PNG", optimize=True)
+    factor = math.ceil(MIN_SIDE / min(h, w))
     height, width = canvas.shape[:2]
-    return Picture(_address(content.getvalue()), alt, width * factor, height * factor)
+    return InlineImage(_data_url(content.getvalue()), alt, width * factor, height * factor)
 
 
-def picture_file(file: Path, alt: str) -> Picture:
-    """A PNG file as it is. Raises ValueError or OSError where it is none."""
+def inline_png(file: Path, alt: str) -> InlineImage:
+    """Return a PNG file unchanged. Raises ValueError or OSError if it cannot be read."""
     with Image.open(file, formats=["PNG"]) as image:
         image.load()
         width, height = image.size
-    return Picture(_address(file.read_bytes()), alt, width, height, pixelated=False)
+    return InlineImage(_data_url(file.read_bytes()), alt, width, height, pixelated=False)
 
 
-def _address(png: bytes) -> str:
+def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

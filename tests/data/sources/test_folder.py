@@ -133,7 +133,7 @@ def test_sub_folders_are_classes(save):
     assert found == {1: [1, -1], 3: [1, -1], 2: [-1, 1]}
 
 
-def test_an_image_beside_the_classes_has_no_class_said():
+def test_an_image_outside_the_class_folders_has_no_known_class():
     labels, names = folder_labels(["x.png", "a/1.png", "b/1.png"])
     assert names == ("a", "b")
     np.testing.assert_array_equal(labels, [[0, 0], [1, -1], [-1, 1]])
@@ -183,21 +183,23 @@ def test_a_damaged_member_of_a_zip_is_skipped(folder, tmp_path):
 
 def test_a_file_that_is_no_zip(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"no")
-    with pytest.raises(DataError, match=r"x\.zip is not a zip archive that opens"):
+    with pytest.raises(DataError, match=r"x\.zip cannot be read as a zip archive"):
         open_images("zip", tmp_path / "x.zip")
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}/none does not exist"):
         open_images("folder", tmp_path / "none")
-    with pytest.raises(DataError, match=r"has no images; seen: no files; accepted: .png, .jpg"):
+    with pytest.raises(
+        DataError, match=r"has no images, and no other files\. .* types: .png, .jpg"
+    ):
         open_images("folder", tmp_path)
     for name in ("a.txt", "b.TXT", "c.heic", "d"):
         (tmp_path / name).touch()
-    expected = r"seen: \.txt ×2, \.heic ×1, no extension ×1; accepted: "
+    expected = r"has no images, only \.txt ×2, \.heic ×1, no extension ×1\. Use files of"
     with pytest.raises(DataError, match=expected):
         open_images("folder", tmp_path)
-    with pytest.raises(DataError, match=r"a\.txt is a file; source folder needs a folder"):
+    with pytest.raises(DataError, match=r"a\.txt is a file\. Source folder needs a folder"):
         open_images("folder", tmp_path / "a.txt")
     with pytest.raises(DataError, match=r"source folder needs a path"):
         open_images("folder")
@@ -211,7 +213,7 @@ def test_nothing_readable(tmp_path):
             DataError, match=r"none of the 5 images of .* can be read: 0.png: "
         ) as e:
             open_images("folder", tmp_path, **options)
-        assert "and 2 more; accepted: .png" in str(e.value)
+        assert "and 2 more. Use files of these types: .png" in str(e.value)
         assert "\n" not in str(e.value)
 
 
@@ -228,8 +230,8 @@ def test_an_encrypted_zip_says_so(tmp_path):
 
 
 def test_missing_files_of_a_label_file_are_skipped_with_their_labels(folder, tmp_path):
-    said = {"x.png": "red", "img10.png": "red", "../out.png": "red", "img1.png": "blue"}
-    (folder / "labels.json").write_text(json.dumps(said))
+    labels = {"x.png": "red", "img10.png": "red", "../out.png": "red", "img1.png": "blue"}
+    (folder / "labels.json").write_text(json.dumps(labels))
     (folder / "img1.png").write_bytes(b"")
     for source, path in (
         ("folder", folder),
@@ -249,7 +251,7 @@ def test_missing_files_of_a_label_file_are_skipped_with_their_labels(folder, tmp
 
 
 def test_a_label_file_that_changes_is_seen(folder, tmp_path):
-    """Also where its size stays the same, and where it comes and goes."""
+    """Also if its size stays the same, or if it is added or removed."""
     seen, then = [], 1_600_000_000_000_000_000  # ns
     for i, text in enumerate((None, '{"img1.png": "a"}', '{"img2.png": "a"}', None)):
         path = folder / "labels.json"
@@ -272,5 +274,5 @@ def test_a_label_file_is_no_image(folder):
     assert (values(data.images), data.skipped) == ([10, 20, 30], ())
     for path in folder.glob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"has no images; seen: \.json ×1"):
+    with pytest.raises(DataError, match=r"has no images, only \.json ×1"):
         open_images("folder", folder)

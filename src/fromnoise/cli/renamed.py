@@ -1,0 +1,30 @@
+"""Old names of commands and flags: an error that names the new one."""
+
+from collections.abc import Sequence
+
+from fromnoise.config import ConfigError
+
+FLAGS = {
+    "--judge": "--classifier",
+    "--spacing": "timesteps=…",
+    "--eta": "eta=…",
+    "--variance": "variance=…",
+    "--clamp": "clamp=true, false or dynamic",
+    "--guidance-interval": "guidance_interval=200-800",
+    "--guidance-rescale": "guidance_rescale=…",
+    "--precision": "precision=…",
+    "--strict": "data.strict=true",
+}
+BY_LABELS = ("--conditions", "--labels", "--cycle-classes")  # of the old `evaluate`
+
+
+def check_not_renamed(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for the old name of a command or flag."""
+    if arguments[:1] == ["judge"]:
+        raise ConfigError("fromnoise judge has a new name. Use fromnoise classifier.")
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag in FLAGS:
+            raise ConfigError(f"{flag} has a new name. Use {FLAGS[flag]}.")
+        if arguments[0] == "evaluate" and flag in BY_LABELS:
+            raise ConfigError(f"{flag} belongs to another command. Use fromnoise evaluate-labels.")

@@ -1,0 +1,88 @@
+"""The grammar of settings: KEY=VALUE arguments, bare and dotted keys."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+
+from fromnoise.config.components import COMPONENTS, options_of
+from fromnoise.config.errors import ConfigError, did_you_mean
+from fromnoise.config.migration import check_not_renamed
+from fromnoise.config.schema import Recipe
+
+SectionName = Literal["training", "sampling"]
+
+
+def parse_overrides(arguments: Sequence[str], section: SectionName) -> dict[str, Any]:
+    """Return {dotted key: value} of KEY=VALUE arguments.
+
+    A bare key is looked up in `section`: for `training`, `steps=500` is `training.steps`. So is an
+    option of a component in it: for `sampling`, `eta=0.5` is `sampling.sampler.eta`. Dotted keys
+    reach every section.
+    Raises ConfigError for a key that is unknown, renamed or repeated.
+    """
+    overrides: dict[str, Any] = {}
+    for argument in arguments:
+        name, value = parse_override(argument)
+        key = full_key(name, section)
+        check_not_renamed(key, value)
+        if key in overrides:
+            raise ConfigError(f"{key} is given twice. Give it once.")
+        overrides[key] = value
+    return overrides
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return the key and the value, read as YAML: `steps=500` → ("steps", 500)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no setting. Write KEY=VALUE, as in steps=500.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key} = {value!r} is not valid YAML. Quote the value.") from error
+
+
+def full_key(key: str, section: SectionName) -> str:
+    """Return the dotted key that a key means in the arguments of a command."""
+    first = key.split(".")[0]
+    if first in Recipe.model_fields:
+        return key
+    check_not_renamed(f"{section}.{key}")
+    fields = Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+    if first in fields:
+        return f"{section}.{key}"
+    components = [name for name in COMPONENTS if name.startswith(f"{section}.")]
+    options = {option: name for name in components for option in options_of(name)}
+    if key in options:
+        return f"{options[key]}.{key}"
+    known = [*fields, *options]
+    raise ConfigError(
+        f"unknown key {key}{did_you_mean(key, known)}. Keys of {section}: {', '.join(known)}. "
+        f"Keys of other sections have a dot: {', '.join(f'{name}.…' for name in Recipe.model_fields)}."
+    )
+
+
+def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a copy of a nested dict with one key replaced; `name` grows into {name: name}."""
+    first, *rest = keys
+    if not rest:
+        return {**tree, first: value}
+    inner = tree.get(first) or {}
+    inner = {"name": inner} if isinstance(inner, str) else inner
+    if not isinstance(inner, dict):
+        raise ConfigError(
+            f"{first} is a value and has no key {'.'.join(rest)}. Set {first} itself."
+        )
+    return {**tree, first: with_key(inner, rest, value)}
+
+
+def dotted(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as one level of dotted keys: {"training": {"steps": 5}} → training.steps."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,197 @@
+"""The sections of a recipe, as pydantic models that refuse unknown keys.
+
+A key that names something with options (a schedule, a network, a sampler) holds a `Component`.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from fromnoise.config.components import Component, Section
+from fromnoise.diffusion import VLB, WEIGHTINGS, NoiseSchedule, Objective
+
+LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
+LENGTHS = (
+    "the length of an average is a part of the training, above 0 and below "
+    f"1/√12 = {LONGEST:.4f}, as in 0.1"
+)
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if type(value) is int else value
+
+
+def _named(name: str) -> BeforeValidator:
+    """Options without a name are those of this one, as in `sampling.sampler.eta=1`."""
+    return BeforeValidator(
+        lambda value: {"name": name, **value} if isinstance(value, dict) else value
+    )
+
+
+def _rgb(value: Any) -> Any:
+    return (value, value, value) if type(value) is int else value
+
+
+def _interval(value: Any) -> Any:
+    first, dash, last = value.partition("-") if isinstance(value, str) else ("", "", "")
+    return (int(first), int(last)) if dash and (first + last).isdecimal() else value
+
+
+def _length(value: float) -> float:
+    if not 0 < value < LONGEST:
+        raise ValueError(LENGTHS)
+    return value
+
+
+def _lengths(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"it must be a list, as in [0.05, 0.1]; {LENGTHS}")
+    return value
+
+
+Natural = Annotated[int, Field(ge=0, strict=True)]
+Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Length = Annotated[float, AfterValidator(_length)]
+
+
+class Data(Section):
+    """Where the images come from, and how they become (C,H,W) uint8."""
+
+    source: str
+    path: Path | None = None
+    split: Literal["train", "test"] = "train"
+    size: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_pair)] = None  # (H, W)
+    channels: Positive | None = None
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    background: Annotated[tuple[Level, Level, Level], BeforeValidator(_rgb)] = (255, 255, 255)
+    flip: bool = False
+    labels: bool = False  # train on the labels too, so that one can ask for them
+    strict: bool = False
+
+
+class Diffusion(Section):
+    """The forward process, what the network predicts, and the loss."""
+
+    T: Positive = 1000
+    schedule: Annotated[Component, _named("linear")] = Component(name="linear")
+    zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; for v and x0
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    variance_reading: Literal["range", "log"] = "range"  # of what a learned variance returns
+    loss: str = "mse"
+    weighting: Annotated[Component, _named("simple")] = Component(name="simple")
+    vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
+    offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """The table of ᾱ. Raises ValueError for options of the schedule that make none."""
+        name, options = self.schedule.name, self.schedule.options
+        snr = self.zero_terminal_snr
+        return NoiseSchedule.named(name, self.T, zero_terminal_snr=snr, **options)
+
+    def objective(self) -> Objective:
+        """What training minimises. Raises ValueError, which begins with a key of this section."""
+        name, options = self.weighting.name, self.weighting.options
+        weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
+        return Objective(self.loss, self.vlb_weight, weighting)
+
+    @property
+    def loss_in_words(self) -> str:
+        """`huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb`, which has its own weights."""
+        if self.loss == VLB:
+            return VLB
+        bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
+        return f"{self.loss} × {self.weighting.name}{bound}"
+
+
+class Training(Section):
+    """One optimiser step sees `batch_size` images, whatever the accumulation."""
+
+    steps: Natural = 0  # 0: what `epochs` come to
+    epochs: Annotated[float, Field(gt=0)] | None = (
+        None  # turned into steps when the images are known
+    )
+    batch_size: Positive
+    start_from: Path | None = None  # a run or model whose weights are the first ones
+    condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
+    accumulation: Positive = 1  # parts that a batch is computed in; less memory, same gradient
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: Natural = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    # σ_rel of power-function averages beside the usual one
+    ema_lengths: Annotated[tuple[Length, ...], BeforeValidator(_lengths)] = ()
+    ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: Literal["auto", True, False] = "auto"
+    compile: Literal["auto", True, False] = "auto"  # the blocks of the network
+    device: str = "auto"
+    seed: Natural = 0
+    noise_levels: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
+    log_every: Positive = 50
+    preview_every: Positive = 1000
+    preview_images: Positive = 16
+    checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 2
+    milestone_every: Positive | None = None
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Training":
+        if self.accumulation > self.batch_size:
+            raise ValueError(f"accumulation is larger than batch_size = {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> "Training":
+        names = [f"{length:g}" for length in self.ema_lengths]  # of their files
+        if len(set(names)) < len(names):
+            raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")
+        return self
+
+
+class SamplingConfig(Section):
+    """How to sample from a model. The recipe's section, stored in the model as its default."""
+
+    sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
+    steps: Positive = 50  # at most T
+    timesteps: str = "trailing"
+    clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
+    guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
+    # (first, last) t with guidance, also as 200-800
+    guidance_interval: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_interval)] = (
+        None
+    )
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if the device computes in it
+
+
+class Evaluation(Section):
+    """A score while training, against the training images; every 0 steps is never."""
+
+    every: Natural = 0  # steps; it costs the time that drawing the images takes
+    num_images: Annotated[int, Field(ge=40, strict=True)] = 3072  # enough for any pixels
+    extractor: Literal["pixels", "classifier", "inception", "dinov2"] = "pixels"
+    classifier: Path | None = None
+
+
+class Recipe(Section):
+    """A whole run: data, network, diffusion, training, sampling, evaluation."""
+
+    data: Data
+    network: Component
+    diffusion: Diffusion = Diffusion()
+    training: Training
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: Evaluation = Evaluation()
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,225 @@
+"""Read and validate the evaluation records in a run's evaluation/ folder.
+
+Unknown keys are ignored. All keys but the essential ones may be missing.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fromnoise.data import DataError
+from fromnoise.data.text import read_json
+
+EVALUATION = "evaluation"
+
+
+def _as_interval(value: Any) -> Any:
+    """Return a bare number as a value without an interval."""
+    return value if isinstance(value, dict | Interval) else {"value": value}
+
+
+def _finite(value: Any) -> Any:
+    """Return None for NaN and ∞, which Python writes and JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _name(value: Any) -> Any:
+    """Return the name in a dict of metadata."""
+    return value.get("name", "") if isinstance(value, dict) else value
+
+
+class Part(BaseModel):
+    """A part of a record."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Metadata = dict[str, Any]
+
+
+class Interval(Part):
+    """A number and its 95 % interval. None means unknown or 0/0."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+
+
+Score = Annotated[Interval, BeforeValidator(_as_interval)]
+
+
+class Copies(Part):
+    """The search for copies of training images among generated ones."""
+
+    model_config = ConfigDict(extra="allow")
+    verdict: str = ""
+    sheet: str | None = None
+
+    @property
+    def facts(self) -> Metadata:
+        """Return the other keys whose values are text or numbers, or flat dicts of them."""
+
+        def is_plain(value: Any) -> bool:
+            return isinstance(value, str | int | float)
+
+        return {
+            key: value
+            for key, value in (self.model_extra or {}).items()
+            if is_plain(value) or (isinstance(value, dict) and all(map(is_plain, value.values())))
+        }
+
+
+class BitsPerStep(Part):
+    """Bits per dimension of each step from t = first to last."""
+
+    first: Annotated[float, Field(ge=0)]
+    last: Annotated[float, Field(ge=0)]
+    per_step: Annotated[float, Field(ge=0)]
+
+
+class Bits(Part):
+    """Bits per dimension and their terms."""
+
+    total: Score = Interval()
+    middle: Score = Interval()
+    L_T: Score = Interval()
+    L_0: Score = Interval()
+    curve: list[BitsPerStep] = []
+
+
+class Metrics(Part):
+    """metrics.json: scores of generated images against real ones, or bits per dimension."""
+
+    date: str = ""
+    versions: Metadata = {}
+    seconds: Metadata = {}
+    complete: bool = True
+    generated: Metadata = {}
+    reference: Metadata = {}
+    extractor: Metadata = {}
+    scores: dict[str, Score] = {}
+    marks: list[str] = []
+    missing: dict[str, str] = {}
+    published: list[Metadata] = []  # results of papers with the same protocol
+    copies: Copies | None = None
+    bits: Bits | None = None
+
+
+class SweepRow(Part):
+    """The cost and the distance of one sampling setting."""
+
+    sampler: str
+    steps: int
+    guidance: float | None = None
+    seconds_per_image: Annotated[float, Field(gt=0)]
+    fid: Score
+    on_front: bool = False
+
+
+class Sweep(Part):
+    """sweep.json: distance against time for several sampling settings."""
+
+    date: str = ""
+    extractor: Annotated[str, BeforeValidator(_name)] = ""
+    count: int | None = None
+    rows: list[SweepRow]
+
+
+class LabelScore(Part):
+    """The scores of one label."""
+
+    asked: int = 0
+    precision: Score = Interval()
+    recall: Score = Interval()
+    f1: Score = Interval()
+
+
+class LabelResult(Part):
+    """The scores of one set of conditions at one guidance scale."""
+
+    prompts: str
+    guidance: float
+    num_images: int
+    scores: dict[str, Score]
+    per_label: dict[str, LabelScore] = {}
+
+
+class Classifier(Part):
+    """The classifier and its own scores on real images."""
+
+    kind: str = ""
+    num_held_out: int | None = None
+    held_out: dict[str, float | None] = {}
+
+
+class LabelScores(Part):
+    """scores.json: agreement of generated images with the requested labels."""
+
+    date: str = ""
+    classifier: Classifier = Classifier()
+    results: list[LabelResult]
+
+
+Kind = TypeVar("Kind", bound=Part)
+RECORD_TYPES: dict[str, type[Part]] = {
+    "metrics.json": Metrics,
+    "scores.json": LabelScores,
+    "sweep.json": Sweep,
+}
+
+
+class Record(NamedTuple):
+    """An evaluation record and the pictures beside it."""
+
+    folder: str  # relative to the run
+    content: Part
+    pictures: dict[str, Path]  # file name → PNG
+
+
+def read_records(run: Path) -> tuple[list[Record], list[str]]:
+    """Return a run's evaluation records, oldest first, and a message for each damaged file."""
+    records, problems = [], []
+    for file in sorted((run / EVALUATION).glob("*/*.json")):
+        if (kind := RECORD_TYPES.get(file.name)) is None:
+            continue
+        where = file.relative_to(run).as_posix()
+        try:
+            content = kind.model_validate(_migrate(read_json(file, where=where)))
+        except DataError as error:
+            problems.append(str(error))
+        except ValidationError as error:
+            problems.append(f"{where} cannot be shown: {_first_error(error)}")
+        else:
+            pictures = {png.name: png for png in file.parent.glob("*.png")}
+            records.append(Record(file.parent.relative_to(run).as_posix(), content, pictures))
+    return sorted(records, key=lambda record: getattr(record.content, "date", "")), problems
+
+
+def select(kind: type[Kind], records: Sequence[Record]) -> list[tuple[Record, Kind]]:
+    """Return the records of this kind, each with its content."""
+    return [(record, record.content) for record in records if isinstance(record.content, kind)]
+
+
+def _migrate(record: Any) -> Any:
+    """Return a record under the current names. Older ones say `judge` and `spacing`."""
+    if not isinstance(record, dict):
+        return record
+    record = {"classifier" if key == "judge" else key: value for key, value in record.items()}
+    extractor, generated = record.get("extractor"), record.get("generated")
+    if isinstance(extractor, dict) and extractor.get("name") == "judge":
+        record["extractor"] = extractor | {"name": "classifier"}
+    sampling = generated.get("sampling") if isinstance(generated, dict) else None
+    if isinstance(sampling, dict):
+        renamed = {"timesteps" if k == "spacing" else k: v for k, v in sampling.items()}
+        record["generated"] = generated | {"sampling": renamed}
+    return record
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "it"
+    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
