@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromnoise.config.components import Component, checked
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
@@ -33,7 +33,7 @@ SMALL = {
 
 
 def denoiser_of(name, cond_dim=0, **options):
-    whole = checked(Component(name=name, **options), "network").options
+    whole = check_component(Component(name=name, **options), "network").options
     given = {"T": 10} if name == "context" else {}
     torch.manual_seed(0)
     network = NETWORKS[name](image_channels=3, cond_dim=cond_dim, **given, **whole)
