@@ -26,14 +26,8 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError for a mistake in these, before anything is written.
     """
-    return training.train(
-        recipe,
-        out=out,
-        data=data,
-        overrides=overrides,
-        callbacks=callbacks,
-        before_training=log_warnings,
-    )
+    settings = {"out": out, "data": data, "overrides": overrides}
+    return training.train(recipe, callbacks=callbacks, before_training=log_warnings, **settings)
 
 
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:

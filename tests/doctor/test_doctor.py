@@ -123,7 +123,7 @@ def test_images_that_are_not_here_are_said_to_be_so(cli, hasty):
     code, out, _ = cli("doctor", "iclevr")
     assert code == 0
     assert (
-        "warn  images seen: 300 epochs of images that are not on this machine: steps unknown. "
+        "warn  images seen: 300 epochs of images that are not here: steps unknown. "
         "Give --data PATH" in out
     )
     code, out, _ = cli("doctor", "cifar10-paper")

@@ -11,14 +11,10 @@ from fromnoise.training import reconstruct
 def ema(
     run: Annotated[Path, typer.Argument(help="a run that had training.ema_lengths")],
     length: Annotated[
-        float,
-        typer.Option(
-            help="σ_rel: the length of the average over that of the training, below 0.2887"
-        ),
+        float, typer.Option(help="of the average, over that of the training: σ_rel, below 0.2887")
     ],
     step: Annotated[
-        int | None,
-        typer.Option(help="the last step of the average", show_default="the last snapshot"),
+        int | None, typer.Option(help="the last step of it", show_default="the last snapshot")
     ] = None,
     out: Annotated[
         Path | None,

@@ -34,9 +34,8 @@ def attention(inputs: CheckInputs) -> Finding:
     message = f"{'; '.join(lines)} ({inputs.part} images at once, if the kernel stores them)"
     if share <= ATTENTION_SHARE and largest <= LARGE_SCORES:
         return Finding("ok", topic, message)
-    keys = [
-        key for key in inputs.recipe.network.options if key.startswith(("attention", "full_at"))
-    ]
+    options = inputs.recipe.network.options
+    keys = [key for key in options if key.startswith(("attention", "full_at"))]
     where = f" (network.{keys[0]})" if keys else ""
     worst = _size(max(a.tokens for a in cost.attention), inputs.shape)
     return Finding(
@@ -93,19 +92,16 @@ def time(inputs: CheckInputs) -> Finding:
 
 def previews_and_scores(inputs: CheckInputs) -> Finding:
     """Check the cost of previews and scores: a forward pass is about a third of a training step."""
-    topic, settings, scores = (
-        "previews and scores",
-        inputs.recipe.training,
-        inputs.recipe.evaluation,
-    )
+    topic, recipe = "previews and scores", inputs.recipe
+    settings, scores = recipe.training, recipe.evaluation
     if inputs.steps is None:
         return Finding("ok", topic, f"previews every {settings.preview_every:,} steps")
-    steps = min(PREVIEW_STEPS, inputs.recipe.diffusion.T)
+    steps = min(PREVIEW_STEPS, recipe.diffusion.T)
     passes = -(-inputs.steps // settings.preview_every) * 2 * settings.preview_images * steps
     if scores.every:
         times = -(-inputs.steps // scores.every)
-        passes += times * scores.num_images * inputs.recipe.sampling.steps
-    if inputs.recipe.data.labels and inputs.recipe.sampling.guidance != 1:
+        passes += times * scores.num_images * recipe.sampling.steps
+    if recipe.data.labels and recipe.sampling.guidance != 1:
         passes *= 2
     share = passes / 3 / (inputs.steps * settings.batch_size)
     message = f"about {share:.0%} of the training's time, in addition"

@@ -78,16 +78,10 @@ def diagnose(
 def log_warnings(setup: Setup, state: TrainingState) -> None:
     """Log the findings that are not ok, in at most five seconds. An error only logs a warning."""
     try:
-        inputs = check_inputs(
-            setup.recipe,
-            setup.spec,
-            state.denoiser,
-            num_images=len(setup.images),
-            folder=setup.folder,
-            seconds=SECONDS_BEFORE_TRAINING,
-            computation=state.computation,
-        )
-        findings = check(inputs)
+        recipe, spec, images, folder = setup
+        known = {"num_images": len(images), "folder": folder, "computation": state.computation}
+        seconds = SECONDS_BEFORE_TRAINING
+        findings = check(check_inputs(recipe, spec, state.denoiser, seconds=seconds, **known))
     except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
         logger.warning("the doctor failed (%s)", error)
         return

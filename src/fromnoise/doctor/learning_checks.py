@@ -33,15 +33,11 @@ def images_seen(inputs: CheckInputs) -> Finding:
     """Check how often each image is seen. The model memorises few images that it sees often."""
     topic, settings, count = "images seen", inputs.recipe.training, inputs.num_images
     if inputs.steps is None:
-        message = (
-            f"{settings.epochs:g} epochs of images that are not on this machine: steps unknown"
-        )
+        message = f"{settings.epochs:g} epochs of images that are not here: steps unknown"
         return Finding("warn", topic, message, "Give --data PATH with a copy of them")
     seen = inputs.steps * settings.batch_size
     if count is None:
-        message = (
-            f"{seen:,} in {inputs.steps:,} steps, images are not on this machine: epochs unknown"
-        )
+        message = f"{seen:,} in {inputs.steps:,} steps, images are not here: epochs unknown"
         return Finding("warn", topic, message, "Give --data PATH with a copy of them")
     epochs = seen / count
     passes = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
@@ -51,13 +47,9 @@ def images_seen(inputs: CheckInputs) -> Finding:
         advice = f"training.steps={steps} is one epoch"
         return Finding("warn", topic, f"{message}, some are never seen", advice)
     if epochs > MANY_EPOCHS and count < FEW_IMAGES:
-        return Finding(
-            "warn",
-            topic,
-            f"{message}, the model may memorise some",
-            "Use more images, fewer training.steps, or network.dropout. Then look for copies with "
-            "fromnoise evaluate",
-        )
+        advice = "Use more images, fewer training.steps, or network.dropout. Then look for copies: "
+        advice += "fromnoise evaluate"
+        return Finding("warn", topic, f"{message}, the model may memorise some", advice)
     return Finding("ok", topic, message)
 
 
@@ -66,17 +58,12 @@ def batch(inputs: CheckInputs) -> Finding:
     topic, settings = "batch", inputs.recipe.training
     message = f"{settings.batch_size} images a step"
     if settings.accumulation > 1:
-        message += (
-            f", in {settings.accumulation} parts of up to {inputs.part}, with the same gradient"
-        )
+        message += f", in {settings.accumulation} parts of up to {inputs.part}, same gradient"
     if inputs.num_images is not None and settings.batch_size > inputs.num_images:
-        return Finding(
-            "warn",
-            topic,
-            f"training.batch_size = {settings.batch_size} is more than the {inputs.num_images} "
-            "images: a batch has some of them twice",
-            f"Set training.batch_size={inputs.num_images} or less",
-        )
+        message = f"training.batch_size = {settings.batch_size} is more than the "
+        message += f"{inputs.num_images} images: a batch has some of them twice"
+        advice = f"Set training.batch_size={inputs.num_images} or less"
+        return Finding("warn", topic, message, advice)
     return Finding("ok", topic, message)
 
 
@@ -84,9 +71,8 @@ def learning_rate(inputs: CheckInputs) -> Finding:
     """Check the learning rate, and that the warm-up ends."""
     topic, settings = "learning rate", inputs.recipe.training
     message = f"{settings.learning_rate:g}, {settings.lr_schedule}"
-    message += (
-        f" after a warm-up of {settings.warmup_steps:,} steps" if settings.warmup_steps else ""
-    )
+    if settings.warmup_steps:
+        message += f" after a warm-up of {settings.warmup_steps:,} steps"
     low, high = USUAL_RATES
     if not low <= settings.learning_rate <= high:
         far = "large" if settings.learning_rate > high else "small"
@@ -94,9 +80,8 @@ def learning_rate(inputs: CheckInputs) -> Finding:
         return Finding("warn", topic, f"{message}: unusually {far}", advice)
     if inputs.steps is not None and settings.warmup_steps >= inputs.steps:
         advice = f"Set training.warmup_steps={inputs.steps // 20}"
-        return Finding(
-            "warn", topic, f"{message}, but the training has {inputs.steps:,} steps", advice
-        )
+        message += f", but the training has {inputs.steps:,} steps"
+        return Finding("warn", topic, message, advice)
     return Finding("ok", topic, message)
 
 
@@ -106,9 +91,7 @@ def flip(inputs: CheckInputs) -> Finding:
     if not data.flip:
         return Finding("ok", topic, "no image is mirrored")
     if data.source in NOT_FLIPPED:
-        message = (
-            f"data.flip on {data.source}: a mirrored digit is not a digit, but the model learns it"
-        )
+        message = f"data.flip on {data.source}: the model learns mirrored digits"
         return Finding("warn", topic, message, "Set data.flip=false")
     words = [n for n in inputs.label_names if SIDES & set(re.split(r"[^a-z]+", n.casefold()))]
     if data.labels and words:
