@@ -18,16 +18,15 @@ from report import machine, save
 from table import share, spread
 
 from fromnoise.checkpoints import prune, save_checkpoint
-from fromnoise.config.schema import Recipe
 from fromnoise.config.recipe import load_recipe
+from fromnoise.config.schema import Recipe
 from fromnoise.data.loader import to_float
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.allocation import keep_freed_memory
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.previews import save_preview
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, train_step
+from fromnoise.training.step import Batch, keep_freed_memory, train_step
 
 EVERY = 1000  # steps from one checkpoint to the next
 WORKS = {  # recipe → its batch here, and its images

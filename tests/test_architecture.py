@@ -12,29 +12,25 @@ import fromnoise
 ROOT = Path(fromnoise.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress", "explaining"}
+LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}  # below all but the mathematics
 MATHEMATICS = {"diffusion", "networks"}
-DESCRIPTION = LEAVES | MATHEMATICS | {"data", "components", "config"}
-WORK = DESCRIPTION | {"half", "model_file", "plans", "model", "previews"}
-FACED = {"asking", "sampling", "editing", "training", "evaluation", "interop"}
+MODEL = LEAVES | {"data", "config", "diffusion", "model"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     "data": LEAVES,
-    "components": LEAVES | MATHEMATICS,
-    "config": LEAVES | MATHEMATICS | {"data", "components"},
-    "half": MATHEMATICS,
-    "previews": LEAVES,
-    "model_file": DESCRIPTION,
-    "plans": DESCRIPTION | {"model_file"},
-    "model": DESCRIPTION | {"half", "model_file", "plans"},
-    "asking": DESCRIPTION,
-    "sampling": WORK,
-    "editing": WORK,
-    "training": WORK | {"evaluation"},
-    "evaluation": WORK,
-    "interop": WORK | {"evaluation"},
-    "__init__": WORK | FACED,
-    "cli": WORK | FACED,
+    "config": LEAVES | MATHEMATICS | {"data"},
+    "model": LEAVES | MATHEMATICS | {"data", "config"},
+    "training": MODEL,  # evaluation, doctor, … reach it as callbacks
+    "generation": MODEL,
+    "classifier": MODEL | {"training"},
+    "evaluation": MODEL | {"training", "classifier"},
+    "doctor": MODEL | {"training"},
+    "interop": MODEL | {"networks", "classifier"},
+    "report": MODEL | {"training", "evaluation"},
+    "runs": MODEL | {"training", "doctor", "evaluation"},
+    "__init__": {"data", "diffusion", "model", "training", "runs"},
+    "cli": MODEL
+    | {"training", "generation", "classifier", "evaluation", "doctor", "interop", "report", "runs"},
     "__main__": {"cli"},
 }
 

@@ -23,11 +23,10 @@ from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
-from fromnoise.training.allocation import keep_freed_memory
-from fromnoise.training.compiling import choose_compiled
+from fromnoise.training.compiling import should_compile
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
-from fromnoise.training.step import Batch, train_step
+from fromnoise.training.step import Batch, keep_freed_memory, train_step
 
 LONG = 100_000  # steps
 
@@ -46,7 +45,7 @@ def training_step(
     objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size, **chosen)
     given = denoiser.train(), objective, x0, cond
     computation = choose_computation(settings, *given)
-    compiled = choose_compiled(settings, computation, *given, steps=LONG)
+    compiled = should_compile(settings, computation, *given, steps=LONG)
     computation = computation._replace(compiled=compiled)
     state = TrainingState.start(denoiser, settings, computation)
     torch.backends.cudnn.benchmark = True  # as `train` does

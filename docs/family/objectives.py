@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
-from fromnoise.training.noise_levels import KEPT, History, draw_noise_levels
+from fromnoise.training.noise_levels import KEPT, LossHistory, draw_noise_levels
 
 LOG_SNR = torch.linspace(-10, 10, 201)
 SNR = LOG_SNR.exp()
@@ -117,10 +117,10 @@ def noise_levels(name: str) -> Figure:
     return figure
 
 
-def _history() -> History:
+def _history() -> LossHistory:
     """Of the bound under the perfect denoiser: ten losses of each t."""
     snr = two.SCHEDULE.alpha_bar / (1 - two.SCHEDULE.alpha_bar)
-    history = History.of(T)
+    history = LossHistory.empty(T)
     for t in range(1, T + 1):
         before = max(t - 1, 1)  # at t = 1 the SNR before is infinite
         loss = (snr[before] - snr[max(t, 2)]) / 2 * _error(t)

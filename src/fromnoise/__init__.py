@@ -1,4 +1,4 @@
-"""Denoising diffusion probabilistic models: train on anyone's images, sample, understand.
+"""Denoising diffusion probabilistic models: train on your own images, sample, evaluate.
 
 >>> import fromnoise
 >>> run = fromnoise.train("digits", out="runs/digits", overrides={"training.steps": 500})
@@ -9,7 +9,8 @@
 from fromnoise.data import ImageSet, check_data, open_images
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.model.model import Model, load
-from fromnoise.training import Run, resume, train
+from fromnoise.runs import resume, train
+from fromnoise.training.run import Run
 
 __all__ = [
     "Denoiser",

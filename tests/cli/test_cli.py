@@ -136,13 +136,13 @@ def test_a_command_that_is_none_shows_the_usage(cli, command):
 
 
 def test_divergence_is_no_fault_of_the_input(cli, recipe_file, tmp_path, monkeypatch):
-    real = loop.draw
+    real = loop.sample_batch
 
     def nan(*arguments):
         batch = real(*arguments)
         return batch._replace(eps=batch.eps * math.nan)
 
-    monkeypatch.setattr(loop, "draw", nan)
+    monkeypatch.setattr(loop, "sample_batch", nan)
     code, _, err = cli("train", recipe_file, "--out", tmp_path / "run", "training.steps=99")
     assert code == 1
     assert err.startswith("error: training stopped at step 10: ")

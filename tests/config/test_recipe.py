@@ -17,7 +17,7 @@ from fromnoise.config.recipe import (
     shipped_recipes,
 )
 from fromnoise.config.schema import Recipe
-from fromnoise.doctor.learning import TOO_MUCH_IMAGE
+from fromnoise.doctor.learning_checks import MAX_FINAL_SIGNAL
 from fromnoise.networks import NETWORKS
 
 IMAGES = {
@@ -62,7 +62,7 @@ def test_a_shipped_recipe_builds_its_network_and_its_schedule(name):
         x = torch.empty(2, channels, *size)
         assert network(x, torch.ones(2)).shape == x.shape
     noise = recipe.diffusion.noise_schedule()
-    assert noise.alpha(noise.T) < TOO_MUCH_IMAGE
+    assert noise.alpha(noise.T) < MAX_FINAL_SIGNAL
 
 
 @each_recipe

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from fromnoise.config.recipe import parse_recipe
-from fromnoise.doctor.findings import Facts
-from fromnoise.doctor.probe import Attended, Measured
+from fromnoise.doctor.findings import CheckInputs
+from fromnoise.doctor.network_cost import AttentionLayer, NetworkCost
 from fromnoise.training.precision import Computation
 
-MEASURED = Measured(
+COST = NetworkCost(
     parameters=10**6,
     multiply_adds=10**8,
-    attention=(Attended(tokens=64, keys=64, heads=1, multiply_adds=10**6),),
+    attention=(AttentionLayer(tokens=64, keys=64, heads=1, multiply_adds=10**6),),
     weight_bytes=4 * 10**6,
     image_bytes=10**6,
     step_seconds=0.1,
@@ -31,20 +31,20 @@ SOUND = {
 
 
 @pytest.fixture
-def facts(tiny: dict[str, Any]) -> Callable[..., Facts]:
-    """facts({"training.steps": 7}, num_images=5): those of a sound training, with changes."""
+def inputs(tiny: dict[str, Any]) -> Callable[..., CheckInputs]:
+    """inputs({"training.steps": 7}, num_images=5): those of a sound training, with changes."""
 
     def build(
         overrides: dict[str, Any] | None = None,
         *,
-        measured: dict[str, Any] | None = None,
+        cost: dict[str, Any] | None = None,
         **known: Any,
-    ) -> Facts:
+    ) -> CheckInputs:
         recipe = parse_recipe(tiny, "tiny", {**SOUND, **(overrides or {})})
-        sound = Facts(
+        sound = CheckInputs(
             recipe=recipe,
             shape=(3, 64, 64),
-            measured=replace(MEASURED, **(measured or {})),
+            cost=replace(COST, **(cost or {})),
             device="cpu",
             num_images=50_000,
             memory_free=8 * 2**30,

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.config.recipe import load_recipe, shipped_recipes
+from fromnoise.doctor import diagnose
 from fromnoise.doctor.doctor import CHECKS
-from fromnoise.training import diagnose
 
 doctor = importlib.import_module("fromnoise.doctor.doctor")
-running = importlib.import_module("fromnoise.training.run")
 Usage = namedtuple("Usage", "total used free")
 ON_64 = {"data.size": 64, "data.channels": 3, "training.batch_size": 64}
 
@@ -20,11 +20,11 @@ ON_64 = {"data.size": 64, "data.channels": 3, "training.batch_size": 64}
 @pytest.fixture
 def hasty(monkeypatch):
     """Nothing is timed."""
-    monkeypatch.setattr(running, "SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
 
 
 def levels(found):
-    return {finding.what: finding.level for finding in found}
+    return {finding.topic: finding.level for finding in found}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -32,12 +32,12 @@ def test_no_shipped_recipe_is_wrong(name, hasty, tmp_path):
     """Without their images, and without time for a measurement."""
     found = diagnose(name, out=tmp_path / "run")
     assert len(found) == len(CHECKS)
-    assert "wrong" not in levels(found).values(), found
+    assert "error" not in levels(found).values(), found
     expected = {"memory", "time"}  # not measured
     source = load_recipe(name).data.source
     expected |= {"images seen"} if source in ("folder", "iclevr") else set()
     expected |= {"attention"} if name == "folder-64" else set()  # at full resolution, as published
-    assert {what for what, level in levels(found).items() if level == "look"} == expected
+    assert {what for what, level in levels(found).items() if level == "warn"} == expected
 
 
 def test_the_command_prints_each_finding_and_a_sound_recipe_is_no_error(cli, tmp_path):
@@ -52,23 +52,23 @@ def test_finds_T_400(cli, recipe_file, hasty):
     schedule = "diffusion.schedule={name: linear, beta_T: 0.02}"
     code, out, _ = cli("doctor", recipe_file, "diffusion.T=400", schedule)
     assert code == 1
-    assert "wrong image left at t = T: √ᾱ_T = 0.13: at t = T the image is still seen" in out
-    assert "diffusion.T=1000, or diffusion.schedule.beta_1=0.00025" in out
+    assert "error noise at t = T: √ᾱ_T = 0.13: x_T still shows the image" in out
+    assert "Set diffusion.T=1000, or diffusion.schedule.beta_1=0.00025" in out
 
 
 def test_betas_of_nearly_0_are_a_finding_and_no_error(cli, recipe_file, hasty):
     schedule = "diffusion.schedule={name: linear, beta_1: 1e-9, beta_T: 1e-9}"
     code, out, _ = cli("doctor", recipe_file, "diffusion.T=10", schedule)
     assert code == 1
-    assert "wrong image left at t = T: √ᾱ_T = 1.00: at t = T the image is still seen" in out
-    assert "end in noise: diffusion.schedule=cosine" in out
+    assert "error noise at t = T: √ᾱ_T = 1.00: x_T still shows the image" in out
+    assert "Set diffusion.schedule=cosine" in out
 
 
 def test_finds_an_average_that_is_too_long(cli, recipe_file, hasty):
     code, out, _ = cli("doctor", recipe_file, "training.steps=14000", "training.ema_decay=0.9999")
     assert code == 0
-    assert "look  average of weights: decay 0.9999 is an average over 10,000 steps, 71%" in out
-    assert "training.ema_decay=0.9993" in out
+    assert "warn  EMA: decay 0.9999 is an average over 10,000 steps, 71%" in out
+    assert "Set training.ema_decay=0.9993" in out
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_finds_an_average_that_is_too_long(cli, recipe_file, hasty):
 )
 def test_finds_attention_on_64x64_at_batch_64(tiny, hasty, network, option):
     tiny["network"] = network
-    (found,) = (f for f in diagnose(tiny, overrides=ON_64) if f.what == "attention")
-    assert found.level == "look"
-    assert "at 64×64: " in found.said
-    assert f"leave it out at 64×64 (network.{option})" in found.advice
+    (found,) = (f for f in diagnose(tiny, overrides=ON_64) if f.topic == "attention")
+    assert found.level == "warn"
+    assert "at 64×64: " in found.message
+    assert f"Remove it at 64×64 (network.{option})" in found.advice
 
 
 def test_attention_on_16x16_is_no_finding(tiny, hasty):
@@ -105,14 +105,16 @@ def test_attention_on_16x16_is_no_finding(tiny, hasty):
 
 
 def test_finds_200_checkpoints_of_330_MB_on_20_GB(cli, recipe_file, hasty, monkeypatch):
-    measured = doctor.measure
+    measure = doctor.measure_network
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    monkeypatch.setattr(doctor, "measure", lambda *a, **k: replace(measured(*a, **k), **of_330_MB))
+    monkeypatch.setattr(
+        doctor, "measure_network", lambda *a, **k: replace(measure(*a, **k), **of_330_MB)
+    )
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(0, 0, 20 * 10**9))
     many = ["training.keep_checkpoints=200", "training.steps=20000", "training.checkpoint_every=50"]
     code, out, _ = cli("doctor", recipe_file, *many)
     assert code == 1
-    assert "wrong disk: 200 checkpoints of 315 MiB, and one while it is written: 62 GiB" in out
+    assert "error disk: 200 checkpoints of 315 MiB, and one while it is written: 62 GiB" in out
     assert "19 GiB are free" in out
     assert cli("doctor", recipe_file, "training.steps=20000").code == 0
 
@@ -121,7 +123,8 @@ def test_images_that_are_not_here_are_said_to_be_so(cli, hasty):
     code, out, _ = cli("doctor", "iclevr")
     assert code == 0
     assert (
-        "look  images seen: 300 epochs of images that are not here: not known; --data PATH" in out
+        "warn  images seen: 300 epochs of images that are not here: steps unknown. "
+        "Give --data PATH" in out
     )
     code, out, _ = cli("doctor", "cifar10-paper")
     assert "102,400,000 in 800,000 steps: 2,048 epochs of 50,000" in out
@@ -130,7 +133,7 @@ def test_images_that_are_not_here_are_said_to_be_so(cli, hasty):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["folder", "data.size=null"], "the size of the images is not known; give --data PATH"),
+        (["folder", "data.size=null"], "the size of the images is unknown. Give --data PATH"),
         (["folder", "--data", "nowhere"], "nowhere does not exist"),
         (["digits", "data.size=9"], "image size 9x9 does not fit this network"),
         (["digits", "training.stesp=1"], "did you mean training.steps?"),
@@ -150,17 +153,17 @@ def test_a_training_begins_with_what_is_not_ok(tiny, tmp_path, caplog):
     tiny["training"]["steps"] = 1
     fromnoise.train(tiny, out=tmp_path / "run")
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert any(line.startswith("look  mirroring: data.flip on digits") for line in said)
+    assert any(line.startswith("warn  flip: data.flip on digits") for line in said)
     assert not any(line.startswith("ok") for line in caplog.messages)
     first_step = next(i for i, m in enumerate(caplog.messages) if m.startswith("step 1/1"))
-    assert all(m.split()[0] not in {"look", "wrong"} for m in caplog.messages[first_step:])
+    assert all(m.split()[0] not in {"warn", "error"} for m in caplog.messages[first_step:])
 
 
 def test_even_what_is_wrong_does_not_stop_a_training(tiny, tmp_path, caplog):
     tiny["diffusion"] = {"T": 100, "schedule": "linear"}
     tiny["training"]["steps"] = 1
     assert fromnoise.train(tiny, out=tmp_path / "run").finished
-    assert caplog.text.count("at t = T the image is still seen") == 1
+    assert caplog.text.count("x_T still shows the image") == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError("all taken"), RuntimeError("a"), ValueError("b")])
@@ -168,10 +171,10 @@ def test_a_doctor_who_fails_does_not_stop_a_training(tiny, tmp_path, caplog, mon
     def fail(*what, **how):
         raise error
 
-    monkeypatch.setattr(doctor, "measure", fail)
+    monkeypatch.setattr(doctor, "measure_network", fail)
     tiny["training"]["steps"] = 1
     assert fromnoise.train(tiny, out=tmp_path / "run").finished
-    assert f"the doctor could not look at it ({error})" in caplog.text
+    assert f"the doctor failed ({error})" in caplog.text
 
 
 def test_a_training_is_the_same_to_the_last_bit_without_the_doctor(tiny, tmp_path, monkeypatch):
@@ -182,7 +185,7 @@ def test_a_training_is_the_same_to_the_last_bit_without_the_doctor(tiny, tmp_pat
     torch.manual_seed(3)
     with_it = weights("with")
     state = torch.get_rng_state()
-    monkeypatch.setattr(running, "warn", lambda *what, **how: None)
+    monkeypatch.setattr(runs, "log_warnings", lambda *what, **how: None)
     torch.manual_seed(3)
     without = weights("without")
     assert torch.equal(state, torch.get_rng_state())

@@ -1,13 +1,15 @@
 """Scores while training: what they are, what they cost, and that nothing waits for them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.data import open_images
 from fromnoise.evaluation import frechet_distance, moments_of
 from fromnoise.evaluation import training_score as scoring
-from fromnoise.training import loop
 from fromnoise.training.log import read_log
 
 
@@ -63,7 +65,7 @@ def test_a_checkpoint_stands_before_a_score_begins(train, monkeypatch, tmp_path)
         saved = tmp_path / "run" / "checkpoints" / f"{state.step:06d}"
         there.append((state.step, saved.is_dir()))
 
-    monkeypatch.setattr(loop, "score", look)
+    monkeypatch.setattr(runs, "score", look)
     train({"training.steps": 4})
     assert there == [(2, True), (4, True)]
 
@@ -80,9 +82,9 @@ def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog
 
 def test_a_signal_gives_the_score_up(train, monkeypatch):
     def score(*arguments):
-        scoring.score(*arguments[:-1], lambda: "SIGTERM")
+        scoring.score(*arguments[:-1], SimpleNamespace(received="SIGTERM"))
 
-    monkeypatch.setattr(loop, "score", score)
+    monkeypatch.setattr(runs, "score", score)
     run = train({"training.steps": 4})
     assert scores(run) == {}
     assert run.finished
@@ -94,7 +96,7 @@ def test_a_signal_gives_the_score_up(train, monkeypatch):
         ({"num_images": 60}, "evaluation.num_images = 60 is fewer than the 64 features of pixels"),
         (
             {"extractor": "classifier"},
-            "extractor is classifier, and evaluation.classifier is missing",
+            "extractor is classifier, but evaluation.classifier is missing",
         ),
         ({"extractor": "fid"}, "evaluation.extractor"),
         ({"num_images": 39}, "evaluation.num_images = 39"),

@@ -9,18 +9,19 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.doctor.probe import measure
+from fromnoise.doctor.network_cost import measure_network
 from fromnoise.networks import NETWORKS
-from fromnoise.training import compiling, loop, run
+from fromnoise.training import compiling, run
 from fromnoise.training.compiling import (
-    Compiling,
-    choose_compiled,
+    CompileTiming,
     compile_regions,
-    eager_seconds,
-    try_compiled,
+    should_compile,
+    time_compiling,
+    time_eager_step,
 )
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
@@ -194,14 +195,14 @@ def test_six_steps_are_three_and_three_more(tiny, tmp_path):
 
 
 def test_the_previews_of_a_compiled_run_compile_nothing(tiny, tmp_path, backend, monkeypatch):
-    more, draw = [], loop.draw_pictures
+    more, draw = [], runs.draw_pictures
 
-    def progress_bar(*given, **options):
+    def counting(*given, **options):
         before = len(backend)
         draw(*given, **options)
         more.append(len(backend) - before)
 
-    monkeypatch.setattr(loop, "draw_pictures", counting)
+    monkeypatch.setattr(runs, "draw_pictures", counting)
     tiny["training"] |= {"compile": True, "steps": 2, "preview_every": 1}
     fromnoise.train(tiny, out=tmp_path / "run")
     assert more == [0, 0]
@@ -230,15 +231,15 @@ def test_older_checkpoints_are_not_compiled():
 @pytest.mark.parametrize(
     ("found", "even", "said"),
     [
-        (Compiling(60.0, 0.5, 0.25), 240, "it is even after 240 steps"),
-        (Compiling(100.0, 1.0, 0.625), 267, "it is even after 267 steps"),  # 266.67
-        (Compiling(1000.0, 1.0, 0.5), 2000, "it is even after 2,000 steps"),
-        (Compiling(60.0, 0.5, 0.5), None, "it is never even"),
-        (Compiling(60.0, 0.5, 0.75), None, "it is never even"),
+        (CompileTiming(60.0, 0.5, 0.25), 240, "break-even after 240 steps"),
+        (CompileTiming(100.0, 1.0, 0.625), 267, "break-even after 267 steps"),  # 266.67
+        (CompileTiming(1000.0, 1.0, 0.5), 2000, "break-even after 2,000 steps"),
+        (CompileTiming(60.0, 0.5, 0.5), None, "break-even never"),
+        (CompileTiming(60.0, 0.5, 0.75), None, "break-even never"),
     ],
 )
 def test_when_it_is_even(found, even, said):
-    assert found.even == even
+    assert found.break_even == even
     assert str(found).endswith(said)
 
 
@@ -247,22 +248,22 @@ def test_what_is_measured(monkeypatch, caplog):
     seconds = iter([9.0, 30.0, 2.0, 1.75, 3.0, 1.5, 2.25, 1.625])
     monkeypatch.setattr(compiling, "time_pass", lambda *_: next(seconds))
     caplog.set_level("INFO", "fromnoise")
-    found = try_compiled(FP32, denoiser_of(), Objective(), torch.zeros(2, 1, 8, 8), parts=2)
+    found = time_compiling(FP32, denoiser_of(), Objective(), torch.zeros(2, 1, 8, 8), parts=2)
     assert found == (28.5, 4.0, 3.0)
     assert caplog.messages == [
-        "compiling took 28.5 s; forward and backward of a step take 4 s without and 3 s with it: "
-        "it is even after 29 steps"
+        "compiling took 28.5 s. Forward and backward of a step take 4 s without and 3 s with it: "
+        "break-even after 29 steps"
     ]
 
 
 def test_eager_steps_are_measured_after_one_to_warm_up(monkeypatch):
     seconds = iter([0.5, 3.0, 2.0, 4.0])
     monkeypatch.setattr(compiling, "time_pass", lambda *_: next(seconds))
-    assert eager_seconds(FP32, denoiser_of(), Objective(), torch.zeros(1), parts=3) == 6.0
+    assert time_eager_step(FP32, denoiser_of(), Objective(), torch.zeros(1), parts=3) == 6.0
 
 
-GAIN = Compiling(100.0, 1.0, 0.75)  # even after 400 steps
-LOSS = Compiling(100.0, 1.0, 1.25)
+GAIN = CompileTiming(100.0, 1.0, 0.75)  # even after 400 steps
+LOSS = CompileTiming(100.0, 1.0, 1.25)
 
 
 @pytest.mark.parametrize(
@@ -283,28 +284,28 @@ LOSS = Compiling(100.0, 1.0, 1.25)
 )
 def test_what_is_chosen(monkeypatch, wanted, device, eager, steps, found, tried, chosen):
     calls = []
-    monkeypatch.setattr(compiling, "eager_seconds", lambda *_, parts: eager)
-    monkeypatch.setattr(compiling, "try_compiled", lambda *_, parts: calls.append(parts) or found)
+    monkeypatch.setattr(compiling, "time_eager_step", lambda *_, parts: eager)
+    monkeypatch.setattr(compiling, "time_compiling", lambda *_, parts: calls.append(parts) or found)
     settings = Training(steps=1, batch_size=8, accumulation=2, compile=wanted)
     x0, denoiser = (
         SimpleNamespace(device=torch.device(device)),
         SimpleNamespace(self_conditioning=False),
     )
-    assert choose_compiled(settings, FP32, denoiser, Objective(), x0, steps=steps) == chosen
+    assert should_compile(settings, FP32, denoiser, Objective(), x0, steps=steps) == chosen
     assert calls == ([2] if tried else [])
 
 
 def test_what_was_chosen_before_is_compiled_again_and_not_chosen_again(monkeypatch):
-    monkeypatch.setattr(compiling, "try_compiled", lambda *_, parts: LOSS)
+    monkeypatch.setattr(compiling, "time_compiling", lambda *_, parts: LOSS)
     settings = Training(steps=1, batch_size=8)
     given = FP32, denoiser_of(), Objective(), torch.zeros(2, 1, 8, 8)
-    assert choose_compiled(settings, *given, steps=1, chosen=True)
-    assert not choose_compiled(settings, *given, steps=1)
+    assert should_compile(settings, *given, steps=1, compiled_before=True)
+    assert not should_compile(settings, *given, steps=1)
 
 
 def test_what_is_left_of_a_run_is_what_counts(monkeypatch, tiny, tmp_path):
     left = []
-    monkeypatch.setattr(run, "choose_compiled", lambda *_, steps, **__: left.append(steps) or False)
+    monkeypatch.setattr(run, "should_compile", lambda *_, steps, **__: left.append(steps) or False)
     folder = fromnoise.train(tiny, out=tmp_path / "run").folder
     fromnoise.resume(folder, overrides={"training.steps": 10, "training.precision": "fp32"})
     assert left == [6, 4]
@@ -313,7 +314,7 @@ def test_what_is_left_of_a_run_is_what_counts(monkeypatch, tiny, tmp_path):
 def test_neither_trying_nor_the_doctor_changes_or_compiles_the_denoiser(backend):
     denoiser = denoiser_of("context")
     before = copy.deepcopy(denoiser.state_dict())
-    try_compiled(FP32, denoiser, Objective(), torch.zeros(2, 1, 8, 8), parts=1)
+    time_compiling(FP32, denoiser, Objective(), torch.zeros(2, 1, 8, 8), parts=1)
     assert not any(map(is_compiled, denoiser.modules()))
     assert all(torch.equal(before[name], t) for name, t in denoiser.state_dict().items())
     assert all(parameter.grad is None for parameter in denoiser.parameters())
@@ -324,7 +325,7 @@ def test_neither_trying_nor_the_doctor_changes_or_compiles_the_denoiser(backend)
     settings = Training(steps=1, batch_size=2)
     compiled = FP32._replace(compiled=True)
     given = denoiser, settings, Objective(), (1, 8, 8)
-    measure(*given, num_labels=0, seconds=5.0, computation=compiled)
+    measure_network(*given, num_labels=0, seconds=5.0, computation=compiled)
     assert backend == []
 
 
@@ -344,7 +345,7 @@ def test_without_a_compiler_true_says_so_in_one_line(monkeypatch, tiny, tmp_path
     assert "\n" not in line
     assert line.startswith("training.compile: torch cannot compile the network on cpu (")
     assert "no compiler found" in line
-    assert line.endswith("install a C++ compiler, such as g++, or set training.compile = false")
+    assert line.endswith("Install a C++ compiler, such as g++, or set training.compile = false")
     assert not (tmp_path / "run").exists()
 
 
@@ -366,17 +367,17 @@ def test_without_a_compiler_auto_goes_on(monkeypatch, caplog):
     def fail(*_, parts):
         raise ConfigError("torch cannot")
 
-    monkeypatch.setattr(compiling, "eager_seconds", lambda *_, parts: 1.0)
-    monkeypatch.setattr(compiling, "try_compiled", fail)
+    monkeypatch.setattr(compiling, "time_eager_step", lambda *_, parts: 1.0)
+    monkeypatch.setattr(compiling, "time_compiling", fail)
     x0 = SimpleNamespace(device=torch.device("cuda"))
     settings = Training(steps=1, batch_size=1)
     denoiser = SimpleNamespace(self_conditioning=False)
-    assert not choose_compiled(settings, FP32, denoiser, Objective(), x0, steps=10**6)
+    assert not should_compile(settings, FP32, denoiser, Objective(), x0, steps=10**6)
     assert caplog.messages == ["not compiled: torch cannot"]
 
 
 def test_a_first_guess_is_of_any_number_of_images_and_is_not_compiled(tiny, tmp_path):
     tiny["network"]["self_conditioning"] = True
     tiny["training"]["compile"] = True
-    with pytest.raises(ConfigError, match=r"self_conditioning .* set training\.compile = false"):
+    with pytest.raises(ConfigError, match=r"self_conditioning .* Set training\.compile = false"):
         fromnoise.train(tiny, out=tmp_path / "run")

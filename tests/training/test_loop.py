@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise import checkpoints
+from fromnoise import checkpoints, runs
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
@@ -24,7 +24,7 @@ from fromnoise.training.step import Batch, backward, sample_batch
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
     """train(steps=3): the run folder, without pictures, which take longer than all the rest."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
 
     def call(**settings):
         tiny["training"] |= settings
@@ -38,7 +38,7 @@ def poison(monkeypatch):
     """poison(where, steps): the loss or one gradient is not a number at these steps."""
 
     def install(where, steps):
-        real_draw, real_backward, now = loop.draw, step_module.backward, {}
+        real_draw, real_backward, now = loop.sample_batch, step_module.backward, {}
 
         def draw_(recipe, data, step, *others):
             batch = real_draw(recipe, data, step, *others)
@@ -53,7 +53,7 @@ def poison(monkeypatch):
                 next(state.denoiser.parameters()).grad[0] = math.inf
             return losses
 
-        monkeypatch.setattr(loop, "draw", draw_)
+        monkeypatch.setattr(loop, "sample_batch", draw_)
         monkeypatch.setattr(step_module, "backward", backward_)
 
     return install
@@ -126,7 +126,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
 @pytest.mark.parametrize("times", ["uniform", "importance"])
 def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times):
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
     tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
@@ -152,7 +152,7 @@ def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, m
 def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):
     tiny["network"] |= {"self_conditioning": True, "dropout": 0.0}
     tiny["diffusion"] |= {"prediction": "v", "weighting": "min_snr", "offset_noise": 0.05}
-    run = train(steps=60, log_every=10, times="stratified", learning_rate=3e-3)
+    run = train(steps=60, log_every=10, noise_levels="stratified", learning_rate=3e-3)
     losses = [row["loss"] for row in read_log(run)]
     assert losses[-1] < 0.75 * losses[0]  # 0.64, falling in every row
     images = fromnoise.load(run, device="cpu").sample([0, 1], steps=5)
@@ -198,7 +198,7 @@ def test_a_step_that_is_not_finite_changes_nothing(train, poison, where, caplog)
 def test_a_skipped_step_leaves_nothing_in_the_buffers_of_batch_norm(
     tiny, tmp_path, poison, monkeypatch
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["network"] = {"name": "context", "features": 8, "norm": "batch"}
     tiny["data"] = {"source": "digits", "size": [32, 32]}
     tiny["training"] |= {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 3}
@@ -214,13 +214,13 @@ def test_steps_skipped_now_and_then_do_not_stop_a_run(train, poison):
     assert newest_checkpoint(train(steps=30) / "checkpoints")[0].name == "000030"
 
 
-def test_ten_in_a_row_stop_it_and_name_step_and_noise_level(train, poison, tiny, tmp_path):
+def test_ten_in_a_row_stop_it_and_name_step_and_timestep(train, poison, tiny, tmp_path):
     poison("loss", range(3, 99))
     with pytest.raises(Diverged) as stopped:
         train(steps=99, checkpoint_every=2, keep_checkpoints=9)
-    t = loop.draw(parse_recipe(tiny, "tiny"), open_images("digits"), 12).t
+    t = loop.sample_batch(parse_recipe(tiny, "tiny"), open_images("digits"), 12).t
     assert "stopped at step 13: 10 steps in a row were not finite" in str(stopped.value)
-    assert f"it was the loss at noise level t = {t[1]}." in str(stopped.value)
+    assert f"it was the loss at timestep t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"
     steps = [int(path.name) for path in list_checkpoints(run / "checkpoints")]
     assert steps == [2, 4, 6, 8, 10, 12]
@@ -270,13 +270,13 @@ def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_pat
 
 
 def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monkeypatch):
-    """The wish to stop is read once a step, or it could stop a run without having saved it."""
+    """The signal is read once a step. Otherwise a run could stop without a checkpoint."""
 
-    class Wish:
+    class Signal:
         reads = 0
 
         @property
-        def signal(self):
+        def received(self):
             self.reads += 1
             return "SIGTERM" if self.reads > 1 else None
 
@@ -286,6 +286,6 @@ def test_a_signal_between_two_lines_still_saves_the_step_it_stops_at(train, monk
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(loop, "StopSignal", Wish)
+    monkeypatch.setattr(loop, "StopSignal", Signal)
     run = train(steps=5, checkpoint_every=5)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000002"]

@@ -7,21 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images
 from fromnoise.diffusion import Objective
 from fromnoise.rng import generator
 from fromnoise.training import loop
-from fromnoise.training.log import Mean, Window
-from fromnoise.training.noise_levels import EVEN, KEPT, History, draw_noise_levels
+from fromnoise.training.log import EpochLoss, LogWindow
+from fromnoise.training.noise_levels import KEPT, UNIFORM_SHARE, LossHistory, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
 from fromnoise.training.step import Batch, backward, sample_batch
 
 
-def full(sizes) -> History:
+def full(sizes) -> LossHistory:
     """A history in which t had ten losses of sizes[t − 1]."""
-    history = History.of(len(sizes))
+    history = LossHistory.empty(len(sizes))
     for _ in range(KEPT):
         history.add(torch.arange(1, len(sizes) + 1), torch.tensor(sizes))
     return history
@@ -73,7 +74,7 @@ def test_stratified_batches_agree_better_than_uniform_ones():
 
 
 def test_times_are_uniform_until_each_has_ten_losses():
-    history = History.of(3)
+    history = LossHistory.empty(3)
     for step in range(30):
         assert history.probabilities() is None
         drawn = draw_noise_levels("importance", 3, 9, torch.Generator().manual_seed(step), history)
@@ -88,7 +89,7 @@ def test_a_time_is_drawn_in_proportion_to_the_root_of_its_mean_square():
     history = full([1.0, 3.0, 0.5])
     history.add(torch.full((5,), 3), torch.full((5,), 2.0))  # half of its ten
     size = np.array([1, 3, (0.5 * 0.25 + 0.5 * 4) ** 0.5])
-    expected = (1 - EVEN) * size / size.sum() + EVEN / 3
+    expected = (1 - UNIFORM_SHARE) * size / size.sum() + UNIFORM_SHARE / 3
     assert history.probabilities().numpy() == pytest.approx(expected, rel=1e-6)
 
 
@@ -157,14 +158,14 @@ def test_logged_means_estimate_those_of_even_times():
     loss = torch.tensor([0.1, 3.0, 1.0, 0.4, 2.0, 9.0, 0.2, 0.3])
     history = full(loss.tolist())
     draws = torch.Generator().manual_seed(0)
-    window, epoch = Window(), Mean()
+    window, epoch = LogWindow(), EpochLoss()
     for _ in range(40):
         t, factor = draw_noise_levels("importance", 8, 500, draws, history)
         window.add(loss[t - 1], t, 8, 1.0, 1.0, None, factor)
         epoch.add(loss[t - 1], factor)
     means = window.means()
     assert means["loss"] == pytest.approx(loss.mean().item(), rel=0.03)
-    assert epoch.value() == pytest.approx(means["loss"], rel=1e-5)
+    assert epoch.mean() == pytest.approx(means["loss"], rel=1e-5)
     for quarter in range(4):
         expected = loss[2 * quarter : 2 * quarter + 2].mean().item()
         assert means[f"loss_q{quarter + 1}"] == pytest.approx(expected, rel=0.05)
@@ -176,8 +177,8 @@ def test_logged_means_estimate_those_of_even_times():
 def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_finite(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
-    real = loop.draw
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    real = loop.sample_batch
 
     def draw_(recipe, data, step, *others):
         batch = real(recipe, data, step, *others)
@@ -185,7 +186,7 @@ def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_fin
             batch.eps[1] = torch.nan
         return batch
 
-    monkeypatch.setattr(loop, "draw", draw_)
+    monkeypatch.setattr(loop, "sample_batch", draw_)
     tiny["diffusion"]["T"] = 4
     tiny["training"] |= {"noise_levels": "importance", "steps": 20, "checkpoint_every": 20}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder

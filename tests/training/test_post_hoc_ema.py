@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
@@ -103,7 +104,7 @@ def test_an_end_between_two_snapshots_is_poor_and_said_to_be_so(walked, tmp_path
     made = reconstruct(run, 0.07, step=105, out=tmp_path / "out.safetensors")
     assert made.snapshots == 22  # until step 110
     assert 0.2 < made.error < 0.5
-    assert caplog.text.endswith("%; step 105 has none, step 110 has\n")
+    assert caplog.text.endswith("profile. Step 105 has no snapshot, step 110 has one\n")
     wrong = averages["0.07"]  # the end of the walk
     expected = averages["0.07 at 105"]
     assert distance(flat(made.file), expected) < 0.1 * distance(wrong, expected)
@@ -125,15 +126,16 @@ def test_a_poor_one_is_said_to_be_so(walked, tmp_path, caplog):
     reconstruct(run, 0.1, out=tmp_path / "good.safetensors")
     assert caplog.text == ""
     reconstruct(run, 0.01, out=tmp_path / "poor.safetensors")
-    assert "length 0.01 with a relative error of 30 %" in caplog.text
+    assert "length 0.01 has a relative error of 30 %" in caplog.text
 
 
 def test_a_useless_one_is_not_written(walked, tmp_path):
     run, _ = walked
     out = tmp_path / "out.safetensors"
-    with pytest.raises(ConfigError, match=r"profile is \d\d %, .+; a --length nearer those of"):
+    said = r"error of \d\d % in its profile, .+ Give a --length nearer to those of"
+    with pytest.raises(ConfigError, match=said):
         reconstruct(run, 0.002, out=out)
-    with pytest.raises(ConfigError, match=r"a --step that has a snapshot, as 110, or a --length"):
+    with pytest.raises(ConfigError, match="Give a --step with a snapshot, such as 110, a --length"):
         reconstruct(run, 0.005, step=101, out=out)
     assert not out.exists()
 
@@ -147,7 +149,7 @@ def trained(tmp_path_factory, tiny_tree) -> Path:
     training = {**tiny_tree["training"], "ema_lengths": [0.05, 0.1], "ema_snapshot_every": 4}
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+        patch.setattr(runs, "draw_pictures", lambda *_, **__: None)
         return fromnoise.train({**tiny_tree, "training": training}, out=out).folder
 
 
@@ -177,14 +179,14 @@ def test_without_lengths_nothing_is_stored(finished_run):
 
 
 def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
-    real = loop.draw
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    real = loop.sample_batch
 
     def draw(recipe, data, step, *others):
         batch = real(recipe, data, step, *others)
         return batch._replace(eps=batch.eps * (float("nan") if step in (0, 3) else 1))
 
-    monkeypatch.setattr(loop, "draw", draw)
+    monkeypatch.setattr(loop, "sample_batch", draw)
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     found = {}
@@ -198,7 +200,7 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
 
 
 def test_a_death_right_after_a_checkpoint_costs_no_snapshot(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     real = loop.save_checkpoint
 
     def save_and_die(*arguments):
@@ -237,7 +239,7 @@ def test_from_the_command_to_a_picture(run, cli):
     file = run / "ema" / "length-0.07.safetensors"
     path, line = out.splitlines()
     assert path == str(file)
-    assert line.startswith("length 0.07 at step 6, of 4 snapshots; relative error of its profile ")
+    assert line.startswith("length 0.07 at step 6, of 4 snapshots, relative error of its profile ")
     code, out, _ = cli("sample", file, "--num", 1)
     assert code == 0
     assert (run / "samples" / "000006-ema0.07-ddim-5" / "000000.png").is_file()
@@ -252,10 +254,16 @@ def test_from_the_command_to_a_picture(run, cli):
         (["--length", 0.3], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", 0], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
         (["--length", "nan"], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
-        (["--length", 0.1, "--step", 7], "step 7 is none of 1–6, which the snapshots of"),
-        (["--length", 0.1, "--step", 0], "step 0 is none of 1–6, which the snapshots of"),
-        (["--length", 0.07, "--step", 5], " %, and at most 50 % is written; a --step that has a"),
-        (["--length", 0.1, "--out", "x.pt"], "--out x.pt must end with .safetensors"),
+        (["--length", 0.1, "--step", 7], "step 7 is not within 1–6, the steps of the snapshots of"),
+        (["--length", 0.1, "--step", 0], "step 0 is not within 1–6, the steps of the snapshots of"),
+        (
+            ["--length", 0.07, "--step", 5],
+            " % in its profile, and the limit is 50 %. Give a --step with a",
+        ),
+        (
+            ["--length", 0.1, "--out", "x.pt"],
+            "--out is x.pt. Give a name that ends with .safetensors",
+        ),
     ],
 )
 def test_what_cannot_be_made(trained, cli, options, said):
@@ -275,11 +283,9 @@ def refused(run: Path, cli) -> str:
 
 
 def test_a_run_without_snapshots_names_the_key(finished_run, tmp_path, cli):
-    said = "as in training.ema_lengths=[0.05,0.1]"
-    assert f"has no snapshots in ema/: they are stored while it trains, {said}" in refused(
-        finished_run, cli
-    ).replace("if its recipe says so, ", "")
-    assert "is no run: it has no recipe.yaml" in refused(tmp_path, cli)
+    said = "A training writes them with a setting such as training.ema_lengths=[0.05,0.1]"
+    assert f"has no snapshots in ema/. {said}" in refused(finished_run, cli)
+    assert "is not a run: recipe.yaml is missing" in refused(tmp_path, cli)
 
 
 def test_one_snapshot_is_too_few(run, cli):
@@ -294,12 +300,12 @@ def test_a_file_that_is_there_is_not_written_over(run, cli):
     before = snapshot.read_bytes()
     code, _, err = cli("ema", run, "--length", 0.1, "--out", snapshot)
     assert code == 2
-    assert "is there already; give --out a new name" in err
+    assert "exists already. Give --out a new name" in err
     assert snapshot.read_bytes() == before
 
 
 def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["network"]["channels"] = 16
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 2, "steps": 2}
     other = fromnoise.train(tiny, out=tmp_path / "other").folder
@@ -312,7 +318,7 @@ def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeyp
     ("content", "said"),
     [
         (b"\x08", "000004-0.1.safetensors is not a valid .safetensors file"),
-        (None, "000004-0.1.safetensors is no snapshot of a power-function average"),
+        (None, "000004-0.1.safetensors is not a snapshot of a power-function average"),
     ],
 )
 def test_what_is_no_snapshot_is_named(run, cli, content, said):

@@ -6,7 +6,12 @@ from torch import nn
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
-from fromnoise.training.power_ema import PowerEMA, drop_later, list_snapshots, snapshot_every
+from fromnoise.training.power_ema import (
+    PowerEMA,
+    delete_later_snapshots,
+    list_snapshots,
+    snapshot_every,
+)
 from fromnoise.training.power_profiles import gamma_of
 
 
@@ -74,7 +79,7 @@ def test_snapshots_are_told_from_other_files_and_later_ones_dropped(tmp_path):
     for name in [*names[::-1], "length-0.1", ".writing-001000-0.05", "notes"]:
         (tmp_path / "ema" / f"{name}.safetensors").touch()
     assert [path.stem for path in list_snapshots(tmp_path)] == names
-    drop_later(tmp_path, 1000)
+    delete_later_snapshots(tmp_path, 1000)
     left = {path.name.removesuffix(".safetensors") for path in (tmp_path / "ema").iterdir()}
     assert left == {*names[:-1], "length-0.1", "notes"}
 

@@ -19,9 +19,9 @@ import yaml
 from PIL import Image
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import list_checkpoints, newest_checkpoint, read_tensors
 from fromnoise.config.errors import ConfigError
-from fromnoise.training import loop
 from fromnoise.training.log import read_log
 from fromnoise.training.state import HISTORY_FILE
 
@@ -148,7 +148,7 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     step = int(newest.name)
     assert said.splitlines()[-2:] == [
         f"saved {newest}",
-        f"stopped by {number.name} at step {step}; to go on: fromnoise resume {run}",
+        f"stopped by {number.name} at step {step}. To continue: fromnoise resume {run}",
     ]
 
 
@@ -173,7 +173,7 @@ def test_more_steps_prolong_a_finished_run(prolonged, tiny, tmp_path):
 @pytest.fixture
 def by_importance(tiny, tmp_path, monkeypatch):
     """by_importance(steps): a run that depends on its losses so far, on hints and on offsets."""
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1, "weighting": "min_snr"}
     tiny["network"]["self_conditioning"] = True
 
@@ -220,7 +220,7 @@ def test_without_any_whole_checkpoint_a_run_begins_again(run, prolonged, caplog,
     else:
         shutil.rmtree(run / "checkpoints")
     fromnoise.resume(run, overrides={"training.steps": 9})
-    assert "no whole checkpoint: starting at step 0" in caplog.text
+    assert "no whole checkpoint. Starting at step 0" in caplog.text
     assert final(run, 9) == final(prolonged, 9)
 
 
@@ -229,14 +229,14 @@ def test_a_finished_run_is_left_as_it_is(run, caplog):
     before = contents(run)
     fromnoise.resume(run)
     assert contents(run) == before
-    assert "complete at step 6 and was left as it is" in caplog.text
+    assert "already finished at step 6. To train longer, increase training.steps" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 5e-3, "ema_snapshot_every": 5}])
 def test_snapshots_after_the_checkpoint_are_those_of_the_way_that_was_taken(
     tiny, tmp_path, monkeypatch, change
 ):
-    monkeypatch.setattr(loop, "draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 1}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     first = contents(run / "ema")
@@ -281,6 +281,23 @@ def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, mo
     assert fromnoise.Run(run).recipe().data.path == tmp_path / "moved"
 
 
+@pytest.mark.parametrize(("name", "steps"), [("plain", 16), ("classes", 12)])
+def test_a_run_of_an_earlier_version_is_resumed_to_the_same_numbers(
+    name, steps, tmp_path, monkeypatch
+):
+    """The numbers are those of that version, see tests/stored/write.sh."""
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    stored = Path(__file__).parent.parent / "stored"
+    run = Path(shutil.copytree(stored / name, tmp_path / "run"))
+    fromnoise.resume(run, overrides={"training.steps": steps})
+    expected = json.loads((stored / f"resumed-{name}.json").read_text())
+    losses = {str(row["step"]): row["loss"] for row in read_log(run) if "loss" in row}
+    assert losses == pytest.approx(expected["losses"], rel=1e-4)
+    weights = read_tensors(run / "checkpoints" / f"{steps:06d}" / "model.safetensors").tensors
+    norm = sum(tensor.double().square().sum().item() for tensor in weights.values()) ** 0.5
+    assert norm == pytest.approx(expected["norm"], rel=1e-5)
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -303,8 +320,8 @@ def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, befo
     with pytest.raises(ConfigError) as refused:
         fromnoise.resume(run, overrides={"training.steps": 9, key: yaml.safe_load(str(value))})
     assert str(refused.value) == (
-        f"{key} = {value}, but {run} was trained with {before}: "
-        "resume cannot change it; begin another run with train"
+        f"{key} = {value}, but {run} was trained with {before}. "
+        "Resume cannot change it. Start another run with train"
     )
     assert contents(run) == files
 
@@ -328,7 +345,7 @@ def test_a_wrong_setting_leaves_the_run_as_it_is(run):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run: it has no recipe\.yaml"):
+    with pytest.raises(ConfigError, match=r"is not a run: recipe\.yaml is missing"):
         fromnoise.resume(tmp_path)
 
 
@@ -336,7 +353,7 @@ def test_training_into_a_run_is_refused_with_the_way_out(run, recipe_file, cli):
     before = contents(run)
     code, _, err = cli("train", recipe_file, "--out", run)
     assert code == 2
-    assert f"is a run already; to continue it: fromnoise resume {run};" in err
+    assert f"is a run already. To continue it: fromnoise resume {run}." in err
     assert contents(run) == before
 
 

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fromnoise import config, training
+from fromnoise import config
 from fromnoise.cli.options import TrainingKeys
+from fromnoise.doctor import diagnose
 
-COLOURS = {"ok": "green", "look": "yellow", "wrong": "bold red"}
+COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
 
 
 def doctor(
@@ -21,21 +22,21 @@ def doctor(
         Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="where the run is to be", show_default="runs/RECIPE")
+        Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")
     ] = None,
 ) -> None:
-    """Say what a recipe will cost and come to here, before it is trained; exit 1 if wrong."""
+    """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
     changes = config.parse_overrides(settings or [], "training")
-    findings = training.diagnose(recipe, out=out, data=data, overrides=changes)
+    findings = diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:
-        table = Table(Column("", no_wrap=True), "what", "", "what to change")
+        table = Table(Column("", no_wrap=True), "check", "result", "advice")
         for finding in findings:
             level = f"[{COLOURS[finding.level]}]{finding.level}"
-            table.add_row(level, *map(escape, (finding.what, finding.said, finding.advice)))
+            table.add_row(level, *map(escape, (finding.topic, finding.message, finding.advice)))
         console.print(table)
     else:
         for finding in findings:
             print(finding)
-    if any(finding.level == "wrong" for finding in findings):
+    if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)

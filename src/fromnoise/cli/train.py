@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import config, training
+from fromnoise import config, runs, training
 from fromnoise.cli.options import TrainingKeys
 from fromnoise.cli.parsing import parse_numbers
 
@@ -22,22 +22,23 @@ def train(
 ) -> None:
     """Train a recipe into a new run folder."""
     overrides = config.parse_overrides(settings or [], "training")
-    training.train(recipe, out=out, data=data, overrides=overrides)
+    runs.train(recipe, out=out, data=data, overrides=overrides)
 
 
 def resume(
     run: Annotated[Path, typer.Argument(help="a run folder")], settings: TrainingKeys = None
 ) -> None:
-    """Continue a run exactly where it stopped; training.steps=N makes it longer."""
-    training.resume(run, overrides=config.parse_overrides(settings or [], "training"))
+    """Continue a run exactly where it stopped. training.steps=N makes it longer."""
+    runs.resume(run, overrides=config.parse_overrides(settings or [], "training"))
 
 
 def progress(
     run: Annotated[Path, typer.Argument(help="a run folder")],
     epochs: Annotated[
-        str | None, typer.Option(help="as in 0,50,100,150,199", show_default="five, evenly spread")
+        str | None,
+        typer.Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced"),
     ] = None,
 ) -> None:
-    """Draw what the same noise became at several moments of the training, side by side."""
+    """Draw the previews of several steps of a training side by side."""
     chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())

@@ -1,54 +1,101 @@
-"""The doctor: what a recipe will cost and come to on this machine, before it is trained."""
+"""The doctor: check what a recipe costs and learns on this machine, before the training."""
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Recipe
 from fromnoise.data import DOWNLOADABLE
+from fromnoise.data.errors import NotAvailable
 from fromnoise.diffusion import Denoiser
-from fromnoise.doctor.costs import attention, disk, memory, pictures, time
-from fromnoise.doctor.findings import Facts, Finding
-from fromnoise.doctor.learning import (
-    average_of_weights,
+from fromnoise.doctor.cost_checks import attention, disk, memory, previews_and_scores, time
+from fromnoise.doctor.findings import CheckInputs, Finding
+from fromnoise.doctor.learning_checks import (
     batch,
+    ema,
+    final_noise,
+    flip,
     images_seen,
     learning_rate,
-    mirrored,
     network,
-    noise_at_the_end,
 )
-from fromnoise.doctor.probe import measure, memory_free
+from fromnoise.doctor.network_cost import free_memory, measure_network
+from fromnoise.model.model import build_denoiser, select_device
 from fromnoise.model.spec import ModelSpec
 from fromnoise.training.precision import Computation
+from fromnoise.training.run import Setup, model_spec, open_data, resolve_recipe, with_steps
+from fromnoise.training.state import TrainingState
 
 SECONDS = 20.0  # for the command
-SECONDS_BEFORE_TRAINING = 4.0  # and a little for all else: five
-CHECKS: tuple[Callable[[Facts], Finding], ...] = (
+SECONDS_BEFORE_TRAINING = 4.0  # for the measurement, 5 in all
+CHECKS: tuple[Callable[[CheckInputs], Finding], ...] = (
     images_seen,
     batch,
     learning_rate,
-    mirrored,
-    noise_at_the_end,
-    average_of_weights,
+    flip,
+    final_noise,
+    ema,
     network,
     attention,
     memory,
     time,
-    pictures,
+    previews_and_scores,
     disk,
 )
 logger = logging.getLogger("fromnoise")
 
 
-def check(facts: Facts) -> list[Finding]:
-    """All findings, in the order of CHECKS."""
-    return [each(facts) for each in CHECKS]
+def diagnose(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """Estimate what a training costs and learns on this machine, in about 20 seconds.
+
+    Arguments and errors as in `fromnoise.train`. Nothing is trained, written or downloaded. If the
+    images are not on this machine, the findings say what is unknown.
+    """
+    resolved, folder = resolve_recipe(recipe, out, data, overrides)
+    try:
+        images = open_data(resolved, download=False)
+    except NotAvailable:
+        spec, count = spec_without_images(resolved)
+    else:
+        spec, count = model_spec(resolved, images), len(images)
+    if count is not None:
+        resolved = with_steps(resolved, count)
+    denoiser = build_denoiser(spec).to(select_device(resolved.training.device))
+    return check(
+        check_inputs(resolved, spec, denoiser, num_images=count, folder=folder, seconds=SECONDS)
+    )
 
 
-def facts_of(
+def log_warnings(setup: Setup, state: TrainingState) -> None:
+    """Log the findings that are not ok, in at most five seconds. An error only logs a warning."""
+    try:
+        recipe, spec, images, folder = setup
+        known = {"num_images": len(images), "folder": folder, "computation": state.computation}
+        seconds = SECONDS_BEFORE_TRAINING
+        findings = check(check_inputs(recipe, spec, state.denoiser, seconds=seconds, **known))
+    except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
+        logger.warning("the doctor failed (%s)", error)
+        return
+    for finding in findings:
+        if finding.level != "ok":
+            logger.warning("%s", finding)
+
+
+def check(inputs: CheckInputs) -> list[Finding]:
+    """Return all findings, in the order of CHECKS."""
+    return [each(inputs) for each in CHECKS]
+
+
+def check_inputs(
     recipe: Recipe,
     spec: ModelSpec,
     denoiser: Denoiser,
@@ -57,21 +104,20 @@ def facts_of(
     folder: Path,
     seconds: float,
     computation: Computation | None = None,
-) -> Facts:
-    """Everything that the checks look at; the network is measured in about `seconds`.
+) -> CheckInputs:
+    """Collect the inputs of the checks. The network is measured in about `seconds`.
 
-    folder: where the run is to be. computation: as in `probe.measure`. Changes nothing.
+    folder: of the run, which need not exist. computation: as in `measure_network`. Changes nothing.
     """
     shape = (spec.channels, *spec.size)
     device = next(denoiser.parameters()).device
-    there = next(
-        parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()
-    )
-    free = memory_free(device)
-    return Facts(
+    folder = folder.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = free_memory(device)
+    return CheckInputs(
         recipe=recipe,
         shape=shape,
-        measured=measure(
+        cost=measure_network(
             denoiser,
             recipe.training,
             recipe.diffusion.objective(),
@@ -84,50 +130,21 @@ def facts_of(
         num_images=num_images,
         label_names=spec.label_names,
         memory_free=free,
-        disk_free=shutil.disk_usage(there).free,
+        disk_free=shutil.disk_usage(existing).free,
     )
 
 
-def warn(
-    recipe: Recipe,
-    spec: ModelSpec,
-    denoiser: Denoiser,
-    *,
-    num_images: int,
-    folder: Path,
-    computation: Computation,
-) -> None:
-    """Log what is not ok, in five seconds at most; whatever happens here, the training goes on."""
-    try:
-        facts = facts_of(
-            recipe,
-            spec,
-            denoiser,
-            num_images=num_images,
-            folder=folder,
-            seconds=SECONDS_BEFORE_TRAINING,
-            computation=computation,
-        )
-        findings = check(facts)
-    except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
-        logger.warning("the doctor could not look at it (%s)", error)
-        return
-    for finding in findings:
-        if finding.level != "ok":
-            logger.warning("%s", finding)
-
-
 def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
-    """The model as far as it is known while the images are not here, and how many they will be.
+    """Return the spec of the model without its images, and their number if it is known.
 
-    Raises ConfigError where nothing says their size.
+    Raises ConfigError if their size is unknown.
     """
     data = recipe.data
     known = DOWNLOADABLE.get(data.source)
     size = data.size or (known and known.shape[1:])
     if not size:
         raise ConfigError(
-            "data.path is missing, so the size of the images is not known; give --data PATH, or "
+            "data.path is missing, so the size of the images is unknown. Give --data PATH, or "
             "data.size"
         )
     return ModelSpec(

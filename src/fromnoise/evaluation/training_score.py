@@ -1,8 +1,7 @@
-"""A score every so often, if the recipe asks for one: how far samples are from the images."""
+"""Scores during a training: the Fréchet distance of samples to the training images."""
 
 import logging
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -18,43 +17,40 @@ from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model, select_device
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.log import RunLog, format_duration
+from fromnoise.progress import format_duration
+from fromnoise.training.log import RunLog
+from fromnoise.training.loop import StopSignal
 from fromnoise.training.state import TrainingState
 
 logger = logging.getLogger("fromnoise")
 
 
 class Stopped(Exception):
-    """A signal came while images were drawn."""
+    """A stop signal arrived while a score was computed."""
 
 
-def open_scorer(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor | None:
-    """The extractor of a recipe; None where it asks for no scores.
-
-    Raises ValueError, before a step is trained, where the extractor cannot be had.
-    """
-    if not settings.every:
-        return None
+def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor:
+    """Open the extractor of `evaluation.extractor`. Raises ValueError if this is impossible."""
     check_installed()
     if settings.extractor == "classifier" and settings.classifier is None:
         raise ConfigError(
-            "evaluation.extractor is classifier, and evaluation.classifier is missing: the folder of one, "
-            "which `fromnoise classifier train` writes"
+            "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
+            "folder that `fromnoise classifier train` writes"
         )
     classifier = (
         None if settings.classifier is None else load_classifier(settings.classifier, device=device)
     )
     shape = (spec.channels, *spec.size)
-    found = open_extractor(
+    extractor = open_extractor(
         settings.extractor, shape, classifier=classifier, device=select_device(device)
     )
-    if settings.num_images < found.width:
+    if settings.num_images < extractor.width:
         raise ConfigError(
-            f"evaluation.num_images = {settings.num_images:,} is fewer than the {found.width:,} "
-            f"features of {found.name}, and the Fréchet distance of so few is far too large; set "
-            "more, or another evaluation.extractor"
+            f"evaluation.num_images = {settings.num_images:,} is fewer than the "
+            f"{extractor.width:,} features of {extractor.name}, so its Fréchet "
+            "distance would be far too large. Set a larger number, or another evaluation.extractor"
         )
-    return found
+    return extractor
 
 
 def score(
@@ -64,37 +60,37 @@ def score(
     settings: Evaluation,
     extractor: Extractor,
     log: RunLog,
-    stopped: Callable[[], object],
+    stop: StopSignal,
 ) -> None:
-    """Draw images by the averaged weights, and log their distance to the training images.
+    """Sample images from the EMA weights, and log their distance to the training images.
 
-    The row of the log has the Fréchet distance with its 95 % interval and what it cost in seconds.
-    Given up, without a row, as soon as `stopped()` is true.
+    The row of the log has the Fréchet distance with its 95 % interval, and the seconds it took.
+    A stop signal cancels the score, and no row is written. An error only logs a warning.
     """
 
-    def look(done: int, total: int) -> None:
-        if stopped():
+    def check_signal(done: int, total: int) -> None:
+        if stop.received:
             raise Stopped
 
     started = time.perf_counter()
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
         images = RealImages(data, f"{data.source}, train")
-        real = reference_of(images, extractor, progress=look)
+        real = reference_of(images, extractor, progress=check_signal)
         model = Model(denoiser, spec, precision=state.sampling_precision)
-        config = model.sampling_config()
-        drawn = generate_images(model, settings.num_images, config, labels_of=images, progress=look)
-        parts = [part.features for _, part in in_parts(extractor, drawn.images, look)]
+        samples = generate_images(
+            model,
+            settings.num_images,
+            model.sampling_config(),
+            labels_of=images,
+            progress=check_signal,
+        )
+        parts = [part.features for _, part in in_parts(extractor, samples.images, check_signal)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)
     except Stopped:
         return
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-        MemoryError,
-    ) as error:  # a night's training is worth more than a score
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         logger.warning("step %d: no score (%s)", state.step, error)
         return
     seconds = time.perf_counter() - started

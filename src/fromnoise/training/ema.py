@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what one samples from."""
+"""The exponential moving average (EMA) of the weights. By default, a model samples from it."""
 
 import copy
 
@@ -8,10 +8,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @torch.no_grad()
-def take_in(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """θ̄ ← d θ̄ + (1−d) θ, d = `decay`, for every parameter; buffers are copied.
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Update θ̄ ← d θ̄ + (1−d) θ, d = `decay`, for every parameter. Copy the buffers.
 
-    The two have the same structure.
+    The two modules have the same structure.
     """
     average_all = get_ema_multi_avg_fn(decay)  # one kernel for all parameters
     average_all(list(average.parameters()), list(module.parameters()), 0)
@@ -20,10 +20,10 @@ def take_in(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 class EMA:
-    """θ̄ ← d θ̄ + (1−d) θ after every optimiser step, with d = min(decay, (1+n)/(10+n)).
+    """The EMA of a module: θ̄ ← d θ̄ + (1−d) θ, with d = min(decay, (1+n)/(10+n)).
 
-    The n-th update (n = 0, 1, …) thus starts with d = 0.1: a young average forgets the random start
-    and an old one has the full decay. `module` is the average, a float32 copy in evaluation mode.
+    n = 0, 1, … counts the updates, so d starts at 0.1: the average soon forgets the random initial
+    weights, and later has the full decay. `module` is the average, a float32 copy in eval mode.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -31,5 +31,5 @@ class EMA:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
     def update(self, module: nn.Module, n: int) -> None:
-        """Take in the weights of `module`, which has the structure of the one given at first."""
-        take_in(self.module, module, min(self.decay, (1 + n) / (10 + n)))
+        """Do update n with the weights of `module`, which has the structure of the initial one."""
+        update_average(self.module, module, min(self.decay, (1 + n) / (10 + n)))

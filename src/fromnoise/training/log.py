@@ -1,12 +1,10 @@
-"""What a run says while it trains: `log.jsonl` always, TensorBoard if asked, and the terminal."""
+"""The log of a run: `log.jsonl`, the terminal, and TensorBoard if `training.tensorboard` is set."""
 
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,17 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from fromnoise.config.schema import Training
 from fromnoise.progress import console, format_duration
 
 LOG_FILE = "log.jsonl"
-HASTY = 5  # seconds: epochs that are shorter are not all printed
+EPOCH_LINE_EVERY = 5  # seconds between two lines about epochs, at least
+QUARTERS = 4
 logger = logging.getLogger("fromnoise")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log.jsonl, in order; a last line cut off by a crash is left out."""
+    """Return the rows of a run's log.jsonl, in order, without a last line that a crash cut off."""
     rows = []
     for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
         try:
@@ -34,21 +34,21 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Rows of numbers, each with its step, to all places at once."""
+    """Rows of numbers, written to every place at once. On a terminal, with a progress bar."""
 
-    def __init__(self, run: Path, *, from_step: int, total_steps: int, tensorboard: bool) -> None:
-        """Rows later than `from_step`, left by a session that crashed, are dropped."""
+    def __init__(self, run: Path, settings: Training, *, from_step: int) -> None:
+        """Drop the rows later than `from_step`, which a session that crashed has left."""
         self._file = run / LOG_FILE
         if self._file.exists():
             kept = [row for row in read_log(run) if row["step"] <= from_step]
             replacement = self._file.with_suffix(".writing")
             replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(replacement, self._file)
-        self._file.touch()  # a preview may come before the first row
-        self.total_steps = total_steps
-        self._epoch_shown = -math.inf
+        self._file.touch()  # a preview may read it before the first row
+        self._total_steps = settings.steps
+        self._epoch_printed = -math.inf
         self._board = None
-        if tensorboard:
+        if settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
@@ -58,28 +58,28 @@ class RunLog:
             TextColumn("{task.fields[line]}"),
             console=console,
         )
-        self._task = self._progress.add_task("", total=total_steps, completed=from_step, line="")
+        self._task = self._progress.add_task("", total=settings.steps, completed=from_step, line="")
 
-    @contextmanager
-    def shown(self) -> Iterator["RunLog"]:
-        """A progress bar on a terminal, plain lines elsewhere; files are closed at the end."""
-        live = self._progress.console.is_terminal
-        if live:
+    def __enter__(self) -> "RunLog":
+        if self._progress.console.is_terminal:
             self._progress.start()
-        try:
-            yield self
-        finally:
-            if live:
-                self._progress.stop()
-            if self._board is not None:
-                self._board.close()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress.console.is_terminal:
+            self._progress.stop()
+        if self._board is not None:
+            self._board.close()
 
     def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
+        """Move the progress bar to `step`."""
         self._progress.update(self._task, completed=step)
 
     def row(self, row: dict[str, Any]) -> None:
-        """Write one row. It has `step`, `loss`, `images_per_second`, `epoch`, `images` at least."""
+        """Write one row.
+
+        It needs `step`, `loss`, `images_per_second`, `epoch`, `images` and `batch_size`.
+        """
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._board is not None:
@@ -87,7 +87,7 @@ class RunLog:
                 if key != "step" and value is not None:
                     self._board.add_scalar(key, value, row["step"])
         rate = row["images_per_second"]
-        left = (self.total_steps - row["step"]) * row["batch_size"] / rate
+        left = (self._total_steps - row["step"]) * row["batch_size"] / rate
         line = (
             f"loss {row['loss'] or math.nan:.4f}  {rate:,.0f} images/s  epoch {row['epoch']:.1f}  "
             f"{row['images']:,} images seen  {format_duration(left)} left"
@@ -95,41 +95,38 @@ class RunLog:
         if self._progress.console.is_terminal:
             self._progress.update(self._task, completed=row["step"], line=line)
         else:
-            logger.info("step %d/%d  %s", row["step"], self.total_steps, line)
+            logger.info("step %d/%d  %s", row["step"], self._total_steps, line)
 
     def epoch(self, step: int, epoch: int, loss: float | None) -> None:
-        """Write the mean loss of the epoch that ended; as a line too, where epochs take a while."""
+        """Write the mean loss of the epoch that ended. Print it too, unless epochs are short."""
         self.event(step, finished_epoch=epoch, epoch_loss=loss)
-        if time.monotonic() - self._epoch_shown > HASTY:
-            self._epoch_shown = time.monotonic()
+        if time.monotonic() - self._epoch_printed > EPOCH_LINE_EVERY:
+            self._epoch_printed = time.monotonic()
             logger.info("epoch %d: mean loss %.4f", epoch, math.nan if loss is None else loss)
 
-    def event(self, step: int, **facts: Any) -> None:
-        """Write a row of other facts: a skipped step, the end of an epoch."""
+    def event(self, step: int, **values: Any) -> None:
+        """Write a row of other values: a skipped step, the end of an epoch, a score."""
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **facts}) + "\n")
-
-
-QUARTERS = 4
+            file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 @dataclass
-class Window:
-    """Sums over steps; plain numbers, so that a checkpoint holds them too.
+class LogWindow:
+    """Sums over the steps since the last row of the log. A checkpoint holds them too.
 
-    The loss is kept by quarter of the noise levels, for its size differs by orders of magnitude
-    between them, and the loss of one quarter may stand still while another falls.
+    The loss is summed by quarter of the timesteps: its size differs by orders of magnitude between
+    them, and the loss of one quarter may stay the same while that of another falls.
     """
 
-    loss: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
-    count: list[float] = field(default_factory=lambda: [0] * QUARTERS)
-    norm: float = 0.0
-    norms: int = 0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0] * QUARTERS)
+    loss_counts: list[float] = field(default_factory=lambda: [0] * QUARTERS)
+    norm_sum: float = 0.0
+    norm_count: int = 0
     seconds: float = 0.0
     images: int = 0
     conditions: int = 0
-    empty: int = 0
-    partial: int = 0
+    unconditional: int = 0
+    partly_labelled: int = 0
 
     def add(
         self,
@@ -141,65 +138,65 @@ class Window:
         cond: Tensor | None = None,
         factor: Tensor | None = None,
     ) -> None:
-        """Take in one step; NaN and ∞ are left out.
+        """Add one step. NaN and ∞ are left out.
 
-        losses and t ∈ {1..T}: (B,), on the CPU. cond: what the network was told, (B,K). factor:
-        what makes up for times that were not drawn evenly, (B,): with it, a mean loss is an
-        estimate of that over even times, and curves compare.
+        losses and t ∈ {1..T}: (B,), on the CPU. cond: the conditioning of the network, (B,K).
+        factor: the importance weight of each loss, (B,). With it, a mean loss estimates that over
+        uniform timesteps, so the curves of runs with different `training.noise_levels` compare.
         """
-        quarters, factors = ((t - 1) * QUARTERS // T).tolist(), _factors(factor, losses)
-        for quarter, loss, counts in zip(quarters, losses.tolist(), factors, strict=True):
+        quarters = ((t - 1) * QUARTERS // T).tolist()
+        weights = [1] * len(losses) if factor is None else factor.tolist()
+        for quarter, loss, weight in zip(quarters, losses.tolist(), weights, strict=True):
             if math.isfinite(loss):
-                self.loss[quarter] += counts * loss
-                self.count[quarter] += counts
+                self.loss_sums[quarter] += weight * loss
+                self.loss_counts[quarter] += weight
         if math.isfinite(norm):
-            self.norm += norm
-            self.norms += 1
+            self.norm_sum += norm
+            self.norm_count += 1
         self.seconds += seconds
         self.images += len(losses)
         if cond is not None:
-            said = (cond != 0).sum(dim=1)
+            labels = (cond != 0).sum(dim=1)
             self.conditions += len(cond)
-            self.empty += int((said == 0).sum())
-            self.partial += int(((said > 0) & (said < cond.shape[1])).sum())
+            self.unconditional += int((labels == 0).sum())
+            self.partly_labelled += int(((labels > 0) & (labels < cond.shape[1])).sum())
 
     def means(self) -> dict[str, float | None]:
-        """Mean loss, overall and by quarter (q1: least noise), gradient norm, and speed.
+        """Return the mean loss, overall and by quarter (q1: least noise), gradient norm, and speed.
 
-        With labels also the share of images whose condition was empty, and of those that said only
-        a part of the labels. None where nothing finite was seen.
+        With labels also the share of unconditional images, and of those with only a part of the
+        labels. A mean is None if no value was finite.
         """
-        shares = {"conditions_empty": self.empty, "conditions_partial": self.partial}
-        return {
-            "loss": _mean(sum(self.loss), sum(self.count)),
-            **{f"loss_q{i + 1}": _mean(self.loss[i], self.count[i]) for i in range(QUARTERS)},
-            "gradient_norm": _mean(self.norm, self.norms),
+        losses = zip(self.loss_sums, self.loss_counts, strict=True)
+        means = {
+            "loss": _mean(sum(self.loss_sums), sum(self.loss_counts)),
+            **{f"loss_q{i}": _mean(*pair) for i, pair in enumerate(losses, start=1)},
+            "gradient_norm": _mean(self.norm_sum, self.norm_count),
             "images_per_second": self.images / self.seconds,
-            **({key: n / self.conditions for key, n in shares.items()} if self.conditions else {}),
         }
+        if self.conditions:
+            means["conditions_empty"] = self.unconditional / self.conditions
+            means["conditions_partial"] = self.partly_labelled / self.conditions
+        return means
 
 
 @dataclass
-class Mean:
-    """The mean of the finite losses since the last epoch ended."""
+class EpochLoss:
+    """The sum of the finite losses since the last epoch ended."""
 
     total: float = 0.0
     count: float = 0
 
     def add(self, losses: Tensor, factor: Tensor | None = None) -> None:
-        """Take in one step: (B,), on the CPU, with factors as in `Window.add`."""
+        """Add one step: losses (B,), on the CPU, with factors as in `LogWindow.add`."""
         finite = torch.isfinite(losses)
-        counts = torch.ones_like(losses, dtype=torch.int64) if factor is None else factor
-        self.total += (counts * losses)[finite].sum().item()
-        self.count += counts[finite].sum().item()
+        weights = torch.ones_like(losses, dtype=torch.int64) if factor is None else factor
+        self.total += (weights * losses)[finite].sum().item()
+        self.count += weights[finite].sum().item()
 
-    def value(self) -> float | None:
-        """None where nothing finite was seen."""
+    def mean(self) -> float | None:
+        """Return the mean loss. None if no loss was finite."""
         return _mean(self.total, self.count)
-
-
-def _factors(factor: Tensor | None, losses: Tensor) -> list[float]:
-    return [1] * len(losses) if factor is None else factor.tolist()
 
 
 def _mean(total: float, count: float) -> float | None:

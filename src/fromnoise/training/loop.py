@@ -1,36 +1,72 @@
 """The training loop, top to bottom (Algorithm 1 of Ho et al. 2020, arXiv:2006.11239)."""
 
 import logging
+import signal
+import threading
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import prune, save_checkpoint
 from fromnoise.config.schema import Recipe
-from fromnoise.curves import loss_figure
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import feed
-from fromnoise.evaluation.features import Extractor
-from fromnoise.evaluation.training_score import score
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
-from fromnoise.training.log import Mean, RunLog, Window, read_log
+from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.power_ema import drop_later, save_snapshots, snapshot_every
-from fromnoise.training.previews import progress_figure, save_preview
-from fromnoise.training.signals import StopSignal
+from fromnoise.training.power_ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 logger = logging.getLogger("fromnoise")
 
 
 class Diverged(RuntimeError):
     """The loss was not finite for many steps in a row."""
+
+
+class StopSignal:
+    """A context in which Ctrl-C or SIGTERM does not end the process, but sets `received`.
+
+    A second signal has its usual effect.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._handlers = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():  # only it can set handlers
+            self._handlers = {s: signal.signal(s, self._receive) for s in SIGNALS}
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        self.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        for s, handler in self._handlers.items():
+            signal.signal(s, handler)
+
+
+class Callback(NamedTuple):
+    """A function that `fit` calls every `every` steps and after the last step.
+
+    slow: save a checkpoint before the call, and skip the call after a stop signal.
+    """
+
+    every: int
+    call: Callable[[TrainingState, RunLog, StopSignal], None]
+    slow: bool = False
 
 
 def fit(
@@ -39,34 +75,32 @@ def fit(
     spec: ModelSpec,
     data: ImageSet,
     folder: Path,
-    scorer: Extractor | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train from `state.step` to the last step, or until a signal; then the state is saved.
+    """Train from `state.step` to the last step, or until a signal; then save the state.
 
-    Writes the log, previews, checkpoints and snapshots of averages into `folder`. scorer: see
-    `open_scorer`. Raises Diverged, DiskFull, NotFinite.
+    Writes the log, checkpoints and snapshots of averages into `folder`.
+    Raises Diverged, DiskFull, NotFinite.
     """
-    settings = recipe.training
+    settings, T = recipe.training, recipe.diffusion.T
     objective = recipe.diffusion.objective()
-    log = RunLog(
-        folder,
-        from_step=state.step,
-        total_steps=settings.steps,
-        tensorboard=settings.tensorboard,
-    )
-    drop_later(folder, state.step)
+    delete_later_snapshots(folder, state.step)
 
     def checkpoint() -> None:
-        facts = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
-        facts |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
-        saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), facts)
+        contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
+        contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
+        saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
         keep = settings.keep_checkpoints
         prune(saved, keep=keep, milestone_every=settings.milestone_every)
         logger.info("saved %s", saved.absolute())
 
     state.denoiser.network.train()
-    images_of = feed(partial(sample_images, recipe, data), next(state.denoiser.parameters()).device)
-    with StopSignal() as stop_signal, log.shown(), images_of as images:
+    device = next(state.denoiser.parameters()).device
+    with (
+        StopSignal() as stop,
+        RunLog(folder, settings, from_step=state.step) as log,
+        feed(partial(sample_images, recipe, data), device) as images,
+    ):
         while state.step < settings.steps:
             # one optimiser step
             started = time.perf_counter()
@@ -81,7 +115,6 @@ def fit(
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
-            T = recipe.diffusion.T
             state.window.add(losses, batch.t, T, norm, elapsed, batch.cond, batch.factor)
             state.epoch.add(losses, batch.factor)
             log.advance(state.step)
@@ -89,78 +122,65 @@ def fit(
             # at the end of an epoch: its mean loss
             epoch = state.step * settings.batch_size // len(data)
             if epoch > (state.step - 1) * settings.batch_size // len(data):
-                log.epoch(state.step, epoch, state.epoch.value())
-                state.epoch = Mean()
+                log.epoch(state.step, epoch, state.epoch.mean())
+                state.epoch = EpochLoss()
 
-            # once in a while: a row in the log
-            if state.step % settings.log_every == 0 or state.step == settings.steps:
-                seen = state.step * settings.batch_size
-                facts = {"images": seen, "epoch": seen / len(data), "seconds": state.seconds}
-                facts |= {"learning_rate": rate, "batch_size": settings.batch_size}
-                log.row({"step": state.step, **state.window.means(), **facts})
-                state.window = Window()
-
-            # once in a while, if asked: averages of other lengths, before the checkpoint after
-            # which they would not be written again
+            # every `log_every` steps and at the end: a row in the log
             last = state.step == settings.steps
+            if state.step % settings.log_every == 0 or last:
+                seen = state.step * settings.batch_size
+                numbers = {"images": seen, "epoch": seen / len(data), "seconds": state.seconds}
+                numbers |= {"learning_rate": rate, "batch_size": settings.batch_size}
+                log.row({"step": state.step, **state.window.means(), **numbers})
+                state.window = LogWindow()
+
+            # snapshots of the power-function averages, if there are any. They precede the
+            # checkpoint: a run that is resumed from it does not write them again
             if state.updates and (state.step % snapshot_every(settings) == 0 or last):
-                now = {"step": state.step, "updates": state.updates}
-                save_snapshots(state.power_emas, spec, folder, **now)
+                counts = {"step": state.step, "updates": state.updates}
+                save_snapshots(state.power_emas, spec, folder, **counts)
 
-            # once in a while, at the end, and on a signal: a checkpoint
-            stop = stop_signal.signal  # read once: it may come between any two lines
-            if state.step % settings.checkpoint_every == 0 or last or stop:
+            # every `checkpoint_every` steps, at the end, and on a signal: a checkpoint
+            stopped_by = stop.received  # read once: a signal may arrive between any two lines
+            if state.step % settings.checkpoint_every == 0 or last or stopped_by:
                 checkpoint()
 
-            # once in a while: pictures
-            if state.step % settings.preview_every == 0 or last:
-                draw_pictures(state, spec, folder, count=settings.preview_images)
+            # previews, scores, …
+            for callback in callbacks:
+                due = state.step % callback.every == 0 or last
+                if not due or (callback.slow and stopped_by):
+                    continue
+                if callback.slow:
+                    checkpoint()
+                callback.call(state, log, stop)
 
-            # once in a while, if asked: a score, after a checkpoint, so that none waits for it
-            every = recipe.evaluation.every
-            if scorer is not None and (state.step % every == 0 or last) and not stop:
-                checkpoint()
-                score(state, spec, data, recipe.evaluation, scorer, log, lambda: stop_signal.signal)
-
-            if stop and not last:
+            if stopped_by and not last:
                 logger.info(
-                    "stopped by %s at step %d; to go on: fromnoise resume %s",
-                    stop,
+                    "stopped by %s at step %d. To continue: fromnoise resume %s",
+                    stopped_by,
                     state.step,
                     folder.absolute(),
                 )
                 return
 
 
-def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count: int) -> None:
-    """Preview, progress and loss curve. A disk that has no room for them does not stop training."""
-    try:
-        save_preview(state, spec, folder, count=count)
-        progress_figure(folder)
-        if rows := [row for row in read_log(folder) if "loss" in row]:
-            loss = spec.diffusion.loss_in_words
-            loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
-    except OSError as error:
-        logger.warning("step %d: no picture could be written (%s)", state.step, error)
-
-
 def report_skipped_step(
     state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog
 ) -> None:
-    """Note that a step was left out. Raises Diverged after MAX_SKIPPED in a row."""
+    """Log that a step was skipped. Raises Diverged after MAX_SKIPPED skipped steps in a row."""
     bad = ~torch.isfinite(losses)
     where = (
-        f"loss at noise level t = {t[bad][0]}"
+        f"loss at timestep t = {t[bad][0]}"
         if bad.any()
-        else f"gradient norm; its largest loss, {losses.max():.3g}, is at noise level "
-        f"t = {t[losses.argmax()]}"
+        else f"gradient norm (the largest loss, {losses.max():.3g}, is at timestep "
+        f"t = {t[losses.argmax()]})"
     )
     step = state.step + 1
     log.event(step, skipped=where)
-    logger.warning("step %d: the %s is not finite; the step is skipped", step, where)
+    logger.warning("step %d: the %s is not finite. The step is skipped", step, where)
     if state.skipped_in_a_row >= MAX_SKIPPED:
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
-            f"the last one it was the {where}. The checkpoints stand: resume with a lower "
+            f"the last one it was the {where}. The checkpoints are intact. Resume with a lower "
             "training.learning_rate, or with training.precision=fp32"
         )

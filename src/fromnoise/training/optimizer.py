@@ -9,7 +9,7 @@ from fromnoise.config.schema import Training
 
 
 def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters, in one fused kernel."""
+    """Return Adam or AdamW over all parameters of `module`, as one fused kernel."""
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return cls(
         module.parameters(),
@@ -20,10 +20,10 @@ def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimi
 
 
 def learning_rate(settings: Training, step: int) -> float:
-    """The learning rate of optimiser step `step`, counted from 0.
+    """Return the learning rate of optimiser step `step`, counted from 0.
 
-    It rises linearly over the `warmup_steps`, then stays (`constant`) or falls to 0 at the last
-    step: `linear`, or `cosine` as (1 + cos πp)/2 over the progress p of the steps after warm-up.
+    It rises linearly over the `warmup_steps`. Then it is constant, or falls to 0 at the last step:
+    `linear`, or `cosine` as (1 + cos πp)/2 over the progress p of the steps after the warm-up.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps

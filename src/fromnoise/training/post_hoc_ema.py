@@ -1,4 +1,4 @@
-"""`fromnoise ema`: the average of any length, after the training, out of its snapshots."""
+"""`fromnoise ema`: make an average of any length out of the snapshots of a run (post-hoc EMA)."""
 
 import logging
 from pathlib import Path
@@ -21,12 +21,12 @@ from fromnoise.training.power_ema import FOLDER, list_snapshots
 from fromnoise.training.power_profiles import coefficients, gamma_of
 from fromnoise.training.run import RECIPE_FILE
 
-POOR, USELESS = 0.05, 0.5  # relative error of a profile
+WARN_ERROR, MAX_ERROR = 0.05, 0.5  # relative errors of a profile
 logger = logging.getLogger("fromnoise")
 
 
 class Snapshot(NamedTuple):
-    """A file, and what it says of itself."""
+    """A snapshot file and its metadata."""
 
     file: Path
     spec: ModelSpec
@@ -34,25 +34,25 @@ class Snapshot(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """An average that was made of others."""
+    """An average that was made out of snapshots."""
 
     file: Path
     step: int
-    snapshots: int  # that it was made of
-    error: float  # relative, of its profile
+    snapshots: int  # the number of snapshots
+    error: float  # the relative error of its profile
 
 
 def reconstruct(
     run: str | Path, length: float, *, step: int | None = None, out: str | Path | None = None
 ) -> Reconstruction:
-    """Write a model file with the average of a relative length, made of a run's snapshots.
+    """Write a model file with the average of a relative length, made out of a run's snapshots.
 
     θ̂_γ(t) ≈ Σ_i x_i θ̂_{γ_i}(t_i), by the `coefficients` of their profiles (arXiv:2312.02696,
-    section 3.2). length: σ_rel in (0, 1/√12). step: where the average ends, the last snapshot by
-    default. out: a new .safetensors file; RUN/ema/length-0.1.safetensors by default, which is
-    written anew. One snapshot at a time is in memory.
-    Raises ConfigError or CheckpointError where it cannot be made, or only with a relative error of
-    its profile above 50 %.
+    section 3.2). length: σ_rel in (0, 1/√12). step: the last step of the average, by default that
+    of the last snapshot. out: a new .safetensors file, by default RUN/ema/length-0.1.safetensors,
+    which may exist. One snapshot at a time is in memory.
+    Raises ConfigError or CheckpointError if this is impossible, or if the relative error of the
+    profile is above 50 %.
     """
     run, gamma = Path(run), gamma_of(length)
     target = _target(run, length, step, out)
@@ -60,35 +60,38 @@ def reconstruct(
     last = snapshots[-1].spec.step
     step = last if step is None else step
     if not 1 <= step <= last:
-        raise ConfigError(f"step {step} is none of 1–{last}, which the snapshots of {run} cover")
-    # what the average is at `step` cannot depend on a later time than that of the next snapshot
+        raise ConfigError(
+            f"step {step} is not within 1–{last}, the steps of the snapshots of {run}"
+        )
+    # the average at `step` does not depend on snapshots after the next one
     until = min(s.spec.step for s in snapshots if s.spec.step >= step)
     used = [s for s in snapshots if s.spec.step <= until]
     if len(used) < 2:
         raise ConfigError(
-            f"{run} has one snapshot until step {step}, and two are needed; give a later --step or "
-            "let it train on"
+            f"{run} has one snapshot until step {step}, and two are needed. Give a later --step, "
+            "or train longer"
         )
     gammas = np.array([gamma_of(s.average.length) for s in used])
     times = np.array([s.average.updates for s in used], dtype=np.float64)
     updates = {0: 0, **{s.spec.step: s.average.updates for s in used}}
-    # between two snapshots, too, an update is a step, unless some were skipped
+    # between two snapshots each step is an update, except for skipped steps
     t = max(1, round(float(np.interp(step, list(updates), list(updates.values())))))
     x, error = coefficients(gammas, times, gamma, t)
-    mends = "nearer training.ema_lengths or a smaller training.ema_snapshot_every come closer"
-    if error > USELESS:
-        at = f"a --step that has a snapshot, as {until}, or " if step != until else ""
+    advice = "training.ema_lengths nearer to it, or a smaller training.ema_snapshot_every"
+    if error > MAX_ERROR:
+        at = f"a --step with a snapshot, such as {until}, " if step != until else ""
         raise ConfigError(
-            f"the snapshots make no average of length {length:g} at step {step}: the relative "
-            f"error of its profile is {100 * error:.0f} %, and at most {100 * USELESS:.0f} % is "
-            f"written; {at}a --length nearer those of the snapshots, or in another training "
-            f"{mends}"
+            f"the average of length {length:g} at step {step} would have a relative error of "
+            f"{100 * error:.0f} % in its profile, and the limit is {100 * MAX_ERROR:.0f} %. Give "
+            f"{at}a --length nearer to those of the snapshots, or train another run with {advice}"
         )
-    if error > POOR:
+    if error > WARN_ERROR:
         logger.warning(
-            "the snapshots make the average of length %g with a relative error of %.0f %%; %s",
+            "the average of length %g has a relative error of %.0f %% in its profile. %s",
             *(length, 100 * error),
-            f"step {step} has none, step {until} has" if step != until else mends,
+            f"Step {step} has no snapshot, step {until} has one"
+            if step != until
+            else f"To reduce it, train with {advice}",
         )
     average = PowerAverage(length=length, updates=t, error=error)
     spec = used[-1].spec.model_copy(update={"step": step, "power_average": average})
@@ -97,28 +100,29 @@ def reconstruct(
 
 
 def read_snapshots(run: Path) -> list[Snapshot]:
-    """All snapshots of a run, by step; of one network.
+    """Return all snapshots of a run, by step.
 
-    Raises ConfigError where there are none, and CheckpointError for what is none.
+    Raises ConfigError if there are none, and CheckpointError for a file that is not a snapshot, or
+    is that of another network.
     """
     if not (run / RECIPE_FILE).is_file():
-        raise ConfigError(f"{run.absolute()} is no run: it has no {RECIPE_FILE}")
+        raise ConfigError(f"{run.absolute()} is not a run: {RECIPE_FILE} is missing")
     snapshots = []
     for file in list_snapshots(run):
         spec = read_spec(read_metadata(file), file)
         if spec.power_average is None:
-            raise CheckpointError(f"{file} is no snapshot of a power-function average; move it")
+            raise CheckpointError(f"{file} is not a snapshot of a power-function average. Move it")
         snapshots.append(Snapshot(file, spec, spec.power_average))
     if not snapshots:
         raise ConfigError(
-            f"{run.absolute()} has no snapshots in {FOLDER}/: they are stored while it trains, if "
-            "its recipe says so, as in training.ema_lengths=[0.05,0.1]"
+            f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a "
+            "setting such as training.ema_lengths=[0.05,0.1]"
         )
     for snapshot in snapshots:
         if _network_of(snapshot.spec) != _network_of(snapshots[-1].spec):
             raise CheckpointError(
-                f"{snapshot.file} is of another network than {snapshots[-1].file.name}; move what "
-                "does not belong to this run"
+                f"{snapshot.file} is of another network than {snapshots[-1].file.name}. Move the "
+                "files that do not belong to this run"
             )
     return snapshots
 
@@ -133,14 +137,14 @@ def _target(run: Path, length: float, step: int | None, out: str | Path | None) 
         return run / FOLDER / f"length-{length:g}{at}.safetensors"
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise ConfigError(f"--out {out} must end with .safetensors")
+        raise ConfigError(f"--out is {out}. Give a name that ends with .safetensors")
     if out.exists():
-        raise ConfigError(f"{out.absolute()} is there already; give --out a new name")
+        raise ConfigError(f"{out.absolute()} exists already. Give --out a new name")
     return out
 
 
 def _weighted(snapshots: list[Snapshot], x: np.ndarray) -> dict[str, Tensor]:
-    """Σ_i x_i θ_i, summed in float64; buffers are those of the last snapshot."""
+    """Return Σ_i x_i θ_i, summed in float64, with the buffers of the last snapshot."""
     network = build_denoiser(snapshots[-1].spec).network.requires_grad_(False)
     total = {name: p.double().zero_() for name, p in network.named_parameters()}
     for snapshot, coefficient in zip(snapshots, x.tolist(), strict=True):
@@ -157,4 +161,6 @@ def _load(network: nn.Module, file: Path) -> None:
         network.load_state_dict(dict(read_tensors(file).tensors))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file} does not hold what it says it holds: {detail}") from error
+        raise CheckpointError(
+            f"{file} does not fit the network in its metadata: {detail}"
+        ) from error

@@ -1,6 +1,6 @@
-"""`training.ema_lengths`: averages beside the usual one, and snapshots of them as model files.
+"""`training.ema_lengths`: power-function averages of the weights, and their snapshots.
 
-Any other length is made of the snapshots afterwards, by `post_hoc.py`.
+A snapshot is a model file. `post_hoc_ema.py` makes averages of other lengths out of snapshots.
 """
 
 import copy
@@ -11,17 +11,17 @@ from torch import nn
 from fromnoise.checkpoints import TensorFile, save_tensors_atomic
 from fromnoise.config.schema import Training
 from fromnoise.model.spec import ModelSpec, PowerAverage
-from fromnoise.training.ema import take_in
+from fromnoise.training.ema import update_average
 from fromnoise.training.power_profiles import beta, gamma_of
 
 FOLDER = "ema"  # in the run
-MOST = 20  # snapshots of each length, unless the recipe says how often
+SNAPSHOTS = 20  # of each length, unless training.ema_snapshot_every is set
 
 
 class PowerEMA:
-    """θ̂ ← β_γ(t) θ̂ + (1 − β_γ(t)) θ after every update, with β_γ(t) = (1 − 1/t)^{γ+1}.
+    """A power-function average: θ̂ ← β_γ(t) θ̂ + (1 − β_γ(t)) θ, with β_γ(t) = (1 − 1/t)^{γ+1}.
 
-    t = n + 1 for the n-th update (n = 0, 1, …), which thus forgets the random start. γ follows from
+    t = n + 1 in update n = 0, 1, …, so the first update forgets the initial weights. γ follows from
     `length`, σ_rel. `module` is the average, a float32 copy in evaluation mode.
     Karras et al. 2023 (arXiv:2312.02696), section 3.1.
     """
@@ -32,11 +32,11 @@ class PowerEMA:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
     def update(self, module: nn.Module, n: int) -> None:
-        """Take in the weights of `module`, which has the structure of the one given at first."""
-        take_in(self.module, module, beta(self.gamma, n + 1))
+        """Do update n with the weights of `module`, which has the structure of the initial one."""
+        update_average(self.module, module, beta(self.gamma, n + 1))
 
     def file(self, spec: ModelSpec, step: int, updates: int) -> TensorFile:
-        """The average after `updates` updates as a model file; spec: of the network."""
+        """Return the average after `updates` updates as a model file. spec: of the network."""
         average = PowerAverage(length=self.length, updates=updates)
         changes = {"weights": "ema", "step": step, "power_average": average}
         metadata = spec.model_copy(update=changes).metadata()
@@ -44,18 +44,18 @@ class PowerEMA:
 
 
 def snapshot_every(settings: Training) -> int:
-    """Steps from one snapshot to the next: what the recipe says, or the training in MOST parts."""
-    return settings.ema_snapshot_every or max(1, -(-settings.steps // MOST))
+    """Return the steps between snapshots: by default a SNAPSHOTS-th of the training."""
+    return settings.ema_snapshot_every or max(1, -(-settings.steps // SNAPSHOTS))
 
 
 def save_snapshots(
     averages: list[PowerEMA], spec: ModelSpec, run: Path, *, step: int, updates: int
 ) -> None:
-    """Write RUN/ema/000500-0.05.safetensors, …, each whole or not at all.
+    """Write RUN/ema/000500-0.05.safetensors, …, each complete or not at all.
 
-    In float32, for averages are near to each other: in 200 steps of `digits` those of 0.02 and 0.1
-    were 0.35 % apart, and snapshots in float16 would have moved the former by 0.21 %, since it is
-    a sum whose coefficients, of both signs, add up to 20.
+    They are float32, because averages differ little: in 200 steps of `digits`, those of 0.02 and
+    0.1 differed by 0.35 %. Snapshots in float16 would have changed the former by 0.21 %, since it
+    is a sum whose coefficients have both signs and absolute values that add up to 20.
     Raises DiskFull and NotFinite.
     """
     for average in averages:
@@ -64,13 +64,13 @@ def save_snapshots(
 
 
 def list_snapshots(run: Path) -> list[Path]:
-    """The snapshots in a run folder, oldest first."""
-    found = [p for p in (run / FOLDER).glob("*-*.safetensors") if p.name.split("-")[0].isdigit()]
-    return sorted(found, key=lambda p: (int(p.name.split("-")[0]), p.name))
+    """Return the snapshots in a run folder, oldest first."""
+    files = [p for p in (run / FOLDER).glob("*-*.safetensors") if p.name.split("-")[0].isdigit()]
+    return sorted(files, key=lambda p: (int(p.name.split("-")[0]), p.name))
 
 
-def drop_later(run: Path, step: int) -> None:
-    """Delete snapshots of steps after `step`: from there on the run may go another way."""
+def delete_later_snapshots(run: Path, step: int) -> None:
+    """Delete the snapshots of steps after `step`: a resumed run may have other settings."""
     for path in list_snapshots(run):
         if int(path.name.split("-")[0]) > step:
             path.unlink()

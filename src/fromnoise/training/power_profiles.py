@@ -1,12 +1,12 @@
-"""Averages by a power of time: their lengths, and how to make one of them out of others.
+"""Power-function averages: their lengths, and the combination of several into another one.
 
 Karras et al. 2023 (arXiv:2312.02696), section 3.1 and appendix C. Time t counts updates of the
-weights. The average at t of exponent γ weighs the weights of time τ by its profile
+weights. The average of exponent γ at t has for the weights of time τ the coefficient
 
     p_{γ,t}(τ) = (γ+1) τ^γ / t^{γ+1}  for 0 ≤ τ ≤ t, and 0 elsewhere,
 
-which grows with t and keeps its shape, where that of a constant decay keeps its width. Everything
-here is in float64.
+its profile. The profile of an EMA with a constant decay has a constant width; this one has a
+constant shape and a width that grows with t. Everything here is float64.
 """
 
 import math
@@ -17,10 +17,10 @@ from fromnoise.config.schema import LENGTHS, LONGEST
 
 
 def gamma_of(length: float) -> float:
-    """The exponent γ > 0 of the profile of a relative length; the inverse of `length_of`.
+    """Return the exponent γ > 0 of the profile of a relative length, the inverse of `length_of`.
 
     With u = γ + 2 and s = σ_rel⁻² it is the largest root of u³ + u² − s u + s = 0, in the
-    trigonometric form of a cubic that has three.
+    trigonometric form for a cubic with three real roots.
     length: σ_rel in (0, 1/√12). Raises ValueError outside.
     """
     if not 0 < length < LONGEST:
@@ -32,7 +32,7 @@ def gamma_of(length: float) -> float:
 
 
 def length_of(gamma: float) -> float:
-    """σ_rel = √(γ+1) / ((γ+2) √(γ+3)), the standard deviation of a profile as a part of t.
+    """Return σ_rel = √(γ+1) / ((γ+2) √(γ+3)), the standard deviation of a profile over t.
 
     gamma: γ > −1.
     """
@@ -40,10 +40,10 @@ def length_of(gamma: float) -> float:
 
 
 def beta(gamma: float, t: int) -> float:
-    """β_γ(t) = (1 − 1/t)^{γ+1} in θ̂_γ(t) = β_γ(t) θ̂_γ(t−1) + (1 − β_γ(t)) θ(t), for t ≥ 1.
+    """Return β_γ(t) = (1 − 1/t)^{γ+1} of θ̂_γ(t) = β_γ(t) θ̂_γ(t−1) + (1 − β_γ(t)) θ(t), t ≥ 1.
 
-    Then θ(i) has the weight (i/t)^{γ+1} − ((i−1)/t)^{γ+1}, the integral of the profile over its
-    step. β_γ(1) = 0: nothing is left of the weights before the first update.
+    The coefficient of θ(i) is (i/t)^{γ+1} − ((i−1)/t)^{γ+1}, the integral of the profile over its
+    step. β_γ(1) = 0: the coefficient of the initial weights is 0.
     """
     return (1 - 1 / t) ** (gamma + 1)
 
@@ -54,10 +54,10 @@ def inner_product(
     other_gamma: np.ndarray | float,
     other_t: np.ndarray | float,
 ) -> np.ndarray:
-    """∫ p_{γ_a,t_a}(τ) p_{γ_b,t_b}(τ) dτ.
+    """Return ∫ p_{γ_a,t_a}(τ) p_{γ_b,t_b}(τ) dτ.
 
-    (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max, written by the ratio of
-    times so that no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
+    It is (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max: with the ratio of
+    times, no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
     """
     gamma, t, other_gamma, other_t = np.broadcast_arrays(
         *(np.asarray(x, dtype=np.float64) for x in (gamma, t, other_gamma, other_t))
@@ -71,21 +71,21 @@ def inner_product(
 def coefficients(
     gammas: np.ndarray, times: np.ndarray, gamma: float, t: float
 ) -> tuple[np.ndarray, float]:
-    """The sum Σ_i x_i p_i of given profiles that is nearest to the profile of γ at t.
+    """Approximate the profile of γ at t by Σ_i x_i p_i of other profiles, in least squares.
 
-    minimise ‖Σ_i x_i p_i − p_{γ,t}‖² by its normal equations A x = b of inner products (appendix
-    C), here among the x with Σ_i x_i = 1, so that weights which never moved are their own average.
+    Solves the normal equations A x = b of inner products (appendix C), with the constraint
+    Σ_i x_i = 1, so that the average of constant weights is these weights.
     gammas and times: (N,), N ≥ 1. Returns x (N,) and the relative error of the profile,
-    ‖Σ_i x_i p_i − p_{γ,t}‖ / ‖p_{γ,t}‖, 0 where it is one of those given.
+    ‖Σ_i x_i p_i − p_{γ,t}‖ / ‖p_{γ,t}‖, 0 if it is one of the N.
     """
     A = inner_product(gammas[:, None], times[:, None], gammas, times)
     b = inner_product(gammas, times, gamma, t)
-    unit = 1 / np.sqrt(np.diagonal(A))  # profiles of norm 1: the late ones are narrow and high
+    unit = 1 / np.sqrt(np.diagonal(A))  # scales the profiles to norm 1
     A, b = unit[:, None] * A * unit, unit * b
-    # equal profiles, as when all steps between two snapshots were skipped, share their coefficient
+    # profiles are equal if all steps between two snapshots were skipped. They share a coefficient
     solutions, *_ = np.linalg.lstsq(A, np.stack([b, unit], axis=1), rcond=None)
-    x, towards = solutions.T  # towards: the cheapest way to change the sum
-    x = x + towards * (1 - unit @ x) / (unit @ towards)
+    x, direction = solutions.T  # direction: changes Σ_i x_i at the least cost
+    x = x + direction * (1 - unit @ x) / (unit @ direction)
     target = float(inner_product(gamma, t, gamma, t))
     squared = (target - 2 * x @ b + x @ A @ x) / target
-    return unit * x, math.sqrt(max(squared, 0.0))  # rounding may put it below 0
+    return unit * x, math.sqrt(max(squared, 0.0))  # rounding may make it negative

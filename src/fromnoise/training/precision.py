@@ -1,4 +1,4 @@
-"""In which number format and memory layout the network computes; weights stay in float32."""
+"""The number format and memory layout of the computation. Weights stay in float32."""
 
 import copy
 import math
@@ -14,17 +14,17 @@ from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
 
 Precision = Literal["fp32", "bf16", "fp16"]
-GAIN = 1.1  # bf16 must be this much faster than fp32 to be worth its rounding
+GAIN = 1.1  # bf16 must be this much faster than fp32 to be worth its rounding errors
 REPEATS = 3
-CPU_PIXELS = 2**14  # a CPU is probed with this many pixels, 16 images of 32x32: no long wait
+CPU_PIXELS = 2**14  # of a probe on a CPU, 16 images of 32x32: more would take long
 
 
 class Computation(NamedTuple):
-    """How a run computes. It is chosen once and kept when the run is resumed."""
+    """The number format and memory layout of a run. A resumed run keeps them."""
 
     precision: Precision
     channels_last: bool
-    compiled: bool = False  # its blocks, see `compiling`
+    compiled: bool = False  # the blocks of the network, see `compiling`
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "channels first"
@@ -32,13 +32,13 @@ class Computation(NamedTuple):
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a forward pass runs in `precision`."""
+    """Return the context in which a forward pass runs in `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def set_memory_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
-    """The denoiser with the weights of its convolutions in that memory layout, in place."""
+    """Set the memory layout of the convolutions, in place. Return the denoiser."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return denoiser.to(memory_format=layout)
 
@@ -50,16 +50,14 @@ def choose_computation(
     x0: Tensor,
     cond: Tensor | None = None,
 ) -> Computation:
-    """What `settings` ask for; where they say `auto`, what a timed probe finds to be fastest.
+    """Return the computation by `settings`. For `auto`, time the candidates, return the fastest.
 
-    Left to choose, it takes bf16 only if that is GAIN times as fast as fp32.
-    x0: a batch like those to come, float32 (B,C,H,W), on the denoiser's device. The denoiser is
-    left as it is. Raises ValueError for fp16 on a CPU.
+    bf16 is chosen only if it is GAIN times as fast as fp32.
+    x0: a batch of the training, float32 (B,C,H,W), on the denoiser's device. The denoiser does not
+    change. Raises ValueError for fp16 on a CPU.
     """
     if settings.precision == "fp16" and x0.device.type == "cpu":
-        raise ValueError(
-            "training.precision = 'fp16' needs a GPU; on a CPU take auto, fp32 or bf16"
-        )
+        raise ValueError("training.precision = 'fp16' needs a GPU. On a CPU use auto, fp32 or bf16")
     precisions: tuple[Precision, ...] = (
         ("fp32", "bf16") if settings.precision == "auto" else (settings.precision,)
     )
@@ -84,13 +82,12 @@ def probe(
     x0: Tensor,
     cond: Tensor | None = None,
 ) -> dict[Computation, float]:
-    """Seconds of the fastest of a few forward and backward passes, after one to warm up.
+    """Return the seconds of the fastest of a few forward and backward passes, after a warm-up.
 
-    The candidates take turns, so that a machine that is busy for a moment is so for all of them.
-    One for which the memory does not suffice takes endlessly long; if that is so of all,
-    OutOfMemoryError is raised.
+    The candidates take turns, so that other load on the machine slows all of them. A candidate that
+    does not fit into memory takes ∞ seconds. Raises OutOfMemoryError if none fits.
     """
-    laid_out = {
+    copies = {
         layout: copy_with_layout(denoiser, layout)
         for layout in {candidate.channels_last for candidate in candidates}
     }
@@ -98,7 +95,7 @@ def probe(
     fits = dict.fromkeys(candidates, True)
     for _ in range(1 + REPEATS):
         for candidate in filter(fits.get, candidates):
-            trial = laid_out[candidate.channels_last]
+            trial = copies[candidate.channels_last]
             try:
                 seconds[candidate].append(time_pass(candidate, trial, objective, x0, cond))
             except torch.OutOfMemoryError:
@@ -110,7 +107,7 @@ def probe(
 
 
 def copy_with_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
-    """A copy to try it on, in training mode."""
+    """Return a copy in that memory layout, in training mode, for a probe."""
     return set_memory_layout(copy.deepcopy(denoiser).train(), channels_last)
 
 
@@ -121,7 +118,7 @@ def time_pass(
     x0: Tensor,
     cond: Tensor | None = None,
 ) -> float:
-    """Seconds of one forward and backward pass of a copy that is laid out for it."""
+    """Return the seconds of one forward and backward pass of `trial`, from `copy_with_layout`."""
     t = torch.full((len(x0),), trial.schedule.T // 2 + 1)
     start = time.perf_counter()
     with autocast(x0.device, computation.precision):

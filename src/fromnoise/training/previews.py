@@ -1,4 +1,4 @@
-"""A picture every so often: what the weights would make of the same noise."""
+"""Previews of a training: images from the current weights, always from the same noise."""
 
 import copy
 import logging
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fromnoise.config.errors import ConfigError
+from fromnoise.curves import loss_figure
 from fromnoise.data.labels.names import one_label_each
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
@@ -18,24 +19,37 @@ from fromnoise.pictures import grids_side_by_side
 from fromnoise.training.log import LOG_FILE, read_log
 from fromnoise.training.state import TrainingState
 
-STEPS = 25  # of DDIM: the same noise gives the same picture, whatever the recipe samples with
-STAGES = 5  # in the picture of progress
+FOLDER = "previews"
+STEPS = 25  # of DDIM, for any sampler in the recipe: the same noise then gives the same image
+STAGES = 5  # in progress.png
 logger = logging.getLogger("fromnoise")
 
 
-def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int = 16) -> Path:
-    """Write previews/000500.png: images from the averaged weights beside the raw ones.
+def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count: int) -> None:
+    """Write a preview, progress.png and loss.png. A full disk is a warning only."""
+    try:
+        save_preview(state, spec, folder, count=count)
+        progress_figure(folder)
+        if rows := [row for row in read_log(folder) if "loss" in row]:
+            loss = spec.diffusion.loss_in_words
+            loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
+    except OSError as error:
+        logger.warning("step %d: cannot write the pictures (%s)", state.step, error)
 
-    A model with labels is asked for each in turn. The same images go into 000500.npz, from which
-    `progress_figure` is made.
+
+def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int = 16) -> Path:
+    """Write previews/000500.png: images from the EMA weights beside those from the raw weights.
+
+    A conditional model gets each label in turn. `progress_figure` reads the same images from
+    000500.npz.
     """
     steps = min(STEPS, spec.diffusion.T)
     names = spec.label_names
     cond = torch.from_numpy(one_label_each(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
     raw, precision = state.denoiser.network, state.sampling_precision
-    if state.computation.compiled and precision == "fp32":  # bf16 is a copy already
-        raw = copy.deepcopy(raw)  # which is not compiled, so no other shape is
+    if state.computation.compiled and precision == "fp32":  # in bf16, Model copies it
+        raw = copy.deepcopy(raw)  # a copy is not compiled, so this batch size is not either
     for weights, network in (("EMA", state.ema.module), ("raw", raw)):
         network.eval()
         denoiser = state.denoiser.with_network(network)
@@ -54,25 +68,25 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
 
 
 def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path:
-    """Write progress.png: what the same noise became at several moments, side by side.
+    """Write progress.png: the previews of several steps, side by side.
 
-    epochs: the previews nearest to these; by default five, evenly spread from the first to the
-    last. Raises ConfigError where the run has no previews yet, or none of these can be read.
+    epochs: show the previews nearest to these; by default five, evenly spaced from the first to
+    the last. Raises ConfigError if the run has no previews yet, or if none of them is readable.
     """
     if not (run / LOG_FILE).is_file():
-        raise ConfigError(f"{run.absolute()} is no run: it has no {LOG_FILE}")
-    found = (file for file in (run / FOLDER).glob("*.npz") if file.stem.isdecimal())
-    files = {int(file.stem): file for file in found}
+        raise ConfigError(f"{run.absolute()} is not a run: {LOG_FILE} is missing")
+    arrays = (run / FOLDER).glob("*.npz")
+    files = {int(file.stem): file for file in arrays if file.stem.isdecimal()}
     if not files:
         raise ConfigError(
-            f"{run.absolute()} has no previews/*.npz yet; they come every training.preview_every"
+            f"{run.absolute()} has no previews/*.npz yet. Train for training.preview_every steps"
         )
     steps = sorted(files)
     rows = [(row.get("epoch", row.get("finished_epoch")), row["step"]) for row in read_log(run)]
-    known = [epoch / step for epoch, step in rows if epoch is not None]
-    if epochs is not None and not known:
-        raise ConfigError(f"the log of {run.absolute()} names no epoch yet; train a little longer")
-    per_step = known[-1] if known else 0.0
+    ratios = [epoch / step for epoch, step in rows if epoch is not None]
+    if epochs is not None and not ratios:
+        raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer")
+    per_step = ratios[-1] if ratios else 0.0
     if epochs is None:
         spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
         chosen = [steps[i] for i in spread]
@@ -80,22 +94,19 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         chosen = sorted({min(steps, key=lambda s: abs(s * per_step - e)) for e in epochs})
     panels = []
     for step in chosen:
-        when = f"epoch {step * per_step:.3g}, step {step:,}" if known else f"step {step:,}"
+        title = f"epoch {step * per_step:.3g}, step {step:,}" if ratios else f"step {step:,}"
         try:
-            panels.append((when, read_preview(files[step])))
+            panels.append((title, read_preview(files[step])))
         except ConfigError as error:
-            logger.warning("%s; it is left out", error)
+            logger.warning("%s. It is left out", error)
     if not panels:
         raise ConfigError(f"{run.absolute()}: none of its previews can be read")
-    title = "the same noise through the training, EMA weights"
+    title = "the same noise at several steps of the training, EMA weights"
     return grids_side_by_side(panels, run / "progress.png", title=title)
 
 
-FOLDER = "previews"
-
-
 def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
-    """Write the images, uint8 (N,C,H,W) each; where that is cut short there is no file."""
+    """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
     writing = file.with_suffix(".writing")
     try:
         with writing.open("wb") as opened:
@@ -106,7 +117,7 @@ def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
 
 
 def read_preview(file: Path) -> np.ndarray:
-    """The images of the averaged weights: uint8 (N,C,H,W). ConfigError for a damaged file."""
+    """Return the EMA images, uint8 (N,C,H,W). Raises ConfigError for a damaged file."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
             images = arrays["EMA"]

@@ -1,4 +1,4 @@
-"""`training.start_from`: the first weights of a run from another model."""
+"""`training.start_from`: the initial weights of a run, from another model."""
 
 import logging
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ logger = logging.getLogger("fromnoise")
 
 
 def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
-    """Begin with the weights of another model; its optimiser and its steps stay behind.
+    """Load the weights of another model, without its optimiser and its step count.
 
-    path: what `load` takes. Raises ConfigError where the weights would mean something else: another
-    network, prediction or other labels. Another schedule or range of images is a warning.
+    path: as in `load`. Raises ConfigError if the weights have another meaning: another network,
+    prediction or other labels. Another schedule or range of the images is a warning.
     """
     other = load(path, device="cpu")
     different = [
@@ -26,15 +26,15 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     ]
     if different:
         raise ConfigError(
-            f"training.start_from: {path} has {', '.join(different)}: its weights would mean "
-            "something else here; make the recipe say the same"
+            f"training.start_from: {path} has {', '.join(different)}, so its weights do not fit. "
+            "Set the same values in the recipe"
         )
     denoiser.network.load_state_dict(other.denoiser.network.state_dict())
     if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
-        logger.warning("%s was trained with another schedule: it has to learn this one", path)
+        logger.warning("%s was trained with another schedule and has to learn this one", path)
     if other.spec.data_range != (-1.0, 1.0):
         logger.warning(
-            "%s saw images in %s, and now sees them in [−1, 1]: it has to learn that first",
+            "%s was trained on images in %s and has to learn that they are in [−1, 1]",
             path,
             list(other.spec.data_range),
         )
@@ -42,9 +42,9 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
 
 
 def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any, Any]]:
-    """What of two models must agree for the weights of the one to be those of the other."""
+    """Yield (key, theirs, ours) for each difference that changes the meaning of the weights."""
 
-    def facts(spec: ModelSpec) -> dict[str, Any]:
+    def meaning(spec: ModelSpec) -> dict[str, Any]:
         options = {f"network.{k}": v for k, v in spec.network.options.items() if k != "dropout"}
         return {
             "network.name": spec.network.name,
@@ -55,7 +55,7 @@ def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any,
             "label_names": spec.label_names,
         }
 
-    before, now = facts(theirs), facts(ours)
+    before, now = meaning(theirs), meaning(ours)
     for key in [*before, *(key for key in now if key not in before)]:
         if before.get(key) != now.get(key):
             yield key, before.get(key), now.get(key)

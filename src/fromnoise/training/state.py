@@ -1,4 +1,4 @@
-"""All that a training step changes, and how it goes into a checkpoint and comes back."""
+"""The state that a training step changes; how it is saved into a checkpoint and restored."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,41 +14,48 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights
 from fromnoise.training.compiling import compile_regions
 from fromnoise.training.ema import EMA
-from fromnoise.training.log import Mean, Window
-from fromnoise.training.noise_levels import History
+from fromnoise.training.log import EpochLoss, LogWindow
+from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.optimizer import build_optimizer
 from fromnoise.training.power_ema import PowerEMA
 from fromnoise.training.precision import Computation, set_memory_layout
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-HISTORY_FILE = "times.safetensors"
+HISTORY_FILE = "loss_history.safetensors"
+OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
+OLD_WINDOW_FIELDS = {  # likewise, and the name now
+    "loss": "loss_sums",
+    "count": "loss_counts",
+    "norm": "norm_sum",
+    "norms": "norm_count",
+    "empty": "unconditional",
+    "partial": "partly_labelled",
+}
 
 
 @dataclass
 class TrainingState:
-    """Weights, their average, the optimiser, and a few numbers. `step` counts finished steps."""
+    """Weights, EMA, optimiser, and counters. `step` counts finished steps."""
 
     denoiser: Denoiser
     ema: EMA  # of denoiser.network
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
+    scaler: torch.amp.GradScaler  # disabled unless the precision is fp16
     computation: Computation
     step: int = 0
-    updates: int = 0  # steps that changed the weights: all but the skipped ones
+    updates: int = 0  # finished steps without the skipped ones
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training steps, over all sessions
-    window: Window = field(default_factory=Window)  # since the last row of the log
-    epoch: Mean = field(default_factory=Mean)
+    window: LogWindow = field(default_factory=LogWindow)
+    epoch: EpochLoss = field(default_factory=EpochLoss)
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
-    history: History | None = (
-        None  # of the losses by t, where `training.noise_levels` is importance
-    )
+    history: LossHistory | None = None  # only if `training.noise_levels` is importance
 
     @classmethod
     def start(
         cls, denoiser: Denoiser, settings: Training, computation: Computation
     ) -> "TrainingState":
-        """Before the first step."""
+        """Return the state before the first step."""
         set_memory_layout(denoiser, computation.channels_last)
         if computation.compiled:
             compile_regions(denoiser.network)
@@ -60,18 +67,18 @@ class TrainingState:
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
-            history=History.of(denoiser.schedule.T)
+            history=LossHistory.empty(denoiser.schedule.T)
             if settings.noise_levels == "importance"
             else None,
         )
 
     @property
     def sampling_precision(self) -> Literal["fp32", "bf16"]:
-        """In which images are drawn while training: as it computes, but never in fp16."""
+        """The precision of previews and scores: that of the training, but never fp16."""
         return "bf16" if self.computation.precision == "bf16" else "fp32"
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
-        """The .safetensors files of a checkpoint."""
+        """Return the .safetensors files of a checkpoint."""
 
         def file(tensors: Mapping[str, Tensor], weights: Weights) -> TensorFile:
             described = spec.model_copy(update={"weights": weights, "step": self.step})
@@ -90,7 +97,7 @@ class TrainingState:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """What of this goes into state.json."""
+        """Return the values for state.json."""
         return {
             "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
@@ -103,7 +110,7 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Path) -> None:
-        """Become what was saved. Raises CheckpointError if that belongs to another network."""
+        """Load a checkpoint. Raises CheckpointError if its weights are those of another network."""
         saved = read_state(checkpoint)
         modules = {FILE_OF["raw"]: self.denoiser.network, FILE_OF["ema"]: self.ema.module}
         modules |= {_file_of(average): average.module for average in self.power_emas}
@@ -111,19 +118,21 @@ class TrainingState:
             for name, module in modules.items():
                 module.load_state_dict(dict(read_tensors(checkpoint / name).tensors))
         except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint} is of another network: {error}") from error
+            raise CheckpointError(f"{checkpoint} does not fit this network: {error}") from error
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
-        if self.history is not None and (checkpoint / HISTORY_FILE).is_file():
-            kept = read_tensors(checkpoint / HISTORY_FILE).tensors
-            self.history = History(**{name: tensor.clone() for name, tensor in kept.items()})
+        for file in (checkpoint / HISTORY_FILE, checkpoint / OLD_HISTORY_FILE):
+            if self.history is not None and file.is_file():
+                tensors = read_tensors(file).tensors
+                self.history = LossHistory(**{name: t.clone() for name, t in tensors.items()})
         if saved["scaler"]:  # empty unless it was saved in fp16
             self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         self.updates = saved["updates"]
         self.skipped_in_a_row = saved["skipped_in_a_row"]
         self.seconds = saved["seconds"]
-        self.window = Window(**saved["window"])
-        self.epoch = Mean(**saved.get("epoch", {}))  # older checkpoints have none
+        window: dict[str, Any] = saved["window"]
+        self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
+        self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
@@ -137,8 +146,8 @@ class TrainingState:
         for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
             parameter = parameters[name]
-            # moments take the parameter's memory layout, as the optimiser itself gives them; and
-            # everything is copied, for a tensor of the file keeps it open
+            # moments have the parameter's memory layout, as the optimiser creates them. All
+            # tensors are copied, because one that is read from the file keeps it open
             moment = tensor.shape == parameter.shape
             like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
             self.optimizer.state[parameter][kind] = like.copy_(tensor)

@@ -6,12 +6,19 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromnoise.config.components import Component, checked
+from fromnoise.config.components import Component, check_component
+from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
-from fromnoise.doctor import probe
-from fromnoise.doctor.probe import Attended, count_work, kept_bytes, measure, memory_free
+from fromnoise.doctor import network_cost
+from fromnoise.doctor.network_cost import (
+    AttentionLayer,
+    activation_bytes,
+    count_work,
+    free_memory,
+    measure_network,
+)
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import Computation
 
@@ -26,7 +33,7 @@ SMALL = {
 
 
 def denoiser_of(name, cond_dim=0, **options):
-    whole = checked(Component(name=name, **options), "network").options
+    whole = check_component(Component(name=name, **options), "network").options
     given = {"T": 10} if name == "context" else {}
     torch.manual_seed(0)
     network = NETWORKS[name](image_channels=3, cond_dim=cond_dim, **given, **whole)
@@ -48,7 +55,7 @@ def test_every_attention_is_seen_with_its_tokens():
     _, _, attention = count_work(denoiser, torch.zeros(1, 3, 16, 24))
     tokens = [16 * 24] * 2 + [8 * 12] * 2 + [2 * 3] + [8 * 12] * 3 + [16 * 24] * 3
     assert [a.tokens for a in attention] == tokens
-    assert attention[0] == Attended(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
+    assert attention[0] == AttentionLayer(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
     stacked = denoiser_of("stacked", **SMALL["stacked"]).eval()
     of_stacked = count_work(stacked, torch.zeros(1, 3, 32, 32))
     assert {a.heads for a in of_stacked[2]} == {2}
@@ -68,15 +75,18 @@ class Squares(nn.Module):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_what_is_kept_is_counted_once_and_by_image(count):
     denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
-    kept = kept_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
+    kept = activation_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
     # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
     assert kept == 3 * 3 * 4 * 4 * 4 + 4
     assert all(p.grad is None for p in denoiser.parameters())
 
 
 @pytest.fixture
-def tiny_denoiser(start):
-    return start({})[0].denoiser
+def tiny_denoiser(tiny):
+    network = parse_recipe(tiny, "tiny").network
+    torch.manual_seed(0)
+    built = NETWORKS[network.name](image_channels=1, **network.options)
+    return Denoiser(built, NoiseSchedule.named("cosine", 100))
 
 
 @pytest.fixture
@@ -85,7 +95,7 @@ def look(tiny_denoiser):
 
     def call(seconds=5.0, computation=FP32, **options):
         settings = Training(steps=1, batch_size=8, device="cpu", **options)
-        return measure(
+        return measure_network(
             tiny_denoiser,
             settings,
             Objective(),
@@ -106,7 +116,7 @@ def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
     seen = []
     denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
     monkeypatch.setattr("fromnoise.diffusion.losses.estimate_x0", noted)
-    kept_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
+    activation_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
     assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
 
 
@@ -138,7 +148,7 @@ def test_changes_nothing(look, tiny_denoiser):
 
 
 def test_without_time_only_the_forward_pass_of_one_image_is_run(look, monkeypatch):
-    monkeypatch.setattr(probe, "kept_bytes", None)
+    monkeypatch.setattr(network_cost, "activation_bytes", None)
     found = look(seconds=0.0)
     assert (found.step_seconds, found.image_bytes, found.computation) == (None, None, None)
     assert found.multiply_adds > 0
@@ -162,14 +172,14 @@ def test_the_time_is_kept(look, tiny_denoiser, monkeypatch):
 
 
 def test_memory_that_is_there():
-    free = memory_free(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     assert free is None or 2**24 < free < 2**50
-    assert memory_free(torch.device("meta")) is None
+    assert free_memory(torch.device("meta")) is None
 
 
 def test_a_network_with_batch_statistics_and_labels_is_measured():
     denoiser = denoiser_of("context", cond_dim=2, features=8, norm="batch")
-    found = measure(
+    found = measure_network(
         denoiser,
         Training(batch_size=4),
         Objective(),

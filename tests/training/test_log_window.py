@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.training.log import Window
+from fromnoise.training.log import LogWindow
 
 LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
 
@@ -15,7 +15,7 @@ LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
     steps=st.lists(st.lists(st.tuples(LOSSES, st.integers(0, 999)), min_size=1), min_size=1),
 )
 def test_a_window_is_the_mean_of_what_was_finite(T, steps):
-    window, plain = Window(), []
+    window, plain = LogWindow(), []
     for step in steps:
         losses, times = zip(*((loss, 1 + t % T) for loss, t in step), strict=True)
         window.add(torch.tensor(losses), torch.tensor(times), T, 2.0, 0.5)
@@ -38,14 +38,14 @@ def test_a_window_is_the_mean_of_what_was_finite(T, steps):
     ("t", "quarter"), [(1, 1), (25, 1), (26, 2), (50, 2), (75, 3), (76, 4), (100, 4)]
 )
 def test_quarters_are_of_the_noise_levels(t, quarter):
-    window = Window()
+    window = LogWindow()
     window.add(torch.ones(1), torch.tensor([t]), 100, 0.0, 1.0)
     means = window.means()
     assert [q for q in range(1, 5) if means[f"loss_q{q}"] is not None] == [quarter]
 
 
 def test_a_window_counts_what_the_network_was_told():
-    window = Window()
+    window = LogWindow()
     window.add(torch.ones(1), torch.ones(1).int(), 9, 0.0, 1.0)
     assert not [key for key in window.means() if key.startswith("conditions")]
     of_each = torch.tensor([[0, 0], [1, 0], [1, -1], [0, 0]])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fromnoise.training import allocation
+from fromnoise.training.step import keep_freed_memory
 
 STEPS = """
 import ctypes, resource, sys
@@ -16,7 +16,7 @@ import torch
 mallopt = ctypes.CDLL(None).mallopt
 mallopt(-3, 2**17)  # every larger block is a mapping of its own, given back when it is freed
 mallopt(-1, 2**17)
-from fromnoise.training.allocation import keep_freed_memory
+from fromnoise.training.step import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def step():
@@ -53,4 +53,4 @@ def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
         """A C library without mallopt."""
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    allocation.keep_freed_memory()
+    keep_freed_memory()

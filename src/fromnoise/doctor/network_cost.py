@@ -1,4 +1,4 @@
-"""What a network costs on this machine: counted on one image, measured on a few, never trained."""
+"""Measure the cost of a network on this machine: count the work of one image, time some steps."""
 
 import copy
 import time
@@ -24,38 +24,38 @@ from fromnoise.training.precision import (
     set_memory_layout,
 )
 
-REPEATS = 3  # timed passes; their median is taken
-PASSES = 3  # a forward and a backward pass cost about three forward passes
+REPEATS = 3  # timed steps, of which the median counts
+PASSES = 3  # forward passes that cost as much as a forward and a backward pass, about
 PRODUCTS = (torch.matmul, torch.Tensor.__matmul__, torch.Tensor.matmul, torch.bmm)
-GROWTH = 4  # from one batch that is tried to the next
-CHOOSING = 16  # passes in which the precision is chosen, at most
+GROWTH = 4  # of the batch from one trial to the next
+CHOOSING = 16  # passes to choose the precision, at most
 
 
 @dataclass(frozen=True)
-class Attended:
-    """One attention over all pixels of a level, in one image."""
+class AttentionLayer:
+    """An attention layer over all pixels of a level, for one image."""
 
     tokens: int  # N queries
-    keys: int  # N, and the memories of a network that has some
+    keys: int  # N, plus the memories of a network with memories
     heads: int
     multiply_adds: int
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a network costs. None: a pass would have taken longer than there was time for."""
+class NetworkCost:
+    """The cost of a network. None: not measured, because a pass takes too long."""
 
     parameters: int
     multiply_adds: int  # a forward pass of one image
-    attention: tuple[Attended, ...]
+    attention: tuple[AttentionLayer, ...]
     weight_bytes: int
-    image_bytes: int | None = None  # kept for the backward pass, for each image of a part
+    image_bytes: int | None = None  # activations for the backward pass, of one image
     step_seconds: float | None = None
-    images: int = 0  # that the timed passes had; steps of more are longer in proportion
+    images: int = 0  # in the timed steps. A larger batch takes longer in proportion
     computation: Computation | None = None
 
 
-def measure(
+def measure_network(
     denoiser: Denoiser,
     settings: Training,
     objective: Objective,
@@ -64,18 +64,20 @@ def measure(
     num_labels: int,
     seconds: float,
     computation: Computation | None = None,
-) -> Measured:
+) -> NetworkCost:
     """Count a network's work and time a few steps of it, in about `seconds`.
 
-    shape: (C,H,W) of an image. computation: as the training will have it; None: it is chosen here.
-    Time is looked at before each pass, and the first is the forward pass of one image. Neither the
-    denoiser nor any random number of the caller is changed; the images are noise of its own.
+    shape: (C,H,W) of an image. computation: that of the training. None: choose it here.
+    The first pass is the forward pass of one image. Each further pass starts only if there is time
+    for it. The images are noise. The denoiser and the global random state do not change.
     """
     device = next(denoiser.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         trial = copy.deepcopy(denoiser).eval()
-        optimizer = build_optimizer(trial.network, settings)  # it is imported then: for seconds
+        optimizer = build_optimizer(
+            trial.network, settings
+        )  # the first call imports modules for seconds
         end = time.perf_counter() + seconds
 
         def batch(count: int) -> tuple[Tensor, Tensor | None]:
@@ -84,38 +86,37 @@ def measure(
             return x0, torch.zeros(count, num_labels, device=device) if num_labels else None
 
         forward, multiply_adds, attention = count_work(trial, *batch(1))
-        facts: dict[str, Any] = {
+        values: dict[str, Any] = {
             "parameters": sum(p.numel() for p in trial.parameters()),
             "multiply_adds": multiply_adds,
             "attention": attention,
             "weight_bytes": sum(p.nbytes for p in trial.parameters()),
         }
         part = -(-settings.batch_size // settings.accumulation)
-        few = min(2, part)  # an average over a batch needs two
-        if time.perf_counter() + forward < end:  # once more, for the first pass warms up
+        few = min(2, part)  # batch normalisation needs two
+        if time.perf_counter() + forward < end:  # again: the first pass is a warm-up
             forward = min(forward, count_work(trial, *batch(1))[0])
         image = PASSES * forward
         if time.perf_counter() + few * image > end:
-            return Measured(**facts)
+            return NetworkCost(**values)
 
         trial.train()
         if computation is None:
             left = max(end - time.perf_counter(), 0) / 2
-            there = max(1, CPU_PIXELS // (shape[1] * shape[2]))
-            count = max(few, min(part, there, int(left / CHOOSING / image)))
-            try_out = left > CHOOSING * few * image
+            most = max(1, CPU_PIXELS // (shape[1] * shape[2]))
+            count = max(few, min(part, most, int(left / CHOOSING / image)))
             computation = (
                 choose_computation(settings, trial, objective, *batch(count))
-                if try_out
+                if left > CHOOSING * few * image
                 else Computation("fp32", False)
             )
         set_memory_layout(trial, computation.channels_last)
-        computation = computation._replace(compiled=False)  # as a copy is
-        kept = kept_bytes(trial, objective, computation, *batch(few))
-        facts |= {"image_bytes": kept, "computation": computation}
+        computation = computation._replace(compiled=False)  # a copy is not compiled
+        activations = activation_bytes(trial, objective, computation, *batch(few))
+        values |= {"image_bytes": activations, "computation": computation}
 
         def step(count: int) -> tuple[float, float]:
-            """Seconds of a forward and backward pass, and of what follows it once a step."""
+            """Return the seconds of a forward and backward pass, and of the optimiser's update."""
             x0, cond = batch(count)
             started = time.perf_counter()
             _loss(trial, objective, computation, x0, cond).backward()
@@ -126,10 +127,10 @@ def measure(
             _wait(device)
             return middle - started, time.perf_counter() - middle
 
-        free = memory_free(device)
-        most = part if free is None else min(part, max(few, int(free / 2 / max(kept, 1))))
+        free = free_memory(device)
+        most = part if free is None else min(part, max(few, int(free / 2 / max(activations, 1))))
         count, seconds = few, step(few)[0]
-        while count < most:  # small batches are slow, an image: towards a whole one, as time allows
+        while count < most:  # an image takes longer in a small batch: grow it as time allows
             affordable = int((end - time.perf_counter()) / (1 + REPEATS) / (seconds / count))
             larger = min(most, GROWTH * count, affordable)
             if larger <= count:
@@ -139,28 +140,28 @@ def measure(
         while len(timed) < REPEATS and time.perf_counter() + seconds < end:
             timed.append(step(count))
         if not timed:
-            return Measured(**facts)
+            return NetworkCost(**values)
         passes, updates = zip(*timed, strict=True)
         whole = _median(passes) / count * settings.batch_size + _median(updates)
-        return Measured(**facts, step_seconds=whole, images=count)
+        return NetworkCost(**values, step_seconds=whole, images=count)
 
 
 class _Counting(TorchFunctionMode):
-    """Counts the multiply-adds of layers and products, and notes every softmax attention.
+    """A counter of the multiply-adds of layers and products, and a list of softmax attentions.
 
-    The counter of torch itself takes seconds to be imported.
+    The import of torch's own counter takes seconds.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.multiply_adds = 0
-        self.attention: list[Attended] = []
+        self.attention: list[AttentionLayer] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in (F.conv2d, F.linear):  # (…, C_out, …); weight[0] makes one number of it
+        if func in (F.conv2d, F.linear):  # (…, C_out, …); weight[0] is for one number of the output
             self.multiply_adds += out.numel() * args[1][0].numel()
-        elif func is F.conv_transpose2d:  # weight[0] is what one number of the input is put into
+        elif func is F.conv_transpose2d:  # weight[0] is for one number of the input
             self.multiply_adds += args[0].numel() * args[1][0].numel()
         elif func in PRODUCTS:  # (…,N,K) @ (…,K,M)
             self.multiply_adds += out.numel() * args[0].shape[-1]
@@ -172,14 +173,14 @@ class _Counting(TorchFunctionMode):
             keys = k.shape[-2]
             multiply_adds = heads * tokens * keys * (d + v.shape[-1])
             self.multiply_adds += multiply_adds
-            self.attention.append(Attended(tokens, keys, heads, multiply_adds))
+            self.attention.append(AttentionLayer(tokens, keys, heads, multiply_adds))
         return out
 
 
 def count_work(
     denoiser: Denoiser, x0: Tensor, cond: Tensor | None = None
-) -> tuple[float, int, tuple[Attended, ...]]:
-    """Seconds, multiply-adds and attentions of the forward pass of one image, (1,C,H,W)."""
+) -> tuple[float, int, tuple[AttentionLayer, ...]]:
+    """Return seconds, multiply-adds and attentions of the forward pass of one image (1,C,H,W)."""
     t = torch.ones(1, dtype=torch.long)
     with torch.no_grad(), _Counting() as counting:
         started = time.perf_counter()
@@ -188,17 +189,17 @@ def count_work(
     return seconds, counting.multiply_adds, tuple(counting.attention)
 
 
-def kept_bytes(
+def activation_bytes(
     denoiser: Denoiser,
     objective: Objective,
     computation: Computation,
     x0: Tensor,
     cond: Tensor | None,
 ) -> int:
-    """Bytes that a forward pass keeps for the backward pass, an image; the backward pass is run.
+    """Return the bytes that a forward pass keeps for the backward pass, for one image.
 
-    Tensors that share memory count once, the weights not at all, and nor do their copies in half
-    precision, of which there is one for any number of images.
+    Runs both passes. Tensors that share memory count once. The weights do not count, nor do their
+    copies in half precision, which do not depend on the number of images.
     """
     own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
     kept: dict[int, int] = {}
@@ -219,9 +220,9 @@ def kept_bytes(
     return max(sum(kept.values()) - copies, 0) // len(x0)
 
 
-def memory_free(device: torch.device) -> int | None:
-    """Bytes that are there to be taken on the device; None where the system does not say."""
-    if device.type == "cuda":  # what torch keeps for itself without using it is there, too
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of free memory on the device. None if the system does not report them."""
+    if device.type == "cuda":  # memory that torch has reserved but does not use is free too
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     if device.type != "cpu":
@@ -231,7 +232,7 @@ def memory_free(device: torch.device) -> int | None:
         available = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    group = Path("/sys/fs/cgroup")  # a container may have less than the machine
+    group = Path("/sys/fs/cgroup")  # a container may have a lower limit than the machine
     try:
         limit = int((group / "memory.max").read_text())
         return min(available, max(limit - int((group / "memory.current").read_text()), 0))

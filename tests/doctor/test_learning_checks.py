@@ -7,7 +7,7 @@ import torch
 from fromnoise.config.overrides import parse_override
 from fromnoise.diffusion import NoiseSchedule
 from fromnoise.diffusion.betas import SCHEDULES
-from fromnoise.doctor import learning
+from fromnoise.doctor import learning_checks
 from fromnoise.doctor.doctor import check
 from fromnoise.training.ema import EMA
 
@@ -33,7 +33,7 @@ EARLY = [  # every schedule that can end with an image
     ("warmup", 300, {"fraction": 0.5, "beta_T": 0.01}),
     ("cosine", 100, {"beta_max": 0.01}),
     ("sigmoid", 100, {"beta_max": 0.01}),
-    ("given", 3, {"betas": [0.1, 0.2, 0.3]}),
+    ("custom", 3, {"betas": [0.1, 0.2, 0.3]}),
 ]
 LATE = {"jsd"}  # β_T = 1
 
@@ -43,21 +43,22 @@ def test_every_schedule_is_known_to_the_checks_of_its_end():
 
 
 @pytest.mark.parametrize(("name", "T", "options"), EARLY)
-def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts, name, T, options):
+def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(inputs, name, T, options):
     schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
-    found = learning.noise_at_the_end(facts(schedule))
+    found = learning_checks.final_noise(inputs(schedule))
     left = math.sqrt(NoiseSchedule.named(name, T, **options).alpha_bar[-1])
-    assert found.level == "wrong"
-    assert f"√ᾱ_T = {left:.2f}: at t = T the image is still seen" in found.said
-    ways = found.advice.removeprefix("end in noise: ").split(", or ")
+    assert found.level == "error"
+    assert f"√ᾱ_T = {left:.2f}: x_T still shows the image" in found.message
+    ways = found.advice.removeprefix("Set ").split(", or ")
     for way in ways:
-        if way == "larger diffusion.schedule.betas (or more, and diffusion.T as many)":
+        if way == "larger diffusion.schedule.betas (or more of them, and diffusion.T to match)":
             mended = {"diffusion.T": 12, "diffusion.schedule.betas": [0.5] * 12}
         else:
             mended = dict(map(parse_override, way.split()))
-        diffusion = facts(schedule | mended).recipe.diffusion
-        assert diffusion.noise_schedule().alpha_bar[-1] <= (learning.TOO_MUCH_IMAGE / 1.5) ** 2, way
-        assert learning.noise_at_the_end(facts(schedule | mended)).level == "ok", way
+        diffusion = inputs(schedule | mended).recipe.diffusion
+        limit = (learning_checks.MAX_FINAL_SIGNAL / 1.5) ** 2
+        assert diffusion.noise_schedule().alpha_bar[-1] <= limit, way
+        assert learning_checks.final_noise(inputs(schedule | mended)).level == "ok", way
     if (name, T, options) == ("linear", 400, {}):
         assert ways == [
             "diffusion.T=1000",
@@ -78,24 +79,24 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts,
         ("linear", 1, {"beta_1": 4e-3, "beta_T": 0.04}, False, False),  # T = 2730: ᾱ_T is too small
         ("linear_rescaled", 1000, {"beta_T": 0.002}, False, True),
         ("linear_rescaled", 15, {"beta_T": 0.005}, False, False),
-        ("given", 3, {"betas": [0.1, 0.2, 0.3]}, False, False),
+        ("custom", 3, {"betas": [0.1, 0.2, 0.3]}, False, False),
         ("cosine", 100, {"beta_max": 0.01}, False, False),
     ],
 )
 def test_what_changes_nothing_or_cannot_be_is_not_advised(
-    facts, name, T, options, T_helps, betas_help
+    inputs, name, T, options, T_helps, betas_help
 ):
     schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
-    advice = learning.noise_at_the_end(facts(schedule)).advice
+    advice = learning_checks.final_noise(inputs(schedule)).advice
     assert ("diffusion.T=" in advice) == T_helps
     assert ("schedule.beta_T=" in advice or "schedule.beta=" in advice) == betas_help
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"given"}))
-def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(facts, name):
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"custom"}))
+def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(inputs, name):
     asked = {"diffusion": {"T": 100, "schedule": name, "zero_terminal_snr": True}}
     asked["diffusion"]["prediction"] = "v"
-    assert learning.noise_at_the_end(facts(asked)).level == "ok"
+    assert learning_checks.final_noise(inputs(asked)).level == "ok"
 
 
 # ---- the average --------------------------------------------------------------------------------
@@ -104,29 +105,27 @@ def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(facts, name):
 @pytest.mark.parametrize(
     ("decay", "steps", "level"),
     [
-        (0.9999, 14_000, "look"),
-        (0.9999, 39_000, "look"),
+        (0.9999, 14_000, "warn"),
+        (0.9999, 39_000, "warn"),
         (0.9999, 41_000, "ok"),
         (0.999, 5_000, "ok"),
-        (0.999, 3_000, "look"),
+        (0.999, 3_000, "warn"),
         (0.0, 200, "ok"),
         (0.9999, 10, "ok"),
     ],
 )
-def test_an_average_longer_than_a_quarter_of_the_run_is_looked_at(facts, decay, steps, level):
+def test_an_average_longer_than_a_quarter_of_the_run_is_looked_at(inputs, decay, steps, level):
     asked = {"training.ema_decay": decay, "training.steps": steps}
-    assert learning.average_of_weights(facts(asked)).level == level
+    assert learning_checks.ema(inputs(asked)).level == level
 
 
-def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(facts):
+def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(inputs):
     """A real average of one number, 1 at first and 0 from the first step on."""
-    found = learning.average_of_weights(
-        facts({"training.ema_decay": 0.9999, "training.steps": 14_000})
-    )
-    assert "decay 0.9999 is an average over 10,000 steps, 71% of the 14,000" in found.said
-    assert "0.0% of the first weights is left in it; without the warm-up, 25%" in found.said
-    assert "only lets it reach 0.9994" in found.said
-    assert found.advice.startswith("training.ema_decay=0.9993 ")
+    found = learning_checks.ema(inputs({"training.ema_decay": 0.9999, "training.steps": 14_000}))
+    assert "decay 0.9999 is an average over 10,000 steps, 71% of the 14,000" in found.message
+    assert "0.0% of it are the initial weights, 25% without the warm-up" in found.message
+    assert "ends at 0.9994" in found.message
+    assert found.advice.startswith("Set training.ema_decay=0.9993 ")
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1)
     ema = EMA(module, 0.9999)
@@ -146,29 +145,29 @@ def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(facts):
     ("steps", "count", "level"),
     [
         (10_000, 50_000, "ok"),
-        (10_000, 1_000, "look"),  # 1,280 epochs
+        (10_000, 1_000, "warn"),  # 1,280 epochs
         (10_000, 1_300, "ok"),
         (800_000, 50_000, "ok"),  # the paper's 2,048
-        (100, 50_000, "look"),  # a quarter of one
-        (10_000, None, "look"),
+        (100, 50_000, "warn"),  # a quarter of one
+        (10_000, None, "warn"),
     ],
 )
-def test_images_are_seen_neither_too_seldom_nor_by_heart(facts, steps, count, level):
-    found = learning.images_seen(facts({"training.steps": steps}, num_images=count))
+def test_images_are_seen_neither_too_seldom_nor_by_heart(inputs, steps, count, level):
+    found = learning_checks.images_seen(inputs({"training.steps": steps}, num_images=count))
     assert found.level == level
-    assert f"{128 * steps:,} in {steps:,} steps" in found.said
+    assert f"{128 * steps:,} in {steps:,} steps" in found.message
     if count is None:
-        assert "not known" in found.said
+        assert "epochs unknown" in found.message
     else:
-        assert f"epochs of {count:,}" in found.said
+        assert f"epochs of {count:,}" in found.message
 
 
-def test_epochs_of_images_that_are_not_here_are_not_known(facts):
-    asked = facts(num_images=None)
+def test_epochs_of_images_that_are_not_here_are_not_known(inputs):
+    asked = inputs(num_images=None)
     asked = replace(asked, recipe=_with_epochs(asked.recipe))
     assert asked.steps is None
-    assert {f.what for f in check(asked) if f.level == "look"} == {"images seen"}
-    assert "not known" in learning.images_seen(asked).said
+    assert {f.topic for f in check(asked) if f.level == "warn"} == {"images seen"}
+    assert "steps unknown" in learning_checks.images_seen(asked).message
 
 
 def _with_epochs(recipe):
@@ -176,38 +175,38 @@ def _with_epochs(recipe):
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
 
 
-@pytest.mark.parametrize(("count", "level"), [(127, "look"), (128, "ok")])
-def test_a_batch_larger_than_the_images(facts, count, level):
-    assert learning.batch(facts(num_images=count)).level == level
+@pytest.mark.parametrize(("count", "level"), [(127, "warn"), (128, "ok")])
+def test_a_batch_larger_than_the_images(inputs, count, level):
+    assert learning_checks.batch(inputs(num_images=count)).level == level
 
 
-def test_the_parts_of_a_batch_are_named(facts):
-    said = learning.batch(facts({"training.accumulation": 3})).said
+def test_the_parts_of_a_batch_are_named(inputs):
+    said = learning_checks.batch(inputs({"training.accumulation": 3})).message
     assert "128 images a step, in 3 parts of up to 43" in said
 
 
-@pytest.mark.parametrize(("count", "level"), [(8, "look"), (9, "ok"), (None, "ok")])
-def test_a_network_that_holds_every_image_by_heart(facts, count, level):
+@pytest.mark.parametrize(("count", "level"), [(8, "warn"), (9, "ok"), (None, "ok")])
+def test_a_network_that_holds_every_image_by_heart(inputs, count, level):
     measured = {"parameters": 10 * 8 * 3 * 64 * 64 + 1}
-    assert learning.network(facts(num_images=count, measured=measured)).level == level
+    assert learning_checks.network(inputs(num_images=count, cost=measured)).level == level
 
 
 @pytest.mark.parametrize(
     ("overrides", "names", "level"),
     [
-        ({"data.flip": True}, (), "look"),
-        ({"data.flip": True, "data.source": "mnist"}, (), "look"),
+        ({"data.flip": True}, (), "warn"),
+        ({"data.flip": True, "data.source": "mnist"}, (), "warn"),
         ({"data.flip": True, "data.source": "cifar10"}, (), "ok"),
         ({"data.source": "mnist"}, (), "ok"),
-        ({"data.flip": True, "data.source": "folder", "data.labels": True}, ("Left hand",), "look"),
-        ({"data.flip": True, "data.source": "folder", "data.labels": True}, ("eye-right",), "look"),
+        ({"data.flip": True, "data.source": "folder", "data.labels": True}, ("Left hand",), "warn"),
+        ({"data.flip": True, "data.source": "folder", "data.labels": True}, ("eye-right",), "warn"),
         ({"data.flip": True, "data.source": "folder", "data.labels": True}, ("bright",), "ok"),
         ({"data.flip": True, "data.source": "folder"}, ("left",), "ok"),
         ({"data.source": "folder", "data.labels": True}, ("left",), "ok"),
     ],
 )
-def test_mirrors_that_make_something_untrue(facts, overrides, names, level):
-    assert learning.mirrored(facts(overrides, label_names=names)).level == level
+def test_mirrors_that_make_something_untrue(inputs, overrides, names, level):
+    assert learning_checks.flip(inputs(overrides, label_names=names)).level == level
 
 
 # ---- learning rate ------------------------------------------------------------------------------
@@ -219,13 +218,13 @@ def test_mirrors_that_make_something_untrue(facts, overrides, names, level):
         (2e-4, 500, ""),
         (0.5, 0, "unusually large"),
         (1e-9, 0, "unusually small"),
-        (2e-4, 50_000, "of which the training has 50,000"),
+        (2e-4, 50_000, "but the training has 50,000 steps"),
     ],
 )
 def test_a_learning_rate_that_is_far_from_any_and_an_endless_warm_up_are_looked_at(
-    facts, rate, warmup, said
+    inputs, rate, warmup, said
 ):
     settings = {"training.learning_rate": rate, "training.warmup_steps": warmup}
-    finding = learning.learning_rate(facts({**settings, "training.steps": 50_000}))
-    assert finding.level == ("look" if said else "ok")
-    assert said in finding.said
+    finding = learning_checks.learning_rate(inputs({**settings, "training.steps": 50_000}))
+    assert finding.level == ("warn" if said else "ok")
+    assert said in finding.message
