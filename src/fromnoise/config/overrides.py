@@ -59,7 +59,8 @@ def full_key(key: str, section: SectionName) -> str:
     known = [*fields, *options]
     raise ConfigError(
         f"unknown key {key}{did_you_mean(key, known)}. Keys of {section}: {', '.join(known)}. "
-        f"Keys of other sections have a dot: {', '.join(f'{name}.…' for name in Recipe.model_fields)}."
+        "Keys of other sections have a dot: "
+        f"{', '.join(f'{name}.…' for name in Recipe.model_fields)}."
     )
 
 
