@@ -271,7 +271,7 @@ def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
         file.unlink()
     with pytest.raises(ConfigError, match="has no previews"):
         progress_figure(run)
-    assert "is not a run: log.jsonl is missing" in cli("progress", tmp_path / "nowhere").err
+    assert "is not a run: it has no log.jsonl" in cli("progress", tmp_path / "nowhere").err
     assert "epochs 'x' cannot be read; write 0,50" in cli("progress", run, "--epochs", "x").err
 
 
