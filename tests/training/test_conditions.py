@@ -81,7 +81,7 @@ def labelled_run(tmp_path_factory):
 def test_a_model_knows_its_labels_and_answers_to_them(labelled_run):
     model = labelled_run.model("raw")
     assert model.spec.label_names == tuple("0123456789")
-    assert model.sampling_plan().guidance == 2.0
+    assert model.sampling_config().guidance == 2.0
     cond = torch.eye(10)[:2] * 2 - 1
     of_0, of_1 = model.sample([5, 5], cond=cond)
     assert not torch.equal(of_0, of_1)
@@ -272,7 +272,7 @@ def test_progress_is_drawn_from_the_previews(run, cli, tmp_path):
     with pytest.raises(ConfigError, match="has no previews"):
         progress_figure(run)
     assert "is not a run: it has no log.jsonl" in cli("progress", tmp_path / "nowhere").err
-    assert "epochs 'x' cannot be read; write 0,50" in cli("progress", run, "--epochs", "x").err
+    assert "--epochs 'x' is unreadable. Write 0,50" in cli("progress", run, "--epochs", "x").err
 
 
 def test_more_epochs_make_a_run_longer(tiny, tmp_path):
