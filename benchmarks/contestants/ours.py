@@ -12,7 +12,7 @@ from features import features, statistics_of_others
 from torch import Tensor
 from work import Work
 
-from fromnoise.config.components import Component, checked
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
@@ -87,10 +87,10 @@ def sampling(
 ) -> Work:  # fmt: skip
     """So many images from `Model.sample`; the weights are untrained."""
     given = {
-        "network": checked(Component(name=network, **options), "network"),
+        "network": check_component(Component(name=network, **options), "network"),
         "diffusion": {},
         "sampling": {
-            "sampler": checked(Component(name=sampler), "sampling.sampler"),
+            "sampler": check_component(Component(name=sampler), "sampling.sampler"),
             "steps": steps,
         },
         "channels": 3,
