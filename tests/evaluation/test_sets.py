@@ -13,18 +13,15 @@ from PIL import Image
 import fromnoise
 from fromnoise.cli import app
 from fromnoise.data import open_images
-from fromnoise.evaluation import (
-    frechet_distance,
-    kernel_distance,
-    moments_of,
-    opening,
-)
 from fromnoise.evaluation import likelihood as bits_of_a_run
+from fromnoise.evaluation import opening
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.features import pixels
+from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.generated import draw, found, spread
 from fromnoise.evaluation.images import evenly, training_data_of
 from fromnoise.evaluation.likelihood import measure_bits
+from fromnoise.evaluation.metrics import kernel_distance
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.sets import evaluate_set
