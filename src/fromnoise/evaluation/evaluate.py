@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.checks import Request, check_request
@@ -58,8 +59,8 @@ def evaluate(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
         )
     model = load(path, weights=weights, device=device) if is_model(path) else None
-    if model is None and (sampling or weights):
-        given = next(iter(sampling or {"--weights": weights}))
+    if model is None and (sampling or weights or first_seed):
+        given = next(iter(sampling or {"--weights" if weights else "--seed": None}))
         raise ConfigError(
             f"{given} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
@@ -114,10 +115,12 @@ def evaluate(
 
 def sampling_name(spec: ModelSpec, config: SamplingConfig) -> list[str]:
     """Return the parts of a folder's name that tell the model and its sampling settings."""
-    usual = spec.sampling
-    parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
-    stored = usual.sampler.options if usual.sampler.name == config.sampler.name else {}
-    parts += [f"{k}{v}" for k, v in config.sampler.options.items() if stored.get(k, v) != v]
+    usual, sampler = spec.sampling, config.sampler
+    parts = [f"{spec.step:06d}", spec.weights_name, sampler.name, str(config.steps)]
+    stored = usual.sampler
+    if stored.name != sampler.name:
+        stored = check_component(Component(name=sampler.name), "sampling.sampler")
+    parts += [f"{k}{v}" for k, v in sampler.options.items() if stored.options.get(k) != v]
     parts += [config.timesteps] if config.timesteps != usual.timesteps else []
     parts += [f"s{config.guidance:g}"] if config.guidance != 1 else []
     return [*parts, config.precision]
