@@ -255,13 +255,13 @@ class Model:
             ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
             if ours != theirs:
                 raise ValueError(
-                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. Use a "
-                    "model of the same kind, such as an earlier checkpoint."
+                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. "
+                    "Use an earlier checkpoint."
                 )
         if not torch.equal(self.denoiser.schedule.alpha_bar, weak.denoiser.schedule.alpha_bar):
             raise ValueError(
-                "autoguidance: the weaker model has another noise schedule. Use an earlier "
-                "checkpoint."
+                "autoguidance: the weaker model has another noise schedule. "
+                "Use an earlier checkpoint."
             )
 
     def same_weights(self, other: "Model") -> bool:
@@ -278,8 +278,8 @@ class Model:
     def noise(self, seeds: Sequence[int], t: int, *key: Key) -> Tensor:
         """Return the noise of each seed for the step from t: float32 (B,C,H,W), on the CPU.
 
-        It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number
-        per image and channel. key: see `rng.image_noise`.
+        It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal
+        number per image and channel. key: see `rng.image_noise`.
         """
         channels, strength = self.spec.channels, self.spec.diffusion.offset_noise
         eps = image_noise(seeds, t, (channels, *self.spec.size), *key)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
+from fromnoise.config.overrides import full_key
 from fromnoise.config.recipe import check_sampling
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
@@ -42,31 +43,30 @@ def resolve_sampling(
     timestep lies in.
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        full_key(key, "sampling")  # raises for unknown and renamed keys
     stored, T = spec.sampling, spec.diffusion.T
     fields = {key: value for key, value in overrides.items() if key in SamplingConfig.model_fields}
     options = {key: value for key, value in overrides.items() if key not in fields}
     _check_guidance(spec, fields, conditional)
-    if (steps := fields.get("steps")) is not None and not 1 <= steps <= T:
+    if isinstance(steps := fields.get("steps"), int) and not 1 <= steps <= T:
         raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
-    named = Component.model_validate(fields.get("sampler", stored.sampler.name))
-    inherited = stored.sampler.options if named.name == stored.sampler.name else {}
-    check_option_owner(named.name, options)
-    component = Component(name=named.name, **{**inherited, **named.options, **options})
-    changes = {
-        "steps": min(stored.steps, T),
-        "precision": auto_precision if stored.precision == "auto" else stored.precision,
-        **fields,
-        "sampler": check_component(component, "sampling.sampler").model_dump(),
-    }
-    if changes["precision"] == "auto":
-        changes["precision"] = auto_precision
+    changes = {"steps": min(stored.steps, T), "sampler": stored.sampler.name, **fields}
     try:
         config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
+    name, own = config.sampler.name, config.sampler.options
+    inherited = stored.sampler.options if name == stored.sampler.name else {}
+    check_option_owner(name, options)
+    component = Component(name=name, **{**inherited, **own, **options})
+    precision = auto_precision if config.precision == "auto" else config.precision
+    config = config.model_copy(
+        update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
+    )
     _check_shapes_of_guidance(config, schedule, fields)
     check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
-    return with_guidance(config, 1.0) if conditional is False else config
+    return with_guidance(config, 1.0 if conditional is False else config.guidance)
 
 
 def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
@@ -103,8 +103,8 @@ def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool |
         )
     if conditional is False:
         raise ConfigError(
-            f"{guiding[0]} has no effect: {FORMULA} needs labels of each image, and a composition "
-            f"has weights instead. Request labels, or remove {guiding[0]}."
+            f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
+            f"--labels, cond), not a composition, or remove {guiding[0]}."
         )
 
 
