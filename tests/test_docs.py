@@ -1,6 +1,7 @@
 """What the pages in docs/ promise: their links lead somewhere, their commands and code run."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,8 @@ def test_the_scheduler_alone_works_as_shown():
     assert names["x_s"].shape == names["predicted_x0"].shape == (3, 3, 4, 4)
     # at t = 1 the next x is the prediction itself
     torch.testing.assert_close(names["x_s"][0], names["predicted_x0"][0])
+
+
+def test_the_page_of_components_is_what_the_script_writes():
+    script = runpy.run_path(str(DOCS / "components.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), "run make docs"
