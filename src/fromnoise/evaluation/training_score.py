@@ -81,7 +81,7 @@ def score(
         samples = generate_images(
             model,
             settings.num_images,
-            model.sampling_config(),
+            model.sampling_config(conditional=has_labels(model, images)),
             labels_of=images,
             progress=check_signal,
         )
