@@ -208,7 +208,7 @@ def nothing(done: int, total: int) -> None:
     """Progress that nobody sees."""
 
 
-def in_parts(
+def extract_in_parts(
     extractor: Extractor, images: np.ndarray, progress: Progress = nothing
 ) -> Iterator[tuple[slice, Features]]:
     """The features of images, uint8 (N, C, H, W), some at a time: (rows, those of these rows).

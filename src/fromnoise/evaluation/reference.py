@@ -23,7 +23,7 @@ from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,
     Progress,
-    in_parts,
+    extract_in_parts,
     nothing,
 )
 from fromnoise.evaluation.fid import moments_of
@@ -67,7 +67,7 @@ def reference_of(
         writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
         try:
             kept = _with_room(writing, shape)
-            for rows, part in in_parts(extractor, images, progress):
+            for rows, part in extract_in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
             fsync(writing)

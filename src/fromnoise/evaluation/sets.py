@@ -22,7 +22,7 @@ from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.evaluation.checks import Request, check_request, reason_unavailable
 from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
-from fromnoise.evaluation.features import PRETRAINED, Extractor, in_parts
+from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_in_parts
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, evenly_spaced
@@ -154,7 +154,7 @@ def evaluate_set(
     }
     started = time.perf_counter()
     with progress_bar("features") as progress:
-        parts = [part for _, part in in_parts(extractor, generated.images, progress)]
+        parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(
         generated,
@@ -221,7 +221,9 @@ def _feature_space(subject: Subject, training: RealImages, held_out: np.ndarray 
     """Return the extractor's features of all images that a check for copies compares."""
 
     def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.features for _, part in in_parts(subject.extractor, images)])
+        return np.concatenate(
+            [part.features for _, part in extract_in_parts(subject.extractor, images)]
+        )
 
     train = reference_of(training, subject.extractor).features
     assert train is not None

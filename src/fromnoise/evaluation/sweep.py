@@ -23,7 +23,7 @@ from fromnoise.evaluation.features import (
     Extractor,
     check_installed,
     digest,
-    in_parts,
+    extract_in_parts,
     load_extractor,
     select_extractor,
 )
@@ -191,7 +191,7 @@ def sweep(
             generated = generate_images(
                 model, num, config, labels_of=labels_of, batch_size=batch_size, progress=progress
             )
-        parts = [part.features for _, part in in_parts(extractor, generated.images)]
+        parts = [part.features for _, part in extract_in_parts(extractor, generated.images)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance = frechet_jackknifed(blocks, reference.mean, reference.covariance)
         fid, _ = with_intervals(distance)
