@@ -80,7 +80,7 @@ def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
             assert x.dtype == torch.uint8
             return (x.float().mean(dim=(2, 3)) * self.scale,)
 
-    monkeypatch.setattr(extractors, "AT_A_TIME", 4)
+    monkeypatch.setattr(extractors, "BATCH_SIZE", 4)
     features, logits = extractors._in_batches(Mean())(IMAGES[:, :1])
     expected = IMAGES[:, 0].mean(axis=(1, 2))
     np.testing.assert_allclose(features, np.stack([expected] * 3, axis=1), rtol=1e-6)

@@ -150,9 +150,8 @@ def figures(row: dict) -> tuple:
     )  # and not whether it is on the front by now
 
 
-STORED = (
-    Path(__file__).parents[1] / "stored" / "plain" / "evaluation" / "sweep-000011-fp32-pixels-80"
-)
+EVALUATIONS = Path(__file__).parents[1] / "stored" / "plain" / "evaluation"
+STORED = EVALUATIONS / "sweep-000011-fp32-pixels-80"
 
 
 def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_path):
@@ -247,7 +246,7 @@ def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
         with pytest.raises(ConfigError, match="a sweep with another count"):
             read_rows(tmp_path, {"count": 1})
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(DataError, match=r"sweep\.json is not JSON that can be read"):
+    with pytest.raises(DataError, match=r"sweep\.json is not valid JSON"):
         read_rows(tmp_path, {"count": 1})
 
 

@@ -12,7 +12,7 @@ from fromnoise.evaluation.features import check_installed, load_extractor, selec
 from fromnoise.evaluation.generated import generate_images, has_labels, read_images
 from fromnoise.evaluation.images import NO_RUN, run_images_of
 from fromnoise.evaluation.records import table
-from fromnoise.evaluation.reference import OF_A_RUN, open_real, open_reference
+from fromnoise.evaluation.reference import RUN_SPLITS, open_real, open_reference
 from fromnoise.evaluation.sets import METRICS, check_metrics, evaluate_set
 from fromnoise.model.model import load
 from fromnoise.model.spec import ModelSpec, Weights, is_model, run_folder_of
@@ -76,7 +76,7 @@ def evaluate(
     )
     run_images = run_images_of(path) if model else NO_RUN
     config = None
-    against = reference if reference in OF_A_RUN else Path(reference).stem
+    against = reference if reference in RUN_SPLITS else Path(reference).stem
     parts = [space.name, against, str(count)]
     if model:
         config = model.sampling_config(conditional=has_labels(model, real), **(sampling or {}))
