@@ -23,7 +23,6 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
-from fromnoise import generation as editing
 from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
@@ -33,7 +32,8 @@ from fromnoise.data.decoding.transforms import Picture, fit_picture
 from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
-from fromnoise.evaluation import frechet_distance, moments_of
+from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.generation import interpolations
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
@@ -567,7 +567,7 @@ def test_what_a_recipe_does_not_say_is_written_out():
         assert alpha == pytest.approx(middle, abs=5e-3)
     recipe = load_recipe("cifar10-linear-attention")
     text = recipe.to_yaml()
-    for line in ("metric: mse", "name: linear", "accumulation: 1", "batch_size: 128"):
+    for line in ("loss: mse", "name: linear", "accumulation: 1", "batch_size: 128"):
         assert re.search(rf"^\s+{line}$", text, flags=re.MULTILINE), line
 
 
@@ -599,9 +599,10 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     ends = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(ends, digits, strict=True):
         Image.fromarray(image[0].astype(np.uint16) * 257).save(path)
-    monkeypatch.setattr(editing.interpolation, "grid_figure", lambda images, path, **how: path)
-    files = editing.interpolate_to_folder(
-        untrained(tiny), ends[0], ends[1], tmp_path / "out", frames=3, strength=0.01, steps=100
+    monkeypatch.setattr(interpolations, "grid_figure", lambda images, path, **how: path)
+    model = untrained(tiny)
+    files = interpolations.interpolate_to_folder(
+        model, *ends, tmp_path / "out", model.sampling_config(steps=100), frames=3, strength=0.01
     )
     frames = [np.asarray(Image.open(file)) for file in files[:3]]
     for frame, image in zip((frames[0], frames[-1]), digits, strict=True):
