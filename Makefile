@@ -5,7 +5,7 @@ PEERS := benchmarks/.venv
 CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench family clean clean-all
+.PHONY: help demo test check bench docs family clean clean-all
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## list these targets
@@ -29,7 +29,10 @@ check: $(VENV)/.installed-dev ## lint, formatting, types
 bench: $(VENV)/.installed-dev $(PEERS)/.installed ## measure speed and quality, beside other libraries
 	$(BIN)/python benchmarks/run.py
 
-family: $(VENV)/.installed ## draw the pictures of docs/family.md anew
+docs: $(VENV)/.installed ## write docs/components.md from the code
+	$(BIN)/python docs/components.py
+
+family: $(VENV)/.installed ## draw the pictures of docs/family.md
 	$(BIN)/python docs/family/draw.py
 
 clean: ## remove caches and build products; runs and the environment stay

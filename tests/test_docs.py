@@ -1,6 +1,9 @@
 """What the pages in docs/ promise: their links lead somewhere, their commands and code run."""
 
+import importlib
 import re
+import runpy
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from fromnoise.cli import app
 from fromnoise.interop import FORMATS
 from fromnoise.networks import DDPM
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 SYSTEMS = (DOCS / "systems.md").read_text(encoding="utf-8")
 
@@ -70,3 +74,40 @@ def test_the_scheduler_alone_works_as_shown():
     assert names["x_s"].shape == names["predicted_x0"].shape == (3, 3, 4, 4)
     # at t = 1 the next x is the prediction itself
     torch.testing.assert_close(names["x_s"][0], names["predicted_x0"][0])
+
+
+def test_the_page_of_components_is_what_the_script_writes():
+    script = runpy.run_path(str(DOCS / "components.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), "run make docs"
+
+
+ARCHITECTURE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+
+
+def files_of(tree):
+    """Return the paths of a tree that is drawn by indentation, folders with their slash."""
+    parents, paths = [], set()
+    for line in tree.splitlines()[1:]:
+        indent, name = re.findall(r"^( +)([\w./]+)", line)[0]
+        parents = [*parents[: len(indent) // 2 - 1], name]
+        paths.add("".join(parents))
+    return paths
+
+
+def test_the_tree_of_the_architecture_names_every_file():
+    (tree,) = re.findall(r"^```text\n(src.*?)^```", ARCHITECTURE, flags=re.MULTILINE | re.DOTALL)
+    package = ROOT / "src/fromnoise"
+    files = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
+    folders = {f"{file.rpartition('/')[0]}/" for file in files if "/" in file}
+    modules = {file for file in files if not file.endswith("__init__.py")}
+    assert files_of(tree) == modules | folders | {"config/recipes/"}
+
+
+def test_every_function_of_the_architecture_is_where_the_page_says():
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./src/([\w/]+)\.py\)", ARCHITECTURE)
+    assert len(links) > 30
+    for name, file in links:
+        module = importlib.import_module(file.replace("/", ".").removesuffix(".__init__"))
+        found = getattr(module, name.split(".")[0])
+        assert getattr(found, "__module__", module.__name__) == module.__name__, name
+        attrgetter(name)(module)

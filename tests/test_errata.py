@@ -23,6 +23,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
+from fromnoise import generation
 from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
@@ -33,7 +34,6 @@ from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation.fid import frechet_distance, moments_of
-from fromnoise.generation import interpolations
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
@@ -599,11 +599,10 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     ends = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(ends, digits, strict=True):
         Image.fromarray(image[0].astype(np.uint16) * 257).save(path)
-    monkeypatch.setattr(interpolations, "grid_figure", lambda images, path, **how: path)
-    model = untrained(tiny)
-    files = interpolations.interpolate_to_folder(
-        model, *ends, tmp_path / "out", model.sampling_config(steps=100), frames=3, strength=0.01
-    )
+    monkeypatch.setattr(generation.interpolations, "grid_figure", lambda images, path, **how: path)
+    model, out = untrained(tiny), tmp_path / "out"
+    config = model.sampling_config(steps=100)
+    files = generation.interpolate_to_folder(model, *ends, out, config, frames=3, strength=0.01)
     frames = [np.asarray(Image.open(file)) for file in files[:3]]
     for frame, image in zip((frames[0], frames[-1]), digits, strict=True):
         assert frame.dtype == np.uint8
@@ -719,7 +718,7 @@ def test_a_squashed_circle_is_an_ellipse():
     assert (data.fit, data.background) == ("pad", (128, 128, 128))
 
 
-def test_recall_does_not_see_what_was_not_asked_for():
+def test_recall_ignores_extra_objects():
     """One object asked for, three drawn: recall@1 beside F1."""
     wanted = np.where(np.arange(24) == 0, 1, -1)[None]
     probability = np.full((1, 24), 0.01)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fromnoise import config
 from fromnoise.cli import app
+from fromnoise.config import schema
 from fromnoise.diffusion import (
     LOSSES,
     SAMPLERS,
@@ -42,9 +43,9 @@ NAMED = {
     "Sampler": SAMPLERS,
     "Variance": ("small", "large", "learned"),
     "Prediction": OWN,
-    "Metric": [*LOSSES, VLB],
+    "Loss": [*LOSSES, VLB],
     "Weighting": WEIGHTINGS,
-    "Times": ("uniform", "stratified", "importance"),
+    "Noise levels": ("uniform", "stratified", "importance"),
     "Edit": typer.main.get_command(app).commands["edit"].commands,
 }
 
@@ -153,7 +154,7 @@ def test_what_a_schedule_leaves_of_the_image(name, T, percent):
 
 
 def test_the_defaults_are_those_that_the_page_names():
-    diffusion, sampling = config.Diffusion(), config.Sampling()
+    diffusion, sampling = schema.Diffusion(), schema.SamplingConfig()
     assert (diffusion.schedule.name, diffusion.T, diffusion.prediction) == ("linear", 1000, "eps")
     assert (diffusion.loss, diffusion.weighting.name) == ("mse", "simple")
     assert (sampling.sampler.name, sampling.steps, sampling.timesteps) == ("ddim", 50, "trailing")

@@ -49,7 +49,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     anchor(f"loss {VLB}"): objectives.bound,
     "hybrid-objective": objectives.hybrid,
     **each("weighting", objectives.weighting, WEIGHTINGS),
-    **each("noise_levels", objectives.noise_levels, ("uniform", "stratified", "importance")),
+    **each("noise levels", objectives.noise_levels, ("uniform", "stratified", "importance")),
     "offset-noise": objectives.offset_noise,
     "self-conditioning": objectives.self_conditioning,
     "average-ema_decay": averages.decay,

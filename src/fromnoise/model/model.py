@@ -13,7 +13,6 @@ from torch import Tensor
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.data.labels.names import label_index
 from fromnoise.diffusion import (
     SAMPLERS,
     Denoise,
@@ -26,7 +25,7 @@ from fromnoise.diffusion import (
 )
 from fromnoise.model.precision import Precision, default_precision, in_bf16
 from fromnoise.model.sampling import clamped, resolve_sampling, visited_timesteps, with_guidance
-from fromnoise.model.spec import ModelSpec, Weights, find_model_file, read_spec
+from fromnoise.model.spec import ModelSpec, Weights, read_model_file
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
@@ -231,7 +230,9 @@ class Model:
             raise ValueError("cond and compose exclude each other. Give one.")
         like = next(self.denoiser.parameters())
         if compose is not None:
-            each = torch.eye(len(names)).to(like)[[label_index(name, names) for name in compose]]
+            if unknown := [name for name in compose if name not in names]:
+                raise ValueError(f"{unknown[0]!r} is no label. Labels: {', '.join(names)}.")
+            each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return composed(denoiser, conds, list(compose.values()))
         assert cond is not None
@@ -307,21 +308,15 @@ def load(
     weights: the moving average (`ema`, the default) or the `raw` ones; a file has only its own.
     Raises CheckpointError if `path` is none of the three, is damaged, or is too new.
     """
-    file = find_model_file(Path(path), weights)
-    stored = checkpoints.read_tensors(file)
-    spec = read_spec(stored.metadata, file)
-    if weights is not None and weights != spec.weights:
-        raise CheckpointError(f"{file} has {spec.weights} weights. Remove --weights {weights}.")
+    file, spec, tensors = read_model_file(Path(path), weights)
     denoiser = build_denoiser(spec)
     try:
-        denoiser.network.load_state_dict(dict(stored.tensors))
+        denoiser.network.load_state_dict(dict(tensors))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{file} has other weights than its metadata says: {detail}"
         ) from error
-    if broken := checkpoints.first_non_finite(stored.tensors):
-        raise CheckpointError(f"{file}: {broken} is not finite. Use an earlier checkpoint.")
     target = select_device(device)
     denoiser.to(target).to(memory_format=torch.channels_last)
     denoiser.eval().requires_grad_(False)

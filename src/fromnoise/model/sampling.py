@@ -36,7 +36,7 @@ def resolve_sampling(
 
     overrides: fields of `SamplingConfig`, and options of the sampler (`eta` of ddim, `variance` of
     ddpm). None leaves the stored value. conditional: whether labels are requested; None if unknown.
-    auto_precision: replaces the precision `auto`.
+    If False, guidance is off. auto_precision: replaces the precision `auto`.
 
     Raises ConfigError for unknown or foreign keys, values out of range, and settings without
     effect: guidance of an unconditional request, a shape of guidance at s = 1, an interval that no
@@ -64,9 +64,9 @@ def resolve_sampling(
     config = config.model_copy(
         update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
     )
-    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
     _check_shapes_of_guidance(config, schedule, fields)
-    return with_guidance(config, config.guidance)
+    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
+    return with_guidance(config, 1.0 if conditional is False else config.guidance)
 
 
 def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
@@ -96,15 +96,15 @@ def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool |
             f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
             f"Remove {guiding[0]}."
         )
-    if conditional is False:
-        raise ConfigError(
-            f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
-            f"--labels, cond), not a composition, or remove {guiding[0]}."
-        )
     scale = fields.get("guidance", 1.0)
     if isinstance(scale, int | float) and not 0 <= scale < math.inf:
         raise ConfigError(
             f"guidance = {scale:g} is out of range. Use s ≥ 0 in {FORMULA}, where 1 is off."
+        )
+    if conditional is False:
+        raise ConfigError(
+            f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
+            f"--labels, cond), not a composition, or remove {guiding[0]}."
         )
 
 
