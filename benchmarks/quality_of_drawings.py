@@ -1,4 +1,4 @@
-"""How good drawn images are: their Fréchet distance to Fashion-MNIST in the features of a classifier."""
+"""Fréchet distance of drawn images to Fashion-MNIST, in the features of a classifier."""
 
 import hashlib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter

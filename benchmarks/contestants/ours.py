@@ -101,7 +101,7 @@ def sampling(
     with tempfile.TemporaryDirectory() as scratch:
         untrained = Model(build_denoiser(spec), spec)
         model = load(untrained.save(Path(scratch) / "model.safetensors"), device=device)
-    how = f"{model.precision}, batches of {batch_size}"
+    how = f"{model.auto_precision}, batches of {batch_size}"
     return Work(how, images, lambda: model.sample(range(images), batch_size=batch_size), device)
 
 
