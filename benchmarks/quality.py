@@ -14,13 +14,10 @@ import torch
 from report import machine, save
 
 import fromnoise
-from fromnoise.evaluation import (
-    check_copies,
-    copy_verdict,
-    frechet_distance,
-    moments_of,
-    one_nearest_neighbour_accuracy,
-)
+from fromnoise.evaluation.copies import check_copies
+from fromnoise.evaluation.copy_report import copy_verdict
+from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.neighbours import one_nearest_neighbour_accuracy
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

@@ -14,10 +14,11 @@ from fromnoise import ImageSet, open_images
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import detect_source
-from fromnoise.evaluation import Interval, frechet_scores, moments_of
 from fromnoise.evaluation.features import check_installed, classifier_features, in_parts
-from fromnoise.evaluation.images import Real
-from fromnoise.evaluation.metrics import BLOCKS
+from fromnoise.evaluation.fid import moments_of
+from fromnoise.evaluation.images import RealImages
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import Reference, reference_of
 
 RECIPE = "fashion-mnist"
@@ -69,7 +70,7 @@ def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
     same = {"data": data.fingerprint, "recipe": recipe, "versions": versions()}
     check_plan(arguments.out, {**plan, **same})
     classifier = load_classifier(arguments.classifier)
-    reference = reference_of(Real(data, f"{RECIPE}, train"), classifier_features(classifier))
+    reference = reference_of(RealImages(data, f"{RECIPE}, train"), classifier_features(classifier))
     path = None if arguments.data is None else str(arguments.data.absolute())
     return Measure(data, held_out, path, classifier, reference)
 

@@ -12,13 +12,13 @@ from features import features, statistics_of_others
 from torch import Tensor
 from work import Work
 
-from fromnoise.config.components import Component, checked
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.evaluation import frechet_distance, frechet_scores, merged, moments_of
-from fromnoise.evaluation.metrics import BLOCKS
+from fromnoise.evaluation.fid import frechet_distance, merged, moments_of
+from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16
 from fromnoise.model.spec import ModelSpec
@@ -87,10 +87,10 @@ def sampling(
 ) -> Work:  # fmt: skip
     """So many images from `Model.sample`; the weights are untrained."""
     given = {
-        "network": checked(Component(name=network, **options), "network"),
+        "network": check_component(Component(name=network, **options), "network"),
         "diffusion": {},
         "sampling": {
-            "sampler": checked(Component(name=sampler), "sampling.sampler"),
+            "sampler": check_component(Component(name=sampler), "sampling.sampler"),
             "steps": steps,
         },
         "channels": 3,

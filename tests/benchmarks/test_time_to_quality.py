@@ -29,8 +29,8 @@ from turns import Stage, check_plan, finish
 import fromnoise
 from fromnoise import open_images
 from fromnoise.config.recipe import load_recipe
-from fromnoise.evaluation import moments_of
 from fromnoise.evaluation.features import pixels
+from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.reference import Reference
 from fromnoise.networks import NETWORKS
 

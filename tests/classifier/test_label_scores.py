@@ -7,15 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.evaluation import (
-    SCORES,
-    Interval,
-    LabelPredictions,
-    label_counts,
-    score_with_intervals,
-    scores,
-    scores_per_label,
-)
+from fromnoise.classifier.label_scores import SCORES, LabelPredictions, label_counts, scores
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.label_intervals import score_with_intervals, scores_per_label
 
 NAN = float("nan")
 

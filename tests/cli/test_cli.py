@@ -125,7 +125,7 @@ def test_a_wrong_way_of_sampling(refused, finished_run, options, said):
 
 
 def test_a_run_that_is_none(refused, tmp_path):
-    assert "is no run: it has no recipe.yaml" in refused("resume", tmp_path)
+    assert "is not a run: it has no recipe.yaml" in refused("resume", tmp_path)
 
 
 @pytest.mark.parametrize("command", [["trian"], ["train"], ["sample", ".", "--num", "0"]])

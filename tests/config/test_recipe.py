@@ -87,14 +87,18 @@ def test_the_paper_recipe_has_the_papers_number_of_parameters():
     assert sum(p.numel() for p in network.parameters()) == 35_746_307
 
 
-def test_epochs_take_the_place_of_steps_and_the_other_way_round():
+def test_epochs_replace_steps_and_steps_replace_epochs():
     assert small(training__epochs=3).training.steps == 0
     recipe = load_recipe("folder-64", {"training.steps": 7})
     assert (recipe.training.steps, recipe.training.epochs) == (7, None)
-    with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
+    with pytest.raises(
+        ConfigError, match=r"steps and training.epochs exclude each other\. Keep one"
+    ):
         small(training__steps=3, training__epochs=2)
     both = {**SMALL, "training": {"steps": 5, "epochs": 2, "batch_size": 8}}
-    with pytest.raises(ConfigError, match=r"steps and training.epochs are both given; keep one"):
+    with pytest.raises(
+        ConfigError, match=r"steps and training.epochs exclude each other\. Keep one"
+    ):
         parse_recipe(both, "both")
 
 
@@ -108,7 +112,7 @@ def test_epochs_take_the_place_of_steps_and_the_other_way_round():
         ("data.sise", "data.size"),
         ("training.stepz", "training.steps"),
         ("diffusion.shedule", "diffusion.schedule"),
-        ("sampling.spacin", "sampling.timesteps"),
+        ("sampling.timestep", "sampling.timesteps"),
         ("network.chanels", "network.channels"),
         ("diffusion.schedule.ofset", "diffusion.schedule.offset"),
         ("sampling.sampler.etta", "sampling.sampler.eta"),
@@ -117,14 +121,14 @@ def test_epochs_take_the_place_of_steps_and_the_other_way_round():
 def test_an_unknown_key_is_answered_with_the_nearest_one(key, nearest):
     line = refusal(key, 1)
     assert f"unknown key {key}; did you mean {nearest}?" in line
-    assert nearest.rpartition(".")[2] in line.partition("known here: ")[2]
+    assert nearest.rpartition(".")[2] in line.partition("Known keys: ")[2]
 
 
 def test_a_colon_without_a_space_is_told_from_a_key():
     key, value = parse_override("diffusion.schedule={name:warmup,fraction:2}")
     line = refusal(key, value)
-    assert "unknown key diffusion.schedule.name:warmup; YAML wants a space after the colon" in line
-    assert line.endswith("as in {name: warmup}")
+    assert "unknown key diffusion.schedule.name:warmup. Put a space after the colon" in line
+    assert line.endswith("{name: warmup}.")
 
 
 @pytest.mark.parametrize(
@@ -141,31 +145,35 @@ def test_a_colon_without_a_space_is_told_from_a_key():
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
-    assert f"{key} {name!r} is unknown; did you mean {nearest}?; known: " in refusal(key, name)
+    assert f"{key} = {name!r} is unknown; did you mean {nearest}? Known: " in refusal(key, name)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
         ("training.steps", -5, "greater than or equal to 0"),
-        ("training.steps", 0, "steps is missing; give it, or training.epochs"),
+        ("training.steps", 0, "steps is missing. Give it, or training.epochs"),
         ("training.epochs", 0, "greater than 0"),
         ("training.condition_dropout", 1.1, "less than or equal to 1"),
         ("sampling.guidance", -1, "greater than or equal to 0"),
-        ("sampling.guidance", 2, "needs a model with labels: set data.labels = true"),
-        ("network.learned_variance", True, "diffusion.vlb_weight = 0: a variance is learned"),
+        ("sampling.guidance", 2, "needs a model with labels. Set data.labels=true"),
+        ("network.learned_variance", True, "but diffusion.vlb_weight = 0. Only the bound"),
         ("diffusion.vlb_weight", 0.001, "network.learned_variance = False"),
-        ("diffusion.loss", "vlb", "set network.learned_variance=true"),
-        ("diffusion.variance_reading", "log", "no variance to read: network.learned_variance ="),
+        ("diffusion.loss", "vlb", "Set network.learned_variance=true"),
+        ("diffusion.variance_reading", "log", "no effect with network.learned_variance = False"),
         ("diffusion.variance_reading", "exp", "'range' or 'log'"),
         ("diffusion.offset_noise", -0.1, "greater than or equal to 0"),
         ("diffusion.weighting", {"name": "min_snr", "gamma": -1}, "diffusion.weighting.gamma of"),
         ("diffusion.weighting", {"name": "min_snr", "gama": 1}, "did you mean"),
         ("diffusion.weighting", {"name": "p2", "k": "much"}, "valid number"),
         ("training.noise_levels", "often", "'uniform', 'stratified' or 'importance'"),
-        ("sampling.sampler", {"name": "ddpm", "variance": "learned"}, "variance is learned, but"),
-        ("sampling.sampler", {"name": "ddim", "eta": 2}, "sampler.eta must lie between 0"),
-        ("sampling.sampler", {"name": "ddim", "eta": -0.5}, "and 1, as ddpm, not -0.5"),
+        ("sampling.sampler", {"name": "ddpm", "variance": "learned"}, "variance = learned, but"),
+        ("sampling.sampler", {"name": "ddim", "eta": 2}, "sampler.eta = 2 is out of range. Use 0"),
+        (
+            "sampling.sampler",
+            {"name": "ddim", "eta": -0.5},
+            "eta = -0.5 is out of range. Use 0 (deterministic) to 1",
+        ),
         ("training.steps", "many", "valid integer"),
         ("training.steps", None, "valid integer"),
         ("training.batch_size", 0, "greater than or equal to 1"),
@@ -179,6 +187,12 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("diffusion.T", 0, "greater than or equal to 1"),
         ("diffusion.prediction", "noise", "'eps', 'x0' or 'v'"),
         ("data.background", 256, "less than or equal to 255"),
+        ("data.background", [1, 2, -3], "greater than or equal to 0"),
+        ("data.background", [1, 2], "background.2 is missing"),
+        ("data.background", "red", "valid tuple"),
+        ("sampling.guidance_interval", 200, "write the first and the last guided t, as in 200-800"),
+        ("sampling.guidance_interval", "1-2-3", "as in 200-800"),
+        ("sampling.guidance_interval", "5-1001", "1 ≤ first ≤ last ≤ T = 1000"),
         ("data.size", "big", "tuple"),
         ("data.size", [8, 0], "greater than or equal to 1"),
         ("data.flip", "sometimes", "boolean"),
@@ -217,8 +231,8 @@ def test_a_missing_key_is_named(key):
         (b"data: [1, 2", "is not valid YAML: .* line 1"),
         (b"a: 1\n\tb: 2", "is not valid YAML"),
         (b"\xff\xfe\xff", "is not valid YAML"),
-        (b"", "must hold the sections data, network, diffusion, training, sampling"),
-        (b"- data\n- network", "must hold the sections"),
+        (b"", "is no recipe. Give the sections data, network, diffusion, training, sampling"),
+        (b"- data\n- network", "is no recipe. Give the sections"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, content, said):
@@ -229,43 +243,26 @@ def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, content, said):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no recipe file /.*/none\.yaml$"):
+    with pytest.raises(ConfigError, match=r"there is no recipe file /.*/none\.yaml\. Check"):
         load_recipe(tmp_path / "none.yaml")
 
 
 def test_a_recipe_that_is_not_shipped():
-    with pytest.raises(ConfigError, match=r"no recipe 'digit'; did you mean digits\?; shipped: "):
+    with pytest.raises(
+        ConfigError, match=r"no recipe 'digit'; did you mean digits\? Shipped recipes: "
+    ):
         load_recipe("digit")
 
 
 def test_too_few_steps_for_the_rescaled_schedule_are_one_line():
     few = {"diffusion.schedule.name": "linear_rescaled", "diffusion.T": 20}
-    with pytest.raises(ConfigError, match=r"^small: diffusion.schedule linear_rescaled: T = 20 is"):
+    with pytest.raises(
+        ConfigError, match=r"^small: diffusion.schedule = linear_rescaled: T = 20 is"
+    ):
         parse_recipe({**SMALL, "diffusion": {}}, "small", few)
 
 
 # ---- overrides ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "value"),
-    [
-        ("training.steps=500", "training.steps", 500),
-        ("network.multipliers=[1, 2]", "network.multipliers", [1, 2]),
-        ("data.flip=true", "data.flip", True),
-        ("data.path=a=b", "data.path", "a=b"),
-        ("training.clip_norm=", "training.clip_norm", None),
-        ("training.learning_rate=1e-4", "training.learning_rate", "1e-4"),  # so says YAML 1.1
-    ],
-)
-def test_an_override_is_read_as_yaml(text, key, value):
-    assert parse_override(text) == (key, value)
-
-
-@pytest.mark.parametrize("text", ["training.steps", "=5", "", "a=[1", "a=b: c: d"])
-def test_what_is_no_override(text):
-    with pytest.raises(ConfigError, match=r"is no override|is not valid YAML"):
-        parse_override(text)
 
 
 def test_an_override_replaces_one_key_and_leaves_the_given_tree_alone():
@@ -285,7 +282,7 @@ def test_an_override_reaches_into_what_was_only_a_name_or_nothing():
 
 
 def test_an_override_below_a_value_is_refused():
-    with pytest.raises(ConfigError, match="steps is a value, not a section; it has no key more"):
+    with pytest.raises(ConfigError, match="steps is a value and has no key more. Set"):
         small(training__steps__more=1)
 
 

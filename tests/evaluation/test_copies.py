@@ -9,17 +9,16 @@ from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu, norm
 
 from fromnoise.data import open_images
-from fromnoise.evaluation import (
+from fromnoise.evaluation import copy_report, neighbours
+from fromnoise.evaluation.copies import (
     Space,
     check_copies,
-    copies_as_json,
-    copy_report,
-    copy_verdict,
-    neighbours,
-    save_copy_sheet,
+    left_out,
+    nearer,
+    rare_threshold,
     space_of,
 )
-from fromnoise.evaluation.copies import left_out, nearer, rare_threshold
+from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 
 PLANTED = np.arange(7, 2000, 100)  # 20 of 2,000
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from fromnoise.evaluation import frechet_distance
+from fromnoise.evaluation.fid import frechet_distance
 
 
 def random_gaussian(seed: int, d: int, rank: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -20,9 +20,11 @@ from fromnoise.classifier.label_scores import LabelPredictions, label_counts, sc
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
+from fromnoise.evaluation import label_evaluation
 from fromnoise.evaluation.label_evaluation import (
     PromptSet,
     evaluate_labels,
+    evaluate_labels_to_folder,
     label_captions,
     label_table,
     read_prompts,
@@ -62,6 +64,11 @@ def model():
     return model_of(NAMES)
 
 
+def score_labels(model, classifier, prompts, folder, *, scales, **options):
+    configs = [model.sampling_config(guidance=scale) for scale in scales]
+    return evaluate_labels(model, classifier, prompts, folder, configs, **options)
+
+
 def all_right(conditions, num):
     present = np.repeat(conditions > 0, num, axis=0)
     return LabelPredictions(np.where(present, 0.9, 0.1), present)
@@ -71,7 +78,7 @@ def test_perfect_predictions_have_perfect_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     classifier.predictions = lambda images: all_right(CONDITIONS, 4)
     prompts = [PromptSet("test", CONDITIONS)]
-    rows = evaluate_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
+    rows = score_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
     assert [(row.prompts, row.guidance, row.num_images) for row in rows] == [
         ("test", 1.0, 12),
         ("test", 2.0, 12),
@@ -89,7 +96,7 @@ def test_the_labels_of_model_and_classifier_may_differ_in_order(model, tmp_path)
     classifier = classifier_of(("blue", "red", "green"))
     seen = all_right(CONDITIONS, 2)
     classifier.predictions = lambda images: LabelPredictions(*(part[:, [2, 0, 1]] for part in seen))
-    [row] = evaluate_labels(
+    [row] = score_labels(
         model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[2.0], num=2
     )
     assert row.scores["exact_match"].value == 1
@@ -98,7 +105,7 @@ def test_the_labels_of_model_and_classifier_may_differ_in_order(model, tmp_path)
 def test_the_files_hold_the_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     prompts = [PromptSet("a", np.array([[1, 0, 0]], dtype=np.int8))]  # no −1
-    [row] = evaluate_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
+    [row] = score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     [result] = written["results"]
     assert result["scores"]["f1"]["value"] == row.scores["f1"].value
@@ -114,14 +121,14 @@ def test_the_files_hold_the_scores(model, tmp_path):
     with pytest.raises(
         ConfigError, match=r"has the scores of an earlier evaluation\. Give another"
     ):
-        evaluate_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
+        score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
 
 
 def test_classes_have_one_score(model, tmp_path):
     classifier = classifier_of(NAMES, "classes")
     present = np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 0]]  # the last of the six is wrong
     classifier.predictions = lambda images: LabelPredictions(present.astype(float), present)
-    [row] = evaluate_labels(
+    [row] = score_labels(
         model, classifier, read_prompts(NAMES, [], []), tmp_path, scales=[1.0], num=2
     )
     assert (row.prompts, row.num_images) == ("each label", 6)
@@ -141,7 +148,7 @@ def test_an_interrupt_keeps_the_finished_results(model, tmp_path):
 
     classifier.predictions = predictions
     with pytest.raises(KeyboardInterrupt):
-        evaluate_labels(
+        score_labels(
             model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0, 2.0], num=2
         )
     [result] = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
@@ -152,7 +159,7 @@ def test_images_resized_differently_cause_a_warning(model, tmp_path, caplog):
     classifier = classifier_of(NAMES)
     classifier.spec = classifier.spec.model_copy(update={"fit": "pad"})
     classifier.predictions = lambda images: all_right(CONDITIONS, 1)
-    evaluate_labels(model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0], num=1)
+    score_labels(model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0], num=1)
     assert "The scores may be wrong" in caplog.text
 
 
@@ -160,14 +167,14 @@ def test_batches_have_the_given_size_and_do_not_mix_prompt_sets(model, tmp_path,
     classifier, sizes, denoise = classifier_of(NAMES), [], model.denoise
     classifier.predictions = lambda images: all_right(CONDITIONS, 2)
 
-    def counted(seeds, **how):
+    def counted(seeds, *arguments, **options):
         sizes.append(len(seeds))
-        return denoise(seeds, **how)
+        return denoise(seeds, *arguments, **options)
 
     monkeypatch.setattr(model, "denoise", counted)
     prompts = [PromptSet("a", CONDITIONS), PromptSet("b", CONDITIONS)]
     each = 2 * len(CONDITIONS)
-    rows = evaluate_labels(
+    rows = score_labels(
         model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
     )
     assert [(row.prompts, row.guidance) for row in rows] == [
@@ -179,23 +186,39 @@ def test_batches_have_the_given_size_and_do_not_mix_prompt_sets(model, tmp_path,
 @pytest.mark.parametrize(
     "shape",
     [{"guidance_interval": (1, 5)}, {"guidance_rescale": 0.5}],
-    ids=lambda how: next(iter(how)),
+    ids=lambda shape: next(iter(shape)),
 )
 def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, monkeypatch, shape):
-    classifier, calls, sample = classifier_of(NAMES), [], model.sample
-    classifier.predictions = lambda images: all_right(CONDITIONS, 1)
-    monkeypatch.setattr(model, "sample", lambda *a, **how: calls.append(how) or sample(*a, **how))
-    inputs = (model, classifier, [PromptSet("a", CONDITIONS)])
-    rows = evaluate_labels(*inputs, tmp_path / "three", scales=[2.0, 1.0, 3.0], num=1, **shape)
-    assert [row.guidance for row in rows] == [call["guidance"] for call in calls] == [2, 1, 3]
-    assert [shape.keys() <= call.keys() for call in calls] == [True, False, True]
+    classifier, configs, sample = classifier_of(NAMES), [], model.sample
+    classifier.predictions = lambda images: all_right(np.eye(3), 1)
+
+    def recorded(seeds, config, **options):
+        configs.append(config)
+        return sample(seeds, config, **options)
+
+    monkeypatch.setattr(model, "sample", recorded)
+    monkeypatch.setattr(label_evaluation, "load", lambda *_, **__: model)
+    monkeypatch.setattr(label_evaluation, "load_classifier", lambda *_, **__: classifier)
+
+    def evaluate(scales, **sampling):
+        paths, out = (tmp_path / "run", tmp_path / "classifier"), tmp_path / "out"
+        evaluate_labels_to_folder(*paths, scales=scales, num=1, out=out, sampling=sampling)
+        return json.loads((out / "scores.json").read_text(encoding="utf-8"))
+
     for scales, wrong, message in (
-        ([1.0], shape, "has no effect without guidance"),
-        ([1.0, 2.0], {"guidance_interval": (6, 9)}, "none of the 2 times that are visited"),
+        ([1.0], shape, "has no effect: guidance is off"),
+        ([1.0, 2.0], {"guidance_interval": (6, 9)}, "none of the 2 timesteps lies in it"),
+        ([4.0, -1.0], shape, r"guidance = -1 is out of range\. Use s ≥ 0 in ε = ε_∅ \+ s"),
     ):
-        with pytest.raises(ValueError, match=message):
-            evaluate_labels(*inputs, tmp_path / "no", scales=scales, num=1, **wrong)
-        assert not (tmp_path / "no").exists()
+        with pytest.raises(ConfigError, match=message):
+            evaluate(scales, **wrong)
+        assert not (tmp_path / "out").exists()
+    record = evaluate([1.0, 2.0, 3.0], **shape)
+    assert [row["guidance"] for row in record["results"]] == [1, 2, 3]
+    assert [config.guidance for config in configs] == [1, 2, 3]
+    [(name, value)] = shape.items()
+    assert [getattr(config, name) == value for config in configs] == [False, True, True]
+    assert record["sampling"][name] == (list(value) if isinstance(value, tuple) else value)
 
 
 def test_captions_mark_right_and_wrong_images():
@@ -215,7 +238,7 @@ def test_seeds_count_from_the_first_seed_as_in_sample(model, tmp_path):
     classifier = classifier_of(NAMES)
     classifier.predictions = predictions
     prompts = [PromptSet("a", CONDITIONS)]
-    evaluate_labels(
+    score_labels(
         model, classifier, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
     )
     cond = torch.from_numpy(np.repeat(CONDITIONS, 2, axis=0))
@@ -248,13 +271,15 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
     model, classifier = model_of(names, size), classifier_of(classified)
     prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
     with pytest.raises(ValueError, match=message):
-        evaluate_labels(model, classifier, prompts, out, scales=[1.0])
+        score_labels(model, classifier, prompts, out, scales=[1.0])
     assert not out.exists()
 
 
 def test_a_negative_scale_is_refused_with_the_formula(model, tmp_path):
-    with pytest.raises(ValueError, match=r"at least 0, not -1: it is s in ε = ε_∅ \+ s"):
-        evaluate_labels(
+    with pytest.raises(
+        ValueError, match=r"guidance = -1 is out of range\. Use s ≥ 0 in ε = ε_∅ \+"
+    ):
+        score_labels(
             model,
             classifier_of(NAMES),
             [PromptSet("a", CONDITIONS)],
@@ -312,7 +337,13 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert "held-out images: f1 " in caplog.text
     inputs = ["--conditions", squares / "test.json", "--guidance", "1,2", "--num", "8"]
     result = cli(
-        "evaluate", trained, "--classifier", classifier, *inputs, "--out", tmp_path / "scores"
+        "evaluate-labels",
+        trained,
+        "--classifier",
+        classifier,
+        *inputs,
+        "--out",
+        tmp_path / "scores",
     )
     assert "| test | 2 | 48 | " in result.out
     results = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
@@ -323,13 +354,14 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
 
-    how = ["--labels", "red", "--num", 2, "--steps", 2, "--eta", 0.5, "--timesteps", "trailing"]
-    assert cli("evaluate", trained, "--classifier", classifier, *how).code == 0
+    how = ["--labels", "red", "--num", 2, "--steps", 2, "eta=0.5", "timesteps=leading"]
+    assert cli("evaluate-labels", trained, "--classifier", classifier, *how).code == 0
     [folder] = (trained / "evaluation").iterdir()
-    assert folder.name == "labels-000150-ema-ddim-2-eta0.5-timestepstrailing-labels"
+    precision = fromnoise.load(trained).auto_precision
+    assert folder.name == f"labels-000150-ema-ddim-2-eta0.5-leading-{precision}-labels"
     sampling = json.loads((folder / "scores.json").read_text())["sampling"]
     assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
-    assert (sampling["steps"], sampling["timesteps"]) == (2, "trailing")
+    assert (sampling["steps"], sampling["timesteps"]) == (2, "leading")
 
 
 def test_missing_images_are_skipped_and_counted_unless_strict(squares, cli, caplog, tmp_path):

@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from fromnoise.evaluation import (
-    frechet_distance,
+from fromnoise.evaluation import metrics as set_metrics
+from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.metrics import (
+    BLOCKS,
     frechet_scores,
     inception_score,
     kernel_distance,
-    moments_of,
     precision_and_recall,
 )
-from fromnoise.evaluation import metrics as set_metrics
-from fromnoise.evaluation.metrics import BLOCKS
 
 
 def standard(n: int, d: int, seed: int) -> np.ndarray:

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from fromnoise.evaluation import fid as moments
-from fromnoise.evaluation import merged, moments_of
-from fromnoise.evaluation.fid import without
+from fromnoise.evaluation.fid import merged, moments_of, without
 
 
 def features(n: int, d: int, seed: int = 0) -> np.ndarray:

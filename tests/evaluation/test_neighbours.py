@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from fromnoise.evaluation import nearest, neighbours, one_nearest_neighbour_accuracy
-from fromnoise.evaluation.neighbours import ranked_neighbours
+from fromnoise.evaluation import neighbours
+from fromnoise.evaluation.neighbours import (
+    nearest,
+    one_nearest_neighbour_accuracy,
+    ranked_neighbours,
+)
 
 
 @pytest.fixture

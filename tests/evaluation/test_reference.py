@@ -11,7 +11,7 @@ import pytest
 from fromnoise.checkpoints import DiskFull
 from fromnoise.data import open_images
 from fromnoise.evaluation.features import Extractor, ExtractorError, Features
-from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.reference import reference_from_npz, reference_of
 
 
@@ -33,10 +33,10 @@ def counted(weights: str = "w", *, nan: bool = False) -> tuple[Extractor, list[i
     return Extractor("counted", 3, weights, "none", extract), seen
 
 
-def real_images(tmp_path, seed: int = 0, count: int = 30) -> Real:
+def real_images(tmp_path, seed: int = 0, count: int = 30) -> RealImages:
     images = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
     np.savez(tmp_path / f"{seed}.npz", images=images)
-    return Real(open_images("npz", tmp_path / f"{seed}.npz"), f"images {seed}")
+    return RealImages(open_images("npz", tmp_path / f"{seed}.npz"), f"images {seed}")
 
 
 def test_features_are_extracted_once(cache, tmp_path):
@@ -48,7 +48,7 @@ def test_features_are_extracted_once(cache, tmp_path):
         np.testing.assert_array_equal(found.features, pixels)
         np.testing.assert_allclose(found.mean, pixels.mean(axis=0))
         np.testing.assert_allclose(found.covariance, np.cov(pixels, rowvar=False))
-    assert first.said == {
+    assert first.info == {
         "what": "images 0",
         "count": 30,
         "shape": [1, 4, 4],
@@ -108,11 +108,11 @@ KILLED = """
 import os, signal, sys
 from fromnoise.data import open_images
 from fromnoise.evaluation.features import Extractor
-from fromnoise.evaluation.images import Real
+from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.reference import reference_of
 
 killed = Extractor("counted", 3, "w", "none", lambda images: os.kill(os.getpid(), signal.SIGKILL))
-reference_of(Real(open_images("npz", sys.argv[1]), "images"), killed)
+reference_of(RealImages(open_images("npz", sys.argv[1]), "images"), killed)
 """
 
 
@@ -158,10 +158,10 @@ def test_statistics_of_another_program(tmp_path):
     found = reference_from_npz(tmp_path / "stats.npz", extractor)
     np.testing.assert_array_equal(found.mean, [0, 1, 2])
     assert found.covariance.dtype == np.float64
-    assert (found.features, found.said["count"]) == (None, None)
+    assert (found.features, found.info["count"]) == (None, None)
     np.savez(tmp_path / "stats.npz", mu=np.arange(3.0), sigma=2 * np.eye(3))
     other = reference_from_npz(tmp_path / "stats.npz", extractor)
-    assert other.said["fingerprint"] != found.said["fingerprint"]
+    assert other.info["fingerprint"] != found.info["fingerprint"]
 
 
 @pytest.mark.parametrize(

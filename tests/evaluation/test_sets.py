@@ -6,25 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from fromnoise.evaluation.kinds import BELONGS, KINDS
 from PIL import Image
 
 import fromnoise
-from fromnoise.cli import app
 from fromnoise.data import open_images
-from fromnoise.evaluation import (
-    frechet_distance,
-    kernel_distance,
-    moments_of,
-    opening,
-)
-from fromnoise.evaluation import likelihood as bits_of_a_run
+from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.features import pixels
-from fromnoise.evaluation.generated import draw, found, spread
-from fromnoise.evaluation.images import evenly, training_data_of
-from fromnoise.evaluation.likelihood import measure_bits
+from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.generated import (
+    Generated,
+    generate_images,
+    interleave_labels,
+    read_images,
+)
+from fromnoise.evaluation.images import RealImages, evenly_spaced, run_images_of
+from fromnoise.evaluation.metrics import kernel_distance
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.sets import evaluate_set
@@ -43,19 +40,18 @@ def pixel_moments(images):
 def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     code, out, err = cli("evaluate", run, *QUICK)
     assert code == 0, err
-    folder = (
-        run / "evaluation" / f"set-{fromnoise.load(run).spec.step:06d}-ema-ddim-2-pixels-train-66"
-    )
-    record = written(folder)
     model, digits = fromnoise.load(run), open_images("digits")
+    name = f"set-{model.spec.step:06d}-ema-ddim-2-{model.auto_precision}-pixels-train-66"
+    folder = run / "evaluation" / name
+    record = written(folder)
     drawn, real = pixel_moments(model.sample(range(66), steps=2)), pixel_moments(digits.images)
     expected = frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     for score in record["scores"].values():
         assert score["low"] <= score["value"] <= score["high"]
     assert set(record["scores"]) == {"fid", "kid", "precision", "recall"}
-    assert record["missing"]["fid_infinity"] == "it needs 3 images for each of the 64 features"
-    assert "tells classes apart" in record["missing"]["is"]
+    assert record["missing"]["fid_infinity"] == "3 images per feature are needed, of 64"
+    assert "has no classes; use inception" in record["missing"]["is"]
     assert record["complete"]
     assert record["copies"]["training_images"] == 1797
     assert record["copies"]["compared with"] == "training images, each left out"
@@ -80,110 +76,106 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
     assert out == table(record) + f"{folder.absolute()}\n"
-    assert "| Inception Score | – | it needs an extractor" in out
-    assert "| Fréchet distance, N → ∞ | – | it needs 3 images" in out
+    assert "| Inception Score | – | the extractor has no classes" in out
+    assert "| Fréchet distance, N → ∞ | – | 3 images per feature" in out
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
 
 
-def test_bits_are_measured_among_others_on_request(cli, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bits_of_a_run, "MOST", 30)
-    code, out, err = cli(
-        "evaluate", run, *QUICK, "--metrics", "fid,bits", "--out", tmp_path / "out"
-    )
-    assert code == 0, err
-    bits = written(tmp_path / "out")["bits"]
-    parts = sum(bits[part]["value"] for part in ("L_T", "middle", "L_0"))
-    assert bits["total"]["value"] == pytest.approx(parts)
-    assert (bits["num_images"], bits["data"]) == (30, "30 images of digits, train")
-    assert "| bits per dimension |" in out
-    assert (tmp_path / "out" / bits["picture"]).is_file()
+def test_bits_are_a_command_of_their_own(cli, run, tmp_path):
+    for metrics in ("bits", "fid,bits"):
+        how = [*QUICK, "--metrics", metrics, "--out", tmp_path / "out"]
+        code, _, err = cli("evaluate", run, *how)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "--metrics bits is a command of its own. Use fromnoise likelihood." in err
+        assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("metrics", ["bits", "fid,bits"])
-def test_bits_show_how_far_they_are(cli, run, tmp_path, monkeypatch, caplog, metrics):
+def test_likelihood_shows_its_progress(cli, run, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "fromnoise")
-    monkeypatch.setattr(bits_of_a_run, "MOST", 130)
-    more = [] if metrics == "bits" else QUICK
-    how = ["--metrics", metrics, "--out", tmp_path / "out"]
-    assert cli("evaluate", run, *more, *how).code == 0
-    said = [line for line in caplog.messages if line.startswith("images whose bits are counted")]
-    assert said == [f"images whose bits are counted: {n} of 130" for n in (64, 128, 130)]
+    monkeypatch.setattr(likelihood, "MOST", 130)
+    assert cli("likelihood", run, "--out", tmp_path / "out").code == 0
+    lines = [line for line in caplog.messages if line.startswith("images: ")]
+    assert lines == [f"images: {n} of 130" for n in (64, 128, 130)]
 
 
-def test_bits_alone_draw_nothing_and_open_no_extractor(cli, run, tmp_path, monkeypatch):
+def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, monkeypatch):
     def never(*_, **__):
-        raise AssertionError("bits alone do not need this")
+        raise AssertionError("bits need no samples and no features")
 
     monkeypatch.setattr(fromnoise.model.model.Model, "sample", never)
-    monkeypatch.setattr(opening, "open_extractor", never)
-    monkeypatch.setattr(opening, "reference_of", never)
-    monkeypatch.setattr(bits_of_a_run, "MOST", 30)
-    code, out, err = cli("evaluate", run, "--metrics", "bits")
+    monkeypatch.setattr(features, "open_extractor", never)
+    monkeypatch.setattr(reference, "reference_of", never)
+    monkeypatch.setattr(likelihood, "MOST", 30)
+    code, out, err = cli("likelihood", run)
     assert code == 0, err
-    folder = run / "evaluation" / f"bits-{fromnoise.load(run).spec.step:06d}-ema"
+    folder = run / "evaluation" / f"likelihood-{fromnoise.load(run).spec.step:06d}-ema"
     record = written(folder)
-    known = training_data_of(run)
-    model, images = fromnoise.load(run), evenly(known.training.images.images, 30)
-    expected = measure_bits(model, images, data="30 images of digits, train")
+    model, images = fromnoise.load(run), run_images_of(run).training.images.images
+    images = evenly_spaced(images, 30)
+    expected = likelihood.measure_bits(model, images, data="30 images of digits, train")
     assert record["bits"] == json.loads(json.dumps(expected.as_json())) | {"picture": "bits.png"}
+    parts = sum(record["bits"][part]["value"] for part in ("L_T", "middle", "L_0"))
+    assert record["bits"]["total"]["value"] == pytest.approx(parts)
     assert record["complete"]
     assert record["generated"]["loaded from"] == str(run.absolute())
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
     assert "| bits per dimension |" in out
     assert {file.name for file in folder.iterdir()} == {"metrics.json", "metrics.md", "bits.png"}
-    assert "earlier evaluation; give another --out" in cli("evaluate", run, "--metrics", "bits").err
+    assert "has scores already. Give another --out" in cli("likelihood", run).err
 
 
-def test_bits_alone_need_a_model_and_its_run(cli, run, tmp_path):
+def test_likelihood_needs_a_model_and_its_run(cli, run, tmp_path):
     np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
     fromnoise.load(run).save(tmp_path / "alone" / "model.safetensors")
-    for path, said in (
-        (tmp_path / "made.npz", "--metrics bits needs the model of a run, and"),
-        (tmp_path / "alone", "bits are of real images, and it is not known what was trained on"),
+    for path, message in (
+        (tmp_path / "made.npz", "made.npz"),
+        (tmp_path / "alone", "need real images, and the training images are unknown: there is no"),
     ):
-        code, _, err = cli("evaluate", path, "--metrics", "bits", "--out", tmp_path / "out")
+        code, _, err = cli("likelihood", path, "--out", tmp_path / "out")
         assert (code, len(err.splitlines())) == (2, 1)
-        assert said in err
+        assert message in err
         assert not (tmp_path / "out").exists()
 
 
-def test_it_is_said_why_what_was_trained_on_is_not_known(run, tmp_path):
+def test_the_reason_names_why_training_images_are_unknown(run, tmp_path):
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace("source: digits", "source: folder"))
-    known = training_data_of(run)
-    assert known.training is known.held_out is None
-    assert known.why == (
-        "what was trained on cannot be had: data.path is missing, but source folder needs a path. "
-        "Set it, or give --data PATH."
+    images = run_images_of(run)
+    assert images.training is images.held_out is None
+    assert images.reason == (
+        "the training images are not available: data.path is missing, but source folder needs a "
+        "path. Set it, or give --data PATH."
     )
     (run / "recipe.yaml").unlink()
-    assert training_data_of(run).why.startswith(
-        "it is not known what was trained on: a run says so"
-    )
+    assert run_images_of(run).reason == ("the training images are unknown: there is no recipe.yaml")
 
 
 def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     assert cli("evaluate", run, *QUICK, "--metrics", "fid").code == 0
     code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fid")
     assert code == 2
-    assert "has the scores of an earlier evaluation; give another --out" in err
+    assert "has scores already. Give another --out" in err
     code, _, err = cli("evaluate", run, *QUICK, "--metrics", "fed")
     assert "--metrics 'fed' is unknown" in err  # whatever the folder holds
-    for more in (["--eta", 0.5], ["--timesteps", "trailing"], ["--sampler", "ddpm"]):
+    for more in (["eta=0.5"], ["timesteps=leading"], ["--sampler", "ddpm"]):
         assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
-    more = ["--sampler", "ddpm", "--variance", "large"]
+    more = ["sampler=ddpm", "variance=large"]
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
-    step = f"{fromnoise.load(run).spec.step:06d}"
-    plans = {
-        folder.name.removeprefix(f"set-{step}-ema-").removesuffix("-pixels-train-66"): written(
-            folder
-        )["generated"]["sampling"]
+    model = fromnoise.load(run)
+    before, after = (
+        f"set-{model.spec.step:06d}-ema-",
+        f"-{model.auto_precision}-pixels-train-66",
+    )
+    sampling = {
+        folder.name.removeprefix(before).removesuffix(after): written(folder)["generated"][
+            "sampling"
+        ]
         for folder in (run / "evaluation").iterdir()
     }
-    assert plans["ddim-2-eta0.5"]["sampler"] == {"name": "ddim", "eta": 0.5}
-    assert plans["ddim-2-spacingtrailing"]["timesteps"] == "trailing"
-    assert plans["ddpm-2-variancelarge"]["sampler"] == {"name": "ddpm", "variance": "large"}
-    assert set(plans) >= {"ddim-2", "ddpm-2"}
+    assert sampling["ddim-2-eta0.5"]["sampler"] == {"name": "ddim", "eta": 0.5}
+    assert sampling["ddim-2-leading"]["timesteps"] == "leading"
+    assert sampling["ddpm-2-variancelarge"]["sampler"] == {"name": "ddpm", "variance": "large"}
+    assert set(sampling) >= {"ddim-2", "ddpm-2"}
 
 
 def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
@@ -200,14 +192,14 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     expected = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     assert record["generated"] == {"what": str(tmp_path / "made.npz"), "count": 70}
-    assert record["missing"]["copies"].startswith("it is not known what was trained on")
+    assert record["missing"]["copies"].startswith("the training images are unknown")
     code, _, err = cli(*arguments, "--extractor", "pixels", "--num-images", 71)
     assert code == 2
-    assert "has 70 images, and 71 are asked for" in err
+    assert "has 70 images, fewer than --num-images 71. Use fewer." in err
     np.savez(tmp_path / "small.npz", images=real[:, :, :4])
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
-    assert "has images of 4×4 (H×W) in 3 channels, but the generated ones are 4×5 in 3" in err
+    assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 with 3" in err
 
 
 def test_a_folder_that_sample_wrote_holds_its_samples(cli, run, tmp_path):
@@ -240,10 +232,10 @@ def test_a_picture_of_another_size_is_named(cli, tmp_path):
         Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"{name}.png")
     np.savez(tmp_path / "real.npz", images=np.zeros((2, 4, 4, 1), np.uint8))
     paths = [tmp_path, tmp_path / "real.npz"]
-    for path, reference in (paths, paths[::-1]):
-        code, _, err = cli("evaluate", path, "--reference", reference, "--extractor", "pixels")
+    for path, real in (paths, paths[::-1]):
+        code, _, err = cli("evaluate", path, "--reference", real, "--extractor", "pixels")
         assert code == 2
-        assert "2 sizes, most often 4×4 (H×W; 2 of 3), but grid.png is 9×9; images are comp" in err
+        assert "2 sizes, most often 4×4 (H×W; 2 of 3), but grid.png is 9×9. Images are comp" in err
         assert f"error: {tmp_path}: " in err
         assert "data.size" not in err
 
@@ -255,10 +247,7 @@ def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):
     assert cli("evaluate", run, *how).code == 0
     record = written(tmp_path / "out")
     assert set(record["scores"]) == {"fid"}
-    assert (
-        record["missing"]["kid"]
-        == "the reference is a mean and a covariance, and this needs images"
-    )
+    assert record["missing"]["kid"] == "the reference is a mean and a covariance, not images"
     assert record["reference"]["count"] is None
     by_images = tmp_path / "by images"
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", "--out", by_images).code == 0
@@ -281,13 +270,13 @@ def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monk
 
     images, reference = sets
     monkeypatch.setitem(set_evaluation.METRICS, "kid", stopped)
-    generated = fromnoise.evaluation.images.Generated(images, {"what": "x", "count": 80}, None)
+    generated = Generated(images, {"what": "x", "count": 80}, None)
     with pytest.raises(KeyboardInterrupt):
         evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
     record = written(tmp_path)
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
-    assert "not complete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
+    assert "incomplete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
 
 
 def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_path, monkeypatch):
@@ -296,7 +285,7 @@ def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_pa
 
     images, reference = sets
     monkeypatch.setitem(set_evaluation.METRICS, "kid", unfit)
-    generated = fromnoise.evaluation.images.Generated(images, {"what": "x", "count": 80}, None)
+    generated = Generated(images, {"what": "x", "count": 80}, None)
     record = evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
     assert record["missing"]["kid"] == "of another size"
     assert {"fid", "precision"} <= set(record["scores"])
@@ -340,11 +329,11 @@ def test_fewer_real_images_than_features_are_refused_or_marked(cli, tmp_path):
             "evaluate", tmp_path / "made.npz", "--reference", tmp_path / f"{name}.npz", *how, *more
         )
 
-    few = "real images are fewer than the 64 features of pixels, and the Fréchet distance of so"
+    few = "real images are fewer than the 64 features of pixels, which makes the Fréchet distance"
     for name, said, more in (
         ("fifty", f"50 {few}", []),
         ("ten", f"10 {few}", []),
-        ("one", "1 real images are too few to say anything about a set", ["--allow-small"]),
+        ("one", "1 real images are too few. Give --reference at least 2.", ["--allow-small"]),
     ):
         code, _, err = against(name, *more)
         assert (code, len(err.splitlines())) == (2, 1)
@@ -353,7 +342,7 @@ def test_fewer_real_images_than_features_are_refused_or_marked(cli, tmp_path):
     code, out, _ = against("ten", "--allow-small", "--metrics", "fid,kid")
     assert code == 0
     assert "The reference is small: 10 images in 64 dimensions." in out
-    assert "| KID | – | 10 real images are too few; it needs 40 |" in out
+    assert "| KID | – | 10 real images are too few, 40 are needed |" in out
 
 
 def test_what_cannot_be_had_of_given_images_is_said_before_anything_is_written(cli, tmp_path):
@@ -364,12 +353,12 @@ def test_what_cannot_be_had_of_given_images_is_said_before_anything_is_written(c
     how = ["--extractor", "pixels", "--reference", tmp_path / "stats.npz", "--out", tmp_path / "x"]
     code, _, err = cli("evaluate", tmp_path / "made.npz", *how, "--metrics", "kid,prc,copies,is")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "kid: the reference is a mean and a covariance, and this needs images; prc: " in err
-    assert "copies: it is not known what was trained on" in err
+    assert "kid: the reference is a mean and a covariance, not images; prc: " in err
+    assert "copies: the training images are unknown" in err
     assert not (tmp_path / "x").exists()
     # one that can be had is enough for the others to be named
-    assert cli("evaluate", tmp_path / "made.npz", *how, "--metrics", "fid,bits").code == 0
-    assert written(tmp_path / "x")["missing"]["bits"].startswith("it needs the model")
+    assert cli("evaluate", tmp_path / "made.npz", *how, "--metrics", "fid,kid").code == 0
+    assert set(written(tmp_path / "x")["missing"]) == {"kid"}
 
 
 def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
@@ -378,8 +367,8 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
     (tmp_path / "c.png").write_bytes(b"broken")
     code, _, err = cli("evaluate", tmp_path, "--reference", tmp_path, "--extractor", "pixels")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "1 of 3 images cannot be read: c.png" in err
-    assert "all images are scored, so mend or remove them" in err
+    assert "1 of 3 images are unreadable (c.png: " in err
+    assert "Repair or remove them." in err
     assert "strict" not in err
 
 
@@ -387,27 +376,27 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
     ("arguments", "said"),
     [
         (["--metrics", "fid,fed"], "--metrics 'fed' is unknown; did you mean fid?"),
-        (["--num-images", "39", "--allow-small"], "39 images are too few to say anything"),
-        (["--guidance", "1,2"], "images are one set at one scale, so give one"),
-        (["--guidance", "2"], "this model was trained without labels"),
-        (["--steps", "0"], "steps must be 1..100, not 0"),
+        (["--num-images", "39", "--allow-small"], "39 images are too few. Use at least 40."),
+        (["--guidance", "2"], "guidance has no effect: this model is unconditional"),
+        (["--steps", "0"], "steps = 0 is out of range. Use 1 to T = 100."),
         (["--reference", "test"], "source digits has no splits"),
-        (["--reference", "nowhere"], "--reference: there is nothing at "),
-        (["--reference", "."], "is a run or a model, not real images; give train or test"),
-        (["--metrics", "is"], "no score that can be had here: is: it needs an extractor that"),
+        (["--reference", "nowhere"], "nowhere does not exist. Give train or test"),
+        (["--reference", "."], "is a run or a model. Give train or test, or a folder"),
+        (["--metrics", "is"], "no metric of --metrics is available (is: the extractor has no cl"),
         (["--extractor", "classifier"], "--extractor classifier needs --classifier FOLDER"),
-        (
-            ["--num", "5"],
-            "--num has no effect on a set of images that a model draws: it belongs to",
-        ),
-        (["--conditions", "c.json"], "--num-images has no effect on scores by labels (--c"),
+        (["--conditions", "c.json"], "Use fromnoise evaluate-labels."),
+        (["--cycle-classes"], "Use fromnoise evaluate-labels."),
+        (["--labels", "red"], "Use fromnoise evaluate-labels."),
         (
             ["--classifier", "j"],
-            "--classifier belongs to --extractor classifier, not to pixels; leave one out",
+            "--classifier belongs to --extractor classifier, not to pixels",
         ),
         (["--features-weights", "w"], "--features-weights belongs to --extractor inception"),
-        (["--eta", "0.5", "--sampler", "ddpm"], "eta belongs to ddim; ddpm takes variance"),
-        (["--timesteps", "even"], "sampling.timesteps 'even' is unknown"),
+        (["eta=0.5", "sampler=ddpm"], "eta is an option of ddim, not of ddpm"),
+        (["--eta", "0.5"], "--eta has a new name. Use eta=…."),
+        (["timesteps=even"], "sampling.timesteps = 'even' is unknown"),
+        (["precision=fp8"], "sampling.precision"),
+        (["training.steps=5"], "training.steps has no effect on sampling. Remove it."),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):
@@ -419,41 +408,42 @@ def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, mo
     assert not (run / "evaluation").exists()
 
 
-def test_options_without_effect_are_refused(cli, run, tmp_path):
-    np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
-    kinds = {
-        "found": ["evaluate", tmp_path / "made.npz"],
-        "drawn": ["evaluate", run],
-        "bits": ["evaluate", run, "--metrics", "bits"],
-        "labels": ["evaluate", run, "--cycle-classes"],
-    }
-    values = {"--extractor": "pixels", "--metrics": "fid", "--clamp": "no", "--weights": "raw"}
-    values["--precision"] = "fp32"
-    for option, belongs in BELONGS.items():
-        for kind in kinds.keys() - set(belongs):
-            flag = [option] if option == "--allow-small" else [option, values.get(option, 1)]
-            code, out, err = cli(*kinds[kind], *flag)
-            assert (code, out, len(err.splitlines())) == (2, "", 1), (kind, option, err)
-            assert err.startswith(f"error: {option} has no effect on {KINDS[kind]}: it belongs to")
-    # what is typed is refused, even where it is the default; a default is not
-    assert "--seed has no effect" in cli(*kinds["found"], "--seed", 0).err
-    assert "must be named: --reference" in cli(*kinds["found"]).err
-    assert "--classifier is missing" in cli(*kinds["labels"]).err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--guidance", "1,2"], "'--guidance'"), (["--num", "5"], "No such option: --num")],
+)
+def test_options_of_evaluate_labels_are_no_options_of_evaluate(cli, run, arguments, message):
+    code, out, err = cli("evaluate", run, *QUICK, *arguments)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.replace("│", " ").split())
     assert not (run / "evaluation").exists()
 
 
-def test_every_option_is_in_the_table_or_has_an_effect_on_every_kind():
-    command = typer.main.get_command(app).commands["evaluate"]
-    options = {name for one in command.params for name in one.opts if name.startswith("--")}
-    choosing = {"--conditions", "--labels", "--cycle-classes"}
-    assert options - set(BELONGS) == choosing | {"--out", "--device"}
-    assert set(BELONGS) <= options
-    assert {kind for kinds in BELONGS.values() for kind in kinds} == set(KINDS)
+def test_options_without_effect_on_images_are_refused(cli, tmp_path):
+    np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 8, 8, 1), np.uint8))
+    against = ["--reference", tmp_path / "made.npz", "--extractor", "pixels"]
+    command = ["evaluate", tmp_path / "made.npz", *against, "--out", tmp_path / "out"]
+    for arguments, name in (
+        (["--steps", 2], "steps"),
+        (["--sampler", "ddpm"], "sampler"),
+        (["--guidance", 2], "guidance"),
+        (["eta=0.5"], "eta"),
+        (["timesteps=trailing"], "timesteps"),
+        (["precision=fp32"], "precision"),
+        (["clamp=false"], "clamp"),
+        (["--weights", "raw"], "--weights"),
+        (["--seed", 1], "--seed"),
+    ):
+        code, out, err = cli(*command, *arguments)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), (arguments, err)
+        assert err.startswith(f"error: {name} has no effect: "), err
+        assert "made.npz holds images, not a model. Remove it." in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_precision_that_was_asked_for_is_used_noted_and_in_the_name(cli, run, precision):
-    asked = [*QUICK, "--metrics", "fid", "--steps", 2, "--precision", precision]
+    asked = [*QUICK, "--metrics", "fid", f"precision={precision}"]
     code, out, err = cli("evaluate", run, *asked)
     assert code == 0, err
     folder = Path(out.splitlines()[-1])
@@ -461,10 +451,10 @@ def test_the_precision_that_was_asked_for_is_used_noted_and_in_the_name(cli, run
     assert json.loads((folder / "metrics.json").read_text())["generated"]["precision"] == precision
 
 
-def test_labels_need_a_judge(cli, run):
-    code, _, err = cli("evaluate", run, "--cycle-classes")
+def test_labels_need_a_classifier(cli, run):
+    code, _, err = cli("evaluate-labels", run)
     assert code == 2
-    assert "--classifier is missing: what an image shows is said by a classifier" in err
+    assert "--classifier" in err
 
 
 def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):
@@ -479,29 +469,35 @@ def test_a_path_without_model_and_images_is_one_line(cli, tmp_path):
     np.savez(tmp_path / "made.npz", arr_0=np.zeros((70, 2, 2, 1), np.uint8))
     code, _, err = cli("evaluate", tmp_path / "made.npz")
     assert code == 2
-    assert "holds images and no model, so what they are compared with must be named" in err
+    assert "holds images and no run, so --reference train is unknown. Give --reference a" in err
 
 
 def test_a_model_with_labels_is_asked_for_those_of_the_reference(tiny_tree, tmp_path):
     tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
     tree["training"]["steps"] = 1
     model = fromnoise.train(tree, out=tmp_path / "run").model()
-    asked = []
-    sample = model.sample
-    model.sample = lambda seeds, cond, **how: asked.append(cond) or sample(seeds, cond=cond, **how)
-    sizes, denoise = [], model.denoise
-    model.denoise = lambda seeds, **how: sizes.append(len(seeds)) or denoise(seeds, **how)
-    digits = open_images("digits")
-    drawn = draw(model, 300, labels_of=digits, batch_size=200, steps=1)
+    requests, sizes, sample = [], [], model.sample
+
+    def counted(seeds, config, *, cond, **options):
+        requests.append(cond)
+        sizes.append(len(seeds))
+        return sample(seeds, config, cond=cond, **options)
+
+    model.sample = counted
+    digits, config = open_images("digits"), model.sampling_config(steps=1)
+    generated = generate_images(
+        model, 300, config, labels_of=RealImages(digits, "digits, train"), batch_size=200
+    )
     assert sizes == [200, 100]
-    shares = np.concatenate(asked).clip(0).mean(axis=0)
-    assert drawn.images.shape == (300, 1, 8, 8)
-    assert np.concatenate(asked).shape == (300, 10)
+    shares = np.concatenate(requests).clip(0).mean(axis=0)
+    assert generated.images.shape == (300, 1, 8, 8)
+    assert np.concatenate(requests).shape == (300, 10)
     np.testing.assert_allclose(shares, (digits.labels > 0).mean(axis=0), atol=0.005)
-    assert drawn.said["labels"].startswith("those of the reference")
-    asked.clear()
-    assert draw(model, 2, steps=1).said["labels"].startswith("none said")
-    assert asked == [None]
+    assert generated.info["labels"].startswith("those of the reference")
+    requests.clear()
+    unlabelled = generate_images(model, 2, config)
+    assert unlabelled.info["labels"] == "none: the reference lacks the labels of the model"
+    assert requests == [None]
 
 
 def test_without_a_condition_no_guidance_is_noted(tiny_tree, tmp_path):
@@ -509,28 +505,31 @@ def test_without_a_condition_no_guidance_is_noted(tiny_tree, tmp_path):
     tree["training"]["steps"] = 1
     tree["sampling"] = {**tree.get("sampling", {}), "guidance": 3.0}
     model = fromnoise.train(tree, out=tmp_path / "run").model()
-    assert draw(model, 2, steps=1).said["sampling"]["guidance"] == 1
-    asked = draw(model, 2, steps=1, labels_of=open_images("digits"))
-    assert asked.said["sampling"]["guidance"] == 3
+    config = model.sampling_config(steps=1)
+    assert generate_images(model, 2, config).info["sampling"]["guidance"] == 1
+    labelled = generate_images(
+        model, 2, config, labels_of=RealImages(open_images("digits"), "digits, train")
+    )
+    assert labelled.info["sampling"]["guidance"] == 3
 
 
 def test_any_stretch_of_the_labels_has_their_shares():
     rng = np.random.default_rng(0)
     classes = rng.choice(4, 1000, p=(0.5, 0.3, 0.15, 0.05))
-    order = spread(np.eye(4, dtype=np.int8)[classes] * 2 - 1)
+    order = interleave_labels(np.eye(4, dtype=np.int8)[classes] * 2 - 1)
     assert sorted(order) == list(range(1000))
     for i in range(0, 1000, 50):
-        found = np.bincount(classes[order[i : i + 50]], minlength=4)
-        assert (abs(found - np.bincount(classes) / 20) < 2).all()
+        counts = np.bincount(classes[order[i : i + 50]], minlength=4)
+        assert (abs(counts - np.bincount(classes) / 20) < 2).all()
     # rows that are all different have nothing to deal out: they come in any order
     rows = rng.choice([-1, 1], (1000, 40))
-    assert abs(np.corrcoef(spread(rows), np.arange(1000))[0, 1]) < 0.1
+    assert abs(np.corrcoef(interleave_labels(rows), np.arange(1000))[0, 1]) < 0.1
 
 
-def test_some_images_of_a_file_are_evenly_spread(tmp_path):
+def test_some_images_of_a_file_are_evenly_interleave_labels(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", arr_0=images)
-    taken = found(tmp_path / "x.npz", 5)
+    taken = read_images(tmp_path / "x.npz", 5)
     np.testing.assert_array_equal(taken.images, images[::2].transpose(0, 3, 1, 2))
 
 

@@ -17,15 +17,11 @@ from fromnoise.generation import (
     interpolate_to_folder,
     vary_to_folder,
 )
-from fromnoise.generation.inputs import end_of
+from fromnoise.generation.inputs import last_x
+from fromnoise.generation.interpolations import DETERMINISTIC
 from fromnoise.model.model import Model, build_denoiser, from_uint8, to_uint8
 
 SIDE = 8
-
-
-@pytest.fixture
-def model(finished_run):
-    return fromnoise.load(finished_run, device="cpu")
 
 
 @pytest.fixture
@@ -80,9 +76,10 @@ def test_a_colour_image_for_a_grey_model_is_one_line(model, cli, finished_run, t
 
 
 def test_frames_do_not_depend_on_the_batch(model, pair, tmp_path):
-    how = {"frames": 5, "steps": 3}
+    config = model.sampling_config(**DETERMINISTIC, steps=3)
     for size in (2, 64):
-        interpolate_to_folder(model, *pair, tmp_path / f"{size}", batch_size=size, **how)
+        out = tmp_path / f"{size}"
+        interpolate_to_folder(model, *pair, out, config, frames=5, batch_size=size)
     for i in range(5):
         few, many = (read(tmp_path / size / f"a-b-{i:03d}.png") for size in ("2", "64"))
         assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
@@ -94,8 +91,9 @@ def test_frames_do_not_depend_on_the_batch(model, pair, tmp_path):
 def test_known_pixels_come_back_byte_for_byte_and_the_others_are_made(
     model, photos, masks, tmp_path
 ):
+    config = model.sampling_config(sampler="ddpm")
     files = inpaint_to_folder(
-        model, photos, masks, tmp_path / "out", seeds=[0, 7], resample=2, jump=2
+        model, photos, masks, tmp_path / "out", config, seeds=[0, 7], resample=2, jump=2
     )
     names = [f"{name}-{seed:06d}.png" for name in ("one", "two") for seed in (0, 7)]
     assert [file.name for file in files] == [*names, "comparison.png"]
@@ -114,8 +112,10 @@ def test_known_pixels_come_back_byte_for_byte_and_the_others_are_made(
 def test_an_image_is_made_alike_in_any_company(model, photos, masks, tmp_path):
     how = {"seeds": [0, 7], "resample": 2, "jump": 2}
     one, two = tmp_path / "1", tmp_path / "2"
-    inpaint_to_folder(model, photos, masks, one, batch_size=64, **how)
-    inpaint_to_folder(model, photos / "two.png", masks / "two.png", two, batch_size=1, **how)
+    config = model.sampling_config(sampler="ddpm")
+    inpaint_to_folder(model, photos, masks, one, config, batch_size=64, **how)
+    alone = photos / "two.png", masks / "two.png"
+    inpaint_to_folder(model, *alone, two, config, batch_size=1, **how)
     for name in ("two-000000.png", "two-000007.png"):
         apart = read(one / name).astype(int) - read(two / name)
         assert np.abs(apart).max() <= 1
@@ -124,8 +124,9 @@ def test_an_image_is_made_alike_in_any_company(model, photos, masks, tmp_path):
 def test_a_mask_all_white_is_plain_sampling(model, photos, tmp_path):
     white = tmp_path / "white.png"
     Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(white)
+    config = model.sampling_config(sampler="ddpm", steps=7)
     inpaint_to_folder(
-        model, photos / "one.png", white, tmp_path / "out", seeds=[5], resample=1, steps=7
+        model, photos / "one.png", white, tmp_path / "out", config, seeds=[5], resample=1
     )
     plain = model.sample([5], sampler="ddpm", steps=7)[0, 0].numpy()
     np.testing.assert_array_equal(read(tmp_path / "out" / "one-000005.png"), plain)
@@ -137,8 +138,10 @@ def test_a_mask_all_white_is_plain_sampling(model, photos, tmp_path):
 def test_without_strength_it_is_the_image_and_with_all_of_it_plain_sampling(
     model, photos, tmp_path
 ):
-    vary_to_folder(model, photos, tmp_path / "0", seeds=[0, 1], strength=0)
-    vary_to_folder(model, photos, tmp_path / "1", seeds=[0, 1], strength=1, sampler="ddpm")
+    for strength in (0, 1):
+        config = model.sampling_config(sampler="ddpm" if strength else None)
+        out = tmp_path / f"{strength}"
+        vary_to_folder(model, photos, out, config, seeds=[0, 1], strength=strength)
     plain = model.sample([0, 1, 0, 1], sampler="ddpm")[:, 0].numpy()
     for i, (name, seed) in enumerate([("one", 0), ("one", 1), ("two", 0), ("two", 1)]):
         file = f"{name}-{seed:06d}.png"
@@ -152,8 +155,8 @@ def test_a_greater_strength_leaves_less_of_the_image(model, photos, tmp_path):
     before = seen(model, photos / "one.png").astype(int)
     apart = []
     for strength in (0.02, 0.2, 0.9):
-        out = tmp_path / f"{strength}"
-        vary_to_folder(model, photos / "one.png", out, seeds=[0], strength=strength, steps=100)
+        out, config = tmp_path / f"{strength}", model.sampling_config(steps=100)
+        vary_to_folder(model, photos / "one.png", out, config, seeds=[0], strength=strength)
         apart.append(np.abs(read(out / "one-000000.png") - before).mean())
     assert apart == sorted(apart)
     assert apart[0] < 20
@@ -169,7 +172,8 @@ def test_inverted_images_come_back_at_the_ends_and_the_middle_is_between_them(
     """A new network predicts ε = 0, with which DDIM is exact: x_T = √ᾱ_T x_0, and back."""
     new = Model(build_denoiser(model.spec).eval().requires_grad_(False), model.spec)
     ends = [photos / "one.png", photos / "two.png"]
-    files = interpolate_to_folder(new, *ends, tmp_path / "out", frames=3)
+    config = new.sampling_config(**DETERMINISTIC)
+    files = interpolate_to_folder(new, *ends, tmp_path / "out", config, frames=3)
     names = [f"one-two-{i:03d}.png" for i in range(3)]
     assert [file.name for file in files] == [*names, "comparison.png", "interpolation.gif"]
     a, b = (from_uint8(torch.tensor(seen(model, end)))[None] for end in ends)
@@ -181,17 +185,19 @@ def test_inverted_images_come_back_at_the_ends_and_the_middle_is_between_them(
 
 
 def test_folders_are_paired_in_their_order(model, photos, tmp_path):
-    files = interpolate_to_folder(model, photos, photos, tmp_path / "out", frames=2)
+    config = model.sampling_config(**DETERMINISTIC)
+    files = interpolate_to_folder(model, photos, photos, tmp_path / "out", config, frames=2)
     names = ["one-one-000", "one-one-001", "two-two-000", "two-two-001"]
     assert [file.stem for file in files[:4]] == names
     np.testing.assert_array_equal(read(files[0]), read(files[1]))  # parallel noises
 
 
 def test_between_seeds_the_ends_are_what_sample_makes(model, tmp_path):
-    files = interpolate_seeds_to_folder(model, [3, 8, 4], tmp_path / "out", frames=3)
+    config = model.sampling_config(**DETERMINISTIC)
+    files = interpolate_seeds_to_folder(model, [3, 8, 4], tmp_path / "out", config, frames=3)
     stems = [f"{a:06d}-{b:06d}-{i:03d}" for a, b in ((3, 8), (8, 4)) for i in range(3)]
     assert [file.stem for file in files] == [*stems, "comparison", "interpolation"]
-    plain = model.sample([3, 8, 8, 4], sampler="ddim", eta=0.0)[:, 0].numpy().astype(int)
+    plain = model.sample([3, 8, 8, 4], config)[:, 0].numpy().astype(int)
     for image, i in zip(plain, (0, 2, 3, 5), strict=True):
         assert np.abs(read(files[i]) - image).max() <= 1
 
@@ -199,7 +205,8 @@ def test_between_seeds_the_ends_are_what_sample_makes(model, tmp_path):
 def test_with_a_strength_it_goes_from_the_one_to_the_other(model, pair, tmp_path):
     """So little noise that an untrained model cannot change much: the ends are the inputs."""
     out = tmp_path / "out"
-    files = interpolate_to_folder(model, *pair, out, frames=5, strength=0.02, steps=100)
+    config = model.sampling_config(steps=100)
+    files = interpolate_to_folder(model, *pair, out, config, frames=5, strength=0.02)
     means = []
     for file in files[:5]:
         with Image.open(file) as image:
@@ -225,7 +232,8 @@ def test_every_byte_survives_the_range_of_any_model(data_range):
 
 def test_known_pixels_come_back_from_a_model_of_another_range(model, photos, masks, tmp_path):
     other = Model(model.denoiser, model.spec.model_copy(update={"data_range": (0.0, 1.0)}))
-    inpaint_to_folder(other, photos, masks, tmp_path / "out", seeds=[0], resample=1)
+    config = other.sampling_config(sampler="ddpm")
+    inpaint_to_folder(other, photos, masks, tmp_path / "out", config, seeds=[0], resample=1)
     made, before = read(tmp_path / "out" / "two-000000.png"), seen(model, photos / "two.png")
     np.testing.assert_array_equal(made[SIDE // 2 :], before[SIDE // 2 :])
 
@@ -301,14 +309,16 @@ def refused(cli, tmp_path, run, photos):
 def test_a_strength_outside_is_refused(refused, photos, strength):
     line = refused("vary", "--image", photos, "--strength", strength)
     assert line == (
-        f"error: strength must lie in [0, 1], from the image itself to none of it, not {strength:g}"
+        f"error: strength = {strength:g} is out of range. Use 0 (the image) to 1 (none of it)."
     )
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.001, -1, 1.5])
 def test_a_strength_that_is_none_is_refused(model, pair, tmp_path, strength):
-    with pytest.raises(ConfigError, match=r"strength must lie in \(0, 1\]"):
-        interpolate_to_folder(model, *pair, tmp_path / "out", strength=strength)
+    with pytest.raises(ConfigError, match=rf"^strength = {strength} is out of range\. Use above 0"):
+        interpolate_to_folder(
+            model, *pair, tmp_path / "out", model.sampling_config(), strength=strength
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -322,7 +332,7 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
         "inpaint", "--image", one, "--mask", tmp_path / "black.png"
     )
     for option, wrong in (("--resample", 0), ("--jump", -1)):
-        assert "resample and jump must be at least 1" in refused(
+        assert "are out of range. Use at least 1 for both" in refused(
             "inpaint", "--image", one, "--mask", mask, option, wrong
         )
     assert "gone.png does not exist. Give an image or a folder" in refused(
@@ -330,7 +340,7 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
     )
     (masks / "two.png").unlink()
     line = refused("inpaint", "--image", photos, "--mask", masks)
-    assert "has no mask for the image two (1 of 2 have none)" in line
+    assert "has no mask for two (1 of 2 images)" in line
 
 
 def test_what_cannot_be_read_or_written_is_one_line(refused, photos, tmp_path):
@@ -341,12 +351,14 @@ def test_what_cannot_be_read_or_written_is_one_line(refused, photos, tmp_path):
         "vary", "--image", photos
     )
     assert "exclude each other" in refused("vary", "--image", photos, "--num", 1, "--seeds", "0")
-    assert "trained without labels" in refused("vary", "--image", photos, "--class", "3")
+    assert "this model is unconditional. Remove the label options" in refused(
+        "vary", "--image", photos, "--class", "3"
+    )
 
 
 def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     a, b = ("--a", pair[0]), ("--b", pair[1])
-    assert "frames must be at least 2, the first and the last, not 1" in refused(
+    assert "frames = 1 is too small. Use at least 2: the first and the last" in refused(
         "interpolate", *a, *b, "--frames", 1
     )
     both = "give --a and --b, two images, or --seeds as in 3,8, not both"
@@ -354,11 +366,15 @@ def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     assert both in refused("interpolate")
     assert both in refused("interpolate", *a, *b, "--seeds", "3,8")
     assert both in refused("interpolate", *a, "--seeds", "3,8")
-    assert "at least 2 seeds, as in 3,8; not 1" in refused("interpolate", "--seeds", "3")
-    assert "--strength is of images" in refused("interpolate", "--seeds", "3,8", "--strength", 0.5)
+    assert "seeds = [3] are too few. Give at least 2, as in 3,8" in refused(
+        "interpolate", "--seeds", "3"
+    )
+    assert "--strength has no effect with --seeds" in refused(
+        "interpolate", "--seeds", "3,8", "--strength", 0.5
+    )
     for way in ([*a, *b], ["--seeds", "3,8"]):
         line = refused("interpolate", *way, "--seed", 5)
-        assert "--seed has no effect without the noise of --strength" in line
+        assert "--seed has no effect without --strength. Remove it." in line
     assert f"{photos} has 2 images and {pair[1]} has 1" in refused("interpolate", "--a", photos, *b)
 
 
@@ -372,7 +388,7 @@ def test_the_steps_of_a_walk_do_not_stay_in_memory():
             assert sum(ref() is not None for ref in alive) <= 3
             yield Step(t, t - 1, x, x)
 
-    assert end_of(walk()).item() == 1
+    assert last_x(walk()).item() == 1
 
 
 def test_one_image_is_read_as_the_model_wants_it(pair, tmp_path):

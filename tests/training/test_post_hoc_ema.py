@@ -285,7 +285,7 @@ def refused(run: Path, cli) -> str:
 def test_a_run_without_snapshots_names_the_key(finished_run, tmp_path, cli):
     said = "A training writes them with a setting such as training.ema_lengths=[0.05,0.1]"
     assert f"has no snapshots in ema/. {said}" in refused(finished_run, cli)
-    assert "is not a run: recipe.yaml is missing" in refused(tmp_path, cli)
+    assert "is not a run: it has no recipe.yaml" in refused(tmp_path, cli)
 
 
 def test_one_snapshot_is_too_few(run, cli):

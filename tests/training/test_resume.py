@@ -345,7 +345,7 @@ def test_a_wrong_setting_leaves_the_run_as_it_is(run):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(ConfigError, match=r"is not a run: recipe\.yaml is missing"):
+    with pytest.raises(ConfigError, match=r"is not a run: it has no recipe\.yaml"):
         fromnoise.resume(tmp_path)
 
 

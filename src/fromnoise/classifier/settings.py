@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fromnoise.config.components import Section
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.schema import Level, Natural, Positive, Training
+from fromnoise.config.schema import Level, Natural, Positive, Training, repeated
 from fromnoise.data.decoding.transforms import Fit
 
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 200_000, 4, 40  # the default of `epochs`
 WARMUP = 0.2  # of the steps
 WEIGHT_DECAY = 0.01
-
-
-def _repeated(count: int) -> BeforeValidator:
-    return BeforeValidator(lambda value: (value,) * count if type(value) is int else value)
 
 
 Pixels = Annotated[int, Field(ge=8, strict=True)]
@@ -26,10 +22,10 @@ class ClassifierSettings(Section):
     """The data and the optimisation of a classifier."""
 
     source: str | None = None  # folder, zip, idx, npz, iclevr, …; None: detected
-    size: Annotated[tuple[Pixels, Pixels] | None, _repeated(2)] = None  # (H, W); None: as stored
+    size: Annotated[tuple[Pixels, Pixels] | None, repeated(2)] = None  # (H, W); None: as stored
     channels: Positive | None = None  # None: as stored
     fit: Fit = "crop"
-    background: Annotated[tuple[Level, Level, Level], _repeated(3)] = (255, 255, 255)
+    background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     strict: bool = False  # unreadable files are an error
     epochs: Annotated[float, Field(gt=0)] | None = None  # None: 200,000 images, 4 to 40 epochs
     batch_size: Annotated[int, Field(ge=2, strict=True)] = 64

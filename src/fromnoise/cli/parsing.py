@@ -63,17 +63,14 @@ def parse_sampling(
     command sets itself.
     Raises ConfigError for a key of another section, and for a key that is given twice or fixed.
     """
-    overrides: dict[str, Any] = {}
-    for key, value in parse_overrides(settings or [], "sampling").items():
-        if not key.startswith("sampling."):
-            raise ConfigError(f"{key} has no effect on sampling. Remove it.")
-        key = key.removeprefix("sampling.").removesuffix(".name")
-        overrides[key.removeprefix("sampler.")] = value
-    for key, value in short.items():
-        if value is not None and key in overrides:
-            raise ConfigError(f"{key} is given twice. Give --{key} or {key}=…, not both.")
-        if value is not None:
-            overrides[key] = value
+    overrides = {key: value for key, value in short.items() if value is not None}
+    for dotted, value in parse_overrides(settings or [], "sampling").items():
+        if not dotted.startswith("sampling."):
+            raise ConfigError(f"{dotted} has no effect on sampling. Remove it.")
+        key = dotted.removeprefix("sampling.").removesuffix(".name").removeprefix("sampler.")
+        if key in overrides:
+            raise ConfigError(f"{key} is given twice. Give it once.")
+        overrides[key] = value
     for key in fixed or {}:
         if key in overrides:
             raise ConfigError(f"{key} has no effect: this command sets it. Remove it.")

@@ -27,12 +27,8 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
         everywhere = sorted(known | set(dotted_keys(schema, key)))
         same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]
-        hint = (
-            f"; did you mean {' or '.join(same_name)}?"
-            if same_name
-            else did_you_mean(dotted, everywhere)
-        )
-        return f"unknown key {dotted}{hint}. Known keys: {', '.join(section.model_fields)}."
+        hint = did_you_mean(dotted, everywhere, same_name)
+        return f"unknown key {dotted}{hint} Known keys: {', '.join(section.model_fields)}."
     if first["type"] == "missing":
         return f"{dotted} is missing. Add it."
     message = first["msg"].removeprefix("Value error, ")
@@ -59,10 +55,10 @@ def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """Return `'ddmp' is unknown; did you mean ddpm? Known: …`."""
-    return f"{name!r} is unknown{did_you_mean(name, known)}. Known: {', '.join(sorted(known))}."
+    return f"{name!r} is unknown{did_you_mean(name, known)} Known: {', '.join(sorted(known))}."
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the nearest known name, or nothing."""
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
+def did_you_mean(name: str, known: Iterable[str], likely: Sequence[str] = ()) -> str:
+    """Return `; did you mean …?` with the likely names or the nearest known one, or a full stop."""
+    names = likely or difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {' or '.join(names)}?" if names else "."

@@ -58,8 +58,8 @@ def full_key(key: str, section: SectionName) -> str:
         return f"{options[key]}.{key}"
     known = [*fields, *options]
     raise ConfigError(
-        f"unknown key {key}{did_you_mean(key, known)}. Keys of {section}: {', '.join(known)}. "
-        f"Keys of other sections have a dot: {', '.join(f'{name}.…' for name in Recipe.model_fields)}."
+        f"unknown key {key}{did_you_mean(key, known)} Keys of {section}: {', '.join(known)}. "
+        f"Keys of other sections are dotted: {'.…, '.join(Recipe.model_fields)}.…"
     )
 
 
@@ -78,7 +78,7 @@ def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[s
 
 
 def dotted(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dict as one level of dotted keys: {"training": {"steps": 5}} → training.steps."""
+    """Return a nested dict as one level of dotted keys: {"a": {"b": 5}} → {"a.b": 5}."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

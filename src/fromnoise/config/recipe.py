@@ -29,7 +29,7 @@ def recipe_text(name: str) -> str:
     shipped = shipped_recipes()
     if name not in shipped:
         raise ConfigError(
-            f"there is no recipe {name!r}{did_you_mean(name, shipped)}. "
+            f"there is no recipe {name!r}{did_you_mean(name, shipped)} "
             f"Shipped recipes: {', '.join(shipped)}."
         )
     return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
@@ -123,7 +123,7 @@ def _check_together(recipe: Recipe) -> None:
         )
     if diffusion.offset_noise and learned:
         raise ConfigError(
-            f"diffusion.offset_noise = {diffusion.offset_noise:g} excludes a learned variance, whose "
+            f"diffusion.offset_noise = {diffusion.offset_noise:g} excludes a learned variance: the "
             "bound assumes standard normal noise. Set it to 0, or network.learned_variance=false."
         )
     if learned != (diffusion.vlb_weight > 0 or diffusion.loss == VLB):
@@ -159,11 +159,11 @@ def check_sampling(section: Any, *, labels: bool) -> None:
     interval = sampling.guidance_interval
     if interval is not None and not interval[0] <= interval[1] <= T:
         raise ConfigError(
-            f"sampling.guidance_interval = {interval[0]}-{interval[1]} is out of range. Give the first "
-            f"and the last guided t, 1 ≤ first ≤ last ≤ T = {T}."
+            f"sampling.guidance_interval = {interval[0]}-{interval[1]} is out of range. Give the "
+            f"first and the last guided t, 1 ≤ first ≤ last ≤ T = {T}."
         )
     if sampling.guidance != 1 and not labels:
         raise ConfigError(
-            f"sampling.guidance = {sampling.guidance:g} (s in ε = ε_∅ + s·(ε_c − ε_∅)) needs a model "
-            "with labels. Set data.labels=true."
+            f"sampling.guidance = {sampling.guidance:g} (s in ε = ε_∅ + s·(ε_c − ε_∅)) needs a "
+            "model with labels. Set data.labels=true."
         )

@@ -20,8 +20,9 @@ LENGTHS = (
 )
 
 
-def _pair(value: Any) -> Any:
-    return (value, value) if type(value) is int else value
+def repeated(count: int) -> BeforeValidator:
+    """Read one integer as a tuple of `count` equal ones."""
+    return BeforeValidator(lambda value: (value,) * count if type(value) is int else value)
 
 
 def _named(name: str) -> BeforeValidator:
@@ -31,13 +32,13 @@ def _named(name: str) -> BeforeValidator:
     )
 
 
-def _rgb(value: Any) -> Any:
-    return (value, value, value) if type(value) is int else value
-
-
 def _interval(value: Any) -> Any:
-    first, dash, last = value.partition("-") if isinstance(value, str) else ("", "", "")
-    return (int(first), int(last)) if dash and (first + last).isdecimal() else value
+    if not isinstance(value, str | int):
+        return value
+    first, last = map(str.strip, str(value).partition("-")[::2])
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError("write the first and the last guided t, as in 200-800")
+    return (int(first), int(last))
 
 
 def _length(value: float) -> float:
@@ -64,10 +65,10 @@ class Data(Section):
     source: str
     path: Path | None = None
     split: Literal["train", "test"] = "train"
-    size: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_pair)] = None  # (H, W)
+    size: Annotated[tuple[Positive, Positive] | None, repeated(2)] = None  # (H, W)
     channels: Positive | None = None
     fit: Literal["crop", "pad", "squash"] = "crop"
-    background: Annotated[tuple[Level, Level, Level], BeforeValidator(_rgb)] = (255, 255, 255)
+    background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     flip: bool = False
     labels: bool = False  # train on the labels too, so that one can ask for them
     strict: bool = False

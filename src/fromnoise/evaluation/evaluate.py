@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.checks import Request, check_request
@@ -58,35 +59,31 @@ def evaluate(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
         )
     model = load(path, weights=weights, device=device) if is_model(path) else None
-    if model is None and (sampling or weights):
-        given = next(iter(sampling or {"--weights": weights}))
+    run = run_folder_of(path)
+    if model is None and (sampling or weights or first_seed):
+        option = next(iter(sampling or {"--weights" if weights else "--seed": None}))
         raise ConfigError(
-            f"{given} has no effect: {path.absolute()} holds images, not a model. Remove it."
+            f"{option} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
-    generated = read_images(path, num) if model is None else None
+    against = reference if reference in OF_A_RUN else Path(reference).stem
     if model:
-        count, shape = num or DEFAULT_COUNT, model.image_shape
+        generated, count, shape = None, num or DEFAULT_COUNT, model.image_shape
+        run_images = run_images_of(run)
+        real = open_real(reference, shape, model.spec, run_images)
+        config = model.sampling_config(conditional=has_labels(model, real), **(sampling or {}))
+        folder, parts = run / "evaluation", ["set", *sampling_name(model.spec, config)]
     else:
-        assert generated is not None
+        generated, config, run_images = read_images(path, num), None, NO_RUN
         count, shape = len(generated.images), generated.images.shape[1:]
-    real = open_real(reference, path, model.spec if model else None, shape)
+        real = open_real(reference, shape)
+        folder, parts = path.absolute().parent, ["set", path.stem]
     space = load_extractor(
         name, shape, classifier=classifier, features_weights=features_weights, device=device
     )
-    run_images = run_images_of(path) if model else NO_RUN
-    config = None
-    against = reference if reference in OF_A_RUN else Path(reference).stem
-    parts = [space.name, against, str(count)]
-    if model:
-        config = model.sampling_config(conditional=has_labels(model, real), **(sampling or {}))
-        parts = [*sampling_name(model.spec, config), *parts]
-        folder = run_folder_of(path) / "evaluation" / "-".join(["set", *parts])
-    else:
-        folder = path.absolute().parent / "-".join(["set", path.stem, *parts])
-    folder = out or folder
+    folder = out or folder / "-".join([*parts, space.name, against, str(count)])
     request = Request(count, shape, None if real is None else len(real.images), space, run_images)
     check_request(request, metrics, folder, allow_small=allow_small)
-    against = open_reference(reference, real, space)
+    real_features = open_reference(reference, real, space)
     if model and config:
         with progress_bar("images") as progress:
             generated = generate_images(
@@ -102,7 +99,7 @@ def evaluate(
     assert generated is not None
     record = evaluate_set(
         generated,
-        against,
+        real_features,
         space,
         folder,
         run_images=run_images,
@@ -114,10 +111,12 @@ def evaluate(
 
 def sampling_name(spec: ModelSpec, config: SamplingConfig) -> list[str]:
     """Return the parts of a folder's name that tell the model and its sampling settings."""
-    usual = spec.sampling
-    parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
-    stored = usual.sampler.options if usual.sampler.name == config.sampler.name else {}
-    parts += [f"{k}{v}" for k, v in config.sampler.options.items() if stored.get(k, v) != v]
+    usual, sampler = spec.sampling, config.sampler
+    parts = [f"{spec.step:06d}", spec.weights_name, sampler.name, str(config.steps)]
+    stored = usual.sampler
+    if stored.name != sampler.name:
+        stored = check_component(Component(name=sampler.name), "sampling.sampler")
+    parts += [f"{k}{v}" for k, v in sampler.options.items() if stored.options.get(k) != v]
     parts += [config.timesteps] if config.timesteps != usual.timesteps else []
     parts += [f"s{config.guidance:g}"] if config.guidance != 1 else []
     return [*parts, config.precision]

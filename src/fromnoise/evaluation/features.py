@@ -98,7 +98,8 @@ def open_extractor(
     if name == "classifier":
         if classifier is None:
             raise ExtractorError(
-                "--extractor classifier needs --classifier FOLDER, which `fromnoise classifier train` writes"
+                "--extractor classifier needs --classifier FOLDER, which `fromnoise "
+                "classifier train` writes"
             )
         classifier.check(np.empty((0, *shape), dtype=np.uint8))
         return classifier_features(classifier)

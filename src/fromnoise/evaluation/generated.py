@@ -14,7 +14,6 @@ from fromnoise.evaluation.features import Progress, nothing
 from fromnoise.evaluation.images import RealImages, evenly_spaced, open_comparable
 from fromnoise.evaluation.metrics import any_order
 from fromnoise.model.model import Model
-from fromnoise.model.sampling import with_guidance
 from fromnoise.rng import generator
 
 UNCONDITIONAL = "none: the model is unconditional"
@@ -75,9 +74,7 @@ def generate_images(
         "loaded from": loaded_from,
         **model.spec.weights_info(),
         "precision": config.precision,
-        "sampling": (config if cond is not None else with_guidance(config, 1.0)).model_dump(
-            mode="json"
-        ),
+        "sampling": config.model_dump(mode="json"),
         "labels": labels,
         "quantisation": "x_0 rounded to uint8",
     }

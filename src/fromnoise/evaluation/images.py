@@ -9,8 +9,9 @@ from PIL import Image
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
+from fromnoise.config.schema import Data
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
-from fromnoise.model.spec import ModelSpec, run_folder_of
+from fromnoise.model.spec import ModelSpec
 
 SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
@@ -34,40 +35,26 @@ class RunImages(NamedTuple):
 NO_RUN = RunImages()
 
 
-def images_of_run(loaded_from: Path, split: str) -> RealImages:
-    """Return the training images of a model's run (`train`), or the test split of its source.
-
-    They are prepared as for the training. loaded_from: a run or a checkpoint in it.
-    Raises ConfigError without a recipe, DataError for unavailable images.
-    """
-    folder = run_folder_of(loaded_from)
-    if not (folder / RECIPE_FILE).is_file():
-        raise ConfigError(
-            f"{folder.absolute()} has no {RECIPE_FILE}, so its training images are unknown. Give "
-            "--reference a folder, zip or npz of real images."
-        )
-    data = load_recipe(folder / RECIPE_FILE).data
-    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
-    split = data.split if split == "train" else split
-    images = open_images(data.source, data.path, split=split, **options)
-    return RealImages(images, f"{data.source}, {split}")
-
-
-def run_images_of(loaded_from: Path) -> RunImages:
-    """Return the training and the held-out images of the run that a model was loaded from."""
-    if not (run_folder_of(loaded_from) / RECIPE_FILE).is_file():
+def run_images_of(run: Path) -> RunImages:
+    """Return the training and the held-out images of a run folder, prepared as for the training."""
+    if not (run / RECIPE_FILE).is_file():
         return NO_RUN
     try:
-        training = images_of_run(loaded_from, "train")
+        data = load_recipe(run / RECIPE_FILE).data
+        training = _open_split(data, data.split)
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return RunImages(reason=f"the training images are not available: {error}")
     try:
-        held_out = images_of_run(loaded_from, "test")
+        held_out = _open_split(data, "test") if data.split != "test" else None
     except DataError:  # most sources have no test split
         held_out = None
-    if held_out is not None and training.what == held_out.what:
-        held_out = None  # the model was trained on the test split
     return RunImages(training, held_out)
+
+
+def _open_split(data: Data, split: str) -> RealImages:
+    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
+    images = open_images(data.source, data.path, split=split, **options)
+    return RealImages(images, f"{data.source}, {split}")
 
 
 def evenly_spaced(images: np.ndarray, most: int) -> np.ndarray:

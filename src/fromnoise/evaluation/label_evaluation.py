@@ -103,9 +103,18 @@ def evaluate_labels_to_folder(
     loaded = load_classifier(classifier, device=device)
     prompts = read_prompts(model.spec.label_names, files, texts)
     scales = scales or [model.spec.sampling.guidance]
-    widest = max(scales, key=lambda scale: abs(scale - 1))  # the shape of guidance needs s ≠ 1
-    config = model.sampling_config(conditional=True, **{**(sampling or {}), "guidance": widest})
-    parts = sampling_name(model.spec, with_guidance(config, 1.0))
+    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
+    configs = [
+        with_guidance(
+            model.sampling_config(
+                conditional=True,
+                **{**(sampling or {}), "guidance": guided if scale == 1 else scale},
+            ),
+            scale,
+        )
+        for scale in scales
+    ]
+    parts = sampling_name(model.spec, with_guidance(configs[0], 1.0))
     name = "-".join(["labels", *parts, *(p.name for p in prompts)])
     folder = out or run_folder_of(path) / "evaluation" / name
     with progress_bar("images") as progress:
@@ -114,8 +123,7 @@ def evaluate_labels_to_folder(
             loaded,
             prompts,
             folder,
-            config,
-            scales=scales,
+            configs,
             num=num,
             first_seed=first_seed,
             batch_size=batch_size,
@@ -141,20 +149,19 @@ def evaluate_labels(
     classifier: Classifier,
     prompts: Sequence[PromptSet],
     folder: Path,
-    config: SamplingConfig,
+    configs: Sequence[SamplingConfig],
     *,
-    scales: Sequence[float],
     num: int = 8,
     first_seed: int = 0,
     batch_size: int = 64,
     loaded_from: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[LabelResult]:
-    """Sample `num` images for each condition at each scale s, and score them with the classifier.
+    """Sample `num` images for each condition by each configuration, and classify them.
 
-    Every image has its own seed, counted from `first_seed`; all scales use the same seeds. Writes
-    `scores.json`, `scores.md` and one picture for each result into `folder`, after every result.
-    config: the settings at every scale, but for guidance itself. loaded_from: the path of the
+    Every image has its own seed, counted from `first_seed`; all configurations use the same seeds.
+    Writes `scores.json`, `scores.md` and one picture for each result into `folder`, after every
+    result. configs: at least one; they differ in guidance alone. loaded_from: the path of the
     model, for the record. progress is called with (images sampled, images).
     Raises, before sampling, ConfigError if `folder` has scores already, DataError if the model and
     the classifier have different labels, and ValueError for other settings that do not match.
@@ -166,8 +173,9 @@ def evaluate_labels(
         )
     order = _column_order(model, classifier)
     first = torch.from_numpy(prompts[0].conditions[:1])
+    config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
     model.guided_denoiser(config, 1, cond=first)  # raises for other labels
-    total = sum(len(p.conditions) for p in prompts) * num * len(scales)
+    total = sum(len(p.conditions) for p in prompts) * num * len(configs)
     metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
@@ -192,21 +200,20 @@ def evaluate_labels(
         condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
         targets = conditions[condition]
         cond = torch.from_numpy(targets)
-        for scale in scales:
-            guided = with_guidance(config, scale)
+        for config in configs:
             seeds = range(first_seed, first_seed + len(cond))
             images, started = [], time.perf_counter()
             for i in range(0, len(cond), batch_size):
                 batch = slice(i, i + batch_size)
                 options = {"batch_size": batch_size, "cond": cond[batch]}
-                images.append(model.sample(seeds[batch], guided, **options).numpy())
+                images.append(model.sample(seeds[batch], config, **options).numpy())
                 progress(done := done + len(images[-1]), total)
             seconds = time.perf_counter() - started
             sampled = np.concatenate(images)
             predictions = classifier.predictions(sampled).select(slice(None), order)
             result = LabelResult(
                 name,
-                scale,
+                config.guidance,
                 len(sampled),
                 seconds,
                 score_with_intervals(predictions, targets, condition),

@@ -243,7 +243,7 @@ def evaluate_likelihood(
     name = f"likelihood-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or run_folder_of(path) / "evaluation" / name
     require_no_scores(folder)
-    run_images = run_images_of(path)
+    run_images = run_images_of(run_folder_of(path))
     real = run_images.held_out or run_images.training
     if real is None:
         raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")

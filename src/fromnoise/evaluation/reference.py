@@ -28,10 +28,11 @@ from fromnoise.evaluation.features import (
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.images import (
+    NO_RUN,
     RealImages,
+    RunImages,
     images_at_size,
     images_like_training,
-    images_of_run,
 )
 from fromnoise.model.spec import ModelSpec, is_model
 from fromnoise.progress import progress_bar
@@ -168,23 +169,27 @@ def _alive(process: int) -> bool:
 
 
 def open_real(
-    reference: str, path: Path, spec: ModelSpec | None, shape: tuple[int, int, int]
+    reference: str,
+    shape: tuple[int, int, int],
+    spec: ModelSpec | None = None,
+    run_images: RunImages = NO_RUN,
 ) -> RealImages | None:
     """Return the real images of `--reference`; None if it is an npz of `mu` and `sigma`.
 
-    path: where the model, or without one the scored images, came from. spec: of the model. shape:
-    (C, H, W) of the scored images.
+    shape: (C, H, W) of the scored images. spec, run_images: of the model, if there is one.
     Raises ConfigError if there is nothing to compare, DataError if it is unreadable.
     """
     if _is_statistics(reference):
         return None
-    if spec is None and reference in OF_A_RUN:
-        raise ConfigError(
-            f"{path.absolute()} holds images and no run, so --reference {reference} is unknown. "
-            "Give --reference a folder, zip or npz of real images."
-        )
     if reference in OF_A_RUN:
-        return images_of_run(path, reference)
+        real = run_images.training if reference == "train" else run_images.held_out
+        if real is None:
+            reason = "the source has no test split" if run_images.training else run_images.reason
+            raise ConfigError(
+                f"--reference {reference} is not available: {reason}. Give a folder, zip or npz of "
+                "real images."
+            )
+        return real
     _check_real_images(Path(reference).expanduser())
     if spec is None:
         return images_at_size(Path(reference), shape)

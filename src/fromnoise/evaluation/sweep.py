@@ -29,7 +29,7 @@ from fromnoise.evaluation.features import (
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import generate_images, has_labels
-from fromnoise.evaluation.images import RealImages
+from fromnoise.evaluation.images import RealImages, run_images_of
 from fromnoise.evaluation.metrics import BLOCKS, frechet_jackknifed, with_intervals
 from fromnoise.evaluation.reference import (
     Reference,
@@ -77,7 +77,8 @@ def sweep_to_folder(
         _check_new_model_file(save_best)
     name = select_extractor(extractor, classifier=classifier, features_weights=features_weights)
     model = load(path, weights=weights, device=device)
-    real = open_real(reference, path, model.spec, model.image_shape)
+    run = run_folder_of(path)
+    real = open_real(reference, model.image_shape, model.spec, run_images_of(run))
     guided = has_labels(model, real)
     if scales and not guided:
         raise ConfigError(
@@ -94,7 +95,7 @@ def sweep_to_folder(
     )
     num = num or max(FEW, space.width)
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
-    folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
+    folder = out or run / "evaluation" / "-".join(parts)
     num_real = None if real is None else len(real.images)
     check_enough_images(num, num_real, space, allow_small=allow_small)
     info = describe(real) if real else reference_from_npz(Path(reference), space).info

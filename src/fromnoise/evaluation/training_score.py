@@ -11,7 +11,7 @@ from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import Extractor, check_installed, in_parts, open_extractor
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import generate_images
+from fromnoise.evaluation.generated import generate_images, has_labels
 from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
@@ -81,7 +81,7 @@ def score(
         samples = generate_images(
             model,
             settings.num_images,
-            model.sampling_config(),
+            model.sampling_config(conditional=has_labels(model, images)),
             labels_of=images,
             progress=check_signal,
         )

@@ -138,8 +138,8 @@ def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
         missing = [name for name in inputs.names if name not in files]
         if missing:
             raise DataError(
-                f"{path} has no mask for {missing[0]} ({len(missing)} of {len(inputs.names)} images). "
-                "Name each mask as its image, or give one file for all."
+                f"{path} has no mask for {missing[0]} ({len(missing)} of {len(inputs.names)} "
+                "images). Name each mask as its image, or give one file for all."
             )
         of_each = [files[name] for name in inputs.names]
     else:

@@ -40,8 +40,7 @@ class EditJob(NamedTuple):
 def read_inputs(model: Model, path: Path, out: Path) -> InputImages:
     """Read an image file, or those of a folder, at the model's size and channels.
 
-    Raises FolderNotEmpty if `out` is not empty, and DataError for an unreadable file, before anything
-    is written.
+    Raises FolderNotEmpty if `out` is not empty, and DataError for an unreadable file.
     """
     require_empty_folder(out)
     spec, files = model.spec, image_files(path)

@@ -23,26 +23,30 @@ class Description(NamedTuple):
     """Texts about N images and how they were sampled."""
 
     title: str
-    captions: list[str]  # labels of each image, or ""
+    heading: str  # the title, with the labels if all images have the same ones
     names: list[str]  # of the files, without a suffix
     metadata: list[dict[str, str]]  # of the PNGs
 
 
 def describe(
-    spec: ModelSpec, config: SamplingConfig, seeds: Sequence[int], conditioning: Conditioning
+    spec: ModelSpec,
+    config: SamplingConfig,
+    seeds: Sequence[int],
+    conditioning: Conditioning,
+    captions: Sequence[str],
 ) -> Description:
-    """Return the title, and the caption, file name and PNG metadata of each image."""
-    captions = conditioning.captions(spec.label_names, len(seeds))
+    """Return the title, and the file name and PNG metadata of each image."""
     settings = _settings(spec, config, conditioning) | {"software": "fromnoise"}
+    labelled = list(zip(seeds, captions, strict=True))
     metadata = [
         {**settings, "seed": str(seed), **({"labels": text} if text else {})}
-        for seed, text in zip(seeds, captions, strict=True)
+        for seed, text in labelled
     ]
-    names = [
-        f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}"
-        for seed, text in zip(seeds, captions, strict=True)
-    ]
-    return Description(_title(spec, config, conditioning), captions, names, metadata)
+    names = [f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}" for seed, text in labelled]
+    title = heading = _title(spec, config, conditioning)
+    if len(set(captions)) == 1 and captions[0]:
+        heading = f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
+    return Description(title, heading, names, metadata)
 
 
 def default_folder(
@@ -77,13 +81,6 @@ def default_folder(
     if config.precision != default_precision(model.device):
         parts += [config.precision]
     return run_folder_of(path) / "samples" / "-".join(parts)
-
-
-def title_with_labels(title: str, captions: Sequence[str]) -> str:
-    """Return a title that begins with the labels, if all images have the same ones."""
-    if len(set(captions)) != 1 or not captions[0]:
-        return title
-    return f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
 
 
 def _settings(

@@ -10,11 +10,18 @@ from torch import Tensor
 
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.generation.conditioning import Conditioning
-from fromnoise.generation.naming import describe, title_with_labels
+from fromnoise.generation.naming import describe
 from fromnoise.generation.trajectory import GRID_IMAGES, MAX_FRAMES, Trajectory
 from fromnoise.model.model import Model, to_uint8
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import grid_figure, grids_side_by_side, save_pngs
+from fromnoise.pictures import (
+    grid_figure,
+    grids_side_by_side,
+    save_gif,
+    save_pngs,
+    strip_figure,
+    tile,
+)
 from fromnoise.rng import require_unique_seeds
 
 
@@ -51,18 +58,20 @@ def sample_to_folder(
     Raises ValueError for a seed that is repeated with the same labels.
     """
     conditioning, outputs = conditioning or Conditioning(), outputs or Outputs()
-    title, captions, names, metadata = describe(model.spec, config, seeds, conditioning)
+    captions = conditioning.captions(model.spec.label_names, len(seeds))
+    title, heading, names, metadata = describe(model.spec, config, seeds, conditioning, captions)
     require_unique_seeds(seeds, captions)
     visited = [*visited_timesteps(config, model.denoiser.schedule), 0]
     to_pixels = partial(_to_pixels, data_range=model.spec.data_range)
+    files: list[Path] = []
+    save_grid = partial(_save_grid, files, folder / "steps", title)
     trajectory = Trajectory(
         visited,
         to_pixels,
         times=outputs.times if outputs.trajectory else (),
         strips=outputs.strips,
         frames=MAX_FRAMES if outputs.gif else 0,
-        steps_folder=folder / "steps" if outputs.each_step else None,
-        title=title,
+        save_grid=save_grid if outputs.each_step else None,
     )
     pngs: list[Path] = []
     images: list[np.ndarray] = []
@@ -77,18 +86,18 @@ def sample_to_folder(
         images.append(to_pixels(step.x))
         pngs += save_pngs(images[-1], folder, names[rows], metadata[rows])
         progress(i + len(images[-1]), len(seeds))
-    files = trajectory.files
+    every, first = np.concatenate(images), np.concatenate(images)[:GRID_IMAGES]
     if outputs.gif:
-        files.append(trajectory.save_animation(folder / "denoising.gif"))
+        files.append(save_gif([tile(x) for x in trajectory.frames], folder / "denoising.gif"))
     if outputs.trajectory:
-        files.append(trajectory.save_strip(folder / "trajectory.png", title))
-    first = np.concatenate(images)[:GRID_IMAGES]
+        path = folder / "trajectory.png"
+        files.append(strip_figure(trajectory.strip, trajectory.times, path, title=title))
     if outputs.grid:
         shown = captions[:GRID_IMAGES] if len(set(captions)) > 1 else None
         grid = grid_figure(
             first,
             folder / "grid.png",
-            title=title_with_labels(title, captions),
+            title=heading,
             captions=None if shown is None else [text.replace(", ", "\n") for text in shown],
             columns=outputs.columns,
         )
@@ -99,7 +108,10 @@ def sample_to_folder(
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
     if outputs.npz:
-        files.append(_save_npz(np.concatenate(images), conditioning.cond, folder))
+        arrays = {"arr_0": every.transpose(0, 2, 3, 1)}
+        arrays |= {} if conditioning.cond is None else {"arr_1": conditioning.cond}
+        files.append(folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz")
+        np.savez(files[-1], allow_pickle=False, **arrays)
     return pngs + files
 
 
@@ -107,11 +119,9 @@ def _to_pixels(x: Tensor, data_range: tuple[float, float]) -> np.ndarray:
     return to_uint8(x, data_range).numpy()
 
 
-def _save_npz(images: np.ndarray, cond: np.ndarray | None, folder: Path) -> Path:
-    nhwc = images.transpose(0, 2, 3, 1)
-    path = folder / f"samples_{'x'.join(map(str, nhwc.shape))}.npz"
-    if cond is None:
-        np.savez(path, arr_0=nhwc)
-    else:
-        np.savez(path, arr_0=nhwc, arr_1=cond)
-    return path
+def _save_grid(
+    files: list[Path], folder: Path, title: str, what: str, t: int, images: np.ndarray
+) -> None:
+    name = {"x_t": "$x_t$", "predicted_x0": "$x_0$ as predicted"}[what]
+    path = folder / f"{what}-{t:04d}.png"
+    files.append(grid_figure(images, path, title=f"{name} at $t$ = {t}, {title}"))

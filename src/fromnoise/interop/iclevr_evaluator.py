@@ -39,7 +39,8 @@ def import_evaluator(
     if not tensors or stem is None or head is None or stem.ndim != 4 or head.ndim != 2:
         raise CheckpointError(
             f"{file} is no evaluator of i-CLEVR; expected the weights of a ResNet-18 of "
-            f"torchvision with {STEM} and {HEAD}, keys preview_keys: {preview_keys(weights or payload)}"
+            f"torchvision with {STEM} and {HEAD}, keys preview_keys: "
+            f"{preview_keys(weights or payload)}"
         )
     if len(head) != len(label_names):
         raise CheckpointError(

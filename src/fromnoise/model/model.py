@@ -13,7 +13,6 @@ from torch import Tensor
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.data.labels.names import label_index
 from fromnoise.diffusion import (
     SAMPLERS,
     Denoise,
@@ -26,7 +25,7 @@ from fromnoise.diffusion import (
 )
 from fromnoise.model.precision import Precision, default_precision, in_bf16
 from fromnoise.model.sampling import clamped, resolve_sampling, visited_timesteps, with_guidance
-from fromnoise.model.spec import ModelSpec, Weights, find_model_file, read_spec
+from fromnoise.model.spec import ModelSpec, Weights, read_model_file
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
@@ -231,14 +230,16 @@ class Model:
             raise ValueError("cond and compose exclude each other. Give one.")
         like = next(self.denoiser.parameters())
         if compose is not None:
-            each = torch.eye(len(names)).to(like)[[label_index(name, names) for name in compose]]
+            if unknown := [name for name in compose if name not in names]:
+                raise ValueError(f"{unknown[0]!r} is no label. Labels: {', '.join(names)}.")
+            each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return composed(denoiser, conds, list(compose.values()))
         assert cond is not None
         if tuple(cond.shape) != (count, len(names)):
             raise ValueError(
-                f"cond has shape {tuple(cond.shape)}. Give ({count}, {len(names)}): a row per image, "
-                f"a column per label ({', '.join(names)})."
+                f"cond has shape {tuple(cond.shape)}. Give ({count}, {len(names)}): a row per "
+                f"image, a column per label ({', '.join(names)})."
             )
         return classifier_free(
             denoiser,
@@ -254,12 +255,13 @@ class Model:
             ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
             if ours != theirs:
                 raise ValueError(
-                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. Use a model of the "
-                    "same kind, such as an earlier checkpoint."
+                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. "
+                    "Use an earlier checkpoint."
                 )
         if not torch.equal(self.denoiser.schedule.alpha_bar, weak.denoiser.schedule.alpha_bar):
             raise ValueError(
-                "autoguidance: the weaker model has another noise schedule. Use an earlier checkpoint."
+                "autoguidance: the weaker model has another noise schedule. "
+                "Use an earlier checkpoint."
             )
 
     def same_weights(self, other: "Model") -> bool:
@@ -276,8 +278,8 @@ class Model:
     def noise(self, seeds: Sequence[int], t: int, *key: Key) -> Tensor:
         """Return the noise of each seed for the step from t: float32 (B,C,H,W), on the CPU.
 
-        It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal number
-        per image and channel. key: see `rng.image_noise`.
+        It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal
+        number per image and channel. key: see `rng.image_noise`.
         """
         channels, strength = self.spec.channels, self.spec.diffusion.offset_noise
         eps = image_noise(seeds, t, (channels, *self.spec.size), *key)
@@ -306,21 +308,15 @@ def load(
     weights: the moving average (`ema`, the default) or the `raw` ones; a file has only its own.
     Raises CheckpointError if `path` is none of the three, is damaged, or is too new.
     """
-    file = find_model_file(Path(path), weights)
-    stored = checkpoints.read_tensors(file)
-    spec = read_spec(stored.metadata, file)
-    if weights is not None and weights != spec.weights:
-        raise CheckpointError(f"{file} has {spec.weights} weights. Remove --weights {weights}.")
+    file, spec, tensors = read_model_file(Path(path), weights)
     denoiser = build_denoiser(spec)
     try:
-        denoiser.network.load_state_dict(dict(stored.tensors))
+        denoiser.network.load_state_dict(dict(tensors))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{file} has other weights than its metadata says: {detail}"
         ) from error
-    if broken := checkpoints.first_non_finite(stored.tensors):
-        raise CheckpointError(f"{file}: {broken} is not finite. Use an earlier checkpoint.")
     target = select_device(device)
     denoiser.to(target).to(memory_format=torch.channels_last)
     denoiser.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
+from fromnoise.config.overrides import full_key
 from fromnoise.config.recipe import check_sampling
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
@@ -35,38 +36,37 @@ def resolve_sampling(
 
     overrides: fields of `SamplingConfig`, and options of the sampler (`eta` of ddim, `variance` of
     ddpm). None leaves the stored value. conditional: whether labels are requested; None if unknown.
-    auto_precision: replaces the precision `auto`.
+    If False, guidance is off. auto_precision: replaces the precision `auto`.
 
     Raises ConfigError for unknown or foreign keys, values out of range, and settings without
     effect: guidance of an unconditional request, a shape of guidance at s = 1, an interval that no
     timestep lies in.
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        full_key(key, "sampling")  # raises for unknown and renamed keys
     stored, T = spec.sampling, spec.diffusion.T
     fields = {key: value for key, value in overrides.items() if key in SamplingConfig.model_fields}
     options = {key: value for key, value in overrides.items() if key not in fields}
     _check_guidance(spec, fields, conditional)
-    if (steps := fields.get("steps")) is not None and not 1 <= steps <= T:
+    if isinstance(steps := fields.get("steps"), int) and not 1 <= steps <= T:
         raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
-    named = Component.model_validate(fields.get("sampler", stored.sampler.name))
-    inherited = stored.sampler.options if named.name == stored.sampler.name else {}
-    check_option_owner(named.name, options)
-    component = Component(name=named.name, **{**inherited, **named.options, **options})
-    changes = {
-        "steps": min(stored.steps, T),
-        "precision": auto_precision if stored.precision == "auto" else stored.precision,
-        **fields,
-        "sampler": check_component(component, "sampling.sampler").model_dump(),
-    }
-    if changes["precision"] == "auto":
-        changes["precision"] = auto_precision
+    changes = {"steps": min(stored.steps, T), "sampler": stored.sampler.name, **fields}
     try:
         config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
-    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
+    name, own = config.sampler.name, config.sampler.options
+    inherited = stored.sampler.options if name == stored.sampler.name else {}
+    check_option_owner(name, options)
+    component = Component(name=name, **{**inherited, **own, **options})
+    precision = auto_precision if config.precision == "auto" else config.precision
+    config = config.model_copy(
+        update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
+    )
     _check_shapes_of_guidance(config, schedule, fields)
-    return config
+    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
+    return with_guidance(config, 1.0 if conditional is False else config.guidance)
 
 
 def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
@@ -96,15 +96,15 @@ def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool |
             f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
             f"Remove {guiding[0]}."
         )
-    if conditional is False:
-        raise ConfigError(
-            f"{guiding[0]} has no effect without labels: {FORMULA} needs ε_c. Request labels, or "
-            f"remove {guiding[0]}."
-        )
     scale = fields.get("guidance", 1.0)
     if isinstance(scale, int | float) and not 0 <= scale < math.inf:
         raise ConfigError(
             f"guidance = {scale:g} is out of range. Use s ≥ 0 in {FORMULA}, where 1 is off."
+        )
+    if conditional is False:
+        raise ConfigError(
+            f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
+            f"--labels, cond), not a composition, or remove {guiding[0]}."
         )
 
 

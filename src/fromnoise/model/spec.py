@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError
@@ -81,6 +82,23 @@ def read_spec(metadata: Mapping[str, str], file: Path) -> ModelSpec:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} has unreadable metadata: {detail}") from error
+
+
+def read_model_file(
+    path: Path, weights: Weights | None
+) -> tuple[Path, ModelSpec, Mapping[str, Tensor]]:
+    """Find and read the model file of a path; see `find_model_file`.
+
+    Raises CheckpointError for other weights than requested, and for weights that are not finite.
+    """
+    file = find_model_file(path, weights)
+    tensors, metadata = checkpoints.read_tensors(file)
+    if broken := checkpoints.first_non_finite(tensors):
+        raise CheckpointError(f"{file}: {broken} is not finite. Use an earlier checkpoint.")
+    spec = read_spec(metadata, file)
+    if weights is not None and weights != spec.weights:
+        raise CheckpointError(f"{file} has {spec.weights} weights. Remove --weights {weights}.")
+    return file, spec, tensors
 
 
 def is_model(path: Path) -> bool:

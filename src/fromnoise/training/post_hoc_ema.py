@@ -106,7 +106,9 @@ def read_snapshots(run: Path) -> list[Snapshot]:
     is that of another network.
     """
     if not (run / RECIPE_FILE).is_file():
-        raise ConfigError(f"{run.absolute()} is not a run: {RECIPE_FILE} is missing")
+        raise ConfigError(
+            f"{run.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder"
+        )
     snapshots = []
     for file in list_snapshots(run):
         spec = read_spec(read_metadata(file), file)

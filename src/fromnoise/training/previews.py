@@ -74,7 +74,7 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     the last. Raises ConfigError if the run has no previews yet, or if none of them is readable.
     """
     if not (run / LOG_FILE).is_file():
-        raise ConfigError(f"{run.absolute()} is not a run: {LOG_FILE} is missing")
+        raise ConfigError(f"{run.absolute()} is not a run: it has no {LOG_FILE}. Give a run folder")
     arrays = (run / FOLDER).glob("*.npz")
     files = {int(file.stem): file for file in arrays if file.stem.isdecimal()}
     if not files:

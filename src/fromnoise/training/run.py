@@ -114,7 +114,9 @@ def resume(
     """
     folder = Path(folder)
     if not (folder / RECIPE_FILE).is_file():
-        raise ConfigError(f"{folder.absolute()} is not a run: {RECIPE_FILE} is missing")
+        raise ConfigError(
+            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder"
+        )
     recipe = _with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
     for line in damaged:
