@@ -94,13 +94,13 @@ def test_ranked_neighbours_are_exact_far_from_the_origin():
 
 
 def test_wrong_input_is_named():
-    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"\(2, 3\), \(2, 4\)"):
         nearest(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="not empty"):
         one_nearest_neighbour_accuracy(np.zeros((0, 3)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="at least 2 rows"):
+    with pytest.raises(ValueError, match="b has 1 row, which is left out. Give at least 2 rows"):
         nearest(np.zeros((1, 3)), np.zeros((1, 3)), leave_out=np.array([0]))
-    with pytest.raises(ValueError, match="as many mirrored rows"):
+    with pytest.raises(ValueError, match=r"mirrored has shape \(2, 4\)\. Give that of a, \(3, 4\)"):
         ranked_neighbours(normal(3), normal(2), normal(5), ranks=(1,))
-    with pytest.raises(ValueError, match="rank 5 among 4 rows"):
+    with pytest.raises(ValueError, match="4 rows have no neighbour of rank 5"):
         ranked_neighbours(normal(2), normal(2), normal(5), ranks=(5,), leave_out=np.array([0, 1]))

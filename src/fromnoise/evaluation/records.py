@@ -110,7 +110,10 @@ def settings_of(record: Record) -> list[str]:
 
 
 def _describe_model(generated: dict[str, Any]) -> str:
-    return f"{generated['loaded from']} after {generated['step']:,} steps, {generated['weights']} weights"
+    return (
+        f"{generated['loaded from']} after {generated['step']:,} steps, "
+        f"{generated['weights']} weights"
+    )
 
 
 def _describe_set(record: Record) -> list[str]:

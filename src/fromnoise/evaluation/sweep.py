@@ -23,7 +23,7 @@ from fromnoise.evaluation.features import (
     Extractor,
     check_installed,
     digest,
-    extract_in_parts,
+    extract_features,
     load_extractor,
     select_extractor,
 )
@@ -191,8 +191,8 @@ def sweep(
             generated = generate_images(
                 model, num, config, labels_of=labels_of, batch_size=batch_size, progress=progress
             )
-        parts = [part.features for _, part in extract_in_parts(extractor, generated.images)]
-        blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
+        features = extract_features(extractor, generated.images)
+        blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
         distance = frechet_jackknifed(blocks, reference.mean, reference.covariance)
         fid, _ = fid_intervals(distance)
         assert generated.seconds is not None
