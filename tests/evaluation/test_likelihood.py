@@ -193,16 +193,12 @@ def test_an_interval_holds_the_truth_in_95_of_100_repeats():
 
 
 def test_a_model_of_another_range_is_refused(images):
-    with pytest.raises(
-        ValueError, match=r"lie in 0\.\.1, but bits .* levels in -1\.\.1\. Use a model"
-    ):
+    with pytest.raises(ValueError, match=r"lie in 0\.\.1, but bits .* levels in -1\.\.1\. Use a"):
         measure_bits(model_of(data_range=(0.0, 1.0)), images, data="noise")
 
 
 def test_what_is_not_the_models_is_refused(model, images):
-    with pytest.raises(
-        ValueError, match=r"images are \(3, 8, 4\), but .* of the model \(3, 8, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"images are \(3, 8, 4\), .* of the model \(3, 8, 8\)"):
         measure_bits(model, images[..., :4], data="noise")
     with pytest.raises(ValueError, match=r"images are \(1, 8, 8\)"):
         measure_bits(model, images[:, :1], data="noise")

@@ -94,7 +94,7 @@ def test_ranked_neighbours_are_exact_far_from_the_origin():
 
 
 def test_wrong_input_is_named():
-    with pytest.raises(ValueError, match=r"\(2, 3\), \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
         nearest(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="not empty"):
         one_nearest_neighbour_accuracy(np.zeros((0, 3)), np.zeros((2, 3)))

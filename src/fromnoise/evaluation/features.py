@@ -198,7 +198,7 @@ def dinov2(*, device: torch.device) -> Extractor:
         detail = " ".join(str(error).split())[:200]
         raise ExtractorError(
             f"DINOv2 is missing and the download failed ({detail}). Run `torch.hub.load("
-            '"facebookresearch/dinov2", "dinov2_vitb14")` on another machine, and copy its files to '
+            '"facebookresearch/dinov2", "dinov2_vitb14")` elsewhere, and copy its files to '
             f"{torch.hub.get_dir()}. {ALTERNATIVES}"
         ) from error
     resize = "to 224×224, bilinear as in TensorFlow 1"
@@ -269,7 +269,7 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
 
 
 def _check_weights_file(path: Path) -> None:
-    """Raise ExtractorError for a file with code in it, because torch-fidelity would run the code."""
+    """Raise ExtractorError for a file with code in it, which torch-fidelity would run."""
     if not path.is_file():
         raise ExtractorError(f"{path.absolute()} does not exist. {ALTERNATIVES}")
     try:

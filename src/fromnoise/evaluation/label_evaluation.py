@@ -27,11 +27,7 @@ from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation.evaluate import sampling_name
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.label_intervals import (
-    LabelScores,
-    score_with_intervals,
-    scores_per_label,
-)
+from fromnoise.evaluation.label_intervals import LabelScores, score_with_intervals, scores_per_label
 from fromnoise.model.model import Model, load
 from fromnoise.model.sampling import FORMULA, with_guidance
 from fromnoise.model.spec import Weights, run_folder_of

@@ -218,8 +218,8 @@ def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
         raise ValueError("this model is unconditional. Remove labels.")
     if labels is not None and labels.shape != (len(images), len(names)):
         raise ValueError(
-            f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}): a row per image, "
-            "a column per label of the model."
+            f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}): a row per "
+            "image, a column per label of the model."
         )
 
 

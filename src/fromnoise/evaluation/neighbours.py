@@ -117,8 +117,8 @@ def _nearest_index(block: np.ndarray, b: np.ndarray, leave_out: np.ndarray | Non
     best, index = np.full(len(block), np.inf), np.zeros(len(block), dtype=np.int64)
     for start in range(0, len(b), BLOCK):
         others = b[start : start + BLOCK].astype(np.float64)
-        # |x − y|² = |x|² − 2x·y + |y|², without |x|², which is the same for every y. For uint8 every
-        # term is an integer, exact in float64.
+        # |x − y|² = |x|² − 2x·y + |y|², without |x|², which is the same for every y. For uint8 all
+        # terms are integers, exact in float64.
         score = np.square(others).sum(axis=1) - 2 * block @ others.T  # (rows, others)
         if leave_out is not None:
             here = (leave_out >= start) & (leave_out < start + len(others))

@@ -172,24 +172,8 @@ RESULTS = (
     Published(
         "Nichol and Dhariwal 2021, linear", "cifar10", 50_000, False, 2.90, None, "T = 4,000"
     ),
-    Published(
-        "Karras et al. 2022",
-        "cifar10",
-        50_000,
-        False,
-        1.97,
-        None,
-        HEUN,
-    ),
-    Published(
-        "Karras et al. 2022",
-        "cifar10",
-        50_000,
-        True,
-        1.79,
-        None,
-        HEUN,
-    ),
+    Published("Karras et al. 2022", "cifar10", 50_000, False, 1.97, None, HEUN),
+    Published("Karras et al. 2022", "cifar10", 50_000, True, 1.79, None, HEUN),
 )
 
 

@@ -137,8 +137,8 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
         raise DiskFull(
             errno.ENOSPC,
             f"the disk is full: the features of {shape[0]:,} real images need "
-            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free. Free some "
-            "space, or set the environment variable FROMNOISE_CACHE to another folder.",
+            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free. Make "
+            "room, or set the environment variable FROMNOISE_CACHE to another folder.",
         ) from error
     return mapped
 
