@@ -8,7 +8,7 @@ from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.checks import Request, check_request
-from fromnoise.evaluation.features import check_installed, load_extractor, select_extractor
+from fromnoise.evaluation.features import check_installed, load_extractor
 from fromnoise.evaluation.generated import generate_images, has_labels, read_images
 from fromnoise.evaluation.images import NO_RUN, run_images_of
 from fromnoise.evaluation.records import table
@@ -53,7 +53,6 @@ def evaluate(
     """
     check_installed()
     check_metrics(metrics)
-    name = select_extractor(extractor, classifier=classifier, features_weights=features_weights)
     if not path.exists():
         raise ConfigError(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
@@ -64,27 +63,24 @@ def evaluate(
         raise ConfigError(
             f"{given} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
-    generated = read_images(path, num) if model is None else None
+    generated = config = None
     if model:
-        count, shape = num or DEFAULT_COUNT, model.image_shape
+        count, shape, run_images = num or DEFAULT_COUNT, model.image_shape, run_images_of(path)
     else:
-        assert generated is not None
-        count, shape = len(generated.images), generated.images.shape[1:]
+        generated = read_images(path, num)
+        count, shape, run_images = len(generated.images), generated.images.shape[1:], NO_RUN
     real = open_real(reference, path, model.spec if model else None, shape)
     space = load_extractor(
-        name, shape, classifier=classifier, features_weights=features_weights, device=device
+        extractor, shape, classifier=classifier, features_weights=features_weights, device=device
     )
-    run_images = run_images_of(path) if model else NO_RUN
-    config = None
     against = reference if reference in RUN_SPLITS else Path(reference).stem
     parts = [space.name, against, str(count)]
     if model:
         config = model.sampling_config(conditional=has_labels(model, real), **(sampling or {}))
         parts = [*sampling_name(model.spec, config), *parts]
-        folder = run_folder_of(path) / "evaluation" / "-".join(["set", *parts])
+        folder = out or run_folder_of(path) / "evaluation" / "-".join(["set", *parts])
     else:
-        folder = path.absolute().parent / "-".join(["set", path.stem, *parts])
-    folder = out or folder
+        folder = out or path.absolute().parent / "-".join(["set", path.stem, *parts])
     request = Request(count, shape, None if real is None else len(real.images), space, run_images)
     check_request(request, metrics, folder, allow_small=allow_small)
     against = open_reference(reference, real, space)

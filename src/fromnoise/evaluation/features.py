@@ -105,19 +105,19 @@ def open_extractor(
 
 
 def load_extractor(
-    name: str,
+    name: str | None,
     shape: tuple[int, int, int],
     *,
     classifier: Path | None = None,
     features_weights: Path | None = None,
     device: str = "auto",
 ) -> Extractor:
-    """Return one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
+    """Return the extractor of `select_extractor` for images of `shape`, with its files loaded.
 
-    Raises the errors of `open_extractor` and `load_classifier`.
+    Raises its errors, and those of `open_extractor` and `load_classifier`.
     """
     return open_extractor(
-        name,
+        select_extractor(name, classifier=classifier, features_weights=features_weights),
         shape,
         classifier=None if classifier is None else load_classifier(classifier, device=device),
         weights=features_weights,
