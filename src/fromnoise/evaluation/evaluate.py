@@ -49,7 +49,7 @@ def evaluate(
         sampling: overrides of the model's sampling settings, see `resolve_sampling`.
 
     Raises:
-        ValueError: whatever does not fit together, before the first image is sampled.
+        ValueError: settings, images or labels that do not match, before any image is sampled.
     """
     check_installed()
     check_metrics(metrics)
@@ -59,9 +59,9 @@ def evaluate(
         )
     model = load(path, weights=weights, device=device) if is_model(path) else None
     if model is None and (sampling or weights or first_seed):
-        given = next(iter(sampling or {"--weights" if weights else "--seed": None}))
+        key = next(iter(sampling or {"--weights" if weights else "--seed": None}))
         raise ConfigError(
-            f"{given} has no effect: {path.absolute()} holds images, not a model. Remove it."
+            f"{key} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
     generated = config = None
     if model:

@@ -1,4 +1,4 @@
-"""The rows of a sweep: Pareto front, best row, sweep.json, sweep.md and sweep.png."""
+"""Read, rank and write the rows of a sweep: sweep.json, sweep.md and sweep.png."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,8 @@ def _migrate(stored: Any) -> dict[str, Any]:
         return {}
     if "ways" in stored:
         precision = {"precision": stored.pop("precision", "fp32")}  # older files have none
-        ways = stored.pop("ways")
-        stored["sampling"] = [migrate_section("sampling", way) | precision for way in ways]
+        sections = [migrate_section("sampling", section) for section in stored.pop("ways")]
+        stored["sampling"] = [section | precision for section in sections]
     return {**stored, "extractor": migrate_extractor(stored.get("extractor", {}))}
 
 
@@ -85,7 +85,7 @@ def best(rows: Sequence[Row]) -> Row:
 def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
     """Return a row's distance over the smallest one, by the same seeds; None without blocks.
 
-    The smallest of several is so by chance too, which makes the others look slightly farther.
+    The smallest of several is biased low, so the ratios are slightly too large.
     """
     nearest = min(rows, key=lambda row: row.fid.value)
     if row is nearest:
