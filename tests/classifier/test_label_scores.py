@@ -208,13 +208,13 @@ def test_per_label_scores_are_the_scores_of_that_label_alone(case):
         alone = slow_scores(case.take(labels=[j]))
         values = {name: getattr(row, name).value for name in ("precision", "recall", "f1", "extra")}
         assert values == pytest.approx({name: alone[name] for name in values}, nan_ok=True)
-        assert (row.requested, row.negated) == tuple(sum(case.targets[:, j] == v) for v in (1, -1))
+        assert (row.asked, row.negated) == tuple(sum(case.targets[:, j] == v) for v in (1, -1))
 
 
 def test_per_label_counts_add_up_to_the_overall():
     case = random_case(300, 7, 20)
     overall, rows = scores(label_counts(*case[:2])), scores_per_label(*case, resamples=5)
-    positives = np.array([row.requested for row in rows])
+    positives = np.array([row.asked for row in rows])
     tp = positives * [row.recall.value for row in rows]
     seen = tp / [row.precision.value for row in rows]
     assert overall["recall"] == pytest.approx(tp.sum() / positives.sum())

@@ -87,7 +87,7 @@ def test_perfect_predictions_have_perfect_scores(model, tmp_path):
         for name in ("recall_at_k", "precision", "recall", "f1", "exact_match"):
             assert row.scores[name].value == 1
         assert row.scores["extra"].value == 0
-        assert [label.requested for label in row.per_label] == [8, 4, 4]
+        assert [label.asked for label in row.per_label] == [8, 4, 4]
     with Image.open(tmp_path / "test-s2.png") as picture:
         assert picture.width > 12 * 8
 
@@ -271,7 +271,7 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
     model, classifier = model_of(names, size), classifier_of(classified)
     prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
     with pytest.raises(ValueError, match=message):
-        evaluate_labels(model, classifier, prompts, out, [model.sampling_config()])
+        evaluate_labels(model, classifier, prompts, out, [model.spec.sampling])
     assert not out.exists()
 
 

@@ -19,7 +19,7 @@ from fromnoise.evaluation.intervals import Interval
 class LabelScores(NamedTuple):
     """The scores of one label."""
 
-    requested: int  # images with target +1
+    asked: int  # images with target +1
     negated: int  # images with target −1
     precision: Interval
     recall: Interval
