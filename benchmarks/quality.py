@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from report import machine, save
+from two_sample import one_nearest_neighbour_accuracy
 
 import fromnoise
 from fromnoise.evaluation.copies import check_copies
 from fromnoise.evaluation.copy_report import copy_verdict
 from fromnoise.evaluation.fid import frechet_distance, moments_of
-from fromnoise.evaluation.neighbours import one_nearest_neighbour_accuracy
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

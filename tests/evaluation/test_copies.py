@@ -13,7 +13,9 @@ from fromnoise.evaluation import copy_report, neighbours
 from fromnoise.evaluation.copies import (
     Space,
     check_copies,
+    left_out_rows,
     rare_threshold,
+    share_nearer,
     space_of,
 )
 from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet

@@ -42,7 +42,7 @@ def test_parts_make_the_whole_and_what_is_taken_out_is_gone():
 
 
 def test_what_is_no_set_of_features_is_refused():
-    with pytest.raises(ValueError, match=r"N of at least 2, got \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 4\)\. Give \(N, D\) with N ≥ 2"):
         moments_of(np.zeros((1, 4)))
     broken = features(9, 3)
     broken[[2, 5], 1] = np.nan, np.inf

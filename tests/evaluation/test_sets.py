@@ -67,12 +67,7 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert (record["generated"]["weights"], record["generated"]["step"]) == ("ema", model.spec.step)
     assert record["generated"]["sampling"]["steps"] == 2
     assert record["generated"]["loaded from"] == str(run.absolute())
-    assert record["extractor"] == {
-        "name": "pixels",
-        "width": 64,
-        "weights": "",
-        "resize": "none",
-    }
+    assert record["extractor"] == {"name": "pixels", "width": 64, "weights": "", "resize": "none"}
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
     assert out == table(record) + f"{folder.absolute()}\n"
@@ -162,10 +157,7 @@ def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     more = ["sampler=ddpm", "variance=large"]
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
     model = fromnoise.load(run)
-    before, after = (
-        f"set-{model.spec.step:06d}-ema-",
-        f"-{model.auto_precision}-pixels-train-66",
-    )
+    before, after = (f"set-{model.spec.step:06d}-ema-", f"-{model.auto_precision}-pixels-train-66")
     sampling = {
         folder.name.removeprefix(before).removesuffix(after): written(folder)["generated"][
             "sampling"
@@ -405,10 +397,7 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
         (["--conditions", "c.json"], "Use fromnoise evaluate-labels."),
         (["--cycle-classes"], "Use fromnoise evaluate-labels."),
         (["--labels", "red"], "Use fromnoise evaluate-labels."),
-        (
-            ["--classifier", "j"],
-            "--classifier belongs to --extractor classifier, not to pixels",
-        ),
+        (["--classifier", "j"], "--classifier belongs to --extractor classifier, not to pixels"),
         (["--features-weights", "w"], "--features-weights belongs to --extractor inception"),
         (["eta=0.5", "sampler=ddpm"], "eta is an option of ddim, not of ddpm"),
         (["--eta", "0.5"], "--eta has a new name. Use eta=…."),

@@ -231,7 +231,7 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     same = ["--samplers", "ddim", "--steps", "1", *QUICK, "--out", "sweep"]
     files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
     assert cli("sweep", "run", *same).code == 0
-    for name in ("generate_images", "extract_in_parts"):
+    for name in ("generate_images", "extract_features"):
         monkeypatch.setattr(sweep, name, None)
     monkeypatch.setattr(reference, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)

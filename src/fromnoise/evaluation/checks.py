@@ -17,7 +17,7 @@ MIN_REAL = 2  # images, for a covariance
 
 
 class Request(NamedTuple):
-    """The facts of an evaluation that are known before an hour of sampling."""
+    """The facts of an evaluation that are known before sampling."""
 
     num: int  # generated images
     shape: tuple[int, int, int]  # (C, H, W) of them

@@ -217,7 +217,8 @@ def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
 
 
 def _figures(ranked: Ranked, unit: float) -> Figures:
-    return Figures(*(ranked.distance / unit).T, ranked.index[:, :2], ranked.mirrored[:, :2])
+    first, second, kth = (ranked.distance / unit).T
+    return Figures(first, second, kth, ranked.index[:, :2], ranked.mirrored[:, :2])
 
 
 def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -112,7 +112,8 @@ def save_copy_sheet(
             lines += ["mirrored"] * bool(mirrored)
             lines += [f"d1/d2 = {near.ratio[i]:.2f}"] * (rank == 0)
             captions.append("\n".join(lines))
-    title = f"The samples nearest to training images; {_format_share(check.flagged, 'samples')} are copies"
+    title = "The samples nearest to training images; "
+    title += f"{_format_share(check.flagged, 'samples')} are copies"
     return grid_figure(np.stack(images), path, title=title, captions=captions, columns=COLUMNS)
 
 

@@ -8,7 +8,7 @@ from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.checks import Request, check_request
-from fromnoise.evaluation.features import check_installed, load_extractor, select_extractor
+from fromnoise.evaluation.features import check_installed, load_extractor
 from fromnoise.evaluation.generated import generate_images, has_labels, read_images
 from fromnoise.evaluation.images import NO_RUN, run_images_of
 from fromnoise.evaluation.records import table
@@ -49,11 +49,10 @@ def evaluate(
         sampling: overrides of the model's sampling settings, see `resolve_sampling`.
 
     Raises:
-        ValueError: whatever does not fit together, before the first image is sampled.
+        ValueError: settings, images or labels that do not match, before any image is sampled.
     """
     check_installed()
     check_metrics(metrics)
-    name = select_extractor(extractor, classifier=classifier, features_weights=features_weights)
     if not path.exists():
         raise ConfigError(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
@@ -78,7 +77,7 @@ def evaluate(
         real = open_real(reference, shape)
         folder, parts = path.absolute().parent, ["set", path.stem]
     space = load_extractor(
-        name, shape, classifier=classifier, features_weights=features_weights, device=device
+        extractor, shape, classifier=classifier, features_weights=features_weights, device=device
     )
     folder = out or folder / "-".join([*parts, space.name, against, str(count)])
     request = Request(count, shape, None if real is None else len(real.images), space, run_images)

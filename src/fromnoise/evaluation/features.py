@@ -1,4 +1,4 @@
-"""Images → features, in whose space sets of images are compared."""
+"""Extract features of images, in whose space sets of images are compared."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,61 +12,61 @@ from torch import nn
 
 from fromnoise.checkpoints import sha256
 from fromnoise.classifier.classifier import Classifier, load_classifier
+from fromnoise.config.errors import unknown_name
 from fromnoise.model.model import select_device
 
 ALTERNATIVES = (
-    "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
+    "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it."
 )
-MAX_SIDE = 32  # a side, of what is compared as pixels: larger covariances take hours
-BATCH_SIZE, PART = 64, 512  # images in a network, and images between two signs of progress
-Progress = Callable[[int, int], None]  # (images done, of how many)
+MAX_SIDE = 32  # pixels; covariances of larger images take hours
+BATCH_SIZE, PART = 64, 512  # images in a network, and images between two calls of progress
+Progress = Callable[[int, int], None]  # (images done, images)
 
 
 class ExtractorError(ValueError):
-    """Features cannot be had: what is missing, where it belongs, and what works without it."""
+    """Features are not available; the message names the fix."""
 
 
 class Features(NamedTuple):
-    """What an extractor says of N images."""
+    """The features and logits of N images."""
 
     features: np.ndarray  # float32 (N, D)
-    logits: np.ndarray | None  # float32 (N, K), of its classes; None where it has none
+    logits: np.ndarray | None  # float32 (N, K); None without classes
 
 
 class Extractor(NamedTuple):
-    """A function of images, and all that must be equal before two sets of features are compared."""
+    """A function of images, and all that must be equal to compare two sets of features."""
 
     name: str
     width: int  # D
-    weights: str  # SHA-256 (hex) of its weights; "" where it has none
-    resize: str  # what it does to images of another size than its own
+    weights: str  # SHA-256 (hex); "" without weights
+    resize: str  # how it resizes images of another size
     extract: Callable[[np.ndarray], Features]  # uint8 (N, C, H, W)
 
 
 def check_installed() -> None:
-    """Raise ExtractorError where the libraries of the extra `eval` are missing."""
+    """Raise ExtractorError if a library of the extra `eval` is missing."""
     if missing := [name for name in ("torch_fidelity", "scipy") if find_spec(name) is None]:
         raise ExtractorError(
-            f"{' and '.join(missing)} is not installed; the extra `eval` brings it: "
-            "pip install -e '.[eval]'"
+            f"{' and '.join(missing)} is not installed. Run pip install -e '.[eval]'."
         )
 
 
 def select_extractor(
     name: str | None, *, classifier: Path | None = None, features_weights: Path | None = None
 ) -> str:
-    """The extractor that is meant: the named one, else `classifier` where there is one, else inception.
+    """Return the named extractor; without a name `classifier` if one is given, else `inception`.
 
-    Raises ExtractorError for what belongs to another extractor.
+    Raises ExtractorError for an option of another extractor.
     """
     name = name or ("inception" if classifier is None else "classifier")
-    for option, given in {
-        "--classifier": classifier,
-        "--features-weights": features_weights,
-    }.items():
-        if given is not None and name != EXTRACTOR_OF[option]:
+    for option, value, owner in (
+        ("--classifier", classifier, "classifier"),
+        ("--features-weights", features_weights, "inception"),
+    ):
+        if value is not None and name != owner:
             raise ExtractorError(
-                f"{option} belongs to --extractor {EXTRACTOR_OF[option]}, not to {name}; leave one out"
+                f"{option} belongs to --extractor {owner}, not to {name}. Remove one of them."
             )
     return name
 
@@ -79,26 +79,25 @@ def open_extractor(
     weights: Path | None = None,
     device: torch.device,
 ) -> Extractor:
-    """One of EXTRACTORS for images of `shape` (C, H, W).
+    """Open one of EXTRACTORS for images of `shape` (C, H, W).
 
-    classifier: for `classifier`. weights: a file of Inception's, for `inception`; None for the one that
-    torch-fidelity fetches.
-    Raises ExtractorError for an unknown name, for images that it cannot look at, and where
-    something is missing; ValueError for images that are not of the classifier's kind.
+    classifier: for `classifier`. weights: Inception's, for `inception`; None downloads them.
+    Raises ExtractorError for an unknown name, an unsuitable number of channels, and missing files;
+    ValueError for images that do not fit the classifier.
     """
     if name not in EXTRACTORS:
-        raise ExtractorError(f"there is no extractor {name!r}; allowed: {', '.join(EXTRACTORS)}")
+        raise ExtractorError(f"--extractor {unknown_name(name, EXTRACTORS)}")
     if name in PRETRAINED and shape[0] not in (1, 3):
         raise ExtractorError(
-            f"{name} looks at images of 1 or 3 channels, and these have {shape[0]}; " + ALTERNATIVES
+            f"{name} needs images of 1 or 3 channels, these have {shape[0]}. {ALTERNATIVES}"
         )
     if name == "pixels":
         return pixels(shape)
     if name == "classifier":
         if classifier is None:
             raise ExtractorError(
-                "--extractor classifier needs --classifier FOLDER, which `fromnoise "
-                "classifier train` writes"
+                "--extractor classifier needs --classifier FOLDER. Train one with "
+                "`fromnoise classifier train`."
             )
         classifier.check(np.empty((0, *shape), dtype=np.uint8))
         return classifier_features(classifier)
@@ -106,19 +105,19 @@ def open_extractor(
 
 
 def load_extractor(
-    name: str,
+    name: str | None,
     shape: tuple[int, int, int],
     *,
     classifier: Path | None = None,
     features_weights: Path | None = None,
     device: str = "auto",
 ) -> Extractor:
-    """Return one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
+    """Return the extractor of `select_extractor` for images of `shape`, with its files loaded.
 
-    Raises the errors of `open_extractor` and `load_classifier`.
+    Raises its errors, and those of `open_extractor` and `load_classifier`.
     """
     return open_extractor(
-        name,
+        select_extractor(name, classifier=classifier, features_weights=features_weights),
         shape,
         classifier=None if classifier is None else load_classifier(classifier, device=device),
         weights=features_weights,
@@ -127,7 +126,7 @@ def load_extractor(
 
 
 def pixels(shape: tuple[int, int, int]) -> Extractor:
-    """The pixels themselves in [0, 1], averaged to at most 32×32 of them: D = C·H·W ≤ 1,024 C."""
+    """Return pixels in [0, 1], averaged to at most 32×32: D = C·H·W ≤ 1,024 C."""
     channels, height, width = shape
     small = (min(height, MAX_SIDE), min(width, MAX_SIDE))
 
@@ -142,7 +141,7 @@ def pixels(shape: tuple[int, int, int]) -> Extractor:
 
 
 def classifier_features(classifier: Classifier) -> Extractor:
-    """What the last layer of a classifier is given, D = 512; the logits if it tells classes apart."""
+    """Return the input of a classifier's last layer, D = 512, and the logits if it has classes."""
 
     def extract(images: np.ndarray) -> Features:
         features, logits = classifier.features(images)
@@ -155,14 +154,16 @@ def classifier_features(classifier: Classifier) -> Extractor:
 
 
 def inception(weights: Path | None, *, device: torch.device) -> Extractor:
-    """Inception V3 as torch-fidelity computes it: 2,048 features, and 1,008 logits without bias.
+    """Return Inception V3 of torch-fidelity: 2,048 features, and 1,008 logits without bias.
 
-    Images are brought to 299×299 as TensorFlow 1 did it; that is the protocol of FID. weights: a
-    file of that library's; None for the one that it fetches, or has fetched before.
+    Images are resized to 299×299 as in TensorFlow 1: the protocol of FID. weights: a file of that
+    library; None downloads it once.
     """
     from torch_fidelity import feature_extractor_inceptionv3 as library
 
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / library.URL_INCEPTION_V3.rsplit("/", 1)[1]
+    downloaded = (
+        Path(torch.hub.get_dir()) / "checkpoints" / library.URL_INCEPTION_V3.rsplit("/", 1)[1]
+    )
     if weights is not None:
         _check_weights_file(weights)
     try:
@@ -173,22 +174,22 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
         )
     except OSError as error:  # such as no network
         raise ExtractorError(
-            f"Inception's weights are not here and cannot be fetched ({error}): download "
-            f"{library.URL_INCEPTION_V3} elsewhere, and put it at {kept} or give it as "
-            f"--features-weights; {ALTERNATIVES}"
+            f"Inception's weights are missing and the download failed ({error}). Download "
+            f"{library.URL_INCEPTION_V3} elsewhere, and copy it to {downloaded} or give it as "
+            f"--features-weights. {ALTERNATIVES}"
         ) from error
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise ExtractorError(
-            f"{weights or kept} has no weights of torch-fidelity's Inception V3: {detail}"
+            f"{weights or downloaded} has no weights of torch-fidelity's Inception V3: {detail}"
         ) from error
     resize = "to 299×299, bilinear as in TensorFlow 1"
     extract = _in_batches(network.to(device))
-    return Extractor("inception", 2048, sha256(weights or kept), resize, extract)
+    return Extractor("inception", 2048, sha256(weights or downloaded), resize, extract)
 
 
 def dinov2(*, device: torch.device) -> Extractor:
-    """DINOv2 ViT-B/14 as torch-fidelity computes it: 768 features, no logits."""
+    """Return DINOv2 ViT-B/14 of torch-fidelity: 768 features, no logits."""
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
     try:
@@ -196,24 +197,24 @@ def dinov2(*, device: torch.device) -> Extractor:
     except (OSError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:200]
         raise ExtractorError(
-            f"DINOv2 is not here and cannot be fetched ({detail}): `torch.hub.load("
-            '"facebookresearch/dinov2", "dinov2_vitb14")` on another machine fills '
-            f"{torch.hub.get_dir()}, which can be copied here; {ALTERNATIVES}"
+            f"DINOv2 is missing and the download failed ({detail}). Run `torch.hub.load("
+            '"facebookresearch/dinov2", "dinov2_vitb14")` elsewhere, and copy its files to '
+            f"{torch.hub.get_dir()}. {ALTERNATIVES}"
         ) from error
     resize = "to 224×224, bilinear as in TensorFlow 1"
     return Extractor("dinov2", 768, digest(network), resize, _in_batches(network.to(device)))
 
 
 def no_progress(done: int, total: int) -> None:
-    """Progress that nobody sees."""
+    """Ignore the progress."""
 
 
 def extract_in_parts(
     extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
 ) -> Iterator[tuple[slice, Features]]:
-    """The features of images, uint8 (N, C, H, W), some at a time: (rows, those of these rows).
+    """Yield the features of images uint8 (N, C, H, W) in parts: (rows, features of these rows).
 
-    Raises ExtractorError where they are not finite.
+    Raises ExtractorError for features that are not finite.
     """
     for i in range(0, len(images), PART):
         rows = slice(i, min(i + PART, len(images)))
@@ -221,20 +222,29 @@ def extract_in_parts(
         broken = int((~np.isfinite(part.features)).any(axis=1).sum())
         if broken:
             raise ExtractorError(
-                f"{extractor.name} gives features that are NaN or infinite, for {broken} of the "
-                f"images {rows.start}-{rows.stop - 1}: are its weights damaged?"
+                f"{extractor.name} gives features that are NaN or infinite for {broken} of the "
+                f"images {rows.start}-{rows.stop - 1}. Check its weights."
             )
         yield rows, part
         progress(rows.stop, len(images))
 
 
-EXTRACTOR_OF = {"--classifier": "classifier", "--features-weights": "inception"}
+def extract_features(
+    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
+) -> np.ndarray:
+    """Return the features of images uint8 (N, C, H, W): float32 (N, D).
+
+    Raises the errors of `extract_in_parts`.
+    """
+    return np.concatenate([p.features for _, p in extract_in_parts(extractor, images, progress)])
+
+
 PRETRAINED = ("inception", "dinov2")
 EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
 
 
 def digest(network: nn.Module) -> str:
-    """SHA-256 (hex) of all weights with their names."""
+    """Return the SHA-256 (hex) of all weights with their names."""
     sha = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -259,10 +269,12 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
 
 
 def _check_weights_file(path: Path) -> None:
-    """torch-fidelity would run whatever code a file holds; one of tensors alone has none."""
+    """Raise ExtractorError for a file with code in it, which torch-fidelity would run."""
     if not path.is_file():
-        raise ExtractorError(f"there is no file {path.absolute()}; {ALTERNATIVES}")
+        raise ExtractorError(f"{path.absolute()} does not exist. {ALTERNATIVES}")
     try:
         torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever unpickling meets
-        raise ExtractorError(f"{path.absolute()} is no file of tensors that torch saved") from error
+    except Exception as error:  # of any kind while unpickling
+        raise ExtractorError(
+            f"{path.absolute()} is no file of tensors. Give one that torch.save wrote."
+        ) from error

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, each summed up by a Gaussian."""
+"""Compute the Fréchet distance between two sets of features, each described by a Gaussian."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -19,31 +19,31 @@ def frechet_distance(
 
     Args:
         mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D), symmetric and positive semi-definite; singular ones are fine.
+        cov_a, cov_b: (D, D), symmetric and positive semi-definite, possibly singular.
 
     Returns:
         A number ≥ 0, in the squared unit of the features.
 
     Raises:
-        ValueError: the shapes do not belong together.
+        ValueError: the shapes do not match.
     """
     return frechet_to(mean_b, cov_b)(mean_a, cov_a)
 
 
 def frechet_to(mean_b: np.ndarray, cov_b: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
-    """`frechet_distance` from any Gaussian to this one, whose matrix root is taken only once."""
+    """Return `frechet_distance` to one Gaussian, whose matrix root is computed once."""
     mean_b, cov_b = np.asarray(mean_b, dtype=np.float64), np.asarray(cov_b, dtype=np.float64)
     d = mean_b.size
-    # Σ_a Σ_b has the eigenvalues of Σ_b^½ Σ_a Σ_b^½. That form is symmetric, so they come out
-    # real, and the trace of the root is the sum of their roots: no other matrix root is needed.
+    # Σ_a Σ_b has the eigenvalues of Σ_b^½ Σ_a Σ_b^½, which is symmetric, so they are real, and the
+    # trace of the matrix root is the sum of their roots.
     root_b = _symmetric_root(cov_b) if cov_b.shape == (d, d) else cov_b
 
     def distance(mean_a: np.ndarray, cov_a: np.ndarray) -> float:
         mean_a, cov_a = np.asarray(mean_a, dtype=np.float64), np.asarray(cov_a, dtype=np.float64)
         if not mean_a.shape == mean_b.shape == (d,) or not cov_a.shape == cov_b.shape == (d, d):
             raise ValueError(
-                "expected means (D,) and covariances (D, D) of one D, got "
-                f"{mean_a.shape}, {cov_a.shape}, {mean_b.shape} and {cov_b.shape}"
+                f"the shapes {mean_a.shape}, {cov_a.shape}, {mean_b.shape}, {cov_b.shape} do not "
+                "match. Give means (D,) and covariances (D, D) of one D."
             )
         eigenvalues = np.linalg.eigvalsh(root_b @ cov_a @ root_b)
         trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
@@ -58,11 +58,11 @@ def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T  # rounding makes some values < 0
 
 
-CHUNK = 4096  # features that are held in float64
+CHUNK = 4096  # features in float64 at a time
 
 
 class Moments(NamedTuple):
-    """The sums of a set of features that its mean and covariance are made of."""
+    """The count, mean and scatter matrix of a set of features."""
 
     n: int  # features in the set
     mean: np.ndarray  # float64 (D,)
@@ -70,33 +70,33 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """scatter/(n − 1), without bias: (D, D)."""
+        """Return scatter/(n − 1), without bias: (D, D)."""
         return self.scatter / (self.n - 1)
 
 
 def moments_of(features: np.ndarray) -> Moments:
-    """The moments of features, (N, D) of any real dtype, summed in float64.
+    """Return the moments of features (N, D) of any real dtype, summed in float64.
 
     Raises:
         ValueError: features are not (N, D) with N ≥ 2, or not all finite.
     """
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"expected features (N, D) with N of at least 2, got {features.shape}")
+        raise ValueError(f"features have shape {features.shape}. Give (N, D) with N ≥ 2.")
     parts = (features[i : i + CHUNK] for i in range(0, len(features), CHUNK))
     return reduce(_merge_two, (_chunk_moments(part.astype(np.float64)) for part in parts))
 
 
 def merge_moments(*parts: Moments) -> Moments:
-    """The moments of several sets as one (Chan, Golub and LeVeque 1979, Eq. 2.1)."""
+    """Return the moments of the union of sets (Chan, Golub and LeVeque 1979, Eq. 2.1)."""
     return reduce(_merge_two, parts)
 
 
 def subtract_moments(whole: Moments, part: Moments) -> Moments:
-    """The moments of what is in `whole` and not in `part`: `merge_moments` backwards."""
+    """Return the moments of `whole` without its subset `part`: `merge_moments` inverted."""
     n = whole.n - part.n
     mean = whole.mean + (whole.mean - part.mean) * (part.n / n)
-    apart = part.mean - mean
-    scatter = whole.scatter - part.scatter - np.outer(apart, apart) * (n * part.n / whole.n)
+    shift = part.mean - mean
+    scatter = whole.scatter - part.scatter - np.outer(shift, shift) * (n * part.n / whole.n)
     return Moments(n, mean, scatter)
 
 
@@ -104,12 +104,12 @@ def _chunk_moments(x: np.ndarray) -> Moments:
     mean = x.mean(axis=0)
     if not np.isfinite(mean).all():
         broken = int((~np.isfinite(x)).any(axis=1).sum())
-        raise ValueError(f"{broken} of {len(x)} features are NaN or infinite")
+        raise ValueError(f"{broken} of {len(x)} features are NaN or infinite. Check the extractor.")
     x -= mean
     return Moments(len(x), mean, x.T @ x)
 
 
 def _merge_two(a: Moments, b: Moments) -> Moments:
-    n, apart = a.n + b.n, b.mean - a.mean
-    scatter = a.scatter + b.scatter + np.outer(apart, apart) * (a.n * b.n / n)
-    return Moments(n, a.mean + apart * (b.n / n), scatter)
+    n, shift = a.n + b.n, b.mean - a.mean
+    scatter = a.scatter + b.scatter + np.outer(shift, shift) * (a.n * b.n / n)
+    return Moments(n, a.mean + shift * (b.n / n), scatter)

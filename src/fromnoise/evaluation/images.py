@@ -25,7 +25,7 @@ class RealImages(NamedTuple):
 
 
 class RunImages(NamedTuple):
-    """The training and the held-out images of a run, as far as they are known."""
+    """The training and the held-out images of a run, if they are available."""
 
     training: RealImages | None = None
     held_out: RealImages | None = None  # the test split of the same source

@@ -1,4 +1,4 @@
-"""Scores with their 95 % intervals."""
+"""Compute 95 % intervals of scores."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ Z = 1.959964  # the normal distribution's 0.975 quantile
 
 
 class Interval(NamedTuple):
-    """A score and its 95 % interval; all three are NaN where the score is 0/0."""
+    """A score and its 95 % interval; all three are NaN if the score is 0/0."""
 
     value: float
     low: float
@@ -17,7 +17,7 @@ class Interval(NamedTuple):
 
 
 def student_interval(value: float, error: float, parts: int) -> Interval:
-    """Student's interval of a value whose standard error was estimated from so many parts."""
+    """Return Student's interval of a value with a standard error estimated from `parts` values."""
     from scipy.stats import t
 
     margin = float(t.ppf(0.975, parts - 1)) * error
@@ -25,13 +25,13 @@ def student_interval(value: float, error: float, parts: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Student's interval of the mean of independent values, (N,), N ≥ 2."""
+    """Return Student's interval of the mean of independent values, (N,), N ≥ 2."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return student_interval(float(np.mean(values)), error, len(values))
 
 
 def share_interval(share: float, n: int) -> Interval:
-    """Wilson's interval of a share of n (Wilson 1927)."""
+    """Return Wilson's interval of a share of n (Wilson 1927)."""
     middle = share + Z * Z / (2 * n)
     margin = Z * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
     scale = 1 + Z * Z / n

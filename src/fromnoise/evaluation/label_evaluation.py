@@ -5,7 +5,6 @@ labels-…/scores.json    every score with its interval, and all settings to rep
          NAME-s2.png    images with their conditions and a mark for right or wrong
 """
 
-import json
 import logging
 import math
 import time
@@ -27,11 +26,8 @@ from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation.evaluate import sampling_name
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.label_intervals import (
-    LabelScores,
-    score_with_intervals,
-    scores_per_label,
-)
+from fromnoise.evaluation.label_intervals import LabelScores, score_with_intervals, scores_per_label
+from fromnoise.evaluation.records import to_json, write_files
 from fromnoise.model.model import Model, load
 from fromnoise.model.sampling import FORMULA, with_guidance
 from fromnoise.model.spec import Weights, run_folder_of
@@ -221,8 +217,9 @@ def evaluate_labels(
             )
             results.append(result)
             _save_picture(sampled, predictions, targets, num, model, result, folder)
-            _write_json(folder / SCORES_FILE, results, metadata, model.spec.label_names)
-            (folder / TABLE_FILE).write_text(label_table(results, classifier), encoding="utf-8")
+            content = _as_json(results, metadata, model.spec.label_names)
+            table = label_table(results, classifier)
+            write_files(folder, {TABLE_FILE: table, SCORES_FILE: to_json(content)})
     return results
 
 
@@ -316,9 +313,9 @@ def label_captions(
     ]
 
 
-def _write_json(
-    path: Path, results: Sequence[LabelResult], metadata: dict[str, Any], names: Sequence[str]
-) -> None:
+def _as_json(
+    results: Sequence[LabelResult], metadata: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
     rows = [
         {
             **result._asdict(),
@@ -330,8 +327,7 @@ def _write_json(
         }
         for result in results
     ]
-    text = json.dumps({**metadata, "results": rows}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return {**metadata, "results": rows}
 
 
 def _json_value(value: Interval | int) -> Any:

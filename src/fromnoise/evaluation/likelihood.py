@@ -1,6 +1,6 @@
-"""Bits per dimension of a model: the variational bound, its parts and their curve over t.
+"""Measure bits per dimension of a model: the variational bound, its parts, its curve over t.
 
-The mathematics is in `diffusion.likelihood`; here are images, seeds and intervals.
+`diffusion.likelihood` has the mathematics; this module adds images, seeds and intervals.
 
 likelihood-…/metrics.json    the bound with its parts, its interval and its curve
              metrics.md      the same as a table
@@ -37,14 +37,13 @@ from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, image_noise, seed_of
 
-EVALUATIONS = 50  # of the network for each image, where nothing else is said
+EVALUATIONS = 50  # of the network per image, by default
+CURVE, MAX_IMAGES = "bits.png", 1000
+LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
 class Stretch(NamedTuple):
-    """The mean L_{t−1} of one step among t = first..last, in bits per dimension, and its interval.
-
-    The stretch of t = 1 is L_0.
-    """
+    """The mean L_{t−1} of a step in t = first..last, in bits per dimension; L_0 for t = 1."""
 
     first: int
     last: int
@@ -57,14 +56,14 @@ class Stretch(NamedTuple):
 class Bits:
     """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
 
-    Intervals are over other images of the same kind and other noise; the model stays as it is.
+    Intervals are over other images of the same distribution and other noise; the model is fixed.
     """
 
-    data: str  # which images
+    data: str  # a description of the images
     num_images: int
-    levels: int  # how many of the 256 grey levels occur in them
-    labels: bool  # whether the model was told their labels
-    evaluations: int  # of the network for each image; T: every t, and none is drawn
+    levels: int  # of the 256 grey levels, those that occur
+    labels: bool  # whether the model had their labels
+    evaluations: int  # of the network per image; T: every t, without random t
     T: int
     variance: Variance  # of the model's steps
     seed: int
@@ -75,7 +74,7 @@ class Bits:
     curve: list[Stretch]
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON takes it: `total` and its parts by value, low and high."""
+        """Return the fields for JSON; intervals as value, low and high."""
         tree: dict[str, Any] = {"unit": "bits per dimension, an upper bound", **asdict(self)}
         for name in ("total", "L_T", "middle", "L_0"):
             tree[name] = getattr(self, name)._asdict()
@@ -103,25 +102,25 @@ def measure_bits(
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Bits:
-    """Return how many bits per dimension the model spends on images, and on what.
+    """Return the bits per dimension of images under the model, and their parts.
 
     An upper bound on −log2 p_θ(x_0) / (C·H·W) (Ho et al. 2020, Eqs. 5 and 13), x̂_0 clamped to
-    [−1, 1], estimated without bias (`estimated_bits_per_dimension`). Images that the model was
-    trained on are no measure of how well it knows others.
+    [−1, 1], estimated without bias (`estimated_bits_per_dimension`). The bits of training images
+    are too low for other images.
 
     Args:
-        images: uint8 (N, C, H, W) of the model's own size, N ≥ 2.
-        labels: int8 (N, K): +1, −1, 0; None says nothing to the model. Guidance has no part in it.
-        data: which images these are, to be noted: "the 297 held-out digits".
-        evaluations: of the network for each image, 2..T. All T draw no t, and still the noise. By
-            default 50, or T if that is less.
-        seed: image i's times and noise depend on seed, i and t alone, not on the batch.
+        images: uint8 (N, C, H, W) of the model's size, N ≥ 2.
+        labels: int8 (N, K): +1, −1, 0; None for the unconditional case. Guidance is off.
+        data: a description of the images for the record: "the 297 held-out digits".
+        evaluations: of the network per image, 2..T; default 50, or T if that is less. With T every
+            t is used, and only the noise is random.
+        seed: timesteps and noise of image i depend on seed, i and t alone, not on the batch.
         batch_size: images at a time.
-        progress: called with (images done, of how many).
+        progress: called with (images done, images).
 
     Raises:
-        ValueError: a model of another range than [−1, 1], images or labels that are not the
-            model's, fewer than 2 images, or evaluations outside 2..T.
+        ValueError: a model of another range than [−1, 1], images or labels that do not fit the
+            model, fewer than 2 images, or evaluations outside 2..T.
     """
     _check(model, images, labels)
     T = model.denoiser.schedule.T
@@ -158,9 +157,9 @@ def measure_bits(
 
 
 def variance_of(model: Model) -> Variance:
-    """The variance of the model's steps: `learned` if it learned one, else as it samples by `ddpm`.
+    """Return the variance of the model's steps: `learned` if it learned one, else that of `ddpm`.
 
-    A model that samples otherwise has `small`, whose bound is the error of x̂_0 alone.
+    A model with another sampler has `small`, whose bound is the error of x̂_0 alone.
     """
     if model.spec.network.options.get("learned_variance"):
         return "learned"
@@ -177,7 +176,7 @@ def _estimate(
     seed: int,
     variance: Variance,
 ) -> EstimatedBits:
-    """The bound of the images at these rows, (B,C,H,W)."""
+    """Return the bound of the images (B,C,H,W) at these rows."""
     like = next(model.denoiser.parameters())
     seeds = [seed_of(seed, i, "bits") for i in rows]
     draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
@@ -203,29 +202,25 @@ def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
     if (low, high) != (-1, 1):
         raise ValueError(
             f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 "
-            "levels in -1..1; measure a model of that range"
+            "levels in -1..1. Use a model of that range."
         )
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
+        raise ValueError(f"images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W).")
     if images.shape[1:] != (expected := (model.spec.channels, *model.spec.size)):
         raise ValueError(
-            f"the images are {images.shape[1:]}, but this model makes {expected} (C, H, W); give "
-            "images of that size"
+            f"the images are {images.shape[1:]}, but those of the model {expected} (C, H, W). Give "
+            "images of that size."
         )
     if len(images) < 2:
-        raise ValueError(f"an interval needs at least 2 images, got {len(images)}")
+        raise ValueError(f"{len(images)} images give no interval. Give at least 2 images.")
     names = model.spec.label_names
     if labels is not None and not names:
-        raise ValueError("this model was trained without labels, so leave labels out")
+        raise ValueError("this model is unconditional. Remove labels.")
     if labels is not None and labels.shape != (len(images), len(names)):
         raise ValueError(
-            f"labels must be of shape ({len(images)}, {len(names)}), one row for each image and "
-            f"one column for each of the model's labels, not {labels.shape}"
+            f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}): a row per "
+            "image, a column per label of the model."
         )
-
-
-CURVE, MAX_IMAGES = "bits.png", 1000  # images
-LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
 def evaluate_likelihood(

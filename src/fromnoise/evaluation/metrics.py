@@ -1,7 +1,7 @@
-"""Scores of a set of generated images against a set of real ones, each with a 95 % interval.
+"""Compute scores of generated images against real ones, each with a 95 % interval.
 
-FID, KID, Inception Score, precision and recall have the values that torch-fidelity gives. The
-intervals are ours; each function says what they speak of.
+FID, KID, Inception Score, precision and recall equal those of torch-fidelity. The intervals are
+ours; each docstring tells what varies: other generated images, other real ones, or both.
 """
 
 import math
@@ -14,11 +14,11 @@ import torch
 from fromnoise.evaluation.fid import Moments, frechet_to, merge_moments, subtract_moments
 from fromnoise.evaluation.intervals import Interval, mean_interval, share_interval, student_interval
 
-BLOCKS = 20  # disjoint ranges of seeds, whose spread makes an interval
+BLOCKS = 20  # disjoint ranges of seeds, for the jackknife
 NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
 SPLITS = 10  # of the Inception Score, as published
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, as in torch-fidelity
-ROWS = 2000  # of a matrix of distances at a time: 400 MB with 50,000 images
+ROWS = 2000  # of a distance matrix at a time: 400 MB with 50,000 images
 
 
 class Jackknifed(NamedTuple):
@@ -31,7 +31,7 @@ class Jackknifed(NamedTuple):
 def frechet_jackknifed(
     blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
 ) -> Jackknifed:
-    """The Fréchet distance of all blocks, and of all but one; arguments as in `frechet_scores`."""
+    """Return the Fréchet distance of all blocks, and without each; see `frechet_scores`."""
     to_reference, everything = frechet_to(mean, covariance), merge_moments(*blocks)
     rests = [everything, *(subtract_moments(everything, block) for block in blocks)]
     value, *left_out = (to_reference(m.mean, m.covariance) for m in rests)
@@ -41,19 +41,19 @@ def frechet_jackknifed(
 def frechet_scores(
     blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
 ) -> tuple[Interval, Interval]:
-    """Return FID of N images, and FID∞: what it would be of endlessly many.
+    """Return FID of N images, and FID∞, its limit for N → ∞.
 
     N images overstate the distance by about c/N (Chong & Forsyth 2020, arXiv:1911.07023). The
-    jackknife leaves out each of G disjoint blocks in turn, and gives that bias and the standard
+    jackknife leaves out each of G disjoint blocks in turn, and estimates that bias and the standard
     error (Efron & Stein 1981):
 
         FID∞ = G·FID − (G−1)·mean_g FID₍₋g₎,   se² = (G−1)/G · Σ_g (FID₍₋g₎ − mean)²
 
-    The intervals are Student's with G−1 degrees of freedom and speak of other generated images, the
-    real ones being given: that of FID holds what N images have on average, that of FID∞ what
-    endlessly many have. Simulated on Gaussians with 3 to 100 images for each of D features, they do
-    in 94 to 98 % of repeats, and where the distance is 0 in up to 99 %. With fewer, the bias is not
-    c/N, and FID∞ is wrong. Of a distance near 0 it may come out below 0.
+    The intervals are Student's with G−1 degrees of freedom, over other generated images; the real
+    ones are fixed. That of FID covers the mean of N images, that of FID∞ the limit. On Gaussians
+    with 3 to 100 images for each of D features, the simulated coverage is 94 to 98 %, and up to
+    99 % if the distance is 0. With fewer images the bias is not c/N, and FID∞ is wrong. FID∞ of a
+    distance near 0 can be negative.
 
     Args:
         blocks: the moments of G ≥ 2 disjoint sets of about equal size.
@@ -63,7 +63,7 @@ def frechet_scores(
 
 
 def fid_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
-    """FID and FID∞ as `frechet_scores` has them."""
+    """Return FID and FID∞ of `frechet_scores`."""
     (fid, left_out), G = distance, len(distance.left_out)
     error = _jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
@@ -71,12 +71,11 @@ def fid_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
 
 
 def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
-    """a/b of two sets whose blocks belong together, as those of the same seeds.
+    """Return a/b of two sets whose blocks are paired, as those of the same seeds.
 
-    What the two have in common cancels: se(log a/b) is the jackknife's of log a₍₋g₎ − log b₍₋g₎,
-    so the interval is narrower than those of a and b would make it. It speaks of other seeds, and
-    holds the ratio that so many images have on average: what they overstate draws it towards 1.
-    NaN where a distance is 0.
+    Common noise cancels: se(log a/b) is the jackknife's of log a₍₋g₎ − log b₍₋g₎, so the interval
+    is narrower than those of a and b suggest. It is over other seeds, and covers the mean ratio of
+    so many images, whose bias moves it towards 1. NaN if a distance is 0.
     """
     if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -89,13 +88,13 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     """Return KID: the squared MMD under the kernel k(x, y) = (x·y/D + 1)³, without bias.
 
     Bińkowski et al. 2018, arXiv:1801.01401; the mean over 100 subsets of 1,000 images, or of all
-    where a set has fewer. The interval speaks of other images in both sets: Student's, with the
-    jackknife's standard error of the same estimate from all images at once, and on top of it that
-    of the subsets.
+    images of a smaller set. The interval is over other images in both sets: Student's, with the
+    jackknife's standard error of the same estimate from all images at once, plus that of the
+    subsets.
 
     Args:
-        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of the generated
-            ones are stretches of them; the real ones may come in any order.
+        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of `generated` are
+            consecutive rows; `real` may have any order.
     """
     from torch_fidelity.metric_kid import (
         KEY_METRIC_KID_MEAN,
@@ -103,7 +102,7 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
         kid_features_to_metric,
     )
 
-    found = kid_features_to_metric(
+    result = kid_features_to_metric(
         torch.from_numpy(np.array(generated)),
         torch.from_numpy(np.array(real)),
         kid_subsets=SUBSETS,
@@ -114,7 +113,7 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     xx, yy, xy = _kernel_sums(x, x), _kernel_sums(y, y), _kernel_sums(x, y)
 
     def mmd(kept: np.ndarray) -> float:
-        """MMD² of the blocks that are kept, whose images are compared with all but themselves."""
+        """Return MMD² of the blocks that are kept, without pairs of an image and itself."""
         n, m = (sum(len(blocks[i]) for i in kept) for blocks in (x, y))
         pairs = np.ix_(kept, kept)
         among = xx[pairs].sum() / (n * (n - 1)) + yy[pairs].sum() / (m * (m - 1))
@@ -122,17 +121,17 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    error = math.hypot(_jackknife_error(left_out), found[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
-    return student_interval(found[KEY_METRIC_KID_MEAN], error, BLOCKS)
+    error = math.hypot(_jackknife_error(left_out), result[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
+    return student_interval(result[KEY_METRIC_KID_MEAN], error, BLOCKS)
 
 
 def fixed_order(n: int) -> np.ndarray:
-    """A fixed random order of n things: blocks of a folder must not be its sub-folders."""
+    """Return a fixed random order of n images, so that blocks are not the classes of a folder."""
     return np.random.default_rng(0).permutation(n)
 
 
 def _kernel_sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
-    """Σ k(x, y) over x in each block of a and y in each block of b, x = y left out: (G, G)."""
+    """Return Σ k(x, y) over x in each block of a and y in each block of b, x ≠ y: (G, G)."""
 
     def total(x: np.ndarray, y: np.ndarray) -> float:
         k = (x @ y.T / x.shape[1] + 1) ** 3
@@ -166,15 +165,15 @@ def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Inter
 
     An image is among a set if it is no farther from one of its members than the third nearest other
     member is (Kynkäänniemi et al. 2019, arXiv:1904.06991). Both depend on the sizes of the sets.
-    The intervals are Wilson's of a share: precision's speaks of other generated images, recall's
-    of other real ones.
+    The intervals are Wilson's of a share: precision's over other generated images, recall's over
+    other real ones.
 
     Args:
         generated, real: float (N, D) and (M, D); N, M > 3.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    found = prc_features_to_metric(
+    result = prc_features_to_metric(
         torch.from_numpy(np.array(generated)),
         torch.from_numpy(np.array(real)),
         prc_neighborhood=NEIGHBOURS,
@@ -182,12 +181,11 @@ def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Inter
         save_cpu_ram=True,
         verbose=False,
     )
-    return share_interval(found["precision"], len(generated)), share_interval(
-        found["recall"], len(real)
-    )
+    precision = share_interval(result["precision"], len(generated))
+    return precision, share_interval(result["recall"], len(real))
 
 
 def _jackknife_error(left_out: np.ndarray) -> float:
-    """The standard error of a statistic from its values with each of G blocks left out, (G,)."""
+    """Return the standard error of a statistic from its values without each of G blocks (G,)."""
     G = len(left_out)
     return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())

@@ -36,12 +36,21 @@ def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write metrics.json and metrics.md, each complete or not at all."""
+    write_files(folder, {TABLE_FILE: table(record), METRICS_FILE: to_json(record)})
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write text files in order, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    for name, content in ((METRICS_FILE, text), (TABLE_FILE, table(record))):
+    for name, text in files.items():
         writing = folder / f".writing-{name}"
-        writing.write_text(content, encoding="utf-8")
+        writing.write_text(text, encoding="utf-8")
         writing.replace(folder / name)
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Return the text of a record's JSON file."""
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def require_no_scores(folder: Path) -> None:
@@ -59,8 +68,7 @@ HEADINGS = {
     "inception_score": "Inception Score",
     "precision": "precision",
     "recall": "recall",
-}
-METRIC_NAMES = {  # keys of METRICS, which may be missing from a record
+    # metrics, whose name stands for their scores if they are not defined
     "is": "Inception Score",
     "prc": "precision and recall",
     "copies": "copies of training images",
@@ -82,13 +90,12 @@ def table(record: Record) -> str:
             f"{record['bits']['total'][part]:.4g}" for part in ("value", "low", "high")
         )
         lines.append(f"| bits per dimension | {value} | {low} to {high} |")
-    headings = headings | METRIC_NAMES
     lines += [
         f"| {headings.get(key, key)} | – | {reason} |" for key, reason in record["missing"].items()
     ]
     lines += [
         f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |"
-        for r in published(record)
+        for r in record.get("published", [])
     ]
     if "copies" in record:
         lines += ["", record["copies"]["verdict"]]
@@ -110,7 +117,10 @@ def settings_of(record: Record) -> list[str]:
 
 
 def _describe_model(generated: dict[str, Any]) -> str:
-    return f"{generated['loaded from']} after {generated['step']:,} steps, {generated['weights']} weights"
+    return (
+        f"{generated['loaded from']} after {generated['step']:,} steps, "
+        f"{generated['weights']} weights"
+    )
 
 
 def _describe_set(record: Record) -> list[str]:
@@ -143,11 +153,6 @@ def describe_reference(real: Mapping[str, Any]) -> str:
     return f"{count}: {real['what']}"
 
 
-def published(record: Record) -> list[dict[str, Any]]:
-    """Return published results by the same protocol."""
-    return record.get("published", [])
-
-
 WEIGHTS = "6726825d"  # first digits of the SHA-256 of the published Inception weights
 
 
@@ -169,24 +174,8 @@ RESULTS = (
     Published(
         "Nichol and Dhariwal 2021, linear", "cifar10", 50_000, False, 2.90, None, "T = 4,000"
     ),
-    Published(
-        "Karras et al. 2022",
-        "cifar10",
-        50_000,
-        False,
-        1.97,
-        None,
-        HEUN,
-    ),
-    Published(
-        "Karras et al. 2022",
-        "cifar10",
-        50_000,
-        True,
-        1.79,
-        None,
-        HEUN,
-    ),
+    Published("Karras et al. 2022", "cifar10", 50_000, False, 1.97, None, HEUN),
+    Published("Karras et al. 2022", "cifar10", 50_000, True, 1.79, None, HEUN),
 )
 
 

@@ -1,10 +1,9 @@
-"""Real images in the space of an extractor: what generated ones are compared with.
+"""Open the real images that generated ones are compared with, and cache their features.
 
     <cache>/features/<key>.npy   float32 (M, D)
 
-The key is made of the images' fingerprint, the extractor and its weights, so that other images, or
-the same ones through another network, never meet these features. While they are extracted the
-file is called <key>.writing-HOST-PROCESS, which is removed if that process has died.
+The key depends on the images' fingerprint, the extractor and its weights. During the extraction
+the file is called <key>.writing-HOST-PROCESS, and is removed later if that process has died.
 """
 
 import errno
@@ -41,21 +40,20 @@ RUN_SPLITS = ("train", "test")
 
 
 class Reference(NamedTuple):
-    """A set of real images, as features or as the Gaussian that sums them up."""
+    """A set of real images, as features and their Gaussian, or as the Gaussian alone."""
 
     mean: np.ndarray  # float64 (D,)
     covariance: np.ndarray  # float64 (D, D)
-    features: np.ndarray | None  # float32 (M, D); None where only the Gaussian is known
+    features: np.ndarray | None  # float32 (M, D); None if only the Gaussian is known
     info: dict[str, Any]  # of the images, for JSON
 
 
 def reference_of(
     real: RealImages, extractor: Extractor, *, progress: Progress = no_progress
 ) -> Reference:
-    """The features of real images: extracted the first time, mapped from the cache after.
+    """Return the features of real images, from the cache unless they are missing or damaged there.
 
-    Where the file there is damaged, they are extracted again.
-    Raises ExtractorError where they are not finite and DiskFull; then nothing is kept.
+    Raises ExtractorError for features that are not finite, and DiskFull; then no file is left.
     """
     images, fingerprint = real.images.images, real.images.fingerprint
     key = cache_key([fingerprint, extractor.name, extractor.weights])
@@ -67,10 +65,10 @@ def reference_of(
         file.parent.mkdir(parents=True, exist_ok=True)
         writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
         try:
-            kept = _allocate(writing, shape)
+            mapped = _allocate(writing, shape)
             for rows, part in extract_in_parts(extractor, images, progress):
-                kept[rows] = part.features
-            kept.flush()
+                mapped[rows] = part.features
+            mapped.flush()
             fsync(writing)
             os.replace(writing, file)
         finally:
@@ -81,7 +79,7 @@ def reference_of(
 
 
 def describe(real: RealImages) -> dict[str, Any]:
-    """Which images they are, for JSON."""
+    """Return the source of real images, for JSON."""
     return {
         "what": real.what,
         "count": len(real.images),
@@ -91,33 +89,31 @@ def describe(real: RealImages) -> dict[str, Any]:
 
 
 def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
-    """The Gaussian that another program summed a set up by: `mu` (D,) and `sigma` (D, D).
+    """Read the Gaussian that another program fitted to a set: `mu` (D,) and `sigma` (D, D).
 
-    Raises ExtractorError where they are not there, not finite, or of another width. Of which
-    extractor they are cannot be seen from such a file.
+    The file does not tell its extractor.
+    Raises ExtractorError if they are missing, not finite, or of another width.
     """
     with np.load(path) as stored:
         if not {"mu", "sigma"} <= set(stored.files):
-            raise ExtractorError(f"{path} has no mu and sigma, but {', '.join(stored.files)}")
+            raise ExtractorError(
+                f"{path} has {', '.join(stored.files)}. Give an npz with mu and sigma."
+            )
         mean, covariance = stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64)
     d = extractor.width
     if mean.shape != (d,) or covariance.shape != (d, d):
         raise ExtractorError(
-            f"{path} has statistics of {mean.size:,} features, but {extractor.name} has {d:,}; "
-            "they must be of the same extractor"
+            f"{path} has statistics of {mean.size:,} features, but {extractor.name} has {d:,}. Use "
+            "statistics of the same extractor."
         )
     if not np.isfinite(mean).all() or not np.isfinite(covariance).all():
-        raise ExtractorError(f"{path}: mu or sigma is NaN or infinite in places")
-    info = {
-        "what": f"mu and sigma of {path.absolute()}",
-        "count": None,
-        "fingerprint": sha256(path),
-    }
-    return Reference(mean, covariance, None, info)
+        raise ExtractorError(f"{path}: mu or sigma is NaN or infinite. Compute them again.")
+    info = {"what": f"mu and sigma of {path.absolute()}", "count": None}
+    return Reference(mean, covariance, None, info | {"fingerprint": sha256(path)})
 
 
 def _load_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file, mapped; None where there is none or where it is damaged."""
+    """Return the features in a file, mapped; None if it is missing or damaged."""
     try:
         features = np.load(file, mmap_mode="r")
     except (OSError, EOFError, ValueError):
@@ -126,9 +122,9 @@ def _load_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A new file of float32, mapped. Raises DiskFull where the disk does not hold all of it.
+    """Create a file of float32, mapped. Raises DiskFull if the disk is too small.
 
-    Its space is taken at once: where a mapped file finds none later, the process is killed.
+    The space is allocated at once, because the process is killed if a mapped file finds none later.
     """
     try:
         mapped = np.lib.format.open_memmap(path, "w+", np.float32, shape)
@@ -142,28 +138,28 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
         raise DiskFull(
             errno.ENOSPC,
             f"the disk is full: the features of {shape[0]:,} real images need "
-            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free; make "
-            "room there, or choose another folder with the environment variable FROMNOISE_CACHE",
+            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free. Make "
+            "room, or set the environment variable FROMNOISE_CACHE to another folder.",
         ) from error
     return mapped
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that were killed have left half written."""
+    """Remove unfinished files of dead processes of this machine."""
     for path in folder.glob(f"*.writing-{platform.node()}-*"):
         process = path.name.rpartition("-")[2]
-        if process.isdecimal() and not _alive(int(process)):
+        if process.isdecimal() and not _is_alive(int(process)):
             path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    if os.name == "nt":  # where there is no signal that does nothing
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # without a signal 0
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another person's
+    except PermissionError:  # of another user
         return True
     return True
 
@@ -219,5 +215,5 @@ def _is_statistics(reference: str) -> bool:
     try:
         with np.load(reference) as stored:
             return not {"mu", "sigma"}.isdisjoint(stored.files)
-    except Exception:  # reading it as images will name the damage
+    except Exception:  # the damage is reported when it is read as images
         return False

@@ -13,6 +13,7 @@ To add one, write the function, add a line to METRICS, and a test.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.evaluation.checks import Request, check_request, reason_unavailable
 from fromnoise.evaluation.copies import MAX_LEFT_OUT, Space, check_copies, left_out_rows
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
-from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_in_parts
+from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_features, extract_in_parts
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, evenly_spaced
@@ -220,11 +221,7 @@ def _scores(**scores: Interval) -> Record:
 def _feature_space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
     """Return the extractor's features of all images that a check for copies compares."""
 
-    def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [part.features for _, part in extract_in_parts(subject.extractor, images)]
-        )
-
+    features = partial(extract_features, subject.extractor)
     train = reference_of(training, subject.extractor).features
     assert train is not None
     rows = left_out_rows(len(train))

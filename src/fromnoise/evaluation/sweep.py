@@ -23,9 +23,8 @@ from fromnoise.evaluation.features import (
     Extractor,
     check_installed,
     digest,
-    extract_in_parts,
+    extract_features,
     load_extractor,
-    select_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import generate_images, has_labels
@@ -75,7 +74,6 @@ def sweep_to_folder(
     check_installed()
     if save_best is not None:
         _check_new_model_file(save_best)
-    name = select_extractor(extractor, classifier=classifier, features_weights=features_weights)
     model = load(path, weights=weights, device=device)
     run = run_folder_of(path)
     real = open_real(reference, model.image_shape, model.spec, run_images_of(run))
@@ -87,7 +85,7 @@ def sweep_to_folder(
         )
     configs = sweep_configs(model, samplers, steps, scales, guided=guided, sampling=sampling)
     space = load_extractor(
-        name,
+        extractor,
         model.image_shape,
         classifier=classifier,
         features_weights=features_weights,
@@ -99,19 +97,12 @@ def sweep_to_folder(
     num_real = None if real is None else len(real.images)
     check_enough_images(num, num_real, space, allow_small=allow_small)
     info = describe(real) if real else reference_from_npz(Path(reference), space).info
-    read_rows(folder, sweep_facts(model, configs, info, space, num=num, batch_size=batch_size))
+    facts = sweep_facts(model, configs, info, space, num=num, batch_size=batch_size)
+    if rows := read_rows(folder, facts):
+        logger.info("%d of %d rows are in %s", len(rows), len(configs), folder.absolute())
+    facts["loaded from"] = str(path.absolute())
     against = open_reference(reference, real, space)
-    rows = sweep(
-        model,
-        configs,
-        against,
-        space,
-        folder,
-        num=num,
-        labels_of=real,
-        batch_size=batch_size,
-        loaded_from=str(path.absolute()),
-    )
+    sweep(model, configs, against, space, folder, rows, facts, labels_of=real)
     row = best(rows)
     note = f"best: {row_name(row)}, the fastest within the interval of the smallest distance"
     if save_best is not None:
@@ -170,30 +161,25 @@ def sweep(
     reference: Reference,
     extractor: Extractor,
     folder: Path,
+    rows: list[Row],
+    facts: dict[str, Any],
     *,
-    num: int,
     labels_of: RealImages | None = None,
-    batch_size: int = 64,
-    loaded_from: str = "",
-) -> list[Row]:
-    """Sample the seeds 0 to num−1 by each configuration; record time and distance.
+) -> None:
+    """Sample the same seeds by each configuration without a row, and append its time and distance.
 
-    Rows that are in `folder` already are kept. Raises ConfigError if they are of another sweep.
+    The sweep is written into `folder` after each row. facts: those of `sweep_facts`.
     """
-    facts = sweep_facts(model, configs, reference.info, extractor, num=num, batch_size=batch_size)
-    if rows := read_rows(folder, facts):
-        logger.info("%d of %d rows are in %s", len(rows), len(configs), folder.absolute())
+    num, batch_size = facts["count"], facts["batch_size"]
     guided = has_labels(model, labels_of)
-    facts["loaded from"] = loaded_from
-    first = range(min(batch_size, num))  # once, so that the first row pays for no start
-    model.sample(first, batch_size=batch_size, steps=1)
+    model.sample(range(min(batch_size, num)), batch_size=batch_size, steps=1)  # a warm-up
     for config in configs[len(rows) :]:
         with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
             generated = generate_images(
                 model, num, config, labels_of=labels_of, batch_size=batch_size, progress=progress
             )
-        parts = [part.features for _, part in extract_in_parts(extractor, generated.images)]
-        blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
+        features = extract_features(extractor, generated.images)
+        blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
         distance = frechet_jackknifed(blocks, reference.mean, reference.covariance)
         fid, _ = fid_intervals(distance)
         assert generated.seconds is not None
@@ -202,7 +188,6 @@ def sweep(
         rows.append(Row(config.sampler.name, config.steps, scale, seconds, fid, left_out))
         facts["complete"] = len(rows) == len(configs)
         write_sweep(folder, rows, facts, extractor.name)
-    return rows
 
 
 def with_default(model: Model, config: SamplingConfig) -> Model:

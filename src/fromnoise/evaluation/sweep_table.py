@@ -1,6 +1,5 @@
-"""The rows of a sweep: Pareto front, best row, sweep.json, sweep.md and sweep.png."""
+"""Read, rank and write the rows of a sweep: sweep.json, sweep.md and sweep.png."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from fromnoise.curves import sweep_figure
 from fromnoise.data.text import read_json
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import Jackknifed, ratio
-from fromnoise.evaluation.records import describe_reference
+from fromnoise.evaluation.records import describe_reference, to_json, write_files
 
 SWEEP_FILE, TABLE_FILE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
 
@@ -55,8 +54,8 @@ def _migrate(stored: Any) -> dict[str, Any]:
         return {}
     if "ways" in stored:
         precision = {"precision": stored.pop("precision", "fp32")}  # older files have none
-        ways = stored.pop("ways")
-        stored["sampling"] = [migrate_section("sampling", way) | precision for way in ways]
+        sections = [migrate_section("sampling", section) for section in stored.pop("ways")]
+        stored["sampling"] = [section | precision for section in sections]
     return {**stored, "extractor": migrate_extractor(stored.get("extractor", {}))}
 
 
@@ -86,7 +85,7 @@ def best(rows: Sequence[Row]) -> Row:
 def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
     """Return a row's distance over the smallest one, by the same seeds; None without blocks.
 
-    The smallest of several is so by chance too, which makes the others look slightly farther.
+    The smallest of several is biased low, so the ratios are slightly too large.
     """
     nearest = min(rows, key=lambda row: row.fid.value)
     if row is nearest:
@@ -139,25 +138,17 @@ def write_sweep(
 ) -> None:
     """Write sweep.png, sweep.md and sweep.json, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    marked = list(zip(rows, front(rows), strict=True))
     listed = [
         {**row._asdict(), "fid": row.fid._asdict(), "on_front": on_front}
-        for row, on_front in zip(rows, front(rows), strict=True)
+        for row, on_front in marked
     ]
     content = {**facts, "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": listed}
     lines: dict[str, list[tuple[float, ...]]] = {}
     for row in sorted(rows, key=lambda row: row.steps):
         name = row.sampler if row.guidance == 1 else f"{row.sampler}, s = {row.guidance:g}"
         lines.setdefault(name, []).append((row.steps, row.seconds_per_image, *row.fid))
-    edge = [
-        (row.seconds_per_image, row.fid.value)
-        for row, on_front in zip(rows, front(rows), strict=True)
-        if on_front
-    ]
+    edge = [(row.seconds_per_image, row.fid.value) for row, on_front in marked if on_front]
     sweep_figure(lines, edge, folder / PICTURE, distance=distance_name(extractor))
-    for name, text in (
-        (TABLE_FILE, table(rows, extractor, num=facts["count"], reference=facts["reference"])),
-        (SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),  # last: it counts
-    ):
-        writing = folder / f".writing-{name}"
-        writing.write_text(text, encoding="utf-8")
-        writing.replace(folder / name)
+    text = table(rows, extractor, num=facts["count"], reference=facts["reference"])
+    write_files(folder, {TABLE_FILE: text, SWEEP_FILE: to_json(content)})  # in this order

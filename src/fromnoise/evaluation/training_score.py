@@ -12,7 +12,7 @@ from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import (
     Extractor,
     check_installed,
-    extract_in_parts,
+    extract_features,
     open_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
@@ -90,10 +90,8 @@ def score(
             labels_of=images,
             progress=check_signal,
         )
-        parts = [
-            part.features for _, part in extract_in_parts(extractor, samples.images, check_signal)
-        ]
-        blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
+        features = extract_features(extractor, samples.images, check_signal)
+        blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)
     except Stopped:
         return
