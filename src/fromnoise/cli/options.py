@@ -26,8 +26,7 @@ Guidance = Annotated[
     float | None, typer.Option(help="guidance=…, s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
 Class = Annotated[
-    str | None,
-    typer.Option("--class", help="these labels, separated by commas, and no others"),
+    str | None, typer.Option("--class", help="these labels, separated by commas, and no others")
 ]
 Labels = Annotated[
     str | None,

@@ -12,8 +12,7 @@ from fromnoise.report import write_report
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     out: Annotated[
-        Path | None,
-        typer.Option(help="an HTML file", show_default="report.html in the first run"),
+        Path | None, typer.Option(help="an HTML file", show_default="report.html in the first run")
     ] = None,
 ) -> None:
     """Write a self-contained HTML page about one run or several side by side."""
