@@ -60,7 +60,7 @@ Length = Annotated[float, AfterValidator(_length)]
 
 
 class Data(Section):
-    """Where the images come from, and how they become (C,H,W) uint8."""
+    """The images: their source, and their conversion to (C,H,W) uint8."""
 
     source: str
     path: Path | None = None
@@ -70,7 +70,7 @@ class Data(Section):
     fit: Literal["crop", "pad", "squash"] = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     flip: bool = False
-    labels: bool = False  # train on the labels too, so that one can ask for them
+    labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False
 
 
@@ -88,20 +88,20 @@ class Diffusion(Section):
     offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
 
     def noise_schedule(self) -> NoiseSchedule:
-        """The table of ᾱ. Raises ValueError for options of the schedule that make none."""
+        """Return the noise schedule. Raises ValueError for options that make none."""
         name, options = self.schedule.name, self.schedule.options
         snr = self.zero_terminal_snr
         return NoiseSchedule.named(name, self.T, zero_terminal_snr=snr, **options)
 
     def objective(self) -> Objective:
-        """What training minimises. Raises ValueError, which begins with a key of this section."""
+        """Return the training objective. Raises ValueError, its message begins with a key."""
         name, options = self.weighting.name, self.weighting.options
         weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
         return Objective(self.loss, self.vlb_weight, weighting)
 
     @property
     def loss_in_words(self) -> str:
-        """`huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb`, which has its own weights."""
+        """Return `huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb` (own weights)."""
         if self.loss == VLB:
             return VLB
         bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
@@ -159,7 +159,7 @@ class Training(Section):
 
 
 class SamplingConfig(Section):
-    """How to sample from a model. The recipe's section, stored in the model as its default."""
+    """The settings of sampling: a section of the recipe, stored in the model as its default."""
 
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
     steps: Positive = 50  # at most T
@@ -194,5 +194,5 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
 
     def to_yaml(self) -> str:
-        """The recipe with every default written out."""
+        """Return the recipe with every default as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
