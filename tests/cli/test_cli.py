@@ -413,6 +413,8 @@ def test_label_options_of_an_unconditional_model_are_refused(
     ("arguments", "said"),
     [
         ([], "the model has 10, the classifier 2, and only one of them has 0, 1, 2, 3, …"),
+        (["--guidance", "1", "guidance=2"], "guidance is given twice. Give it once."),
+        (["guidance=-2"], "--guidance '-2' is unreadable. Write 1,2,3."),
         (["--guidance", "1,-2"], "--guidance '1,-2' is unreadable. Write 1,2,3."),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--classifier", "run"], "holds a diffusion model, not a classifier. Give the folder"),

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from fromnoise.config.components import Component
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
+from fromnoise.config.schema import Diffusion, SamplingConfig
 from fromnoise.data import DataError
 from fromnoise.generation import Conditioning, read_conditioning
 from fromnoise.generation.conditioning import guidance_formula, guidance_notes
+from fromnoise.model.spec import ModelSpec
 
 NAMES = ("red cube", "a/b", "sphere")
 
@@ -84,7 +86,16 @@ def test_notes_before_sampling():
 
     def notes(config, cond, compose=None, *, names=NAMES, label_dropout=0.0):
         conditioning = Conditioning(cond, compose)
-        return " ".join(guidance_notes(names, config, conditioning, label_dropout=label_dropout))
+        spec = ModelSpec(
+            network=Component(name="ddpm"),
+            diffusion=Diffusion(),
+            sampling=config,
+            channels=1,
+            size=(8, 8),
+            label_names=names,
+            label_dropout=label_dropout,
+        )
+        return " ".join(guidance_notes(spec, config, conditioning))
 
     assert notes(strong, None, names=()) == ""
     assert "no labels are set" in notes(plain, None)

@@ -14,15 +14,13 @@ from fromnoise.cli.classifier import classifier_import, classifier_train
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
 from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
-from fromnoise.cli.ema import ema
 from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood
 from fromnoise.cli.interop import import_
 from fromnoise.cli.recipes import recipes, recipes_show
 from fromnoise.cli.renamed import check_not_renamed
-from fromnoise.cli.report import report
 from fromnoise.cli.sample import sample
 from fromnoise.cli.sweep import sweep
-from fromnoise.cli.train import progress, resume, train
+from fromnoise.cli.train import ema, progress, report, resume, train
 from fromnoise.progress import console
 
 app = typer.Typer(
@@ -32,20 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-COMMANDS = (
-    train,
-    resume,
-    sample,
-    progress,
-    doctor,
-    ema,
-    evaluate,
-    evaluate_labels,
-    likelihood,
-    sweep,
-    report,
-)
-for command in COMMANDS:
+for command in (train, resume, sample, progress, doctor, ema):
+    app.command()(command)
+for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
 

@@ -1,29 +1,22 @@
 """`fromnoise doctor`."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from fromnoise import config
-from fromnoise.cli.options import TrainingKeys
+from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
 from fromnoise.doctor import diagnose
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
 
 
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    recipe: RecipeName,
     settings: TrainingKeys = None,
-    data: Annotated[
-        Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")
-    ] = None,
+    data: TrainingData = None,
+    out: RunFolder = None,
 ) -> None:
     """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
     changes = config.parse_overrides(settings or [], "training")

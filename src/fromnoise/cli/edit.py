@@ -14,6 +14,7 @@ from fromnoise.config import ConfigError, SamplingConfig
 from fromnoise.generation.conditioning import guidance_notes, read_conditioning
 from fromnoise.generation.interpolations import DETERMINISTIC
 from fromnoise.model import Model, load
+from fromnoise.model.spec import Weights
 from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
@@ -52,8 +53,7 @@ def edit_inpaint(
 ) -> None:
     """Inpaint the white area of a mask; all other pixels are preserved exactly (RePaint)."""
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
-    loaded = load(model, weights=weights, device=device)
-    config, cond = _condition(loaded, class_, labels, overrides)
+    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
         files = generation.inpaint_to_folder(
             loaded,
@@ -90,8 +90,7 @@ def edit_vary(
 ) -> None:
     """Make variations of an image, through the noise and back (SDEdit)."""
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
-    loaded = load(model, weights=weights, device=device)
-    config, cond = _condition(loaded, class_, labels, overrides)
+    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
         files = generation.vary_to_folder(
             loaded,
@@ -144,8 +143,7 @@ def edit_interpolate(
         raise ConfigError("--seed has no effect without --strength. Remove it.")
     fixed = DETERMINISTIC if strength is None else {}
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
-    loaded = load(model, weights=weights, device=device)
-    config, cond = _condition(loaded, class_, labels, overrides)
+    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
         if a is None or b is None:
             files = generation.interpolate_seeds_to_folder(
@@ -175,19 +173,22 @@ def edit_interpolate(
     _print(files)
 
 
-def _condition(
-    model: Model, class_: str | None, labels: str | None, overrides: dict[str, Any]
-) -> tuple[SamplingConfig, np.ndarray | None]:
-    """Return the sampling settings, and the labels of all images, int8 (K,)."""
-    names, dropout = model.spec.label_names, model.spec.label_dropout
-    conditioning = read_conditioning(names, 1, class_=class_, labels=labels)
+def _open(
+    path: Path,
+    weights: Weights | None,
+    device: str,
+    class_: str | None,
+    labels: str | None,
+    overrides: dict[str, Any],
+) -> tuple[Model, SamplingConfig, np.ndarray | None]:
+    """Return the model, its sampling settings, and the labels of all images, int8 (K,)."""
+    model = load(path, weights=weights, device=device)
+    conditioning = read_conditioning(model.spec.label_names, 1, class_=class_, labels=labels)
     cond = conditioning.cond
     config = model.sampling_config(conditional=cond is not None, **overrides)
-    if cond is None:
-        return config, None
-    for line in guidance_notes(names, config, conditioning, label_dropout=dropout):
+    for line in guidance_notes(model.spec, config, conditioning) if cond is not None else ():
         logger.info(line)
-    return config, cond[0]
+    return model, config, None if cond is None else cond[0]
 
 
 def _print(files: list[Path]) -> None:

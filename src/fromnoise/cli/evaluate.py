@@ -91,16 +91,14 @@ def evaluate_labels(
 
     Without --conditions and --labels, each label is requested alone.
     """
-    overrides = parse_sampling(settings, steps=steps, sampler=sampler)
-    scales = parse_numbers(guidance, "--guidance", "1,2,3") if guidance else None
-    if "guidance" in overrides:
-        scales = [overrides.pop("guidance")]
+    overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    scales = overrides.pop("guidance", None)
     text, folder = evaluate_labels_to_folder(
         model,
         classifier,
         files=conditions or [],
         texts=labels or [],
-        scales=scales,
+        scales=None if scales is None else parse_numbers(str(scales), "--guidance", "1,2,3"),
         num=num,
         first_seed=seed,
         batch_size=batch_size,

@@ -7,6 +7,11 @@ import typer
 
 from fromnoise.diffusion import SAMPLERS
 
+RecipeName = Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")]
+TrainingData = Annotated[
+    Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
+]
+RunFolder = Annotated[Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")]
 TrainingKeys = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="settings of training, or dotted: data.size=32"),
@@ -26,8 +31,7 @@ Guidance = Annotated[
     float | None, typer.Option(help="guidance=…, s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
 Class = Annotated[
-    str | None,
-    typer.Option("--class", help="these labels, separated by commas, and no others"),
+    str | None, typer.Option("--class", help="these labels, separated by commas, and no others")
 ]
 Labels = Annotated[
     str | None,

@@ -32,8 +32,7 @@ def sample(
     class_: options.Class = None,
     labels: options.Labels = None,
     compose: Annotated[
-        str | None,
-        typer.Option(help='labels with weights, as in "red cube=3, blue sphere=-1"'),
+        str | None, typer.Option(help='labels with weights, as in "red cube=3, blue sphere=-1"')
     ] = None,
     cycle_classes: Annotated[
         bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
@@ -114,9 +113,7 @@ def sample(
                 "the cost. Give an earlier checkpoint.",
                 autoguidance,
             )
-    for line in guidance_notes(
-        loaded.spec.label_names, config, conditioning, label_dropout=loaded.spec.label_dropout
-    ):
+    for line in guidance_notes(loaded.spec, config, conditioning):
         logger.info(line)
     if requested is None:
         cond = conditioning.cond

@@ -20,8 +20,7 @@ def sweep(
         typer.Option(help="scales s in ε = ε_∅ + s·(ε_c − ε_∅)", show_default="the model's"),
     ] = None,
     num_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="per row", show_default="1,000, or one per feature"),
+        int | None, typer.Option(min=1, help="per row", show_default="1,000, or one per feature")
     ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,

@@ -1,4 +1,4 @@
-"""`fromnoise train`, `resume` and `progress`."""
+"""Commands that train a run or read one: train, resume, progress, ema, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,19 +6,17 @@ from typing import Annotated
 import typer
 
 from fromnoise import config, runs, training
-from fromnoise.cli.options import TrainingKeys
+from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
 from fromnoise.cli.parsing import parse_numbers
+from fromnoise.progress import progress_bar
+from fromnoise.report import write_report
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    recipe: RecipeName,
     settings: TrainingKeys = None,
-    data: Annotated[
-        Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")
-    ] = None,
+    data: TrainingData = None,
+    out: RunFolder = None,
 ) -> None:
     """Train a recipe into a new run folder."""
     overrides = config.parse_overrides(settings or [], "training")
@@ -42,3 +40,37 @@ def progress(
     """Draw the previews of several steps of a training side by side."""
     chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
     print(training.progress_figure(run, epochs=chosen).absolute())
+
+
+def ema(
+    run: Annotated[Path, typer.Argument(help="a run that had training.ema_lengths")],
+    length: Annotated[
+        float, typer.Option(help="of the average, over that of the training: σ_rel, below 0.2887")
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="the last step of it", show_default="the last snapshot")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="a new FILE.safetensors", show_default="ema/length-…  in the run"),
+    ] = None,
+) -> None:
+    """Make an average of any length out of a run's snapshots, as a model file."""
+    average = training.reconstruct(run, length, step=step, out=out)
+    print(average.file.absolute())
+    print(
+        f"length {length:g} at step {average.step:,}, of {average.snapshots} snapshots, relative "
+        f"error of its profile {100 * average.error:.2f} %"
+    )
+
+
+def report(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    out: Annotated[
+        Path | None, typer.Option(help="an HTML file", show_default="report.html in the first run")
+    ] = None,
+) -> None:
+    """Write a self-contained HTML page about one run or several side by side."""
+    with progress_bar("denoising") as bar:
+        page = write_report(run_folders, out, progress=bar)
+    print(page)

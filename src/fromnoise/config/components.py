@@ -49,15 +49,13 @@ class Component(BaseModel):
 
 def with_checked_components(section: Any, where: str = "") -> Any:
     """Return a recipe or a model's specification with checked and completed components."""
-
-    def checked(part: Any, name: str, key: str) -> Any:
-        return part.model_copy(update={name: check_component(getattr(part, name), key, where)})
-
-    section = checked(section, "network", "network")
-    diffusion = checked(section.diffusion, "schedule", "diffusion.schedule")
-    diffusion = checked(diffusion, "weighting", "diffusion.weighting")
-    sampling = checked(section.sampling, "sampler", "sampling.sampler")
-    return section.model_copy(update={"diffusion": diffusion, "sampling": sampling})
+    for key in COMPONENTS:
+        inside, _, name = key.rpartition(".")
+        part = getattr(section, inside) if inside else section
+        component = check_component(getattr(part, name), key, where)
+        part = part.model_copy(update={name: component})
+        section = section.model_copy(update={inside: part}) if inside else part
+    return section
 
 
 def check_component(component: Component, key: str, where: str = "") -> Component:

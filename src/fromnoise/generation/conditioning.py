@@ -19,6 +19,7 @@ from fromnoise.data.labels.names import (
 )
 from fromnoise.model.model import Autoguidance
 from fromnoise.model.sampling import FORMULA
+from fromnoise.model.spec import ModelSpec
 
 DEFAULT_COUNT = 64  # images
 
@@ -95,16 +96,9 @@ def read_conditioning(
 
 
 def guidance_notes(
-    names: Sequence[str],
-    config: SamplingConfig,
-    conditioning: Conditioning,
-    *,
-    label_dropout: float | None,
+    spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning
 ) -> list[str]:
-    """Return what to tell a person before sampling: the formula, and untrained requests.
-
-    label_dropout: of the training; None if unknown.
-    """
+    """Return the lines to log before sampling: the formula, and requests that were not trained."""
     cond, compose, autoguidance = conditioning
     notes = []
     if autoguidance is not None:
@@ -112,14 +106,14 @@ def guidance_notes(
             f"autoguidance: ε = ε_weak + s·(ε − ε_weak) with s = {autoguidance.scale:g}, ε_weak of "
             f"step {autoguidance.weak.spec.step:,}; 1 is off"
         )
-    if not names:
+    if not spec.label_names:
         return notes
     if cond is None and compose is None:
         return [*notes, "no labels are set (--class, --labels, …): the images are unconditional"]
     if text := guidance_formula(config, compose):
         notes.append(text)
     partial = compose is not None or (cond is not None and (cond == 0).any())
-    if partial and label_dropout == 0:
+    if partial and spec.label_dropout == 0:
         notes.append(
             "some labels are open, but this model was trained with training.label_dropout = 0: it "
             "knows images with all labels or with none"

@@ -12,14 +12,12 @@ from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, image_files, read_mask
 from fromnoise.diffusion import inpaint
 from fromnoise.generation.inputs import (
-    EditJob,
     InputImages,
     Progress,
-    in_batches,
+    edit_to_folder,
     last_x,
     read_inputs,
     repeat_labels,
-    save_results,
     title_with_condition,
     to_x0,
 )
@@ -61,37 +59,31 @@ def inpaint_to_folder(
     inputs = read_inputs(model, image, folder)
     masks = _read_masks(model, mask, inputs)
     model.guided_denoiser(config, 1, cond=repeat_labels(cond, 1))  # raises for unknown labels
-    jobs = [EditJob(i, seed) for i in range(len(inputs.names)) for seed in seeds]
-    results = []
-    for batch in in_batches(jobs, batch_size, progress):
-        rows = [job.image for job in batch]
+
+    def edit(rows: list[int], of_rows: list[int]) -> np.ndarray:
         x = inpaint_batch(
             model,
             to_x0(model, inputs.images[rows]),
             torch.from_numpy(~masks[rows])[:, None],
             config,
-            seeds=[job.seed for job in batch],
+            seeds=of_rows,
             resample=resample,
             jump=jump,
-            cond=repeat_labels(cond, len(batch)),
+            cond=repeat_labels(cond, len(rows)),
         )
-        results.append(to_uint8(x, model.spec.data_range).numpy())
-    return save_results(
-        np.concatenate(results),
-        folder,
+        return to_uint8(x, model.spec.data_range).numpy()
+
+    settings = {"edit": "inpaint", "steps": config.steps, "resample": resample, "jump": jump}
+    title = f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×"
+    return edit_to_folder(
+        edit,
         inputs,
-        jobs,
-        settings={
-            "edit": "inpaint",
-            "steps": str(config.steps),
-            "resample": str(resample),
-            "jump": str(jump),
-        },
-        title=title_with_condition(
-            f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×",
-            model,
-            cond,
-        ),
+        seeds,
+        folder,
+        settings={key: str(value) for key, value in settings.items()},
+        title=title_with_condition(title, model, cond),
+        batch_size=batch_size,
+        progress=progress,
         masks=masks,
     )
 

@@ -30,13 +30,6 @@ class InputImages(NamedTuple):
     images: np.ndarray  # uint8 (N, C, H, W)
 
 
-class EditJob(NamedTuple):
-    """One image to make: the index of its input image, and a seed."""
-
-    image: int
-    seed: int
-
-
 def read_inputs(model: Model, path: Path, out: Path) -> InputImages:
     """Read an image file, or those of a folder, at the model's size and channels.
 
@@ -46,11 +39,7 @@ def read_inputs(model: Model, path: Path, out: Path) -> InputImages:
     spec, files = model.spec, image_files(path)
     images = [
         read_image(
-            file,
-            size=spec.size,
-            channels=spec.channels,
-            fit=spec.fit,
-            background=spec.background,
+            file, size=spec.size, channels=spec.channels, fit=spec.fit, background=spec.background
         )
         for file in files.values()
     ]
@@ -80,49 +69,42 @@ def title_with_condition(title: str, model: Model, cond: np.ndarray | None) -> s
     return f"{text}: {title}"
 
 
-def in_batches(
-    jobs: Sequence[EditJob], size: int, progress: Progress
-) -> Iterator[Sequence[EditJob]]:
-    """Yield `size` jobs at a time, and report (images done, of how many)."""
-    for i in range(0, len(jobs), size):
-        batch = jobs[i : i + size]
-        yield batch
-        progress(i + len(batch), len(jobs))
-
-
-def save_results(
-    results: np.ndarray,
-    folder: Path,
+def edit_to_folder(
+    edit: Callable[[list[int], list[int]], np.ndarray],
     inputs: InputImages,
-    jobs: Sequence[EditJob],
+    seeds: Sequence[int],
+    folder: Path,
     *,
     settings: Mapping[str, str],
     title: str,
+    batch_size: int,
+    progress: Progress,
     masks: np.ndarray | None = None,
 ) -> list[Path]:
-    """Write NAME-SEED.png for each job, and comparison.png: inputs, masked inputs, results.
+    """Edit each image with each seed: NAME-SEED.png, and comparison.png beside them.
 
-    results: uint8 (len(jobs), C, H, W), the seeds of an image in a row. masks: bool (N, H, W).
+    edit: indices of images, and a seed for each → uint8 (N,C,H,W); `batch_size` at a time. The
+    comparison shows inputs, masked inputs and results. masks: bool (N, H, W).
     """
-    names = [f"{inputs.names[job.image]}-{job.seed:06d}" for job in jobs]
+    jobs = [(i, seed) for i in range(len(inputs.names)) for seed in seeds]
+    results: list[np.ndarray] = []
+    for start in range(0, len(jobs), batch_size):
+        rows, of_rows = zip(*jobs[start : start + batch_size], strict=True)
+        results.extend(edit(list(rows), list(of_rows)))
+        progress(len(results), len(jobs))
+    names = [f"{inputs.names[i]}-{seed:06d}" for i, seed in jobs]
     metadata = [
-        {
-            **settings,
-            "image": inputs.names[job.image],
-            "seed": str(job.seed),
-            "software": "fromnoise",
-        }
-        for job in jobs
+        {**settings, "image": inputs.names[i], "seed": str(seed), "software": "fromnoise"}
+        for i, seed in jobs
     ]
-    pngs = save_pngs(results, folder, names, metadata)
+    pngs = save_pngs(np.stack(results), folder, names, metadata)
     cells: list[tuple[str, np.ndarray]] = []
-    each = len(jobs) // len(inputs.names)
     for i, name in enumerate(inputs.names[:SHOWN_ROWS]):
         cells.append((name, inputs.images[i]))
         if masks is not None:
             cells.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
-        for j in range(i * each, i * each + min(each, SHOWN_COLUMNS)):
-            cells.append((f"seed {jobs[j].seed}", results[j]))
+        of_image = results[i * len(seeds) :]
+        cells += [(f"seed {s}", x) for s, x in zip(seeds[:SHOWN_COLUMNS], of_image, strict=False)]
     comparison = grid_figure(
         np.stack([image for _, image in cells]),
         folder / "comparison.png",

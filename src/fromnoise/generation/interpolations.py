@@ -185,14 +185,12 @@ def _save(
     pngs = save_pngs(results.reshape(-1, *results.shape[2:]), folder, names)
     captions: list[str] = []
     shares = [f"λ = {share:.2f}" for share in fractions]
+    rows = results
+    if ends is not None:
+        rows = np.concatenate([ends[0][:, None], results, ends[1][:, None]], 1)
     for a, b in pairs[:SHOWN_ROWS]:
-        captions += [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"] if ends is None else []
-        captions += [a, *shares, b] if ends is not None else []
-    rows = (
-        results
-        if ends is None
-        else np.concatenate([ends[0][:, None], results, ends[1][:, None]], 1)
-    )
+        of_seeds = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"] if ends is None else []
+        captions += of_seeds or [a, *shares, b]
     first = rows[:SHOWN_ROWS]
     comparison = grid_figure(
         first.reshape(-1, *results.shape[2:]),

@@ -8,13 +8,11 @@ import numpy as np
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.generation.inputs import (
-    EditJob,
     Progress,
-    in_batches,
+    edit_to_folder,
     last_x,
     read_inputs,
     repeat_labels,
-    save_results,
     title_with_condition,
     to_x0,
 )
@@ -52,25 +50,22 @@ def vary_to_folder(
     model.guided_denoiser(config, 1, cond=repeat_labels(cond, 1))  # raises for unknown labels
     T = model.denoiser.schedule.T
     t = round(strength * T)
-    jobs = [EditJob(i, seed) for i in range(len(inputs.names)) for seed in seeds]
-    results = []
-    for batch in in_batches(jobs, batch_size, progress):
-        images, of_batch = inputs.images[[job.image for job in batch]], [job.seed for job in batch]
-        results.append(images if t == 0 else _vary(model, images, t, config, of_batch, cond))
-    return save_results(
-        np.concatenate(results),
-        folder,
+
+    def edit(rows: list[int], of_rows: list[int]) -> np.ndarray:
+        images = inputs.images[rows]
+        return images if t == 0 else _vary(model, images, t, config, of_rows, cond)
+
+    sampler, steps = config.sampler.name, str(config.steps)
+    title = f"noised to t = {t} of {T} (strength {strength:g}), then denoised"
+    return edit_to_folder(
+        edit,
         inputs,
-        jobs,
-        settings={
-            "edit": "vary",
-            "strength": f"{strength:g}",
-            "sampler": config.sampler.name,
-            "steps": str(config.steps),
-        },
-        title=title_with_condition(
-            f"noised to t = {t} of {T} (strength {strength:g}), then denoised", model, cond
-        ),
+        seeds,
+        folder,
+        settings={"edit": "vary", "strength": f"{strength:g}", "sampler": sampler, "steps": steps},
+        title=title_with_condition(title, model, cond),
+        batch_size=batch_size,
+        progress=progress,
     )
 
 

@@ -297,12 +297,7 @@ class Model:
         return file
 
 
-def load(
-    path: str | Path,
-    *,
-    weights: Weights | None = None,
-    device: str = "auto",
-) -> Model:
+def load(path: str | Path, *, weights: Weights | None = None, device: str = "auto") -> Model:
     """Load the model of a run folder (newest whole checkpoint), checkpoint or .safetensors file.
 
     weights: the moving average (`ema`, the default) or the `raw` ones; a file has only its own.
