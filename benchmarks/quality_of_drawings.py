@@ -1,4 +1,4 @@
-"""How good drawn images are: their Fréchet distance to Fashion-MNIST in the features of a classifier."""
+"""Fréchet distance of drawn images to Fashion-MNIST, in the features of a classifier."""
 
 import hashlib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -14,7 +14,7 @@ from fromnoise import ImageSet, open_images
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import detect_source
-from fromnoise.evaluation.features import check_installed, classifier_features, in_parts
+from fromnoise.evaluation.features import check_installed, classifier_features, extract_in_parts
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.intervals import Interval
@@ -78,7 +78,7 @@ def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
 def distance(images: np.ndarray, measure: Measure) -> Interval:
     """That of `fromnoise evaluate` (its `fid`), of uint8 (N, C, H, W)."""
     space = classifier_features(measure.classifier)
-    features = np.concatenate([part.features for _, part in in_parts(space, images)])
+    features = np.concatenate([part.features for _, part in extract_in_parts(space, images)])
     blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
     return frechet_scores(blocks, measure.reference.mean, measure.reference.covariance)[0]
 

@@ -17,7 +17,7 @@ from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.evaluation.fid import frechet_distance, merged, moments_of
+from fromnoise.evaluation.fid import frechet_distance, merge_moments, moments_of
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16
@@ -101,7 +101,7 @@ def sampling(
     with tempfile.TemporaryDirectory() as scratch:
         untrained = Model(build_denoiser(spec), spec)
         model = load(untrained.save(Path(scratch) / "model.safetensors"), device=device)
-    how = f"{model.precision}, batches of {batch_size}"
+    how = f"{model.auto_precision}, batches of {batch_size}"
     return Work(how, images, lambda: model.sample(range(images), batch_size=batch_size), device)
 
 
@@ -125,7 +125,7 @@ def frechet(*, count: int, width: int) -> Work:
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
 
     def once() -> float:
-        found = merged(*map(moments_of, np.array_split(made, BLOCKS)))
+        found = merge_moments(*map(moments_of, np.array_split(made, BLOCKS)))
         return frechet_distance(found.mean, found.covariance, mean, covariance)
 
     return Work(f"{BLOCKS} blocks", count, once)

@@ -63,14 +63,20 @@ def refused(cli, tmp_path, monkeypatch):
         ("training.stepz=5", "unknown key training.stepz; did you mean training.steps?"),
         ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 0"),
         ("training.steps=many", "training.steps = 'many': input should be a valid integer"),
-        ("training.steps", "'training.steps' is no override; write key=value"),
+        ("training.steps", "'training.steps' is no setting. Write KEY=VALUE"),
         ("network.channels=9", "channels must be an even number"),
         ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
         ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
-        ("diffusion.schedule={name: warmup, fraction: 0}", "schedule warmup: fraction must lie in"),
+        (
+            "diffusion.schedule={name: warmup, fraction: 0}",
+            "schedule = warmup: fraction must lie in",
+        ),
         ("diffusion.zero_terminal_snr=true", "ᾱ_T is 0.* Set diffusion.prediction to v or x0"),
         ("training.precision=fp16", "needs a GPU"),
-        ("training.device=abacus", "device 'abacus' cannot be used here"),
+        ("training.device=abacus", "device = 'abacus' is not available"),
+        ("stepz=5", "^unknown key stepz; did you mean steps?"),
+        ("times=uniform", "^training.times has a new name. Use training.noise_levels.$"),
+        ("diffusion.metric=mse", "^diffusion.metric has a new name. Use diffusion.loss.$"),
     ],
 )
 def test_a_wrong_setting(refused, recipe_file, override, said):
@@ -105,7 +111,7 @@ def test_a_folder_of_images_that_is_missing_or_has_none(refused, recipe_file, tm
 
 
 def test_a_model_that_cannot_be_sampled(refused, tmp_path):
-    assert "expected a run folder, a checkpoint folder or a" in refused("sample", tmp_path)
+    assert "Give a run folder, a checkpoint folder or a" in refused("sample", tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"\x08")
     assert "is not a valid .safetensors file" in refused("sample", tmp_path / "x.safetensors")
 
@@ -114,13 +120,17 @@ def test_a_model_that_cannot_be_sampled(refused, tmp_path):
     ("options", "said"),
     [
         (["--seeds", "9-3"], "runs backwards"),
-        (["--steps", 0], "steps must be 1..100, not 0"),
-        (["--sampler", "dpm"], "sampling.sampler 'dpm' is unknown; did you mean ddpm?"),
-        (["--variance", "small"], "variance belongs to ddpm; ddim takes eta"),
-        (["--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["--steps", 0], "steps = 0 is out of range. Use 1 to T = 100."),
+        (["--sampler", "dpm"], "sampling.sampler = 'dpm' is unknown; did you mean ddpm?"),
+        (["variance=small"], "variance is an option of ddpm, not of ddim. Options of ddim: eta"),
+        (["steps=5", "--steps", 5], "steps is given twice. Give it once."),
+        (["training.steps=5"], "training.steps has no effect on sampling. Remove it."),
+        (["steps=many"], "sampling.steps = 'many': input should be a valid integer"),
+        (["spacing=leading"], "sampling.spacing has a new name. Use sampling.timesteps."),
+        (["--device", "abacus"], "device = 'abacus' is not available"),
     ],
 )
-def test_a_wrong_way_of_sampling(refused, finished_run, options, said):
+def test_a_wrong_sampling_setting(refused, finished_run, options, said):
     assert said in refused("sample", finished_run, *options)
 
 
@@ -170,7 +180,7 @@ def test_the_installed_command_and_the_module_are_the_same(shell):
         [script, "train", "digits", "a"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == shell("train", "digits", "a")
-    assert done.stderr == "error: 'a' is no override; write key=value, as in training.steps=500\n"
+    assert done.stderr == "error: 'a' is no setting. Write KEY=VALUE, as in steps=500.\n"
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -185,9 +195,8 @@ def test_broken_files_are_named_skipped_and_counted(cli, recipe_file, images, tm
     assert read_log(tmp_path / "run")[-1]["epoch"] == pytest.approx(6 * 8 / 37)
 
 
-@pytest.mark.parametrize("strict", ["--strict", "data.strict=true"])
-def test_strict_makes_them_an_error(refused, recipe_file, images, strict):
-    line = refused("train", recipe_file, "--data", images, "--out", "run", strict)
+def test_strict_makes_them_an_error(refused, recipe_file, images):
+    line = refused("train", recipe_file, "--data", images, "--out", "run", "data.strict=true")
     assert "3 of 40 images cannot be read: 03.png: " in line
 
 
@@ -278,7 +287,7 @@ def test_conditions_of_a_model_without_labels_are_refused_as_such(cli, run, tmp_
     (tmp_path / "test.json").write_text('[["red cube"]]')
     code, _, err = cli("sample", run, "--conditions", tmp_path / "test.json")
     assert code == 2
-    assert "this model was trained without labels" in err
+    assert "this model is unconditional. Remove the label options." in err
     assert "exclude each other" in cli("sample", run, "--seeds", "0", "--num", 1).err
 
 
@@ -290,18 +299,18 @@ def test_autoguidance_by_an_earlier_checkpoint(cli, finished_run, tmp_path, refu
         *("--autoguidance", first, "--autoguidance-scale", 1.5),
     )
     assert code == 0
-    assert "ε = ε_weak + s·(ε − ε_weak) with s = 1.5, ε_weak of the model of step" in caplog.text
+    assert "ε = ε_weak + s·(ε − ε_weak) with s = 1.5, ε_weak of step 3; 1 is off" in caplog.text
     assert (tmp_path / "out/grid.png").is_file()
     assert "changes nothing" not in caplog.text
-    said = refused("sample", finished_run, "--autoguidance-scale", 2, "--out", "other")
-    assert "say with --autoguidance which weaker model makes ε_weak" in said
+    line = refused("sample", finished_run, "--autoguidance-scale", 2, "--out", "other")
+    assert line == "--autoguidance-scale has no effect. Add --autoguidance MODEL."
 
 
 def test_autoguidance_by_itself_is_said_to_change_nothing(cli, finished_run, tmp_path, caplog):
     how = ("--autoguidance", finished_run, "--num", 1, "--steps", 1, "--out", tmp_path / "out")
     assert cli("sample", finished_run, *how).code == 0
     [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "changes nothing and doubles the cost; give an earlier checkpoint" in line
+    assert "changes nothing and doubles the cost. Give an earlier checkpoint." in line
 
 
 def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, refused, caplog):
@@ -311,7 +320,7 @@ def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, 
     loaded.spec = loaded.spec.model_copy(update={"diffusion": diffusion})
     other = loaded.save(tmp_path / "other.safetensors")
     said = refused("sample", finished_run, "--autoguidance", other, "--out", tmp_path / "out")
-    assert "the same noise schedule and T" in said
+    assert "the weaker model has another noise schedule" in said
     assert "autoguidance: ε" not in caplog.text
 
 
@@ -319,9 +328,9 @@ def test_autoguidance_is_checked_before_it_is_announced(finished_run, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory, tiny_tree):
-    """A model of the ten digits after two steps; conditions to ask for; a classifier of other labels."""
-    home = tmp_path_factory.mktemp("asked")
+def conditional(tmp_path_factory, tiny_tree):
+    """A model of the ten digits after two steps; conditions; a classifier of other labels."""
+    home = tmp_path_factory.mktemp("conditional")
     tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
     tree["training"]["steps"] = 2
     fromnoise.train(tree, out=home / "run")
@@ -345,41 +354,58 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
         (["--class", "-3"], "there is no label '-3'. Did you mean 3?"),
         (["--labels", "3, -3"], "'3, -3' names the label '3' twice"),
         (["--compose", "3"], "'3' has no weight. Write label=number"),
-        (["--compose", "3=1", "--class", "3"], "exclude each other; give one"),
-        (["--compose", "3=1", "--guidance", "2", "--each-step"], "leave guidance out"),
-        (["--compose", "3=1", "--guidance", "2"], "leave guidance out"),
-        (["--class", "3", "--cycle-classes"], "exclude each other; give one"),
+        (["--compose", "3=1", "--class", "3"], "exclude each other. Give one."),
+        (["--compose", "3=1", "--guidance", "2", "--each-step"], "not a composition, or remove"),
+        (["--compose", "3=1", "--guidance", "2"], "not a composition, or remove guidance."),
+        (["--class", "3", "--cycle-classes"], "exclude each other. Give one."),
         (["--conditions", "none.json"], "none.json has no conditions. Add at least one"),
         (["--conditions", "empty.json"], "condition 2 of 2: [] is invalid. Write"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
-        (["--class", "3", "--guidance", "-1"], f"must be at least 0, not -1: it is s in {FORMULA}"),
-        (["--guidance", "2"], f"there is nothing to guide towards: {FORMULA}"),
-        (["--guidance", "2", "--each-step"], f"there is nothing to guide towards: {FORMULA}"),
-        (["--class", "3", "--guidance-interval", "x"], "write first-last t, as in 200-800"),
-        (["--class", "3", "--guidance-interval", "5-101"], "1 ≤ first ≤ last ≤ T = 100"),
         (
-            ["--class", "3", "--guidance", "2", "--guidance-interval", "45-55", "--steps", "3"],
-            "guidance_interval 45-55 has no effect: none of the 3 times",
+            ["--class", "3", "--guidance", "-1"],
+            f"guidance = -1 is out of range. Use s ≥ 0 in {FORMULA}",
+        ),
+        (["--guidance", "2"], f"guidance has no effect: {FORMULA} needs ε_c. Give labels"),
+        (
+            ["--guidance", "2", "--each-step"],
+            f"guidance has no effect: {FORMULA} needs ε_c. Give labels",
+        ),
+        (["--class", "3", "guidance=2", "guidance_interval=x"], "guided t, as in 200-800"),
+        (["--class", "3", "guidance=2", "guidance_interval=5-101"], "1 ≤ first ≤ last ≤ T = 100"),
+        (
+            ["--class", "3", "--guidance", "2", "guidance_interval=45-55", "--steps", "3"],
+            "guidance_interval = 45-55 has no effect: none of the 3 timesteps",
+        ),
+        (
+            ["--class", "3", "guidance_interval=5-50"],
+            f"guidance_interval has no effect: guidance is off, s = 1 in {FORMULA}",
         ),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_line_and_writes_nothing(refused, asked, arguments, said):
-    arguments = [asked / a if str(a).endswith(".json") else a for a in arguments]
-    assert said in refused("sample", asked / "run", *arguments)
+def test_an_impossible_request_is_one_line_and_writes_nothing(
+    refused, conditional, arguments, said
+):
+    arguments = [conditional / a if str(a).endswith(".json") else a for a in arguments]
+    assert said in refused("sample", conditional / "run", *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--labels", "3"], "this model was trained without labels, so it cannot be asked"),
-        (["--class", "3"], "this model was trained without labels"),
-        (["--cycle-classes"], "this model was trained without labels"),
-        (["--compose", "3=1"], "this model was trained without labels"),
-        (["--guidance", "2"], f"nothing to guide it by: {FORMULA}"),
+        (["--labels", "3"], "this model is unconditional. Remove the label options."),
+        (["--class", "3"], "this model is unconditional. Remove"),
+        (["--cycle-classes"], "this model is unconditional. Remove"),
+        (["--compose", "3=1"], "this model is unconditional. Remove"),
+        (
+            ["--guidance", "2"],
+            f"guidance has no effect: this model is unconditional, and {FORMULA}",
+        ),
     ],
 )
-def test_a_model_without_labels_is_asked_for_none(refused, finished_run, arguments, said):
+def test_label_options_of_an_unconditional_model_are_refused(
+    refused, finished_run, arguments, said
+):
     assert said in refused("sample", finished_run, *arguments)
 
 
@@ -387,30 +413,66 @@ def test_a_model_without_labels_is_asked_for_none(refused, finished_run, argumen
     ("arguments", "said"),
     [
         ([], "the model has 10, the classifier 2, and only one of them has 0, 1, 2, 3, …"),
-        (["--guidance", "1,-2"], "as in 1,2,3; ε = ε_∅ + s·"),
+        (["--guidance", "1,-2"], "--guidance '1,-2' is unreadable. Write 1,2,3."),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--classifier", "run"], "holds a diffusion model, not a classifier. Give the folder"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(refused, asked, arguments, said):
-    arguments = [asked / a if str(a).endswith((".json", "run")) else a for a in arguments]
-    classifier = [] if "--classifier" in arguments else ["--classifier", asked / "classifier"]
-    asking = [] if "--conditions" in arguments else ["--cycle-classes"]
-    line = refused("evaluate", asked / "run", *classifier, *asking, *arguments)
+def test_an_impossible_evaluation_is_one_line_and_writes_nothing(
+    refused, conditional, arguments, said
+):
+    arguments = [conditional / a if str(a).endswith((".json", "run")) else a for a in arguments]
+    classifier = [] if "--classifier" in arguments else ["--classifier", conditional / "classifier"]
+    line = refused("evaluate-labels", conditional / "run", *classifier, *arguments)
     assert said in line
-    assert not (asked / "run" / "evaluation").exists()
+    assert not (conditional / "run" / "evaluation").exists()
 
 
-def test_a_model_without_labels_is_not_evaluated(refused, finished_run, asked):
-    for more in (["--cycle-classes"], ["--conditions", asked / "clevr.json"]):
-        line = refused("evaluate", finished_run, "--classifier", asked / "classifier", *more)
+def test_a_model_without_labels_is_not_evaluated(refused, finished_run, conditional):
+    for more in ([], ["--conditions", conditional / "clevr.json"]):
+        line = refused(
+            "evaluate-labels", finished_run, "--classifier", conditional / "classifier", *more
+        )
         assert "this model is unconditional. Train one with data.labels=true" in line
 
 
-def test_the_formula_is_said_with_the_scale(asked, cli, caplog, tmp_path):
+def test_the_formula_is_said_with_the_scale(conditional, cli, caplog, tmp_path):
     caplog.set_level(logging.INFO)
     how = ["--num", 1, "--steps", 2, "--out", tmp_path]
-    assert cli("sample", asked / "run", "--class", "3", "--guidance", 2.5, *how).code == 0
+    assert cli("sample", conditional / "run", "--class", "3", "--guidance", 2.5, *how).code == 0
     assert f"{FORMULA} with s = 2.5; 1 is off" in caplog.text
-    assert cli("sample", asked / "run", "--compose", "3=2,4=-1", *how).code == 0
+    assert cli("sample", conditional / "run", "--compose", "3=2,4=-1", *how).code == 0
     assert "ε = ε_∅ + 2·(ε[3] − ε_∅) − 1·(ε[4] − ε_∅)" in caplog.text
+
+
+# ---- old names ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "new"),
+    [
+        (["judge", "train", "images"], "Use fromnoise classifier."),
+        (["judge"], "Use fromnoise classifier."),
+        (["sample", "RUN", "--eta", "0.5"], "--eta has a new name. Use eta=…."),
+        (["sample", "RUN", "--eta=0.5"], "--eta has a new name. Use eta=…."),
+        (["sample", "RUN", "--spacing", "leading"], "--spacing has a new name. Use timesteps=…."),
+        (["sample", "RUN", "--variance", "small"], "Use variance=…."),
+        (["sample", "RUN", "--clamp", "no"], "Use clamp=true, false or dynamic."),
+        (["sample", "RUN", "--guidance-interval", "2-8"], "Use guidance_interval=200-800."),
+        (["sample", "RUN", "--guidance-rescale", "0.7"], "Use guidance_rescale=…."),
+        (["sample", "RUN", "--precision", "fp32"], "Use precision=…."),
+        (["evaluate", "RUN", "--judge", "folder"], "--judge has a new name. Use --classifier."),
+        (["train", "digits", "--strict"], "Use data.strict=true."),
+        (["evaluate", "RUN", "--conditions", "f"], "Use fromnoise evaluate-labels."),
+        (["evaluate", "RUN", "--labels", "3"], "Use fromnoise evaluate-labels."),
+        (["evaluate", "RUN", "--cycle-classes"], "Use fromnoise evaluate-labels."),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(refused, arguments, new):
+    assert refused(*arguments).endswith(new)
+
+
+def test_debug_shows_the_traceback_of_an_old_name(shell):
+    code, _, err = shell("sample", "x", "--eta", "1", "--debug")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("--eta has a new name. Use eta=….")

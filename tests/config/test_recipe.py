@@ -282,7 +282,7 @@ def test_an_override_reaches_into_what_was_only_a_name_or_nothing():
 
 
 def test_an_override_below_a_value_is_refused():
-    with pytest.raises(ConfigError, match="steps is a value and has no key more. Set"):
+    with pytest.raises(ConfigError, match=r"steps is a value and has no key more\. Set"):
         small(training__steps__more=1)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as library
 
-from fromnoise.evaluation import evaluate as evaluating
+from fromnoise.evaluation.evaluate import evaluate
 
 COUNT = 44
 
@@ -53,7 +53,7 @@ def test_all_scores_are_those_of_its_command(random_inception, tmp_path):
     command += ["--input1", str(made), "--input2", str(real)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     theirs = json.loads(finished.stdout)
-    _, folder = evaluating.as_a_set(
+    _, folder = evaluate(
         made,
         reference=str(real),
         features_weights=random_inception,

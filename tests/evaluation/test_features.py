@@ -12,7 +12,7 @@ from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
     ExtractorError,
     classifier_features,
-    in_parts,
+    extract_in_parts,
     open_extractor,
     select_extractor,
 )
@@ -80,18 +80,18 @@ def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
             assert x.dtype == torch.uint8
             return (x.float().mean(dim=(2, 3)) * self.scale,)
 
-    monkeypatch.setattr(extractors, "AT_A_TIME", 4)
+    monkeypatch.setattr(extractors, "BATCH_SIZE", 4)
     features, logits = extractors._in_batches(Mean())(IMAGES[:, :1])
     expected = IMAGES[:, 0].mean(axis=(1, 2))
     np.testing.assert_allclose(features, np.stack([expected] * 3, axis=1), rtol=1e-6)
     assert logits is None
 
 
-def test_features_come_in_parts_and_are_counted(monkeypatch):
+def test_features_come_extract_in_parts_and_are_counted(monkeypatch):
     monkeypatch.setattr(extractors, "PART", 4)
     done = []
     pixels = open_extractor("pixels", (3, 8, 8), device=CPU)
-    parts = list(in_parts(pixels, IMAGES, lambda *of: done.append(of)))
+    parts = list(extract_in_parts(pixels, IMAGES, lambda *of: done.append(of)))
     assert done == [(4, 9), (8, 9), (9, 9)]
     together = np.concatenate([part.features for _, part in parts])
     np.testing.assert_array_equal(together, pixels.extract(IMAGES).features)
@@ -105,7 +105,7 @@ def test_features_that_are_not_finite_are_refused():
 
     broken = extractors.Extractor("pixels", 2, "", "none", extract)
     with pytest.raises(ExtractorError, match="NaN or infinite, for 1 of the images 0-8"):
-        next(in_parts(broken, IMAGES))
+        next(extract_in_parts(broken, IMAGES))
 
 
 def no_network(*_, **__):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fromnoise.evaluation.intervals import around, mean_interval, share_interval
+from fromnoise.evaluation.intervals import mean_interval, share_interval, student_interval
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ def test_shares_have_wilsons_interval(hits, n, low, high):
 
 @pytest.mark.parametrize(("parts", "quantile"), [(2, 12.706), (10, 2.262), (20, 2.093)])
 def test_students_quantiles_are_those_of_the_tables(parts, quantile):
-    assert around(5, 1, parts) == pytest.approx((5, 5 - quantile, 5 + quantile), abs=5e-4)
+    assert student_interval(5, 1, parts) == pytest.approx((5, 5 - quantile, 5 + quantile), abs=5e-4)
 
 
 @pytest.mark.parametrize("n", [3, 30])

@@ -271,7 +271,7 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
     model, classifier = model_of(names, size), classifier_of(classified)
     prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
     with pytest.raises(ValueError, match=message):
-        score_labels(model, classifier, prompts, out, scales=[1.0])
+        evaluate_labels(model, classifier, prompts, out, [model.sampling_config()])
     assert not out.exists()
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fromnoise.evaluation import fid as moments
-from fromnoise.evaluation.fid import merged, moments_of, without
+from fromnoise.evaluation.fid import merge_moments, moments_of, subtract_moments
 
 
 def features(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -13,7 +13,7 @@ def features(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 40, 1000])
 def test_the_moments_are_numpys_however_many_come_at_a_time(at_a_time, monkeypatch):
-    monkeypatch.setattr(moments, "AT_A_TIME", at_a_time)
+    monkeypatch.setattr(moments, "CHUNK", at_a_time)
     x = features(40, 5)
     found = moments_of(x)
     assert found.n == 40
@@ -30,9 +30,12 @@ def test_a_covariance_of_one_feature_is_a_matrix():
 def test_parts_make_the_whole_and_what_is_taken_out_is_gone():
     x = features(60, 4)
     parts = [moments_of(part) for part in np.split(x, [7, 30])]
-    whole = merged(*parts)
+    whole = merge_moments(*parts)
     np.testing.assert_allclose(whole.covariance, moments_of(x).covariance, rtol=1e-9)
-    rest, expected = without(whole, parts[1]), moments_of(np.delete(x, np.s_[7:30], axis=0))
+    rest, expected = (
+        subtract_moments(whole, parts[1]),
+        moments_of(np.delete(x, np.s_[7:30], axis=0)),
+    )
     assert rest.n == expected.n == 37
     np.testing.assert_allclose(rest.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(rest.covariance, expected.covariance, rtol=1e-7, atol=1e-9)

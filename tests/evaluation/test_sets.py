@@ -92,7 +92,7 @@ def test_bits_are_a_command_of_their_own(cli, run, tmp_path):
 
 def test_likelihood_shows_its_progress(cli, run, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "fromnoise")
-    monkeypatch.setattr(likelihood, "MOST", 130)
+    monkeypatch.setattr(likelihood, "MAX_IMAGES", 130)
     assert cli("likelihood", run, "--out", tmp_path / "out").code == 0
     lines = [line for line in caplog.messages if line.startswith("images: ")]
     assert lines == [f"images: {n} of 130" for n in (64, 128, 130)]
@@ -105,7 +105,7 @@ def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, m
     monkeypatch.setattr(fromnoise.model.model.Model, "sample", never)
     monkeypatch.setattr(features, "open_extractor", never)
     monkeypatch.setattr(reference, "reference_of", never)
-    monkeypatch.setattr(likelihood, "MOST", 30)
+    monkeypatch.setattr(likelihood, "MAX_IMAGES", 30)
     code, out, err = cli("likelihood", run)
     assert code == 0, err
     folder = run / "evaluation" / f"likelihood-{fromnoise.load(run).spec.step:06d}-ema"
@@ -289,6 +289,24 @@ def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_pa
     record = evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
     assert record["missing"]["kid"] == "of another size"
     assert {"fid", "precision"} <= set(record["scores"])
+
+
+def test_a_metric_of_ones_own_is_one_line_in_the_dict(cli, run, tmp_path, monkeypatch):
+    def brightness(subject):
+        mean = float(subject.generated.images.mean())
+        assert subject.features.shape == (66, 64)
+        return {"scores": {"brightness": {"value": mean, "low": mean - 1, "high": mean + 1}}}
+
+    monkeypatch.setitem(set_evaluation.METRICS, "mine", brightness)
+    how = [*QUICK, "--metrics", "mine,fid", "--out", tmp_path / "out"]
+    code, out, err = cli("evaluate", run, *how)
+    assert code == 0, err
+    record = written(tmp_path / "out")
+    mean = fromnoise.load(run).sample(range(66), steps=2).double().mean().item()
+    assert record["scores"]["brightness"]["value"] == pytest.approx(mean)
+    assert {"brightness", "fid"} <= set(record["scores"])
+    assert record["seconds"]["mine"] >= 0
+    assert f"| brightness | {mean:.4g} | {mean - 1:.4g} to {mean + 1:.4g} |" in out
 
 
 def test_sub_folders_are_no_blocks():

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,17 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import evaluate as evaluating
-from fromnoise.evaluation import opening, sweep
+from fromnoise.evaluation import features, reference, sweep
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.sweep import Row, best, front, table
+from fromnoise.evaluation.sweep_table import (
+    Row,
+    best,
+    front,
+    migrate_extractor,
+    read_rows,
+    relative_distance,
+    table,
+)
 
 
 def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):
@@ -39,21 +47,20 @@ def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_near
 
 def test_the_table_has_the_fastest_first_and_the_front_bold():
     rows = [row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)]
-    reference = {"what": "digits, train", "count": 1797}
-    said = table(rows, "pixels", num=1000, reference=reference)
+    said = table(rows, "pixels", num=1000, reference={"what": "digits, train", "count": 1797})
     heads = [line.split("|")[1].strip() for line in said.splitlines()[:5]]
     assert heads == ["sampler and steps", "---", "**ddim 10**", "**ddim 20**", "ddim 30"]
     times = [line.split("|")[4].strip() for line in said.splitlines()[2:5]]
     assert times == ["", "1 [1, 1]", ""]  # of rows from before there were blocks
-    assert "1,000 images in each way, timed once; 1,797 real images: digits, train." in said
+    assert "1,000 images per row, timed once; 1,797 real images: digits, train." in said
 
 
 def test_how_many_times_as_far_as_the_nearest_by_the_same_seeds():
     near, far = np.linspace(4, 6, 20), 1.5 * np.linspace(4, 6, 20)
     rows = [row(1, 7.5)._replace(left_out=far.tolist()), row(2, 5)._replace(left_out=near.tolist())]
-    assert sweep.relative_distance(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
+    assert relative_distance(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
     shuffled = rows[0]._replace(left_out=far[::-1].tolist())
-    found = sweep.relative_distance(shuffled, [shuffled, rows[1]])
+    found = relative_distance(shuffled, [shuffled, rows[1]])
     assert found.low < 1.2 < 1.8 < found.high
 
 
@@ -71,7 +78,7 @@ QUICK = ("--extractor", "pixels", "--num-images", 66)
 def test_a_sweep_from_end_to_end(cli, run, tmp_path):
     code, out, err = cli(
         *("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "2,5,2"),
-        *("--save-best", tmp_path / "best.safetensors", "--precision", "fp32"),
+        *("--save-best", tmp_path / "best.safetensors", "precision=fp32"),
     )
     assert code == 0, err
     step = fromnoise.load(run).spec.step
@@ -87,8 +94,8 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
 
     # the same numbers as an evaluation of the same seeds in the same way
     how = [*QUICK, "--metrics", "fid", "--sampler", "ddim", "--steps", 5, "--out", tmp_path / "one"]
-    how += ["--precision", "fp32"]
-    assert written["precision"] == "fp32"
+    how += ["precision=fp32"]
+    assert [config["precision"] for config in written["sampling"]] == ["fp32"] * 4
     assert cli("evaluate", run, *how).code == 0
     alone = json.loads((tmp_path / "one" / "metrics.json").read_text(encoding="utf-8"))
     assert written["rows"][3]["fid"] == pytest.approx(alone["scores"]["fid"], rel=1e-6)
@@ -103,15 +110,15 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
-    drawn, real = [], sweep.draw
+    drawn, generate_images = [], sweep.generate_images
 
-    def stopped(model, num, *, sampler, steps, **more):
-        drawn.append((sampler, steps))
+    def stopped(model, num, config, **options):
+        drawn.append((config.sampler.name, config.steps))
         if len(drawn) == 3:
             raise MemoryError("stopped")
-        return real(model, num, sampler=sampler, steps=steps, **more)
+        return generate_images(model, num, config, **options)
 
-    monkeypatch.setattr(sweep, "draw", stopped)
+    monkeypatch.setattr(sweep, "generate_images", stopped)
     command = ("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "1,2")
     assert cli(*command).code == 1
     [folder] = (run / "evaluation").iterdir()
@@ -143,12 +150,61 @@ def figures(row: dict) -> tuple:
     )  # and not whether it is on the front by now
 
 
+EVALUATIONS = Path(__file__).parents[1] / "stored" / "plain" / "evaluation"
+STORED = EVALUATIONS / "sweep-000011-fp32-pixels-80"
+
+
+def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_path):
+    file = json.loads((STORED / "sweep.json").read_text(encoding="utf-8"))
+    assert {"ways", "precision"} <= set(file)  # the names of that version
+    facts = {key: file[key] for key in ("versions", "model", "weights", "step", "device")}
+    facts |= {key: file[key] for key in ("count", "batch_size", "reference", "extractor")}
+    facts["sampling"] = [
+        {
+            "sampler": sampler,
+            "steps": steps,
+            "timesteps": "leading",
+            "clamp": True,
+            "guidance": 1.0,
+            "guidance_interval": None,
+            "guidance_rescale": 0.0,
+            "precision": "fp32",
+        }
+        for sampler in ({"name": "ddpm", "variance": "small"}, {"name": "ddim", "eta": 0.0})
+        for steps in (2, 5)
+    ]
+    rows = read_rows(STORED, facts)
+    assert [(row.sampler, row.steps) for row in rows] == [
+        ("ddpm", 2),
+        ("ddpm", 5),
+        ("ddim", 2),
+        ("ddim", 5),
+    ]
+    for row, stored in zip(rows, file["rows"], strict=True):
+        assert figures(row._asdict() | {"fid": row.fid._asdict()}) == figures(stored)
+    facts["sampling"][0]["timesteps"] = "trailing"
+    with pytest.raises(ConfigError, match="has a sweep with another sampling. Give another --out"):
+        read_rows(STORED, facts)
+
+
+def test_todays_facts_have_the_names_that_an_earlier_sweep_is_migrated_to(run):
+    model = fromnoise.load(run)
+    configs = sweep.sweep_configs(model, ["ddim"], [2], [], guided=False)
+    pixels = features.pixels((1, 8, 8))
+    facts = sweep.sweep_facts(model, configs, {}, pixels, num=80, batch_size=64)
+    file = json.loads((STORED / "sweep.json").read_text(encoding="utf-8"))
+    assert set(facts) - {"sampling"} <= set(file)
+    assert set(facts["sampling"][0]) == {*file["ways"][0], "precision", "timesteps"} - {"spacing"}
+    assert migrate_extractor(file["extractor"]) == facts["extractor"]
+    assert migrate_extractor({"name": "judge", "width": 512})["name"] == "classifier"
+
+
 @pytest.fixture(scope="module")
 def swept(finished_run, tmp_path_factory):
     """A run and its sweep, not to be written to."""
     home = tmp_path_factory.mktemp("swept")
     shutil.copytree(finished_run, home / "run")
-    evaluating.sweep_a_model(
+    sweep.sweep_to_folder(
         home / "run", samplers=["ddim"], steps=[1], num=66, extractor="pixels", out=home / "sweep"
     )
     return home
@@ -157,11 +213,13 @@ def swept(finished_run, tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        (["--steps", "1,2"], "ways"),
-        (["--samplers", "ddpm"], "ways"),
+        (["--steps", "1,2"], "sampling"),
+        (["--samplers", "ddpm"], "sampling"),
         (["--num-images", "67"], "count"),
         (["--batch-size", "7"], "batch_size"),
         (["--weights", "raw"], "model, weights"),
+        (["eta=0.5"], "sampling"),
+        (["precision=bf16"], "sampling"),
         (["--reference", "other.npz"], "reference"),
     ],
 )
@@ -173,23 +231,23 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     same = ["--samplers", "ddim", "--steps", "1", *QUICK, "--out", "sweep"]
     files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
     assert cli("sweep", "run", *same).code == 0
-    for name in ("draw", "in_parts"):
+    for name in ("generate_images", "extract_in_parts"):
         monkeypatch.setattr(sweep, name, None)
-    monkeypatch.setattr(opening, "reference_of", None)
+    monkeypatch.setattr(reference, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert f"/sweep has a sweep that differs in {differs}; give another --out" in err
+    assert f"/sweep has a sweep with another {differs}. Give another --out" in err
     assert files == {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
 
 
 def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
     for content in ("[]", "{}"):
         (tmp_path / "sweep.json").write_text(content)
-        with pytest.raises(ConfigError, match="differs in count"):
-            sweep.read_rows(tmp_path, {"count": 1})
+        with pytest.raises(ConfigError, match="a sweep with another count"):
+            read_rows(tmp_path, {"count": 1})
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(DataError, match=r"sweep\.json is not JSON that can be read"):
-        sweep.read_rows(tmp_path, {"count": 1})
+    with pytest.raises(DataError, match=r"sweep\.json is not valid JSON"):
+        read_rows(tmp_path, {"count": 1})
 
 
 def test_without_labels_to_ask_for_no_scale_is_swept_and_the_models_own_stays(
@@ -204,7 +262,7 @@ def test_without_labels_to_ask_for_no_scale_is_swept_and_the_models_own_stays(
     plain, best_file = ("--reference", tmp_path / "plain.npz"), tmp_path / "best.safetensors"
     code, _, err = cli(*line, *plain, "--guidance", "1,2")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "so there is nothing to guide towards; leave --guidance out" in err
+    assert "lack the labels of the model. Remove --guidance, or use --reference train." in err
     assert not (tmp_path / "out").exists()
     assert cli(*line, *plain, "--save-best", best_file).code == 0
     [row] = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
@@ -219,13 +277,19 @@ def smallest(written: dict) -> dict:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--steps", "5,200"], "steps must be 1..100, not 200"),
-        (["--steps", "5,x"], "steps '5,x' cannot be read; write 5,10,20,50,100"),
+        (["--steps", "5,200"], "steps = 200 is out of range. Use 1 to T = 100."),
+        (["--steps", "5,x"], "--steps '5,x' is unreadable. Write 5,10,20."),
         (["--samplers", "ddim,dpm"], "sampling.sampler"),
-        (["--guidance", "1,2"], "this model was trained without labels"),
+        (["--guidance", "1,2"], "lack the labels of the model. Remove --guidance"),
+        (["eta=0.5"], "eta is an option of ddim, not of ddpm"),
+        (["steps=5"], "steps has no effect: this command sets it. Remove it."),
+        (["--precision", "fp32"], "--precision has a new name. Use precision=…."),
         (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
-        (["--save-best", "best.txt"], "--save-best best.txt does not end in .safetensors"),
-        (["--save-best", "made.safetensors"], "is there already; give --save-best a new name"),
+        (
+            ["--save-best", "best.txt"],
+            "--save-best best.txt is no model file. Name it FILE.safetensors.",
+        ),
+        (["--save-best", "made.safetensors"], "made.safetensors exists. Give a new name."),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, monkeypatch):

@@ -18,24 +18,6 @@ def folder_of(model, path, cond=None, compose=None, autoguidance=None, **overrid
     return default_folder(model, path, config, Conditioning(cond, compose, autoguidance))
 
 
-def test_an_image_says_how_it_was_made(model, tmp_path, write_samples):
-    [file] = write_samples(model, [7], tmp_path, steps=3, eta=0.5)
-    with Image.open(file) as image:
-        said = image.text
-    assert said == {
-        "sampler": "ddim",
-        "clamp": "True",
-        "eta": "0.5",
-        "steps": "3",
-        "timesteps": "trailing",
-        "weights": "ema",
-        "precision": model.auto_precision,
-        "trained steps": "6",
-        "seed": "7",
-        "software": "fromnoise",
-    }
-
-
 def test_samples_go_into_the_run_and_never_into_a_checkpoint(model, finished_run, tmp_path):
     expected = finished_run / "samples" / "000006-ema-ddim-5"
     assert folder_of(model, finished_run) == expected

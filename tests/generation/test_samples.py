@@ -23,7 +23,25 @@ def test_images_alone(model, tmp_path, write_samples):
         assert np.array_equal(np.asarray(Image.open(file)), image[0].numpy())
 
 
-def test_every_output(model, tmp_path, write_samples):
+def test_an_image_says_how_it_was_made(model, tmp_path, write_samples):
+    [file] = write_samples(model, [7], tmp_path, steps=3, eta=0.5)
+    with Image.open(file) as image:
+        said = image.text
+    assert said == {
+        "sampler": "ddim",
+        "clamp": "True",
+        "eta": "0.5",
+        "steps": "3",
+        "timesteps": "trailing",
+        "weights": "ema",
+        "precision": model.auto_precision,
+        "trained steps": "6",
+        "seed": "7",
+        "software": "fromnoise",
+    }
+
+
+def test_everything_that_can_be_asked_for(model, tmp_path, write_samples):
     done = []
     files = write_samples(
         model,

@@ -101,41 +101,6 @@ def test_every_step_is_shown_from_the_noise_to_the_image(model):
     assert all(step.x0.abs().max() <= 1 for step in steps)
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"sampler": "dddim"}, "sampler 'dddim' is unknown; did you mean ddim"),
-        ({"timesteps": "even"}, "timesteps 'even' is unknown; known: karras, leading, linspace"),
-        ({"steps": 0}, "steps must be 1..50, not 0"),
-        ({"steps": 51}, "steps must be 1..50, not 51"),
-        ({"etta": 1}, "unknown key sampling.sampler.etta; did you mean sampling.sampler.eta"),
-        ({"sampler": "ddpm", "eta": 1}, "^eta belongs to ddim; ddpm takes variance$"),
-        ({"variance": "small"}, "^variance belongs to ddpm; ddim takes eta$"),
-        (
-            {"sampler": "dpm++", "variance": "large"},
-            r"^variance belongs to ddpm; dpm\+\+ takes no options$",
-        ),
-        ({"sampler": "ddpm", "variance": "huge"}, "'small' or 'large'"),
-        ({"eta": "much"}, "sampling.sampler.eta = 'much'"),
-        ({"eta": float("nan")}, "finite"),
-    ],
-    ids=str,
-)
-def test_a_wrong_way_of_sampling_is_refused(model, how, said):
-    with pytest.raises(ValueError, match=said):
-        model.sample([0], **how)
-
-
-def test_what_is_not_said_is_what_is_stored(model):
-    plan = model.sampling_plan()
-    assert (plan.sampler.name, plan.steps, plan.timesteps) == ("ddim", 4, "trailing")
-    assert model.sampling_plan(eta=0.5, steps=9).sampler.options == {"eta": 0.5}
-    many = Model(
-        model.denoiser, model.spec.model_copy(update={"sampling": SamplingConfig(steps=1000)})
-    )
-    assert many.sampling_plan().steps == 50
-
-
 def test_bytes_and_numbers_are_inverse():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(levels)), levels)
@@ -246,7 +211,7 @@ def test_averaged_and_raw_weights(finished_run):
 def test_a_file_has_only_its_own_weights(finished_run):
     file = finished_run / "checkpoints" / "000006" / "model.safetensors"
     assert fromnoise.load(file, device="cpu").spec.weights == "raw"
-    with pytest.raises(CheckpointError, match=r"holds the raw weights, not the ema ones"):
+    with pytest.raises(CheckpointError, match=r"has raw weights\. Remove --weights ema"):
         fromnoise.load(file, weights="ema")
 
 
@@ -266,14 +231,14 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(run):
         fromnoise.load(checkpoint)
 
 
-EXPECTED = "expected a run folder, a checkpoint folder or a .safetensors file$"
+EXPECTED = r"Give a run folder, a checkpoint folder or a \.safetensors file\.$"
 
 
 def test_what_is_no_model(tmp_path, run):
-    with pytest.raises(CheckpointError, match=rf"there is nothing at /.*/none; {EXPECTED}"):
+    with pytest.raises(CheckpointError, match=rf"there is no model at /.*/none\. {EXPECTED}"):
         fromnoise.load(tmp_path / "none")
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match=rf"run has no checkpoint; {EXPECTED}"):
+    with pytest.raises(CheckpointError, match=rf"run has no checkpoint\. {EXPECTED}"):
         fromnoise.load(run)
 
 
@@ -311,12 +276,12 @@ def of_version(version):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda _: {}, "was not written by fromnoise"),
-        (lambda _: {METADATA_KEY: "{"}, "its metadata cannot be read"),
-        (lambda _: {METADATA_KEY: "[]"}, "its metadata cannot be read"),
-        (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "its metadata cannot be read"),
+        (lambda _: {}, "has no model metadata"),
+        (lambda _: {METADATA_KEY: "{"}, "has unreadable metadata"),
+        (lambda _: {METADATA_KEY: "[]"}, "has unreadable metadata"),
+        (lambda _: {METADATA_KEY: '{"format_version": 1}'}, "has unreadable metadata"),
         (of_version(2), "has format version 2, but this fromnoise reads versions up to 1"),
-        (with_network(name="transformer"), "network 'transformer' is unknown.*later fromnoise"),
+        (with_network(name="transformer"), "network = 'transformer' is unknown.*later fromnoise"),
         (with_network(registers=4), "network.registers.*later fromnoise"),
     ],
     ids=["foreign", "broken", "list", "empty", "newer", "network", "option"],
@@ -359,12 +324,12 @@ def test_weights_that_are_not_those_of_the_network(model, tmp_path):
     file = model.save(tmp_path / "model.safetensors")
     _, metadata = read_tensors(file)
     save_file({"stem.weight": torch.zeros(1)}, file, dict(metadata))
-    with pytest.raises(CheckpointError, match="does not hold what it says it holds"):
+    with pytest.raises(CheckpointError, match="has other weights than its metadata says"):
         fromnoise.load(file)
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+    with pytest.raises(ValueError, match="device = 'abacus' is not available"):
         select_device("abacus")
 
 
@@ -374,9 +339,9 @@ def test_options_that_are_not_in_a_file_have_their_defaults(model, tmp_path):
         del spec["network"]["learned_variance"]
         return {METADATA_KEY: json.dumps(spec)}
 
-    again = fromnoise.load(rewritten(model, tmp_path, old), device="cpu", precision="fp32")
+    again = fromnoise.load(rewritten(model, tmp_path, old), device="cpu")
     assert again.spec.network == model.spec.network
-    assert torch.equal(again.sample([3]), model.sample([3]))
+    assert torch.equal(again.sample([3], precision="fp32"), model.sample([3]))
 
 
 def test_weights_that_are_not_finite_are_no_model(model, tmp_path):
@@ -384,7 +349,7 @@ def test_weights_that_are_not_finite_are_no_model(model, tmp_path):
     tensors, metadata = read_tensors(file)
     tensors = {**tensors, "out.bias": torch.full_like(tensors["out.bias"], torch.nan)}
     save_file(tensors, file, dict(metadata))
-    with pytest.raises(CheckpointError, match=r"out\.bias in it is not finite"):
+    with pytest.raises(CheckpointError, match=r"out\.bias is not finite"):
         fromnoise.load(file)
 
 
@@ -403,8 +368,8 @@ def test_a_model_is_saved_whole_or_not_at_all(model, tmp_path, monkeypatch):
 
 
 def test_rows_of_labels_and_the_batch_size_fit_or_are_refused(model):
-    with pytest.raises(ValueError, match="one row for each of the 2 images, not 3"):
+    with pytest.raises(ValueError, match="cond has 3 rows for 2 images"):
         model.sample([0, 1], cond=torch.zeros(3, 1), batch_size=1)
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"batch_size must be at least 1, not {size}"):
+        with pytest.raises(ValueError, match=f"batch_size = {size} is too small"):
             model.sample([0, 1], batch_size=size)

@@ -80,18 +80,20 @@ def test_precision_is_chosen_by_what_the_device_can_do(finished_run, monkeypatch
         monkeypatch.setattr(
             "fromnoise.model.precision.computes_in_bf16", lambda device, can=can: can
         )
-        assert load(finished_run, device="cpu").precision == expected
-        for asked in ("fp32", "bf16"):
-            assert load(finished_run, device="cpu", precision=asked).precision == asked
+        model = load(finished_run, device="cpu")
+        assert model.auto_precision == model.sampling_config().precision == expected
+        for precision in ("fp32", "bf16"):
+            assert model.sampling_config(precision=precision).precision == precision
+        assert model.sampling_config(precision="auto").precision == expected
 
 
 def test_bf16_changes_a_grey_level_or_few_and_what_is_saved_not_at_all(finished_run, tmp_path):
-    half, full = (load(finished_run, device="cpu", precision=p) for p in ("bf16", "fp32"))
-    made = [model.sample(range(4), steps=5).int() for model in (half, full)]
+    model = load(finished_run, device="cpu")
+    made = [model.sample(range(4), steps=5, precision=p).int() for p in ("bf16", "fp32")]
     assert (made[0] - made[1]).abs().float().mean() < 2
-    kept = load(half.save(tmp_path / "again.safetensors"), device="cpu", precision="fp32")
-    assert kept.same_weights(full)
-    assert torch.equal(kept.sample(range(4), steps=5).int(), made[1])
+    kept = load(model.save(tmp_path / "again.safetensors"), device="cpu")
+    assert kept.same_weights(load(finished_run, device="cpu"))
+    assert torch.equal(kept.sample(range(4), steps=5, precision="fp32").int(), made[1])
 
 
 def test_only_products_are_in_bf16():
@@ -122,4 +124,4 @@ def test_normalising_in_half_changes_no_more_than_rounding_does(name):
 
 def test_a_model_made_by_hand_samples_in_fp32(finished_run):
     made = load(finished_run, device="cpu")
-    assert Model(made.denoiser, made.spec).precision == "fp32"
+    assert Model(made.denoiser, made.spec).sampling_config().precision == "fp32"

@@ -22,7 +22,7 @@ def classifier_train(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
+            metavar="KEY=VALUE",
             help=f"e.g. size=64 or epochs=10; keys: {', '.join(ClassifierSettings.model_fields)}",
         ),
     ] = None,

@@ -15,7 +15,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="settings that the file lacks: size=64"),
+        typer.Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
     ] = None,
     format: Annotated[
         str | None, typer.Option(help=", ".join(FORMATS), show_default="detected")

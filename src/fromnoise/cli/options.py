@@ -9,12 +9,12 @@ from fromnoise.diffusion import SAMPLERS
 
 TrainingKeys = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="settings of training, or dotted: data.size=32"),
+    typer.Argument(metavar="KEY=VALUE", help="settings of training, or dotted: data.size=32"),
 ]
 SamplingKeys = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="settings of sampling: steps, sampler and its options (eta, variance), timesteps, "
         "clamp, guidance, guidance_interval, guidance_rescale, precision",
     ),

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.evaluation.copies import FEWEST
+from fromnoise.evaluation.copies import MIN_IMAGES
 from fromnoise.evaluation.features import Extractor, ExtractorError
 from fromnoise.evaluation.images import RunImages
 from fromnoise.evaluation.metrics import BLOCKS
 from fromnoise.evaluation.records import require_no_scores
 
-FEWEST_REAL = 2  # images, for a covariance
+MIN_REAL = 2  # images, for a covariance
 
 
 class Request(NamedTuple):
@@ -51,7 +51,7 @@ def check_enough_images(
     """
     counts = [("images", num, 2 * BLOCKS, "Use")]
     if num_real is not None:
-        counts.append(("real images", num_real, FEWEST_REAL, "Give --reference"))
+        counts.append(("real images", num_real, MIN_REAL, "Give --reference"))
     for what, count, fewest, use in counts:
         if count < fewest:
             raise ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
@@ -79,6 +79,8 @@ def reason_unavailable(metric: str, request: Request) -> str | None:
         case "copies":
             if training is None:
                 return unknown
-            if len(training.images) < FEWEST:
-                return f"{len(training.images)} training images are too few, {FEWEST} are needed"
+            if len(training.images) < MIN_IMAGES:
+                return (
+                    f"{len(training.images)} training images are too few, {MIN_IMAGES} are needed"
+                )
     return None

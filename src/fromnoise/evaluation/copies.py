@@ -1,8 +1,7 @@
-"""Are samples copies of training images? Only where unseen real images never come so near.
+"""Find samples that copy training images.
 
-Nothing but real images tells how near is too near: in some sets every image has a near twin. So
-the same figures are taken of real images that the model never saw, and from them a rule is made
-that one of a million of them would break.
+How near is too near depends on the data: in some sets every image has a near twin. So thresholds
+are fitted to real images that the model never saw, such that one in a million would be flagged.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,18 +13,18 @@ import numpy as np
 from fromnoise.evaluation.neighbours import Ranked, ranked_neighbours
 
 PIXELS = "pixels"
-AROUND = 10  # the rank of the neighbour that tells how far neighbours are around an image
-RARE = 1e-6  # the share of unseen images that each threshold may flag
-QUARTER, FEW = 0.25, 0.05  # the quantiles that give the law of the small figures
+KTH = 10  # rank of the neighbour that measures the local density
+FLAGGED_SHARE = 1e-6  # of unseen images, by each threshold
+QUARTER, FEW = 0.25, 0.05  # the quantiles that Weibull's law is fitted to
 FIGURES = ("distance", "ratio", "nearness")  # of `Figures`; each has a threshold
-FEWEST = 20  # real images; from fewer no threshold is made
-MOST_LEFT_OUT = 4096  # training images that stand in for held-out ones
+MIN_IMAGES = 20  # real images that a threshold is fitted to
+MAX_LEFT_OUT = 4096  # training images that replace missing held-out images
 
 
 class Space(NamedTuple):
-    """Features of every image, in which distances are measured; each (·, D), any real dtype.
+    """Features of all images, in which distances are measured; each (·, D), any real dtype.
 
-    Where there are no held-out images, `held_out` are training images: rows `left_out` of them.
+    Without held-out images, `held_out` are the training images of `left_out_rows`.
     """
 
     name: str  # as in "in pixels", "in the classifier's features"
@@ -37,9 +36,9 @@ class Space(NamedTuple):
     unit: float = 1.0  # the distance that is reported as 1
 
 
-def left_out(num_train: int) -> np.ndarray:
-    """The training images, int64 (L,), that stand in for held-out ones: evenly spread."""
-    return np.linspace(0, num_train - 1, min(MOST_LEFT_OUT, num_train)).round().astype(np.int64)
+def left_out_rows(num_train: int) -> np.ndarray:
+    """Return the rows of evenly spaced training images that replace held-out ones: int64 (L,)."""
+    return np.linspace(0, num_train - 1, min(MAX_LEFT_OUT, num_train)).round().astype(np.int64)
 
 
 def space_of(
@@ -51,8 +50,8 @@ def space_of(
     *,
     unit: float = 1.0,
 ) -> Space:
-    """The space of features that a function makes of images, uint8 (·, C, H, W) → (·, D)."""
-    real = train[left_out(len(train))] if held_out is None else held_out
+    """Return the space of a function that maps images uint8 (·, C, H, W) to features (·, D)."""
+    real = train[left_out_rows(len(train))] if held_out is None else held_out
     return Space(
         name,
         features(samples),
@@ -71,101 +70,100 @@ def check_copies(
     *,
     spaces: Sequence[Space] = (),
 ) -> "CopyCheck":
-    """Look for copies of training images, in pixels and in further spaces.
+    """Find copies of training images, in pixels and in further spaces.
 
-    Three figures are taken of each image: its distance d_1 to the nearest training image, the ratio
-    d_1/d_2 to the second nearest, and its nearness d_1/d_k to the k-th, k = 10 or, among fewer
-    images, the last (in place of Carlini et al. 2023, who divide by half the mean of the 50
-    nearest). d_1 alone would take images with little on them for copies; d_1/d_2 finds the most,
-    but not the copy of an image that has a twin in the training set, which d_1/d_k finds. A sample
-    is a copy where any figure, in any space, is at most its threshold. Mirrored training images
-    count too.
+    Each image has three figures: its distance d_1 to the nearest training image, the ratio d_1/d_2
+    to the second nearest, and its nearness d_1/d_k to the k-th, k = 10, or the last of fewer images
+    (Carlini et al. 2023 divide by half the mean of the 50 nearest instead). d_1 alone would flag
+    images with little content. d_1/d_2 finds the most copies, but not that of an image with a twin
+    in the training set, which d_1/d_k finds. A sample is a copy if any figure, in any space, is at
+    most its threshold. Mirrored training images count too.
 
-    The threshold: points that are scattered in D dimensions lie at distances to the nearest with
-    P(d_1 ≤ d) = 1 − exp(−c d^D), Weibull's law, and of the two quotients P falls with the same
+    The threshold: for points scattered in D dimensions, the distance to the nearest follows
+    Weibull's law, P(d_1 ≤ d) = 1 − exp(−c d^D), and P of the two quotients falls with the same
     power D where they are small. The line through the 25 % and the 5 % quantile of real images'
-    figures, in log d over log(−log(1 − P)), is followed down to P = 10⁻⁶. One real image in a
-    hundred that is itself a copy does not move it much. From fewer than 20 images no line is made,
-    and the threshold is 0: only what is equal is a copy.
+    figures, in log d over log(−log(1 − P)), is extrapolated to P = 10⁻⁶. One real image in a
+    hundred that is itself a copy changes it little. With fewer than 20 images the threshold is 0:
+    only equal images are copies.
 
     Args:
         samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3.
-        held_out: real images that were not trained on, uint8 (L, C, H, W). None: training images,
-            at most 4,096, each compared with all others.
-        spaces: further features of the same images, such as `space_of` makes.
+        held_out: real images that were not trained on, uint8 (L, C, H, W). None: at most 4,096
+            training images, each compared with all others.
+        spaces: further features of the same images, see `space_of`.
 
     Returns:
         Distances in pixels are root mean squares over the numbers of an image, in [0, 1].
 
     Raises:
-        ValueError: wrong dtype, sizes that differ, too few images, or a space of other images.
+        ValueError: wrong dtype, differing sizes, too few images, or a space of other images.
     """
     _check_images(samples, train, held_out)
-    rows = left_out(len(train)) if held_out is None else None
+    rows = left_out_rows(len(train)) if held_out is None else None
     unit = 255 * np.prod(train.shape[1:]) ** 0.5
     pixels = space_of(PIXELS, _flat, samples, train, held_out, unit=float(unit))
     spaces = [pixels, *spaces]
     _check_spaces(spaces)
     return CopyCheck(
         num_train=len(train),
-        left_out=rows is not None,
+        leave_one_out=rows is not None,
         spaces={space.name: _check_space(space, rows) for space in spaces},
     )
 
 
-def rare_threshold(figures: np.ndarray, *, share: float = RARE) -> float:
-    """The value that a share of images should fall below, by Weibull's law; see `check_copies`.
+def rare_threshold(figures: np.ndarray, *, share: float = FLAGGED_SHARE) -> float:
+    """Return the value that a share of images falls below, by Weibull's law; see `check_copies`.
 
-    figures: of real images (L,), ≥ 0. Below the smaller quantile, and 0 where there is no law to
-    see: few images, or the smaller quantile 0 or equal to the larger one.
+    figures: of real images (L,), ≥ 0. Returns 0 for few images, and if the smaller quantile is 0 or
+    equal to the larger one.
     """
     few, quarter = np.quantile(figures, (FEW, QUARTER))
-    if len(figures) < FEWEST or few in (0, quarter):
+    if len(figures) < MIN_IMAGES or few in (0, quarter):
         return 0.0
-    at = np.log(-np.log1p(-np.array([share, FEW, QUARTER])))
-    slope = np.log(quarter / few) / (at[2] - at[1])  # 1/D
-    return float(few * np.exp(slope * (at[0] - at[1])))
+    x = np.log(-np.log1p(-np.array([share, FEW, QUARTER])))
+    slope = np.log(quarter / few) / (x[2] - x[1])  # 1/D
+    return float(few * np.exp(slope * (x[0] - x[1])))
 
 
 class Figures(NamedTuple):
-    """How near each of N images comes to the training images; rank 1 and 2, and `AROUND`."""
+    """Distances of N images to the training images of rank 1, 2 and `KTH`."""
 
     distance: np.ndarray  # float64 (N,), to the nearest
-    second: np.ndarray  # … to the second nearest
-    around: np.ndarray  # … and to that of rank AROUND
+    second: np.ndarray  # float64 (N,), to the second nearest
+    kth: np.ndarray  # float64 (N,), to that of rank KTH
     index: np.ndarray  # int64 (N, 2), the nearest and the second nearest training image
-    mirrored: np.ndarray  # bool (N, 2): the one that is near is its mirror image
+    mirrored: np.ndarray  # bool (N, 2): the distance is that of its mirror image
 
     @property
     def ratio(self) -> np.ndarray:
-        """d_1/d_2 in [0, 1], (N,); 1 where both are 0."""
+        """Return d_1/d_2 in [0, 1], (N,); 1 where both are 0."""
         return _quotient(self.distance, self.second)
 
     @property
     def nearness(self) -> np.ndarray:
-        """d_1/d_k in [0, 1], (N,); 1 where both are 0."""
-        return _quotient(self.distance, self.around)
+        """Return d_1/d_k in [0, 1], (N,); 1 where both are 0."""
+        return _quotient(self.distance, self.kth)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceCheck:
-    """What was found in one space."""
+    """The figures and thresholds of one space."""
 
     samples: Figures
     held_out: Figures
     thresholds: dict[str, float]  # of each of `FIGURES`
 
     def flags(self, figures: Figures) -> np.ndarray:
-        """Which images, bool (N,), are as near as copies."""
+        """Return which images are copies by these figures: bool (N,)."""
         near = [getattr(figures, key) <= most for key, most in self.thresholds.items()]
         return np.any(near, axis=0)
 
 
-def nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """How often a number of a is below one of b, ties half, and by how many σ that is above ½.
+def share_nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Return how often a number of a is below one of b, ties half, and by how many σ above ½.
 
-    Mann and Whitney's U as a share. With the distances d_1 of samples and of held-out images it is
-    the test for copying of Meehan, Chaudhuri and Dasgupta 2020, over the whole space at once.
+    The share is Mann and Whitney's U over its maximum. With the distances d_1 of samples and of
+    held-out images it is the test for copying of Meehan, Chaudhuri and Dasgupta 2020.
     """
     ordered = np.sort(b)
     above = len(b) - np.searchsorted(ordered, a, side="right")
@@ -177,50 +175,49 @@ def nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class CopyCheck:
-    """What was found in all spaces; `PIXELS` is the first of them."""
+    """The check of all spaces; `PIXELS` is the first of them."""
 
     num_train: int
-    left_out: bool  # the real images are training images, each compared with all others
+    leave_one_out: bool  # held-out images are training images, each compared with all others
     spaces: dict[str, SpaceCheck]
 
     @property
     def flagged(self) -> np.ndarray:
-        """The samples, bool (N,), that are copies in some space."""
+        """Return which samples are copies in any space: bool (N,)."""
         return np.any([of.flags(of.samples) for of in self.spaces.values()], axis=0)
 
     @property
     def held_out_flagged(self) -> np.ndarray:
-        """The real images, bool (L,), that the same rule takes for copies."""
+        """Return which held-out images the same rule flags: bool (L,)."""
         return np.any([of.flags(of.held_out) for of in self.spaces.values()], axis=0)
 
     @property
     def exact(self) -> np.ndarray:
-        """The samples, bool (N,), that equal a training image, or its mirror image, throughout."""
+        """Return which samples equal a training image or its mirror image: bool (N,)."""
         return self.spaces[PIXELS].samples.distance == 0
 
     @property
     def held_out_exact(self) -> np.ndarray:
-        """As `exact`, of the real images (L,)."""
+        """Return the same for the held-out images: bool (L,)."""
         return self.spaces[PIXELS].held_out.distance == 0
 
 
 def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
-    ranks = (1, 2, min(AROUND, len(space.train) - 1))  # one rank for all: among M − 1 are left
+    ranks = (1, 2, min(KTH, len(space.train) - 1))  # without the row left out, M − 1 remain
     samples = ranked_neighbours(space.samples, space.mirrored, space.train, ranks=ranks)
     held_out = ranked_neighbours(
         space.held_out, space.held_out_mirrored, space.train, ranks=ranks, leave_out=rows
     )
-    of_samples, of_held_out = (_figures(found, space.unit) for found in (samples, held_out))
+    real = _figures(held_out, space.unit)
     return SpaceCheck(
-        samples=of_samples,
-        held_out=of_held_out,
-        thresholds={key: rare_threshold(getattr(of_held_out, key)) for key in FIGURES},
+        samples=_figures(samples, space.unit),
+        held_out=real,
+        thresholds={key: rare_threshold(getattr(real, key)) for key in FIGURES},
     )
 
 
-def _figures(found: Ranked, unit: float) -> Figures:
-    first, second, around = (found.distance / unit).T
-    return Figures(first, second, around, found.index[:, :2], found.mirrored[:, :2])
+def _figures(ranked: Ranked, unit: float) -> Figures:
+    return Figures(*(ranked.distance / unit).T, ranked.index[:, :2], ranked.mirrored[:, :2])
 
 
 def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -238,20 +235,20 @@ def _check_images(samples: np.ndarray, train: np.ndarray, held_out: np.ndarray |
             continue
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != train.shape[1:]:
             raise ValueError(
-                f"expected uint8 (·, C, H, W) of one size, got {name} {images.dtype} "
-                f"{images.shape} beside training images {train.shape}"
+                f"{name} are {images.dtype} {images.shape}, training images {train.shape}. Give "
+                "uint8 (·, C, H, W) of one size."
             )
         if len(images) < (least := 3 if images is train else 1):
-            raise ValueError(f"expected at least {least} {name}, got {len(images)}")
+            raise ValueError(f"{len(images)} {name} are too few. Give at least {least}.")
 
 
 def _check_spaces(spaces: Sequence[Space]) -> None:
     expected = [len(part) for part in spaces[0][1:-1]]
     for i, (name, *parts, _) in enumerate(spaces):
         if name in [space.name for space in spaces[:i]]:
-            raise ValueError(f"two spaces are called {name}; give each a name of its own")
+            raise ValueError(f"two spaces are called {name}. Rename one.")
         if (lengths := [len(part) for part in parts]) != expected:
             raise ValueError(
-                f"the space {name} has features of other images: {lengths} instead of {expected} "
-                "samples, mirrored samples, training, held-out and mirrored held-out images"
+                f"the space {name} has features of {lengths} images. Give {expected}: samples, "
+                "mirrored samples, training, held-out and mirrored held-out images."
             )

@@ -1,4 +1,4 @@
-"""What a check for copies found: in words, as numbers for JSON, and as a sheet of pictures."""
+"""Report a check for copies: as sentences, as numbers for JSON, and as a sheet of pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -6,46 +6,45 @@ from typing import Any
 import numpy as np
 
 from fromnoise.evaluation.copies import (
-    AROUND,
     FIGURES,
-    RARE,
+    FLAGGED_SHARE,
+    KTH,
     CopyCheck,
     Figures,
     SpaceCheck,
-    nearer,
+    share_nearer,
 )
 from fromnoise.pictures import StrPath, grid_figure
 
 QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
-PAIRS = 24  # on a sheet …
-COLUMNS = 11  # … three in a row, of three images each, and a gap between them
-# Samples count as nearer as a whole where chance is ruled out, and the difference is one to see.
-CERTAIN, VISIBLE = 3.0, 0.55
+PAIRS = 24  # on a sheet
+COLUMNS = 11  # three pairs of three images, and a gap between them
+MIN_SIGMA, MIN_SHARE = 3.0, 0.55  # of `share_nearer`, for a sign of overfitting
 
 
 def copy_verdict(check: CopyCheck) -> str:
-    """What was found, in two or three sentences; the last says what it was compared with."""
+    """Return the result in two or three sentences; the last names the images compared with."""
     copies, real = check.flagged, check.held_out_flagged
-    unseen = _unseen(check)
+    unseen = _real_images(check)
     if not copies.any():
         first = f"None of {len(copies):,} samples is a copy of a training image."
     elif copies.mean() <= real.mean():
         first = (
-            f"{_some(copies, 'samples')} are as near to a training image as copies are, but so "
-            f"are {_some(real, unseen)}: the data has twins, and no more show in the samples."
+            f"{_format_share(copies, 'samples')} are as near to a training image as copies, but "
+            f"so are {_format_share(real, unseen)}: the data has near twins."
         )
     else:
-        first = f"{_some(copies, 'samples')} are copies of training images{_kinds(check)}."
-    compared = (
-        f"Compared with {len(real):,} {unseen}, of which {real.sum():,} would pass for copies"
-    )
+        first = (
+            f"{_format_share(copies, 'samples')} are copies of training images{_evidence(check)}."
+        )
+    compared = f"Compared with {len(real):,} {unseen}, of which {real.sum():,} are flagged too"
     if not any(max(of.thresholds.values()) for of in check.spaces.values()):
-        compared += ", and as these allow of no rule, only equal images count"
-    return " ".join([first, *_as_a_whole(check), f"{compared}."])
+        compared += ". They give no threshold, so only equal images are copies"
+    return " ".join([first, *_overfitting_notes(check), f"{compared}."])
 
 
 def copies_as_json(check: CopyCheck) -> dict[str, Any]:
-    """Every figure as plain numbers, texts, lists and dicts.
+    """Return every figure for JSON.
 
     Distances are in the unit of their space: in pixels the root mean square difference, in [0, 1].
     `distance` is d_1, to the nearest training image, `ratio` d_1/d_2, `nearness` d_1/d_k.
@@ -54,10 +53,10 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
         "verdict": copy_verdict(check),
         "rule": (
             "distance d_1, ratio d_1/d_2 or nearness d_1/d_k with "
-            f"k = {_around(check)} at most its threshold, below which one unseen "
-            f"image in {1 / RARE:,.0f} is expected"
+            f"k = {_kth(check)} at most its threshold, below which one unseen "
+            f"image in {1 / FLAGGED_SHARE:,.0f} is expected"
         ),
-        "compared with": _unseen(check),
+        "compared with": _real_images(check),
         "samples": _counts(check.flagged, check.exact),
         "held_out": _counts(check.held_out_flagged, check.held_out_exact),
         "training_images": check.num_train,
@@ -68,9 +67,9 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
 
 
 def by_suspicion(check: CopyCheck) -> np.ndarray:
-    """The samples, int64 (N,), the likeliest copies first: those flagged, then by nearness.
+    """Return the samples, the likeliest copies first: int64 (N,).
 
-    Nearness is compared across spaces over its median among real images.
+    Flagged ones come first, then by nearness over its median among real images.
     """
     return np.lexsort((_suspicion(check).min(axis=0), ~check.flagged))
 
@@ -78,15 +77,15 @@ def by_suspicion(check: CopyCheck) -> np.ndarray:
 def save_copy_sheet(
     check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: StrPath, *, pairs: int = PAIRS
 ) -> Path:
-    """Write the closest pairs as a PNG: sample, nearest and second nearest training image.
+    """Write samples with their nearest and second nearest training images as a PNG.
 
-    A training image is shown mirrored where that is how it is near. Below it: which it is, its
-    distance, and below the nearest d_1/d_2 too; below the sample d_1/d_k. Copies are marked.
+    A training image is mirrored if its mirror image is nearer. The caption of a sample has d_1/d_k
+    and marks a copy; that of a training image has its index and distance, the nearest d_1/d_2 too.
 
     Args:
         samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W).
-        path: its folder is made if missing.
-        pairs: how many samples at most, in the order of `by_suspicion`.
+        path: its folder is created if missing.
+        pairs: the largest number of samples, in the order of `by_suspicion`.
 
     Returns:
         The path.
@@ -99,68 +98,69 @@ def save_copy_sheet(
         if images and len(images) % COLUMNS:
             images.append(np.full_like(samples[i], 255))  # a gap between pairs
             captions.append("")
-        space = _telling(check, int(i))
+        space = _most_suspicious_space(check, int(i))
         near = check.spaces[space].samples
         images.append(samples[i])
-        by = f"\nby {space}" * (len(check.spaces) > 1)
-        nearness = f"\nd1/d{_around(check)} = {near.nearness[i]:.2f}"
-        captions.append(f"sample {i}{nearness}" + "\nCOPY" * bool(check.flagged[i]) + by)
+        lines = [f"sample {i}", f"d1/d{_kth(check)} = {near.nearness[i]:.2f}"]
+        lines += ["COPY"] * bool(check.flagged[i])
+        lines += [f"by {space}"] * (len(check.spaces) > 1)
+        captions.append("\n".join(lines))
         for rank, distance in enumerate((near.distance[i], near.second[i])):
-            which, mirrored = near.index[i, rank], near.mirrored[i, rank]
-            images.append(train[which][..., ::-1] if mirrored else train[which])
-            lines = [f"training {which}", f"d{rank + 1} = {distance:.3f}"]
+            row, mirrored = near.index[i, rank], near.mirrored[i, rank]
+            images.append(train[row][..., ::-1] if mirrored else train[row])
+            lines = [f"training {row}", f"d{rank + 1} = {distance:.3f}"]
             lines += ["mirrored"] * bool(mirrored)
             lines += [f"d1/d2 = {near.ratio[i]:.2f}"] * (rank == 0)
             captions.append("\n".join(lines))
-    title = f"The samples nearest to training images; {_some(check.flagged, 'samples')} are copies"
+    title = f"The samples nearest to training images; {_format_share(check.flagged, 'samples')} are copies"
     return grid_figure(np.stack(images), path, title=title, captions=captions, columns=COLUMNS)
 
 
-def _unseen(check: CopyCheck) -> str:
-    return "training images, each left out" if check.left_out else "held-out real images"
+def _real_images(check: CopyCheck) -> str:
+    return "training images, each left out" if check.leave_one_out else "held-out real images"
 
 
-def _around(check: CopyCheck) -> int:
-    return min(AROUND, check.num_train - 1)
+def _kth(check: CopyCheck) -> int:
+    return min(KTH, check.num_train - 1)
 
 
-def _some(flags: np.ndarray, of_what: str) -> str:
-    return f"{flags.sum():,} of {len(flags):,} {of_what} ({100 * flags.mean():.2g} %)"
+def _format_share(flags: np.ndarray, images: str) -> str:
+    return f"{flags.sum():,} of {len(flags):,} {images} ({100 * flags.mean():.2g} %)"
 
 
-def _kinds(check: CopyCheck) -> str:
-    """How many of the copies are exact, and which spaces gave them away."""
+def _evidence(check: CopyCheck) -> str:
+    """Return the number of exact copies, and of those flagged by each space."""
     exact = (check.flagged & check.exact).sum()
-    found = [f"{of.flags(of.samples).sum():,} by {name}" for name, of in check.spaces.items()]
-    return f" ({exact:,} of them exact; {', '.join(found)})"
+    flagged = [f"{of.flags(of.samples).sum():,} by {name}" for name, of in check.spaces.items()]
+    return f" ({exact:,} of them exact; {', '.join(flagged)})"
 
 
-def _as_a_whole(check: CopyCheck) -> list[str]:
-    """A sentence for each space in which samples, copies aside, lie nearer than unseen images."""
+def _overfitting_notes(check: CopyCheck) -> list[str]:
+    """Return a sentence for each space in which samples that are no copies are too near."""
     sentences, rest = [], ~check.flagged
-    who = "the samples lie" if rest.all() else "the other samples lie"
+    subject = "the samples" if rest.all() else "the other samples"
     for name, of in check.spaces.items():
         distance, real = of.samples.distance[rest], of.held_out.distance
         if not len(distance):
             continue
-        share, z = nearer(distance, real)
-        if share < VISIBLE or z < CERTAIN:
+        share, z = share_nearer(distance, real)
+        if share < MIN_SHARE or z < MIN_SIGMA:
             continue
         sentences.append(
-            f"As a whole {who} nearer to the training images than unseen real images do "
-            f"({np.median(distance):.3f} against {np.median(real):.3f} in the median, by {name}): "
+            f"As a whole {subject} are nearer to the training images than unseen real images "
+            f"(median {np.median(distance):.3f} against {np.median(real):.3f}, by {name}): "
             "a sign of overfitting, or of samples smoother than the data."
         )
     return sentences
 
 
-def _telling(check: CopyCheck, i: int) -> str:
-    """The space in which a sample is the most suspicious."""
+def _most_suspicious_space(check: CopyCheck, i: int) -> str:
+    """Return the space in which a sample has the lowest `_suspicion`."""
     return list(check.spaces)[_suspicion(check)[:, i].argmin()]
 
 
 def _suspicion(check: CopyCheck) -> np.ndarray:
-    """(spaces, N): nearness over its median among real images; the lower the more suspicious."""
+    """Return nearness over its median among real images (spaces, N); copies have low values."""
     usual = [max(float(np.median(of.held_out.nearness)), 1e-9) for of in check.spaces.values()]
     return np.stack(
         [of.samples.nearness / x for of, x in zip(check.spaces.values(), usual, strict=True)]
@@ -177,8 +177,8 @@ def _counts(flagged: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
 
 
 def _copy(check: CopyCheck, i: int) -> dict[str, Any]:
-    """A flagged sample: the space that gives it away most, and its figures in there."""
-    name = _telling(check, i)
+    """Return a flagged sample with its figures in the most suspicious space."""
+    name = _most_suspicious_space(check, i)
     near = check.spaces[name].samples
     return {
         "sample": i,
@@ -191,7 +191,7 @@ def _copy(check: CopyCheck, i: int) -> dict[str, Any]:
 
 
 def _space(of: SpaceCheck) -> dict[str, Any]:
-    share, z = nearer(of.samples.distance, of.held_out.distance)
+    share, z = share_nearer(of.samples.distance, of.held_out.distance)
     return {
         "thresholds": of.thresholds,
         "flagged": int(of.flags(of.samples).sum()),

@@ -12,7 +12,7 @@ from fromnoise.evaluation.features import check_installed, load_extractor, selec
 from fromnoise.evaluation.generated import generate_images, has_labels, read_images
 from fromnoise.evaluation.images import NO_RUN, run_images_of
 from fromnoise.evaluation.records import table
-from fromnoise.evaluation.reference import OF_A_RUN, open_real, open_reference
+from fromnoise.evaluation.reference import RUN_SPLITS, open_real, open_reference
 from fromnoise.evaluation.sets import METRICS, check_metrics, evaluate_set
 from fromnoise.model.model import load
 from fromnoise.model.spec import ModelSpec, Weights, is_model, run_folder_of
@@ -65,7 +65,7 @@ def evaluate(
         raise ConfigError(
             f"{option} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
-    against = reference if reference in OF_A_RUN else Path(reference).stem
+    against = reference if reference in RUN_SPLITS else Path(reference).stem
     if model:
         generated, count, shape = None, num or DEFAULT_COUNT, model.image_shape
         run_images = run_images_of(run)

@@ -14,11 +14,11 @@ from fromnoise.checkpoints import sha256
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.model.model import select_device
 
-WITHOUT_WEIGHTS = (
+ALTERNATIVES = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
 )
-MOST_PIXELS = 32  # a side, of what is compared as pixels: larger covariances take hours
-AT_A_TIME, PART = 64, 512  # images in a network, and images between two signs of progress
+MAX_SIDE = 32  # a side, of what is compared as pixels: larger covariances take hours
+BATCH_SIZE, PART = 64, 512  # images in a network, and images between two signs of progress
 Progress = Callable[[int, int], None]  # (images done, of how many)
 
 
@@ -64,9 +64,9 @@ def select_extractor(
         "--classifier": classifier,
         "--features-weights": features_weights,
     }.items():
-        if given is not None and name != BELONGS[option]:
+        if given is not None and name != EXTRACTOR_OF[option]:
             raise ExtractorError(
-                f"{option} belongs to --extractor {BELONGS[option]}, not to {name}; leave one out"
+                f"{option} belongs to --extractor {EXTRACTOR_OF[option]}, not to {name}; leave one out"
             )
     return name
 
@@ -90,8 +90,7 @@ def open_extractor(
         raise ExtractorError(f"there is no extractor {name!r}; allowed: {', '.join(EXTRACTORS)}")
     if name in PRETRAINED and shape[0] not in (1, 3):
         raise ExtractorError(
-            f"{name} looks at images of 1 or 3 channels, and these have {shape[0]}; "
-            + WITHOUT_WEIGHTS
+            f"{name} looks at images of 1 or 3 channels, and these have {shape[0]}; " + ALTERNATIVES
         )
     if name == "pixels":
         return pixels(shape)
@@ -130,7 +129,7 @@ def load_extractor(
 def pixels(shape: tuple[int, int, int]) -> Extractor:
     """The pixels themselves in [0, 1], averaged to at most 32×32 of them: D = C·H·W ≤ 1,024 C."""
     channels, height, width = shape
-    small = (min(height, MOST_PIXELS), min(width, MOST_PIXELS))
+    small = (min(height, MAX_SIDE), min(width, MAX_SIDE))
 
     def extract(images: np.ndarray) -> Features:
         x = torch.from_numpy(np.array(images)).float() / 255
@@ -165,7 +164,7 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
 
     kept = Path(torch.hub.get_dir()) / "checkpoints" / library.URL_INCEPTION_V3.rsplit("/", 1)[1]
     if weights is not None:
-        _refuse_other_files(weights)
+        _check_weights_file(weights)
     try:
         network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat",
@@ -176,7 +175,7 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
         raise ExtractorError(
             f"Inception's weights are not here and cannot be fetched ({error}): download "
             f"{library.URL_INCEPTION_V3} elsewhere, and put it at {kept} or give it as "
-            f"--features-weights; {WITHOUT_WEIGHTS}"
+            f"--features-weights; {ALTERNATIVES}"
         ) from error
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
@@ -199,18 +198,18 @@ def dinov2(*, device: torch.device) -> Extractor:
         raise ExtractorError(
             f"DINOv2 is not here and cannot be fetched ({detail}): `torch.hub.load("
             '"facebookresearch/dinov2", "dinov2_vitb14")` on another machine fills '
-            f"{torch.hub.get_dir()}, which can be copied here; {WITHOUT_WEIGHTS}"
+            f"{torch.hub.get_dir()}, which can be copied here; {ALTERNATIVES}"
         ) from error
     resize = "to 224×224, bilinear as in TensorFlow 1"
     return Extractor("dinov2", 768, digest(network), resize, _in_batches(network.to(device)))
 
 
-def nothing(done: int, total: int) -> None:
+def no_progress(done: int, total: int) -> None:
     """Progress that nobody sees."""
 
 
-def in_parts(
-    extractor: Extractor, images: np.ndarray, progress: Progress = nothing
+def extract_in_parts(
+    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
 ) -> Iterator[tuple[slice, Features]]:
     """The features of images, uint8 (N, C, H, W), some at a time: (rows, those of these rows).
 
@@ -229,7 +228,7 @@ def in_parts(
         progress(rows.stop, len(images))
 
 
-BELONGS = {"--classifier": "classifier", "--features-weights": "inception"}
+EXTRACTOR_OF = {"--classifier": "classifier", "--features-weights": "inception"}
 PRETRAINED = ("inception", "dinov2")
 EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
 
@@ -249,8 +248,8 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
     def extract(images: np.ndarray) -> Features:
         outputs = []
         with torch.inference_mode():
-            for i in range(0, len(images), AT_A_TIME):
-                batch = torch.from_numpy(np.array(images[i : i + AT_A_TIME])).to(device)
+            for i in range(0, len(images), BATCH_SIZE):
+                batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 batch = batch.expand(-1, 3, -1, -1)  # grey is repeated
                 outputs.append([out.cpu().numpy() for out in network(batch)])
         features, *logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
@@ -259,10 +258,10 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
     return extract
 
 
-def _refuse_other_files(path: Path) -> None:
+def _check_weights_file(path: Path) -> None:
     """torch-fidelity would run whatever code a file holds; one of tensors alone has none."""
     if not path.is_file():
-        raise ExtractorError(f"there is no file {path.absolute()}; {WITHOUT_WEIGHTS}")
+        raise ExtractorError(f"there is no file {path.absolute()}; {ALTERNATIVES}")
     try:
         torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever unpickling meets

@@ -58,7 +58,7 @@ def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T  # rounding makes some values < 0
 
 
-AT_A_TIME = 4096  # features that are held in float64
+CHUNK = 4096  # features that are held in float64
 
 
 class Moments(NamedTuple):
@@ -82,17 +82,17 @@ def moments_of(features: np.ndarray) -> Moments:
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"expected features (N, D) with N of at least 2, got {features.shape}")
-    parts = (features[i : i + AT_A_TIME] for i in range(0, len(features), AT_A_TIME))
-    return reduce(_both, (_of_part(part.astype(np.float64)) for part in parts))
+    parts = (features[i : i + CHUNK] for i in range(0, len(features), CHUNK))
+    return reduce(_merge_two, (_chunk_moments(part.astype(np.float64)) for part in parts))
 
 
-def merged(*parts: Moments) -> Moments:
+def merge_moments(*parts: Moments) -> Moments:
     """The moments of several sets as one (Chan, Golub and LeVeque 1979, Eq. 2.1)."""
-    return reduce(_both, parts)
+    return reduce(_merge_two, parts)
 
 
-def without(whole: Moments, part: Moments) -> Moments:
-    """The moments of what is in `whole` and not in `part`: `merged` backwards."""
+def subtract_moments(whole: Moments, part: Moments) -> Moments:
+    """The moments of what is in `whole` and not in `part`: `merge_moments` backwards."""
     n = whole.n - part.n
     mean = whole.mean + (whole.mean - part.mean) * (part.n / n)
     apart = part.mean - mean
@@ -100,7 +100,7 @@ def without(whole: Moments, part: Moments) -> Moments:
     return Moments(n, mean, scatter)
 
 
-def _of_part(x: np.ndarray) -> Moments:
+def _chunk_moments(x: np.ndarray) -> Moments:
     mean = x.mean(axis=0)
     if not np.isfinite(mean).all():
         broken = int((~np.isfinite(x)).any(axis=1).sum())
@@ -109,7 +109,7 @@ def _of_part(x: np.ndarray) -> Moments:
     return Moments(len(x), mean, x.T @ x)
 
 
-def _both(a: Moments, b: Moments) -> Moments:
+def _merge_two(a: Moments, b: Moments) -> Moments:
     n, apart = a.n + b.n, b.mean - a.mean
     scatter = a.scatter + b.scatter + np.outer(apart, apart) * (a.n * b.n / n)
     return Moments(n, a.mean + apart * (b.n / n), scatter)

@@ -10,14 +10,14 @@ import torch
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError
 from fromnoise.data.errors import abbreviate
-from fromnoise.evaluation.features import Progress, nothing
+from fromnoise.evaluation.features import Progress, no_progress
 from fromnoise.evaluation.images import RealImages, evenly_spaced, open_comparable
-from fromnoise.evaluation.metrics import any_order
+from fromnoise.evaluation.metrics import fixed_order
 from fromnoise.model.model import Model
 from fromnoise.rng import generator
 
 UNCONDITIONAL = "none: the model is unconditional"
-OPEN = "none: the reference lacks the labels of the model"
+NO_SHARED_LABELS = "none: the reference lacks the labels of the model"
 AS_REFERENCE = "those of the reference images, in about the same proportions"
 
 
@@ -27,7 +27,7 @@ class Generated(NamedTuple):
     images: np.ndarray  # uint8 (N, C, H, W)
     info: dict[str, Any]  # for JSON
     seconds: float | None  # of sampling
-    blocks: np.ndarray | None = None  # (N,), an order whose stretches are alike; None: theirs
+    block_order: np.ndarray | None = None  # (N,), an order whose stretches are alike; None: theirs
 
 
 def has_labels(model: Model, real: RealImages | None) -> bool:
@@ -45,13 +45,13 @@ def generate_images(
     first_seed: int = 0,
     batch_size: int = 64,
     loaded_from: str = "",
-    progress: Progress = nothing,
+    progress: Progress = no_progress,
 ) -> Generated:
     """Sample one image for each of the `num` seeds from `first_seed` on, held in memory.
 
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
-    cond, labels = None, OPEN if model.spec.label_names else UNCONDITIONAL
+    cond, labels = None, NO_SHARED_LABELS if model.spec.label_names else UNCONDITIONAL
     if has_labels(model, labels_of):
         assert labels_of is not None
         assert labels_of.images.labels is not None
@@ -117,4 +117,4 @@ def read_images(path: Path, num: int | None = None) -> Generated:
         )
     images = np.asarray(images if num is None else evenly_spaced(images, num))
     info = {"what": str(path.absolute()), "count": len(images)}
-    return Generated(images, info, None, any_order(len(images)))
+    return Generated(images, info, None, fixed_order(len(images)))

@@ -16,7 +16,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def around(value: float, error: float, parts: int) -> Interval:
+def student_interval(value: float, error: float, parts: int) -> Interval:
     """Student's interval of a value whose standard error was estimated from so many parts."""
     from scipy.stats import t
 
@@ -27,7 +27,7 @@ def around(value: float, error: float, parts: int) -> Interval:
 def mean_interval(values: np.ndarray) -> Interval:
     """Student's interval of the mean of independent values, (N,), N ≥ 2."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return around(float(np.mean(values)), error, len(values))
+    return student_interval(float(np.mean(values)), error, len(values))
 
 
 def share_interval(share: float, n: int) -> Interval:

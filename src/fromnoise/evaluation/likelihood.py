@@ -224,7 +224,7 @@ def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
         )
 
 
-CURVE, MOST = "bits.png", 1000  # images
+CURVE, MAX_IMAGES = "bits.png", 1000  # images
 LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
@@ -252,8 +252,8 @@ def evaluate_likelihood(
     with progress_bar("images") as progress:
         bits = measure_bits(
             model,
-            images := evenly_spaced(real.images.images, MOST),
-            None if labels is None else evenly_spaced(labels, MOST),
+            images := evenly_spaced(real.images.images, MAX_IMAGES),
+            None if labels is None else evenly_spaced(labels, MAX_IMAGES),
             data=f"{len(images):,} images of {real.what}",
             progress=progress,
         )

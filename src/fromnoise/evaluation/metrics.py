@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fromnoise.evaluation.fid import Moments, frechet_to, merged, without
-from fromnoise.evaluation.intervals import Interval, around, mean_interval, share_interval
+from fromnoise.evaluation.fid import Moments, frechet_to, merge_moments, subtract_moments
+from fromnoise.evaluation.intervals import Interval, mean_interval, share_interval, student_interval
 
 BLOCKS = 20  # disjoint ranges of seeds, whose spread makes an interval
 NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
@@ -32,8 +32,8 @@ def frechet_jackknifed(
     blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
 ) -> Jackknifed:
     """The Fréchet distance of all blocks, and of all but one; arguments as in `frechet_scores`."""
-    to_reference, everything = frechet_to(mean, covariance), merged(*blocks)
-    rests = [everything, *(without(everything, block) for block in blocks)]
+    to_reference, everything = frechet_to(mean, covariance), merge_moments(*blocks)
+    rests = [everything, *(subtract_moments(everything, block) for block in blocks)]
     value, *left_out = (to_reference(m.mean, m.covariance) for m in rests)
     return Jackknifed(value, np.array(left_out))
 
@@ -59,15 +59,15 @@ def frechet_scores(
         blocks: the moments of G ≥ 2 disjoint sets of about equal size.
         mean, covariance: of the real images, (D,) and (D, D).
     """
-    return with_intervals(frechet_jackknifed(blocks, mean, covariance))
+    return fid_intervals(frechet_jackknifed(blocks, mean, covariance))
 
 
-def with_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
+def fid_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
     """FID and FID∞ as `frechet_scores` has them."""
     (fid, left_out), G = distance, len(distance.left_out)
     error = _jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
-    return around(fid, error, G), around(unbiased, error, G)
+    return student_interval(fid, error, G), student_interval(unbiased, error, G)
 
 
 def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
@@ -81,7 +81,7 @@ def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
     if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
         return Interval(math.nan, math.nan, math.nan)
     error = _jackknife_error(np.log(a.left_out) - np.log(b.left_out))
-    logs = around(math.log(a.value / b.value), error, len(a.left_out))
+    logs = student_interval(math.log(a.value / b.value), error, len(a.left_out))
     return Interval(*map(math.exp, logs))
 
 
@@ -110,7 +110,7 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
         kid_subset_size=min(SUBSET_SIZE, len(generated), len(real)),
         verbose=False,
     )
-    x, y = np.array_split(generated, BLOCKS), np.array_split(real[any_order(len(real))], BLOCKS)
+    x, y = np.array_split(generated, BLOCKS), np.array_split(real[fixed_order(len(real))], BLOCKS)
     xx, yy, xy = _kernel_sums(x, x), _kernel_sums(y, y), _kernel_sums(x, y)
 
     def mmd(kept: np.ndarray) -> float:
@@ -123,10 +123,10 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
     error = math.hypot(_jackknife_error(left_out), found[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
-    return around(found[KEY_METRIC_KID_MEAN], error, BLOCKS)
+    return student_interval(found[KEY_METRIC_KID_MEAN], error, BLOCKS)
 
 
-def any_order(n: int) -> np.ndarray:
+def fixed_order(n: int) -> np.ndarray:
     """A fixed random order of n things: blocks of a folder must not be its sub-folders."""
     return np.random.default_rng(0).permutation(n)
 

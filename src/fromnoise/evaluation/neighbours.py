@@ -108,7 +108,7 @@ def ranked_neighbours(
         index = _near_indices(
             both, b, max(ranks), side, None if leave_out is None else leave_out[rows]
         )
-        parts.append(_measured(both, b, index[:, np.array(ranks) - 1]))
+        parts.append(_measure(both, b, index[:, np.array(ranks) - 1]))
     return Ranked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
@@ -158,7 +158,7 @@ def _near_indices(
     return np.take_along_axis(index, best.argsort(axis=1), axis=1)
 
 
-def _measured(both: tuple[np.ndarray, np.ndarray], b: np.ndarray, index: np.ndarray) -> Ranked:
+def _measure(both: tuple[np.ndarray, np.ndarray], b: np.ndarray, index: np.ndarray) -> Ranked:
     """The distances to the rows `index` (n, R) of b, from the difference itself."""
     plain, mirrored = (
         np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)

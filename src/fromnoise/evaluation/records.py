@@ -98,7 +98,7 @@ def table(record: Record) -> str:
 
 def settings_of(record: Record) -> list[str]:
     """Return the settings that the scores depend on, in a few lines."""
-    lines = _of_a_set(record) if record["extractor"] else [_of_a_model(record["generated"])]
+    lines = _describe_set(record) if record["extractor"] else [_describe_model(record["generated"])]
     if "bits" in record:
         parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
         lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
@@ -109,11 +109,11 @@ def settings_of(record: Record) -> list[str]:
     return [*lines, *record["marks"]]
 
 
-def _of_a_model(generated: dict[str, Any]) -> str:
+def _describe_model(generated: dict[str, Any]) -> str:
     return f"{generated['loaded from']} after {generated['step']:,} steps, {generated['weights']} weights"
 
 
-def _of_a_set(record: Record) -> list[str]:
+def _describe_set(record: Record) -> list[str]:
     generated, real, extractor = (record[k] for k in ("generated", "reference", "extractor"))
     lines = [f"{generated['count']:,} generated images: {generated['what']}"]
     if "sampling" in generated:

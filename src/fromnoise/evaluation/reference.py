@@ -23,8 +23,8 @@ from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,
     Progress,
-    in_parts,
-    nothing,
+    extract_in_parts,
+    no_progress,
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.images import (
@@ -37,7 +37,7 @@ from fromnoise.evaluation.images import (
 from fromnoise.model.spec import ModelSpec, is_model
 from fromnoise.progress import progress_bar
 
-OF_A_RUN = ("train", "test")
+RUN_SPLITS = ("train", "test")
 
 
 class Reference(NamedTuple):
@@ -50,7 +50,7 @@ class Reference(NamedTuple):
 
 
 def reference_of(
-    real: RealImages, extractor: Extractor, *, progress: Progress = nothing
+    real: RealImages, extractor: Extractor, *, progress: Progress = no_progress
 ) -> Reference:
     """The features of real images: extracted the first time, mapped from the cache after.
 
@@ -60,15 +60,15 @@ def reference_of(
     images, fingerprint = real.images.images, real.images.fingerprint
     key = cache_key([fingerprint, extractor.name, extractor.weights])
     file = default_cache().absolute() / "features" / f"{key}.npy"
-    _remove_left_over(file.parent)
+    _remove_abandoned(file.parent)
     shape = (len(images), extractor.width)
-    features = _stored(file, shape)
+    features = _load_cached(file, shape)
     if features is None:
         file.parent.mkdir(parents=True, exist_ok=True)
         writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
         try:
-            kept = _with_room(writing, shape)
-            for rows, part in in_parts(extractor, images, progress):
+            kept = _allocate(writing, shape)
+            for rows, part in extract_in_parts(extractor, images, progress):
                 kept[rows] = part.features
             kept.flush()
             fsync(writing)
@@ -116,7 +116,7 @@ def reference_from_npz(path: Path, extractor: Extractor) -> Reference:
     return Reference(mean, covariance, None, info)
 
 
-def _stored(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+def _load_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """The features in a file, mapped; None where there is none or where it is damaged."""
     try:
         features = np.load(file, mmap_mode="r")
@@ -125,7 +125,7 @@ def _stored(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
     return features if features.shape == shape and features.dtype == np.float32 else None
 
 
-def _with_room(path: Path, shape: tuple[int, int]) -> np.memmap:
+def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
     """A new file of float32, mapped. Raises DiskFull where the disk does not hold all of it.
 
     Its space is taken at once: where a mapped file finds none later, the process is killed.
@@ -148,7 +148,7 @@ def _with_room(path: Path, shape: tuple[int, int]) -> np.memmap:
     return mapped
 
 
-def _remove_left_over(folder: Path) -> None:
+def _remove_abandoned(folder: Path) -> None:
     """Remove what processes of this machine that were killed have left half written."""
     for path in folder.glob(f"*.writing-{platform.node()}-*"):
         process = path.name.rpartition("-")[2]
@@ -181,7 +181,7 @@ def open_real(
     """
     if _is_statistics(reference):
         return None
-    if reference in OF_A_RUN:
+    if reference in RUN_SPLITS:
         real = run_images.training if reference == "train" else run_images.held_out
         if real is None:
             reason = "the source has no test split" if run_images.training else run_images.reason

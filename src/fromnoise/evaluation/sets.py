@@ -20,9 +20,9 @@ import numpy as np
 
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.evaluation.checks import Request, check_request, reason_unavailable
-from fromnoise.evaluation.copies import MOST_LEFT_OUT, Space, check_copies, left_out
+from fromnoise.evaluation.copies import MAX_LEFT_OUT, Space, check_copies, left_out_rows
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
-from fromnoise.evaluation.features import PRETRAINED, Extractor, in_parts
+from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_in_parts
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import Generated
 from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, evenly_spaced
@@ -45,7 +45,7 @@ from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.progress import progress_bar
 
 SHEET = "copies.png"
-AT_LEAST = 3  # images per feature, for FID∞
+MIN_PER_FEATURE = 3  # images per feature, for FID∞
 
 
 class Subject(NamedTuple):
@@ -61,7 +61,7 @@ class Subject(NamedTuple):
 
     def in_blocks(self) -> np.ndarray:
         """Return the features in an order whose stretches are alike."""
-        order = self.generated.blocks
+        order = self.generated.block_order
         return self.features if order is None else self.features[order]
 
     def real(self) -> np.ndarray:
@@ -75,8 +75,8 @@ def fid(subject: Subject) -> Record:
     blocks = [moments_of(block) for block in np.array_split(subject.in_blocks(), BLOCKS)]
     reference = subject.reference
     value, at_infinity = frechet_scores(blocks, reference.mean, reference.covariance)
-    if len(subject.features) < AT_LEAST * subject.extractor.width:
-        reason = f"{AT_LEAST} images per feature are needed, of {subject.extractor.width:,}"
+    if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
+        reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
         return {**_scores(fid=value), "missing": {"fid_infinity": reason}}
     return _scores(fid=value, fid_infinity=at_infinity)
 
@@ -103,7 +103,7 @@ def copies(subject: Subject) -> Record:
     training, held_out, _ = subject.run_images
     assert training is not None
     images, train = subject.generated.images, training.images.images
-    real = None if held_out is None else evenly_spaced(held_out.images.images, MOST_LEFT_OUT)
+    real = None if held_out is None else evenly_spaced(held_out.images.images, MAX_LEFT_OUT)
     pixels = subject.extractor.name == "pixels"
     spaces = [] if pixels else [_feature_space(subject, training, real)]
     check = check_copies(images, train, real, spaces=spaces)
@@ -154,7 +154,7 @@ def evaluate_set(
     }
     started = time.perf_counter()
     with progress_bar("features") as progress:
-        parts = [part for _, part in in_parts(extractor, generated.images, progress)]
+        parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
     logits = [part.logits for part in parts if part.logits is not None]
     subject = Subject(
         generated,
@@ -221,11 +221,13 @@ def _feature_space(subject: Subject, training: RealImages, held_out: np.ndarray 
     """Return the extractor's features of all images that a check for copies compares."""
 
     def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.features for _, part in in_parts(subject.extractor, images)])
+        return np.concatenate(
+            [part.features for _, part in extract_in_parts(subject.extractor, images)]
+        )
 
     train = reference_of(training, subject.extractor).features
     assert train is not None
-    rows = left_out(len(train))
+    rows = left_out_rows(len(train))
     real = training.images.images[rows] if held_out is None else held_out
     return Space(
         f"the features of {subject.extractor.name}",

@@ -23,14 +23,14 @@ from fromnoise.evaluation.features import (
     Extractor,
     check_installed,
     digest,
-    in_parts,
+    extract_in_parts,
     load_extractor,
     select_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import generate_images, has_labels
 from fromnoise.evaluation.images import RealImages, run_images_of
-from fromnoise.evaluation.metrics import BLOCKS, frechet_jackknifed, with_intervals
+from fromnoise.evaluation.metrics import BLOCKS, fid_intervals, frechet_jackknifed
 from fromnoise.evaluation.reference import (
     Reference,
     describe,
@@ -43,7 +43,7 @@ from fromnoise.model.model import Model, load
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.progress import progress_bar
 
-FEW = 1000  # images per configuration
+DEFAULT_COUNT = 1000  # images per configuration
 logger = logging.getLogger("fromnoise")
 
 
@@ -93,7 +93,7 @@ def sweep_to_folder(
         features_weights=features_weights,
         device=device,
     )
-    num = num or max(FEW, space.width)
+    num = num or max(DEFAULT_COUNT, space.width)
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
     folder = out or run / "evaluation" / "-".join(parts)
     num_real = None if real is None else len(real.images)
@@ -192,10 +192,10 @@ def sweep(
             generated = generate_images(
                 model, num, config, labels_of=labels_of, batch_size=batch_size, progress=progress
             )
-        parts = [part.features for _, part in in_parts(extractor, generated.images)]
+        parts = [part.features for _, part in extract_in_parts(extractor, generated.images)]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance = frechet_jackknifed(blocks, reference.mean, reference.covariance)
-        fid, _ = with_intervals(distance)
+        fid, _ = fid_intervals(distance)
         assert generated.seconds is not None
         scale, seconds = config.guidance if guided else 1.0, generated.seconds / num
         left_out = distance.left_out.tolist()

@@ -9,7 +9,12 @@ from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
-from fromnoise.evaluation.features import Extractor, check_installed, in_parts, open_extractor
+from fromnoise.evaluation.features import (
+    Extractor,
+    check_installed,
+    extract_in_parts,
+    open_extractor,
+)
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.generated import generate_images, has_labels
 from fromnoise.evaluation.images import RealImages
@@ -85,7 +90,9 @@ def score(
             labels_of=images,
             progress=check_signal,
         )
-        parts = [part.features for _, part in in_parts(extractor, samples.images, check_signal)]
+        parts = [
+            part.features for _, part in extract_in_parts(extractor, samples.images, check_signal)
+        ]
         blocks = [moments_of(block) for block in np.array_split(np.concatenate(parts), BLOCKS)]
         distance, _ = frechet_scores(blocks, real.mean, real.covariance)
     except Stopped:
