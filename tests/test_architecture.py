@@ -1,4 +1,4 @@
-"""Imports run one way; the README draws the picture that is checked here."""
+"""Imports run one way; docs/architecture.md has the picture that is checked here."""
 
 import ast
 import importlib
