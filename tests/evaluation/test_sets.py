@@ -14,13 +14,15 @@ from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.features import pixels
 from fromnoise.evaluation.fid import frechet_distance, moments_of
-from fromnoise.evaluation.generated import (
+from fromnoise.evaluation.images import (
     Generated,
+    RealImages,
+    evenly_spaced,
     generate_images,
     interleave_labels,
     read_images,
+    run_images_of,
 )
-from fromnoise.evaluation.images import RealImages, evenly_spaced, run_images_of
 from fromnoise.evaluation.metrics import kernel_distance
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
 from fromnoise.evaluation.reference import Reference

@@ -447,7 +447,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
         "log.jsonl: 4 of 11 lines cannot be read: 4, 5, 6, 9",
         "previews/000001.npz cannot be read: ",
         "previews/000002.npz cannot be read: ",
-        "evaluation/cut/metrics.json is not JSON that can be read: ",
+        "evaluation/cut/metrics.json is not valid JSON: ",
         "evaluation/list/metrics.json cannot be shown: it: ",
         "evaluation/words/metrics.json cannot be shown: scores.fid.value: ",
         "evaluation/metrics-1/copies.png cannot be shown: ",

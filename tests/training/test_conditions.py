@@ -133,11 +133,14 @@ def test_a_composition_is_of_single_labels_and_guides_as_one(labelled_run):
     ("how", "said"),
     [
         ({"cond": torch.ones(2, 10), "compose": {"3": 1.0}}, "cond and compose exclude each"),
-        ({"compose": {"3": 1.0}, "guidance": 2.0}, r"in place of guidance: .*leave guidance out"),
-        ({"compose": {"eleven": 1.0}}, "no label 'eleven'"),
+        (
+            {"compose": {"3": 1.0}, "guidance": 2.0},
+            r"guidance has no effect: .*not a composition, or remove guidance",
+        ),
+        ({"compose": {"eleven": 1.0}}, "'eleven' is no label. Labels: 0, 1"),
         (
             {"guidance_interval": (1, 5)},
-            r"guidance_interval has no effect without labels: ε = ε_∅ \+ s·",
+            r"guidance_interval has no effect: ε = ε_∅ \+ s·.* needs ε_c",
         ),
         ({"cond": torch.ones(2, 10), "guidance_interval": (9, 3)}, r"1 ≤ first ≤ last ≤ T = 20"),
         (
@@ -148,7 +151,7 @@ def test_a_composition_is_of_single_labels_and_guides_as_one(labelled_run):
         ({"cond": torch.ones(2, 10), "guidance_interval": (0, 3)}, r"guidance_interval.0 = 0: "),
         ({"cond": torch.ones(2, 10), "clamp": "Dynamic"}, "clamp = 'Dynamic': input should be"),
         ({"cond": torch.ones(2, 3)}, r"cond has shape \(2, 3\)\. Give \(2, 10\)"),
-        ({"guidance": -0.5}, r"at least 0, not -0.5: it is s in ε = ε_∅ \+ s·"),
+        ({"guidance": -0.5}, r"guidance = -0.5 is out of range. Use s ≥ 0 in ε = ε_∅ \+ s·"),
     ],
 )
 def test_what_cannot_be_asked_of_a_model_with_labels(labelled_run, how, said):

@@ -9,8 +9,13 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.checks import Request, check_request
 from fromnoise.evaluation.features import check_installed, load_extractor
-from fromnoise.evaluation.generated import generate_images, has_labels, read_images
-from fromnoise.evaluation.images import NO_RUN, run_images_of
+from fromnoise.evaluation.images import (
+    NO_RUN,
+    generate_images,
+    has_labels,
+    read_images,
+    run_images_of,
+)
 from fromnoise.evaluation.records import table
 from fromnoise.evaluation.reference import RUN_SPLITS, open_real, open_reference
 from fromnoise.evaluation.sets import METRICS, check_metrics, evaluate_set

@@ -22,8 +22,7 @@ from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import EstimatedBits, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
 from fromnoise.evaluation.features import check_installed
-from fromnoise.evaluation.generated import has_labels
-from fromnoise.evaluation.images import evenly_spaced, run_images_of
+from fromnoise.evaluation.images import evenly_spaced, has_labels, run_images_of
 from fromnoise.evaluation.intervals import Interval, mean_interval
 from fromnoise.evaluation.records import (
     NotDefined,

@@ -25,8 +25,7 @@ from fromnoise.evaluation.copies import MAX_LEFT_OUT, Space, check_copies, left_
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
 from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_features, extract_in_parts
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import Generated
-from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, evenly_spaced
+from fromnoise.evaluation.images import NO_RUN, Generated, RealImages, RunImages, evenly_spaced
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import (
     BLOCKS,

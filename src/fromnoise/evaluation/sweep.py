@@ -27,8 +27,7 @@ from fromnoise.evaluation.features import (
     load_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import generate_images, has_labels
-from fromnoise.evaluation.images import RealImages, run_images_of
+from fromnoise.evaluation.images import RealImages, generate_images, has_labels, run_images_of
 from fromnoise.evaluation.metrics import BLOCKS, fid_intervals, frechet_jackknifed
 from fromnoise.evaluation.reference import (
     Reference,

@@ -16,8 +16,7 @@ from fromnoise.evaluation.features import (
     open_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.generated import generate_images, has_labels
-from fromnoise.evaluation.images import RealImages
+from fromnoise.evaluation.images import RealImages, generate_images, has_labels
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model, select_device

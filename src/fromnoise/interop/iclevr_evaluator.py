@@ -1,8 +1,8 @@
-"""The evaluator of i-CLEVR, as courses and papers hand it on → a classifier of ours.
+"""Import the i-CLEVR evaluator of courses and papers as a classifier.
 
-A ResNet-18 of torchvision whose last layer is a linear one to 24 labels and a sigmoid, `fc.0` of
-`fc`, for RGB images of 64×64 pixels in [−1, 1]; saved as {"model": state dict} or the state dict
-alone, with or without `module.` or `resnet18.` before each name.
+It is a ResNet-18 of torchvision for RGB images of 64×64 pixels in [−1, 1]. Its last layer `fc` is
+a linear layer `fc.0` to 24 labels and a sigmoid. The file holds {"model": state dict} or the state
+dict, with or without `module.` or `resnet18.` before each name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ def import_evaluator(
     size: tuple[int, int] = (64, 64),
     device: str = "auto",
 ) -> Classifier:
-    """The classifier with these weights.
+    """Return the classifier with these weights.
 
-    label_names: what the outputs stand for, in their order. size: (H, W) of the images that it
-    was trained on, which the file does not say.
-    Raises CheckpointError for a file that holds something else, or another number of labels.
+    label_names: the labels of the outputs, in order. size: (H, W) of its training images, which
+    the file does not contain.
+    Raises CheckpointError if the file is not such an evaluator or has another number of labels.
     """
     file = Path(file)
     payload = read_payload(file)
@@ -38,14 +38,13 @@ def import_evaluator(
     tensors = all(isinstance(tensor, Tensor) for tensor in weights.values())
     if not tensors or stem is None or head is None or stem.ndim != 4 or head.ndim != 2:
         raise CheckpointError(
-            f"{file} is no evaluator of i-CLEVR; expected the weights of a ResNet-18 of "
-            f"torchvision with {STEM} and {HEAD}, keys preview_keys: "
-            f"{preview_keys(weights or payload)}"
+            f"{file} is not an i-CLEVR evaluator. Give the weights of a torchvision ResNet-18 with "
+            f"{STEM} and {HEAD}. Its keys are: {preview_keys(weights or payload)}"
         )
     if len(head) != len(label_names):
         raise CheckpointError(
-            f"{file} classifies {len(head)} labels ({HEAD}), but {len(label_names)} names are "
-            "given; give the objects.json that it was trained with"
+            f"{file} has {len(head)} labels ({HEAD}), but there are {len(label_names)} names. Give "
+            "the objects.json of its training."
         )
     spec = ClassifierSpec(
         kind="labels",
@@ -55,5 +54,5 @@ def import_evaluator(
         stem="imagenet",
         source=f"imported: {file.name}",
     )
-    ours = {name.replace("fc.0.", "fc."): tensor.float() for name, tensor in weights.items()}
-    return classifier_from_weights(spec, ours, file, device=device)
+    state = {name.replace("fc.0.", "fc."): tensor.float() for name, tensor in weights.items()}
+    return classifier_from_weights(spec, state, file, device=device)
