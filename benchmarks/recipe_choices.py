@@ -2,8 +2,8 @@
 
 All make the same number of steps in the same precision on the same images in the same order; none
 of the choices costs time. Each then draws the same number of images from the same noise, in 25 DDIM
-steps, and their Fréchet distance to the training images is taken in the features of a classifier. The
-recipe with another seed says how far apart two distances may lie for no reason. Labels are not
+steps, and their Fréchet distance to the training images is taken in the features of a classifier.
+The recipe with another seed says how far apart two distances may lie for no reason. Labels are not
 used.
 
 Trained weights and drawn images stay in the folder --out; what is there is not done again.
