@@ -64,5 +64,5 @@ def test_wrong_input_is_named():
         nearest(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="not empty"):
         one_nearest_neighbour_accuracy(np.zeros((0, 3)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="b has 1 row, which is left out. Give at least 2 rows"):
+    with pytest.raises(ValueError, match=r"b has 1 row, which is left out\. Give at least 2 rows"):
         nearest(np.zeros((1, 3)), np.zeros((1, 3)), leave_out=np.array([0]))

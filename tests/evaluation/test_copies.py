@@ -305,9 +305,9 @@ def test_wrong_input_is_named():
         check_copies(images[..., :6], images)
     with pytest.raises(ValueError, match="held-out images are float64"):
         check_copies(images, images, images / 255)
-    with pytest.raises(ValueError, match="2 training images are too few. Give at least 3"):
+    with pytest.raises(ValueError, match=r"2 training images are too few\. Give at least 3"):
         check_copies(images, images[:2])
-    with pytest.raises(ValueError, match="0 samples are too few. Give at least 1"):
+    with pytest.raises(ValueError, match=r"0 samples are too few\. Give at least 1"):
         check_copies(images[:0], images)
     few = Space("few", *[np.zeros((4, 2))] * 5)
     with pytest.raises(ValueError, match=r"few has features of \[4, 4, 4, 4, 4\] images. Give \[5"):

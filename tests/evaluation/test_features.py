@@ -104,7 +104,7 @@ def test_features_that_are_not_finite_are_refused():
         return extractors.Features(features, None)
 
     broken = extractors.Extractor("pixels", 2, "", "none", extract)
-    with pytest.raises(ExtractorError, match="NaN or infinite for 1 of the images 0-8. Check"):
+    with pytest.raises(ExtractorError, match=r"NaN or infinite for 1 of the images 0-8\. Check"):
         next(extract_in_parts(broken, IMAGES))
 
 

@@ -204,11 +204,11 @@ def test_what_is_not_the_models_is_refused(model, images):
         measure_bits(model, images[:, :1], data="noise")
     with pytest.raises(ValueError, match=r"images are float64 .*Give uint8"):
         measure_bits(model, images / 255, data="noise")
-    with pytest.raises(ValueError, match="1 images give no interval. Give at least 2"):
+    with pytest.raises(ValueError, match=r"1 images give no interval\. Give at least 2"):
         measure_bits(model, images[:1], data="noise")
     with pytest.raises(ValueError, match=r"have shape \(7, 3\)\. Give \(7, 2\)"):
         measure_bits(model, images, np.zeros((7, 3), dtype=np.int8), data="noise")
-    with pytest.raises(ValueError, match="this model is unconditional. Remove labels"):
+    with pytest.raises(ValueError, match=r"this model is unconditional\. Remove labels"):
         measure_bits(model_of(()), images, LABELS, data="noise")
     with pytest.raises(ValueError, match=r"must lie in 2\.\.10, not 11"):
         measure_bits(model, images, data="noise", evaluations=11)

@@ -183,7 +183,9 @@ def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_pat
     for row, stored in zip(rows, file["rows"], strict=True):
         assert figures(row._asdict() | {"fid": row.fid._asdict()}) == figures(stored)
     facts["sampling"][0]["timesteps"] = "trailing"
-    with pytest.raises(ConfigError, match="has a sweep with another sampling. Give another --out"):
+    with pytest.raises(
+        ConfigError, match=r"has a sweep with another sampling\. Give another --out"
+    ):
         read_rows(STORED, facts)
 
 
