@@ -64,8 +64,8 @@ def resolve_sampling(
     config = config.model_copy(
         update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
     )
-    _check_shapes_of_guidance(config, schedule, fields)
     check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
+    _check_shapes_of_guidance(config, schedule, fields)
     return with_guidance(config, 1.0 if conditional is False else config.guidance)
 
 
