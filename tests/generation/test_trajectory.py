@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.generation import trajectory
+from fromnoise.generation import samples
 from fromnoise.model.model import to_uint8
 
 SEEDS = [4, 0, 9, 10, 2]
@@ -16,12 +16,12 @@ def test_the_animation_goes_from_the_noise_to_the_finished_images(
     model, tmp_path, steps, frames, monkeypatch, write_samples
 ):
     saved = []
-    monkeypatch.setattr(trajectory, "save_gif", lambda frames, path: saved.extend(frames) or path)
+    monkeypatch.setattr(samples, "save_gif", lambda frames, path: saved.extend(frames) or path)
     write_samples(model, [1, 2], tmp_path, gif=True, steps=steps)
     assert len(saved) == frames
     finished = model.sample([1, 2], steps=steps)
     for frame, images in ((0, to_uint8(model.start([1, 2]))), (-1, finished)):
-        assert np.array_equal(saved[frame], trajectory.tile(images.numpy()))
+        assert np.array_equal(saved[frame], samples.tile(images.numpy()))
 
 
 def test_the_strip_shows_what_it_says(model, tmp_path, monkeypatch, write_samples):
@@ -32,7 +32,7 @@ def test_the_strip_shows_what_it_says(model, tmp_path, monkeypatch, write_sample
         shown.update(rows=rows, times=times)
         return path
 
-    monkeypatch.setattr(trajectory, "strip_figure", strip)
+    monkeypatch.setattr(samples, "strip_figure", strip)
     write_samples(model, [1, 2], tmp_path, trajectory=True, steps=4)
     steps = list(model.denoise([1, 2], steps=4))
     assert shown["times"] == [100, 75, 50, 25, 0]
@@ -49,9 +49,7 @@ def test_the_strip_shows_the_nearest_times_that_are_visited(
     model, tmp_path, monkeypatch, write_samples
 ):
     shown = []
-    monkeypatch.setattr(
-        trajectory, "strip_figure", lambda _, times, path, title: shown.extend(times)
-    )
+    monkeypatch.setattr(samples, "strip_figure", lambda _, times, path, title: shown.extend(times))
     write_samples(model, [1], tmp_path, trajectory=True, steps=4, times=[0, 99, 60, 52, 48])
     assert shown == [100, 50, 0]
 
@@ -69,7 +67,7 @@ def test_each_step_is_a_grid_of_its_own_time(model, tmp_path, monkeypatch, write
         shown[path.name] = images
         return path
 
-    monkeypatch.setattr(trajectory, "grid_figure", grid)
+    monkeypatch.setattr(samples, "grid_figure", grid)
     write_samples(model, SEEDS, tmp_path, each_step=True, steps=3)
     steps = list(model.denoise(SEEDS, steps=3))
     assert shown.keys() == {"x_t-0100.png"} | {
