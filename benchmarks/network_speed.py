@@ -242,11 +242,7 @@ def main() -> None:
         note = one.say(ours)
         print(f"  {note}", flush=True)
         save_race(
-            "network_speed",
-            {title: measured},
-            notes={title: note},
-            device=a.device,
-            merge=merge,
+            "network_speed", {title: measured}, notes={title: note}, device=a.device, merge=merge
         )
         merge = True  # what is measured already outlasts an interruption
 

@@ -53,12 +53,7 @@ def stages_of(
     """Training with these changes, and drawing, in out/NAME."""
     precision = "bf16" if computes_in_bf16(torch.device("cpu")) else "fp32"
     alike = {"training.precision": precision, "training.channels_last": False}
-    training = {
-        "data": data,
-        "recipe": RECIPE,
-        "steps": steps,
-        "overrides": {**alike, **changed},
-    }
+    training = {"data": data, "recipe": RECIPE, "steps": steps, "overrides": {**alike, **changed}}
     drawing = {
         "trained": str((out / name / "training").absolute()),
         "count": num,

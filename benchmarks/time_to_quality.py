@@ -45,11 +45,7 @@ from table import of_contest
 from turns import Stage, finish
 
 OURS, DIFFUSERS, LUCIDRAINS = "fromnoise", "diffusers", "lucidrains"
-WORK = {
-    OURS: "fromnoise_recipe",
-    DIFFUSERS: "diffusers_example",
-    LUCIDRAINS: "lucidrains_trainer",
-}
+WORK = {OURS: "fromnoise_recipe", DIFFUSERS: "diffusers_example", LUCIDRAINS: "lucidrains_trainer"}
 WITH_A_RATE_THAT_FALLS = (OURS, DIFFUSERS)
 MARGIN = 0.03  # of the time, that the planned steps leave
 FEWEST, T = 2, 1000  # steps of DDIM

@@ -15,14 +15,7 @@ from PIL import Image
 from fromnoise import config
 from fromnoise.cli import app
 from fromnoise.config import schema
-from fromnoise.diffusion import (
-    LOSSES,
-    SAMPLERS,
-    SCHEDULES,
-    TIMESTEPS,
-    WEIGHTINGS,
-    NoiseSchedule,
-)
+from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS, NoiseSchedule
 from fromnoise.diffusion.losses import OWN, VLB
 
 DOCS = Path(__file__).parent.parent / "docs"

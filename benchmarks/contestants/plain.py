@@ -25,7 +25,7 @@ OPERATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {  # network → funct
         "normalised_by_batch": lambda h, w, bias: F.batch_norm(h, None, None, w, bias, True),
         "normalised": lambda h, mean, var, w, bias: F.batch_norm(h, mean, var, w, bias),
         "halved": lambda h: F.max_pool2d(h, 2),
-    },
+    }
 }
 
 

@@ -15,11 +15,7 @@ COLOURS = ("#d1495b", "#2f6f9f", "#3f9b6e", "#b07d2b", "#7a5195", "#555555")
 
 
 def loss_figure(
-    log_rows: Sequence[Mapping[str, Any]],
-    path: str | Path,
-    *,
-    title: str,
-    loss_name: str = "",
+    log_rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str, loss_name: str = ""
 ) -> Path:
     """Write the loss against the training step as a PNG, both axes logarithmic.
 
@@ -57,10 +53,7 @@ def loss_figure(
 
 
 def bits_figure(
-    curve: Sequence[tuple[int, int, float, float, float]],
-    path: str | Path,
-    *,
-    title: str,
+    curve: Sequence[tuple[int, int, float, float, float]], path: str | Path, *, title: str
 ) -> Path:
     """Write the terms of the variational bound against t as a PNG, both axes logarithmic.
 

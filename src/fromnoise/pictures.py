@@ -200,11 +200,7 @@ def grids_side_by_side(
 
 
 def strip_figure(
-    rows: Sequence[tuple[str, np.ndarray]],
-    timesteps: Sequence[int],
-    path: StrPath,
-    *,
-    title: str,
+    rows: Sequence[tuple[str, np.ndarray]], timesteps: Sequence[int], path: StrPath, *, title: str
 ) -> Path:
     """Write a denoising trajectory as a PNG: one column per timestep, one row per quantity.
 

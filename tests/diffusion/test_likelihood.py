@@ -377,12 +377,7 @@ def entropy(mean: float, std: float) -> float:
 
 @pytest.mark.parametrize(
     ("variance", "mean", "std"),
-    [
-        ("learned", 0.1, 0.2),
-        ("learned", -0.3, 0.05),
-        ("small", 0.1, 0.2),
-        ("large", -0.3, 0.05),
-    ],
+    [("learned", 0.1, 0.2), ("learned", -0.3, 0.05), ("small", 0.1, 0.2), ("large", -0.3, 0.05)],
 )
 def test_of_gaussian_levels_every_part_of_the_bound_is_known(schedule, variance, mean, std):
     x0, eps, weight = gaussian_levels(mean, std)
@@ -548,11 +543,7 @@ def test_a_variance_that_was_not_learned_is_refused(short, images, noise):
 # ---- the estimate from few times ------------------------------------------------------------
 
 
-@given(
-    name=st.sampled_from(["linear", "cosine"]),
-    T=st.integers(2, 300),
-    share=st.floats(0, 1),
-)
+@given(name=st.sampled_from(["linear", "cosine"]), T=st.integers(2, 300), share=st.floats(0, 1))
 def test_strata_cover_every_time_once(name, T, share):
     schedule = NoiseSchedule.named(name, T)
     parts = strata(schedule, count := 2 + round(share * (T - 2)))

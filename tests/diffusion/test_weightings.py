@@ -56,11 +56,7 @@ def slope(objective, kind, schedule, t, seed=0):
 @given(errors=st.lists(st.floats(-9, 9), min_size=6, max_size=6))
 @pytest.mark.parametrize(
     ("name", "theirs"),
-    [
-        ("mse", F.mse_loss),
-        ("l1", F.l1_loss),
-        ("huber", partial(F.huber_loss, delta=1.0)),
-    ],
+    [("mse", F.mse_loss), ("l1", F.l1_loss), ("huber", partial(F.huber_loss, delta=1.0))],
 )
 def test_a_metric_is_that_of_torch(name, theirs, errors):
     target = torch.linspace(-1, 1, 6).double()

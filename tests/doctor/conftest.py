@@ -35,10 +35,7 @@ def inputs(tiny: dict[str, Any]) -> Callable[..., CheckInputs]:
     """inputs({"training.steps": 7}, num_images=5): those of a sound training, with changes."""
 
     def build(
-        overrides: dict[str, Any] | None = None,
-        *,
-        cost: dict[str, Any] | None = None,
-        **known: Any,
+        overrides: dict[str, Any] | None = None, *, cost: dict[str, Any] | None = None, **known: Any
     ) -> CheckInputs:
         recipe = parse_recipe(tiny, "tiny", {**SOUND, **(overrides or {})})
         sound = CheckInputs(

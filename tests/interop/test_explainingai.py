@@ -113,11 +113,7 @@ def ours(read):
         {},
         {"image_channels": 1, "layers": (2, 1, 3)},
         {"mid_channels": (24, 32, 8, 16), "layers": (1, 2, 1), "c_time": 20},
-        {
-            "channels": (16, 8, 16, 32),
-            "mid_channels": (32, 16),
-            "downsample": (False, True, True),
-        },
+        {"channels": (16, 8, 16, 32), "mid_channels": (32, 16), "downsample": (False, True, True)},
         {
             "channels": (32, 64, 128, 256),
             "mid_channels": (256, 256, 128),

@@ -219,8 +219,7 @@ def test_a_u_net_without_its_diffusion_is_refused():
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{}, {"model": 3}, {"model": {}, "ema": {}}, {"init_conv.weight": torch.zeros(1)}],
+    "other", [{}, {"model": 3}, {"model": {}, "ema": {}}, {"init_conv.weight": torch.zeros(1)}]
 )
 def test_other_files_are_not_recognised(other):
     assert lucidrains(other) is None

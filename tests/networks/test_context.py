@@ -11,12 +11,7 @@ from fromnoise.networks import ContextUNet
 from fromnoise.training.ema import EMA
 
 TINY = {"features": 8, "pool": 2, "expand": 3, "T": 50}
-CORRECTED = {
-    "pool": 3,
-    "norm": "group",
-    "embedding": "sinusoid",
-    "condition": "signed",
-}
+CORRECTED = {"pool": 3, "norm": "group", "embedding": "sinusoid", "condition": "signed"}
 COND = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 0, 0, 0, -1]]).double()
 
 

@@ -52,13 +52,7 @@ SMALL = {
         "dropout": 0.0,
         "heads": 2,
     },
-    "linear_attention": {
-        "dim": 8,
-        "multipliers": (1, 2),
-        "heads": 2,
-        "head_dim": 4,
-        "memories": 3,
-    },
+    "linear_attention": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 4, "memories": 3},
     "context": {"features": 8, "pool": 2, "expand": 2},
 }
 

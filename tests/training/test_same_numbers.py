@@ -19,12 +19,7 @@ from fromnoise.training.step import sample_batch, train_step
 
 STEPS, LR, CLIP = 50, 1e-3, 0.5
 SMALL = {
-    "ddpm": {
-        "channels": 16,
-        "multipliers": (1, 2),
-        "num_res_blocks": 1,
-        "groups": 4,
-    },
+    "ddpm": {"channels": 16, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4},
     "linear_attention": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 8},
     "stacked": {
         "channels": (16, 32),

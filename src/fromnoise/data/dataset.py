@@ -127,11 +127,7 @@ def _decode(
 
         with closing(results()) as stream:  # ends the threads before the archive closes
             count = write_entry(
-                entry,
-                stream,
-                at_most=total,
-                labels=reader.labels,
-                label_names=reader.label_names,
+                entry, stream, at_most=total, labels=reader.labels, label_names=reader.label_names
             )
     if not count:
         raise DataError(

@@ -97,10 +97,7 @@ class NoiseSchedule:
         of_x0 = a_s.sqrt() * beta / (1 - a_t)
         of_x_t = (a_t / a_s).sqrt() * (1 - a_s) / (1 - a_t)
         variance = (1 - a_s) / (1 - a_t) * beta
-        return (
-            per_image(of_x0, x0) * x0 + per_image(of_x_t, x0) * x_t,
-            per_image(variance, x0),
-        )
+        return (per_image(of_x0, x0) * x0 + per_image(of_x_t, x0) * x_t, per_image(variance, x0))
 
     def variances(self, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         """Return β̃ and β, the bounds of the variance of a step from t to s.

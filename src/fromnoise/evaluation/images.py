@@ -1,4 +1,4 @@
-"""Images of an evaluation: real ones of a run or a folder, generated ones of a model or a folder."""
+"""Images of an evaluation: real ones of a run or folder, generated ones of a model or folder."""
 
 import re
 import time

@@ -25,7 +25,7 @@ DEFAULT_COUNT = 64  # images
 
 
 class Conditioning(NamedTuple):
-    """What images are conditioned on. The default is unconditional."""
+    """Labels of images, a composition, autoguidance. The default is unconditional."""
 
     cond: np.ndarray | None = None  # labels in {−1, 0, +1}, int8 (N, K)
     compose: Mapping[str, float] | None = None  # label → weight, for all images

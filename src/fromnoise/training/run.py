@@ -58,7 +58,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether a checkpoint has the last step of the recipe; false after a stop signal."""
+        """Return whether a checkpoint has the last step; false after a stop signal."""
         newest, _ = newest_checkpoint(self.folder / "checkpoints")
         return newest is not None and read_state(newest)["step"] >= self.recipe().training.steps
 
@@ -182,11 +182,7 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     options = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
     with progress_bar("decoding") as progress:
         images = open_images(
-            recipe.data.source,
-            recipe.data.path,
-            download=download,
-            progress=progress,
-            **options,
+            recipe.data.source, recipe.data.path, download=download, progress=progress, **options
         )
     _, channels, height, width = images.images.shape
     logger.info(
@@ -269,14 +265,13 @@ def _refuse_existing(folder: Path) -> None:
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths, so that a run can be resumed from any folder."""
 
-    def absolute(path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path is not None else None
+    def absolute(section: Any, key: str) -> Any:
+        path = getattr(section, key)
+        changes = {} if path is None else {key: path.expanduser().absolute()}
+        return section.model_copy(update=changes)
 
-    data = recipe.data.model_copy(update={"path": absolute(recipe.data.path)})
-    start_from = {"start_from": absolute(recipe.training.start_from)}
-    training = recipe.training.model_copy(update=start_from)
-    classifier = {"classifier": absolute(recipe.evaluation.classifier)}
-    evaluation = recipe.evaluation.model_copy(update=classifier)
+    data, training = absolute(recipe.data, "path"), absolute(recipe.training, "start_from")
+    evaluation = absolute(recipe.evaluation, "classifier")
     changes = {"data": data, "training": training, "evaluation": evaluation}
     return recipe.model_copy(update=changes)
 

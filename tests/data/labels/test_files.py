@@ -130,10 +130,7 @@ def test_the_labels_reach_their_images(case, wrap, data):
     expected |= {wrap + name: [0] * len(names) for name in unnamed}
     with tempfile.TemporaryDirectory() as place:
         root = put(Path(place, "root"), everything)
-        for source, path in (
-            (folder, root),
-            (zip_file, pack(Path(place, "x.zip"), everything)),
-        ):
+        for source, path in ((folder, root), (zip_file, pack(Path(place, "x.zip"), everything))):
             found, labels, label_names = labels_of(source, path)
             assert found == sorted(expected, key=natural_key)
             assert label_names == tuple(names)
@@ -203,10 +200,7 @@ JSON_ROWS = [
     ("text", "message"),
     [
         *JSON_ROWS,
-        (
-            '["a"]',
-            r'not a table of labels\. Write \{"file": \["name", …\], …\}, or rename the',
-        ),
+        ('["a"]', r'not a table of labels\. Write \{"file": \["name", …\], …\}, or rename the'),
         ("{}", r'here is not a table of labels\. Write \{"file"'),
         ('{"a": 3}', r"here: 'a': 3 is not a list of names"),
         ('{"a": ["x", null]}', r"'a': \[\"x\", null\] is not a list of names"),
@@ -242,10 +236,7 @@ def test_a_labels_json_that_is_none(text, message):
         ('file,label\na,"x\nb,y\n', r"here: line 3: unexpected end of data"),
         ("file,x,x\na,1,1\n", r"here: the header has the name 'x' twice"),
         ("file,x,\na,1,1\n", r"here: the header has an empty name"),
-        (
-            "file,x,y\na,1,\nb,0,2\n",
-            r"line 3: 'y' is \"2\"\. Write 1, true or yes if present, 0, ",
-        ),
+        ("file,x,y\na,1,\nb,0,2\n", r"line 3: 'y' is \"2\"\. Write 1, true or yes if present, 0, "),
     ],
 )
 def test_a_labels_csv_that_is_none(text, message):
@@ -261,10 +252,7 @@ def entries(*labels, **more):
     ("text", "message"),
     [
         *JSON_ROWS,
-        (
-            "[]",
-            r'\. Write \{"labels": \[\["file", 0\], …\]\} or \{"labels": null\}, or rename',
-        ),
+        ("[]", r'\. Write \{"labels": \[\["file", 0\], …\]\} or \{"labels": null\}, or rename'),
         ("{}", r'here has no list of labels\. Write \{"labels"'),
         ('{"labels": []}', r'here has no list of labels\. Write \{"labels"'),
         ('{"labels": {"a": 0}}', r'here has no list of labels\. Write \{"labels"'),

@@ -233,10 +233,7 @@ def test_missing_files_of_a_label_file_are_skipped_with_their_labels(folder, tmp
     labels = {"x.png": "red", "img10.png": "red", "../out.png": "red", "img1.png": "blue"}
     (folder / "labels.json").write_text(json.dumps(labels))
     (folder / "img1.png").write_bytes(b"")
-    for source, path in (
-        ("folder", folder),
-        ("zip", pack(folder, tmp_path / "x.zip")),
-    ):
+    for source, path in (("folder", folder), ("zip", pack(folder, tmp_path / "x.zip"))):
         data = open_images(source, path)
         assert (values(data.images), data.label_names) == ([20, 30], ("blue", "red"))
         assert data.labels.tolist() == [[0, 0], [-1, 1]]
