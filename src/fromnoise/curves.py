@@ -27,12 +27,7 @@ def loss_figure(
         log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
             `loss_q4` (most noise). Values that are missing, not finite or not positive are
             skipped.
-        path: its folder is created if missing.
-        title: above the curves.
         loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
-
-    Returns:
-        The path.
     """
     curves = [("loss", "all $t$", "#d1495b", 2.0)]
     for quarter, colour in enumerate(("#8fd0c0", "#45a3b0", "#2f6f9f", "#2b3a73"), start=1):
@@ -63,11 +58,6 @@ def bits_figure(
     Args:
         curve: for each range of t: (first t, last t, mean term of one step in bits per dimension,
             and the ends of its 95 % interval). The first range is t = 1 alone.
-        path: its folder is created if missing.
-        title: above the curve.
-
-    Returns:
-        The path.
     """
     axes = _log_axes(title)
     axes.set(xlabel="$t$", ylabel="bits per dimension in one step")
@@ -97,11 +87,7 @@ def sweep_figure(
         lines: name → (steps, seconds per image, distance, and the ends of its 95 % interval) for
             each step count. Distances that are not positive are left out.
         front: (seconds, distance) of the Pareto front, drawn in grey below the lines.
-        path: its folder is created if missing.
         distance: the name of the distance, for its axis.
-
-    Returns:
-        The path.
     """
     axes = _log_axes("Quality against cost (numbers: steps; grey: Pareto front)")
     axes.set(xlabel="seconds per image", ylabel=f"{distance} (lower is better)")

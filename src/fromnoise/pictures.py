@@ -46,11 +46,8 @@ def save_pngs(
         names: N file names without ".png".
         metadata: N mappings from keyword to text, or None.
 
-    Returns:
-        The N paths.
 
-    Raises:
-        ValueError: wrong dtype or shape, or the numbers of images, names and metadata differ.
+    Raises ValueError: wrong dtype or shape, or the numbers of images, names and metadata differ.
     """
     images = _displayable(images)
     metadata = [{}] * len(images) if metadata is None else metadata
@@ -76,16 +73,12 @@ def save_gif(
 
     Args:
         frames: uint8 (C, H, W), all of one shape, at least one.
-        path: its folder is created if missing.
         milliseconds: duration of each frame. GIF rounds to 10 ms, and viewers slow down frames
             shorter than 20 ms.
         last_milliseconds: duration of the last frame.
 
-    Returns:
-        The path.
 
-    Raises:
-        ValueError: no frame, wrong dtype, or different shapes.
+    Raises ValueError: no frame, wrong dtype, or different shapes.
     """
     if len(frames) == 0:
         raise ValueError("an animation needs at least one frame. Give one.")
@@ -111,8 +104,7 @@ def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.
         uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
         enlarged size.
 
-    Raises:
-        ValueError: wrong dtype or shape, no image, or columns < 1.
+    Raises ValueError: wrong dtype or shape, no image, or columns < 1.
     """
     return _mosaic(_enlarge(images, TILE_SIDE), columns, gap, gap)
 
@@ -132,16 +124,12 @@ def grid_figure(
 
     Args:
         images: uint8 (N, C, H, W), N ≥ 1.
-        path: its folder is created if missing.
         title: above the grid.
         captions: N short texts, one below each image, each of one or more lines.
         columns: images per row. By default the grid is about square.
 
-    Returns:
-        The path.
 
-    Raises:
-        ValueError: as `tile`, or if the numbers of captions and images differ.
+    Raises ValueError: as `tile`, or if the numbers of captions and images differ.
     """
     if captions is None:
         return grids_side_by_side([("", images)], path, title=title, columns=columns)
@@ -178,15 +166,11 @@ def grids_side_by_side(
 
     Args:
         panels: at least one pair of a title and images, uint8 (N, C, H, W), N ≥ 1.
-        path: its folder is created if missing.
         title: above all of them.
         columns: images per row of each grid. By default each grid is about square.
 
-    Returns:
-        The path.
 
-    Raises:
-        ValueError: as `tile`.
+    Raises ValueError: as `tile`.
     """
     pictures, texts, x, height = [], [], 0, 0
     top = _line_height(LABEL) + 6 if any(name for name, _ in panels) else 0
@@ -208,14 +192,10 @@ def strip_figure(
         rows: pairs of a label, such as "x_t" or "predicted x_0", and that quantity at each
             timestep, uint8 (len(timesteps), C, H, W). `$…$` in a label is set as mathematics.
         timesteps: t of each column, in order.
-        path: its folder is created if missing.
         title: above the strip.
 
-    Returns:
-        The path.
 
-    Raises:
-        ValueError: as `tile`, or if a row does not have one image per timestep.
+    Raises ValueError: as `tile`, or if a row does not have one image per timestep.
     """
     for label, images in rows:
         if len(images) != len(timesteps):

@@ -102,8 +102,7 @@ class Classifier:
             float64, so that few of them round to 1. present (N, K): probability ≥ 0.5 for
             `labels`; only the likeliest for `classes`.
 
-        Raises:
-            ValueError: images of another type, size or number of channels.
+        Raises ValueError: images of another type, size or number of channels.
         """
         logits = torch.from_numpy(self.features(images, batch_size=batch_size)[1]).double()
         if self.spec.kind == "labels":

@@ -46,9 +46,8 @@ def label_counts(predictions: LabelPredictions, targets: np.ndarray) -> LabelCou
         Counts (N,). For `hits`, the lower index ranks first among equally probable labels. Such
         ties are frequent if the probabilities of a classifier round to 1.
 
-    Raises:
-        ValueError: no image, shapes that differ, probabilities outside [0, 1], `present` not bool,
-            or a target other than −1, 0 and 1.
+    Raises ValueError: no image, shapes that differ, probabilities outside [0, 1], `present` not
+    bool, or a target other than −1, 0 and 1.
     """
     positive, negative, present = _check(predictions, targets)
     # In float64, because the minus would wrap an unsigned integer around.

@@ -95,8 +95,7 @@ def check_copies(
     Returns:
         Distances in pixels are root mean squares over the numbers of an image, in [0, 1].
 
-    Raises:
-        ValueError: wrong dtype, differing sizes, too few images, or a space of other images.
+    Raises ValueError: wrong dtype, differing sizes, too few images, or a space of other images.
     """
     _check_images(samples, train, held_out)
     rows = left_out_rows(len(train)) if held_out is None else None

@@ -84,14 +84,10 @@ def save_copy_sheet(
 
     Args:
         samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W).
-        path: its folder is created if missing.
         pairs: the largest number of samples, in the order of `by_suspicion`.
 
-    Returns:
-        The path.
 
-    Raises:
-        ValueError: wrong dtype or shape.
+    Raises ValueError: wrong dtype or shape.
     """
     images, captions = [], []
     for i in by_suspicion(check)[:pairs]:

@@ -53,8 +53,7 @@ def evaluate(
         extractor: one of EXTRACTORS; None for the classifier if there is one, else inception.
         sampling: overrides of the model's sampling settings, see `resolve_sampling`.
 
-    Raises:
-        ValueError: settings, images or labels that do not match, before any image is sampled.
+    Raises ValueError: settings, images or labels that do not match, before any image is sampled.
     """
     check_installed()
     check_metrics(metrics)

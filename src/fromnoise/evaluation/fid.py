@@ -24,8 +24,7 @@ def frechet_distance(
     Returns:
         A number ≥ 0, in the squared unit of the features.
 
-    Raises:
-        ValueError: the shapes do not match.
+    Raises ValueError: the shapes do not match.
     """
     return frechet_to(mean_b, cov_b)(mean_a, cov_a)
 
@@ -77,8 +76,7 @@ class Moments(NamedTuple):
 def moments_of(features: np.ndarray) -> Moments:
     """Return the moments of features (N, D) of any real dtype, summed in float64.
 
-    Raises:
-        ValueError: features are not (N, D) with N ≥ 2, or not all finite.
+    Raises ValueError: features are not (N, D) with N ≥ 2, or not all finite.
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}. Give (N, D) with N ≥ 2.")

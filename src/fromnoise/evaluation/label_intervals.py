@@ -59,8 +59,7 @@ def score_with_intervals(
         seed: the same seed gives the same intervals, independent of the order of the images and
             the numbers of the conditions.
 
-    Raises:
-        ValueError: as `label_counts`, or a wrong shape of `condition`, or no resample.
+    Raises ValueError: as `label_counts`, or a wrong shape of `condition`, or no resample.
     """
     ratios = list(score_ratios(label_counts(predictions, targets)).values())
     group = _groups(condition, len(targets))

@@ -117,9 +117,8 @@ def measure_bits(
         batch_size: images at a time.
         progress: called with (images done, images).
 
-    Raises:
-        ValueError: a model of another range than [−1, 1], images or labels that do not fit the
-            model, fewer than 2 images, or evaluations outside 2..T.
+    Raises ValueError: a model of another range than [−1, 1], images or labels that do not fit the
+    model, fewer than 2 images, or evaluations outside 2..T.
     """
     _check(model, images, labels)
     T = model.denoiser.schedule.T

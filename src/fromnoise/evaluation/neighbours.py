@@ -38,8 +38,7 @@ def ranked_neighbours(
     Returns:
         Any of equally near rows.
 
-    Raises:
-        ValueError: the shapes do not match, or there are fewer rows than ranks.
+    Raises ValueError: the shapes do not match, or there are fewer rows than ranks.
     """
     _check(a, b)
     if mirrored.shape != a.shape:

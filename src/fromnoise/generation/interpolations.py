@@ -57,8 +57,7 @@ def interpolate_to_folder(
         config: without strength, resolved with `DETERMINISTIC`.
         cond: labels in {−1, 0, +1}, (K,).
 
-    Raises:
-        ValueError: unreadable or out of range, before anything is written.
+    Raises ValueError: unreadable or out of range, before anything is written.
     """
     T = model.denoiser.schedule.T
     t = visited_timesteps(config, model.denoiser.schedule)[0]

@@ -121,8 +121,7 @@ class Model:
             autoguidance: a weaker model, which gets the same cond without guidance, and a scale.
             overrides: see `resolve_sampling`.
 
-        Raises:
-            ValueError: labels that the model lacks; the errors of `resolve_sampling`.
+        Raises ValueError: labels that the model lacks; the errors of `resolve_sampling`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is too small. Use at least 1.")
