@@ -23,7 +23,6 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
-from fromnoise import generation
 from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
@@ -34,6 +33,7 @@ from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.generation import interpolations as generation
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
@@ -599,7 +599,7 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     ends = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(ends, digits, strict=True):
         Image.fromarray(image[0].astype(np.uint16) * 257).save(path)
-    monkeypatch.setattr(generation.interpolations, "grid_figure", lambda images, path, **how: path)
+    monkeypatch.setattr(generation, "grid_figure", lambda images, path, **how: path)
     model, out = untrained(tiny), tmp_path / "out"
     config = model.sampling_config(steps=100)
     files = generation.interpolate_to_folder(model, *ends, out, config, frames=3, strength=0.01)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fromnoise
-from fromnoise.config import ConfigError
+from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS, NoiseSchedule
 from fromnoise.diffusion.denoiser import Denoise

@@ -12,8 +12,8 @@ import torch
 import typer.main
 from PIL import Image
 
-from fromnoise import config
 from fromnoise.cli import app
+from fromnoise.config import recipe as config
 from fromnoise.config import schema
 from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS, NoiseSchedule
 from fromnoise.diffusion.losses import OWN, VLB

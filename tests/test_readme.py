@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise import cli, config
+from fromnoise import cli
+from fromnoise.config import recipe as config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

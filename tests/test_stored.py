@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise.config import load_recipe
+from fromnoise.config.recipe import load_recipe
 from fromnoise.evaluation.images import samples_in
 
 STORED = Path(__file__).parent / "stored"

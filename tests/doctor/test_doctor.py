@@ -9,8 +9,7 @@ import torch
 import fromnoise
 from fromnoise import runs
 from fromnoise.config.recipe import load_recipe, shipped_recipes
-from fromnoise.doctor import diagnose
-from fromnoise.doctor.doctor import CHECKS
+from fromnoise.doctor.doctor import CHECKS, diagnose
 
 doctor = importlib.import_module("fromnoise.doctor.doctor")
 Usage = namedtuple("Usage", "total used free")

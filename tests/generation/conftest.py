@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise.generation import Conditioning, Outputs, sample_to_folder
+from fromnoise.generation.conditioning import Conditioning
+from fromnoise.generation.samples import Outputs, sample_to_folder
 from fromnoise.model.model import Model, build_denoiser
 
 

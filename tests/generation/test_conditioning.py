@@ -9,8 +9,12 @@ from fromnoise.config.components import Component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Diffusion, SamplingConfig
 from fromnoise.data import DataError
-from fromnoise.generation import Conditioning, read_conditioning
-from fromnoise.generation.conditioning import guidance_formula, guidance_notes
+from fromnoise.generation.conditioning import (
+    Conditioning,
+    guidance_formula,
+    guidance_notes,
+    read_conditioning,
+)
 from fromnoise.model.spec import ModelSpec
 
 NAMES = ("red cube", "a/b", "sphere")

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels
-from fromnoise.generation import Conditioning, naming, samples
+from fromnoise.generation import naming, samples
+from fromnoise.generation.conditioning import Conditioning
 from fromnoise.generation.naming import default_folder
 from fromnoise.model.model import Autoguidance, Model
 from fromnoise.model.precision import default_precision

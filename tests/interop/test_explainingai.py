@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.config.components import COMPONENTS, Component, checked
+from fromnoise.config.components import COMPONENTS, Component, check_component
 from fromnoise.interop.explainingai import explainingai
 
 
@@ -100,7 +100,7 @@ def foreign(**options) -> Foreign:
 
 def ours(read):
     """Built from the specification as the importer builds it."""
-    options = checked(Component(**read.spec["network"]), "network").options
+    options = check_component(Component(**read.spec["network"]), "network").options
     build = COMPONENTS["network"][read.spec["network"]["name"]]
     network = build(image_channels=read.spec["channels"], **options)
     network.load_state_dict(read.raw)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.config.components import COMPONENTS, Component, checked
+from fromnoise.config.components import COMPONENTS, Component, check_component
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.mnist_tutorial import mnist_tutorial
 
@@ -114,7 +114,7 @@ def checkpoint(average: Foreign, raw: Foreign):
 
 def ours(read, weights):
     """Built from the specification as the importer builds it."""
-    options = checked(Component(**read.spec["network"]), "network").options
+    options = check_component(Component(**read.spec["network"]), "network").options
     build = COMPONENTS["network"][read.spec["network"]["name"]]
     network = build(image_channels=read.spec["channels"], **options)
     network.load_state_dict(weights)

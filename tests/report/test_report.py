@@ -19,8 +19,8 @@ from PIL import Image
 import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data.labels.names import one_label_each
-from fromnoise.report import write_report
 from fromnoise.report.inline_images import inline_grid
+from fromnoise.report.report import write_report
 from fromnoise.report.run_folder import read_run, short_names
 from fromnoise.report.trajectory import sample_trajectory
 

@@ -9,9 +9,8 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
 from fromnoise.data.loader import batch_indices, load_conditions
-from fromnoise.training import progress_figure
 from fromnoise.training.log import read_log
-from fromnoise.training.previews import write_preview
+from fromnoise.training.previews import progress_figure, write_preview
 
 
 @pytest.fixture

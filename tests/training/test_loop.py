@@ -14,9 +14,10 @@ from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import prefetch
 from fromnoise.diffusion import Objective
-from fromnoise.training import Diverged, loop
+from fromnoise.training import loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
+from fromnoise.training.loop import Diverged
 from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.step import Batch, backward, sample_batch
 

@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.logging import RichHandler
 
-from fromnoise import checkpoints, training
+from fromnoise import checkpoints
 from fromnoise.cli.classifier import classifier_import, classifier_train
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
@@ -22,6 +22,7 @@ from fromnoise.cli.sample import sample
 from fromnoise.cli.sweep import sweep
 from fromnoise.cli.train import ema, progress, report, resume, train
 from fromnoise.progress import console
+from fromnoise.training.loop import Diverged
 
 app = typer.Typer(
     help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
@@ -97,7 +98,7 @@ def error_line(error: Exception) -> str | None:
         )
     if isinstance(error, checkpoints.DiskFull):
         return str(error.strerror)
-    known = (ValueError, OSError, training.Diverged, checkpoints.NotFinite)
+    known = (ValueError, OSError, Diverged, checkpoints.NotFinite)
     if not isinstance(error, known):
         return None
     return re.sub(r"\s*\n\s*", " ", str(error))

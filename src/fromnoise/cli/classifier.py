@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import config
 from fromnoise.classifier.classifier import save_classifier
 from fromnoise.classifier.settings import ClassifierSettings, parse_settings
 from fromnoise.classifier.training import train_classifier_to_folder
 from fromnoise.cli import options
+from fromnoise.config.overrides import parse_override
 from fromnoise.data.sources.iclevr import read_objects
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
@@ -33,7 +33,7 @@ def classifier_train(
     device: options.Device = "auto",
 ) -> None:
     """Train a classifier that predicts the labels of images, and score it on held-out images."""
-    parsed = parse_settings(dict(map(config.parse_override, settings or [])))
+    parsed = parse_settings(dict(map(parse_override, settings or [])))
     train_classifier_to_folder(data, out, settings=parsed, held_out=held_out, device=device)
     print(out.absolute())
 

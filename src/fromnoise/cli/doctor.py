@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fromnoise import config
 from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
-from fromnoise.doctor import diagnose
+from fromnoise.config.overrides import parse_overrides
+from fromnoise.doctor.doctor import diagnose
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
 
@@ -19,7 +19,7 @@ def doctor(
     out: RunFolder = None,
 ) -> None:
     """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
-    changes = config.parse_overrides(settings or [], "training")
+    changes = parse_overrides(settings or [], "training")
     findings = diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:

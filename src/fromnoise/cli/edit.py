@@ -7,12 +7,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from fromnoise import generation
 from fromnoise.cli import options
 from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_count
-from fromnoise.config import ConfigError, SamplingConfig
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.generation.conditioning import guidance_notes, read_conditioning
-from fromnoise.generation.interpolations import DETERMINISTIC
+from fromnoise.generation.inpainting import inpaint_to_folder
+from fromnoise.generation.interpolations import (
+    DETERMINISTIC,
+    interpolate_seeds_to_folder,
+    interpolate_to_folder,
+)
+from fromnoise.generation.variations import vary_to_folder
 from fromnoise.model import Model, load
 from fromnoise.model.spec import Weights
 from fromnoise.progress import progress_bar
@@ -55,7 +61,7 @@ def edit_inpaint(
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
-        files = generation.inpaint_to_folder(
+        files = inpaint_to_folder(
             loaded,
             image,
             mask,
@@ -92,7 +98,7 @@ def edit_vary(
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
-        files = generation.vary_to_folder(
+        files = vary_to_folder(
             loaded,
             image,
             out,
@@ -146,7 +152,7 @@ def edit_interpolate(
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
     with progress_bar("images") as progress:
         if a is None or b is None:
-            files = generation.interpolate_seeds_to_folder(
+            files = interpolate_seeds_to_folder(
                 loaded,
                 parse_seeds(seeds or ""),
                 out,
@@ -157,7 +163,7 @@ def edit_interpolate(
                 progress=progress,
             )
         else:
-            files = generation.interpolate_to_folder(
+            files = interpolate_to_folder(
                 loaded,
                 a,
                 b,

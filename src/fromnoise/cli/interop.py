@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from fromnoise import config
+from fromnoise.config.overrides import parse_override
 from fromnoise.interop import FORMATS, import_model
 
 
@@ -22,7 +22,7 @@ def import_(
     ] = None,
 ) -> None:
     """Import weights of another program as a model to sample from or to train further."""
-    changes = dict(map(config.parse_override, overrides or []))
+    changes = dict(map(parse_override, overrides or []))
     spec, notes = import_model(file, out, format=format, overrides=changes)
     shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}
     settings = spec.model_dump(mode="json", include=shown)

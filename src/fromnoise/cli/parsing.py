@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fromnoise.config import ConfigError, parse_overrides
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.overrides import parse_overrides
 
 
 def parse_seeds(text: str) -> list[int]:

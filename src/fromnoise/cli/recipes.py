@@ -4,7 +4,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from fromnoise import config
+from fromnoise.config.recipe import recipe_head, recipe_text, shipped_recipes
 
 
 def recipes(context: typer.Context) -> None:
@@ -12,12 +12,12 @@ def recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     table = Table(Column("recipe", no_wrap=True), "what", "time", "score")
-    for name in config.shipped_recipes():
-        head = config.recipe_head(name)
+    for name in shipped_recipes():
+        head = recipe_head(name)
         table.add_row(name, head["about"], head["time"], head["score"])
     Console().print(table)
 
 
 def recipes_show(name: str) -> None:
     """Print one recipe, to read or to start one's own from."""
-    print(config.recipe_text(name), end="")
+    print(recipe_text(name), end="")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fromnoise.config import ConfigError
+from fromnoise.config.errors import ConfigError
 
 FLAGS = {
     "--judge": "--classifier",

@@ -8,10 +8,10 @@ import typer
 
 from fromnoise.cli import options
 from fromnoise.cli.parsing import parse_integers, parse_sampling, parse_seeds_or_count
-from fromnoise.config import ConfigError
-from fromnoise.generation import Outputs, read_conditioning, sample_to_folder
-from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes
+from fromnoise.config.errors import ConfigError
+from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
 from fromnoise.generation.naming import default_folder
+from fromnoise.generation.samples import Outputs, sample_to_folder
 from fromnoise.model import Autoguidance, load
 from fromnoise.progress import progress_bar
 

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import config, runs, training
+from fromnoise import runs
 from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
 from fromnoise.cli.parsing import parse_numbers
+from fromnoise.config.overrides import parse_overrides
 from fromnoise.progress import progress_bar
-from fromnoise.report import write_report
+from fromnoise.report.report import write_report
+from fromnoise.training.post_hoc_ema import reconstruct
+from fromnoise.training.previews import progress_figure
 
 
 def train(
@@ -19,7 +22,7 @@ def train(
     out: RunFolder = None,
 ) -> None:
     """Train a recipe into a new run folder."""
-    overrides = config.parse_overrides(settings or [], "training")
+    overrides = parse_overrides(settings or [], "training")
     runs.train(recipe, out=out, data=data, overrides=overrides)
 
 
@@ -27,7 +30,7 @@ def resume(
     run: Annotated[Path, typer.Argument(help="a run folder")], settings: TrainingKeys = None
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
-    runs.resume(run, overrides=config.parse_overrides(settings or [], "training"))
+    runs.resume(run, overrides=parse_overrides(settings or [], "training"))
 
 
 def progress(
@@ -39,7 +42,7 @@ def progress(
 ) -> None:
     """Draw the previews of several steps of a training side by side."""
     chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
-    print(training.progress_figure(run, epochs=chosen).absolute())
+    print(progress_figure(run, epochs=chosen).absolute())
 
 
 def ema(
@@ -56,7 +59,7 @@ def ema(
     ] = None,
 ) -> None:
     """Make an average of any length out of a run's snapshots, as a model file."""
-    average = training.reconstruct(run, length, step=step, out=out)
+    average = reconstruct(run, length, step=step, out=out)
     print(average.file.absolute())
     print(
         f"length {length:g} at step {average.step:,}, of {average.snapshots} snapshots, relative "

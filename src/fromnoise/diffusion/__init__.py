@@ -12,8 +12,6 @@ from fromnoise.diffusion.guidance import (
 from fromnoise.diffusion.inpainting import inpaint
 from fromnoise.diffusion.interpolation import interpolation_starts, slerp
 from fromnoise.diffusion.likelihood import (
-    BitsPerDimension,
-    EstimatedBits,
     bits_per_dimension,
     bound_term,
     estimated_bits_per_dimension,
@@ -44,10 +42,8 @@ __all__ = [
     "TIMESTEPS",
     "VLB",
     "WEIGHTINGS",
-    "BitsPerDimension",
     "Denoise",
     "Denoiser",
-    "EstimatedBits",
     "NoiseSchedule",
     "Objective",
     "Prediction",
