@@ -100,11 +100,8 @@ def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.
         columns: images per row, ≥ 1. By default the picture is about square.
         gap: pixels between neighbours.
 
-    Returns:
-        uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
-        enlarged size.
-
-    Raises ValueError: wrong dtype or shape, no image, or columns < 1.
+    Returns uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
+    enlarged size. Raises ValueError: wrong dtype or shape, no image, or columns < 1.
     """
     return _mosaic(_enlarge(images, TILE_SIDE), columns, gap, gap)
 

@@ -86,15 +86,10 @@ def check_copies(
     hundred that is itself a copy changes it little. With fewer than 20 images the threshold is 0:
     only equal images are copies.
 
-    Args:
-        samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3.
-        held_out: real images that were not trained on, uint8 (L, C, H, W). None: at most 4,096
-            training images, each compared with all others.
-        spaces: further features of the same images, see `space_of`.
-
-    Returns:
-        Distances in pixels are root mean squares over the numbers of an image, in [0, 1].
-
+    samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3. held_out: real images that
+    were not trained on, uint8 (L, C, H, W). None: at most 4,096 training images, each compared with
+    all others. spaces: further features of the same images, see `space_of`. Distances in pixels are
+    root mean squares over the numbers of an image, in [0, 1].
     Raises ValueError: wrong dtype, differing sizes, too few images, or a space of other images.
     """
     _check_images(samples, train, held_out)

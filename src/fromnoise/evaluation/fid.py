@@ -17,13 +17,8 @@ def frechet_distance(
     Dowson & Landau 1982; as a score of generated images Heusel et al. 2017, Eq. 6, where, as
     here, "distance" stands for its square.
 
-    Args:
-        mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D), symmetric and positive semi-definite, possibly singular.
-
-    Returns:
-        A number ≥ 0, in the squared unit of the features.
-
+    mean_a, mean_b: (D,). cov_a, cov_b: (D, D), symmetric and positive semi-definite, possibly
+    singular. The distance is ≥ 0, in the squared unit of the features.
     Raises ValueError: the shapes do not match.
     """
     return frechet_to(mean_b, cov_b)(mean_a, cov_a)

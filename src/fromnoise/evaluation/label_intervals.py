@@ -52,13 +52,8 @@ def score_with_intervals(
     and 62 % with 2. If they do not differ and have several images each: 98 to 99 %, because the
     second stage counts the spread among seeds once more.
 
-    Args:
-        predictions, targets: as for `label_counts`.
-        condition: int (N,), the condition of each image: any integers, in any order.
-        resamples: number of resamples, ≥ 1.
-        seed: the same seed gives the same intervals, independent of the order of the images and
-            the numbers of the conditions.
-
+    predictions, targets: as for `label_counts`. condition: int (N,), any integers. seed: the same
+    one gives the same intervals for any order and numbers of conditions.
     Raises ValueError: as `label_counts`, or a wrong shape of `condition`, or no resample.
     """
     ratios = list(score_ratios(label_counts(predictions, targets)).values())

@@ -114,9 +114,6 @@ def measure_bits(
         evaluations: of the network per image, 2..T; default 50, or T if that is less. With T every
             t is used, and only the noise is random.
         seed: timesteps and noise of image i depend on seed, i and t alone, not on the batch.
-        batch_size: images at a time.
-        progress: called with (images done, images).
-
     Raises ValueError: a model of another range than [−1, 1], images or labels that do not fit the
     model, fewer than 2 images, or evaluations outside 2..T.
     """

@@ -35,10 +35,7 @@ def ranked_neighbours(
         leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too: itself,
             if a was taken from b.
 
-    Returns:
-        Any of equally near rows.
-
-    Raises ValueError: the shapes do not match, or there are fewer rows than ranks.
+    Of equally near rows it returns any. Raises ValueError: the shapes do not match, or there are fewer rows than ranks.
     """
     _check(a, b)
     if mirrored.shape != a.shape:

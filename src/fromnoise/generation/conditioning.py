@@ -66,9 +66,7 @@ def read_conditioning(
         cycle_classes: each label alone, one after the other.
         file: its conditions, one per image, repeated if there are more images.
 
-    Raises:
-        ConfigError: several of these, or an unconditional model.
-        DataError: an unknown label.
+    Raises ConfigError for several of these, or an unconditional model; DataError for labels.
     """
     options = [class_, labels, compose, file, True if cycle_classes else None]
     if all(option is None for option in options):

@@ -79,7 +79,6 @@ def write_shapes(
         train: the number of images, at least 1.
         test: the length of each list of conditions, 1..774.
         size: the side of the images in pixels, or (H, W); at least 16.
-        seed: at least 0.
         workers: processes; by default one per CPU, and fewer for few images. With more than one,
             call this function below `if __name__ == "__main__":`.
         progress: called with (images done, images).
