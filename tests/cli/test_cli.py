@@ -63,7 +63,7 @@ def refused(cli, tmp_path, monkeypatch):
         ("training.stepz=5", "unknown key training.stepz; did you mean training.steps?"),
         ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 0"),
         ("training.steps=many", "training.steps = 'many': input should be a valid integer"),
-        ("training.steps", "'training.steps' is no setting. Write KEY=VALUE"),
+        ("training.steps", "'training.steps' is not a setting. Write KEY=VALUE"),
         ("network.channels=9", "channels must be an even number"),
         ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
         ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
@@ -180,7 +180,7 @@ def test_the_installed_command_and_the_module_are_the_same(shell):
         [script, "train", "digits", "a"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == shell("train", "digits", "a")
-    assert done.stderr == "error: 'a' is no setting. Write KEY=VALUE, as in steps=500.\n"
+    assert done.stderr == "error: 'a' is not a setting. Write KEY=VALUE, as in steps=500.\n"
 
 
 # ---- training -----------------------------------------------------------------------------------

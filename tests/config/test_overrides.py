@@ -25,7 +25,7 @@ def test_an_override_is_read_as_yaml(text, key, value):
 
 @pytest.mark.parametrize("text", ["training.steps", "=5", "", "a=[1", "a=b: c: d"])
 def test_what_is_no_setting(text):
-    with pytest.raises(ConfigError, match=r"is no setting|is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"is not a setting|is not valid YAML"):
         parse_override(text)
 
 

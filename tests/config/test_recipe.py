@@ -231,8 +231,8 @@ def test_a_missing_key_is_named(key):
         (b"data: [1, 2", "is not valid YAML: .* line 1"),
         (b"a: 1\n\tb: 2", "is not valid YAML"),
         (b"\xff\xfe\xff", "is not valid YAML"),
-        (b"", "is no recipe. Give the sections data, network, diffusion, training, sampling"),
-        (b"- data\n- network", "is no recipe. Give the sections"),
+        (b"", "is not a recipe. Give the sections data, network, diffusion, training, sampling"),
+        (b"- data\n- network", "is not a recipe. Give the sections"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, content, said):

@@ -289,7 +289,7 @@ def smallest(written: dict) -> dict:
         (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
         (
             ["--save-best", "best.txt"],
-            "--save-best best.txt is no model file. Name it FILE.safetensors.",
+            "--save-best best.txt is not a model file. Name it FILE.safetensors.",
         ),
         (["--save-best", "made.safetensors"], "made.safetensors exists. Give a new name."),
     ],

@@ -136,7 +136,7 @@ def test_a_composition_is_of_single_labels_and_guides_as_one(labelled_run):
             {"compose": {"3": 1.0}, "guidance": 2.0},
             r"guidance has no effect: .*not a composition, or remove guidance",
         ),
-        ({"compose": {"eleven": 1.0}}, "'eleven' is no label. Labels: 0, 1"),
+        ({"compose": {"eleven": 1.0}}, "'eleven' is not a label. Labels: 0, 1"),
         (
             {"guidance_interval": (1, 5)},
             r"guidance_interval has no effect: ε = ε_∅ \+ s·.* needs ε_c",

@@ -25,10 +25,10 @@ SamplingKeys = Annotated[
     ),
 ]
 ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
-Sampler = Annotated[str | None, typer.Option(help=f"sampler=…: {', '.join(SAMPLERS)}")]
-Steps = Annotated[int | None, typer.Option(help="steps=…, of the sampler")]
+Sampler = Annotated[str | None, typer.Option(help=f"as sampler=…: {', '.join(SAMPLERS)}")]
+Steps = Annotated[int | None, typer.Option(help="sampling steps, as steps=…")]
 Guidance = Annotated[
-    float | None, typer.Option(help="guidance=…, s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
+    float | None, typer.Option(help="as guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
 Class = Annotated[
     str | None, typer.Option("--class", help="these labels, separated by commas, and no others")

@@ -36,7 +36,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return the key and the value, read as YAML: `steps=500` → ("steps", 500)."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{text!r} is no setting. Write KEY=VALUE, as in steps=500.")
+        raise ConfigError(f"{text!r} is not a setting. Write KEY=VALUE, as in steps=500.")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -71,7 +71,7 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
     """Check a nested dict that came from `where`, as `load_recipe` does. Old keys are migrated."""
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{where} is no recipe. Give the sections {', '.join(Recipe.model_fields)}."
+            f"{where} is not a recipe. Give the sections {', '.join(Recipe.model_fields)}."
         )
     tree, overrides = migrate(tree), overrides or {}
     for key, value in overrides.items():

@@ -111,7 +111,8 @@ def evaluate_labels_to_folder(
         for scale in scales
     ]
     parts = sampling_name(model.spec, with_guidance(configs[0], 1.0))
-    name = "-".join(["labels", *parts, *(p.name for p in prompts)])
+    sets = [p.name.replace(" ", "-") for p in prompts]
+    name = "-".join(["labels", *parts, *sets, *(f"s{scale:g}" for scale in scales if scale != 1)])
     folder = out or run_folder_of(path) / "evaluation" / name
     with progress_bar("images") as progress:
         results = evaluate_labels(

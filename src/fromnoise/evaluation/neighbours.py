@@ -35,7 +35,8 @@ def ranked_neighbours(
         leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too: itself,
             if a was taken from b.
 
-    Of equally near rows it returns any. Raises ValueError: the shapes do not match, or there are fewer rows than ranks.
+    Of equally near rows it returns any. Raises ValueError: the shapes do not match, or there are
+    fewer rows than ranks.
     """
     _check(a, b)
     if mirrored.shape != a.shape:

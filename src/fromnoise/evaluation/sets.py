@@ -207,7 +207,7 @@ def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
         )
     if extractor.name not in PRETRAINED:
         warnings.append(
-            f"Distances in the features of {extractor.name} are no FID. Compare them only with "
+            f"Distances in the features of {extractor.name} are not FIDs. Compare them only with "
             "distances in the same features."
         )
     return warnings

@@ -198,6 +198,6 @@ def with_default(model: Model, config: SamplingConfig) -> Model:
 
 def _check_new_model_file(path: Path) -> None:
     if path.suffix != ".safetensors":
-        raise ConfigError(f"--save-best {path} is no model file. Name it FILE.safetensors.")
+        raise ConfigError(f"--save-best {path} is not a model file. Name it FILE.safetensors.")
     if path.exists():
         raise ConfigError(f"--save-best {path.absolute()} exists. Give a new name.")

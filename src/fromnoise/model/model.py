@@ -230,7 +230,7 @@ class Model:
         like = next(self.denoiser.parameters())
         if compose is not None:
             if unknown := [name for name in compose if name not in names]:
-                raise ValueError(f"{unknown[0]!r} is no label. Labels: {', '.join(names)}.")
+                raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
             each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return composed(denoiser, conds, list(compose.values()))
