@@ -63,8 +63,7 @@ def read_conditioning(
         class_: these labels, separated by commas, present, and all others absent.
         labels: `red cube, -blue sphere`: present and absent, the others open.
         compose: `red cube=3, blue sphere=-1`: weights for all images.
-        cycle_classes: each label alone, one after the other.
-        file: its conditions, one per image, repeated if there are more images.
+        cycle_classes: each label in turn. file: a condition per image, repeated if needed.
 
     Raises ConfigError for several of these, or an unconditional model; DataError for labels.
     """
