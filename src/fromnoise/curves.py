@@ -23,11 +23,9 @@ def loss_figure(
     which differ by orders of magnitude, are drawn smoothed. Smoothing is a geometric mean over the
     rows within ± 10 % of the step.
 
-    Args:
-        log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
-            `loss_q4` (most noise). Values that are missing, not finite or not positive are
-            skipped.
-        loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
+    log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
+    `loss_q4` (most noise). Values that are missing, not finite or not positive are skipped.
+    loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
     """
     curves = [("loss", "all $t$", "#d1495b", 2.0)]
     for quarter, colour in enumerate(("#8fd0c0", "#45a3b0", "#2f6f9f", "#2b3a73"), start=1):
@@ -55,9 +53,8 @@ def bits_figure(
     L_0 at t = 1 is a point, because it is the logarithm of a probability and the other terms are
     divergences. Each of those is drawn as the mean over its range of t.
 
-    Args:
-        curve: for each range of t: (first t, last t, mean term of one step in bits per dimension,
-            and the ends of its 95 % interval). The first range is t = 1 alone.
+    curve: for each range of t: (first t, last t, mean term of one step in bits per dimension, and
+    the ends of its 95 % interval). The first range is t = 1 alone.
     """
     axes = _log_axes(title)
     axes.set(xlabel="$t$", ylabel="bits per dimension in one step")
@@ -83,11 +80,9 @@ def sweep_figure(
 ) -> Path:
     """Write a distance against the sampling time as a PNG, both axes logarithmic.
 
-    Args:
-        lines: name → (steps, seconds per image, distance, and the ends of its 95 % interval) for
-            each step count. Distances that are not positive are left out.
-        front: (seconds, distance) of the Pareto front, drawn in grey below the lines.
-        distance: the name of the distance, for its axis.
+    lines: name → (steps, seconds per image, distance, and the ends of its 95 % interval) for each
+    step count. Distances that are not positive are left out. front: (seconds, distance) of the
+    Pareto front, drawn in grey below the lines. distance: the name of the distance, for its axis.
     """
     axes = _log_axes("Quality against cost (numbers: steps; grey: Pareto front)")
     axes.set(xlabel="seconds per image", ylabel=f"{distance} (lower is better)")

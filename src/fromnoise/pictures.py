@@ -40,11 +40,8 @@ def save_pngs(
 ) -> list[Path]:
     """Write each image as folder/name.png, with text metadata.
 
-    Args:
-        images: uint8 (N, C, H, W).
-        folder: created if missing. Files of the same names are replaced.
-        names: N file names without ".png".
-        metadata: N mappings from keyword to text, or None.
+    images: uint8 (N, C, H, W). folder: created if missing. Files of the same names are replaced.
+    names: N file names without ".png". metadata: N mappings from keyword to text, or None.
 
 
     Raises ValueError: wrong dtype or shape, or the numbers of images, names and metadata differ.
@@ -71,11 +68,9 @@ def save_gif(
 ) -> Path:
     """Write an endlessly looping GIF. Colours are reduced to the best 256 of each frame.
 
-    Args:
-        frames: uint8 (C, H, W), all of one shape, at least one.
-        milliseconds: duration of each frame. GIF rounds to 10 ms, and viewers slow down frames
-            shorter than 20 ms.
-        last_milliseconds: duration of the last frame.
+    frames: uint8 (C, H, W), all of one shape, at least one. milliseconds: duration of each frame.
+    GIF rounds to 10 ms, and viewers slow down frames shorter than 20 ms. last_milliseconds:
+    duration of the last frame.
 
 
     Raises ValueError: no frame, wrong dtype, or different shapes.
@@ -94,11 +89,9 @@ def save_gif(
 def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Arrange images row by row in one picture on white.
 
-    Args:
-        images: uint8 (N, C, H, W), N ≥ 1. Small images are enlarged by an integer factor, until
-            the smaller side has at least 48 pixels.
-        columns: images per row, ≥ 1. By default the picture is about square.
-        gap: pixels between neighbours.
+    images: uint8 (N, C, H, W), N ≥ 1. Small images are enlarged by an integer factor, until the
+    smaller side has at least 48 pixels. columns: images per row, ≥ 1. By default the picture is
+    about square. gap: pixels between neighbours.
 
     Returns uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
     enlarged size. Raises ValueError: wrong dtype or shape, no image, or columns < 1.
@@ -119,11 +112,9 @@ def grid_figure(
 ) -> Path:
     """Write a titled grid of images as a PNG.
 
-    Args:
-        images: uint8 (N, C, H, W), N ≥ 1.
-        title: above the grid.
-        captions: N short texts, one below each image, each of one or more lines.
-        columns: images per row. By default the grid is about square.
+    images: uint8 (N, C, H, W), N ≥ 1. title: above the grid. captions: N short texts, one below
+    each image, each of one or more lines. columns: images per row. By default the grid is about
+    square.
 
 
     Raises ValueError: as `tile`, or if the numbers of captions and images differ.
@@ -161,10 +152,8 @@ def grids_side_by_side(
 ) -> Path:
     """Write grids side by side as a PNG, each under its own title.
 
-    Args:
-        panels: at least one pair of a title and images, uint8 (N, C, H, W), N ≥ 1.
-        title: above all of them.
-        columns: images per row of each grid. By default each grid is about square.
+    panels: at least one pair of a title and images, uint8 (N, C, H, W), N ≥ 1. title: above all of
+    them. columns: images per row of each grid. By default each grid is about square.
 
 
     Raises ValueError: as `tile`.
@@ -185,11 +174,9 @@ def strip_figure(
 ) -> Path:
     """Write a denoising trajectory as a PNG: one column per timestep, one row per quantity.
 
-    Args:
-        rows: pairs of a label, such as "x_t" or "predicted x_0", and that quantity at each
-            timestep, uint8 (len(timesteps), C, H, W). `$…$` in a label is set as mathematics.
-        timesteps: t of each column, in order.
-        title: above the strip.
+    rows: pairs of a label, such as "x_t" or "predicted x_0", and that quantity at each timestep,
+    uint8 (len(timesteps), C, H, W). `$…$` in a label is set as mathematics. timesteps: t of each
+    column, in order. title: above the strip.
 
 
     Raises ValueError: as `tile`, or if a row does not have one image per timestep.

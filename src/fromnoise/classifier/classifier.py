@@ -92,10 +92,8 @@ class Classifier:
     def predictions(self, images: np.ndarray, *, batch_size: int = 256) -> LabelPredictions:
         """Predict the labels of each image.
 
-        Args:
-            images: uint8 (N, C, H, W) of the classifier's size. Grey images are repeated for a
-                classifier with three channels.
-            batch_size: images at a time.
+        images: uint8 (N, C, H, W) of the classifier's size. Grey images are repeated for a
+        classifier with three channels. batch_size: images at a time.
 
         Returns:
             probability (N, K): sigmoid of each logit for `labels`, softmax over them for `classes`;

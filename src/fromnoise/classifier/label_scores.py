@@ -37,10 +37,9 @@ class LabelCounts(NamedTuple):
 def label_counts(predictions: LabelPredictions, targets: np.ndarray) -> LabelCounts:
     """Count the correct and the wrong predictions of each image.
 
-    Args:
-        predictions: of N images and K labels.
-        targets: (N, K): +1 must appear, −1 must not appear, 0 open. An open label counts only in
-            the ranking for `hits`, where it takes up a rank like any other label.
+    predictions: of N images and K labels. targets: (N, K): +1 must appear, −1 must not appear, 0
+    open. An open label counts only in the ranking for `hits`, where it takes up a rank like any
+    other label.
 
     Returns:
         Counts (N,). For `hits`, the lower index ranks first among equally probable labels. Such

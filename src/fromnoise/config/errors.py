@@ -23,7 +23,7 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         section = _section(schema, path[:-1])
         if not section.model_fields:
             return f"unknown key {dotted}. {section.__name__} has no options."
-        prefix = dotted.rpartition(".")[0]
+        prefix = ".".join([key, *path[:-1]] if key else path[:-1])
         known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
         everywhere = sorted(known | set(dotted_keys(schema, key)))
         same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]

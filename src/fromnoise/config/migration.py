@@ -39,6 +39,12 @@ def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def migrate_extractor(extractor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the extractor of a record with today's name."""
+    section = migrate_section("evaluation", {"extractor": extractor.get("name")})
+    return {**extractor, "name": section["extractor"]}
+
+
 def check_not_renamed(key: str, value: Any = None) -> None:
     """Raise ConfigError if a dotted key, or its value, has an old name."""
     section, _, name = key.partition(".")
@@ -54,6 +60,6 @@ def _value(section: str, key: str, value: Any) -> Any:
     if not values:
         return value
     if isinstance(value, Mapping):
-        name = value.get("name", "")
-        return {**value, "name": values.get(name, name)}
+        name = value.get("name")
+        return {**value, "name": values[name]} if name in list(values) else dict(value)
     return values.get(value, value) if isinstance(value, str) else value

@@ -78,7 +78,8 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         check_not_renamed(key, value)
         tree = with_key(tree, key.split("."), value)
     for key, other in (("steps", "epochs"), ("epochs", "steps")):  # the one replaces the other
-        if f"training.{key}" in overrides and f"training.{other}" not in overrides:
+        both = f"training.{other}" in overrides or not isinstance(tree.get("training"), dict)
+        if f"training.{key}" in overrides and not both:
             kept = {k: v for k, v in tree["training"].items() if k != other}
             tree = {**tree, "training": kept}
     try:

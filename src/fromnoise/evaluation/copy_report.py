@@ -82,9 +82,8 @@ def save_copy_sheet(
     A training image is mirrored if its mirror image is nearer. The caption of a sample has d_1/d_k
     and marks a copy; that of a training image has its index and distance, the nearest d_1/d_2 too.
 
-    Args:
-        samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W).
-        pairs: the largest number of samples, in the order of `by_suspicion`.
+    samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W). pairs: the
+    largest number of samples, in the order of `by_suspicion`.
 
 
     Raises ValueError: wrong dtype or shape.

@@ -55,9 +55,8 @@ def frechet_scores(
     99 % if the distance is 0. With fewer images the bias is not c/N, and FID∞ is wrong. FID∞ of a
     distance near 0 can be negative.
 
-    Args:
-        blocks: the moments of G ≥ 2 disjoint sets of about equal size.
-        mean, covariance: of the real images, (D,) and (D, D).
+    blocks: the moments of G ≥ 2 disjoint sets of about equal size. mean, covariance: of the real
+    images, (D,) and (D, D).
     """
     return fid_intervals(frechet_jackknifed(blocks, mean, covariance))
 
@@ -92,9 +91,8 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     jackknife's standard error of the same estimate from all images at once, plus that of the
     subsets.
 
-    Args:
-        generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of `generated` are
-            consecutive rows; `real` may have any order.
+    generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of `generated` are
+    consecutive rows; `real` may have any order.
     """
     from torch_fidelity.metric_kid import (
         KEY_METRIC_KID_MEAN,
@@ -145,8 +143,7 @@ def inception_score(logits: np.ndarray) -> Interval:
 
     Salimans et al. 2016, arXiv:1606.03498. The interval is Student's over the splits.
 
-    Args:
-        logits: float (N, K) of a classifier, N ≥ 10.
+    logits: float (N, K) of a classifier, N ≥ 10.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -168,8 +165,7 @@ def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Inter
     The intervals are Wilson's of a share: precision's over other generated images, recall's over
     other real ones.
 
-    Args:
-        generated, real: float (N, D) and (M, D); N, M > 3.
+    generated, real: float (N, D) and (M, D); N, M > 3.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 

@@ -28,12 +28,10 @@ def ranked_neighbours(
 
     The distance of two images is the smaller one of a to b, and of the mirrored a to b.
 
-    Args:
-        a, mirrored: features of N images and of their mirror images, both (N, D).
-        b: (M, D). All three of any real dtype; compared in float64. Exact for uint8.
-        ranks: in ascending order, 1 for the nearest.
-        leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too: itself,
-            if a was taken from b.
+    a, mirrored: features of N images and of their mirror images, both (N, D). b: (M, D). All three
+    of any real dtype; compared in float64. Exact for uint8. ranks: in ascending order, 1 for the
+    nearest. leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too:
+    itself, if a was taken from b.
 
     Of equally near rows it returns any. Raises ValueError: the shapes do not match, or there are
     fewer rows than ranks.

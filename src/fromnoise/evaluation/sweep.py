@@ -38,6 +38,7 @@ from fromnoise.evaluation.reference import (
 )
 from fromnoise.evaluation.sweep_table import Row, best, read_rows, row_name, table, write_sweep
 from fromnoise.model.model import Model, load
+from fromnoise.model.sampling import SHAPES_OF_GUIDANCE
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.progress import progress_bar
 
@@ -105,7 +106,7 @@ def sweep_to_folder(
     row = best(rows)
     note = f"best: {row_name(row)}, the fastest within the interval of the smallest distance"
     if save_best is not None:
-        file = with_default(model, configs[rows.index(row)]).save(save_best)
+        file = with_default(model, configs[rows.index(row)], guided=guided).save(save_best)
         note += f"; the default of {file.absolute()}"
     text = table(rows, space.name, num=num, reference=against.info)
     return f"{text}\n{note}\n", folder
@@ -171,7 +172,9 @@ def sweep(
     """
     num, batch_size = facts["count"], facts["batch_size"]
     guided = has_labels(model, labels_of)
-    model.sample(range(min(batch_size, num)), batch_size=batch_size, steps=1)  # a warm-up
+    model.sample(
+        range(min(batch_size, num)), batch_size=batch_size, steps=1, precision=configs[0].precision
+    )  # a warm-up
     for config in configs[len(rows) :]:
         with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
             generated = generate_images(
@@ -189,9 +192,10 @@ def sweep(
         write_sweep(folder, rows, facts, extractor.name)
 
 
-def with_default(model: Model, config: SamplingConfig) -> Model:
-    """Return the same model with other default sampling settings."""
-    stored = config.model_copy(update={"precision": model.spec.sampling.precision})
+def with_default(model: Model, config: SamplingConfig, *, guided: bool = True) -> Model:
+    """Return the same model with other default settings; guided: those of guidance too."""
+    kept = {"precision"} if guided else {"precision", "guidance", *SHAPES_OF_GUIDANCE}
+    stored = config.model_copy(update=model.spec.sampling.model_dump(include=kept))
     spec = model.spec.model_copy(update={"sampling": stored})
     return Model(model.denoiser, spec, precision=model.auto_precision)
 

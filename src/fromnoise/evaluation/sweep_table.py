@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.migration import migrate_section
+from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.curves import sweep_figure
 from fromnoise.data.text import read_json
 from fromnoise.evaluation.intervals import Interval
@@ -57,12 +57,6 @@ def _migrate(stored: Any) -> dict[str, Any]:
         sections = [migrate_section("sampling", section) for section in stored.pop("ways")]
         stored["sampling"] = [section | precision for section in sections]
     return {**stored, "extractor": migrate_extractor(stored.get("extractor", {}))}
-
-
-def migrate_extractor(extractor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extractor of a record with today's name."""
-    section = migrate_section("evaluation", {"extractor": extractor.get("name")})
-    return {**extractor, "name": section["extractor"]}
 
 
 def front(rows: Sequence[Row]) -> list[bool]:

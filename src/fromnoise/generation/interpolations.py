@@ -52,16 +52,16 @@ def interpolate_to_folder(
     t = strength·T, are mixed there and denoised (Ho et al. 2020, section 4.3): a small strength
     blends the images, a large one lets the model invent what lies between. seed: of that noise.
 
-    Args:
-        a, b: two files, or two folders with the same number of images, paired in order.
-        config: without strength, resolved with `DETERMINISTIC`.
-        cond: labels in {−1, 0, +1}, (K,).
+    a, b: two files, or two folders with the same number of images, paired in order. config: without
+    strength, resolved with `DETERMINISTIC`. cond: labels in {−1, 0, +1}, (K,).
 
     Raises ValueError: unreadable or out of range, before anything is written.
     """
     T = model.denoiser.schedule.T
     t = visited_timesteps(config, model.denoiser.schedule)[0]
-    if strength is not None:
+    if strength is None:
+        _check_deterministic(config)
+    else:
         t = round(strength * T) if 0 < strength <= 1 else 0
         if t < 1:
             raise ConfigError(
@@ -109,6 +109,7 @@ def interpolate_seeds_to_folder(
     """
     if len(seeds) < 2:
         raise ConfigError(f"seeds = {seeds} are too few. Give at least 2, as in 3,8.")
+    _check_deterministic(config)
     fractions = _fractions(frames)
     require_empty_folder(folder)
     starts = (_slerps(model.start(pair), fractions) for pair in pairwise(seeds))
@@ -119,6 +120,11 @@ def interpolate_seeds_to_folder(
     listed = ", ".join(map(str, seeds[: SHOWN_ROWS + 1]))
     title = title_with_condition(f"between the noises of seeds {listed}", model, cond)
     return _save(results, folder, pairs, fractions, title)
+
+
+def _check_deterministic(config: SamplingConfig) -> None:
+    if config.sampler.name != "ddim" or config.sampler.options["eta"]:
+        raise ConfigError(f"sampler = {config.sampler.name} is not DDIM with eta = 0. Use that.")
 
 
 def _fractions(frames: int) -> list[float]:

@@ -69,6 +69,7 @@ def sample_to_folder(
         visited,
         to_pixels,
         times=outputs.times if outputs.trajectory else (),
+        T=model.denoiser.schedule.T,
         strips=outputs.strips,
         frames=MAX_FRAMES if outputs.gif else 0,
         save_grid=save_grid if outputs.each_step else None,

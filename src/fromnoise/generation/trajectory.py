@@ -23,6 +23,7 @@ class Trajectory:
         to_pixels: Callable[[Tensor], np.ndarray],
         *,
         times: Sequence[int] | None = None,
+        T: int | None = None,
         strips: int = 4,
         frames: int = MAX_FRAMES,
         save_grid: Callable[[str, int, np.ndarray], None] | None = None,
@@ -37,11 +38,11 @@ class Trajectory:
             frames: of the animation, at most.
             save_grid: called with ("x_t" or "predicted_x0", t, images) at every step.
         """
-        first = visited[0]
+        last = T or visited[0]
         if times is None:
             times = [visited[i] for i in _evenly_spaced(len(visited), STRIP_TIMES)]
-        if outside := [t for t in times if not 0 <= t <= first]:
-            raise ConfigError(f"times = {outside[0]} is out of range. Use 0 to {first}.")
+        if outside := [t for t in times if not 0 <= t <= last]:
+            raise ConfigError(f"times = {outside[0]} is out of range. Use 0 to {last}.")
         nearest = {min(visited, key=lambda kept: abs(kept - t)) for t in times}
         self.times = sorted(nearest, reverse=True)
         self.frames: list[np.ndarray] = []  # x_t of the first images

@@ -129,7 +129,7 @@ class Model:
             raise ValueError(
                 f"cond has {len(cond)} rows for {len(seeds)} images. Give one row per image."
             )
-        config = config or self.sampling_config(conditional=cond is not None, **overrides)
+        config = self._resolve(config, cond, overrides)
         batches = [torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)]
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
@@ -161,7 +161,7 @@ class Model:
         x0 of a step are float32 (B,C,H,W), within `spec.data_range` at the end. Other arguments
         and errors as in `sample`.
         """
-        config = config or self.sampling_config(conditional=cond is not None, **overrides)
+        config = self._resolve(config, cond, overrides)
         times = visited_timesteps(config, self.denoiser.schedule)
         x = self.start(seeds)
         if origin is not None:
@@ -183,6 +183,13 @@ class Model:
             **config.sampler.options,
         )
         return _in_inference_mode(steps)
+
+    def _resolve(
+        self, config: SamplingConfig | None, cond: Tensor | None, overrides: Mapping[str, Any]
+    ) -> SamplingConfig:
+        if config and overrides:
+            raise ValueError(f"config and {next(iter(overrides))} exclude each other. Give one.")
+        return config or self.sampling_config(conditional=cond is not None, **overrides)
 
     def guided_denoiser(
         self,

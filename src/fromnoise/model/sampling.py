@@ -42,7 +42,7 @@ def resolve_sampling(
     effect: guidance of an unconditional request, a shape of guidance at s = 1, an interval that no
     timestep lies in.
     """
-    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides = {k: v for k, v in overrides.items() if v is not None or k == "guidance_interval"}
     for key in overrides:
         full_key(key, "sampling")  # raises for unknown and renamed keys
     stored, T = spec.sampling, spec.diffusion.T
@@ -56,6 +56,8 @@ def resolve_sampling(
         config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
+    if isinstance(value := fields.get("sampler"), dict) and "name" not in value:
+        config = config.model_copy(update={"sampler": Component(name=stored.sampler.name, **value)})
     name, own = config.sampler.name, config.sampler.options
     inherited = stored.sampler.options if name == stored.sampler.name else {}
     check_option_owner(name, options)

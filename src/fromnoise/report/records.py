@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.data import DataError
 from fromnoise.data.text import read_json
 
@@ -210,12 +211,11 @@ def _migrate(record: Any) -> Any:
         return record
     record = {"classifier" if key == "judge" else key: value for key, value in record.items()}
     extractor, generated = record.get("extractor"), record.get("generated")
-    if isinstance(extractor, dict) and extractor.get("name") == "judge":
-        record["extractor"] = extractor | {"name": "classifier"}
+    if isinstance(extractor, dict):
+        record["extractor"] = migrate_extractor(extractor)
     sampling = generated.get("sampling") if isinstance(generated, dict) else None
     if isinstance(sampling, dict):
-        renamed = {"timesteps" if k == "spacing" else k: v for k, v in sampling.items()}
-        record["generated"] = generated | {"sampling": renamed}
+        record["generated"] = generated | {"sampling": migrate_section("sampling", sampling)}
     return record
 
 

@@ -79,7 +79,8 @@ def sample_batch(
             label_dropout=settings.label_dropout,
         )
     if recipe.network.options.get("self_conditioning", False):
-        self_conditioned = torch.rand(size, generator=generator(seed, step, "hint")) < 0.5
+        draws = generator(seed, step, "hint")  # this key is the stream of stored runs
+        self_conditioned = torch.rand(size, generator=draws) < 0.5
     return Batch(x0, eps, t, cond, factor, self_conditioned)
 
 

@@ -41,9 +41,8 @@ def file_labels(
 ) -> tuple[list[str], np.ndarray | None, tuple[str, ...]]:
     """Return the labels that a label file gives to images.
 
-    Arguments:
-        images: relative names; `label_file` is relative to the same folder.
-        where: the beginning of error messages.
+    images: relative names; `label_file` is relative to the same folder. where: the beginning of
+    error messages.
 
     Returns the N names: first `images`, then the files that are named but missing; labels int8
     (N, K), or None if the file states that there are none; and the K label names. Raises
