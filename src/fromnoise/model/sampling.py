@@ -48,6 +48,8 @@ def resolve_sampling(
     stored, T = spec.sampling, spec.diffusion.T
     fields = {key: value for key, value in overrides.items() if key in SamplingConfig.model_fields}
     options = {key: value for key, value in overrides.items() if key not in fields}
+    if isinstance(sampler := fields.get("sampler"), dict):  # options alone are of the stored one
+        fields["sampler"] = {"name": stored.sampler.name, **sampler}
     _check_guidance(spec, fields, conditional)
     if isinstance(steps := fields.get("steps"), int) and not 1 <= steps <= T:
         raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
@@ -56,8 +58,6 @@ def resolve_sampling(
         config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
-    if isinstance(value := fields.get("sampler"), dict) and "name" not in value:
-        config = config.model_copy(update={"sampler": Component(name=stored.sampler.name, **value)})
     name, own = config.sampler.name, config.sampler.options
     inherited = stored.sampler.options if name == stored.sampler.name else {}
     check_option_owner(name, options)
