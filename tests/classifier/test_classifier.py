@@ -426,7 +426,7 @@ def test_damage_and_other_versions(small, tmp_path):
         load_classifier(folder)
     file = folder / "classifier.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"not a whole \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"not a valid \.safetensors file"):
         load_classifier(folder)
 
 

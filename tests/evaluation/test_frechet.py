@@ -44,5 +44,5 @@ def test_is_symmetric():
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match=r"\(3,\), \(3, 3\), \(2,\) and \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), \(3, 3\), \(2,\), \(2, 2\)"):
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))

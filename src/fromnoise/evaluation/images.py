@@ -17,6 +17,7 @@ from fromnoise.data.errors import abbreviate
 from fromnoise.evaluation.features import Progress, no_progress
 from fromnoise.evaluation.metrics import fixed_order
 from fromnoise.model.model import Model
+from fromnoise.model.sampling import with_guidance
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import generator
 
@@ -177,6 +178,7 @@ def generate_images(
         labels = AS_REFERENCE
         rows = np.resize(interleave_labels(labels_of.images.labels), num)  # repeated if needed
         cond = torch.from_numpy(np.asarray(labels_of.images.labels)[rows])
+    config = config if cond is not None else with_guidance(config, 1.0)
     started, parts = time.perf_counter(), []
     for i in range(0, num, batch_size):
         rows = slice(i, min(i + batch_size, num))

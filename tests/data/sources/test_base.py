@@ -62,5 +62,5 @@ def test_a_recipe_trains_on_a_new_source_and_its_labels(levels, tiny, tmp_path):
 
 def test_without_the_source_its_recipe_is_refused(tiny, tmp_path):
     tiny["data"] = {"source": "squares", "path": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"data.source 'squares'"):
+    with pytest.raises(ValueError, match=r"data.source = 'squares'"):
         fromnoise.train(tiny, out=tmp_path / "run")
