@@ -395,7 +395,7 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
         (["--steps", "0"], "steps = 0 is out of range. Use 1 to T = 100."),
         (
             ["--reference", "test"],
-            "--reference test is not available: the source has no test split",
+            "test is not available: the source has no test split",
         ),
         (["--reference", "nowhere"], "nowhere does not exist. Give train or test"),
         (["--reference", "."], "is a run or a model. Give train or test, or a folder"),
