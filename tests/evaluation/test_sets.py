@@ -144,9 +144,7 @@ def test_the_reason_names_why_training_images_are_unknown(run, tmp_path):
         "path. Set it, or give --data PATH."
     )
     (run / "recipe.yaml").unlink()
-    assert run_images_of(run).reason == (
-        "the training images are unknown: there is not a recipe.yaml"
-    )
+    assert run_images_of(run).reason == ("the training images are unknown: there is no recipe.yaml")
 
 
 def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):

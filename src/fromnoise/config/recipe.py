@@ -74,7 +74,7 @@ def parse_recipe(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
             f"{where} is not a recipe. Give the sections {', '.join(Recipe.model_fields)}."
         )
     tree, overrides = migrate(tree), overrides or {}
-    for key, value in overrides.items():
+    for key, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         check_not_renamed(key, value)
         tree = with_key(tree, key.split("."), value)
     for key, other in (("steps", "epochs"), ("epochs", "steps")):  # the one replaces the other
