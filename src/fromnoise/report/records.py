@@ -211,7 +211,7 @@ def _migrate(record: Any) -> Any:
         return record
     record = {"classifier" if key == "judge" else key: value for key, value in record.items()}
     extractor, generated = record.get("extractor"), record.get("generated")
-    if isinstance(extractor, dict):
+    if isinstance(extractor, dict) and "name" in extractor:
         record["extractor"] = migrate_extractor(extractor)
     sampling = generated.get("sampling") if isinstance(generated, dict) else None
     if isinstance(sampling, dict):
