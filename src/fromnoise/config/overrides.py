@@ -8,7 +8,7 @@ import yaml
 from fromnoise.config.components import COMPONENTS, options_of
 from fromnoise.config.errors import ConfigError, did_you_mean
 from fromnoise.config.migration import check_not_renamed
-from fromnoise.config.schema import Recipe
+from fromnoise.config.schema import Recipe, SamplingConfig, Training
 
 SectionName = Literal["training", "sampling"]
 
@@ -49,7 +49,7 @@ def full_key(key: str, section: SectionName) -> str:
     if first in Recipe.model_fields:
         return key
     check_not_renamed(f"{section}.{key}")
-    fields = Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+    fields = {"training": Training, "sampling": SamplingConfig}[section].model_fields
     if first in fields:
         return f"{section}.{key}"
     components = [name for name in COMPONENTS if name.startswith(f"{section}.")]
