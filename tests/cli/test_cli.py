@@ -464,7 +464,10 @@ def test_the_formula_is_said_with_the_scale(conditional, cli, caplog, tmp_path):
         (["sample", "RUN", "--guidance-rescale", "0.7"], "Use guidance_rescale=…."),
         (["sample", "RUN", "--precision", "fp32"], "Use precision=…."),
         (["evaluate", "RUN", "--judge", "folder"], "--judge has a new name. Use --classifier."),
-        (["train", "digits", "--strict"], "Use data.strict=true."),
+        (
+            ["train", "digits", "--strict"],
+            "Use data.strict=true, or strict=true of classifier train.",
+        ),
         (["evaluate", "RUN", "--conditions", "f"], "Use fromnoise evaluate-labels."),
         (["evaluate", "RUN", "--labels", "3"], "Use fromnoise evaluate-labels."),
         (["evaluate", "RUN", "--cycle-classes"], "Use fromnoise evaluate-labels."),

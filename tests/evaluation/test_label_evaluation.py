@@ -358,7 +358,7 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert cli("evaluate-labels", trained, "--classifier", classifier, *how).code == 0
     [folder] = (trained / "evaluation").iterdir()
     precision = fromnoise.load(trained).auto_precision
-    assert folder.name == f"labels-000150-ema-ddim-2-eta0.5-leading-{precision}-labels"
+    assert folder.name == f"labels-000150-ema-ddim-2-eta0.5-leading-{precision}-labels-s1.5"
     sampling = json.loads((folder / "scores.json").read_text())["sampling"]
     assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
     assert (sampling["steps"], sampling["timesteps"]) == (2, "leading")
