@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from fromnoise.checkpoints import (
     DiskFull,
     NotFinite,
     TensorFile,
+    atomic_file,
     atomic_folder,
     find_damage,
     list_checkpoints,
@@ -79,32 +82,47 @@ def test_a_file_without_tensors_is_read_back(tmp_path):
 # ---- atomic writes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("function", "call"),
-    [
-        *(("write_tensors", call) for call in range(2)),
-        *(("sha256", call) for call in range(2)),
-        *(("fsync", call) for call in range(4)),
-    ],
-)
-def test_a_kill_at_any_moment_leaves_earlier_checkpoints(tmp_path, monkeypatch, function, call):
-    earlier = save(tmp_path, 1)
-    real, calls = getattr(checkpoints, function), iter(range(100))
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from fromnoise import checkpoints
 
-    def die(*arguments):
-        if next(calls) == call:
-            raise KeyboardInterrupt  # never caught, so nothing cleans up
-        return real(*arguments)
+folder, moments = Path(sys.argv[1]), (("write_tensors", 2), ("sha256", 2), ("fsync", 4))
+moments += (("atomic_file", 1), ("replace", 1))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, function, die)
-        with pytest.raises(KeyboardInterrupt):
-            save(tmp_path, 2)
-    assert list_checkpoints(tmp_path) == [earlier]
-    assert newest_checkpoint(tmp_path) == (earlier, [])
-    assert [path.name for path in tmp_path.glob(".*")] == [".writing-000002"]
-    later = save(tmp_path, 3)
-    assert set(tmp_path.iterdir()) == {earlier, later}
+def save(step):
+    file = checkpoints.TensorFile({"a": torch.full((3,), float(step))}, {})
+    return checkpoints.save_checkpoint(folder, step, {"a.safetensors": file, "b": file}, {})
+
+def killed(function, at):  # in a fork
+    owner = os if function == "replace" else checkpoints
+    real, calls = getattr(owner, function), iter(range(100))
+    def kill(*arguments, **options):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    setattr(owner, function, kill)
+    save(2)
+
+earlier = save(1)
+for function, calls in moments:
+    for at in range(calls):
+        if (process := os.fork()) == 0:
+            killed(function, at)
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL, (function, at)
+        newest, damaged = checkpoints.newest_checkpoint(folder)
+        assert not damaged, (function, at)
+        assert newest == earlier, (function, at)
+assert list(folder.glob(".writing-*"))
+save(3)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_a_kill_at_any_moment_leaves_earlier_checkpoints(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"000001", "000003"}
 
 
 def test_an_error_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -142,7 +160,7 @@ def test_too_little_space_is_detected_before_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 2**19))
     monkeypatch.setattr(checkpoints, "write_tensors", None)  # is not called
     with pytest.raises(
-        DiskFull, match=r"a checkpoint needs 1 MiB .* Earlier checkpoints are unchanged"
+        DiskFull, match=r"000002 was not written\. It needs 1 MiB, .* Existing files are unchanged"
     ):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
@@ -164,7 +182,7 @@ def test_a_disk_that_fills_during_writing(tmp_path, monkeypatch, function, error
         raise error
 
     monkeypatch.setattr(checkpoints, function, fail)
-    with pytest.raises(DiskFull, match="the disk is full: a checkpoint needs 1 MiB"):
+    with pytest.raises(DiskFull, match=r"the disk is full: .* It needs 1 MiB"):
         save(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [earlier]
     assert find_damage(earlier) is None
@@ -272,26 +290,116 @@ def test_a_single_file_is_replaced_or_unchanged(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_tensors", fail)
-        with pytest.raises(DiskFull, match=r"the disk is full: x\.safetensors needs 1 MiB"):
+        with pytest.raises(
+            DiskFull, match=r"the disk is full: .*x\.safetensors was not written\. It needs 1 MiB"
+        ):
             save_tensors_atomic(path, TensorFile({"a": torch.tensor([3.0])}, {}))
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 0))
-    with pytest.raises(DiskFull, match="has 0 MiB free"):
+    with pytest.raises(DiskFull, match="0 MiB are free"):
         save_tensors_atomic(path, TensorFile({"a": torch.tensor([3.0])}, {}))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_kill_during_writing_leaves_the_previous_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.safetensors"
-    save_tensors_atomic(path, TensorFile({"a": torch.ones(1)}, {}))
+KILLED_FILE = """
+import os, signal, sys
+from pathlib import Path
+from fromnoise import checkpoints
 
-    def die(*_):
-        raise KeyboardInterrupt
+file = Path(sys.argv[1])
+for at, expected in ((0, "old"), (1, "new")):  # before and after it is renamed
+    file.write_text("old")
+    if (process := os.fork()) == 0:
+        real, calls = checkpoints.fsync, iter((0, 1))
+        checkpoints.fsync = lambda path: (
+            os.kill(os.getpid(), signal.SIGKILL) if next(calls) == at else real(path)
+        )
+        with checkpoints.atomic_file(file) as writing:
+            writing.write_text("new")
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert file.read_text() == expected
+"""
 
-    monkeypatch.setattr(checkpoints, "fsync", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_tensors_atomic(path, TensorFile({"a": torch.zeros(1)}, {}))
-    assert read_tensors(path).tensors["a"] == 1
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
+    file = tmp_path / "notes.txt"
+    subprocess.run([sys.executable, "-c", KILLED_FILE, file], check=True)
+    (left_over,) = tmp_path.glob(".writing-*")
+    with atomic_file(file) as writing:
+        writing.write_text("other")
+    assert left_over.exists()  # may be somebody's
+    os.utime(left_over, (0, 0))
+    with atomic_file(file) as writing:
+        writing.write_text("newest")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "newest"
+
+
+@pytest.mark.parametrize("moment", ["writing", "fsync", "replace"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
+def test_any_exception_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, moment, error):
+    file = tmp_path / "notes.txt"
+    file.write_text("old")
+
+    def fail(*_):
+        raise error
+
+    if moment != "writing":
+        monkeypatch.setattr(checkpoints.os, moment, fail)
+    with pytest.raises(error), atomic_file(file) as writing:  # noqa: PT012
+        writing.write_text("half")
+        if moment == "writing":
+            fail()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    file = tmp_path / "notes.txt"
+    with atomic_file(file) as first, atomic_file(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"  # the last that ends
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fsync of folders")
+def test_the_file_and_its_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(checkpoints, "fsync", lambda path: calls.append(path))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("rename") or replace(*paths))
+    with atomic_file(tmp_path / "notes.txt") as writing:
+        writing.write_text("new")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").touch()
+    contents = [folder / "inner", folder / "inner" / "file", folder]
+    assert calls == [writing, "rename", tmp_path, *contents, "rename", tmp_path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_links_and_permissions(tmp_path):
+    (tmp_path / "precious").write_text("untouched")
+    link = tmp_path / "link"
+    link.symlink_to("precious")
+    before = os.umask(0o027)
+    try:
+        with atomic_file(link) as writing:
+            writing.write_text("new")
+        (tmp_path / "far").mkdir()
+        (tmp_path / "near").symlink_to("far")
+        with atomic_folder(tmp_path / "near") as folder:
+            (folder / "file").touch()
+    finally:
+        os.umask(before)
+    assert not link.is_symlink()
+    assert (tmp_path / "precious").read_text() == "untouched"
+    assert stat.S_IMODE(link.stat().st_mode) == 0o640
+    assert (tmp_path / "near").is_symlink()
+    assert stat.S_IMODE((tmp_path / "far").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "far" / "file").stat().st_mode) == 0o640
 
 
 # ---- permissions and atomic folders ------------------------------------------------------------

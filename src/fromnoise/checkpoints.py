@@ -9,9 +9,11 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +24,10 @@ from torch import Tensor
 
 FORMAT_VERSION = 1
 STATE = "state.json"
-RESUME_HINT = "Earlier checkpoints are unchanged. Free some space and resume."
-RETRY_HINT = "The previous file is unchanged. Free some space and try again."
+ROOM = "Free some space, then try again or resume."
+_WRITING = ".writing-"  # the beginning of temporary names
+_ABANDONED = 24 * 3600  # seconds after which a temporary file is removed
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CheckpointError(ValueError):
@@ -68,34 +72,18 @@ def save_checkpoint(
     target = folder / f"{step:06d}"
     if target.exists() and not find_damage(target):
         return target
-    needed = sum(t.nbytes for file in files.values() for t in file.tensors.values()) + 2**20
-    folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder).free < needed:
-        raise _disk_full(folder, needed)
-
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
-    writing = folder / f".writing-{target.name}"
-    writing.mkdir()
-    try:
+    for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: a run has one at a time
+        shutil.rmtree(left_over)
+    with atomic_file(target, needed=_size(*files.values())) as writing:
+        writing.mkdir()
         hashes = {}
         for name, file in files.items():
             write_tensors(writing / name, file)
             hashes[name] = sha256(writing / name)
         content = {"format_version": FORMAT_VERSION, "step": step, **state, "sha256": hashes}
         (writing / STATE).write_text(json.dumps(content, indent=1))
-        for name in [*files, STATE]:
-            fsync(writing / name)
-        fsync(writing)
         if target.exists():  # damaged, see above
             shutil.rmtree(target)
-        writing.rename(target)
-        fsync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(writing, ignore_errors=True)
-        if _no_space(error):
-            raise _disk_full(folder, needed) from error
-        raise
     return target
 
 
@@ -109,21 +97,8 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
             f"{key} is not finite, so {path} was not written. Train with a lower "
             "training.learning_rate."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(t.nbytes for t in file.tensors.values()) + 2**20
-    if shutil.disk_usage(path.parent).free < needed:
-        raise _disk_full(path.parent, needed, path.name, RETRY_HINT)
-    writing = path.with_name(f".writing-{path.name}")
-    try:
+    with atomic_file(path, needed=_size(file)) as writing:
         write_tensors(writing, file)
-        fsync(writing)
-        writing.replace(path)
-        fsync(path.parent)
-    except (OSError, SafetensorError) as error:
-        writing.unlink(missing_ok=True)
-        if _no_space(error):
-            raise _disk_full(path.parent, needed, path.name, RETRY_HINT) from error
-        raise
 
 
 def require_empty_folder(folder: Path) -> None:
@@ -133,32 +108,74 @@ def require_empty_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and rename it to `folder` after its files are synced to the disk.
+def atomic_file(target: Path, *, needed: int = 0, room: str = ROOM) -> Iterator[Path]:
+    """Yield a path beside `target` for a new file or folder, which then becomes `target`.
 
-    Raises FolderNotEmpty and DiskFull. After any exception nothing is left behind.
+    It is synced to the disk and renamed, so `target` is the old one or the new one, whole, at any
+    moment. After any exception nothing is left behind. If `target` is a symbolic link, the link is
+    replaced, and the file it points to is unchanged.
+
+    needed: bytes that must be free. room: how to make room, for the message.
+    Raises DiskFull.
     """
-    require_empty_folder(folder)
-    writing = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(writing, ignore_errors=True)  # of a killed process
-    writing.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(target.parent)
+    # no suffix that somebody looks for
+    writing = target.with_name(f"{_WRITING}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        if shutil.disk_usage(target.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield writing
-        for path in (*writing.iterdir(), writing):
+        for path in (*writing.rglob("*"), writing):
             fsync(path)
-        if folder.exists():  # an empty folder
-            folder.rmdir()
-        writing.rename(folder)
-        fsync(folder.parent)
+        os.replace(writing, target)
+        fsync(target.parent)
     except BaseException as error:
-        shutil.rmtree(writing, ignore_errors=True)
-        if isinstance(error, OSError | SafetensorError) and _no_space(error):
+        _remove(writing)
+        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+            free = shutil.disk_usage(target.parent).free
+            sizes = f" It needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free."
             raise DiskFull(
                 errno.ENOSPC,
-                f"the disk is full, so {folder.absolute()} was not written. Free some space and "
-                "try again.",
+                f"the disk is full: {target.absolute()} was not written.{sizes if needed else ''} "
+                f"Existing files are unchanged. {room}",
             ) from error
         raise
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `folder` when it is complete; see `atomic_file`.
+
+    Raises FolderNotEmpty and DiskFull.
+    """
+    require_empty_folder(folder)
+    folder = folder.resolve()
+    with atomic_file(folder) as writing:
+        writing.mkdir()
+        yield writing
+        if folder.exists():  # some systems do not rename onto an empty folder
+            folder.rmdir()
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what killed processes left. Whether others still write is unknown, so wait a day."""
+    for path in folder.glob(f"{_WRITING}*"):
+        with suppress(OSError):  # another process removes it, too
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(*files: TensorFile) -> int:
+    """Return the bytes that files take, with a margin of 1 MiB."""
+    return sum(tensor.nbytes for file in files for tensor in file.tensors.values()) + 2**20
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -277,18 +294,3 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _no_space(error: Exception) -> bool:
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-
-
-def _disk_full(
-    folder: Path, needed: int, name: str = "a checkpoint", hint: str = RESUME_HINT
-) -> DiskFull:
-    free = shutil.disk_usage(folder).free
-    return DiskFull(
-        errno.ENOSPC,
-        f"the disk is full: {name} needs {needed / 2**20:.0f} MiB and {folder.absolute()} "
-        f"has {free / 2**20:.0f} MiB free. {hint}",
-    )

@@ -146,8 +146,8 @@ def test_strict_makes_broken_files_an_error(folder):
 
 
 def test_what_a_killed_process_left_is_ignored(folder, cache):
-    old = cache / ".partial-old"
-    new = cache / ".partial-new"
+    old = cache / ".writing-old"
+    new = cache / ".writing-new"
     for partial in (old, new):
         partial.mkdir()
         (partial / "images.npy").write_bytes(b"half")
@@ -174,13 +174,13 @@ def test_a_damaged_entry_is_written_anew(folder, cache, name, damage):
 
 def test_two_at_once_share_one_entry(folder, cache, monkeypatch):
     barrier = threading.Barrier(2, timeout=10)
-    rename = os.rename
+    replace = os.replace
 
     def together(*args):
         barrier.wait()
-        rename(*args)
+        replace(*args)
 
-    monkeypatch.setattr(cache_module.os, "rename", together)
+    monkeypatch.setattr(os, "replace", together)
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(open_images("folder", folder)))
@@ -199,8 +199,8 @@ def test_a_full_disk_leaves_nothing(folder, cache, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache_module.os, "fsync", full)
-    with pytest.raises(DataError, match=r"the disk of the cache .* is full.*FROMNOISE_CACHE"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"the disk is full: .*FROMNOISE_CACHE"):
         open_images("folder", folder)
     assert list(cache.iterdir()) == []
 

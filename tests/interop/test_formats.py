@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -143,10 +144,13 @@ def test_a_modified_file_is_refused(file, tmp_path, spoil):
         import_model(file, tmp_path / "model")
 
 
-def test_leftovers_of_a_killed_import_are_removed(file, tmp_path):
-    (tmp_path / ".writing-model").mkdir()
-    (tmp_path / ".writing-model" / "ema.safetensors").write_text("half of it")
+def test_leftovers_of_a_killed_import_are_not_in_the_way(file, tmp_path):
+    left_over = tmp_path / ".writing-model-1-abc"
+    left_over.mkdir()
+    (left_over / "ema.safetensors").write_text("half of it")
+    os.utime(left_over, (0, 0))  # a day ago and more
     import_model(file, tmp_path / "model")
+    assert not left_over.exists()
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     assert fromnoise.load(tmp_path / "model").spec.weights == "raw"
 

@@ -489,7 +489,7 @@ def test_the_command_prints_the_path_of_the_page(bare, tmp_path, cli, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert cli("report", "bare") == (0, f"{bare / 'report.html'}\n", "")
     assert cli("report", "bare", "--out", "new/page.html").out == f"{tmp_path}/new/page.html\n"
-    assert not list(tmp_path.rglob("*.writing"))
+    assert not list(tmp_path.rglob(".writing-*"))
 
 
 def test_a_failed_write_leaves_the_old_page(bare, monkeypatch):
@@ -499,7 +499,7 @@ def test_a_failed_write_leaves_the_old_page(bare, monkeypatch):
     def fail(path):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("fromnoise.report.report.fsync", fail)
+    monkeypatch.setattr("fromnoise.checkpoints.fsync", fail)
     with pytest.raises(OSError, match="full"):
         write_report([bare])
     assert page.read_text() == before

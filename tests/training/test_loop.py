@@ -265,7 +265,7 @@ def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_pat
         return SimpleNamespace(free=0) if (folder / "000002").exists() else real(folder)
 
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", fills_up)
-    with pytest.raises(DiskFull, match="Free some space and resume"):
+    with pytest.raises(DiskFull, match="Free some space, then try again or resume"):
         train(steps=4, checkpoint_every=2, keep_checkpoints=1)
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].name == "000002"
 

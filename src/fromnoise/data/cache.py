@@ -8,24 +8,21 @@ An entry is written to a temporary folder and then renamed. The key is a hash of
 options, so an entry never changes. You can delete any entry at any time.
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from fromnoise.checkpoints import DiskFull, atomic_file
 from fromnoise.data.errors import DataError, reason
 
 FORMAT = 3  # increase it if the same files decode to other pixels or labels
-_PARTIAL = ".partial-"
-_ABANDONED = 24 * 3600  # seconds after which a partial entry is deleted
+ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to another folder."
 
 
 def default_cache() -> Path:
@@ -67,26 +64,27 @@ def write_entry(
     at_most: int,
     labels: np.ndarray | None,
     label_names: Sequence[str],
-) -> int:
-    """Write an entry, image by image, and return the number of images.
+) -> None:
+    """Write an entry, image by image. It appears when it is complete.
 
     `results` has `at_most` items in order: an image, uint8 (C, H, W), or the line that explains why
-    it was skipped. `entry` appears when it is complete. Without images, no entry is created.
+    it was skipped. At least one is an image.
     Raises `DataError` if the disk cannot be written.
     """
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(entry.parent)
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
-        try:
-            count = _write(partial, results, at_most, labels, label_names)
-            if count:
-                _commit(partial, entry)
-            return count
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with atomic_file(entry, room=ROOM) as partial:
+            partial.mkdir()
+            _write(partial, results, at_most, labels, label_names)
+            if entry.is_dir() and load_entry(entry) is None:  # damaged
+                shutil.rmtree(entry)
+    except DiskFull as error:
+        raise DataError(error.strerror) from error
     except OSError as error:
-        raise _disk_error(error, entry.parent) from error
+        if load_entry(entry) is None:  # no other process wrote it first
+            raise DataError(
+                f"the cache {entry.parent} cannot be written ({reason(error)}). Check it, or set "
+                "the environment variable FROMNOISE_CACHE to another folder."
+            ) from error
 
 
 def _write(
@@ -95,7 +93,7 @@ def _write(
     at_most: int,
     labels: np.ndarray | None,
     label_names: Sequence[str],
-) -> int:
+) -> None:
     digest, kept, skipped, shape = hashlib.sha256(), [], [], ()
     with open(folder / "images.npy", "wb") as file:
         for i, result in enumerate(results):
@@ -109,18 +107,13 @@ def _write(
             content = result.tobytes()
             digest.update(content)
             file.write(content)
-        if not kept:
-            return 0
         # numpy reserves space in the header for a longer first axis, so the final one fits.
         file.seek(0)
         _write_header(file, (len(kept), *shape))
-        _flush(file)
     if labels is not None:
         labels = np.ascontiguousarray(labels[kept], dtype=np.int8)
         digest.update(labels.tobytes())
-        with open(folder / "labels.npy", "wb") as file:
-            np.save(file, labels)
-            _flush(file)
+        np.save(folder / "labels.npy", labels)
     names = list(label_names) if labels is not None else []
     digest.update(json.dumps([len(kept), *shape, names]).encode())
     meta = {
@@ -129,52 +122,9 @@ def _write(
         "label_names": names,
         "skipped": skipped,
     }
-    with open(folder / "meta.json", "w", encoding="utf-8") as file:
-        json.dump(meta, file, indent=1)
-        _flush(file)
-    return len(kept)
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _flush(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _commit(partial: Path, entry: Path) -> None:
-    try:
-        os.rename(partial, entry)
-    except OSError:
-        if not entry.is_dir():
-            raise
-        if load_entry(entry) is None:  # damaged
-            shutil.rmtree(entry)
-            os.rename(partial, entry)
-        return  # another process wrote the same content first
-    finally:
-        if os.name != "nt":  # Windows cannot open folders
-            folder = os.open(entry.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-
-def _remove_abandoned(cache: Path) -> None:
-    for partial in cache.glob(f"{_PARTIAL}*"):
-        try:
-            if time.time() - partial.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(partial, ignore_errors=True)
-        except OSError:  # its owner just finished
-            continue
-
-
-def _disk_error(error: OSError, cache: Path) -> DataError:
-    fix = "set the environment variable FROMNOISE_CACHE to another folder."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"the disk of the cache {cache} is full. Free some space, or {fix}")
-    return DataError(f"the cache {cache} cannot be written ({reason(error)}). Check it, or {fix}")

@@ -124,16 +124,16 @@ def _decode(
                 yield result
                 if progress is not None:
                     progress(done, total)
+            if len(broken) == total:
+                raise DataError(
+                    f"data.path: none of the {total} images of {where} can be read: "
+                    f"{abbreviate(broken)}. {ACCEPTED}"
+                )
 
         with closing(results()) as stream:  # ends the threads before the archive closes
-            count = write_entry(
+            write_entry(
                 entry, stream, at_most=total, labels=reader.labels, label_names=reader.label_names
             )
-    if not count:
-        raise DataError(
-            f"data.path: none of the {total} images of {where} can be read: "
-            f"{abbreviate(broken)}. {ACCEPTED}"
-        )
 
 
 def _detect(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 
 Record = dict[str, Any]  # what metrics.json holds
@@ -41,11 +42,9 @@ def write_record(folder: Path, record: Record) -> None:
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
     """Write text files in order, each complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        writing = folder / f".writing-{name}"
-        writing.write_text(text, encoding="utf-8")
-        writing.replace(folder / name)
+        with atomic_file(folder / name) as writing:
+            writing.write_text(text, encoding="utf-8")
 
 
 def to_json(content: Mapping[str, Any]) -> str:

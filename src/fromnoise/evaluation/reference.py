@@ -2,22 +2,18 @@
 
     <cache>/features/<key>.npy   float32 (M, D)
 
-The key depends on the images' fingerprint, the extractor and its weights. During the extraction
-the file is called <key>.writing-HOST-PROCESS, and is removed later if that process has died.
+The key depends on the images' fingerprint, the extractor and its weights.
 """
 
-import errno
 import os
-import platform
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.checkpoints import DiskFull, fsync, sha256
+from fromnoise.checkpoints import atomic_file, sha256
 from fromnoise.config.errors import ConfigError
-from fromnoise.data.cache import cache_key, default_cache
+from fromnoise.data.cache import ROOM, cache_key, default_cache
 from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,
@@ -58,21 +54,18 @@ def reference_of(
     images, fingerprint = real.images.images, real.images.fingerprint
     key = cache_key([fingerprint, extractor.name, extractor.weights])
     file = default_cache().absolute() / "features" / f"{key}.npy"
-    _remove_abandoned(file.parent)
     shape = (len(images), extractor.width)
     features = _load_cached(file, shape)
     if features is None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        writing = file.with_suffix(f".writing-{platform.node()}-{os.getpid()}")
-        try:
-            mapped = _allocate(writing, shape)
+        with atomic_file(file, needed=4 * len(images) * extractor.width, room=ROOM) as writing:
+            mapped = np.lib.format.open_memmap(writing, "w+", np.float32, shape)
+            if hasattr(os, "posix_fallocate"):
+                # a process is killed if its mapped file finds no space later
+                with writing.open("r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, writing.stat().st_size)
             for rows, part in extract_in_parts(extractor, images, progress):
                 mapped[rows] = part.features
             mapped.flush()
-            fsync(writing)
-            os.replace(writing, file)
-        finally:
-            writing.unlink(missing_ok=True)
         features = np.load(file, mmap_mode="r")
     moments = moments_of(features)
     return Reference(moments.mean, moments.covariance, features, describe(real))
@@ -119,49 +112,6 @@ def _load_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
     except (OSError, EOFError, ValueError):
         return None
     return features if features.shape == shape and features.dtype == np.float32 else None
-
-
-def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """Create a file of float32, mapped. Raises DiskFull if the disk is too small.
-
-    The space is allocated at once, because the process is killed if a mapped file finds none later.
-    """
-    try:
-        mapped = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        if hasattr(os, "posix_fallocate"):
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        needed, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
-        raise DiskFull(
-            errno.ENOSPC,
-            f"the disk is full: the features of {shape[0]:,} real images need "
-            f"{needed / 2**20:.0f} MiB and {path.parent} has {free / 2**20:.0f} MiB free. Make "
-            "room, or set the environment variable FROMNOISE_CACHE to another folder.",
-        ) from error
-    return mapped
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove unfinished files of dead processes of this machine."""
-    for path in folder.glob(f"*.writing-{platform.node()}-*"):
-        process = path.name.rpartition("-")[2]
-        if process.isdecimal() and not _is_alive(int(process)):
-            path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # without a signal 0
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
 
 
 def open_real(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from markupsafe import Markup
 
-from fromnoise.checkpoints import fsync
+from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.report import formatting
 from fromnoise.report.charts import training_charts
@@ -74,7 +74,8 @@ def write_report(
             progress(before * total + done, len(runs) * total)
 
         summaries.append(summarize(run, i, progress=update))
-    _write(out, _render(runs, summaries))
+    with atomic_file(out) as writing:
+        writing.write_text(_render(runs, summaries), encoding="utf-8")
     return out.absolute()
 
 
@@ -151,11 +152,3 @@ def _environment() -> dict[str, str]:
         "processors": str(os.cpu_count()),
         "GPU": torch.cuda.get_device_name() if cuda else "none",
     }
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
-    writing.write_text(text, encoding="utf-8")
-    fsync(writing)
-    os.replace(writing, path)

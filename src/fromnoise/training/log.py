@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from fromnoise.checkpoints import atomic_file
 from fromnoise.config.schema import Training
 from fromnoise.progress import console, format_duration
 
@@ -41,9 +41,8 @@ class RunLog:
         self._file = run / LOG_FILE
         if self._file.exists():
             kept = [row for row in read_log(run) if row["step"] <= from_step]
-            replacement = self._file.with_suffix(".writing")
-            replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(replacement, self._file)
+            with atomic_file(self._file) as writing:
+                writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file.touch()  # a preview may read it before the first row
         self._total_steps = settings.steps
         self._epoch_printed = -math.inf

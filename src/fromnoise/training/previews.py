@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import loss_figure
 from fromnoise.data.labels.names import one_label_each
@@ -107,13 +108,8 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
 
 def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
     """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
-    writing = file.with_suffix(".writing")
-    try:
-        with writing.open("wb") as opened:
-            np.savez_compressed(opened, EMA=ema, raw=raw)
-        writing.replace(file)
-    finally:
-        writing.unlink(missing_ok=True)
+    with atomic_file(file) as writing, writing.open("wb") as opened:
+        np.savez_compressed(opened, EMA=ema, raw=raw)
 
 
 def read_preview(file: Path) -> np.ndarray:

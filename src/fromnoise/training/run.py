@@ -1,7 +1,6 @@
 """A run folder: start a training in it, resume it, load its model."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fromnoise.checkpoints import (
-    fsync,
+    atomic_file,
     newest_checkpoint,
     read_state,
     read_tensors,
@@ -331,7 +330,8 @@ def _start(
 def _fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
     """Write the recipe and train."""
     recipe, spec, images, folder = setup
-    _write(folder / RECIPE_FILE, recipe.to_yaml())
+    with atomic_file(folder / RECIPE_FILE) as writing:
+        writing.write_text(recipe.to_yaml(), encoding="utf-8")
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
@@ -339,10 +339,3 @@ def _fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> R
     torch.backends.cudnn.benchmark = not state.denoiser.self_conditioning
     fit(state, recipe, spec, images, folder, callbacks)
     return Run(folder)
-
-
-def _write(path: Path, text: str) -> None:
-    replacement = path.with_name(f".{path.name}.writing")
-    replacement.write_text(text, encoding="utf-8")
-    fsync(replacement)
-    os.replace(replacement, path)

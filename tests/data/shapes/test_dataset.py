@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fromnoise.checkpoints import DiskFull, FolderNotEmpty
 from fromnoise.data import DataError, check_data, open_images, read_conditions, write_shapes
 from fromnoise.data.shapes import dataset as shapes
 from fromnoise.data.shapes.dataset import balanced_sets, plan_sets
@@ -175,7 +176,7 @@ def test_what_is_there_is_not_written_over(tmp_path):
     (tmp_path / "folder" / "mine.txt").touch()
     (tmp_path / "file").touch()
     for name in ("folder", "file"):
-        with pytest.raises(DataError, match=rf"{name} exists and is not an empty folder"):
+        with pytest.raises(FolderNotEmpty, match=rf"{name} is not empty"):
             write_shapes(tmp_path / name, train=1, test=1, size=16)
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()
@@ -200,18 +201,18 @@ def test_nothing_half_written_stays(tmp_path, error):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "raised", "message"),
     [
-        (OSError(28, "No space left on device"), "x cannot be written: No space left on device"),
-        (BrokenProcessPool(), r"a worker process ended early\. .* workers=1"),
+        (OSError(28, "No space left on device"), DiskFull, "the disk is full: .*x was not written"),
+        (BrokenProcessPool(), DataError, r"a worker process ended early\. .* workers=1"),
     ],
 )
-def test_what_the_machine_refuses_is_one_line(tmp_path, monkeypatch, error, message):
+def test_what_the_machine_refuses_is_one_line(tmp_path, monkeypatch, error, raised, message):
     def refuse(task):
         raise error
 
     monkeypatch.setattr(shapes, "_render", refuse)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(raised, match=message) as caught:
         write_shapes(tmp_path / "x", train=1, test=1, size=16)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

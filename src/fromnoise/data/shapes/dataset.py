@@ -7,12 +7,11 @@ conditions: sets of names that occur in the images, and sets that do not.
 import json
 import multiprocessing
 import os
-import shutil
 import signal
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import comb
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fromnoise.checkpoints import atomic_folder, require_empty_folder
 from fromnoise.data.errors import DataError
 from fromnoise.data.shapes.rendering import shade
 from fromnoise.data.shapes.scenes import NAMES, random_scene
@@ -83,16 +83,15 @@ def write_shapes(
             call this function below `if __name__ == "__main__":`.
         progress: called with (images done, images).
 
-    Raises `DataError`.
+    Raises `DataError`, `FolderNotEmpty` and `DiskFull`.
     """
     shape = (size, size) if isinstance(size, int) else (size[0], size[1])
     _check_options(train, test, shape, seed, workers)
     folder = Path(folder).expanduser().resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not an empty folder. Give a new folder.")
+    require_empty_folder(folder)  # before the plan, which takes a while
     plan = plan_sets(train, test, seed=seed)
     try:
-        with _atomic_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             (partial / IMAGES).mkdir()
             _write_texts(partial, plan, shape, seed)
             tasks = [
@@ -103,8 +102,6 @@ def write_shapes(
                 for done, _ in enumerate(images, start=1):
                     if progress is not None:
                         progress(done, train)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from error
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process ended early. Free some memory, call this function below "
@@ -237,20 +234,6 @@ def _write_texts(folder: Path, plan: Plan, size: tuple[int, int], seed: int) -> 
 
 def _file_name(i: int) -> str:
     return f"shapes_{i:06}.png"
-
-
-@contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder. On success it is renamed to `folder`, otherwise it is deleted."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rmdir()  # empty; some systems do not rename onto it
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_options(
