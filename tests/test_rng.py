@@ -50,6 +50,15 @@ def test_noise_of_an_image_is_the_same_in_any_batch():
 @pytest.mark.parametrize("kind", [np.arange, torch.arange], ids=["numpy", "torch"])
 def test_an_integer_of_another_library_is_the_same_seed(kind):
     assert torch.equal(image_noise(kind(3), 1, (4,)), image_noise(range(3), 1, (4,)))
+    numbers, same = kind(6), range(6)
+    assert seed_of(3, numbers[5], "a") == seed_of(numbers[3], 5, "a") == seed_of(3, same[5], "a")
+    assert seed_of(True, np.str_("a")) == seed_of(1, "a")
+
+
+@pytest.mark.parametrize("part", [1.0, np.float64(2), torch.tensor(1.0), torch.arange(2), None])
+def test_a_key_of_other_numbers_is_refused(part):
+    with pytest.raises(TypeError):
+        seed_of(0, part)
 
 
 def test_noise_is_standard_normal_and_independent_over_seeds_and_steps():

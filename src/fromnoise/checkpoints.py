@@ -183,27 +183,32 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest complete checkpoint, and a message for each newer one that is damaged."""
+def newest_checkpoint(folder: Path, *, file: str | None = None) -> tuple[Path | None, list[str]]:
+    """Return the newest complete checkpoint, and a message for each newer one that is damaged.
+
+    file: see `find_damage`.
+    """
     damaged = []
     for path in reversed(list_checkpoints(folder)):
-        damage = find_damage(path)
+        damage = find_damage(path, file=file)
         if damage is None:
             return path, damaged
         damaged.append(damage)
     return None, damaged
 
 
-def find_damage(path: Path) -> str | None:
+def find_damage(path: Path, *, file: str | None = None) -> str | None:
     """Return what is wrong with the checkpoint at `path` in one line, or None if it is complete.
 
+    file: the only one that will be read; by default all are verified.
     Raises CheckpointError for a newer format version, which is not damage.
     """
     try:
-        for name, expected in read_state(path)["sha256"].items():
+        hashes = read_state(path)["sha256"]
+        for name in [file] if file else hashes:
             if not (path / name).is_file():
                 return f"{path}: {name} is missing"
-            if sha256(path / name) != expected:
+            if sha256(path / name) != hashes[name]:
                 return f"{path}: {name} is damaged (its SHA-256 differs from {STATE})"
     except CheckpointError:
         raise

@@ -6,18 +6,24 @@ Numbers are always drawn on the CPU.
 """
 
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-Key = int | str
+Key = SupportsIndex | str
 
 
 def seed_of(*key: Key) -> int:
-    """Return a 63-bit seed that depends on every part of the key and on their order."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    """Return a 63-bit seed that depends on every part of the key and on their order.
+
+    Integers of numpy and torch are the same as Python's. Raises TypeError for other numbers.
+    """
+    parts = tuple(str(k) if isinstance(k, str) else int(operator.index(k)) for k in key)
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -32,7 +38,7 @@ def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -
     t: the timestep that the sampling step leaves, or 0 for the initial noise x_T. key: more parts
     of the key, for a step that draws more than once.
     """
-    return torch.stack([torch.randn(*shape, generator=generator(int(s), t, *key)) for s in seeds])
+    return torch.stack([torch.randn(*shape, generator=generator(s, t, *key)) for s in seeds])
 
 
 def require_unique_seeds(seeds: Sequence[int], captions: Sequence[str] | None = None) -> None:

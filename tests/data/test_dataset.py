@@ -3,6 +3,7 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,7 +219,14 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_module.default_cache() == tmp_path / "fromnoise"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_module.default_cache().parts[-2:] == (".cache", "fromnoise")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cache_module, "user_cache_path", lambda name, appauthor: Path("/new", name))
+    assert cache_module.default_cache() == Path("/new/fromnoise")
+    earlier = tmp_path / ".cache" / "fromnoise"
+    earlier.mkdir(parents=True)
+    assert cache_module.default_cache() == earlier
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "own"))
+    assert cache_module.default_cache() == tmp_path / "own"
 
 
 def test_an_entry_is_plain_numpy_and_json(folder, cache):

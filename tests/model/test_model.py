@@ -231,6 +231,28 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(run):
         fromnoise.load(checkpoint)
 
 
+def test_damage_of_files_that_sampling_does_not_read_is_no_matter(run, caplog):
+    """Resume verifies all files; see tests/training/test_resume.py."""
+    checkpoint = run / "checkpoints" / "000006"
+    (checkpoint / "optimizer.safetensors").write_bytes(b"damaged")
+    (checkpoint / "model.safetensors").unlink()
+    assert fromnoise.load(run, device="cpu").spec.step == 6
+    assert fromnoise.load(checkpoint, device="cpu").spec.step == 6
+    assert caplog.record_tuples == []
+    assert fromnoise.load(run, weights="raw", device="cpu").spec.step == 3
+    assert "000006: model.safetensors is missing" in caplog.text
+
+
+def test_what_sampling_does_not_read_is_not_hashed(run, monkeypatch):
+    hashed = []
+    sha256 = checkpoints.sha256
+    monkeypatch.setattr(
+        checkpoints, "sha256", lambda file: hashed.append(file.name) or sha256(file)
+    )
+    fromnoise.load(run, device="cpu")
+    assert hashed == ["ema.safetensors"]
+
+
 EXPECTED = r"Give a run folder, a checkpoint folder or a \.safetensors file\.$"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from fromnoise.checkpoints import DiskFull, atomic_file
 from fromnoise.data.errors import DataError, reason
@@ -26,11 +27,15 @@ ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to anot
 
 
 def default_cache() -> Path:
-    """Return $FROMNOISE_CACHE, else $XDG_CACHE_HOME/fromnoise, else ~/.cache/fromnoise."""
+    """Return $FROMNOISE_CACHE, else the system's folder for caches, such as ~/.cache/fromnoise.
+
+    On macOS and Windows, a ~/.cache/fromnoise of earlier versions is used while it exists.
+    """
     if own := os.environ.get("FROMNOISE_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fromnoise"
+    earlier = (Path(base) if base else Path.home() / ".cache") / "fromnoise"
+    return earlier if earlier.is_dir() else user_cache_path("fromnoise", appauthor=False)
 
 
 def cache_key(inputs: object) -> str:

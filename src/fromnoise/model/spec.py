@@ -122,18 +122,18 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
         if wanted not in lone:
             raise CheckpointError(f"{path} has {lone[0].name} only. Remove --weights {weights}.")
         return wanted
+    name = FILE_OF[weights or "ema"]
     if (path / checkpoints.STATE).is_file():
-        damage = checkpoints.find_damage(path)
-        if damage is not None:
+        if damage := checkpoints.find_damage(path, file=name):
             raise CheckpointError(damage)
-        return path / FILE_OF[weights or "ema"]
-    newest, damaged = checkpoints.newest_checkpoint(path / "checkpoints")
+        return path / name
+    newest, damaged = checkpoints.newest_checkpoint(path / "checkpoints", file=name)
     if newest is None:
         reason = "; ".join(damaged) or f"{path.absolute()} has no checkpoint"
         raise CheckpointError(f"{reason}. {EXPECTED}")
     for line in damaged:
         logger.warning("%s; using the earlier %s", line, newest.name)
-    return newest / FILE_OF[weights or "ema"]
+    return newest / name
 
 
 def run_folder_of(path: Path) -> Path:

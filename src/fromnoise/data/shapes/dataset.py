@@ -171,7 +171,7 @@ def _condition_sizes(count: int) -> list[int]:
 
 
 def _generator(seed: int, purpose: str | int) -> np.random.Generator:
-    return np.random.default_rng(seed_of("shapes", int(seed), purpose))
+    return np.random.default_rng(seed_of("shapes", seed, purpose))
 
 
 @dataclass(frozen=True)
