@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from math import comb
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -48,8 +49,7 @@ Licence: CC0 1.0 (public domain), https://creativecommons.org/publicdomain/zero/
 """
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The sets of names in each image, and in the two lists of conditions."""
 
     train: list[Names]
@@ -86,19 +86,26 @@ def write_shapes(
     Raises `DataError`, `FolderNotEmpty` and `DiskFull`.
     """
     shape = (size, size) if isinstance(size, int) else (size[0], size[1])
-    _check_options(train, test, shape, seed, workers)
+    for name, value, least in (("train", train, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value is not None and value < least:
+            raise DataError(f"{name} is {value}. Give at least {least}.")
+    max_test = sum(_MAX_CONDITIONS.values())
+    if not 1 <= test <= max_test:
+        raise DataError(f"test is {test}. Give 1..{max_test} conditions.")
+    if min(shape) < _MIN_SIDE:
+        raise DataError(
+            f"size is {shape[0]}×{shape[1]} (H×W). Give at least {_MIN_SIDE} pixels per side."
+        )
     folder = Path(folder).expanduser().resolve()
     require_empty_folder(folder)  # before the plan, which takes a while
     plan = plan_sets(train, test, seed=seed)
     try:
-        with atomic_folder(folder) as partial:
-            (partial / IMAGES).mkdir()
-            _write_texts(partial, plan, shape, seed)
-            tasks = [
-                _Task(partial / IMAGES, shape, seed, start, plan.train[start : start + _CHUNK])
-                for start in range(0, train, _CHUNK)
-            ]
-            with closing(_render_all(tasks, workers or _default_workers(train))) as images:
+        with atomic_folder(folder) as writing:
+            (writing / IMAGES).mkdir()
+            _write_texts(writing, plan, shape, seed)
+            render = partial(_render, writing / IMAGES, shape, seed)
+            workers = workers or _default_workers(train)
+            with closing(_render_all(render, plan.train, workers)) as images:
                 for done, _ in enumerate(images, start=1):
                     if progress is not None:
                         progress(done, train)
@@ -174,37 +181,25 @@ def _generator(seed: int, purpose: str | int) -> np.random.Generator:
     return np.random.default_rng(seed_of("shapes", seed, purpose))
 
 
-@dataclass(frozen=True)
-class _Task:
-    folder: Path
-    size: tuple[int, int]
-    seed: int
-    start: int  # index of the first image
-    sets: list[Names]
+def _render(folder: Path, size: tuple[int, int], seed: int, i: int, names: Names) -> None:
+    """Write image i. Runs in a worker process."""
+    scene, rays = random_scene(names, size, _generator(seed, i))
+    Image.fromarray(shade(scene, rays)).save(folder / _file_name(i))
 
 
-def _render(task: _Task) -> list[str]:
-    """Write the images of a task and return their names. Runs in a worker process."""
-    files = [_file_name(i) for i in range(task.start, task.start + len(task.sets))]
-    for i, (file, names) in enumerate(zip(files, task.sets, strict=True), start=task.start):
-        scene, rays = random_scene(names, task.size, _generator(task.seed, i))
-        Image.fromarray(shade(scene, rays)).save(task.folder / file)
-    return files
-
-
-def _render_all(tasks: Sequence[_Task], workers: int) -> Generator[str, None, None]:
-    """Yield the file name of each image in order, after it is written."""
+def _render_all(
+    render: Callable[[int, Names], None], sets: Sequence[Names], workers: int
+) -> Generator[None, None, None]:
+    """Yield once for each image, in order, after it is written."""
     if workers == 1:
-        for task in tasks:
-            yield from _render(task)
+        yield from map(render, range(len(sets)), sets)
         return
     # Threads would wait for each other (the arrays are small), and a fork copies locks.
     spawn = multiprocessing.get_context("spawn")
     quiet = (signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=signal.signal, initargs=quiet)
-    with pool:
-        for files in pool.map(_render, tasks):  # cancels waiting tasks if this ends early
-            yield from files
+    with pool:  # `map` cancels waiting tasks if this ends early
+        yield from pool.map(render, range(len(sets)), sets, chunksize=_CHUNK)
 
 
 def _default_workers(images: int) -> int:
@@ -234,21 +229,3 @@ def _write_texts(folder: Path, plan: Plan, size: tuple[int, int], seed: int) -> 
 
 def _file_name(i: int) -> str:
     return f"shapes_{i:06}.png"
-
-
-def _check_options(
-    train: int, test: int, size: tuple[int, int], seed: int, workers: int | None
-) -> None:
-    max_test = sum(_MAX_CONDITIONS.values())
-    if train < 1:
-        raise DataError(f"train is {train}. Give at least 1 image.")
-    if not 1 <= test <= max_test:
-        raise DataError(f"test is {test}. Give 1..{max_test} conditions.")
-    if min(size) < _MIN_SIDE:
-        raise DataError(
-            f"size is {size[0]}×{size[1]} (H×W). Give at least {_MIN_SIDE} pixels per side."
-        )
-    if seed < 0:
-        raise DataError(f"seed is {seed}. Give a seed of at least 0.")
-    if workers is not None and workers < 1:
-        raise DataError(f"workers is {workers}. Give at least 1 process.")

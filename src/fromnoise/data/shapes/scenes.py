@@ -4,8 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fromnoise.data.shapes.rays import BALLS, GRID, Camera, Rays, Solid, cast
-from fromnoise.data.shapes.rendering import Light, Scene, to_linear
+from fromnoise.data.shapes.rendering import (
+    BALLS,
+    GRID,
+    Camera,
+    Light,
+    Rays,
+    Scene,
+    Solid,
+    cast,
+    to_linear,
+)
 
 COLOURS: dict[str, tuple[int, int, int]] = {  # sRGB
     "gray": (105, 105, 110),
@@ -38,8 +47,8 @@ def random_scene(
         if not _apart(scene.solids) or not _inside(scene):
             continue
         rays = cast(scene.solids, scene.camera, size)
-        enough = rays.visible_rays >= MIN_AREA * min(size) ** 2 * GRID**2
-        if np.all(enough & (rays.visible_fraction >= MIN_VISIBLE)):
+        enough = rays.visible >= MIN_AREA * min(size) ** 2 * GRID**2
+        if np.all(enough & (rays.visible >= MIN_VISIBLE * rays.outline)):
             return scene, rays
 
 
@@ -95,5 +104,5 @@ def _apart(solids: Sequence[Solid]) -> bool:
 
 
 def _inside(scene: Scene) -> bool:
-    corners = np.concatenate([solid.corners for solid in scene.solids])
+    corners = np.concatenate([solid.corners for solid in scene.solids], axis=1)
     return bool(np.abs(scene.camera.project(corners)).max() < _MARGIN)
