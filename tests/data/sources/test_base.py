@@ -12,7 +12,7 @@ NAMES = ("dark", "bright")
 
 def squares(request):
     """Read a text file with one grey level per line, as 8×8 images with two labels."""
-    path = require_path(request.path, source="squares")
+    path = require_path(request, "squares")
     content = path.read_text()
 
     def open_reader():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import DataError, open_images
-from fromnoise.data.labels.image_labels import folder_labels
+from fromnoise.data.sources.folder import folder_labels
 from fromnoise.data.text import natural_key
 
 

@@ -56,7 +56,7 @@ def test_values_of_other_types(tmp_path, values, expected):
         (np.array([0, 255.0]), r"values 0\.\.255\. Save 0\.\.1 or -1\.\.1, or uint8 for 0\.\.255"),
         (np.array([0, np.nan]), "values nan..nan"),
         (np.array([0, 16]), r"type int64\. Save uint8, uint16, bool or float"),
-        (np.array([None, 1]), "array of Python objects"),
+        (np.array([None, 1]), "Python objects in dtype"),
     ],
 )
 def test_values_whose_white_is_a_guess_are_refused(tmp_path, values, message):

@@ -15,17 +15,18 @@ To add a source, write the function in a file of this folder, add one line to `S
 build the reader for arrays and for image files.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 from fromnoise.data.decoding.decode import Header, read_header, read_picture
 from fromnoise.data.decoding.transforms import RGB, Picture
 from fromnoise.data.errors import BrokenImage, DataError, NotAvailable, reason
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,26 +96,23 @@ def file_reader(
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken."""
 
-    @contextmanager
-    def opened(i: int) -> Iterator[IO[bytes]]:
+    def read(i: int, decode: Callable[[IO[bytes]], T]) -> T:
         try:
             with open_file(i) as file:
-                yield file
+                return decode(file)
         except (BrokenImage, MemoryError):
             raise
         except Exception as error:  # a zip: wrong CRC, password, unknown compression, …
             raise BrokenImage(reason(error)) from error
 
-    def header(i: int) -> Header:
-        with opened(i) as file:
-            return read_header(file)
-
-    def image(i: int) -> Picture:
-        with opened(i) as file:
-            content = file.read()
-        return read_picture(content, background=background)
-
-    return ImageReader(names, header, image, labels, label_names, labels_from)
+    return ImageReader(
+        names,
+        lambda i: read(i, read_header),
+        lambda i: read(i, lambda file: read_picture(file.read(), background=background)),
+        labels,
+        label_names,
+        labels_from,
+    )
 
 
 def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:
@@ -135,9 +133,14 @@ def stat_stamp(path: Path) -> list[object]:
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def require_path(path: Path | None, *, source: str) -> Path:
-    """Return the absolute path. Raises `DataError` if it is None or does not exist."""
-    if path is None:
+def require_path(request: SourceRequest, source: str, *, splits: bool = False) -> Path:
+    """Return the absolute path. Raises `DataError` if there is none.
+
+    splits: whether the source has other splits than "train".
+    """
+    if not splits:
+        require_train_split(request, source)
+    if (path := request.path) is None:
         raise NotAvailable(
             f"data.path is missing, but source {source} needs a path. Set it, or give --data PATH."
         )
@@ -147,10 +150,10 @@ def require_path(path: Path | None, *, source: str) -> Path:
     return path
 
 
-def require_train_split(split: str, *, source: str) -> None:
+def require_train_split(request: SourceRequest, source: str) -> None:
     """Raise `DataError` for any split but "train". For sources that have no splits."""
-    if split != "train":
+    if request.split != "train":
         raise DataError(
-            f"data.split is {split!r}, but source {source} has no splits. Leave it at 'train' and "
-            "set data.path to the other images."
+            f"data.split is {request.split!r}, but source {source} has no splits. Leave it at "
+            "'train' and set data.path to the other images."
         )

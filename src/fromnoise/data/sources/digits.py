@@ -17,7 +17,7 @@ from fromnoise.data.sources.base import (
 
 def digits(request: SourceRequest) -> SourceListing:
     """Open 1,797 real handwritten digits, 8×8 grey, white on black (see `assets/README.md`)."""
-    require_train_split(request.split, source="digits")
+    require_train_split(request, "digits")
     if request.path is not None:
         raise DataError(
             f"data.path is {request.path}, but source digits comes with the package. "

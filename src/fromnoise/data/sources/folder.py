@@ -1,45 +1,52 @@
 """Sources `folder` and `zip`: image files in natural order, with their labels.
 
-`labels/image_labels.py` describes where the labels come from. A file that is missing, but named in
-the label file, counts as a broken image.
+A label file is used if it is in the folder that contains all images, or in a folder above. Images
+that it does not name have no known labels (0). A file that it names, but that is missing, counts
+as a broken image.
+
+Without a label file, sub-folders are classes: the first folder of each path below the folder that
+contains all images (`photos/` in `photos.zip`). An image outside the class folders has no known
+class (0). If no image is in a sub-folder, there are no labels.
 """
 
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import numpy as np
+
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS
 from fromnoise.data.decoding.transforms import RGB
-from fromnoise.data.errors import BrokenImage, DataError, reason
-from fromnoise.data.labels.image_labels import file_labels, find_label_file, folder_labels
+from fromnoise.data.errors import BrokenImage, DataError, abbreviate, reason
+from fromnoise.data.labels.files import LABEL_FILES
+from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
     ImageReader,
     SourceListing,
     SourceRequest,
     file_reader,
     require_path,
-    require_train_split,
     stat_stamp,
 )
-from fromnoise.data.text import natural_key
+from fromnoise.data.text import decode_utf8, natural_key
 
 
 def folder(request: SourceRequest) -> SourceListing:
     """Open every image below a folder. Links are followed; hidden files and `__MACOSX` are not."""
-    root = require_path(request.path, source="folder")
-    require_train_split(request.split, source="folder")
+    root = require_path(request, "folder")
     if not root.is_dir():
         raise DataError(f"data.path: {root} is a file. Source folder needs a folder.")
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
     images = _image_names(stats, where=root)
-    label_file = find_label_file(stats, images, where=root)
+    label_file = _find_label_file(stats, images, where=root)
 
     def open_reader() -> ImageReader:
         return _reader(
@@ -53,8 +60,7 @@ def folder(request: SourceRequest) -> SourceListing:
 
 def zip_file(request: SourceRequest) -> SourceListing:
     """Open every image in a zip archive, as in a folder. The archive is never unpacked."""
-    path = require_path(request.path, source="zip")
-    require_train_split(request.split, source="zip")
+    path = require_path(request, "zip")
 
     def open_reader() -> ImageReader:
         with ExitStack() as stack:
@@ -63,19 +69,28 @@ def zip_file(request: SourceRequest) -> SourceListing:
             except (zipfile.BadZipFile, OSError) as error:
                 problem = f"data.path: {path} cannot be read as a zip archive: {reason(error)}"
                 raise DataError(problem) from error
-            members = {
-                str(PurePosixPath(info.filename)): info
-                for info in archive.infolist()
-                if not info.is_dir()
-            }
+            files = [info for info in archive.infolist() if not info.is_dir()]
+            members = {str(PurePosixPath(info.filename)): info for info in files}
             images = _image_names(members, where=path)
-            label_file = find_label_file(members, images, where=path)
+            label_file = _find_label_file(members, images, where=path)
             reader = _reader(
                 images, label_file, lambda n: archive.open(members[n]), path, request.background
             )
             return replace(reader, close=stack.pop_all().close)
 
     return SourceListing(stat_stamp(path), open_reader)
+
+
+def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return labels int8 (N, K) and the K class names of relative file names, by sub-folder."""
+    depth = len(_shared_folder(names))
+    folders = [PurePosixPath(name).parts[depth:-1] for name in names]
+    classes = [steps[0] if steps else "" for steps in folders]
+    label_names = tuple(sorted(set(classes) - {""}, key=natural_key))
+    if not label_names:
+        return None, ()
+    number = {name: i for i, name in enumerate(label_names)} | {"": -1}
+    return one_hot(np.array([number[name] for name in classes]), len(label_names)), label_names
 
 
 def _reader(
@@ -86,8 +101,9 @@ def _reader(
     background: RGB,
 ) -> ImageReader:
     """Return a reader of the images, then of the missing files that the label file names."""
+    names = images
     if label_file is None:
-        names, (labels, label_names) = images, folder_labels(images)
+        labels, label_names = folder_labels(images)
     else:
         label_path = f"data.path: {where / label_file}"
         try:
@@ -95,11 +111,11 @@ def _reader(
                 content = file.read()
         except Exception as error:  # as for an image
             raise DataError(f"{label_path} cannot be read: {reason(error)}") from error
-        names, labels, label_names = file_labels(images, label_file, content, where=label_path)
+        names, labels, label_names = _file_labels(images, label_file, content, where=label_path)
 
     def open_image(i: int) -> IO[bytes]:
-        if label_file and i >= len(images):
-            kind = PurePosixPath(label_file).name
+        if i >= len(images):
+            kind = PurePosixPath(str(label_file)).name
             raise BrokenImage(f"named in {kind}, but not among the images of {where.name}")
         return open_file(names[i])
 
@@ -111,6 +127,56 @@ def _reader(
         label_names=label_names,
         labels_from=label_file or "sub-folders",
     )
+
+
+def _find_label_file(files: Container[str], images: Sequence[str], *, where: Path) -> str | None:
+    """Return which of the relative names `files` is the label file of these images, or None."""
+    shared = _shared_folder(images)
+    folders = [PurePosixPath(*shared[:depth]) for depth in range(len(shared) + 1)]
+    names = [str(folder / name) for folder in folders for name in LABEL_FILES]
+    label_files = [name for name in names if name in files]
+    if len(label_files) > 1:
+        raise DataError(
+            f"data.path: {where} has several label files: {' and '.join(label_files)}. Keep one."
+        )
+    return label_files[0] if label_files else None
+
+
+def _file_labels(
+    images: Sequence[str], label_file: str, content: bytes, *, where: str
+) -> tuple[Sequence[str], np.ndarray | None, tuple[str, ...]]:
+    """Return the labels that a label file gives to images.
+
+    Returns the N names: first `images`, then the files that are named but missing; labels int8
+    (N, K), or None if the file states that there are none; and the K label names.
+    """
+    path = PurePosixPath(label_file)
+    rows, label_names = LABEL_FILES[path.name](decode_utf8(content, where=where), where=where)
+    if not rows:
+        return images, None, ()
+    labels_of: dict[str, np.ndarray] = {}
+    for file, row in rows.items():
+        name = str(path.parent / file)
+        if name in labels_of:  # "./a.png" and "a.png" are one file
+            raise DataError(f"{where} has the file {name!r} twice. Remove one of them.")
+        labels_of[name] = row
+    missing = labels_of.keys() - set(images)
+    if len(missing) == len(labels_of):
+        relative = [str(PurePosixPath(name).relative_to(path.parent)) for name in images]
+        raise DataError(
+            f"{where}: none of the {len(rows)} files that it names exists ({abbreviate(list(rows))}"
+            f"). Name the images by their paths from its folder: {abbreviate(relative)}."
+        )
+    names = [*images, *(name for name in labels_of if name in missing)]
+    unknown = np.zeros(len(label_names), dtype=np.int8)
+    return names, np.stack([labels_of.get(name, unknown) for name in names]), label_names
+
+
+def _shared_folder(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts of the path to the folder that contains all of these files."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    ends = zip(min(folders), max(folders), strict=False)  # any prefix they share, all share
+    return tuple(step for step, _ in takewhile(lambda steps: steps[0] == steps[1], ends))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -137,7 +203,10 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _image_names(names: Iterable[str], *, where: Path) -> list[str]:
-    visible = [name for name in names if not _hidden(name)]
+    def hidden(step: str) -> bool:
+        return step.startswith(".") or step == "__MACOSX"
+
+    visible = [name for name in names if not any(map(hidden, PurePosixPath(name).parts))]
     images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
     if not images:
         kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
@@ -145,7 +214,3 @@ def _image_names(names: Iterable[str], *, where: Path) -> list[str]:
         others = f"only {counts}" if counts else "and no other files"
         raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
     return sorted(images, key=natural_key)
-
-
-def _hidden(name: str) -> bool:
-    return any(step.startswith(".") or step == "__MACOSX" for step in PurePosixPath(name).parts)

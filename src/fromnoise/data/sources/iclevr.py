@@ -36,7 +36,7 @@ def iclevr(request: SourceRequest) -> SourceListing:
 
     A missing file counts as a broken image.
     """
-    root = require_path(request.path, source="iclevr")
+    root = require_path(request, "iclevr", splits=True)
     if not root.is_dir():
         raise DataError(f"data.path: {root} is a file. Source iclevr needs a folder.")
     if request.split != "train":

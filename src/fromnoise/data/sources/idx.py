@@ -6,9 +6,7 @@ lengths as big-endian 32-bit integers, and the values.
 
 import gzip
 import re
-import shutil
 import struct
-import tempfile
 import zlib
 from math import prod
 from pathlib import Path
@@ -38,7 +36,7 @@ def idx(request: SourceRequest) -> SourceListing:
     The labels are in the file beside it whose name has `labels` instead of `images`. Without that
     file there are no labels.
     """
-    path = require_path(request.path, source="idx")
+    path = require_path(request, "idx", splits=True)
     if path.is_file():
         if request.split != "train":
             raise DataError(
@@ -113,26 +111,21 @@ def _labels_beside(images: Path) -> Path | None:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Map the uint8 array of one file from disk."""
+    """Return the uint8 array of one file."""
     try:
-        with tempfile.TemporaryFile() if path.suffix == ".gz" else open(path, "rb") as file:
-            if path.suffix == ".gz":
-                with gzip.open(path) as compressed:
-                    shutil.copyfileobj(compressed, file, 1 << 20)
-                file.seek(0)
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             zeros, kind, axes = struct.unpack(">HBB", file.read(4))
             if zeros != 0 or kind != _UBYTE:
                 raise DataError(f"data.path: {path} is not an idx file of unsigned bytes")
             shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-            start = file.tell()
-            size = file.seek(0, 2) - start
-            if size != prod(shape) or size == 0:
-                raise DataError(
-                    f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "
-                    f"{size:,}. Copy it again."
-                )
-            return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
+            values = np.frombuffer(file.read(), dtype=np.uint8)
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise DataError(
             f"data.path: {path} cannot be read as an idx file: {reason(error)}"
         ) from error
+    if len(values) != prod(shape) or len(values) == 0:
+        raise DataError(
+            f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "
+            f"{len(values):,}. Copy it again."
+        )
+    return values.reshape(shape)

@@ -11,13 +11,11 @@ Other types and ranges are errors, because their white is ambiguous. Save 8-bit 
 type with `.astype("uint8")`.
 """
 
-import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -31,7 +29,6 @@ from fromnoise.data.sources.base import (
     array_reader,
     channels_last,
     require_path,
-    require_train_split,
     stat_stamp,
 )
 
@@ -49,8 +46,7 @@ def npz(request: SourceRequest) -> SourceListing:
     1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not
     treated as alpha.
     """
-    path = require_path(request.path, source="npz")
-    require_train_split(request.split, source="npz")
+    path = require_path(request, "npz")
 
     def open_reader() -> ImageReader:
         try:
@@ -151,35 +147,13 @@ def _first(arrays: Mapping[str, np.ndarray], keys: tuple[str, ...]) -> np.ndarra
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Map the arrays from disk, by name. An .npz is unpacked into unnamed temporary files."""
+    """Map the arrays from disk, by name. An .npz is unpacked: it may not fit in memory."""
     if path.suffix.lower() == ".npy":
-        with open(path, "rb") as file:
-            return {IMAGE_KEYS[0]: _map(file)}
+        return {IMAGE_KEYS[0]: np.load(path, mmap_mode="r")}
     arrays = {}
-    keys = IMAGE_KEYS + LABEL_KEYS + NAME_KEYS
-    with zipfile.ZipFile(path) as archive:
+    unpacked = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with zipfile.ZipFile(path) as archive, unpacked as folder:
         for member in archive.namelist():
-            if (name := member.removesuffix(".npy")).lower() in keys:
-                with tempfile.TemporaryFile() as file:
-                    with archive.open(member) as compressed:
-                        shutil.copyfileobj(compressed, file, 1 << 20)
-                    file.seek(0)
-                    arrays[name] = _map(file)
+            if (name := member.removesuffix(".npy")).lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
+                arrays[name] = np.load(archive.extract(member, folder), mmap_mode="r")
         return arrays or dict.fromkeys(archive.namelist(), np.empty(0))
-
-
-def _map(file: IO[bytes]) -> np.ndarray:
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read_header is None:
-        raise ValueError(f".npy format {version} is not supported, only (1, 0) and (2, 0)")
-    shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects is not supported; save numbers or strings")
-    if 0 in shape or shape == ():
-        return np.empty(shape, dtype)
-    order = "F" if fortran else "C"
-    return np.memmap(file, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
