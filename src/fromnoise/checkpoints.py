@@ -62,14 +62,9 @@ def save_checkpoint(
     the format version, the step and the SHA-256 of each file.
     Raises DiskFull and NotFinite. Earlier checkpoints are never changed.
     """
-    for name, file in files.items():
-        if (key := first_non_finite(file.tensors)) is not None:
-            raise NotFinite(
-                f"step {step}: {key} in {name} is not finite. No checkpoint was written; earlier "
-                "ones are unchanged. Resume with a lower training.learning_rate."
-            )
-
     target = folder / f"{step:06d}"
+    for name, file in files.items():
+        _require_finite(file, target / name)
     if target.exists() and not find_damage(target):
         return target
     for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: a run has one at a time
@@ -92,11 +87,7 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
 
     Raises DiskFull and NotFinite. The previous file at `path` is then unchanged.
     """
-    if (key := first_non_finite(file.tensors)) is not None:
-        raise NotFinite(
-            f"{key} is not finite, so {path} was not written. Train with a lower "
-            "training.learning_rate."
-        )
+    _require_finite(file, path)
     with atomic_file(path, needed=_size(file)) as writing:
         write_tensors(writing, file)
 
@@ -234,25 +225,20 @@ def write_tensors(path: Path, file: TensorFile) -> None:
     path.chmod(mode)  # safetensors makes the file private
 
 
-def read_tensors(file: Path) -> TensorFile:
+def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
     """Return the tensors and metadata of a .safetensors file. Raises CheckpointError."""
     try:
         with safe_open(file, framework="pt") as opened:
-            keys = opened.keys()
-            return TensorFile(
-                {key: opened.get_tensor(key) for key in keys}, opened.metadata() or {}
-            )
+            keys = [] if metadata_only else opened.keys()
+            tensors = {key: opened.get_tensor(key) for key in keys}
+            return TensorFile(tensors, opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a valid .safetensors file ({error})") from error
 
 
 def read_metadata(file: Path) -> Mapping[str, str]:
     """Return the metadata of a .safetensors file. Raises CheckpointError."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is not a valid .safetensors file ({error})") from error
+    return read_tensors(file, metadata_only=True).metadata
 
 
 def check_version(version: int, where: Path) -> None:
@@ -277,6 +263,14 @@ def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
         if passed <= reached:
             shutil.rmtree(path)
         reached = max(reached, passed)
+
+
+def _require_finite(file: TensorFile, path: Path) -> None:
+    if (key := first_non_finite(file.tensors)) is not None:
+        raise NotFinite(
+            f"{key} is not finite, so {path} was not written. Existing files are unchanged. Train "
+            "with a lower training.learning_rate."
+        )
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -1,20 +1,21 @@
 """Check a data set: count its images, find problems, and suggest a recipe."""
 
 import hashlib
-import json
-import re
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from fromnoise.data.cache import default_cache
 from fromnoise.data.decoding.decode import Header
 from fromnoise.data.decoding.parallel import map_in_order
-from fromnoise.data.decoding.transforms import RGB, Fit, Picture
+from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.errors import BrokenImage, DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, SourceRequest
@@ -46,7 +47,12 @@ class DataReport:
         """Return the lines of the report. Lists are cut after ten lines, except broken images."""
         out = [f"{self.path or self.source}: {self.count:,} images (source {self.source})"]
         if self.sizes:
-            out += self._size_lines()
+            heights, widths = zip(*self.sizes, strict=True)
+            common = [f"{h}×{w} ×{count:,}" for (h, w), count in list(self.sizes.items())[:5]]
+            out.append(f"sizes:     {', '.join(common)} (H×W; {len(self.sizes):,} in all)")
+            if len(self.sizes) > 1:
+                ranges = f"H {min(heights)} to {max(heights)}, W {min(widths)} to {max(widths)}"
+                out.append(f"           {ranges}")
             modes = ", ".join(f"{mode} ×{count:,}" for mode, count in self.modes.items())
             out += [f"modes:     {modes}", f"channels:  {self.channels}"]
         if self.classes:
@@ -64,16 +70,6 @@ class DataReport:
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
-        return out
-
-    def _size_lines(self) -> list[str]:
-        heights, widths = zip(*self.sizes, strict=True)
-        common = [f"{h}×{w} ×{count:,}" for (h, w), count in list(self.sizes.items())[:5]]
-        out = [f"sizes:     {', '.join(common)} (H×W; {len(self.sizes):,} in all)"]
-        if len(self.sizes) > 1:
-            out.append(
-                f"           H {min(heights)} to {max(heights)}, W {min(widths)} to {max(widths)}"
-            )
         return out
 
     def __str__(self) -> str:
@@ -112,8 +108,8 @@ def check_data(
         return _report(source, None if root is None else str(root), reader, facts, background)
 
 
-@dataclass(frozen=True)
-class _Facts:
+class _Facts(NamedTuple):
+    index: int
     header: Header
     digest: bytes  # of the pixels
     grey: bool  # all channels are equal
@@ -125,41 +121,31 @@ def _examine(reader: ImageReader, i: int) -> _Facts | str:
         picture, header = reader.read_image(i), reader.read_header(i)
     except BrokenImage as error:
         return f"{reader.names[i]}: {error}"
-    return _Facts(header, _digest(picture), _is_grey(picture), _is_dark(picture))
-
-
-def _digest(picture: Picture) -> bytes:
-    pixels = picture.pixels
-    kind = f"{pixels.shape} {pixels.dtype}".encode()
-    return hashlib.sha256(kind + np.ascontiguousarray(pixels).tobytes()).digest()
-
-
-def _is_grey(picture: Picture) -> bool:
-    first = picture.pixels[..., :1]
-    return picture.pixels.shape[2] in (1, 3) and bool((picture.pixels == first).all())
-
-
-def _is_dark(picture: Picture) -> bool:
     p = picture.pixels
-    border = [p[0], p[-1], p[:, 0], p[:, -1]]
-    return float(np.mean([side.mean() for side in border])) < picture.peak / 2
+    digest = hashlib.sha256(f"{p.shape} {p.dtype}".encode() + p.tobytes()).digest()
+    grey = p.shape[2] in (1, 3) and bool((p == p[..., :1]).all())
+    border = np.mean([side.mean() for side in (p[0], p[-1], p[:, 0], p[:, -1])])
+    return _Facts(i, header, digest, grey, bool(border < picture.peak / 2))
 
 
 def _report(
     source: str, path: str | None, reader: ImageReader, facts: list[_Facts | str], background: RGB
 ) -> DataReport:
-    good = [(i, fact) for i, fact in enumerate(facts) if isinstance(fact, _Facts)]
-    headers = [fact.header for _, fact in good]
+    good = [fact for fact in facts if isinstance(fact, _Facts)]
+    headers = [fact.header for fact in good]
     sizes = Counter((header.height, header.width) for header in headers)
     channels = max((header.channels_on(background) for header in headers), default=0)
     classes, unlabelled = {}, 0
     if reader.labels is not None:
-        labels = reader.labels[[i for i, _ in good]]
-        present = (labels == 1).sum(axis=0)
-        classes = {name: int(n) for name, n in zip(reader.label_names, present, strict=True)}
+        labels = reader.labels[[fact.index for fact in good]]
+        present = (labels == 1).sum(axis=0).tolist()
+        classes = dict(zip(reader.label_names, present, strict=True))
         unlabelled = int((labels == 0).all(axis=1).sum())
-    dark = sum(fact.dark for _, fact in good) * 2 > len(good)
-    all_grey = channels == 3 and all(fact.grey for _, fact in good)
+    first: dict[bytes, str] = {}
+    named = [(first.setdefault(f.digest, reader.names[f.index]), f.index) for f in good]
+    duplicates = [(other, reader.names[i]) for other, i in named if other != reader.names[i]]
+    dark = sum(fact.dark for fact in good) * 2 > len(good)
+    all_grey = channels == 3 and all(fact.grey for fact in good)
     return DataReport(
         source=source,
         path=path,
@@ -170,37 +156,23 @@ def _report(
         classes=classes,
         labels_from=reader.labels_from,
         unlabelled=unlabelled,
-        duplicates=_duplicates([(reader.names[i], fact.digest) for i, fact in good]),
+        duplicates=tuple(duplicates),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),
         notes=tuple(_notes(headers, all_grey)),
         recipe=_recipe(source, path, sizes, 1 if all_grey else channels, dark, bool(classes)),
     )
 
 
-def _duplicates(images: list[tuple[str, bytes]]) -> tuple[tuple[str, str], ...]:
-    first: dict[bytes, str] = {}
-    pairs = []
-    for name, digest in images:
-        if (other := first.setdefault(digest, name)) != name:
-            pairs.append((other, name))
-    return tuple(pairs)
-
-
-def _notes(headers: list[Header], all_grey: bool) -> list[str]:
-    total = f"of {len(headers):,} images"
-    rotated, alpha, deep = (
-        sum(getattr(header, flag) for header in headers) for flag in ("rotated", "alpha", "deep")
-    )
-    notes = []
-    if rotated:
-        notes.append(f"{rotated:,} {total} are rotated by EXIF. The rotation is applied.")
-    if alpha:
-        notes.append(f"{alpha:,} {total} are transparent. data.background shows through.")
-    if deep:
-        notes.append(f"{deep:,} {total} have more than 8 bits. They are rounded after resizing.")
+def _notes(headers: list[Header], all_grey: bool) -> Iterator[str]:
+    for flag, note in (
+        ("rotated", "are rotated by EXIF. The rotation is applied."),
+        ("alpha", "are transparent. data.background shows through."),
+        ("deep", "have more than 8 bits. They are rounded after resizing."),
+    ):
+        if count := sum(getattr(header, flag) for header in headers):
+            yield f"{count:,} of {len(headers):,} images {note}"
     if all_grey:
-        notes.append("every colour image is grey. Use channels: 1.")
-    return notes
+        yield "every colour image is grey. Use channels: 1."
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -219,16 +191,15 @@ def _recipe(
     if not sizes:
         return ""
     (height, width), fit = suggest_size(sizes)
-    lines = ["data:", f"  source: {source}"]
-    if path is not None:
-        lines.append(f"  path: {_yaml_text(path)}")
-    lines.append(f"  size: {height}" if height == width else f"  size: [{height}, {width}]")
-    lines += [f"  channels: {channels}", f"  fit: {fit}"]
+    data: dict[str, object] = {"source": source} | ({"path": path} if path else {})
+    data |= {"size": height if height == width else [height, width]}
+    data |= {"channels": channels, "fit": fit}
     if fit == "pad":
-        lines.append(f"  background: {[0, 0, 0] if dark else [255, 255, 255]}")
+        data["background"] = [0 if dark else 255] * 3
     if labels:
-        lines.append("  labels: true")
-    return "\n".join(lines)
+        data["labels"] = True
+    options: Any = {"sort_keys": False, "allow_unicode": True, "width": math.inf}
+    return yaml.safe_dump({"data": data}, default_flow_style=None, **options).rstrip()
 
 
 def suggest_size(sizes: Sizes) -> tuple[tuple[int, int], Fit]:
@@ -247,8 +218,3 @@ def suggest_size(sizes: Sizes) -> tuple[tuple[int, int], Fit]:
     median = float(np.median(shorter))
     side = max((side for side in _SIDES if side <= median), default=_SIDES[0])
     return (side, side), "crop"
-
-
-def _yaml_text(text: str) -> str:
-    """Return the text, quoted (JSON is YAML) unless YAML reads it unchanged."""
-    return text if re.fullmatch(r"/[\w./+-]*", text) else json.dumps(text, ensure_ascii=False)

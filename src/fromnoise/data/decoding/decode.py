@@ -4,6 +4,8 @@ Colour profiles (ICC) are not applied: the pixels keep the values that the file 
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -40,32 +42,42 @@ class Header:
         return 3 if tinted else self.channels
 
 
+@contextmanager
+def broken_if_it_fails() -> Iterator[None]:
+    """Raise any error as `BrokenImage`: Pillow's plugins raise nearly every type."""
+    try:
+        yield
+    except (MemoryError, BrokenImage):
+        raise
+    except UnidentifiedImageError as error:  # its message contains a memory address
+        raise BrokenImage("not an image that Pillow can read") from error
+    except Exception as error:
+        raise BrokenImage(reason(error)) from error
+
+
+@broken_if_it_fails()
 def read_header(file: IO[bytes]) -> Header:
     """Read size, mode and so on of an image file, without its pixels. Raises `BrokenImage`."""
-    try:
-        with Image.open(file) as image:
-            orientation = _orientation(image)
-            width, height = image.size
-            # Pillow rotates TIFFs itself, so `size` is already rotated.
-            if orientation >= 5 and image.format != "TIFF":
-                width, height = height, width
-            deep = _png_16_bit(image)
-            mode = deep or image.mode
-            return Header(
-                height=height,
-                width=width,
-                channels=1 if mode in _GREY_MODES or mode.startswith("I;16") else 3,
-                mode=f"{deep} 16-bit" if deep else mode,
-                rotated=orientation > 1,
-                alpha=image.has_transparency_data,
-                deep=bool(deep) or mode[0] in "IF",
-            )
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly every type on broken files
-        raise _broken(error) from error
+    with Image.open(file) as image:
+        orientation = _orientation(image)
+        width, height = image.size
+        # Pillow rotates TIFFs itself, so `size` is already rotated.
+        if orientation >= 5 and image.format != "TIFF":
+            width, height = height, width
+        deep = _png_16_bit(image)
+        mode = deep or image.mode
+        return Header(
+            height=height,
+            width=width,
+            channels=1 if mode in _GREY_MODES or mode.startswith("I;16") else 3,
+            mode=f"{deep} 16-bit" if deep else mode,
+            rotated=orientation > 1,
+            alpha=image.has_transparency_data,
+            deep=bool(deep) or mode[0] in "IF",
+        )
 
 
+@broken_if_it_fails()
 def read_picture(data: bytes, *, background: RGB) -> Picture:
     """Decode the first frame of an image file, rotated upright and opaque. Raises `BrokenImage`.
 
@@ -75,19 +87,14 @@ def read_picture(data: bytes, *, background: RGB) -> Picture:
     """
     if not data:
         raise BrokenImage("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if mode := _png_16_bit(image):
-                return _composite(_keyed(_png_samples(data, mode), image), background)
-            _scale_transparency(image)
-            upright = _upright(image)
-            if upright.mode[0] in "IF":
-                return _deep_grey(upright, background)
-            return Picture(_opaque_8_bit(upright, background))
-    except (MemoryError, BrokenImage):
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly every type on broken files
-        raise _broken(error) from error
+    with Image.open(io.BytesIO(data)) as image:
+        if mode := _png_16_bit(image):
+            return _composite(_keyed(_png_samples(data, mode), image), background)
+        _scale_transparency(image)
+        upright = _upright(image)
+        if upright.mode[0] in "IF":
+            return _deep_grey(upright, background)
+        return Picture(_opaque_8_bit(upright, background))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -181,9 +188,3 @@ def _composite(samples: np.ndarray, background: RGB) -> Picture:
     channels = 1 if colour.shape[2] == 1 and len(set(background)) == 1 else 3
     behind = background_of(channels, background) * np.float32(257)
     return Picture(alpha * colour + (1 - alpha) * behind, peak=65535)
-
-
-def _broken(error: Exception) -> BrokenImage:
-    if isinstance(error, UnidentifiedImageError):  # its message contains a memory address
-        return BrokenImage("not an image that Pillow can read")
-    return BrokenImage(reason(error))

@@ -117,10 +117,8 @@ def dataset_json(text: str, *, where: str) -> Table:
         if file in labels:
             raise DataError(f"{where}: entry {i} has the file {file!r} again. Remove one of them.")
         labels[file] = label
-    read = _vectors if isinstance(entries[0][1], list) else _classes
-    signs = read(labels, names, where=where)
-    count = signs.shape[1]
-    return dict(zip(labels, signs, strict=True)), tuple(names or map(str, range(count)))
+    signs = _numbers(labels, names, where=where)
+    return dict(zip(labels, signs, strict=True)), tuple(names or map(str, range(signs.shape[1])))
 
 
 LABEL_FILES: dict[str, Callable[..., Table]] = {
@@ -162,11 +160,8 @@ def _csv_rows(
 ) -> tuple[list[str], dict[str, tuple[str, list[str]]]]:  # columns, {file: (where, cells)}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        lines = [
-            (f"{where}: line {reader.line_num}", row)
-            for row in reader
-            if any(cell.strip() for cell in row)
-        ]
+        numbered = ((f"{where}: line {reader.line_num}", row) for row in reader)
+        lines = [(line, row) for line, row in numbered if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"{where}: line {reader.line_num}: {error}") from error
     line, header = lines[0] if lines else (where, [])
@@ -194,34 +189,33 @@ def _csv_rows(
     return columns, rows
 
 
-def _classes(
+def _numbers(
     labels: Mapping[str, Any], names: Sequence[str] | None, *, where: str
 ) -> np.ndarray:  # int8 (n, K)
-    count = len(names) if names else _MAX_CLASSES
+    """Convert classes, or lists of K numbers; the first label says which of the two they are."""
+    first = next(iter(labels.values()))
+    lists = isinstance(first, list)
+    count = len(names) if names else len(first) if lists else _MAX_CLASSES
+
+    def valid(label: Any) -> bool:
+        if lists:
+            numbers = isinstance(label, list) and len(label) == count > 0
+            return numbers and all(type(v) in (int, float) and v in (-1, 0, 1) for v in label)
+        return type(label) is int and 0 <= label < count
+
     for i, (file, label) in enumerate(labels.items(), start=1):
-        if type(label) is not int or not 0 <= label < count:
+        if not valid(label):
+            expected = f"whole number in 0..{count - 1}"
+            if lists:
+                expected = f"list of {count or 'K'} numbers, each -1, 0 or 1, as many as in entry 1"
             raise DataError(
-                f"{where}: entry {i} ({file!r}): {_short(label)} is not a class. "
-                f"Write a whole number in 0..{count - 1}"
+                f"{where}: entry {i} ({file!r}): {_short(label)} is invalid. Write a {expected}"
                 + (', one per name in "label_names".' if names else ".")
             )
-    classes = np.array(list(labels.values()))
-    return one_hot(classes, len(names) if names else int(classes.max()) + 1)
-
-
-def _vectors(
-    labels: Mapping[str, Any], names: Sequence[str] | None, *, where: str
-) -> np.ndarray:  # int8 (n, K)
-    count = len(names) if names else len(next(iter(labels.values())))
-    for i, (file, vector) in enumerate(labels.items(), start=1):
-        valid = isinstance(vector, list) and len(vector) == count and count > 0
-        if not valid or not all(type(v) in (int, float) and v in (-1, 0, 1) for v in vector):
-            raise DataError(
-                f"{where}: entry {i} ({file!r}): {_short(vector)} is invalid. "
-                f"Write a list of {count or 'K'} numbers, each -1, 0 or 1, "
-                + ('one per name in "label_names".' if names else "as many as in entry 1.")
-            )
-    signs = np.array(list(labels.values())).astype(np.int8)
+    values = np.array(list(labels.values()))
+    if not lists:
+        return one_hot(values, len(names) if names else int(values.max()) + 1)
+    signs = values.astype(np.int8)
     return signs if signs.min() < 0 else signs * 2 - 1  # without any -1, 0 means absent
 
 

@@ -114,7 +114,7 @@ def read_conditions(path: str | Path, label_names: Sequence[str]) -> np.ndarray:
 
 def one_label_each(names: Sequence[str], count: int) -> np.ndarray:
     """Return `count` conditions of one label each, cycling through the labels: int8 (count, K)."""
-    return np.stack([exact_labels([names[i % len(names)]], names) for i in range(count)])
+    return one_hot(np.arange(count) % len(names), len(names))
 
 
 def describe_labels(condition: np.ndarray, names: Sequence[str]) -> str:

@@ -18,15 +18,13 @@ build the reader for arrays and for image files.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import Header, read_header, read_picture
+from fromnoise.data.decoding.decode import Header, broken_if_it_fails, read_header, read_picture
 from fromnoise.data.decoding.transforms import RGB, Picture
-from fromnoise.data.errors import BrokenImage, DataError, NotAvailable, reason
-
-T = TypeVar("T")
+from fromnoise.data.errors import DataError, NotAvailable
 
 
 @dataclass(frozen=True)
@@ -96,23 +94,18 @@ def file_reader(
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken."""
 
-    def read(i: int, decode: Callable[[IO[bytes]], T]) -> T:
-        try:
-            with open_file(i) as file:
-                return decode(file)
-        except (BrokenImage, MemoryError):
-            raise
-        except Exception as error:  # a zip: wrong CRC, password, unknown compression, …
-            raise BrokenImage(reason(error)) from error
+    # also the errors of a zip: wrong CRC, password, unknown compression, …
+    @broken_if_it_fails()
+    def header(i: int) -> Header:
+        with open_file(i) as file:
+            return read_header(file)
 
-    return ImageReader(
-        names,
-        lambda i: read(i, read_header),
-        lambda i: read(i, lambda file: read_picture(file.read(), background=background)),
-        labels,
-        label_names,
-        labels_from,
-    )
+    @broken_if_it_fails()
+    def image(i: int) -> Picture:
+        with open_file(i) as file:
+            return read_picture(file.read(), background=background)
+
+    return ImageReader(names, header, image, labels, label_names, labels_from)
 
 
 def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:

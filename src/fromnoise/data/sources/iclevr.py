@@ -9,7 +9,7 @@ iclevr/         the images, or any other folder inside the root, or the root its
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +49,9 @@ def iclevr(request: SourceRequest) -> SourceListing:
     label_names = read_objects(root / OBJECTS)
     named = _read_train(root / TRAIN, label_names)
     names = list(named)
+    labels = np.full((len(names), len(label_names)), -1, dtype=np.int8)
+    for row, present in zip(labels, named.values(), strict=True):
+        row[[label_names.index(name) for name in present]] = 1
     folder = _image_folder(root, names)
     stats = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.is_file()}
 
@@ -59,11 +62,7 @@ def iclevr(request: SourceRequest) -> SourceListing:
 
     def open_reader() -> ImageReader:
         return file_reader(
-            names,
-            open_image,
-            background=request.background,
-            labels=_signs(named, label_names),
-            label_names=label_names,
+            names, open_image, background=request.background, labels=labels, label_names=label_names
         )
 
     images = [
@@ -113,15 +112,6 @@ def _read_train(path: Path, label_names: Sequence[str]) -> dict[str, list[str]]:
             hint = suggest_labels(unknown[0], label_names)
             raise DataError(f"{where}: there is no label {unknown[0]!r}. {hint}")
     return named
-
-
-def _signs(named: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> np.ndarray:
-    """Return labels int8 (N, K): +1 for the named labels, −1 for the others."""
-    number = {name: k for k, name in enumerate(label_names)}
-    signs = np.full((len(named), len(label_names)), -1, dtype=np.int8)
-    for i, names in enumerate(named.values()):
-        signs[i, [number[name] for name in names]] = 1
-    return signs
 
 
 def _image_folder(root: Path, names: Sequence[str]) -> Path:
