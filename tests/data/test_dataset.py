@@ -11,8 +11,8 @@ from PIL import Image
 
 from fromnoise.data import SOURCES, DataError, check_data, detect_source, open_images
 from fromnoise.data import cache as cache_module
-from fromnoise.data.decoding.parallel import map_in_order
 from fromnoise.data.sources import base
+from fromnoise.data.sources.base import map_in_order
 
 
 def test_digits_are_the_uci_set():

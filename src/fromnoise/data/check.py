@@ -14,11 +14,10 @@ import yaml
 
 from fromnoise.data.cache import default_cache
 from fromnoise.data.decoding.decode import Header
-from fromnoise.data.decoding.parallel import map_in_order
 from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.errors import BrokenImage, DataError
 from fromnoise.data.sources import detect_source, get_source
-from fromnoise.data.sources.base import ImageReader, SourceRequest
+from fromnoise.data.sources.base import ImageReader, SourceRequest, map_in_order
 
 Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
 
@@ -198,8 +197,14 @@ def _recipe(
         data["background"] = [0 if dark else 255] * 3
     if labels:
         data["labels"] = True
-    options: Any = {"sort_keys": False, "allow_unicode": True, "width": math.inf}
-    return yaml.safe_dump({"data": data}, default_flow_style=None, **options).rstrip()
+    return "\n".join(["data:", *(f"  {key}: {_yaml(value)}" for key, value in data.items())])
+
+
+def _yaml(value: object) -> str:
+    """Return one line of YAML, without the end of document that follows a lone scalar."""
+    width: Any = math.inf
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=width)
+    return text.removesuffix("...\n").rstrip()
 
 
 def suggest_size(sizes: Sizes) -> tuple[tuple[int, int], Fit]:

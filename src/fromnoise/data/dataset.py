@@ -11,11 +11,10 @@ import numpy as np
 
 from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
 from fromnoise.data.decoding.decode import ACCEPTED, Header
-from fromnoise.data.decoding.parallel import map_in_order
 from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
 from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, abbreviate
 from fromnoise.data.sources import get_source
-from fromnoise.data.sources.base import ImageReader, SourceListing, SourceRequest
+from fromnoise.data.sources.base import ImageReader, SourceListing, SourceRequest, map_in_order
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one bool

@@ -15,16 +15,23 @@ To add a source, write the function in a file of this folder, add one line to `S
 build the reader for arrays and for image files.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 from fromnoise.data.decoding.decode import Header, broken_if_it_fails, read_header, read_picture
 from fromnoise.data.decoding.transforms import RGB, Picture
 from fromnoise.data.errors import DataError, NotAvailable
+
+T = TypeVar("T")
+_CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,28 @@ def file_reader(
             return read_picture(file.read(), background=background)
 
     return ImageReader(names, header, image, labels, label_names, labels_from)
+
+
+def map_in_order(function: Callable[[int], T], count: int) -> Generator[T, None, None]:
+    """Yield function(0), …, function(count - 1), computed in up to 8 threads.
+
+    At most 2 chunks of results per thread are held in memory, for any `count`.
+    """
+    workers = min(8, os.cpu_count() or 1)
+
+    def chunk(start: int) -> list[T]:
+        return [function(i) for i in range(start, min(start + _CHUNK, count))]
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        tasks = (pool.submit(chunk, start) for start in range(0, count, _CHUNK))
+        waiting: deque[Future[list[T]]] = deque(islice(tasks, 2 * workers))
+        try:
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(islice(tasks, 1))
+        finally:
+            for task in waiting:
+                task.cancel()
 
 
 def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:
