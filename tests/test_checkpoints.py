@@ -329,10 +329,13 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
     with atomic_file(file) as writing:
         writing.write_text("other")
     assert left_over.exists()  # may be somebody's
-    os.utime(left_over, (0, 0))
+    notes = tmp_path / ".writing-notes"  # somebody's, of another program
+    notes.touch()
+    for path in (left_over, notes):
+        os.utime(path, (0, 0))
     with atomic_file(file) as writing:
         writing.write_text("newest")
-    assert list(tmp_path.iterdir()) == [file]
+    assert set(tmp_path.iterdir()) == {file, notes}
     assert file.read_text() == "newest"
 
 

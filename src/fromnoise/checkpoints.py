@@ -25,7 +25,8 @@ from torch import Tensor
 FORMAT_VERSION = 1
 STATE = "state.json"
 ROOM = "Free some space, then try again or resume."
-_WRITING = ".writing-"  # the beginning of temporary names
+_WRITING = ".writing-"  # the beginning of temporary names: .writing-NAME-PROCESS-RANDOM
+_LEFT_OVER = f"{_WRITING}*-[0-9]*-{'[0-9a-f]' * 8}"
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is removed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -151,7 +152,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def _remove_left_over(folder: Path) -> None:
     """Remove what killed processes left. Whether others still write is unknown, so wait a day."""
-    for path in folder.glob(f"{_WRITING}*"):
+    for path in folder.glob(_LEFT_OVER):
         with suppress(OSError):  # another process removes it, too
             if time.time() - path.stat().st_mtime > _ABANDONED:
                 _remove(path)

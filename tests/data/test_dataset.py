@@ -147,8 +147,8 @@ def test_strict_makes_broken_files_an_error(folder):
 
 
 def test_what_a_killed_process_left_is_ignored(folder, cache):
-    old = cache / ".writing-old"
-    new = cache / ".writing-new"
+    old = cache / ".writing-old-1-0123abcd"
+    new = cache / ".writing-new-1-0123abcd"
     for partial in (old, new):
         partial.mkdir()
         (partial / "images.npy").write_bytes(b"half")

@@ -145,7 +145,7 @@ def test_a_modified_file_is_refused(file, tmp_path, spoil):
 
 
 def test_leftovers_of_a_killed_import_are_not_in_the_way(file, tmp_path):
-    left_over = tmp_path / ".writing-model-1-abc"
+    left_over = tmp_path / ".writing-model-1-0123abcd"
     left_over.mkdir()
     (left_over / "ema.safetensors").write_text("half of it")
     os.utime(left_over, (0, 0))  # a day ago and more
