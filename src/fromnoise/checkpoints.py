@@ -69,7 +69,7 @@ def save_checkpoint(
     if target.exists() and not find_damage(target):
         return target
     for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: a run has one at a time
-        shutil.rmtree(left_over)
+        _remove(left_over)
     with atomic_file(target, needed=_size(*files.values())) as writing:
         writing.mkdir()
         hashes = {}
