@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 STATE = "state.json"
@@ -50,7 +50,7 @@ class DiskFull(OSError):
 class TensorFile(NamedTuple):
     """The content of a .safetensors file."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: "Mapping[str, Tensor]"
     metadata: Mapping[str, str]
 
 
@@ -218,6 +218,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, file: TensorFile) -> None:
     """Write a .safetensors file. Tensors are moved to the CPU and made contiguous."""
+    from safetensors.torch import save_file  # torch: seconds, and the data commands need none
+
     tensors = {key: t.detach().cpu().contiguous() for key, t in file.tensors.items()}
     path.touch()
     mode = path.stat().st_mode  # from the umask
@@ -274,9 +276,9 @@ def _require_finite(file: TensorFile, path: Path) -> None:
         )
 
 
-def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def first_non_finite(tensors: "Mapping[str, Tensor]") -> str | None:
     """Return the name of the first tensor with NaN or ∞ in it, or None."""
-    return next((key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    return next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def sha256(file: Path) -> str:

@@ -9,10 +9,10 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 Key = SupportsIndex | str
 
@@ -27,17 +27,21 @@ def seed_of(*key: Key) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(*key: Key) -> torch.Generator:
+def generator(*key: Key) -> "Generator":
     """Return a new CPU generator, seeded by the key."""
+    import torch  # seconds, and the data commands need none
+
     return torch.Generator().manual_seed(seed_of(*key))
 
 
-def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -> Tensor:
+def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -> "Tensor":
     """Return standard normal noise, float32 (len(seeds), *shape), independent for each image.
 
     t: the timestep that the sampling step leaves, or 0 for the initial noise x_T. key: more parts
     of the key, for a step that draws more than once.
     """
+    import torch
+
     return torch.stack([torch.randn(*shape, generator=generator(s, t, *key)) for s in seeds])
 
 

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -305,3 +307,22 @@ def test_threads_end_when_their_consumer_does():
 def test_an_error_in_a_thread_is_raised():
     with pytest.raises(ZeroDivisionError):
         list(map_in_order(lambda i: 1 // (50 - i), 100))
+
+
+WITHOUT_TORCH = """
+import sys, types
+package = types.ModuleType("fromnoise")  # not its __init__, which may import everything
+package.__path__ = [sys.argv[1]]
+sys.modules["fromnoise"] = package
+from fromnoise.data import check_data, open_images, write_shapes
+check_data(source="digits")
+open_images("digits", cache=sys.argv[2])
+write_shapes(sys.argv[2] + "/shapes", train=1, test=1, size=16)
+assert "torch" not in sys.modules
+"""
+
+
+def test_checking_decoding_and_rendering_need_no_torch(tmp_path):
+    """It takes seconds to import, in each process that renders, too."""
+    package = Path(cache_module.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, package, tmp_path], check=True)
