@@ -4,8 +4,6 @@ import math
 import pytest
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.config.errors import ConfigError, dotted_keys
 from fromnoise.config.overrides import parse_override
@@ -19,6 +17,9 @@ from fromnoise.config.recipe import (
 from fromnoise.config.schema import Recipe
 from fromnoise.doctor.learning_checks import MAX_FINAL_SIGNAL
 from fromnoise.networks import NETWORKS
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 IMAGES = {
     "digits": (1, 8, 8),

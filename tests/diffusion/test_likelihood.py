@@ -6,9 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import special, stats
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -23,6 +20,11 @@ from fromnoise.diffusion import (
 )
 from fromnoise.diffusion.likelihood import log_cdf, log_level, strata, term_of
 from fromnoise.diffusion.samplers import Variance
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
+
+special, stats = pytest.importorskip("scipy.special"), pytest.importorskip("scipy.stats")
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 SHAPE = (4, 2, 3, 3)

@@ -4,13 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from fromnoise.diffusion import WEIGHTINGS, Denoiser, NoiseSchedule, Objective, bound_term
 from fromnoise.diffusion.losses import LOSSES, min_snr, p2
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 KINDS = ["eps", "x0", "v"]
 THREE = NoiseSchedule(torch.tensor([0.1, 4 / 9, 0.8]).double())  # ᾱ = 0.9, 0.5, 0.1: SNR 9, 1, 1/9

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch_fidelity import feature_extractor_inceptionv3 as library
 
 from fromnoise.evaluation.evaluate import evaluate
+
+library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
 COUNT = 44
 

@@ -2,13 +2,14 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.checkpoints import TensorFile, read_tensors, save_checkpoint
 from fromnoise.networks import ContextUNet
 from fromnoise.training.ema import EMA
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 TINY = {"features": 8, "pool": 2, "expand": 3, "T": 50}
 CORRECTED = {"pool": 3, "norm": "group", "embedding": "sinusoid", "condition": "signed"}
