@@ -143,9 +143,9 @@ def test_half_precision_gives_nearly_the_same_numbers(form):
     with torch.autocast("cpu", torch.bfloat16):
         out = network(x, t, cond)
     assert out.dtype == torch.bfloat16
-    # By norm: how far a single element is off depends on the processor's kernels. A rounding is
-    # off by at most 2⁻⁹ of a number, and some tens of them in a row add up like a walk, to 0.3 to
-    # 1.3 % here with AVX2 and without; one layer that is computed otherwise changes it by tens of %.
+    # By norm: how far a single element is off depends on the processor's kernels. One rounding is
+    # off by up to 2⁻⁹ of a number, and tens of them in a row add up like a walk: to 0.3 to 1.3 % of
+    # the norm, with AVX2 or without. A layer that computes anything else is off by tens of percent.
     assert torch.linalg.vector_norm(out.float() - expected) < 0.05 * expected.norm()
 
 
