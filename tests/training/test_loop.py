@@ -129,13 +129,13 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
-    tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
+    tiny["training"] |= {"noise_levels": times, "steps": 10, "checkpoint_every": 10, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
     monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
-    for file in (plain / "checkpoints" / "000016").glob("*.safetensors"):
+    for file in (plain / "checkpoints" / "000010").glob("*.safetensors"):
         for name, tensor in read_tensors(file).tensors.items():
-            other = read_tensors(begun / "checkpoints" / "000016" / file.name).tensors[name]
+            other = read_tensors(begun / "checkpoints" / "000010" / file.name).tensors[name]
             assert torch.equal(tensor, other), (file.name, name)
     losses = [[row["loss"] for row in read_log(run)] for run in (plain, begun)]
     assert losses[0] == losses[1]

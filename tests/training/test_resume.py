@@ -69,7 +69,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 # ---- violent ends -------------------------------------------------------------------------------
 
 
-def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
+def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path):
     """The preview at step 30 takes far longer than noticing the checkpoint of step 25 does."""
     settings = [
         "training.steps=60",
@@ -81,8 +81,6 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
         "training.ema_lengths=[0.05, 0.1]",
         "training.ema_snapshot_every=20",
     ]
-    assert shell("train", recipe_file, "--out", tmp_path / "straight", *settings).code == 0
-
     killed = tmp_path / "killed"
     process = begin("train", recipe_file, "--out", killed, *settings)
     wait_for(killed / "checkpoints" / "000025", process)
@@ -91,12 +89,15 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in list_checkpoints(killed / "checkpoints")] == ["000025"]
 
-    assert shell("resume", killed).code == 0
-    assert final(killed, 60) == final(tmp_path / "straight", 60)
+    fromnoise.resume(killed)
+    overrides = {key: yaml.safe_load(value) for key, value in (s.split("=") for s in settings)}
+    straight = fromnoise.train(recipe_file, out=tmp_path / "straight", overrides=overrides).folder
+    assert final(killed, 60) == final(straight, 60)
     steps = sorted({path.name[:6] for path in (killed / "ema").iterdir()})
     assert steps == ["000020", "000040", "000060"]
 
 
+@pytest.mark.slow
 def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
     tiny["training"] |= {"steps": 60, "log_every": 7, "checkpoint_every": 5}
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 5}
@@ -135,7 +136,11 @@ def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
     assert final(run, 60) == final(straight, 60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM],
+    ids=["INT", "TERM"],
+)
 def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     run = tmp_path / "run"
     process = begin("train", recipe_file, "--out", run, "training.steps=1000000")
