@@ -99,7 +99,13 @@ def test_every_picture_is_drawn_shown_and_small(drawing):
             assert image.size[0] in (640, 1200)
 
 
-@pytest.mark.parametrize("name", ["schedule-cosine", "sampler-unipc", "guidance-rescale"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "schedule-cosine",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sampler-unipc", "guidance-rescale")),
+    ],
+)
 def test_a_picture_is_drawn_alike_each_time(drawing, tmp_path, name):
     first = drawing["draw"](name, tmp_path).read_bytes()
     assert drawing["draw"](name, tmp_path).read_bytes() == first

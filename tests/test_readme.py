@@ -79,6 +79,7 @@ def run(command, monkeypatch, capsys):
     return output
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("fromnoise ")]
@@ -90,6 +91,7 @@ def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
     assert config.load_recipe("my.yaml") == config.load_recipe("folder")
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_works(home):
     (code,) = blocks("python")
     steps = '"training.steps": 500'

@@ -41,6 +41,7 @@ def pictures(tmp_path_factory):
     return {"folder": folder, "iclevr": shapes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_trains_three_steps_and_samples(name, pictures, tmp_path):
     recipe = load_recipe(name)

@@ -35,7 +35,7 @@ def denoiser_of(name):
 @pytest.mark.parametrize("name", TINY)
 def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
     denoiser = denoiser_of(name)
-    x = torch.randn(4, 3, 64, 64)
+    x = torch.randn(4, 3, 32, 32)
     t = torch.tensor([1, 2, 500, 1000])
     cond = torch.tensor([[1.0, -1, 0]]).expand(4, -1) if denoiser.network.cond_dim else None
     precise, half = denoiser(x, t, cond).eps, in_bf16(denoiser)(x, t, cond).eps
@@ -48,7 +48,7 @@ def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
 @pytest.mark.parametrize("name", sorted(TINY.keys() - {"context"}))  # its time is not cast
 def test_it_is_what_autocast_makes_of_the_network(name):
     denoiser = denoiser_of(name)
-    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    x, t = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 500, 1000])
     with torch.autocast("cpu", torch.bfloat16):
         expected = denoiser(x, t).eps
     torch.testing.assert_close(in_bf16(denoiser)(x, t).eps, expected, rtol=0, atol=0)
@@ -69,7 +69,7 @@ def test_neighbouring_times_stay_apart():
     for layer in (denoiser.network.time1, denoiser.network.time2):
         for linear in (layer.linear1, layer.linear2):
             linear.weight.mul_(30)  # so that a thousandth of t/T shows
-    half, x = in_bf16(denoiser), torch.randn(1, 3, 64, 64)
+    half, x = in_bf16(denoiser), torch.randn(1, 3, 32, 32)
     predicted = [half(x, t, None).eps for t in (998, 999, 1000)]
     assert not torch.equal(predicted[0], predicted[1])
     assert not torch.equal(predicted[1], predicted[2])
@@ -109,7 +109,7 @@ def test_only_products_are_in_bf16():
 def test_normalising_in_half_changes_no_more_than_rounding_does(name):
     """What a CUDA device does; there autocast itself would make it float32."""
     denoiser = denoiser_of(name)
-    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    x, t = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 500, 1000])
     precise, half = denoiser(x, t).eps, in_bf16(denoiser)
     suit_group_norms(half.network, "cuda")
     returned = []

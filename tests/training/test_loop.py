@@ -134,9 +134,9 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
     for file in (plain / "checkpoints" / "000010").glob("*.safetensors"):
+        others = read_tensors(begun / "checkpoints" / "000010" / file.name).tensors
         for name, tensor in read_tensors(file).tensors.items():
-            other = read_tensors(begun / "checkpoints" / "000010" / file.name).tensors[name]
-            assert torch.equal(tensor, other), (file.name, name)
+            assert torch.equal(tensor, others[name]), (file.name, name)
     losses = [[row["loss"] for row in read_log(run)] for run in (plain, begun)]
     assert losses[0] == losses[1]
 
