@@ -15,7 +15,7 @@ from fromnoise.config.recipe import (
     shipped_recipes,
 )
 from fromnoise.config.schema import Recipe
-from fromnoise.doctor.learning_checks import MAX_FINAL_SIGNAL
+from fromnoise.doctor.checks import MAX_FINAL_SIGNAL
 from fromnoise.networks import NETWORKS
 
 hypothesis = pytest.importorskip("hypothesis")

@@ -303,6 +303,50 @@ def test_a_run_of_an_earlier_version_is_resumed_to_the_same_numbers(
     assert norm == pytest.approx(expected["norm"], rel=1e-5)
 
 
+def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not(
+    tiny, tmp_path, monkeypatch, caplog, cli
+):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"lr_schedule": "cosine", "steps": 6, "log_every": 1}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    last = read_log(run)[-1]["learning_rate"]
+    assert last < 1e-4
+
+    assert cli("resume", run, "steps=12").code == 0
+    rates = {row["step"]: row["learning_rate"] for row in read_log(run)}
+    assert rates[7] == pytest.approx(5e-4)  # half of 1e-3, at half of the way
+    (line,) = (m for m in caplog.messages if "stretches" in m)
+    assert line.startswith(
+        "training.steps = 12 instead of 6 stretches the cosine decay, so the learning rate "
+        f"continues at 0.0005 instead of {last:.3g}. "
+    )
+    first_step = next(i for i, m in enumerate(caplog.messages) if m.startswith("step 7/12"))
+    assert caplog.messages.index(line) < first_step
+
+    caplog.clear()
+    offered = line.split(f"fromnoise resume {run} ")[1].split()  # the other way, on a copy
+    assert cli("resume", other, *offered).code == 0
+    rates = {row["step"]: row["learning_rate"] for row in read_log(other)}
+    assert [rates[step] for step in range(7, 13)] == pytest.approx([last] * 6, rel=1e-2)
+    assert "stretches" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_schedule": "constant"},
+        {"lr_schedule": "linear", "warmup_steps": 9},  # it still rises
+    ],
+)
+def test_a_rate_that_does_not_jump_is_not_mentioned(tiny, tmp_path, monkeypatch, caplog, changes):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"steps": 3, **changes}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    fromnoise.resume(run, overrides={"training.steps": 4})
+    assert "stretches" not in caplog.text
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -326,7 +370,7 @@ def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, befo
         fromnoise.resume(run, overrides={"training.steps": 9, key: yaml.safe_load(str(value))})
     assert str(refused.value) == (
         f"{key} = {value}, but {run} was trained with {before}. "
-        "Resume cannot change it. Start another run with train"
+        "Resume cannot change it. Start another run with train."
     )
     assert contents(run) == files
 
