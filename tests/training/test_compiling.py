@@ -124,6 +124,7 @@ def computation_at(run, step):
 # ---- compiled -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
 def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one(monkeypatch):
     import torch._inductor.config as inductor
@@ -142,6 +143,7 @@ def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one(monkeypatc
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_six_compiled_steps_are_three_and_three_more_and_previews_compile_nothing(
     tiny, tmp_path, backend, monkeypatch
 ):
