@@ -2,10 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := benchmarks/.venv
+# A process for each core, and one thread in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=10
 CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs family clean clean-all
+.PHONY: help demo test test-slow check bench docs family clean clean-all
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## list these targets
@@ -18,13 +20,17 @@ demo: $(VENV)/.installed ## install, train on handwritten digits for about two m
 	$(BIN)/fromnoise sample "$$out" --num 64 && \
 	echo "Previews, checkpoints and samples: $(CURDIR)/$$out"
 
-test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## run the tests that are quick
+	$(PYTEST) -m "not slow and not docs"
 
-check: $(VENV)/.installed-dev ## lint, formatting, types
+test-slow: $(VENV)/.installed-dev ## run the tests that train, compile or measure for long
+	$(PYTEST) -m slow
+
+check: $(VENV)/.installed-dev ## lint, formatting, types, the pages of docs/ beside the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -q -m docs tests/test_*.py
 
 bench: $(VENV)/.installed-dev $(PEERS)/.installed ## measure speed and quality, beside other libraries
 	$(BIN)/python benchmarks/run.py

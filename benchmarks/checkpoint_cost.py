@@ -20,7 +20,6 @@ from table import share, spread
 from fromnoise.checkpoints import prune, save_checkpoint
 from fromnoise.config.recipe import load_recipe
 from fromnoise.config.schema import Recipe
-from fromnoise.data.loader import to_float
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec
 from fromnoise.training.precision import choose_computation
@@ -50,9 +49,8 @@ def measure(recipe: Recipe, n: int, channels: int, side: int, repeats: int) -> d
     x0 = torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8)
     batch = Batch(x0, torch.randn(x0.shape), torch.randint(1, recipe.diffusion.T + 1, (n,)))
     denoiser = build_denoiser(spec).train()
-    state = TrainingState.start(
-        denoiser, settings, choose_computation(settings, denoiser, objective, to_float(x0))
-    )
+    computation = choose_computation(settings, denoiser, settings.steps)
+    state = TrainingState.start(denoiser, settings, computation)
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch)
 

@@ -5,7 +5,8 @@ where no library has the network, its published form in eager float32. The floor
 time of its convolutions and matrix products alone. On a GPU all are in bf16. Results are kept in
 results/network_speed.json, of a GPU in network_speed_cuda.json; with `--only`, beside those of the
 other works. `--profile FILE` measures nothing: it writes where the time of three steps of ours
-goes.
+goes. `--computations` measures steps of ours alone, a quarter of each batch in each precision and
+memory layout, for the table in src/fromnoise/model/precision.py, and keeps nothing.
 """
 
 import argparse
@@ -200,6 +201,38 @@ def of_sampling(drawn: Sampling, device: str) -> Race:
     return Race(contestants, say)
 
 
+def computations(device: str) -> dict[str, Race]:
+    """Steps of ours in fp32, channels first, beside those in every other precision and layout."""
+    found = {}
+    for one in networks(device) + recipes():
+        few = max(2, one.batch_size // 4)
+        title = f"{one.title}, {one.side}x{one.side}, batch {few}"
+        given = {"network": one.network, "options": one.options, "batch_size": few}
+        given |= {"side": one.side, "device": device, "compile": False}
+        contestants = [
+            Contestant(
+                f"{precision}, channels {'last' if last else 'first'}",
+                "ours:training_step",
+                {**given, "precision": precision, "channels_last": last},
+                times=1 if device == "cpu" else STEPS_ON_GPU,
+            )
+            for precision in ("fp32", "bf16")
+            for last in (False, True)
+        ]
+        found[title] = Race(contestants, lambda first: f"{first.how} is the first row.")
+    return found
+
+
+def recipes() -> list[Network]:
+    """Return networks of recipes that are raced in no other row."""
+    sizes = {"folder": (16, 64), "digits": (128, 8), "shapes-small": (32, 32)}
+    return [
+        Network(f"the network of `{name}`", recipe.name, dict(recipe.options), *size, ())
+        for name, size in sizes.items()
+        for recipe in [load_recipe(name).network]
+    ]
+
+
 def profile(chosen: dict[str, Race], file: Path) -> None:
     """Write where the time of ours goes, one table after the other."""
     tables = []
@@ -217,9 +250,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="works whose title has this in it")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    parser.add_argument("--computations", action="store_true", help="each precision and layout")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a profile instead")
     a = parser.parse_args()
-    every = races(a.device)
+    every = (computations if a.computations else races)(a.device)
     chosen = {title: one for title, one in every.items() if a.only in title}
     if not chosen:
         parser.error(f"no work has {a.only!r} in its title; there are: {'; '.join(every)}")
@@ -227,7 +261,7 @@ def main() -> None:
         profile(chosen, a.profile)
         return
     merge = bool(a.only)
-    if merge:
+    if merge and not a.computations:
         try:
             refuse_another_machine("network_speed", a.device)
         except ValueError as error:
@@ -235,7 +269,9 @@ def main() -> None:
     for title, one in chosen.items():
         print(f"{title}; {machine(a.device)}", flush=True)
         measured = race(one.contestants, rounds=a.rounds)
-        print(table(measured))
+        print(table(measured), flush=True)
+        if a.computations:
+            continue
         ours = measured["fromnoise"]
         if FLOOR in measured:
             print(f"  time over the floor: {over(ratios(ours, measured[FLOOR]))}")

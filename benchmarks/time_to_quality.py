@@ -4,9 +4,8 @@ fromnoise trains its recipe `fashion-mnist`; diffusers does what its uncondition
 denoising_diffusion_pytorch is its `Trainer`. Each has its own defaults, a network of its own kind
 of about as many parameters as the recipe's, and the same wall-clock time: from before the first
 step until the weights are on the disk. What comes before the first step does not count: imports,
-decoding images, building the network, the probe of fromnoise for the fastest precision. Previews
-and checkpoints on the way, which only fromnoise makes here, do. They take turns, and time in which
-a contestant is stopped does not count for it.
+decoding images, building the network. Previews and checkpoints on the way, which only fromnoise
+makes here, do. They take turns, and time in which a contestant is stopped does not count for it.
 
 A short training of each, thrown away, says how many steps the time has room for (less 3 %): over
 them the learning rates of fromnoise and of diffusers fall to 0. Who is slower than that is ended by

@@ -25,7 +25,7 @@ def main() -> None:
 
     module, function = sys.argv[1].split(":")
     work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
-    if work.device != "cpu":  # there, what its own probes took is no part of it
+    if work.device != "cpu":  # there, what building it took is no part of it
         forget_peak(work.device)
     answer(how=work.how, images=work.images, chosen=work.chosen)
     for line in sys.stdin:

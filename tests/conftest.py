@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from hypothesis import settings
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,9 +19,15 @@ import fromnoise
 from fromnoise.cli import main
 from fromnoise.networks import DDPM
 from fromnoise.networks.layers import drop
+from fromnoise.training import previews
 
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+try:
+    from hypothesis import settings
+except ImportError:  # then its tests are skipped
+    pass
+else:
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 TINY = {
     "data": {"source": "digits", "flip": True},
@@ -65,6 +70,14 @@ class Result(NamedTuple):
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROMNOISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_previews() -> Iterator[None]:
+    """Of 3 steps: their usual 25 would be most of what a tiny training takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(previews, "STEPS", 3)
         yield
 
 

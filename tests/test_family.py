@@ -55,34 +55,39 @@ def drawing():
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("kind", NAMED)
-def test_every_member_has_a_section_and_no_section_is_of_another(kind):
-    titles = [title for title in SECTIONS if title.startswith(f"{kind} `")]
-    assert sorted(titles) == sorted(f"{kind} `{name}`" for name in NAMED[kind])
+@pytest.mark.docs
+def test_every_member_has_a_section_and_no_section_is_of_another():
+    for kind, names in NAMED.items():
+        titles = [title for title in SECTIONS if title.startswith(f"{kind} `")]
+        assert sorted(titles) == sorted(f"{kind} `{name}`" for name in names)
 
 
-@pytest.mark.parametrize("title", SECTIONS)
-def test_a_section_is_a_line_an_equation_a_source_a_function_and_a_picture(title, drawing):
-    before, display, after = SECTIONS[title].split("$$")
-    assert before.strip()
-    assert display.count("{") == display.count("}")
-    assert len(re.findall(r"\\left\b", display)) == len(re.findall(r"\\right\b", display))
-    assert not re.search(r"^[+\-=] ", display, flags=re.MULTILINE)  # Markdown's lists
-    source, _, functions = after.partition("Computed by")
-    assert re.search(r"arxiv\.org/abs/\d{4}\.\d{5}|https?://|\b(19|20)\d\d\b", source)
-    assert FUNCTION.search(functions)
-    assert PICTURE.findall(after) == [drawing["anchor"](title)]
+@pytest.mark.docs
+def test_a_section_is_a_line_an_equation_a_source_a_function_and_a_picture(drawing):
+    for title, section in SECTIONS.items():
+        before, display, after = section.split("$$")
+        assert before.strip(), title
+        assert display.count("{") == display.count("}"), title
+        brackets = [re.findall(rf"\\{side}\b", display) for side in ("left", "right")]
+        assert len(brackets[0]) == len(brackets[1]), title
+        assert not re.search(r"^[+\-=] ", display, flags=re.MULTILINE), title  # Markdown's lists
+        source, _, functions = after.partition("Computed by")
+        assert re.search(r"arxiv\.org/abs/\d{4}\.\d{5}|https?://|\b(19|20)\d\d\b", source), title
+        assert FUNCTION.search(functions), title
+        assert PICTURE.findall(after) == [drawing["anchor"](title)]
 
 
-@pytest.mark.parametrize(("name", "module"), sorted(set(FUNCTION.findall(TEXT))))
-def test_every_function_is_where_the_page_says(name, module):
-    found = importlib.import_module(module.replace("/", "."))
-    part = getattr(found, name.split(".")[0])
-    assert getattr(part, "__module__", found.__name__) == found.__name__
-    attrgetter(name)(found)
+@pytest.mark.docs
+def test_every_function_is_where_the_page_says():
+    for name, module in set(FUNCTION.findall(TEXT)):
+        found = importlib.import_module(module.replace("/", "."))
+        part = getattr(found, name.split(".")[0])
+        assert getattr(part, "__module__", found.__name__) == found.__name__, name
+        attrgetter(name)(found)
     assert len(re.findall(r"\.\./src/", TEXT)) == len(FUNCTION.findall(TEXT))
 
 
+@pytest.mark.docs
 def test_every_picture_is_drawn_shown_and_small(drawing):
     files = {file.stem: file for file in FOLDER.glob("*.png")}
     assert files.keys() == {drawing["OVERVIEW"], *drawing["PICTURES"]}
@@ -94,7 +99,13 @@ def test_every_picture_is_drawn_shown_and_small(drawing):
             assert image.size[0] in (640, 1200)
 
 
-@pytest.mark.parametrize("name", ["schedule-cosine", "sampler-unipc", "guidance-rescale"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "schedule-cosine",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sampler-unipc", "guidance-rescale")),
+    ],
+)
 def test_a_picture_is_drawn_alike_each_time(drawing, tmp_path, name):
     first = drawing["draw"](name, tmp_path).read_bytes()
     assert drawing["draw"](name, tmp_path).read_bytes() == first
@@ -105,6 +116,7 @@ def test_an_unknown_picture_is_refused(drawing):
         drawing["main"](["of-nothing"])
 
 
+@pytest.mark.docs
 def test_the_tables_name_every_section_and_lead_to_it(drawing):
     rows = re.findall(r"^\| \[(.+?)\]\(#([^)]+)\) \|", TEXT, flags=re.MULTILINE)
     assert [target for _, target in rows] == [drawing["anchor"](title) for title in SECTIONS]
@@ -114,6 +126,7 @@ def test_the_tables_name_every_section_and_lead_to_it(drawing):
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
 
 
+@pytest.mark.docs
 def test_every_key_and_every_option_exists():
     for section, key in re.findall(r"\b(diffusion|sampling|training)\.(\w+)", TEXT):
         assert key in config.Recipe.model_fields[section].annotation.model_fields, key
@@ -128,6 +141,7 @@ def commands(group=None):
         yield from commands(command) if hasattr(command, "commands") else [command]
 
 
+@pytest.mark.docs
 def test_formulas_in_the_text_end_on_their_line():
     prose = re.sub(r"^\$\$\n.+?\n\$\$$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     for line in prose.splitlines():

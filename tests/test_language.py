@@ -36,6 +36,9 @@ NOUN_PHRASE = re.compile(
 )
 
 
+pytestmark = pytest.mark.docs
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -69,30 +72,30 @@ def is_property(node: ast.FunctionDef) -> bool:
     return any(name.rpartition(".")[2] in ("property", "cached_property") for name in names)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_no_mark_of_the_old_dialect(module):
+def test_no_mark_of_the_old_dialect():
     found = [
-        f"line {line}: …{text[max(0, match.start() - 30) : match.end() + 30]}…"
+        f"{name_of(module)}:{line}: …{text[max(0, match.start() - 30) : match.end() + 30]}…"
+        for module in MODULES
         for line, text in texts_in(module)
         for match in MARKS.finditer(text)
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=name_of)
-def test_no_mark_in_recipes_and_templates(path):
-    assert not MARKS.findall(path.read_text(encoding="utf-8"))
+def test_no_mark_in_recipes_and_templates():
+    found = {name_of(path): MARKS.findall(path.read_text(encoding="utf-8")) for path in TEXTS}
+    assert not {name: marks for name, marks in found.items() if marks}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_a_docstring_does_not_begin_with_a_question(module):
-    assert not [line for _, _, line in documented(module) if QUESTION.match(line)]
+def test_a_docstring_does_not_begin_with_a_question():
+    lines = [(name_of(module), line) for module in MODULES for _, _, line in documented(module)]
+    assert not [found for found in lines if QUESTION.match(found[1])]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_the_docstring_of_a_function_begins_with_an_imperative(module):
+def test_the_docstring_of_a_function_begins_with_an_imperative():
     lines = [
-        f"{name}: {line}"
+        f"{name_of(module)}: {name}: {line}"
+        for module in MODULES
         for name, node, line in documented(module)
         if isinstance(node, ast.FunctionDef) and not is_property(node)
         if not name.startswith("_") and name != "forward"  # which has shapes only
@@ -101,29 +104,10 @@ def test_the_docstring_of_a_function_begins_with_an_imperative(module):
     assert not lines, "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "the labels that were asked for",
-        "What is said nothing of counts",
-        "a run goes on",
-        "or say so",
-    ],
-)
-def test_a_mark_is_found(text):
-    assert MARKS.search(text)
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong"),
-    [
-        ("Return the mean of a set.", False),
-        ("Load images, each of one size.", False),
-        ("(B,C,H,W) → the same.", False),
-        ("The mean of a set.", True),
-        ("Student's interval.", True),
-        ("Moments of a set.", True),
-    ],
-)
-def test_a_noun_phrase_is_found(line, wrong):
-    assert bool(NOUN_PHRASE.match(line)) == wrong
+def test_marks_and_noun_phrases_are_found():
+    for text in ("labels that were asked for", "What is said counts", "a run goes on", "or say so"):
+        assert MARKS.search(text), text
+    for line in ("Return the mean.", "Load images, each of one size.", "(B,C,H,W) → the same."):
+        assert not NOUN_PHRASE.match(line), line
+    for line in ("The mean of a set.", "Student's interval.", "Moments of a set."):
+        assert NOUN_PHRASE.match(line), line

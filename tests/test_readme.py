@@ -79,6 +79,7 @@ def run(command, monkeypatch, capsys):
     return output
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("fromnoise ")]
@@ -90,6 +91,7 @@ def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
     assert config.load_recipe("my.yaml") == config.load_recipe("folder")
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_works(home):
     (code,) = blocks("python")
     steps = '"training.steps": 500'
@@ -100,23 +102,27 @@ def test_the_python_of_the_readme_works(home):
     assert names["images"].shape == (16, 1, 8, 8)
 
 
+@pytest.mark.docs
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z]+)", "".join(blocks("sh"))):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+@pytest.mark.docs
 def test_the_tree_of_the_readme_names_every_folder():
     (tree,) = blocks("text")
     named = set(re.findall(r"^  (\w+)/", tree, flags=re.MULTILINE))
     assert named == {p.parent.name for p in (ROOT / "src/fromnoise").glob("*/__init__.py")}
 
 
+@pytest.mark.docs
 def test_every_recipe_is_in_the_readme():
     table = re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE)
     assert sorted(table) == config.shipped_recipes()
 
 
+@pytest.mark.docs
 def test_every_link_of_the_readme_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from fromnoise.rng import generator, image_noise, seed_of
+
+hypothesis = pytest.importorskip("hypothesis")
+assume, given, st = hypothesis.assume, hypothesis.given, hypothesis.strategies
 
 KEYS = st.lists(st.integers() | st.text(), max_size=4)
 

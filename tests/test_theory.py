@@ -38,12 +38,14 @@ def headings() -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@pytest.mark.docs
 def test_equations_are_numbered_from_1_without_a_gap():
     numbers = [int(n) for n in NUMBER.findall(TEXT)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) > 25
 
 
+@pytest.mark.docs
 def test_every_display_is_an_equation_with_a_number():
     displays = re.findall(r"^\$\$\n(.+?)\n\$\$$", TEXT, flags=re.MULTILINE | re.DOTALL)
     numbered = re.findall(r"^\*\*\(T\d+\)\*\*\n\n\$\$\n", TEXT, flags=re.MULTILINE)
@@ -53,6 +55,7 @@ def test_every_display_is_an_equation_with_a_number():
         assert display.count(r"\left") == display.count(r"\right"), display
 
 
+@pytest.mark.docs
 def test_formulas_in_the_text_end_on_their_line():
     # GitHub does not read them otherwise.
     prose = re.sub(r"^\$\$\n.+?\n\$\$$|^```.+?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -61,42 +64,48 @@ def test_formulas_in_the_text_end_on_their_line():
         assert "$$" not in line
 
 
+@pytest.mark.docs
 def test_every_equation_that_is_referred_to_exists():
     assert {int(n) for n in re.findall(r"\(T(\d+)\)", TEXT)} == set(EQUATIONS)
 
 
-@pytest.mark.parametrize("number", EQUATIONS)
-def test_an_equation_has_a_function_and_a_test(number):
-    for names in (FUNCTION.findall(EQUATIONS[number]), TEST.findall(EQUATIONS[number])):
-        assert names
-        assert len(names) == len(set(names)), "one is named twice"
+@pytest.mark.docs
+def test_an_equation_has_a_function_and_a_test():
+    for number, text in EQUATIONS.items():
+        for names in (FUNCTION.findall(text), TEST.findall(text)):
+            assert names, f"(T{number})"
+            assert len(names) == len(set(names)), f"(T{number}) names one twice"
 
 
-@pytest.mark.parametrize(("name", "module"), sorted(set(FUNCTION.findall(TEXT))))
-def test_every_function_is_where_the_page_says(name, module):
-    found = importlib.import_module(module.replace("/", "."))
-    part = getattr(found, name.split(".")[0])
-    assert part.__module__ == found.__name__  # defined there, not imported there
-    attrgetter(name)(found)
+@pytest.mark.docs
+def test_every_function_is_where_the_page_says():
+    for name, module in set(FUNCTION.findall(TEXT)):
+        found = importlib.import_module(module.replace("/", "."))
+        part = getattr(found, name.split(".")[0])
+        assert part.__module__ == found.__name__, name  # defined there, not imported there
+        attrgetter(name)(found)
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(TEST.findall(TEXT))))
-def test_every_test_is_where_the_page_says(file, name):
-    assert name.startswith("test_")
-    assert name in names_in(file)
+@pytest.mark.docs
+def test_every_test_is_where_the_page_says():
+    for file, name in set(TEST.findall(TEXT)):
+        assert name.startswith("test_"), name
+        assert name in names_in(file), name
 
 
+@pytest.mark.docs
 def test_nothing_that_looks_like_a_test_or_a_function_escapes_these_tests():
     assert len(re.findall(r"tests/", TEXT)) == len(TEST.findall(TEXT))
     assert len(re.findall(r"\.\./src/", TEXT)) == len(FUNCTION.findall(TEXT))
 
 
-@pytest.mark.parametrize("target", sorted({target for _, target in LINK.findall(TEXT)}))
-def test_every_link_leads_somewhere(target):
-    if target.startswith("#"):
-        assert target[1:] in headings()
-    elif not target.startswith("https://"):
-        assert (PAGE.parent / target).is_file()
+@pytest.mark.docs
+def test_every_link_leads_somewhere():
+    for target in {target for _, target in LINK.findall(TEXT)}:
+        if target.startswith("#"):
+            assert target[1:] in headings(), target
+        elif not target.startswith("https://"):
+            assert (PAGE.parent / target).is_file(), target
 
 
 def test_the_python_of_the_page_runs():

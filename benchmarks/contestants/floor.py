@@ -50,7 +50,7 @@ def under(
 ) -> Work:
     """The floor under the work "module:function" of another contestant with these options.
 
-    chosen: what that contestant has chosen by a probe, so that none is asked again.
+    chosen: what that contestant has chosen.
     """
     module, function = work.split(":")
     whole = getattr(importlib.import_module(module), function)(**options, **(chosen or {}))

@@ -20,10 +20,10 @@ from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.evaluation.fid import frechet_distance, merge_moments, moments_of
 from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
 from fromnoise.model.model import Model, build_denoiser, load
-from fromnoise.model.precision import computes_in_bf16, in_bf16
+from fromnoise.model.precision import computes_in_bf16, in_bf16, without_tf32
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
-from fromnoise.training.compiling import should_compile
+from fromnoise.training.compiling import all_versions
 from fromnoise.training.precision import choose_computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, keep_freed_memory, train_step
@@ -35,20 +35,17 @@ def training_step(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu",
     **chosen: Any,
 ) -> Work:  # fmt: skip
-    """All that the loop does in a step of a long run, with what its probes choose.
+    """All that the loop does in a step of a long run, with what `auto` means.
 
-    chosen: settings of `training` that they need not.
+    chosen: settings of `training`.
     """
     if device == "cpu":
         keep_freed_memory()
     denoiser, x0, eps, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
+    denoiser.train()
     objective, settings = Objective(), Training(steps=LONG, batch_size=batch_size, **chosen)
-    given = denoiser.train(), objective, x0, cond
-    computation = choose_computation(settings, *given)
-    compiled = should_compile(settings, computation, *given, steps=LONG)
-    computation = computation._replace(compiled=compiled)
+    computation = choose_computation(settings, denoiser, LONG)
     state = TrainingState.start(denoiser, settings, computation)
-    torch.backends.cudnn.benchmark = True  # as `train` does
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()
     if device != "cpu":  # as `data/loader.py` has them ready
@@ -56,13 +53,12 @@ def training_step(
     batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
     chosen = computation._asdict()
     chosen["compile"] = chosen.pop("compiled")
-    return Work(
-        str(computation),
-        batch_size,
-        lambda: train_step(state, objective, batch, settings),
-        device,
-        chosen,
-    )
+
+    def step() -> None:
+        with without_tf32(benchmark=True), all_versions(computation):  # as `train` does
+            train_step(state, objective, batch, settings)
+
+    return Work(str(computation), batch_size, step, device, chosen)
 
 
 def forward(

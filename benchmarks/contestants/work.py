@@ -15,7 +15,7 @@ class Work(NamedTuple):
     images: int
     round: Callable[[], object]
     device: str = "cpu"
-    chosen: Mapping[str, Any] | None = None  # what it left to a probe; others may do as it does
+    chosen: Mapping[str, Any] | None = None  # what it has chosen; others may do as it does
 
 
 def forget_peak(device: str) -> None:

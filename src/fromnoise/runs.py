@@ -47,7 +47,7 @@ def callbacks(setup: Setup) -> list[Callback]:
     def preview(state, log, stop) -> None:
         draw_pictures(state, spec, folder, count=count)
 
-    previews = Callback(recipe.training.preview_every, preview)
+    previews = Callback("preview", recipe.training.preview_every, preview)
     if not settings.every:
         return [previews]
     extractor = open_score_extractor(settings, spec, recipe.training.device)
@@ -55,4 +55,4 @@ def callbacks(setup: Setup) -> list[Callback]:
     def evaluate(state, log, stop) -> None:
         score(state, spec, images, settings, extractor, log, stop)
 
-    return [previews, Callback(settings.every, evaluate, slow=True)]
+    return [previews, Callback("score", settings.every, evaluate, slow=True)]

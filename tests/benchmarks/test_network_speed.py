@@ -103,6 +103,7 @@ def measure(little, monkeypatch, tmp_path, capsys):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_everyone_computes_every_work(measure, tmp_path):
     out, kept = measure("--rounds", 1)
@@ -136,6 +137,7 @@ def test_everyone_computes_every_work(measure, tmp_path):
     assert "At this rate 50,000 images take" in page
 
 
+@pytest.mark.slow
 def test_a_few_works_are_measured_again_beside_the_others(measure):
     _, before = measure("--rounds", 1, "--only", "sampling")
     _, after = measure("--rounds", 2, "--only", "`context`, 32x32, batch 2: forward")

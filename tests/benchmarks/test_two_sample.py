@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import two_sample
-from scipy.spatial.distance import cdist
 from two_sample import nearest, one_nearest_neighbour_accuracy
+
+cdist = pytest.importorskip("scipy.spatial.distance").cdist
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def f1_of(present, labels):
 # ---- training ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_classifier_of_digits(digits_classifier):
     classifier, _ = digits_classifier
     digits = open_images("digits")
@@ -125,6 +126,7 @@ def test_a_classifier_of_digits(digits_classifier):
     assert classifier.spec.held_out_f1["7"] == pytest.approx(f1_of(present[:, 7], sevens))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_many_labels():
     settings = ClassifierSettings(epochs=2, batch_size=32)
     classifier = train_classifier(squares(320), settings=settings, device="cpu")
@@ -322,6 +324,7 @@ def test_other_images_are_refused(small, images, message):
 # ---- files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_saved_classifier_predicts_the_same_to_the_bit(digits_classifier):
     classifier, out = digits_classifier
     images = open_images("digits").images[:100]

@@ -2,14 +2,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.classifier.label_scores import SCORES, LabelPredictions, label_counts, scores
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.label_intervals import score_with_intervals, scores_per_label
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 NAN = float("nan")
 
@@ -268,14 +268,18 @@ def test_one_stage_equals_scipys_bootstrap(condition):
     case = random_case(60, 5, 60)._replace(condition=condition)
     counts = label_counts(*case[:2])
     tp, seen = counts.true_positive, counts.true_positive + counts.false_positive
-    expected = scipy.stats.bootstrap(
-        (tp, seen),
-        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
-        paired=True,
-        method="percentile",
-        n_resamples=9999,
-        random_state=np.random.default_rng(1),
-    ).confidence_interval
+    expected = (
+        pytest.importorskip("scipy.stats")
+        .bootstrap(
+            (tp, seen),
+            lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+            paired=True,
+            method="percentile",
+            n_resamples=9999,
+            random_state=np.random.default_rng(1),
+        )
+        .confidence_interval
+    )
     value, low, high = score_with_intervals(*case, resamples=9999)["precision"]
     width = expected.high - expected.low
     assert value == tp.sum() / seen.sum()
@@ -359,8 +363,9 @@ def test_no_event_excludes_the_truth_in_at_most_1_of_40_repeats(rate, alike):
     [(np.zeros(12, dtype=int), 12), (np.arange(12) // 3, 4), (np.arange(12), 12)],
 )
 def test_without_spread_the_interval_is_clopper_pearsons(condition, n):
-    none = scipy.stats.binomtest(0, n).proportion_ci(0.95, method="exact")
-    every = scipy.stats.binomtest(n, n).proportion_ci(0.95, method="exact")
+    stats = pytest.importorskip("scipy.stats")
+    none = stats.binomtest(0, n).proportion_ci(0.95, method="exact")
+    every = stats.binomtest(n, n).proportion_ci(0.95, method="exact")
     absent = score_with_intervals(*one_label_case(np.zeros(12), condition))
     present = score_with_intervals(*one_label_case(np.ones(12), condition))
     for name in ("recall", "f1", "exact_match"):

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.cli.parsing import (
     parse_integers,
@@ -10,6 +8,9 @@ from fromnoise.cli.parsing import (
     parse_seeds_or_count,
 )
 from fromnoise.config.errors import ConfigError
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from fromnoise.diffusion import NoiseSchedule, Prediction, ddpm, inpaint, sampling_timesteps
 from fromnoise.diffusion.inpainting import _pieces
 from fromnoise.rng import image_noise
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 MEAN = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1, 0.7, 0.4], [0.7, 1, 0.5], [0.4, 0.5, 1]], dtype=torch.float64)

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from fromnoise.diffusion import (
@@ -17,6 +15,9 @@ from fromnoise.diffusion import (
     sampling_timesteps,
     slerp,
 )
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 SHAPE = (2, 4, 4)
 FRACTIONS = (0.0, 0.25, 0.5, 1.0)

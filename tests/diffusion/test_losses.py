@@ -115,9 +115,8 @@ def test_the_bound_trains_the_variance_alone(schedule, learning, kind):
     assert of_variance.isfinite().all()
 
 
-@pytest.mark.parametrize("t", [1, 2, 3, 10, 100, 500, 900, 990, 999, 1000])
 @pytest.mark.parametrize("objective", [Objective(vlb_weight=0.001), Objective("vlb")])
-def test_a_fresh_networks_gradient_is_a_number_at_any_time(t, objective):
+def test_a_fresh_networks_gradient_is_a_number_at_any_time(objective):
     # ᾱ_T of the cosine is 2e-9: with ε̂ = 0, x̂_0 = x_t/√ᾱ_t is some 20,000, far from any grey level.
     torch.manual_seed(0)
     network = DDPM(
@@ -130,11 +129,13 @@ def test_a_fresh_networks_gradient_is_a_number_at_any_time(t, objective):
     )
     denoiser = Denoiser(network, NoiseSchedule.named("cosine", 1000))
     x0 = torch.randint(0, 256, (8, 1, 8, 8)) / 127.5 - 1
-    loss = objective(denoiser, x0, torch.randn_like(x0), torch.full((8,), t))
-    loss.mean().backward()
-    assert loss.isfinite().all()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
-    assert any(p.grad is not None and p.grad.any() for p in network.parameters())
+    for t in (1, 2, 3, 10, 100, 500, 900, 990, 999, 1000):
+        network.zero_grad()
+        loss = objective(denoiser, x0, torch.randn_like(x0), torch.full((8,), t))
+        loss.mean().backward()
+        assert loss.isfinite().all(), t
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters()), t
+        assert any(p.grad is not None and p.grad.any() for p in network.parameters()), t
 
 
 def test_L_simple_is_of_the_first_half_of_the_output(schedule, learning):

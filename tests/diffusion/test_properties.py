@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from fromnoise.diffusion import (
@@ -18,6 +16,9 @@ from fromnoise.diffusion import (
     Prediction,
     sampling_timesteps,
 )
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 KINDS = ("eps", "x0", "v")
 NAMED = sorted(SCHEDULES.keys() - {"custom"})

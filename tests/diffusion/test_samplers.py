@@ -284,10 +284,8 @@ def test_learned_is_refused_where_nothing_was_learned(schedule, denoise, noise, 
         next(sampler)
 
 
-@pytest.mark.parametrize("times", [[1, 500], [500, 500, 1], [999, 500, 0], [1001, 5], [5, -1]])
 @each_sampler
-def test_times_that_do_not_fall_within_1_to_T_are_refused(
-    sampler, schedule, denoise, noise, start, times
-):
-    with pytest.raises(ValueError, match=r"times must fall, each in 1\.\.1000"):
-        next(sampler(denoise, schedule, start, times, noise=noise))
+def test_times_that_do_not_fall_within_1_to_T_are_refused(sampler, schedule, denoise, noise, start):
+    for times in ([1, 500], [500, 500, 1], [999, 500, 0], [1001, 5], [5, -1]):
+        with pytest.raises(ValueError, match=r"times must fall, each in 1\.\.1000"):
+            next(sampler(denoise, schedule, start, times, noise=noise))

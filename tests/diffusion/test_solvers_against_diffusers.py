@@ -20,14 +20,10 @@ from itertools import product
 
 import pytest
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 
 from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, sampling_timesteps
+
+diffusers = pytest.importorskip("diffusers")
 
 T = 1000
 SHAPE = (2, 1, 4, 4)
@@ -36,11 +32,17 @@ PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 SECOND_ORDER = {"solver_order": 2, "final_sigmas_type": "zero"}
 DPM = {**SECOND_ORDER, "solver_type": "midpoint"}
 THEIRS = {
-    "euler": (EulerDiscreteScheduler, {"final_sigmas_type": "zero"}),
-    "heun": (HeunDiscreteScheduler, {}),
-    "dpm++": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "dpmsolver++"}),
-    "dpm++sde": (DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (UniPCMultistepScheduler, {**SECOND_ORDER, "solver_type": "bh2", "predict_x0": True}),
+    "euler": (diffusers.EulerDiscreteScheduler, {"final_sigmas_type": "zero"}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
+    "dpm++": (diffusers.DPMSolverMultistepScheduler, {**DPM, "algorithm_type": "dpmsolver++"}),
+    "dpm++sde": (
+        diffusers.DPMSolverMultistepScheduler,
+        {**DPM, "algorithm_type": "sde-dpmsolver++"},
+    ),
+    "unipc": (
+        diffusers.UniPCMultistepScheduler,
+        {**SECOND_ORDER, "solver_type": "bh2", "predict_x0": True},
+    ),
 }
 CLIPPED = {
     "heun": {"clip_sample": True},
@@ -52,10 +54,9 @@ CLIPPED = {
 FREE = [
     *product((1, 2, 7, 20, 53), ["trailing"], PREDICTION_TYPES, [False]),
     *product([20], ["leading", "karras"], PREDICTION_TYPES, [False]),
-    *product([1000], ["trailing"], ["eps", "v"], [False]),  # with all times there is one timesteps
+    (1000, "trailing", "eps", False),  # with all times there is one timesteps
 ]
 CLIPPING = [*product((7, 20, 53), ["trailing"], PREDICTION_TYPES, [True])]
-each_chain = pytest.mark.parametrize(("steps", "timesteps", "kind", "clip"), [*FREE, *CLIPPING])
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,19 @@ def noise(fixed_noise):
     return fixed_noise(*SHAPE)
 
 
-def assert_close(got, expected, tolerance=1e-5):
-    atol = tolerance * max(1, expected.abs().max().item())
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+def assert_close(got, expected, tolerance=1e-5, of=()):
+    """`of` names the part of a test that this is."""
+    assert got.shape == expected.shape
+    off = (got - expected).abs().max()
+    assert off <= tolerance * max(1, expected.abs().max()), of
+
+
+def chains(*chosen):
+    """Those of these chains that are of one prediction, for each prediction: one test each."""
+    kinds = dict.fromkeys(kind for _, _, kind, _ in chosen)
+    return pytest.mark.parametrize(
+        "chains", [[c for c in chosen if c[2] == kind] for kind in kinds], ids=kinds
+    )
 
 
 def build(name, **options):
@@ -99,15 +110,15 @@ def at_our_times(name, schedule, times, kind, *, clip=False):
 # ---- times ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 20, 53, 1000])
 @pytest.mark.parametrize("name", THEIRS)
-def test_their_trailing_times_and_what_they_look_up_there_are_ours(schedule, name, steps):
-    theirs = build(name, timestep_spacing="trailing")
-    theirs.set_timesteps(steps)
-    times = sampling_timesteps(schedule, steps, "trailing")
-    ours = at_our_times(name, schedule, times, "eps")
-    assert theirs.timesteps.tolist() == ours.timesteps.tolist()
-    torch.testing.assert_close(theirs.sigmas.double(), ours.sigmas, rtol=1e-3, atol=0)
+def test_their_trailing_times_and_what_they_look_up_there_are_ours(schedule, name):
+    for steps in (1, 2, 7, 20, 53, 1000):
+        theirs = build(name, timestep_spacing="trailing")
+        theirs.set_timesteps(steps)
+        times = sampling_timesteps(schedule, steps, "trailing")
+        ours = at_our_times(name, schedule, times, "eps")
+        assert theirs.timesteps.tolist() == ours.timesteps.tolist()
+        torch.testing.assert_close(theirs.sigmas.double(), ours.sigmas, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("steps", [7, 20, 53])
@@ -127,43 +138,41 @@ def test_times_that_are_even_in_a_function_of_the_noise(schedule, timesteps, opt
 # ---- steps ----------------------------------------------------------------------------------
 
 
-@each_chain
+@chains(*FREE, *CLIPPING)
 @pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc"])
-def test_multistep(schedule, wave_denoiser, noise, name, steps, timesteps, kind, clip):
-    denoise, wave = wave_denoiser(schedule, kind, clip)
-    times = sampling_timesteps(schedule, steps, timesteps)
-    theirs = at_our_times(name, schedule, times, kind, clip=clip)
-    x = noise(0)
-    for step in SAMPLERS[name](denoise, schedule, x, times, noise=noise):
-        options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
-        (x,) = theirs.step(wave.output, step.t - 1, x, return_dict=False, **options)
-        assert_close(step.x, x)
-        if not clip:  # theirs rounds x to float32, and 1/α_T = 157 times that error is in x̂_0
-            assert_close(step.x0, theirs.model_outputs[-1])
+def test_multistep(schedule, wave_denoiser, noise, name, chains):
+    for steps, timesteps, kind, clip in chains:
+        denoise, wave = wave_denoiser(schedule, kind, clip)
+        times = sampling_timesteps(schedule, steps, timesteps)
+        theirs = at_our_times(name, schedule, times, kind, clip=clip)
+        x = noise(0)
+        for step in SAMPLERS[name](denoise, schedule, x, times, noise=noise):
+            options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
+            (x,) = theirs.step(wave.output, step.t - 1, x, return_dict=False, **options)
+            assert_close(step.x, x, of=(steps, timesteps, clip, step.t))
+            if not clip:  # theirs rounds x to float32, and 1/α_T = 157 times that error is in x̂_0
+                assert_close(step.x0, theirs.model_outputs[-1], of=(steps, timesteps, step.t))
 
 
-@pytest.mark.parametrize(("steps", "timesteps", "kind", "clip"), FREE)  # theirs cannot clip
-def test_euler(schedule, wave_denoiser, noise, steps, timesteps, kind, clip):
-    denoise, wave = wave_denoiser(schedule, kind, clip)
-    times = sampling_timesteps(schedule, steps, timesteps)
-    theirs = at_our_times("euler", schedule, times, kind)
-    x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
-    theirs.scale_model_input(x, theirs.timesteps[0])  # it warns where this is left out
-    for step, time in zip(
-        euler(denoise, schedule, noise(0), times, noise=noise), theirs.timesteps, strict=True
-    ):
-        x, x0 = theirs.step(wave.output, time, x, return_dict=False)
-        assert_close(step.x, theirs.scale_model_input(x, time))  # x/α, times the α that is next
-        assert_close(step.x0, x0)
+@chains(*FREE)  # theirs cannot clip
+def test_euler(schedule, wave_denoiser, noise, chains):
+    for steps, timesteps, kind, clip in chains:
+        denoise, wave = wave_denoiser(schedule, kind, clip)
+        times = sampling_timesteps(schedule, steps, timesteps)
+        theirs = at_our_times("euler", schedule, times, kind)
+        x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
+        theirs.scale_model_input(x, theirs.timesteps[0])  # it warns where this is left out
+        ours = euler(denoise, schedule, noise(0), times, noise=noise)
+        for step, time in zip(ours, theirs.timesteps, strict=True):
+            x, x0 = theirs.step(wave.output, time, x, return_dict=False)
+            scaled = theirs.scale_model_input(x, time)  # x/α, times the α that is next
+            assert_close(step.x, scaled, of=(steps, timesteps, step.t))
+            assert_close(step.x0, x0, of=(steps, timesteps, step.t))
 
 
-@pytest.mark.parametrize(
-    ("steps", "timesteps", "kind", "clip"),
-    # In two steps the first goes from σ/α = 157 to 3.4, a leap that ours does not correct.
-    [chain for chain in (*FREE, *CLIPPING) if chain[0] != 2],
-)
-def test_heun(schedule, wave_denoiser, noise, steps, timesteps, kind, clip):
-    plain, wave = wave_denoiser(schedule, kind, clip)
+# In two steps the first goes from σ/α = 157 to 3.4, a leap that ours does not correct.
+@chains(*(chain for chain in (*FREE, *CLIPPING) if chain[0] != 2))
+def test_heun(schedule, wave_denoiser, noise, chains):
     seen = []
 
     def denoise(x_t, t):
@@ -171,22 +180,25 @@ def test_heun(schedule, wave_denoiser, noise, steps, timesteps, kind, clip):
         seen.append((x_t, t, wave.output))
         return prediction
 
-    times = sampling_timesteps(schedule, steps, timesteps)
-    theirs = at_our_times("heun", schedule, times, kind, clip=clip)
-    x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
-    asked = iter(theirs.timesteps.tolist())
-    for step in heun(denoise, schedule, noise(0), times, noise=noise):
-        denoised = []
-        for x_t, t, output in seen:  # at t, and then at s, for which x_t is Euler's proposal
-            time = next(asked)
-            assert t == time + 1
-            assert_close(x_t, theirs.scale_model_input(x, time))
-            x, x0 = theirs.step(output, time, x, return_dict=False)
-            denoised.append(x0)
-        assert_close(step.x, theirs.scale_model_input(x, step.s))
-        assert_close(step.x0, denoised[0])
-        seen.clear()
-    assert next(asked, None) is None
+    for steps, timesteps, kind, clip in chains:
+        plain, wave = wave_denoiser(schedule, kind, clip)
+        times = sampling_timesteps(schedule, steps, timesteps)
+        theirs = at_our_times("heun", schedule, times, kind, clip=clip)
+        x = noise(0) / schedule.alpha_bar[times[0]].sqrt()
+        asked = iter(theirs.timesteps.tolist())
+        for step in heun(denoise, schedule, noise(0), times, noise=noise):
+            part = (steps, timesteps, clip, step.t)
+            denoised = []
+            for x_t, t, output in seen:  # at t, and then at s, for which x_t is Euler's proposal
+                time = next(asked)
+                assert t == time + 1
+                assert_close(x_t, theirs.scale_model_input(x, time), of=part)
+                x, x0 = theirs.step(output, time, x, return_dict=False)
+                denoised.append(x0)
+            assert_close(step.x, theirs.scale_model_input(x, step.s), of=part)
+            assert_close(step.x0, denoised[0], of=part)
+            seen.clear()
+        assert next(asked, None) is None
 
 
 @pytest.mark.parametrize("kind", ["x0", "v"])

@@ -2,10 +2,11 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.diffusion import SCHEDULES, TIMESTEPS, NoiseSchedule, sampling_timesteps
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 NAMED = sorted(SCHEDULES.keys() - {"custom"})
 

@@ -1,8 +1,8 @@
 import pytest
 
 from fromnoise.checkpoints import prune
-from fromnoise.doctor import cost_checks
-from fromnoise.doctor.network_cost import AttentionLayer
+from fromnoise.doctor import checks
+from fromnoise.doctor.cost import Attention
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,10 @@ from fromnoise.doctor.network_cost import AttentionLayer
         (1024, 0.2, 1, "ok"),
     ],
 )
-def test_attention_over_many_pixels(inputs, tokens, share, batch_size, level):
-    seen = AttentionLayer(tokens, tokens, heads=1, multiply_adds=int(share * 10**8))
-    asked = inputs({"training.batch_size": batch_size}, cost={"attention": (seen,)})
-    found = cost_checks.attention(asked)
+def test_attention_over_many_pixels(facts, tokens, share, batch_size, level):
+    seen = Attention(tokens, tokens, heads=1, multiply_adds=int(share * 10**8))
+    asked = facts({"training.batch_size": batch_size}, cost={"attention": (seen,)})
+    found = checks.attention(asked)
     assert found.level == level
     assert f"1 layer at {'64×64' if tokens == 4096 else '32×32'}: {share:.0%} of" in found.message
     if batch_size == 64:
@@ -25,23 +25,23 @@ def test_attention_over_many_pixels(inputs, tokens, share, batch_size, level):
         assert "Remove it at 64×64 (network.attention_levels)" in found.advice
 
 
-def test_memory_is_that_of_one_part_of_the_batch(inputs):
+def test_memory_is_that_of_one_part_of_the_batch(facts):
     whole = {"image_bytes": 100 * 2**20}  # 12.5 GiB in a batch of 128
-    found = cost_checks.memory(inputs(cost=whole))
+    found = checks.memory(facts(cost=whole))
     assert found.level == "error"
     assert found.advice.startswith("Set training.accumulation=2 ")
-    mended = inputs({"training.accumulation": 2}, cost=whole)
-    assert cost_checks.memory(mended).level == "ok"
+    mended = facts({"training.accumulation": 2}, cost=whole)
+    assert checks.memory(mended).level == "ok"
     nearly = {"image_bytes": 60 * 2**20}
-    assert cost_checks.memory(inputs(cost=nearly)).level == "warn"
-    assert cost_checks.memory(inputs(cost=whole, memory_free=None)).level == "ok"
-    hopeless = cost_checks.memory(inputs(memory_free=10**6))
+    assert checks.memory(facts(cost=nearly)).level == "warn"
+    assert checks.memory(facts(cost=whole, memory_free=None)).level == "ok"
+    hopeless = checks.memory(facts(memory_free=10**6))
     assert (hopeless.level, "accumulation" in hopeless.advice) == ("error", False)
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(8.0, "ok"), (9.0, "warn"), (None, "warn")])
-def test_more_than_a_night_and_a_day(inputs, seconds, level):
-    found = cost_checks.time(inputs(cost={"step_seconds": seconds}))
+def test_more_than_a_night_and_a_day(facts, seconds, level):
+    found = checks.time(facts(cost={"step_seconds": seconds}))
     assert found.level == level
     if seconds == 8.0:
         assert "about 22h 13m for 10,000 steps (16 images/s in fp32" in found.message
@@ -58,8 +58,8 @@ def test_more_than_a_night_and_a_day(inputs, seconds, level):
         ({"evaluation.every": 100, "evaluation.num_images": 3072}, 40, "warn"),
     ],
 )
-def test_pictures_that_cost_more_than_the_training_are_told(inputs, overrides, share, level):
-    found = cost_checks.previews_and_scores(inputs(overrides))
+def test_pictures_that_cost_more_than_the_training_are_told(facts, overrides, share, level):
+    found = checks.previews_and_scores(facts(overrides))
     assert (found.level, found.message.split()[1]) == (level, f"{share}%")
 
 
@@ -73,27 +73,27 @@ def test_pictures_that_cost_more_than_the_training_are_told(inputs, overrides, s
         ({"training.milestone_every": 5000}, 4, "ok"),
     ],
 )
-def test_checkpoints_of_330_MB_on_a_disk_of_20_GB(inputs, overrides, count, level):
+def test_checkpoints_of_330_MB_on_a_disk_of_20_GB(facts, overrides, count, level):
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    found = cost_checks.disk(inputs(overrides, cost=of_330_MB))
+    found = checks.disk(facts(overrides, cost=of_330_MB))
     assert (found.level, found.message.split(" of ")[0]) == (level, f"{count} checkpoints")
     assert "of 315 MiB, and one while" in found.message
 
 
-def test_the_number_of_checkpoints_that_is_advised_fits(inputs):
+def test_the_number_of_checkpoints_that_is_advised_fits(facts):
     asked = {"training.keep_checkpoints": 200, "training.checkpoint_every": 50}
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    advice = cost_checks.disk(inputs(asked, cost=of_330_MB)).advice
+    advice = checks.disk(facts(asked, cost=of_330_MB)).advice
     assert advice == "Set training.keep_checkpoints=47, or --out on another disk"
     asked["training.keep_checkpoints"] = 47
-    assert cost_checks.disk(inputs(asked, cost=of_330_MB)).level == "ok"
+    assert checks.disk(facts(asked, cost=of_330_MB)).level == "ok"
 
 
 @pytest.mark.parametrize(
     ("keep", "milestone"), [(1, None), (3, None), (2, 40), (4, 25), (1, 7), (500, None)]
 )
 def test_the_number_of_checkpoints_is_the_most_that_there_ever_are(
-    inputs, keep, milestone, tmp_path
+    facts, keep, milestone, tmp_path
 ):
     most = 0
     for step in [*range(10, 205, 10), 205]:
@@ -102,18 +102,18 @@ def test_the_number_of_checkpoints_is_the_most_that_there_ever_are(
         prune(tmp_path / f"{step:06d}", keep=keep, milestone_every=milestone)
     keys = ("keep_checkpoints", "milestone_every", "checkpoint_every", "steps")
     values = zip(keys, (keep, milestone, 10, 205), strict=True)
-    said = cost_checks.disk(inputs({f"training.{key}": value for key, value in values})).message
+    said = checks.disk(facts({f"training.{key}": value for key, value in values})).message
     assert most <= int(said.split()[0]) + 1 <= most + keep
 
 
-def test_averages_of_other_lengths_take_memory_and_disk(inputs):
+def test_averages_of_other_lengths_take_memory_and_disk(facts):
     lengths = {"training.ema_lengths": [0.05, 0.1]}
-    with_them, without = inputs(lengths), inputs()
-    assert "about 149 MiB" in cost_checks.memory(with_them).message  # 122 of images, 4·(1+1+2+3) MB
-    assert "about 141 MiB" in cost_checks.memory(without).message
-    said = cost_checks.disk(with_them).message
+    with_them, without = facts(lengths), facts()
+    assert "about 149 MiB" in checks.memory(with_them).message  # 122 of images, 4·(1+1+2+3) MB
+    assert "about 141 MiB" in checks.memory(without).message
+    said = checks.disk(with_them).message
     assert "2 checkpoints of 23 MiB" in said  # 4·(1+2+3) MB
     assert "and 40 snapshots of averages: 153 MiB" in said
-    full = cost_checks.disk(inputs(lengths, disk_free=150 * 2**20))
+    full = checks.disk(facts(lengths, disk_free=150 * 2**20))
     assert full.level == "error"
-    assert cost_checks.disk(inputs(disk_free=150 * 2**20)).level == "ok"
+    assert checks.disk(facts(disk_free=150 * 2**20)).level == "ok"

@@ -1,7 +1,6 @@
 import importlib
 import logging
 from collections import namedtuple
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ import torch
 import fromnoise
 from fromnoise import runs
 from fromnoise.config.recipe import load_recipe, shipped_recipes
-from fromnoise.doctor.doctor import CHECKS, diagnose
+from fromnoise.doctor.checks import CHECKS
+from fromnoise.doctor.doctor import diagnose
 
 doctor = importlib.import_module("fromnoise.doctor.doctor")
 Usage = namedtuple("Usage", "total used free")
@@ -104,11 +104,9 @@ def test_attention_on_16x16_is_no_finding(tiny, hasty):
 
 
 def test_finds_200_checkpoints_of_330_MB_on_20_GB(cli, recipe_file, hasty, monkeypatch):
-    measure = doctor.measure_network
+    measure = doctor.measure
     of_330_MB = {"weight_bytes": 330 * 10**6 // 4}
-    monkeypatch.setattr(
-        doctor, "measure_network", lambda *a, **k: replace(measure(*a, **k), **of_330_MB)
-    )
+    monkeypatch.setattr(doctor, "measure", lambda *a, **k: measure(*a, **k)._replace(**of_330_MB))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(0, 0, 20 * 10**9))
     many = ["training.keep_checkpoints=200", "training.steps=20000", "training.checkpoint_every=50"]
     code, out, _ = cli("doctor", recipe_file, *many)
@@ -170,7 +168,7 @@ def test_a_doctor_who_fails_does_not_stop_a_training(tiny, tmp_path, caplog, mon
     def fail(*what, **how):
         raise error
 
-    monkeypatch.setattr(doctor, "measure_network", fail)
+    monkeypatch.setattr(doctor, "measure", fail)
     tiny["training"]["steps"] = 1
     assert fromnoise.train(tiny, out=tmp_path / "run").finished
     assert f"the doctor failed ({error})" in caplog.text

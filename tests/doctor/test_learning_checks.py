@@ -7,8 +7,8 @@ import torch
 from fromnoise.config.overrides import parse_override
 from fromnoise.diffusion import NoiseSchedule
 from fromnoise.diffusion.betas import SCHEDULES
-from fromnoise.doctor import learning_checks
-from fromnoise.doctor.doctor import check
+from fromnoise.doctor import checks
+from fromnoise.doctor.checks import CHECKS
 from fromnoise.training.ema import EMA
 
 # ---- the schedule -------------------------------------------------------------------------------
@@ -43,9 +43,9 @@ def test_every_schedule_is_known_to_the_checks_of_its_end():
 
 
 @pytest.mark.parametrize(("name", "T", "options"), EARLY)
-def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(inputs, name, T, options):
+def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(facts, name, T, options):
     schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
-    found = learning_checks.final_noise(inputs(schedule))
+    found = checks.final_noise(facts(schedule))
     left = math.sqrt(NoiseSchedule.named(name, T, **options).alpha_bar[-1])
     assert found.level == "error"
     assert f"√ᾱ_T = {left:.2f}: x_T still shows the image" in found.message
@@ -55,10 +55,10 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(inputs
             mended = {"diffusion.T": 12, "diffusion.schedule.betas": [0.5] * 12}
         else:
             mended = dict(map(parse_override, way.split()))
-        diffusion = inputs(schedule | mended).recipe.diffusion
-        limit = (learning_checks.MAX_FINAL_SIGNAL / 1.5) ** 2
+        diffusion = facts(schedule | mended).recipe.diffusion
+        limit = (checks.MAX_FINAL_SIGNAL / 1.5) ** 2
         assert diffusion.noise_schedule().alpha_bar[-1] <= limit, way
-        assert learning_checks.final_noise(inputs(schedule | mended)).level == "ok", way
+        assert checks.final_noise(facts(schedule | mended)).level == "ok", way
     if (name, T, options) == ("linear", 400, {}):
         assert ways == [
             "diffusion.T=1000",
@@ -84,19 +84,19 @@ def test_a_schedule_that_ends_too_early_is_wrong_and_each_advice_mends_it(inputs
     ],
 )
 def test_what_changes_nothing_or_cannot_be_is_not_advised(
-    inputs, name, T, options, T_helps, betas_help
+    facts, name, T, options, T_helps, betas_help
 ):
     schedule = {"diffusion": {"T": T, "schedule": {"name": name, **options}}}
-    advice = learning_checks.final_noise(inputs(schedule)).advice
+    advice = checks.final_noise(facts(schedule)).advice
     assert ("diffusion.T=" in advice) == T_helps
     assert ("schedule.beta_T=" in advice or "schedule.beta=" in advice) == betas_help
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"custom"}))
-def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(inputs, name):
+def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(facts, name):
     asked = {"diffusion": {"T": 100, "schedule": name, "zero_terminal_snr": True}}
     asked["diffusion"]["prediction"] = "v"
-    assert learning_checks.final_noise(inputs(asked)).level == "ok"
+    assert checks.final_noise(facts(asked)).level == "ok"
 
 
 # ---- the average --------------------------------------------------------------------------------
@@ -114,14 +114,14 @@ def test_a_schedule_whose_end_is_moved_to_pure_noise_is_ok(inputs, name):
         (0.9999, 10, "ok"),
     ],
 )
-def test_an_average_longer_than_a_quarter_of_the_run_is_looked_at(inputs, decay, steps, level):
+def test_an_average_longer_than_a_quarter_of_the_run_is_looked_at(facts, decay, steps, level):
     asked = {"training.ema_decay": decay, "training.steps": steps}
-    assert learning_checks.ema(inputs(asked)).level == level
+    assert checks.ema(facts(asked)).level == level
 
 
-def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(inputs):
+def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(facts):
     """A real average of one number, 1 at first and 0 from the first step on."""
-    found = learning_checks.ema(inputs({"training.ema_decay": 0.9999, "training.steps": 14_000}))
+    found = checks.ema(facts({"training.ema_decay": 0.9999, "training.steps": 14_000}))
     assert "decay 0.9999 is an average over 10,000 steps, 71% of the 14,000" in found.message
     assert "0.0% of it are the initial weights, 25% without the warm-up" in found.message
     assert "ends at 0.9994" in found.message
@@ -152,8 +152,8 @@ def test_what_is_left_of_the_first_weights_is_what_the_average_keeps(inputs):
         (10_000, None, "warn"),
     ],
 )
-def test_images_are_seen_neither_too_seldom_nor_by_heart(inputs, steps, count, level):
-    found = learning_checks.images_seen(inputs({"training.steps": steps}, num_images=count))
+def test_images_are_seen_neither_too_seldom_nor_by_heart(facts, steps, count, level):
+    found = checks.images_seen(facts({"training.steps": steps}, num_images=count))
     assert found.level == level
     assert f"{128 * steps:,} in {steps:,} steps" in found.message
     if count is None:
@@ -162,12 +162,14 @@ def test_images_are_seen_neither_too_seldom_nor_by_heart(inputs, steps, count, l
         assert f"epochs of {count:,}" in found.message
 
 
-def test_epochs_of_images_that_are_not_here_are_not_known(inputs):
-    asked = inputs(num_images=None)
+def test_epochs_of_images_that_are_not_here_are_not_known(facts):
+    asked = facts(num_images=None)
     asked = replace(asked, recipe=_with_epochs(asked.recipe))
     assert asked.steps is None
-    assert {f.topic for f in check(asked) if f.level == "warn"} == {"images seen"}
-    assert "steps unknown" in learning_checks.images_seen(asked).message
+    assert {f.topic for f in (each(asked) for each in CHECKS) if f.level == "warn"} == {
+        "images seen"
+    }
+    assert "steps unknown" in checks.images_seen(asked).message
 
 
 def _with_epochs(recipe):
@@ -176,19 +178,22 @@ def _with_epochs(recipe):
 
 
 @pytest.mark.parametrize(("count", "level"), [(127, "warn"), (128, "ok")])
-def test_a_batch_larger_than_the_images(inputs, count, level):
-    assert learning_checks.batch(inputs(num_images=count)).level == level
+def test_a_batch_larger_than_the_images(facts, count, level):
+    assert checks.batch(facts(num_images=count)).level == level
 
 
-def test_the_parts_of_a_batch_are_named(inputs):
-    said = learning_checks.batch(inputs({"training.accumulation": 3})).message
-    assert "128 images a step, in 3 parts of up to 43" in said
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_parts_of_a_batch_are_named(facts, dropout):
+    """Dropout draws other elements in parts, so their gradient is another one."""
+    parts = facts({"training.accumulation": 3, "network.dropout": dropout})
+    message = "128 images a step, in 3 parts of up to 43"
+    assert checks.batch(parts).message == message + ("" if dropout else ", same gradient")
 
 
 @pytest.mark.parametrize(("count", "level"), [(8, "warn"), (9, "ok"), (None, "ok")])
-def test_a_network_that_holds_every_image_by_heart(inputs, count, level):
+def test_a_network_that_holds_every_image_by_heart(facts, count, level):
     measured = {"parameters": 10 * 8 * 3 * 64 * 64 + 1}
-    assert learning_checks.network(inputs(num_images=count, cost=measured)).level == level
+    assert checks.network(facts(num_images=count, cost=measured)).level == level
 
 
 @pytest.mark.parametrize(
@@ -205,8 +210,8 @@ def test_a_network_that_holds_every_image_by_heart(inputs, count, level):
         ({"data.source": "folder", "data.labels": True}, ("left",), "ok"),
     ],
 )
-def test_mirrors_that_make_something_untrue(inputs, overrides, names, level):
-    assert learning_checks.flip(inputs(overrides, label_names=names)).level == level
+def test_mirrors_that_make_something_untrue(facts, overrides, names, level):
+    assert checks.flip(facts(overrides, label_names=names)).level == level
 
 
 # ---- learning rate ------------------------------------------------------------------------------
@@ -222,9 +227,9 @@ def test_mirrors_that_make_something_untrue(inputs, overrides, names, level):
     ],
 )
 def test_a_learning_rate_that_is_far_from_any_and_an_endless_warm_up_are_looked_at(
-    inputs, rate, warmup, said
+    facts, rate, warmup, said
 ):
     settings = {"training.learning_rate": rate, "training.warmup_steps": warmup}
-    finding = learning_checks.learning_rate(inputs({**settings, "training.steps": 50_000}))
+    finding = checks.learning_rate(facts({**settings, "training.steps": 50_000}))
     assert finding.level == ("warn" if said else "ok")
     assert said in finding.message

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch_fidelity import feature_extractor_inceptionv3 as library
 
 from fromnoise.evaluation.evaluate import evaluate
+
+library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
 COUNT = 44
 
@@ -44,6 +45,7 @@ def save_images(folder, seed: int, brightest: int):
     return folder
 
 
+@pytest.mark.slow
 def test_all_scores_are_those_of_its_command(random_inception, tmp_path):
     made, real = save_images(tmp_path / "made", 0, 256), save_images(tmp_path / "real", 1, 200)
     command = [sys.executable, "-m", "torch_fidelity.fidelity", "--cpu", "--json", "--silent"]

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.spatial.distance import cdist
-from scipy.stats import mannwhitneyu, norm
 
 from fromnoise.data import open_images
 from fromnoise.evaluation import copy_report, neighbours
@@ -19,6 +17,9 @@ from fromnoise.evaluation.copies import (
     space_of,
 )
 from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
+
+cdist = pytest.importorskip("scipy.spatial.distance").cdist
+stats = pytest.importorskip("scipy.stats")
 
 PLANTED = np.arange(7, 2000, 100)  # 20 of 2,000
 
@@ -213,9 +214,11 @@ def test_nearer_is_mann_and_whitneys_u():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=300).round(1), rng.normal(0.2, size=200).round(1)
     share, z = share_nearer(a, b)
-    expected = mannwhitneyu(a, b, alternative="less", method="asymptotic", use_continuity=False)
+    expected = stats.mannwhitneyu(
+        a, b, alternative="less", method="asymptotic", use_continuity=False
+    )
     assert share == pytest.approx(1 - expected.statistic / (len(a) * len(b)))
-    assert norm.sf(z) == pytest.approx(expected.pvalue, rel=0.02)  # which corrects σ for ties
+    assert stats.norm.sf(z) == pytest.approx(expected.pvalue, rel=0.02)  # which corrects σ for ties
 
 
 def test_samples_that_hug_the_training_images_without_copying_are_a_sign_of_overfitting():

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_fidelity import feature_extractor_dinov2 as dinov2_library
-from torch_fidelity import feature_extractor_inceptionv3 as inception_library
 
 from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.evaluation import features as extractors
@@ -113,18 +111,21 @@ def no_network(*_, **__):
 
 
 def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(monkeypatch):
-    monkeypatch.setattr(inception_library, "load_state_dict_from_url", no_network)
+    library = pytest.importorskip("torch_fidelity")
+    monkeypatch.setattr(
+        library.feature_extractor_inceptionv3, "load_state_dict_from_url", no_network
+    )
     with pytest.raises(ExtractorError) as error:
         open_extractor("inception", (3, 8, 8), device=CPU)
     line = str(error.value)
-    assert f"Download {inception_library.URL_INCEPTION_V3}" in line
+    assert f"Download {library.feature_extractor_inceptionv3.URL_INCEPTION_V3}" in line
     assert "checkpoints/weights-inception-2015-12-05-6726825d.pth" in line
     assert "or give it as --features-weights." in line
     assert (
         "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it"
         in line
     )
-    monkeypatch.setattr(dinov2_library.torch.hub, "load", no_network)
+    monkeypatch.setattr(torch.hub, "load", no_network)
     with pytest.raises(ExtractorError, match="DINOv2 is missing and the download failed"):
         open_extractor("dinov2", (3, 8, 8), device=CPU)
 

@@ -329,6 +329,7 @@ def trained(squares, tmp_path_factory):
     return fromnoise.train(tree, out=tmp_path_factory.mktemp("trained") / "run").folder
 
 
+@pytest.mark.slow
 def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, caplog, tmp_path):
     """Run three commands: F1 is at least 0.3 above that of images that ignore the conditions."""
     caplog.set_level(logging.INFO)

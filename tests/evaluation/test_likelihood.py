@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import stats
 from torch import nn
 
 from fromnoise.config.components import with_checked_components
@@ -69,6 +68,7 @@ LABELS = np.array([[1, -1], [-1, 1], [0, 0], [1, 0], [1, 1], [-1, -1], [0, 1]], 
 
 
 def test_with_every_time_the_numbers_are_those_of_the_whole_bound(model, images):
+    stats = pytest.importorskip("scipy.stats")
     got = measure_bits(model, images, LABELS, data="noise", evaluations=10, seed=3)
     seeds = [seed_of(3, i, "bits") for i in range(7)]
     whole = bits_per_dimension(

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from fromnoise.evaluation import neighbours
 from fromnoise.evaluation.neighbours import ranked_neighbours
+
+cdist = pytest.importorskip("scipy.spatial.distance").cdist
 
 
 @pytest.fixture

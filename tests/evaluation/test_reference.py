@@ -130,11 +130,11 @@ def test_the_space_of_the_features_is_taken_before_they_come(cache, tmp_path):
     def extract(images):
         [file] = cache.iterdir()
         taken.append(file.stat().st_blocks * 512)
-        return Features(np.ones((len(images), 10_000), np.float32), None)
+        return Features(np.ones((len(images), 1_000), np.float32), None)
 
-    wide = Extractor("wide", 10_000, "", "none", extract)
+    wide = Extractor("wide", 1_000, "", "none", extract)
     assert len(reference_of(real_images(tmp_path), wide).features) == 30
-    assert taken[0] >= 30 * 4 * 10_000
+    assert taken[0] >= 30 * 4 * 1_000
 
 
 def test_statistics_of_another_program(tmp_path):

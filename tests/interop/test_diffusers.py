@@ -1,10 +1,11 @@
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 
 from fromnoise.interop import unet_config, unet_state_dict
 from fromnoise.networks import DDPM
+
+UNet2DModel = pytest.importorskip("diffusers").UNet2DModel
 
 TINY = {"channels": 8, "groups": 4, "dropout": 0.0}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from fromnoise.diffusion import Denoiser, NoiseSchedule
 from fromnoise.model.model import Model, load
-from fromnoise.model.precision import in_bf16, suit_group_norms
+from fromnoise.model.precision import channels_last, in_bf16, norm_in_bf16, without_tf32
 from fromnoise.networks import NETWORKS
 
 TINY = {
@@ -35,7 +35,7 @@ def denoiser_of(name):
 @pytest.mark.parametrize("name", TINY)
 def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
     denoiser = denoiser_of(name)
-    x = torch.randn(4, 3, 64, 64)
+    x = torch.randn(4, 3, 32, 32)
     t = torch.tensor([1, 2, 500, 1000])
     cond = torch.tensor([[1.0, -1, 0]]).expand(4, -1) if denoiser.network.cond_dim else None
     precise, half = denoiser(x, t, cond).eps, in_bf16(denoiser)(x, t, cond).eps
@@ -48,7 +48,7 @@ def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
 @pytest.mark.parametrize("name", sorted(TINY.keys() - {"context"}))  # its time is not cast
 def test_it_is_what_autocast_makes_of_the_network(name):
     denoiser = denoiser_of(name)
-    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    x, t = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 500, 1000])
     with torch.autocast("cpu", torch.bfloat16):
         expected = denoiser(x, t).eps
     torch.testing.assert_close(in_bf16(denoiser)(x, t).eps, expected, rtol=0, atol=0)
@@ -69,7 +69,7 @@ def test_neighbouring_times_stay_apart():
     for layer in (denoiser.network.time1, denoiser.network.time2):
         for linear in (layer.linear1, layer.linear2):
             linear.weight.mul_(30)  # so that a thousandth of t/T shows
-    half, x = in_bf16(denoiser), torch.randn(1, 3, 64, 64)
+    half, x = in_bf16(denoiser), torch.randn(1, 3, 32, 32)
     predicted = [half(x, t, None).eps for t in (998, 999, 1000)]
     assert not torch.equal(predicted[0], predicted[1])
     assert not torch.equal(predicted[1], predicted[2])
@@ -109,9 +109,9 @@ def test_only_products_are_in_bf16():
 def test_normalising_in_half_changes_no_more_than_rounding_does(name):
     """What a CUDA device does; there autocast itself would make it float32."""
     denoiser = denoiser_of(name)
-    x, t = torch.randn(4, 3, 64, 64), torch.tensor([1, 2, 500, 1000])
+    x, t = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 500, 1000])
     precise, half = denoiser(x, t).eps, in_bf16(denoiser)
-    suit_group_norms(half.network, "cuda")
+    norm_in_bf16(half.network)
     returned = []
     for module in half.network.modules():
         if isinstance(module, nn.GroupNorm):
@@ -125,3 +125,45 @@ def test_normalising_in_half_changes_no_more_than_rounding_does(name):
 def test_a_model_made_by_hand_samples_in_fp32(finished_run):
     made = load(finished_run, device="cpu")
     assert Model(made.denoiser, made.spec).sampling_config().precision == "fp32"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_in_bf16_on_a_cpu_the_layout_is_that_of_the_table(name):
+    """As in training: channels first with GroupNorm, whatever it was."""
+    denoiser = denoiser_of(name)
+    denoiser.to(memory_format=torch.channels_last)
+    half = in_bf16(denoiser).network
+    expected = channels_last(torch.device("cpu"), "bf16", denoiser.network)
+    assert expected == (not any(isinstance(m, nn.GroupNorm) for m in denoiser.network.modules()))
+    weights = (m.weight for m in half.modules() if isinstance(m, nn.Conv2d))
+    weight = next(w for w in weights if w.shape[1] > 1 and w[0, 0].numel() > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == expected
+
+
+# ---- TF32 ---------------------------------------------------------------------------------------
+
+
+def switches():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark
+
+
+def test_fp32_is_not_tf32_and_the_switches_of_torch_are_restored(monkeypatch):
+    before = switches()
+    with without_tf32(benchmark=True):
+        assert switches() == (False, "ieee", True)
+        with without_tf32():
+            assert switches() == (False, "ieee", True)
+    assert switches() == before
+    with pytest.raises(ZeroDivisionError), without_tf32(benchmark=True):
+        1 / 0  # noqa: B018
+    assert switches() == before
+
+
+def test_sampling_computes_without_tf32(finished_run):
+    seen, before = [], switches()
+    model = load(finished_run, device="cpu")
+    model.denoiser.network.register_forward_pre_hook(lambda *_: seen.append(switches()[:2]))
+    model.sample([0], steps=2, precision="fp32")
+    assert set(seen) == {(False, "ieee")}
+    assert switches() == before

@@ -1,5 +1,7 @@
 """The contract of `networks/base.py`, kept by every network."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -67,13 +69,11 @@ def test_every_network_is_here():
 
 
 @each_form
-@pytest.mark.parametrize("image_channels", [1, 3, 5])
-@pytest.mark.parametrize("learned_variance", [False, True])
-def test_any_channels_and_a_learned_variance(form, image_channels, learned_variance):
-    network = build(form, image_channels=image_channels, learned_variance=learned_variance)
-    x, t = inputs(network)
-    out = network(x, t)
-    assert out.shape == (2, image_channels * (1 + learned_variance), *x.shape[2:])
+def test_any_channels_and_a_learned_variance(form):
+    for channels, learned in product((1, 3, 5), (False, True)):
+        network = build(form, image_channels=channels, learned_variance=learned)
+        x, t = inputs(network)
+        assert network(x, t).shape == (2, channels * (1 + learned), *x.shape[2:])
 
 
 @each_form
@@ -143,7 +143,9 @@ def test_half_precision_gives_nearly_the_same_numbers(form):
     with torch.autocast("cpu", torch.bfloat16):
         out = network(x, t, cond)
     assert out.dtype == torch.bfloat16
-    # by norm: how far a single element is off depends on the processor's kernels
+    # By norm: how far a single element is off depends on the processor's kernels. One rounding is
+    # off by up to 2⁻⁹ of a number, and tens of them in a row add up like a walk: to 0.3 to 1.3 % of
+    # the norm, with AVX2 or without. A layer that computes anything else is off by tens of percent.
     assert torch.linalg.vector_norm(out.float() - expected) < 0.05 * expected.norm()
 
 

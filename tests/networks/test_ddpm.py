@@ -1,10 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.networks import DDPM
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 GROUPS = 4
 TINY = {"channels": 8, "groups": GROUPS, "multipliers": (1, 2), "dropout": 0.0}

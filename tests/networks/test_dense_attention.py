@@ -2,12 +2,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.networks import DenseAttention
 from fromnoise.networks.dense_attention import time_features
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 TINY = {
     "channels": (8, 4, 12),

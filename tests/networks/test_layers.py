@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, check_size, drop, sinusoid
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 
 @given(half=st.integers(2, 64), t=st.integers(0, 999))

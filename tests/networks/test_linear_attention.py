@@ -2,12 +2,13 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.networks import LinearAttentionUNet
 from fromnoise.networks.linear_attention import RMSNorm
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 TINY = {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 4, "memories": 3}
 

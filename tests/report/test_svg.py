@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.report.formatting import facts, interval, number, setting
 from fromnoise.report.records import Interval
@@ -24,6 +22,9 @@ from fromnoise.report.svg import (
     point_chart,
     ticks,
 )
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 POSITIVE = st.floats(1e-12, 1e12)
 

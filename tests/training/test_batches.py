@@ -1,11 +1,13 @@
 import numpy as np
+import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import batch_indices, load_batch, to_float
 from fromnoise.rng import generator
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 
 def image_set(images: np.ndarray) -> ImageSet:

@@ -38,6 +38,7 @@ def faults(how):
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 @pytest.mark.skipif(
     HUGE.is_file() and "[always]" in HUGE.read_text(), reason="a fault brings 2 MiB at once"

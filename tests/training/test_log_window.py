@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.training.log import LogWindow
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 LOSSES = st.floats(0, 100, width=32) | st.just(math.nan) | st.just(math.inf)
 

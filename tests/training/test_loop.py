@@ -9,15 +9,16 @@ import torch
 import fromnoise
 from fromnoise import checkpoints, runs
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
+from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import prefetch
 from fromnoise.diffusion import Objective
-from fromnoise.training import loop
+from fromnoise.training import log, loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
-from fromnoise.training.loop import Diverged
+from fromnoise.training.loop import Callback, Diverged
 from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.step import Batch, backward, sample_batch
 
@@ -129,14 +130,14 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
-    tiny["training"] |= {"noise_levels": times, "steps": 16, "checkpoint_every": 16, "log_every": 1}
+    tiny["training"] |= {"noise_levels": times, "steps": 10, "checkpoint_every": 10, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
     monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
-    for file in (plain / "checkpoints" / "000016").glob("*.safetensors"):
+    for file in (plain / "checkpoints" / "000010").glob("*.safetensors"):
+        others = read_tensors(begun / "checkpoints" / "000010" / file.name).tensors
         for name, tensor in read_tensors(file).tensors.items():
-            other = read_tensors(begun / "checkpoints" / "000016" / file.name).tensors[name]
-            assert torch.equal(tensor, other), (file.name, name)
+            assert torch.equal(tensor, others[name]), (file.name, name)
     losses = [[row["loss"] for row in read_log(run)] for run in (plain, begun)]
     assert losses[0] == losses[1]
 
@@ -164,10 +165,19 @@ def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):
 def test_cuda_tries_its_kernels_where_the_shapes_of_all_steps_are_one(
     train, tiny, monkeypatch, hinted
 ):
+    seen, compute = [], loop.train_step
+
+    def step(*given):
+        seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32))
+        return compute(*given)
+
+    monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", hinted)
     tiny["network"] |= {"self_conditioning": hinted}
     train(steps=1)
-    assert torch.backends.cudnn.benchmark is not hinted
+    assert seen == [(not hinted, False)]
+    assert torch.backends.cudnn.benchmark is hinted  # a program's own settings are restored
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_every_noise_level_is_drawn_and_none_outside(tiny):
@@ -246,8 +256,17 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
 
 
 def test_tensorboard_on_request(train):
+    pytest.importorskip("tensorboard")
     run = train(steps=1, tensorboard=True)
     assert list((run / "tensorboard").glob("events.*"))
+
+
+def test_without_tensorboard_that_is_said_before_any_work(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(log, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"Run pip install -e '\.\[tensorboard\]'\.$"):
+        train(steps=1, tensorboard=True)
+    assert not (tmp_path / "run").exists()
+    train(steps=1)  # it is not needed otherwise
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
@@ -256,6 +275,70 @@ def test_tensorboard_on_request(train):
 def test_the_last_step_is_saved_and_the_last_two_kept(train):
     run = train(steps=7, checkpoint_every=2)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000006", "000007"]
+
+
+def test_a_checkpoint_that_was_just_written_is_not_written_again(train, monkeypatch):
+    """A score is due in the step of a checkpoint, and in another one."""
+    written, save = [], loop.save_checkpoint
+
+    def saving(folder, step, *others):
+        written.append(step)
+        return save(folder, step, *others)
+
+    def callbacks(setup):
+        return [Callback("score", 2, lambda state, log, stop: None, slow=True)]
+
+    monkeypatch.setattr(loop, "save_checkpoint", saving)
+    monkeypatch.setattr(runs, "callbacks", callbacks)
+    train(steps=7, checkpoint_every=4, keep_checkpoints=9)
+    assert written == [2, 4, 6, 7]
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    ),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", ["preview", "score"])
+def test_out_of_memory_in_a_preview_or_score_does_not_end_the_training(
+    train, monkeypatch, caplog, tmp_path, error, name
+):
+    """The weights are those of a training without them."""
+    modes = []
+
+    def callbacks(setup):
+        def fail(state, log, stop):
+            modes.append(state.denoiser.network.training)
+            state.denoiser.network.eval()
+            if state.step == 2:
+                raise error
+
+        return [Callback(name, 2, fail, slow=name == "score")]
+
+    monkeypatch.setattr(runs, "callbacks", callbacks)
+    run = train(steps=6, checkpoint_every=6)
+    (line,) = (m for m in caplog.messages if "memory" in m)
+    assert line.startswith(f"step 2: no {name}, for lack of memory (")
+    assert modes == [True] * 3
+    run.rename(tmp_path / "with")
+    monkeypatch.setattr(runs, "callbacks", lambda setup: [])
+    plain = weights(train(), 6)
+    assert all(torch.equal(plain[k], w) for k, w in weights(tmp_path / "with", 6).items())
+
+
+def test_another_error_in_a_preview_ends_the_training(train, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(runs, "draw_pictures", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(steps=1)
 
 
 def test_a_full_disk_leaves_even_the_only_checkpoint(train, monkeypatch, tmp_path):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import fromnoise
 from fromnoise import runs
@@ -18,6 +16,9 @@ from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import KEPT, UNIFORM_SHARE, LossHistory, draw_noise_levels
 from fromnoise.training.state import HISTORY_FILE
 from fromnoise.training.step import Batch, backward, sample_batch
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 
 def full(sizes) -> LossHistory:

@@ -6,12 +6,7 @@ from torch import nn
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
-from fromnoise.training.power_ema import (
-    PowerEMA,
-    delete_later_snapshots,
-    list_snapshots,
-    snapshot_every,
-)
+from fromnoise.training.ema import PowerEMA, delete_later_snapshots, list_snapshots, snapshot_every
 from fromnoise.training.power_profiles import gamma_of
 
 

@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from fromnoise.training.power_profiles import (
     LONGEST,
@@ -15,6 +13,9 @@ from fromnoise.training.power_profiles import (
     inner_product,
     length_of,
 )
+
+hypothesis = pytest.importorskip("hypothesis")
+example, given, st = hypothesis.example, hypothesis.given, hypothesis.strategies
 
 lengths = st.floats(0.003, 0.288)
 

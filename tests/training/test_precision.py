@@ -1,13 +1,36 @@
+"""The number format, memory layout and compilation of a training: by rule, or by the recipe."""
+
+import json
+
 import pytest
 import torch
+from torch import nn
 
+import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import save_checkpoint
 from fromnoise.config.schema import Training
-from fromnoise.diffusion import Objective
 from fromnoise.training import precision
-from fromnoise.training.precision import autocast, choose_computation, set_memory_layout
+from fromnoise.training.precision import (
+    Computation,
+    autocast,
+    choose_computation,
+    set_memory_layout,
+)
 
 CPU = torch.device("cpu")
+
+
+class Elsewhere:
+    """A denoiser as on another device."""
+
+    def __init__(self, device, network=None, *, self_conditioning=False):
+        self.weight = torch.empty(0, device="meta")
+        self.device, self.self_conditioning = torch.device(device), self_conditioning
+        self.network = network or nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3))
+
+    def parameters(self):
+        return iter([self])  # with `device`, which is all that the rule reads
 
 
 @pytest.fixture
@@ -16,69 +39,90 @@ def denoiser(start):
 
 
 @pytest.fixture
-def choose(denoiser):
-    """choose(precision=…, channels_last=…) for the tiny network."""
+def choose(monkeypatch):
+    """choose("cuda", bf16=True, precision="auto", …): the computation there."""
 
-    def call(batch_size=2, **options):
+    def call(device, *, bf16, steps=10, network=None, hints=False, triton=True, **options):
+        monkeypatch.setattr("fromnoise.model.precision.computes_in_bf16", lambda device: bf16)
+        monkeypatch.setattr(precision, "has_triton", lambda: triton)
         settings = Training(steps=1, batch_size=1, **options)
-        return choose_computation(settings, denoiser, Objective(), torch.zeros(batch_size, 1, 8, 8))
+        return choose_computation(
+            settings, Elsewhere(device, network, self_conditioning=hints), steps
+        )
 
     return call
 
 
-def test_half_precision_needs_a_gpu(choose):
-    with pytest.raises(ValueError, match=r"training\.precision = 'fp16' needs a GPU"):
-        choose(precision="fp16")
+def test_half_precision_needs_a_gpu(denoiser):
+    settings = Training(steps=1, batch_size=1, precision="fp16")
+    with pytest.raises(ValueError, match=r"training\.precision = 'fp16' needs a GPU\. .*\.$"):
+        choose_computation(settings, denoiser, 1)
+
+
+WITHOUT_GROUPS = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "network", "expected"),
+    [
+        ("cuda", True, None, ("bf16", True, False)),
+        ("cuda", False, None, ("fp32", False, False)),
+        ("cpu", True, None, ("bf16", False, False)),
+        ("cpu", True, WITHOUT_GROUPS, ("bf16", True, False)),
+        ("cpu", False, None, ("fp32", False, False)),
+        ("cpu", False, WITHOUT_GROUPS, ("fp32", False, False)),
+        ("mps", False, None, ("fp32", False, False)),
+    ],
+)
+def test_auto_follows_the_table(choose, device, bf16, network, expected):
+    assert choose(device, bf16=bf16, network=network) == expected
+    assert choose(device, bf16=bf16, network=network) == expected  # and a like machine agrees
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_what_is_asked_for_is_taken_without_a_probe(choose, wanted, channels_last, monkeypatch):
-    monkeypatch.setattr(precision, "probe", None)
-    chosen = choose(precision=wanted, channels_last=channels_last)
-    assert chosen == (wanted, channels_last, False)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_recipe_overrides_it(choose, device, wanted, channels_last):
+    for bf16 in (True, False):
+        chosen = choose(device, bf16=bf16, precision=wanted, channels_last=channels_last)
+        assert chosen == (wanted, channels_last, False)
 
 
 @pytest.mark.parametrize(
-    ("fp32", "bf16", "chosen"),
-    [(1.0, 0.5, "bf16"), (1.0, 0.9, "bf16"), (1.0, 0.95, "fp32"), (1.0, 3.0, "fp32")],
+    ("device", "steps", "more", "compiled"),
+    [
+        ("cuda", 20_000, {}, False),  # 100 s of compiling, of which each step saves 5 ms
+        ("cuda", 20_001, {}, True),
+        ("cuda", 20_001, {"hints": True}, False),
+        ("cuda", 20_001, {"triton": False}, False),
+        ("cuda", 20_001, {"compile": False}, False),
+        ("cuda", 1, {"compile": True}, True),
+        ("cpu", 10**9, {}, False),
+        ("cpu", 1, {"compile": True}, True),
+        ("mps", 10**9, {}, False),
+    ],
 )
-def test_auto_takes_bf16_only_where_it_is_clearly_faster(choose, monkeypatch, fp32, bf16, chosen):
-    seconds = {"fp32": fp32, "bf16": bf16}
-    monkeypatch.setattr(
-        precision, "probe", lambda candidates, *_: {c: seconds[c.precision] for c in candidates}
-    )
-    assert choose(channels_last=False) == (chosen, False, False)
+def test_long_trainings_on_cuda_are_compiled(choose, device, steps, more, compiled):
+    assert choose(device, bf16=True, steps=steps, **more).compiled == compiled
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("wanted", ["fp32", "bf16", "auto"])
-def test_auto_takes_the_faster_memory_layout(choose, monkeypatch, fast, wanted):
-    monkeypatch.setattr(
-        precision,
-        "probe",
-        lambda candidates, *_: {c: 1 + (c.channels_last != fast) for c in candidates},
-    )
-    assert choose(precision=wanted).channels_last == fast
+def test_a_run_begun_before_keeps_its_choice(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"steps": 2, "channels_last": True, "precision": "bf16"}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text().replace("channels_last: true", "channels_last: auto")
+    recipe.write_text(text.replace("precision: bf16", "precision: auto", 1))
 
+    def resumed(steps, **changes):
+        changes = {f"training.{key}": value for key, value in changes.items()}
+        fromnoise.resume(run, overrides={"training.steps": steps, **changes})
+        state = json.loads((run / "checkpoints" / f"{steps:06d}" / "state.json").read_text())
+        return Computation(**state["computation"])
 
-def test_the_probe_leaves_everything_as_it_was(choose, denoiser):
-    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
-    assert choose() in [(p, layout, False) for p in ("fp32", "bf16") for layout in (False, True)]
-    for name, tensor in denoiser.state_dict().items():
-        assert torch.equal(before[name], tensor)
-        assert before[name].stride() == tensor.stride()
-    assert all(parameter.grad is None for parameter in denoiser.parameters())
-
-
-def test_a_probe_on_a_cpu_takes_only_a_part_of_a_large_batch(choose, monkeypatch):
-    seen = []
-    monkeypatch.setattr(precision, "CPU_PIXELS", 3 * 64)
-    monkeypatch.setattr(
-        precision, "probe", lambda cs, *rest: seen.append(rest[2]) or dict.fromkeys(cs, 1.0)
-    )
-    choose(batch_size=8)
-    assert [len(x0) for x0 in seen] == [3]
+    assert resumed(3) == ("bf16", True, False)
+    assert resumed(4, channels_last=False) == ("bf16", False, False)
+    assert resumed(5, precision="fp32") == ("fp32", False, False)
 
 
 def test_the_layout_of_the_weights_is_what_was_chosen(denoiser):
@@ -104,51 +148,3 @@ def test_a_run_may_go_over_to_half_precision(start, tmp_path):
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)
     state.restore(path)
     assert state.scaler.get_scale() == 2**16
-
-
-def test_what_does_not_fit_into_memory_is_not_chosen(choose, monkeypatch):
-    """As on a GPU whose memory is enough for bf16 alone."""
-    timed = []
-
-    def passes(candidate, *_):
-        if candidate.precision == "fp32":
-            raise torch.OutOfMemoryError("no room")
-        timed.append(candidate)
-        return 2.0 - candidate.channels_last
-
-    monkeypatch.setattr(precision, "time_pass", passes)
-    assert choose() == ("bf16", True, False)
-    assert len(timed) == 2 * (1 + precision.REPEATS)
-
-
-def test_where_nothing_fits_into_memory_that_is_said(choose, monkeypatch):
-    def no_room(*_):
-        raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(precision, "time_pass", no_room)
-    with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        choose()
-
-
-def test_candidates_take_turns_so_that_a_slow_moment_misleads_nobody(denoiser, monkeypatch):
-    """bf16 is twice as fast, and for four passes the machine is ten times as slow."""
-    now, passes = [0.0], []
-
-    def objective(trial, x0, eps, t, cond):
-        half = torch.is_autocast_enabled("cpu")
-        passes.append(half)
-        now[0] += (0.5 if half else 1.0) * (10 if 3 <= len(passes) <= 6 else 1)
-        return trial.network(x0, t, cond).square().flatten(1).mean(1)
-
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
-    seconds = precision.probe(
-        [precision.Computation(p, False) for p in ("fp32", "bf16")],
-        denoiser,
-        objective,
-        torch.zeros(2, 1, 8, 8),
-    )
-    assert passes == [False, True] * (1 + precision.REPEATS)
-    assert seconds == {
-        precision.Computation("fp32", False): 1.0,
-        precision.Computation("bf16", False): 0.5,
-    }

@@ -69,7 +69,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 # ---- violent ends -------------------------------------------------------------------------------
 
 
-def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
+def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path):
     """The preview at step 30 takes far longer than noticing the checkpoint of step 25 does."""
     settings = [
         "training.steps=60",
@@ -81,8 +81,6 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
         "training.ema_lengths=[0.05, 0.1]",
         "training.ema_snapshot_every=20",
     ]
-    assert shell("train", recipe_file, "--out", tmp_path / "straight", *settings).code == 0
-
     killed = tmp_path / "killed"
     process = begin("train", recipe_file, "--out", killed, *settings)
     wait_for(killed / "checkpoints" / "000025", process)
@@ -91,12 +89,15 @@ def test_60_steps_are_25_and_a_kill_and_the_rest(recipe_file, tmp_path, shell):
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in list_checkpoints(killed / "checkpoints")] == ["000025"]
 
-    assert shell("resume", killed).code == 0
-    assert final(killed, 60) == final(tmp_path / "straight", 60)
+    fromnoise.resume(killed)
+    overrides = {key: yaml.safe_load(value) for key, value in (s.split("=") for s in settings)}
+    straight = fromnoise.train(recipe_file, out=tmp_path / "straight", overrides=overrides).folder
+    assert final(killed, 60) == final(straight, 60)
     steps = sorted({path.name[:6] for path in (killed / "ema").iterdir()})
     assert steps == ["000020", "000040", "000060"]
 
 
+@pytest.mark.slow
 def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
     tiny["training"] |= {"steps": 60, "log_every": 7, "checkpoint_every": 5}
     tiny["training"] |= {"ema_lengths": [0.1], "ema_snapshot_every": 5}
@@ -135,7 +136,11 @@ def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
     assert final(run, 60) == final(straight, 60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM],
+    ids=["INT", "TERM"],
+)
 def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     run = tmp_path / "run"
     process = begin("train", recipe_file, "--out", run, "training.steps=1000000")
@@ -298,6 +303,50 @@ def test_a_run_of_an_earlier_version_is_resumed_to_the_same_numbers(
     assert norm == pytest.approx(expected["norm"], rel=1e-5)
 
 
+def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not(
+    tiny, tmp_path, monkeypatch, caplog, cli
+):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"lr_schedule": "cosine", "steps": 6, "log_every": 1}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    last = read_log(run)[-1]["learning_rate"]
+    assert last < 1e-4
+
+    assert cli("resume", run, "steps=12").code == 0
+    rates = {row["step"]: row["learning_rate"] for row in read_log(run)}
+    assert rates[7] == pytest.approx(5e-4)  # half of 1e-3, at half of the way
+    (line,) = (m for m in caplog.messages if "stretches" in m)
+    assert line.startswith(
+        "training.steps = 12 instead of 6 stretches the cosine decay, so the learning rate "
+        f"continues at 0.0005 instead of {last:.3g}. "
+    )
+    first_step = next(i for i, m in enumerate(caplog.messages) if m.startswith("step 7/12"))
+    assert caplog.messages.index(line) < first_step
+
+    caplog.clear()
+    offered = line.split(f"fromnoise resume {run} ")[1].split()  # the other way, on a copy
+    assert cli("resume", other, *offered).code == 0
+    rates = {row["step"]: row["learning_rate"] for row in read_log(other)}
+    assert [rates[step] for step in range(7, 13)] == pytest.approx([last] * 6, rel=1e-2)
+    assert "stretches" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_schedule": "constant"},
+        {"lr_schedule": "linear", "warmup_steps": 9},  # it still rises
+    ],
+)
+def test_a_rate_that_does_not_jump_is_not_mentioned(tiny, tmp_path, monkeypatch, caplog, changes):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"steps": 3, **changes}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    fromnoise.resume(run, overrides={"training.steps": 4})
+    assert "stretches" not in caplog.text
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -321,7 +370,7 @@ def test_what_the_steps_so_far_depend_on_cannot_be_changed(run, key, value, befo
         fromnoise.resume(run, overrides={"training.steps": 9, key: yaml.safe_load(str(value))})
     assert str(refused.value) == (
         f"{key} = {value}, but {run} was trained with {before}. "
-        "Resume cannot change it. Start another run with train"
+        "Resume cannot change it. Start another run with train."
     )
     assert contents(run) == files
 

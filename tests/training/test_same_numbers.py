@@ -1,4 +1,4 @@
-"""What makes a step fast leaves its numbers: 50 of them beside a loop that makes nothing fast.
+"""What makes a step fast leaves its numbers: 25 of them beside a loop that makes nothing fast.
 
 The plain loop has the equations of the network (`networks/definitions`), Adam, clipping and the
 average as their papers write them, one parameter after the other, and float32 in the usual layout.
@@ -17,7 +17,7 @@ from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import sample_batch, train_step
 
-STEPS, LR, CLIP = 50, 1e-3, 0.5
+STEPS, LR, CLIP = 25, 1e-3, 0.5
 SMALL = {
     "ddpm": {"channels": 16, "multipliers": (1, 2), "num_res_blocks": 1, "groups": 4},
     "linear_attention": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_dim": 8},
@@ -146,12 +146,13 @@ def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, cha
     losses, average = ours(recipe, batches, name, Computation("fp32", channels_last), dropout)
     exact, exact_average = expected(name, dropout)
     torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=1e-5, atol=1e-5)
-    assert exact.mean(1)[-10:].mean() < 0.5 * exact.mean(1)[0]  # it did train_step
+    assert exact.mean(1)[-5:].mean() < 0.75 * exact.mean(1)[0]  # it did train_step
     for key, p in exact_average.items():
         if not key.endswith(IDLE.get(name, ())):
             torch.testing.assert_close(average[key], p, rtol=0, atol=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_elements_drop_out")
 @pytest.mark.parametrize("name", SMALL)
 def test_in_bf16_the_loss_curve_stays_within_a_band(recipe, batches, expected, name):

@@ -21,6 +21,7 @@ from fromnoise.config.components import Section
 from fromnoise.data.loader import to_float
 from fromnoise.model import spec as model_file
 from fromnoise.model.model import select_device
+from fromnoise.model.precision import without_tf32
 
 Kind = Literal["labels", "classes"]
 Stem = Literal["small", "imagenet"]
@@ -124,7 +125,7 @@ class Classifier:
         to_features = nn.Sequential(*body, nn.Flatten())
         features = [torch.empty(0, last.in_features)]
         logits = [torch.empty(0, last.out_features)]
-        with torch.inference_mode():
+        with torch.inference_mode(), without_tf32():
             for i in range(0, len(images), batch_size):
                 batch = torch.from_numpy(np.array(images[i : i + batch_size])).to(device)
                 x = to_float(batch.expand(-1, self.spec.channels, -1, -1))

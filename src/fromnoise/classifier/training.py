@@ -35,7 +35,7 @@ from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import batch_indices, to_float
 from fromnoise.model.model import select_device
-from fromnoise.model.precision import computes_in_bf16
+from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.optimizer import build_optimizer, learning_rate
@@ -73,6 +73,7 @@ def train_classifier_to_folder(
     return classifier
 
 
+@without_tf32()
 def train_classifier(
     data: ImageSet,
     *,

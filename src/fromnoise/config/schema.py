@@ -119,7 +119,7 @@ class Training(Section):
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
-    accumulation: Positive = 1  # parts that a batch is computed in; less memory, same gradient
+    accumulation: Positive = 1  # parts of a batch; less memory, without dropout the same gradient
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +11,16 @@ from fromnoise.config.schema import Recipe
 from fromnoise.data import DOWNLOADABLE
 from fromnoise.data.errors import NotAvailable
 from fromnoise.diffusion import Denoiser
-from fromnoise.doctor.cost_checks import attention, disk, memory, previews_and_scores, time
-from fromnoise.doctor.findings import CheckInputs, Finding
-from fromnoise.doctor.learning_checks import (
-    batch,
-    ema,
-    final_noise,
-    flip,
-    images_seen,
-    learning_rate,
-    network,
-)
-from fromnoise.doctor.network_cost import free_memory, measure_network
+from fromnoise.doctor.checks import CHECKS, Facts, Finding
+from fromnoise.doctor.cost import free_memory, measure
 from fromnoise.model.model import build_denoiser, select_device
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.precision import Computation
+from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.run import Setup, model_spec, open_data, resolve_recipe, with_steps
 from fromnoise.training.state import TrainingState
 
 SECONDS = 20.0  # for the command
 SECONDS_BEFORE_TRAINING = 4.0  # for the measurement, 5 in all
-CHECKS: tuple[Callable[[CheckInputs], Finding], ...] = (
-    images_seen,
-    batch,
-    learning_rate,
-    flip,
-    final_noise,
-    ema,
-    network,
-    attention,
-    memory,
-    time,
-    previews_and_scores,
-    disk,
-)
 logger = logging.getLogger("fromnoise")
 
 
@@ -69,19 +45,18 @@ def diagnose(
         spec, count = model_spec(resolved, images), len(images)
     if count is not None:
         resolved = with_steps(resolved, count)
-    denoiser = build_denoiser(spec).to(select_device(resolved.training.device))
-    return check(
-        check_inputs(resolved, spec, denoiser, num_images=count, folder=folder, seconds=SECONDS)
-    )
+    settings = resolved.training
+    denoiser = build_denoiser(spec).to(select_device(settings.device))
+    computation = choose_computation(settings, denoiser, settings.steps)
+    return check(resolved, spec, denoiser, computation, folder, count, SECONDS)
 
 
 def log_warnings(setup: Setup, state: TrainingState) -> None:
     """Log the findings that are not ok, in at most five seconds. An error only logs a warning."""
+    recipe, spec, images, folder = setup
+    known = state.denoiser, state.computation, folder, len(images)
     try:
-        recipe, spec, images, folder = setup
-        known = {"num_images": len(images), "folder": folder, "computation": state.computation}
-        seconds = SECONDS_BEFORE_TRAINING
-        findings = check(check_inputs(recipe, spec, state.denoiser, seconds=seconds, **known))
+        findings = check(recipe, spec, *known, SECONDS_BEFORE_TRAINING)
     except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
         logger.warning("the doctor failed (%s)", error)
         return
@@ -90,48 +65,33 @@ def log_warnings(setup: Setup, state: TrainingState) -> None:
             logger.warning("%s", finding)
 
 
-def check(inputs: CheckInputs) -> list[Finding]:
-    """Return all findings, in the order of CHECKS."""
-    return [each(inputs) for each in CHECKS]
-
-
-def check_inputs(
+def check(
     recipe: Recipe,
     spec: ModelSpec,
     denoiser: Denoiser,
-    *,
-    num_images: int | None,
+    computation: Computation,
     folder: Path,
+    num_images: int | None,
     seconds: float,
-    computation: Computation | None = None,
-) -> CheckInputs:
-    """Collect the inputs of the checks. The network is measured in about `seconds`.
+) -> list[Finding]:
+    """Return all findings, in the order of CHECKS. The network is measured in about `seconds`.
 
-    folder: of the run, which need not exist. computation: as in `measure_network`. Changes nothing.
+    folder: of the run, which need not exist. Changes nothing.
     """
-    shape = (spec.channels, *spec.size)
     device = next(denoiser.parameters()).device
     folder = folder.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = free_memory(device)
-    return CheckInputs(
-        recipe=recipe,
-        shape=shape,
-        cost=measure_network(
-            denoiser,
-            recipe.training,
-            recipe.diffusion.objective(),
-            shape,
-            num_labels=len(spec.label_names),
-            seconds=seconds,
-            computation=computation,
-        ),
+    facts = Facts(
+        recipe,
+        spec,
+        measure(denoiser, recipe, spec, computation, seconds),
+        computation._replace(compiled=False),  # the measured copy is not compiled
+        num_images,
         device=str(device),
-        num_images=num_images,
-        label_names=spec.label_names,
-        memory_free=free,
+        memory_free=free_memory(device),
         disk_free=shutil.disk_usage(existing).free,
     )
+    return [each(facts) for each in CHECKS]
 
 
 def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
@@ -145,7 +105,7 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
     if not size:
         raise ConfigError(
             "data.path is missing, so the size of the images is unknown. Give --data PATH, or "
-            "data.size"
+            "data.size."
         )
     return ModelSpec(
         network=recipe.network,

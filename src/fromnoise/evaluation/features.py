@@ -14,6 +14,7 @@ from fromnoise.checkpoints import sha256
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.errors import unknown_name
 from fromnoise.model.model import select_device
+from fromnoise.model.precision import without_tf32
 
 ALTERNATIVES = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it."
@@ -257,7 +258,7 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
 
     def extract(images: np.ndarray) -> Features:
         outputs = []
-        with torch.inference_mode():
+        with torch.inference_mode(), without_tf32():
             for i in range(0, len(images), BATCH_SIZE):
                 batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 batch = batch.expand(-1, 3, -1, -1)  # grey is repeated

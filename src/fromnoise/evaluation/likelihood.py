@@ -32,6 +32,7 @@ from fromnoise.evaluation.records import (
     write_record,
 )
 from fromnoise.model.model import Model, load
+from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, image_noise, seed_of
@@ -162,6 +163,7 @@ def variance_of(model: Model) -> Variance:
     return sampler.options.get("variance", "small") if sampler.name == "ddpm" else "small"
 
 
+@without_tf32()
 def _estimate(
     model: Model,
     images: np.ndarray,

@@ -22,6 +22,7 @@ from fromnoise.generation.inputs import (
     to_x0,
 )
 from fromnoise.model.model import Model, to_uint8
+from fromnoise.model.precision import without_tf32
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
@@ -107,7 +108,7 @@ def inpaint_batch(
     def noise(t: int, *key: Key) -> Tensor:
         return model.noise(seeds, t, *key).to(image.device)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), without_tf32():
         steps = inpaint(
             model.guided_denoiser(config, len(seeds), cond=cond),
             model.denoiser.schedule,

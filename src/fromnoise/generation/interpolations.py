@@ -24,6 +24,7 @@ from fromnoise.generation.inputs import (
     to_x0,
 )
 from fromnoise.model.model import Model, to_uint8
+from fromnoise.model.precision import without_tf32
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
 
@@ -141,7 +142,7 @@ def _invert(
     """Return x_T of two images, by DDIM inversion: (2,C,H,W)."""
     denoise = model.guided_denoiser(config, 2, cond=repeat_labels(cond, 2))
     times = visited_timesteps(config, model.denoiser.schedule)
-    with torch.inference_mode():
+    with torch.inference_mode(), without_tf32():
         return last_x(ddim_inversion(denoise, model.denoiser.schedule, torch.stack([*both]), times))
 
 

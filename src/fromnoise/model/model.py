@@ -23,7 +23,7 @@ from fromnoise.diffusion import (
     composed,
     with_self_conditioning,
 )
-from fromnoise.model.precision import Precision, default_precision, in_bf16
+from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import clamped, resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
 from fromnoise.networks import NETWORKS, check_size
@@ -327,7 +327,7 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
 def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
     """Yield the same steps; the caller's code between them is not in inference mode."""
     while True:
-        with torch.inference_mode():
+        with torch.inference_mode(), without_tf32():
             step = next(walk, None)
         if step is None:
             return

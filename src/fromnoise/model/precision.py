@@ -1,7 +1,12 @@
-"""Sampling precision: a copy of the network that computes in bfloat16."""
+"""The number format and memory layout that `auto` means, and networks that compute in bfloat16.
+
+fp32 is IEEE float32 in training, sampling and evaluation: nothing computes in TF32.
+"""
 
 import copy
-from typing import Literal, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +14,52 @@ from torch import Tensor, nn
 from fromnoise.diffusion import Denoiser
 
 Precision = Literal["fp32", "bf16"]
-PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+class Auto(NamedTuple):
+    """What `auto` means for a kind of device and a precision."""
+
+    channels_last: bool
+    channels_last_with_group_norm: bool
+    compiled: bool  # a long training
+
+
+# Ratios are medians over interleaved rounds: benchmarks/network_speed.py --computations
+AUTO = {
+    # Not measured here. Known from PyTorch's guides: Tensor Cores compute on interleaved channels,
+    # and for channels first cuDNN transposes before and after a convolution.
+    ("cuda", "bf16"): Auto(True, True, True),
+    # Not measured here. A GPU without bf16 gains little from interleaved channels in fp32.
+    ("cuda", "fp32"): Auto(False, False, True),
+    # Not measured here. Known from the timings of earlier versions on AMD EPYC with AVX-512 bf16:
+    # bf16 1.5 to 2 times as fast as fp32. GroupNorm over interleaved channels takes 0.9 to 24 times
+    # as long, by its size: channels first was chosen for `stacked` and `fashion-mnist`, last for
+    # `linear_attention` and `context`, either for the paper's network. Compiling took 86 to 111 s
+    # and saved 5 to 15 % of a step in channels last, nothing in channels first.
+    ("cpu", "bf16"): Auto(True, False, False),
+    # Measured on AMD EPYC (Milan, AVX2), one thread: bf16 takes 12 times as long (`digits`). A
+    # training step in channels last takes, of one in channels first: `context` 1.32, `folder` 1.16,
+    # `stacked` 1.00 and 1.08, `dense_attention` 1.04, the paper's network 1.03, `fashion-mnist`
+    # 1.00, `linear_attention` 0.99, `shapes-small` 0.98, `digits` 0.94.
+    ("cpu", "fp32"): Auto(False, False, False),
+}
+
+
+def auto(device: torch.device, precision: str) -> Auto:
+    """Return the row of the table. fp16 is like bf16. Other devices are not measured."""
+    key = device.type, "fp32" if precision == "fp32" else "bf16"
+    return AUTO.get(key, Auto(False, False, False))
+
+
+def channels_last(device: torch.device, precision: str, network: nn.Module) -> bool:
+    """Return whether the memory layout of a network is channels last, by the table."""
+    grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())
+    row = auto(device, precision)
+    return row.channels_last_with_group_norm if grouped else row.channels_last
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Return whether the device has bf16 instructions.
-
-    The answer depends on the hardware only and is not timed, so it is reproducible.
-    """
+    """Return whether the device has bf16 instructions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -26,8 +69,25 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 def default_precision(device: torch.device) -> Precision:
-    """Return the precision that `auto` means on a device."""
+    """Return the precision that `auto` means on a device, in training and in sampling."""
     return "bf16" if computes_in_bf16(device) else "fp32"
+
+
+@contextmanager
+def without_tf32(*, benchmark: bool | None = None) -> Iterator[None]:
+    """Compute fp32 in IEEE float32, and restore the settings of torch afterwards.
+
+    By default CUDA rounds the factors of convolutions to the 10 bits of TF32, and a program may
+    have allowed it for matrix products. benchmark: of cuDNN, None to leave it.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark
+    cudnn.allow_tf32, matmul.fp32_precision = False, "ieee"
+    cudnn.benchmark = cudnn.benchmark if benchmark is None else benchmark
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark = before
 
 
 def in_bf16(denoiser: Denoiser) -> Denoiser:
@@ -40,49 +100,34 @@ def in_bf16(denoiser: Denoiser) -> Denoiser:
     device = next(denoiser.parameters()).device
     network = copy.deepcopy(denoiser.network)
     for module in network.modules():
-        if isinstance(module, PRODUCTS):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.to(torch.bfloat16)
-    suit_group_norms(network, device.type)
+    if not channels_last(device, "bf16", network):
+        network.to(memory_format=torch.contiguous_format)
+    if device.type == "cuda":
+        norm_in_bf16(network)
     return denoiser.with_network(_Autocast(network))
 
 
-def suit_group_norms(network: nn.Module, device: str) -> None:
-    """Choose the fastest layout and type of GroupNorm on a device, "cpu" or "cuda".
+def norm_in_bf16(network: nn.Module) -> None:
+    """Let GroupNorm return bfloat16, its statistics in float32.
 
-    On a CPU, statistics over groups of interleaved channels take longer than the convolutions, so
-    the layout becomes channels first. On CUDA, autocast makes the result of GroupNorm and of the
-    SiLU after it float32, which doubles the memory traffic, so the result becomes bfloat16. The
-    statistics stay in float32.
+    Autocast on CUDA makes its result and that of the SiLU after it float32, which doubles the
+    memory traffic.
     """
-    if device == "cpu" and any(isinstance(m, nn.GroupNorm) for m in network.modules()):
-        network.to(memory_format=torch.contiguous_format)
-    if device != "cuda":
-        return
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.GroupNorm):
-                setattr(parent, name, _GroupNormInHalf(child.to(torch.bfloat16)))
-
-
-class _GroupNormInHalf(nn.Module):
-    """GroupNorm outside autocast."""
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return cast(Tensor, self.norm(x.to(torch.bfloat16)))
+                setattr(parent, name, _Autocast(child.to(torch.bfloat16), enabled=False))
 
 
 class _Autocast(nn.Module):
-    """A network inside autocast."""
+    """A module inside autocast; if not `enabled`, outside it with a bfloat16 input."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, enabled: bool = True) -> None:
         super().__init__()
-        self.network = network
+        self.module, self.enabled = module, enabled
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self.network(x, t, cond)
+    def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.enabled):
+            return self.module(x if self.enabled else x.to(torch.bfloat16), *others)

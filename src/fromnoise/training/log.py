@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from fromnoise.checkpoints import atomic_file
+from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.progress import console, format_duration
 
@@ -33,6 +35,15 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def check_tensorboard(settings: Training) -> None:
+    """Raise ConfigError if `training.tensorboard` is set and its package is missing."""
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "training.tensorboard = true, but tensorboard is not installed. "
+            "Run pip install -e '.[tensorboard]'."
+        )
+
+
 class RunLog:
     """Rows of numbers, written to every place at once. On a terminal, with a progress bar."""
 
@@ -48,7 +59,7 @@ class RunLog:
         self._epoch_printed = -math.inf
         self._board = None
         if settings.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
+            from torch.utils.tensorboard import SummaryWriter  # of an extra, and slow to import
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
         self._progress = Progress(
@@ -56,17 +67,16 @@ class RunLog:
             BarColumn(),
             TextColumn("{task.fields[line]}"),
             console=console,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=settings.steps, completed=from_step, line="")
 
     def __enter__(self) -> "RunLog":
-        if self._progress.console.is_terminal:
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._progress.console.is_terminal:
-            self._progress.stop()
+        self._progress.stop()
         if self._board is not None:
             self._board.close()
 
@@ -79,8 +89,7 @@ class RunLog:
 
         It needs `step`, `loss`, `images_per_second`, `epoch`, `images` and `batch_size`.
         """
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self.event(**row)
         if self._board is not None:
             for key, value in row.items():
                 if key != "step" and value is not None:
@@ -91,9 +100,8 @@ class RunLog:
             f"loss {row['loss'] or math.nan:.4f}  {rate:,.0f} images/s  epoch {row['epoch']:.1f}  "
             f"{row['images']:,} images seen  {format_duration(left)} left"
         )
-        if self._progress.console.is_terminal:
-            self._progress.update(self._task, completed=row["step"], line=line)
-        else:
+        self._progress.update(self._task, completed=row["step"], line=line)
+        if self._progress.disable:
             logger.info("step %d/%d  %s", row["step"], self._total_steps, line)
 
     def epoch(self, step: int, epoch: int, loss: float | None) -> None:

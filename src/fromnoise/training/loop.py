@@ -19,9 +19,9 @@ from fromnoise.data import ImageSet
 from fromnoise.data.loader import feed
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
+from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.power_ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import sample_batch, sample_images, train_step
 
@@ -61,9 +61,11 @@ class StopSignal:
 class Callback(NamedTuple):
     """A function that `fit` calls every `every` steps and after the last step.
 
-    slow: save a checkpoint before the call, and skip the call after a stop signal.
+    If memory runs out in it, a warning with its name is the only effect. slow: save a checkpoint
+    before the call, and skip the call after a stop signal.
     """
 
+    name: str
     every: int
     call: Callable[[TrainingState, RunLog, StopSignal], None]
     slow: bool = False
@@ -86,10 +88,16 @@ def fit(
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
 
+    saved_step = None
+
     def checkpoint() -> None:
+        nonlocal saved_step
+        if state.step == saved_step:
+            return
         contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
+        saved_step = state.step
         keep = settings.keep_checkpoints
         prune(saved, keep=keep, milestone_every=settings.milestone_every)
         logger.info("saved %s", saved.absolute())
@@ -152,7 +160,15 @@ def fit(
                     continue
                 if callback.slow:
                     checkpoint()
-                callback.call(state, log, stop)
+                try:
+                    callback.call(state, log, stop)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    said = state.step, callback.name, " ".join(str(error).split())
+                    logger.warning("step %d: no %s, for lack of memory (%s)", *said)
+                    torch.cuda.empty_cache()
+                state.denoiser.network.train()
 
             if stopped_by and not last:
                 logger.info(
@@ -162,6 +178,12 @@ def fit(
                     folder.absolute(),
                 )
                 return
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of Python, of a GPU or of torch's CPU allocator is about memory."""
+    texts = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def report_skipped_step(
@@ -182,5 +204,5 @@ def report_skipped_step(
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
             f"the last one it was the {where}. The checkpoints are intact. Resume with a lower "
-            "training.learning_rate, or with training.precision=fp32"
+            "training.learning_rate, or with training.precision=fp32."
         )

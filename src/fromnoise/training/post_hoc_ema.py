@@ -1,11 +1,12 @@
 """`fromnoise ema`: make an average of any length out of the snapshots of a run (post-hoc EMA)."""
 
 import logging
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from fromnoise.checkpoints import (
     CheckpointError,
@@ -17,9 +18,9 @@ from fromnoise.checkpoints import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec, PowerAverage, read_spec
-from fromnoise.training.power_ema import FOLDER, list_snapshots
+from fromnoise.training.ema import FOLDER, list_snapshots
 from fromnoise.training.power_profiles import coefficients, gamma_of
-from fromnoise.training.run import RECIPE_FILE
+from fromnoise.training.run import require_run
 
 WARN_ERROR, MAX_ERROR = 0.05, 0.5  # relative errors of a profile
 logger = logging.getLogger("fromnoise")
@@ -61,7 +62,8 @@ def reconstruct(
     step = last if step is None else step
     if not 1 <= step <= last:
         raise ConfigError(
-            f"step {step} is not within 1–{last}, the steps of the snapshots of {run}"
+            f"step {step} is not within 1–{last}, the steps of the snapshots of {run}. Give "
+            "another --step."
         )
     # the average at `step` does not depend on snapshots after the next one
     until = min(s.spec.step for s in snapshots if s.spec.step >= step)
@@ -69,7 +71,7 @@ def reconstruct(
     if len(used) < 2:
         raise ConfigError(
             f"{run} has one snapshot until step {step}, and two are needed. Give a later --step, "
-            "or train longer"
+            "or train longer."
         )
     gammas = np.array([gamma_of(s.average.length) for s in used])
     times = np.array([s.average.updates for s in used], dtype=np.float64)
@@ -83,7 +85,7 @@ def reconstruct(
         raise ConfigError(
             f"the average of length {length:g} at step {step} would have a relative error of "
             f"{100 * error:.0f} % in its profile, and the limit is {100 * MAX_ERROR:.0f} %. Give "
-            f"{at}a --length nearer to those of the snapshots, or train another run with {advice}"
+            f"{at}a --length nearer to those of the snapshots, or train another run with {advice}."
         )
     if error > WARN_ERROR:
         logger.warning(
@@ -105,32 +107,26 @@ def read_snapshots(run: Path) -> list[Snapshot]:
     Raises ConfigError if there are none, and CheckpointError for a file that is not a snapshot, or
     is that of another network.
     """
-    if not (run / RECIPE_FILE).is_file():
-        raise ConfigError(
-            f"{run.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder"
-        )
+    require_run(run)
     snapshots = []
     for file in list_snapshots(run):
         spec = read_spec(read_metadata(file), file)
         if spec.power_average is None:
-            raise CheckpointError(f"{file} is not a snapshot of a power-function average. Move it")
+            raise CheckpointError(f"{file} is not a snapshot of a power-function average. Move it.")
         snapshots.append(Snapshot(file, spec, spec.power_average))
     if not snapshots:
         raise ConfigError(
             f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a "
-            "setting such as training.ema_lengths=[0.05,0.1]"
+            "setting such as training.ema_lengths=[0.05,0.1]."
         )
+    same = attrgetter("network", "diffusion", "channels", "label_names")
     for snapshot in snapshots:
-        if _network_of(snapshot.spec) != _network_of(snapshots[-1].spec):
+        if same(snapshot.spec) != same(snapshots[-1].spec):
             raise CheckpointError(
                 f"{snapshot.file} is of another network than {snapshots[-1].file.name}. Move the "
-                "files that do not belong to this run"
+                "files that do not belong to this run."
             )
     return snapshots
-
-
-def _network_of(spec: ModelSpec) -> tuple[object, ...]:
-    return spec.network, spec.diffusion, spec.channels, spec.label_names
 
 
 def _target(run: Path, length: float, step: int | None, out: str | Path | None) -> Path:
@@ -139,9 +135,9 @@ def _target(run: Path, length: float, step: int | None, out: str | Path | None) 
         return run / FOLDER / f"length-{length:g}{at}.safetensors"
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise ConfigError(f"--out is {out}. Give a name that ends with .safetensors")
+        raise ConfigError(f"--out is {out}. Give a name that ends with .safetensors.")
     if out.exists():
-        raise ConfigError(f"{out.absolute()} exists already. Give --out a new name")
+        raise ConfigError(f"{out.absolute()} exists already. Give --out a new name.")
     return out
 
 
@@ -150,19 +146,15 @@ def _weighted(snapshots: list[Snapshot], x: np.ndarray) -> dict[str, Tensor]:
     network = build_denoiser(snapshots[-1].spec).network.requires_grad_(False)
     total = {name: p.double().zero_() for name, p in network.named_parameters()}
     for snapshot, coefficient in zip(snapshots, x.tolist(), strict=True):
-        _load(network, snapshot.file)
+        try:
+            network.load_state_dict(dict(read_tensors(snapshot.file).tensors))
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{snapshot.file} does not fit the network in its metadata: {detail}"
+            ) from error
         for name, parameter in network.named_parameters():
             total[name].add_(parameter, alpha=coefficient)
     for name, parameter in network.named_parameters():
         parameter.copy_(total[name])
     return network.state_dict()
-
-
-def _load(network: nn.Module, file: Path) -> None:
-    try:
-        network.load_state_dict(dict(read_tensors(file).tensors))
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{file} does not fit the network in its metadata: {detail}"
-        ) from error

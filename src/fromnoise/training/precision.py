@@ -1,22 +1,18 @@
-"""The number format and memory layout of the computation. Weights stay in float32."""
+"""The number format, memory layout and compilation of a training. Weights stay in float32."""
 
-import copy
-import math
-import time
-from collections.abc import Sequence
-from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch.utils._triton import has_triton
 
 from fromnoise.config.schema import Training
-from fromnoise.diffusion import Denoiser, Objective
+from fromnoise.diffusion import Denoiser
+from fromnoise.model.precision import auto, channels_last, default_precision
 
 Precision = Literal["fp32", "bf16", "fp16"]
-GAIN = 1.1  # bf16 must be this much faster than fp32 to be worth its rounding errors
-REPEATS = 3
-CPU_PIXELS = 2**14  # of a probe on a CPU, 16 images of 32x32: more would take long
+# A step of a U-Net on a GPU launches over a thousand kernels, and compiling saves at least 5 ms of
+# it. Not measured here, nor is compiling on CUDA, which takes about 100 s on 2 CPU cores.
+COMPILING, SAVED = 100.0, 0.005  # seconds, and of a step
 
 
 class Computation(NamedTuple):
@@ -31,6 +27,27 @@ class Computation(NamedTuple):
         return f"{self.precision}, {layout}{', compiled' if self.compiled else ''}"
 
 
+def choose_computation(settings: Training, denoiser: Denoiser, steps: int) -> Computation:
+    """Return the computation by `settings`. `auto` follows the table of `model/precision.py`.
+
+    steps: what is left of the training. Raises ValueError for fp16 on a CPU.
+    """
+    device = next(denoiser.parameters()).device
+    precision, last, compiled = settings.precision, settings.channels_last, settings.compile
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError(
+            "training.precision = 'fp16' needs a GPU. On a CPU use auto, fp32 or bf16."
+        )
+    if precision == "auto":
+        precision = default_precision(device)
+    if last == "auto":
+        last = channels_last(device, precision, denoiser.network)
+    if compiled == "auto":
+        pays = auto(device, precision).compiled and steps * SAVED > COMPILING
+        compiled = pays and not denoiser.self_conditioning and has_triton()
+    return Computation(precision, last, compiled)
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which a forward pass runs in `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -41,90 +58,3 @@ def set_memory_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
     """Set the memory layout of the convolutions, in place. Return the denoiser."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return denoiser.to(memory_format=layout)
-
-
-def choose_computation(
-    settings: Training,
-    denoiser: Denoiser,
-    objective: Objective,
-    x0: Tensor,
-    cond: Tensor | None = None,
-) -> Computation:
-    """Return the computation by `settings`. For `auto`, time the candidates, return the fastest.
-
-    bf16 is chosen only if it is GAIN times as fast as fp32.
-    x0: a batch of the training, float32 (B,C,H,W), on the denoiser's device. The denoiser does not
-    change. Raises ValueError for fp16 on a CPU.
-    """
-    if settings.precision == "fp16" and x0.device.type == "cpu":
-        raise ValueError("training.precision = 'fp16' needs a GPU. On a CPU use auto, fp32 or bf16")
-    precisions: tuple[Precision, ...] = (
-        ("fp32", "bf16") if settings.precision == "auto" else (settings.precision,)
-    )
-    layouts = (False, True) if settings.channels_last == "auto" else (settings.channels_last,)
-    candidates = [Computation(*pair) for pair in product(precisions, layouts)]
-    if len(candidates) == 1:
-        return candidates[0]
-    if x0.device.type == "cpu":
-        few = max(1, CPU_PIXELS // x0[0, 0].numel())
-        x0, cond = x0[:few], cond if cond is None else cond[:few]
-
-    seconds = probe(candidates, denoiser, objective, x0, cond)
-    if len(precisions) > 1:
-        seconds = {c: s * GAIN if c.precision == "bf16" else s for c, s in seconds.items()}
-    return min(candidates, key=lambda candidate: seconds[candidate])
-
-
-def probe(
-    candidates: Sequence[Computation],
-    denoiser: Denoiser,
-    objective: Objective,
-    x0: Tensor,
-    cond: Tensor | None = None,
-) -> dict[Computation, float]:
-    """Return the seconds of the fastest of a few forward and backward passes, after a warm-up.
-
-    The candidates take turns, so that other load on the machine slows all of them. A candidate that
-    does not fit into memory takes ∞ seconds. Raises OutOfMemoryError if none fits.
-    """
-    copies = {
-        layout: copy_with_layout(denoiser, layout)
-        for layout in {candidate.channels_last for candidate in candidates}
-    }
-    seconds: dict[Computation, list[float]] = {candidate: [] for candidate in candidates}
-    fits = dict.fromkeys(candidates, True)
-    for _ in range(1 + REPEATS):
-        for candidate in filter(fits.get, candidates):
-            trial = copies[candidate.channels_last]
-            try:
-                seconds[candidate].append(time_pass(candidate, trial, objective, x0, cond))
-            except torch.OutOfMemoryError:
-                fits[candidate] = False
-                trial.zero_grad(set_to_none=True)
-                if not any(fits.values()):
-                    raise
-    return {c: min(timed[1:]) if fits[c] else math.inf for c, timed in seconds.items()}
-
-
-def copy_with_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
-    """Return a copy in that memory layout, in training mode, for a probe."""
-    return set_memory_layout(copy.deepcopy(denoiser).train(), channels_last)
-
-
-def time_pass(
-    computation: Computation,
-    trial: Denoiser,
-    objective: Objective,
-    x0: Tensor,
-    cond: Tensor | None = None,
-) -> float:
-    """Return the seconds of one forward and backward pass of `trial`, from `copy_with_layout`."""
-    t = torch.full((len(x0),), trial.schedule.T // 2 + 1)
-    start = time.perf_counter()
-    with autocast(x0.device, computation.precision):
-        loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
-    loss.backward()
-    loss.item()  # waits for the device
-    seconds = time.perf_counter() - start
-    trial.zero_grad(set_to_none=True)
-    return seconds

@@ -58,7 +58,6 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
             range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
         )
         images[weights] = sampled.numpy()
-    state.denoiser.network.train()
     path = run / FOLDER / f"{state.step:06d}.png"
     title = f"step {state.step:,}, {steps} DDIM steps, same noise"
     if names:

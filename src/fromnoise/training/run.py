@@ -18,15 +18,18 @@ from fromnoise.checkpoints import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
-from fromnoise.config.schema import Recipe
+from fromnoise.config.schema import Recipe, Training
 from fromnoise.data import ImageSet, detect_source, open_images
-from fromnoise.data.loader import load_batch, to_float
+from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
+from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
 from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
-from fromnoise.training.compiling import should_compile
+from fromnoise.training.compiling import all_versions, check_compiles
+from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, fit
+from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.precision import Computation, choose_computation
 from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
@@ -90,12 +93,18 @@ def train(
     before_training: called before the run folder is made.
     """
     resolved, folder = resolve_recipe(recipe, out, data, overrides)
-    _refuse_existing(folder)
+    check_tensorboard(resolved.training)
+    if (folder / RECIPE_FILE).exists():
+        raise ConfigError(
+            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
+            "another run: --out with a new folder."
+        )
+    require_empty_folder(folder)
     images = open_data(resolved)
     resolved = with_steps(resolved, len(images))
     setup = Setup(resolved, model_spec(resolved, images), images, folder)
     called = callbacks(setup)
-    state = _start(setup, weights_from=resolved.training.start_from)
+    state = _start(setup)
     before_training(setup, state)
     folder.mkdir(parents=True, exist_ok=True)
     return _fit(setup, state, called)
@@ -112,11 +121,9 @@ def resume(
     callbacks: as in `train`.
     """
     folder = Path(folder)
-    if not (folder / RECIPE_FILE).is_file():
-        raise ConfigError(
-            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder"
-        )
+    require_run(folder)
     recipe = _with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
+    check_tensorboard(recipe.training)
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
     for line in damaged:
         logger.warning("%s. Using an earlier checkpoint", line)
@@ -126,35 +133,42 @@ def resume(
         images = open_data(recipe)
         recipe = with_steps(recipe, len(images))
     if saved is not None:
-        _refuse_changes(recipe, saved["recipe"], folder)
+        before = parse_recipe(saved["recipe"], str(folder))  # adds keys that are newer
+        _refuse_changes(before, recipe, folder)
         if saved["step"] >= recipe.training.steps:
             logger.info(
                 "%s already finished at step %d. To train longer, increase training.steps or "
                 "training.epochs",
-                folder.absolute(),
-                saved["step"],
+                *(folder.absolute(), saved["step"]),
             )
             return Run(folder)
+        _warn_of_jump(before.training, recipe.training, saved["step"], folder)
 
     images = open_data(recipe) if images is None else images
     setup = Setup(recipe, model_spec(recipe, images), images, folder)
     called = callbacks(setup)
     if checkpoint is None or saved is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
-        state = _start(setup, weights_from=recipe.training.start_from)
+        state = _start(setup)
     else:
         _refuse_other_labels(setup.spec, checkpoint)
-        computation = _computation(setup, saved, overrides or {})
-        state = _start(setup, computation=computation, done=saved["step"])
+        state = _start(setup, saved, overrides)
         state.restore(checkpoint)
         logger.info("continuing %s", checkpoint.absolute())
         if saved["data_fingerprint"] != images.fingerprint:
             logger.warning(
                 "the images are not those of step %d: there are %d now, and their order differs",
-                state.step,
-                len(images),
+                *(state.step, len(images)),
             )
     return _fit(setup, state, called)
+
+
+def require_run(folder: Path) -> None:
+    """Raise ConfigError if `folder` is not a run."""
+    if not (folder / RECIPE_FILE).is_file():
+        raise ConfigError(
+            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder."
+        )
 
 
 def resolve_recipe(
@@ -170,10 +184,8 @@ def resolve_recipe(
         parsed, name = load_recipe(recipe, overrides), Path(recipe).stem
     if data is not None:
         source = detect_source(data, named=parsed.data.source)
-        changes = {"path": Path(data), "source": source}
-        parsed = parsed.model_copy(update={"data": parsed.data.model_copy(update=changes)})
-    folder = Path(out) if out is not None else Path("runs") / name
-    return _with_absolute_paths(parsed), folder
+        parsed = _with(parsed, "data", path=Path(data), source=source)
+    return _with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
 
 
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
@@ -201,8 +213,7 @@ def with_steps(recipe: Recipe, num_images: int) -> Recipe:
         return recipe
     steps = max(1, round(settings.epochs * num_images / settings.batch_size))
     logger.info("%g epochs of %d images are %d steps", settings.epochs, num_images, steps)
-    settings = settings.model_copy(update={"steps": steps, "epochs": None})
-    return recipe.model_copy(update={"training": settings})
+    return _with(recipe, "training", steps=steps, epochs=None)
 
 
 def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
@@ -211,7 +222,7 @@ def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
-            "class, put a labels.csv beside the images, or set data.labels = false"
+            "class, put a labels.csv beside the images, or set data.labels = false."
         )
     return ModelSpec(
         network=recipe.network,
@@ -227,17 +238,29 @@ def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
     )
 
 
-def _refuse_changes(recipe: Recipe, saved: Mapping[str, Any], folder: Path) -> None:
+def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
     """Raise ConfigError for a change of a fixed key since the checkpoint was saved."""
-    completed = parse_recipe(saved, str(folder))  # adds keys that are newer than the checkpoint
-    before, now = (dotted(r.model_dump(mode="json")) for r in (completed, recipe))
-    for key in sorted(before.keys() | now.keys()):
+    was, now = (dotted(r.model_dump(mode="json")) for r in (before, recipe))
+    for key in sorted(was.keys() | now.keys()):
         fixed = key.startswith(FIXED) and key not in NOT_FIXED
-        if fixed and before.get(key) != now.get(key):
+        if fixed and was.get(key) != now.get(key):
             raise ConfigError(
-                f"{key} = {now.get(key)!r}, but {folder} was trained with {before.get(key)!r}. "
-                "Resume cannot change it. Start another run with train"
+                f"{key} = {now.get(key)!r}, but {folder} was trained with {was.get(key)!r}. "
+                "Resume cannot change it. Start another run with train."
             )
+
+
+def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> None:
+    """Warn if another number of steps moves the learning rate of the next step, number `step`."""
+    old, new = learning_rate(before, min(step, before.steps - 1)), learning_rate(now, step)
+    if now.lr_schedule == "constant" or now.steps == before.steps or 0.99 < new / old < 1.01:
+        return
+    logger.warning(
+        "training.steps = %d instead of %d stretches the %s decay, so the learning rate continues "
+        "at %.3g instead of %.3g. To keep %.3g until the end: fromnoise resume %s steps=%d "
+        "lr_schedule=constant learning_rate=%.3g",
+        *(now.steps, before.steps, now.lr_schedule, new, old, old, folder, now.steps, old),
+    )
 
 
 def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
@@ -248,82 +271,72 @@ def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
         raise ConfigError(
             f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
             f"trained with {', '.join(before) or 'none'}. Restore the names, or start another run "
-            "with train"
+            "with train."
         )
 
 
-def _refuse_existing(folder: Path) -> None:
-    if (folder / RECIPE_FILE).exists():
-        raise ConfigError(
-            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
-            "another run: --out with a new folder"
-        )
-    require_empty_folder(folder)
+def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
+    updated = getattr(recipe, section).model_copy(update=changes)
+    return recipe.model_copy(update={section: updated})
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths, so that a run can be resumed from any folder."""
-
-    def absolute(section: Any, key: str) -> Any:
-        path = getattr(section, key)
-        changes = {} if path is None else {key: path.expanduser().absolute()}
-        return section.model_copy(update=changes)
-
-    data, training = absolute(recipe.data, "path"), absolute(recipe.training, "start_from")
-    evaluation = absolute(recipe.evaluation, "classifier")
-    changes = {"data": data, "training": training, "evaluation": evaluation}
-    return recipe.model_copy(update=changes)
+    keys = {"data": "path", "training": "start_from", "evaluation": "classifier"}
+    for section, key in keys.items():
+        if path := getattr(getattr(recipe, section), key):
+            recipe = _with(recipe, section, **{key: path.expanduser().absolute()})
+    return recipe
 
 
 def _computation(
-    setup: Setup, saved: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Computation | None:
-    """Return the computation of the checkpoint. None if it is to be chosen again."""
-    settings = setup.recipe.training
-    if select_device(settings.device).type != saved["device"]:
+    setup: Setup, denoiser: Denoiser, saved: Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> Computation:
+    """Return the computation: of the checkpoint if there is one, except for overrides.
+
+    A run that was compiled continues without where that is impossible, by `auto`.
+    """
+    recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
+    device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
+    computation = choose_computation(settings, denoiser, settings.steps - done)
+    if saved and device.type != saved["device"]:
         logger.warning("resumed on another device than before: not bit for bit the same")
-        return None
-    if {"training.precision", "training.channels_last"} & overrides.keys():
-        return None
-    computation = Computation(**saved["computation"])
-    if "training.compile" in overrides and settings.compile != "auto":
-        computation = computation._replace(compiled=settings.compile)
+    elif saved:
+        changed = {k for k in ("precision", "channels_last") if f"training.{k}" in overrides}
+        changed |= {"compiled"} if "training.compile" in overrides else set()
+        kept = {k: v for k, v in saved["computation"].items() if k not in changed}
+        computation = computation._replace(**kept)
+    if computation.compiled:
+        part = -(-settings.batch_size // settings.accumulation)
+        x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
+        cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
+        try:
+            check_compiles(computation, denoiser, recipe.diffusion.objective(), x0, cond)
+        except ConfigError as error:
+            if settings.compile is True:
+                raise
+            logger.warning("not compiled: %s", error)
+            computation = computation._replace(compiled=False)
+    logger.info("computing on %s in %s", device, computation)
     return computation
 
 
 def _start(
-    setup: Setup,
-    *,
-    weights_from: Path | None = None,
-    computation: Computation | None = None,
-    done: int = 0,
+    setup: Setup, saved: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> TrainingState:
     """Return the state before step 0. The initial weights are a function of the seed.
 
-    computation: that of the run so far, if it is resumed. done: its finished steps.
+    saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
     """
-    recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
+    spec, settings = setup.spec, setup.recipe.training
     device = select_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(seed_of(settings.seed, "weights"))
     denoiser = build_denoiser(spec).to(device)
-    if weights_from is not None:
-        load_initial_weights(denoiser, spec, weights_from)
-    if computation is None or computation.compiled:
-        part = -(-settings.batch_size // settings.accumulation)
-        pixels = load_batch(setup.images, seed=settings.seed, step=0, batch_size=part)
-        x0, objective = to_float(pixels.to(device)), recipe.diffusion.objective()
-        cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
-        inputs = denoiser, objective, x0, cond
-        compiled_before = computation is not None
-        computation = computation or choose_computation(settings, *inputs)
-        left = settings.steps - done
-        compiled = should_compile(
-            settings, computation, *inputs, steps=left, compiled_before=compiled_before
-        )
-        computation = computation._replace(compiled=compiled)
-        logger.info("computing on %s in %s", device, computation)
+    if saved is None and settings.start_from is not None:
+        load_initial_weights(denoiser, spec, settings.start_from)
+    computation = _computation(setup, denoiser, saved, overrides or {})
     return TrainingState.start(denoiser, settings, computation)
 
 
@@ -336,6 +349,7 @@ def _fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> R
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
     # self-conditioning, where the number of images that are estimated first varies
-    torch.backends.cudnn.benchmark = not state.denoiser.self_conditioning
-    fit(state, recipe, spec, images, folder, callbacks)
+    benchmark = not state.denoiser.self_conditioning
+    with without_tf32(benchmark=benchmark), all_versions(state.computation):
+        fit(state, recipe, spec, images, folder, callbacks)
     return Run(folder)

@@ -1,7 +1,6 @@
 """`training.start_from`: the initial weights of a run, from another model."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,16 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     prediction or other labels. Another schedule or range of the images is a warning.
     """
     other = load(path, device="cpu")
+    theirs, ours = _meaning(other.spec), _meaning(spec)
     different = [
-        f"{key} = {theirs!r} (this recipe: {ours!r})"
-        for key, theirs, ours in _differences(other.spec, spec)
+        f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
+        for key in theirs | ours
+        if theirs.get(key) != ours.get(key)
     ]
     if different:
         raise ConfigError(
             f"training.start_from: {path} has {', '.join(different)}, so its weights do not fit. "
-            "Set the same values in the recipe"
+            "Set the same values in the recipe."
         )
     denoiser.network.load_state_dict(other.denoiser.network.state_dict())
     if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
@@ -35,27 +36,19 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     if other.spec.data_range != (-1.0, 1.0):
         logger.warning(
             "%s was trained on images in %s and has to learn that they are in [−1, 1]",
-            path,
-            list(other.spec.data_range),
+            *(path, list(other.spec.data_range)),
         )
     logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 
-def _differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, theirs, ours) for each difference that changes the meaning of the weights."""
-
-    def meaning(spec: ModelSpec) -> dict[str, Any]:
-        options = {f"network.{k}": v for k, v in spec.network.options.items() if k != "dropout"}
-        return {
-            "network.name": spec.network.name,
-            **options,
-            "diffusion.prediction": spec.diffusion.prediction,
-            "diffusion.variance_reading": spec.diffusion.variance_reading,
-            "channels": spec.channels,
-            "label_names": spec.label_names,
-        }
-
-    before, now = meaning(theirs), meaning(ours)
-    for key in [*before, *(key for key in now if key not in before)]:
-        if before.get(key) != now.get(key):
-            yield key, before.get(key), now.get(key)
+def _meaning(spec: ModelSpec) -> dict[str, Any]:
+    """Return what gives the weights their meaning, by its key."""
+    options = {f"network.{k}": v for k, v in spec.network.options.items() if k != "dropout"}
+    return {
+        "network.name": spec.network.name,
+        **options,
+        "diffusion.prediction": spec.diffusion.prediction,
+        "diffusion.variance_reading": spec.diffusion.variance_reading,
+        "channels": spec.channels,
+        "label_names": spec.label_names,
+    }

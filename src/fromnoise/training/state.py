@@ -11,13 +11,12 @@ from torch import Tensor
 from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
-from fromnoise.model.spec import FILE_OF, ModelSpec, Weights
+from fromnoise.model.spec import FILE_OF, ModelSpec
 from fromnoise.training.compiling import compile_regions
-from fromnoise.training.ema import EMA
+from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.optimizer import build_optimizer
-from fromnoise.training.power_ema import PowerEMA
 from fromnoise.training.precision import Computation, set_memory_layout
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -79,28 +78,28 @@ class TrainingState:
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
         """Return the .safetensors files of a checkpoint."""
-
-        def file(tensors: Mapping[str, Tensor], weights: Weights) -> TensorFile:
+        network, files = self.denoiser.network, {}
+        for weights, module in (("raw", network), ("ema", self.ema.module)):
             described = spec.model_copy(update={"weights": weights, "step": self.step})
-            return TensorFile(tensors, described.metadata())
-
-        history = {} if self.history is None else {HISTORY_FILE: TensorFile(vars(self.history), {})}
-        return {
-            FILE_OF["raw"]: file(self.denoiser.network.state_dict(), "raw"),
-            FILE_OF["ema"]: file(self.ema.module.state_dict(), "ema"),
-            **{
-                _file_of(average): average.file(spec, self.step, self.updates)
-                for average in self.power_emas
-            },
-            OPTIMIZER_FILE: TensorFile(self._optimizer_tensors(), {}),
-            **history,
+            files[FILE_OF[weights]] = TensorFile(module.state_dict(), described.metadata())
+        for average in self.power_emas:
+            files[_file_of(average)] = average.file(spec, self.step, self.updates)
+        moments = {
+            f"{kind}/{name}": tensor
+            for name, parameter in network.named_parameters()
+            for kind, tensor in self.optimizer.state.get(parameter, {}).items()
         }
+        files[OPTIMIZER_FILE] = TensorFile(moments, {})
+        if self.history is not None:
+            files[HISTORY_FILE] = TensorFile(vars(self.history), {})
+        return files
 
     def numbers(self) -> dict[str, Any]:
         """Return the values for state.json."""
         return {
             "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
+            "tf32": False,  # fp32 is IEEE float32
             "updates": self.updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
@@ -133,13 +132,6 @@ class TrainingState:
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{kind}/{name}": tensor
-            for name, parameter in self.denoiser.network.named_parameters()
-            for kind, tensor in self.optimizer.state.get(parameter, {}).items()
-        }
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         parameters = dict(self.denoiser.network.named_parameters())

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fromnoise.data import DataError
 from fromnoise.data.decoding.transforms import Picture, fit_picture, to_channels
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 WHITE = (255, 255, 255)
 FITS = ("crop", "pad", "squash")

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from fromnoise.data import DataError
 from fromnoise.data.labels.files import LABEL_FILES, dataset_json, labels_csv, labels_json
 from fromnoise.data.sources.base import SourceRequest
 from fromnoise.data.sources.folder import folder, zip_file
 from fromnoise.data.text import natural_key
+
+hypothesis = pytest.importorskip("hypothesis")
+assume, given, settings, st = (
+    hypothesis.assume,
+    hypothesis.given,
+    hypothesis.settings,
+    hypothesis.strategies,
+)
 
 # Names that every format can express: without separators of lists and paths.
 LETTERS = st.characters(exclude_categories=["C", "Z"], exclude_characters="/,;", max_codepoint=9999)

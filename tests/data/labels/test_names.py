@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fromnoise.data import DataError
 from fromnoise.data.labels.names import (
@@ -11,6 +9,9 @@ from fromnoise.data.labels.names import (
     one_label_each,
     parse_labels,
 )
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 NAMES = ("red cube", "blue cube", "-odd", "sphere")
 

@@ -1,4 +1,5 @@
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -8,17 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.recipe import parse_recipe
-from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.diffusion.self_conditioning import estimate_x0
-from fromnoise.doctor import network_cost
-from fromnoise.doctor.network_cost import (
-    AttentionLayer,
-    activation_bytes,
-    count_work,
-    free_memory,
-    measure_network,
-)
+from fromnoise.doctor import cost
+from fromnoise.doctor.cost import Attention, activation_bytes, count_work, free_memory, measure
+from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
 from fromnoise.training.precision import Computation
 
@@ -41,13 +36,22 @@ def denoiser_of(name, cond_dim=0, **options):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_work_is_what_the_counter_of_torch_counts(name):
+def test_the_work_has_attention_as_two_products(name):
     denoiser, x0 = denoiser_of(name, **SMALL[name]).eval(), torch.zeros(1, 3, 32, 32)
     _, multiply_adds, _ = count_work(denoiser, x0)
-    apart = sdpa_kernel(SDPBackend.MATH)  # older ones do not count fused attention on a CPU
+    apart = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), apart, FlopCounterMode(display=False) as counter:
         denoiser(x0, torch.ones(1, dtype=torch.long))
     assert multiply_adds == counter.get_total_flops() / 2
+
+
+def test_the_work_of_known_layers():
+    """A convolution: 3·3·9 products for each of 16·24 pixels."""
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    layer.forward = lambda x, t, cond=None: nn.Conv2d.forward(layer, x)
+    denoiser = Denoiser(layer, NoiseSchedule.named("cosine", 10))
+    _, multiply_adds, attention = count_work(denoiser, torch.zeros(1, 3, 16, 24))
+    assert (multiply_adds, attention) == (3 * 3 * 9 * 16 * 24, ())
 
 
 def test_every_attention_is_seen_with_its_tokens():
@@ -55,7 +59,7 @@ def test_every_attention_is_seen_with_its_tokens():
     _, _, attention = count_work(denoiser, torch.zeros(1, 3, 16, 24))
     tokens = [16 * 24] * 2 + [8 * 12] * 2 + [2 * 3] + [8 * 12] * 3 + [16 * 24] * 3
     assert [a.tokens for a in attention] == tokens
-    assert attention[0] == AttentionLayer(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
+    assert attention[0] == Attention(384, 384, heads=1, multiply_adds=2 * 384 * 384 * 8)
     stacked = denoiser_of("stacked", **SMALL["stacked"]).eval()
     of_stacked = count_work(stacked, torch.zeros(1, 3, 32, 32))
     assert {a.heads for a in of_stacked[2]} == {2}
@@ -75,49 +79,54 @@ class Squares(nn.Module):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_what_is_kept_is_counted_once_and_by_image(count):
     denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
-    kept = activation_bytes(denoiser, Objective(), FP32, torch.zeros(count, 3, 4, 4), None)
+    x0, t = torch.zeros(count, 3, 4, 4), torch.ones(count).long()
+    loss = partial(Objective(), denoiser, x0, torch.zeros_like(x0), t)
+    kept = activation_bytes(denoiser, lambda: loss().mean(), half=False)
     # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
-    assert kept == 3 * 3 * 4 * 4 * 4 + 4
+    assert kept // count == 3 * 3 * 4 * 4 * 4 + 4
     assert all(p.grad is None for p in denoiser.parameters())
 
 
 @pytest.fixture
-def tiny_denoiser(tiny):
-    network = parse_recipe(tiny, "tiny").network
+def tiny_denoiser():
     torch.manual_seed(0)
-    built = NETWORKS[network.name](image_channels=1, **network.options)
-    return Denoiser(built, NoiseSchedule.named("cosine", 100))
+    network = NETWORKS["ddpm"](
+        image_channels=1, channels=8, multipliers=(1, 2), num_res_blocks=1, groups=4
+    )
+    return Denoiser(network, NoiseSchedule.named("cosine", 100))
 
 
 @pytest.fixture
-def look(tiny_denoiser):
-    """look(seconds=…): measure the tiny network."""
+def look(tiny, tiny_denoiser):
+    """look(seconds=…): measure the tiny network, or another."""
 
-    def call(seconds=5.0, computation=FP32, **options):
-        settings = Training(steps=1, batch_size=8, device="cpu", **options)
-        return measure_network(
-            tiny_denoiser,
-            settings,
-            Objective(),
-            (1, 8, 8),
-            num_labels=0,
-            seconds=seconds,
-            computation=computation,
+    def call(seconds=5.0, denoiser=tiny_denoiser, size=(8, 8), channels=1, labels=(), **training):
+        changes = {f"training.{key}": value for key, value in training.items()}
+        recipe = parse_recipe(tiny, "tiny", changes)
+        spec = ModelSpec(
+            network=recipe.network,
+            diffusion=recipe.diffusion,
+            sampling=recipe.sampling,
+            channels=channels,
+            size=size,
+            label_names=labels,
         )
+        return measure(denoiser, recipe, spec, FP32, seconds)
 
     return call
 
 
-def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch):
+def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch, look):
     def noted(*given):
-        seen.append(given[-1])
+        seen.append(given[-1].tolist())
         return estimate_x0(*given)
 
     seen = []
     denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
     monkeypatch.setattr("fromnoise.diffusion.losses.estimate_x0", noted)
-    activation_bytes(denoiser, Objective(), FP32, torch.zeros(4, 3, 8, 8), None)
-    assert [hinted.tolist() for hinted in seen] == [[True, False, True, False]]
+    look(denoiser=denoiser, channels=3, batch_size=4)
+    assert seen[0] == [True, False]
+    assert seen[-1] == [True, False, True, False]
 
 
 def test_measures_a_step(look, tiny_denoiser):
@@ -125,22 +134,26 @@ def test_measures_a_step(look, tiny_denoiser):
     parameters = sum(p.numel() for p in tiny_denoiser.parameters())
     assert found.parameters == parameters
     assert found.weight_bytes == 4 * parameters
-    assert found.computation == FP32
-    assert found.images == 8
     assert found.step_seconds > 0
     assert found.image_bytes > 8 * 8 * 4
-    assert look(accumulation=4).images == 2
-    assert look(computation=None, precision="fp32", channels_last=True).computation == (
-        "fp32",
-        True,
-        False,
-    )
+
+
+@pytest.mark.parametrize(("accumulation", "largest"), [(1, 8), (4, 2)])
+def test_the_timed_steps_are_of_one_part_of_a_batch(look, monkeypatch, accumulation, largest):
+    def noted(self, denoiser, x0, *others, **more):
+        seen.append(len(x0))
+        return compute(self, denoiser, x0, *others, **more)
+
+    seen, compute = [], Objective.__call__
+    monkeypatch.setattr(Objective, "__call__", noted)
+    assert look(accumulation=accumulation).step_seconds > 0
+    assert max(seen) == largest
 
 
 def test_changes_nothing(look, tiny_denoiser):
     weights = {name: tensor.clone() for name, tensor in tiny_denoiser.state_dict().items()}
     mode, state = tiny_denoiser.training, torch.get_rng_state()
-    look(computation=None)
+    look()
     assert torch.equal(state, torch.get_rng_state())
     assert tiny_denoiser.training == mode
     assert all(torch.equal(weights[name], t) for name, t in tiny_denoiser.state_dict().items())
@@ -148,9 +161,9 @@ def test_changes_nothing(look, tiny_denoiser):
 
 
 def test_without_time_only_the_forward_pass_of_one_image_is_run(look, monkeypatch):
-    monkeypatch.setattr(network_cost, "activation_bytes", None)
+    monkeypatch.setattr(cost, "activation_bytes", None)
     found = look(seconds=0.0)
-    assert (found.step_seconds, found.image_bytes, found.computation) == (None, None, None)
+    assert (found.step_seconds, found.image_bytes) == (None, None)
     assert found.multiply_adds > 0
 
 
@@ -167,7 +180,6 @@ def test_the_time_is_kept(look, tiny_denoiser, monkeypatch):
     started = time.perf_counter()
     found = look(seconds=0.6)
     assert time.perf_counter() - started < 5  # of a machine that others use too
-    assert found.images < 8
     assert found.step_seconds is None or found.step_seconds > 8 * 0.02
 
 
@@ -177,16 +189,8 @@ def test_memory_that_is_there():
     assert free_memory(torch.device("meta")) is None
 
 
-def test_a_network_with_batch_statistics_and_labels_is_measured():
+def test_a_network_with_batch_statistics_and_labels_is_measured(look):
     denoiser = denoiser_of("context", cond_dim=2, features=8, norm="batch")
-    found = measure_network(
-        denoiser,
-        Training(batch_size=4),
-        Objective(),
-        (3, 32, 32),
-        num_labels=2,
-        seconds=1.0,
-        computation=FP32,
-    )
+    found = look(denoiser=denoiser, size=(32, 32), channels=3, labels=("a", "b"))
     assert found.attention == ()
     assert found.image_bytes is None or found.image_bytes > 3 * 32 * 32 * 4

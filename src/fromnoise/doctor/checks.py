@@ -1,0 +1,363 @@
+"""Checks of what a training costs and learns. Each is a function: facts → finding."""
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fromnoise.config.schema import Diffusion, Recipe
+from fromnoise.doctor.cost import Cost
+from fromnoise.model.spec import ModelSpec
+from fromnoise.progress import format_duration
+from fromnoise.training.ema import snapshot_every
+from fromnoise.training.precision import Computation
+
+MANY_EPOCHS, FEW_IMAGES, FEW_STEPS = 1000, 10_000, 100
+MAX_FINAL_SIGNAL, PAPER_FINAL_SIGNAL = 0.05, 0.0064  # √ᾱ_T; that of the paper's schedule
+SCALES_WITH_T = ("linear", "quadratic", "constant", "warmup")  # their β do not shrink as T grows
+USUAL_RATES = (1e-6, 1e-2)  # of Adam. Published ones are between 2e-5 and 1e-3
+LARGE_SCORES = 2**30  # bytes
+NEARLY_FULL = 0.8  # of the free memory or disk. A training took up to 1.25 times the estimate
+LONG = 24 * 3600  # seconds
+TOO_SLOW = "not measured: a pass of two images takes too long"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks know of a training. None: unknown."""
+
+    recipe: Recipe  # with its epochs as steps, if the number of images is known
+    spec: ModelSpec
+    cost: Cost
+    computation: Computation
+    num_images: int | None
+    device: str
+    memory_free: int | None = None  # bytes
+    disk_free: int | None = None  # bytes, at the run folder
+
+    @property
+    def steps(self) -> int | None:
+        """The steps of the training. None while its epochs are not a number of steps."""
+        return self.recipe.training.steps or None
+
+    @property
+    def part(self) -> int:
+        """The number of images in one part of a batch."""
+        return -(-self.recipe.training.batch_size // self.recipe.training.accumulation)
+
+    @property
+    def optimised_bytes(self) -> int:
+        """The bytes of the weights, of the moments of Adam, and of the averages of the weights."""
+        return self.cost.weight_bytes * (4 + len(self.recipe.training.ema_lengths))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check. error: the training will fail, or its samples will be bad."""
+
+    topic: str
+    message: str
+    advice: str = ""  # empty if the level is ok
+    error: bool = False
+
+    @property
+    def level(self) -> str:
+        """Return ok, warn or error."""
+        return "error" if self.error else "warn" if self.advice else "ok"
+
+    def __str__(self) -> str:
+        """Return one line."""
+        advice = f". {self.advice}" if self.advice else ""
+        return f"{self.level:5} {self.topic}: {self.message}{advice}"
+
+
+def images_seen(facts: Facts) -> Finding:
+    """Check how often each image is seen. The model memorises few images that it sees often."""
+    settings, count = facts.recipe.training, facts.num_images
+    seen = settings.steps * settings.batch_size
+    message, advice = f"{seen:,} in {settings.steps:,} steps", ""
+    if count is None:
+        if not facts.steps:
+            message = f"{settings.epochs:g} epochs of images that are not here: steps unknown"
+        else:
+            message += ", images are not here: epochs unknown"
+        return Finding("images seen", message, "Give --data PATH with a copy of them")
+    epochs = seen / count
+    message += f": {epochs:,.0f}" if epochs >= 100 else f": {epochs:.3g}"
+    message += f" epochs of {count:,}"
+    if epochs < 1:
+        message += ", some are never seen"
+        advice = f"training.steps={math.ceil(count / settings.batch_size)} is one epoch"
+    elif epochs > MANY_EPOCHS and count < FEW_IMAGES:
+        message += ", the model may memorise some"
+        advice = "Use more images, fewer training.steps, or network.dropout. Then look for copies: "
+        advice += "fromnoise evaluate"
+    return Finding("images seen", message, advice)
+
+
+def batch(facts: Facts) -> Finding:
+    """Check the batch size against the number of images."""
+    settings, count = facts.recipe.training, facts.num_images
+    if count is not None and settings.batch_size > count:
+        message = f"training.batch_size = {settings.batch_size} is more than the {count} images"
+        advice = f"Set training.batch_size={count} or less"
+        return Finding("batch", f"{message}: a batch has some of them twice", advice)
+    message = f"{settings.batch_size} images a step"
+    if settings.accumulation > 1:
+        same = "" if facts.recipe.network.options.get("dropout") else ", same gradient"
+        message += f", in {settings.accumulation} parts of up to {facts.part}{same}"
+    return Finding("batch", message)
+
+
+def learning_rate(facts: Facts) -> Finding:
+    """Check the learning rate, and that the warm-up ends."""
+    settings, (low, high), advice = facts.recipe.training, USUAL_RATES, ""
+    message = f"{settings.learning_rate:g}, {settings.lr_schedule}"
+    if settings.warmup_steps:
+        message += f" after a warm-up of {settings.warmup_steps:,} steps"
+    if not low <= settings.learning_rate <= high:
+        message += f": unusually {'large' if settings.learning_rate > high else 'small'}"
+        advice = "A usual value is training.learning_rate=2e-4"
+    elif facts.steps is not None and settings.warmup_steps >= facts.steps:
+        message += f", but the training has {facts.steps:,} steps"
+        advice = f"Set training.warmup_steps={facts.steps // 20}"
+    return Finding("learning rate", message, advice)
+
+
+def flip(facts: Facts) -> Finding:
+    """Check that mirrored images are valid, and that their labels stay true."""
+    data = facts.recipe.data
+    sides = [
+        n
+        for n in facts.spec.label_names
+        if re.search(r"(?<![a-z])(left|right)(?![a-z])", n.casefold())
+    ]
+    if not data.flip:
+        return Finding("flip", "no image is mirrored")
+    if data.source in ("digits", "mnist"):  # a mirrored 2 is not a digit
+        message = f"data.flip on {data.source}: the model learns mirrored digits"
+    elif data.labels and sides:
+        message = f"data.flip makes labels wrong: {', '.join(sides[:3])}"
+    else:
+        return Finding("flip", "half of the images are mirrored, at random")
+    return Finding("flip", message, "Set data.flip=false")
+
+
+def final_noise(facts: Facts) -> Finding:
+    """Check √ᾱ_T ≈ 0: sampling starts from x_T ~ N(0, I), so training must see nearly that."""
+    topic, diffusion = "noise at t = T", facts.recipe.diffusion
+    alpha_bar = diffusion.noise_schedule().alpha_bar
+    remaining = math.sqrt(alpha_bar[-1])
+    if remaining <= MAX_FINAL_SIGNAL:
+        return Finding(topic, f"√ᾱ_T = {remaining:.2g}: x_T is nearly pure noise")
+    message = (
+        f"√ᾱ_T = {remaining:.2f}: x_T still shows the image, but sampling starts from pure noise"
+    )
+    advice = f"Set {', or '.join(_ways_to_noise(diffusion, alpha_bar))}"
+    return Finding(topic, message, advice, error=True)
+
+
+def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
+    """Return changes of a schedule, each of which makes √ᾱ_T about PAPER_FINAL_SIGNAL or less."""
+    name, options, ways = diffusion.schedule.name, diffusion.schedule.options, []
+    ratio = 2 * math.log(PAPER_FINAL_SIGNAL) / math.log(alpha_bar[-1])  # ln ᾱ_T is about ∝ T·β
+    T = 10 * max(round(diffusion.T * ratio / 10), 1)
+    if name in SCALES_WITH_T and T <= 10_000:
+        with suppress(ValueError):  # for few steps the estimate by ratio is not enough
+            longer = diffusion.model_copy(update={"T": T}).noise_schedule().alpha_bar
+            ways += [f"diffusion.T={T}"] if math.sqrt(longer[-1]) <= MAX_FINAL_SIGNAL else []
+    betas = [key for key in ("beta", "beta_1", "beta_T") if key in options]
+    if betas and float((1 - alpha_bar[1:] / alpha_bar[:-1]).max()) * ratio < 0.5:  # the largest β
+        ways.append(" ".join(f"diffusion.schedule.{k}={options[k] * ratio:.2g}" for k in betas))
+    if "betas" in options:
+        ways.append("larger diffusion.schedule.betas (or more of them, and diffusion.T to match)")
+    if "beta_max" in options:  # only a small beta_max keeps such a schedule from its end
+        ways.append("diffusion.schedule.beta_max=0.999")
+    if name == "linear" and diffusion.T > 25:  # below it, the largest β of the other is near 1
+        ways.append("diffusion.schedule=linear_rescaled")
+    return ways + (["diffusion.schedule=cosine"] if name != "cosine" else [])
+
+
+def ema(facts: Facts) -> Finding:
+    """Check the length of the EMA.
+
+    With d = min(decay, (1+n)/(10+n)), the coefficient of the initial weights is Π d. With a
+    constant decay it would be decay^steps.
+    """
+    decay, steps = facts.recipe.training.ema_decay, facts.steps
+    length = 1 / (1 - decay)
+    if steps is None:
+        return Finding("EMA", f"an average over about {length:,.0f} steps (decay {decay:g})")
+    if steps < FEW_STEPS:
+        return Finding("EMA", f"{steps} steps are too few for an average")
+    n = np.arange(steps, dtype=np.float64)
+    ramp = np.minimum(decay, (1 + n) / (10 + n))
+    first = (
+        f"{np.prod(ramp):.1%} of it are the initial weights, {decay**steps:.0%} without the warm-up"
+    )
+    if length <= steps / 4:
+        return Finding("EMA", f"an average over about {length:,.0f} of {steps:,} steps, {first}")
+    return Finding(
+        "EMA",
+        f"decay {decay:g} is an average over {length:,.0f} steps, {length / steps:.0%} of the "
+        f"{steps:,}. The warm-up d = min(decay, (1+n)/(10+n)) ends at {ramp[-1]:.4g}, so {first}",
+        f"Set training.ema_decay={1 - float(f'{10 / steps:.1g}'):g} for an average over a tenth of "
+        "the steps",
+    )
+
+
+def network(facts: Facts) -> Finding:
+    """Check the number of parameters against the number of values in the images."""
+    cost, count = facts.cost, facts.num_images
+    if count is not None and cost.parameters > 10 * (
+        values := count * facts.spec.channels * math.prod(facts.spec.size)
+    ):
+        return Finding(
+            "network",
+            f"{cost.parameters:,} parameters for {count:,} images of {values:,} values in all: it "
+            "can memorise every image",
+            "Use more images, a narrower network, data.flip or network.dropout",
+        )
+    names = {10**9: "billion", 10**6: "million", 10**3: "thousand", 1: ""}
+    unit = next(unit for unit in names if cost.multiply_adds >= unit or unit == 1)
+    work = f"{cost.multiply_adds / unit:.3g} {names[unit]}".strip()
+    shape = "×".join(map(str, (facts.spec.channels, *facts.spec.size)))
+    message = f"{cost.parameters:,} parameters, {work} multiply-adds a forward pass of one image of"
+    return Finding("network", f"{message} {shape}")
+
+
+def attention(facts: Facts) -> Finding:
+    """Check attention over all pixels: N²·heads scores an image, a sixteenth of it at half size."""
+    topic, cost = "attention", facts.cost
+    if not cost.attention:
+        return Finding(topic, "no attention over all pixels")
+    lines, sizes, largest = [], sorted({a.tokens for a in cost.attention}, reverse=True), 0
+    for tokens in sizes:
+        layers = [a for a in cost.attention if a.tokens == tokens]
+        scores = 4 * facts.part * max(a.heads * a.tokens * a.keys for a in layers)
+        largest = max(largest, scores)
+        part = sum(a.multiply_adds for a in layers) / cost.multiply_adds
+        lines.append(
+            f"{len(layers)} layer{'s' * (len(layers) > 1)} at {_size(tokens, facts.spec.size)}: "
+            f"{part:.0%} of the multiply-adds, scores of {_bytes(scores)}"
+        )
+    message = f"{'; '.join(lines)} ({facts.part} images at once, if the kernel stores them)"
+    share = sum(a.multiply_adds for a in cost.attention) / cost.multiply_adds
+    if share <= 0.25 and largest <= LARGE_SCORES:
+        return Finding(topic, message)
+    options = facts.recipe.network.options
+    keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
+    advice = (
+        f"Remove it at {_size(sizes[0], facts.spec.size)}{''.join(keys[:1])}: at half the size "
+    )
+    advice += "it costs a sixteenth. Or use a smaller data.size, or for the memory a larger "
+    return Finding(topic, message, f"{advice}training.accumulation")
+
+
+def memory(facts: Facts) -> Finding:
+    """Check the memory of weights, gradients, moments, averages, and activations of a part."""
+    cost, free = facts.cost, facts.memory_free
+    if cost.image_bytes is None:
+        return Finding("memory", TOO_SLOW, "See time")
+    fixed = facts.optimised_bytes + cost.weight_bytes  # and gradients
+    need = fixed + cost.image_bytes * facts.part
+    message = (
+        f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
+        f"and averages, {_bytes(need - fixed)} for {facts.part} images at once"
+    )
+    if free is None:
+        return Finding("memory", message)
+    message, advice = f"{message}; {_bytes(free)} are free", ""
+    if need > NEARLY_FULL * free:
+        fitting = int((NEARLY_FULL * free - fixed) // cost.image_bytes)
+        parts = -(-facts.recipe.training.batch_size // max(fitting, 1))
+        advice = f"Set training.accumulation={parts} for smaller parts"
+        advice = advice if fitting >= 1 else "Use a smaller network or data.size"
+    return Finding("memory", message, advice, error=need > free)
+
+
+def time(facts: Facts) -> Finding:
+    """Check the time of all steps, without previews and scores."""
+    step, steps = facts.cost.step_seconds, facts.steps
+    if step is None:
+        return Finding("time", TOO_SLOW, "Use a GPU, a smaller network or data.size")
+    rate = facts.recipe.training.batch_size / step
+    speed = f"({rate:,.3g} images/s in {facts.computation} on {facts.device})"
+    if steps is None:
+        return Finding("time", f"about {step:.2g} s a step {speed}")
+    whole, days = step * steps, step * steps / 86400
+    duration = f"{days:,.0f} days" if days >= 2 else format_duration(whole)
+    advice = "Use a GPU, a smaller network or data.size, or fewer training.steps"
+    message = f"about {duration} for {steps:,} steps {speed}"
+    return Finding("time", message, advice if whole > LONG else "")
+
+
+def previews_and_scores(facts: Facts) -> Finding:
+    """Check the cost of previews and scores: a forward pass is about a third of a training step."""
+    topic, recipe, steps = "previews and scores", facts.recipe, facts.steps
+    settings, scores = recipe.training, recipe.evaluation
+    if steps is None:
+        return Finding(topic, f"previews every {settings.preview_every:,} steps")
+    images = -(-steps // settings.preview_every) * 2 * settings.preview_images
+    passes = images * min(25, recipe.diffusion.T)
+    if scores.every:
+        passes += -(-steps // scores.every) * scores.num_images * recipe.sampling.steps
+    if recipe.data.labels and recipe.sampling.guidance != 1:
+        passes *= 2
+    share = passes / 3 / (steps * settings.batch_size)
+    message = f"about {share:.0%} of the training's time, in addition"
+    if share <= 0.2:
+        return Finding(topic, message)
+    every = {"training.preview_every": settings.preview_every, "evaluation.every": scores.every}
+    keys = " or ".join(key for key, steps_between in every.items() if 0 < steps_between < steps)
+    larger = f"a larger {keys} or " if keys else ""
+    return Finding(topic, message, f"Use {larger}fewer training.preview_images")
+
+
+def disk(facts: Facts) -> Finding:
+    """Check the disk space of the checkpoints that exist at once, and of the snapshots."""
+    settings, weights, steps = facts.recipe.training, facts.cost.weight_bytes, facts.steps
+    size, free, milestones = facts.optimised_bytes, facts.disk_free, 0
+    if settings.milestone_every and steps:
+        milestones = steps // max(settings.milestone_every, settings.checkpoint_every)
+    count = settings.keep_checkpoints + milestones
+    if steps:
+        count = min(count, -(-steps // settings.checkpoint_every))
+    need = (count + 1) * size  # a new one is written before an old one is deleted
+    message = f"{count} checkpoints of {_bytes(size)}, and one while it is written: {_bytes(need)}"
+    if settings.ema_lengths and steps:
+        snapshots = -(-steps // snapshot_every(settings)) * len(settings.ema_lengths)
+        need += snapshots * weights
+        message += f", and {snapshots} snapshots of averages: {_bytes(snapshots * weights)}"
+    if free is None:
+        return Finding("disk", message)
+    message, advice = f"{message}; {_bytes(free)} are free", ""
+    if need > NEARLY_FULL * free:
+        fitting = max(int(NEARLY_FULL * free / size) - 1 - milestones, 1)
+        advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
+        advice += ", a larger training.milestone_every" if milestones else ""
+        advice += ", or --out on another disk"
+    return Finding("disk", message, advice, error=need > free)
+
+
+CHECKS: tuple[Callable[[Facts], Finding], ...] = (
+    *(images_seen, batch, learning_rate, flip, final_noise, ema, network),
+    *(attention, memory, time, previews_and_scores, disk),
+)
+
+
+def _size(tokens: int, size: tuple[int, int]) -> str:
+    """Return `64×64` for 4096 tokens, if that is the image's size divided by a power of two."""
+    height, width = size
+    while height * width > tokens and height > 1 and width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    return f"{height}×{width}" if height * width == tokens else f"{tokens} tokens"
+
+
+def _bytes(number: int) -> str:
+    value, unit = (number / 2**30, "GiB") if number >= 2**30 else (number / 2**20, "MiB")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"

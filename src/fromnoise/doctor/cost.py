@@ -1,0 +1,173 @@
+"""Measure the cost of a network on this machine: count the work of one image, time some steps."""
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from fromnoise.config.schema import Recipe
+from fromnoise.diffusion import Denoiser
+from fromnoise.model.precision import without_tf32
+from fromnoise.model.spec import ModelSpec
+from fromnoise.training.optimizer import build_optimizer
+from fromnoise.training.precision import Computation, autocast, set_memory_layout
+
+REPEATS, GROWTH = 3, 4  # timed steps; of the batch from one trial to the next
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # counted from torch 2.15 on
+
+
+class Attention(NamedTuple):
+    """An attention layer over all pixels of a level, for one image."""
+
+    tokens: int  # N queries
+    keys: int  # N, plus the memories of a network with memories
+    heads: int
+    multiply_adds: int
+
+
+class Cost(NamedTuple):
+    """The cost of a network. None: not measured, because a pass takes too long."""
+
+    parameters: int
+    weight_bytes: int
+    multiply_adds: int  # a forward pass of one image
+    attention: tuple[Attention, ...]
+    image_bytes: int | None = None  # activations for the backward pass, of one image
+    step_seconds: float | None = None
+
+
+class Attentions(TorchFunctionMode):
+    """A list of the softmax attentions that are computed in this context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[Attention] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            q, k, v = (each.shape for each in args[:3])  # (1,heads,N,d), (1,heads,M,d), …
+            self.layers.append(Attention(q[2], k[2], q[1], sdpa_flop_count(q, k, v) // 2))
+        return func(*args, **(kwargs or {}))
+
+
+def count_work(
+    denoiser: Denoiser, x0: Tensor, cond: Tensor | None = None
+) -> tuple[float, int, tuple[Attention, ...]]:
+    """Return seconds, multiply-adds and attentions of the forward pass of one image (1,C,H,W)."""
+    own = {FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    counter, started = FlopCounterMode(display=False, custom_mapping=own), time.perf_counter()
+    with torch.no_grad(), Attentions() as attentions, counter:
+        denoiser(x0, torch.ones(1).long(), cond).value.sum().item()  # waits for the device
+    seconds = time.perf_counter() - started
+    return seconds, counter.get_total_flops() // 2, tuple(attentions.layers)
+
+
+def activation_bytes(denoiser: Denoiser, loss: Callable[[], Tensor], half: bool) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass. Runs both.
+
+    Tensors that share memory count once. Weights do not count, nor do their copies if the passes
+    are in half precision, which do not depend on the number of images.
+    """
+    own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        value = loss()
+    value.backward()
+    denoiser.zero_grad(set_to_none=True)
+    copies = sum(2 * p.numel() for p in denoiser.parameters() if half and p.ndim > 1)
+    return max(sum(size for at, size in kept.items() if at not in own) - copies, 0)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of free memory on the device. None if the system does not report them."""
+    if device.type == "cuda":  # memory that torch has reserved but does not use is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    free = None
+    with suppress(OSError, ValueError, IndexError):  # not Linux, or no container with a limit
+        if device.type == "cpu":
+            kib = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]
+            free = 1024 * int(kib)
+            group = Path("/sys/fs/cgroup")  # a container may have a lower limit than the machine
+            limit, used = (int((group / f"memory.{s}").read_text()) for s in ("max", "current"))
+            free = min(free, max(limit - used, 0))
+    return free
+
+
+def measure(
+    denoiser: Denoiser, recipe: Recipe, spec: ModelSpec, computation: Computation, seconds: float
+) -> Cost:
+    """Count a network's work and time a few steps of it, in about `seconds`.
+
+    The first pass is the forward pass of one image. Each further pass starts only if there is time
+    for it. Nothing changes, the global random state neither.
+    """
+    device, now = next(denoiser.parameters()).device, time.perf_counter
+    settings, objective = recipe.training, recipe.diffusion.objective()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), without_tf32():
+        trial = set_memory_layout(copy.deepcopy(denoiser).eval(), computation.channels_last)
+        optimizer = build_optimizer(trial.network, settings)  # the first imports modules for long
+        part = -(-settings.batch_size // settings.accumulation)
+        count, end = min(2, part), now() + seconds  # batch normalisation needs two images
+
+        def batch(count: int) -> tuple[Tensor, Tensor | None]:
+            labels = len(spec.label_names)
+            cond = torch.zeros(count, labels, device=device) if labels else None
+            return torch.rand(count, spec.channels, *spec.size, device=device), cond
+
+        def loss() -> Tensor:
+            x0, cond = batch(count)
+            t = torch.full((count,), trial.schedule.T // 2 + 1)
+            half = torch.arange(count) % 2 == 0 if trial.self_conditioning else None
+            with autocast(device, computation.precision):
+                eps = torch.randn_like(x0)
+                return objective(trial, x0, eps, t, cond, self_conditioned=half).mean()
+
+        def seconds_of(work: Callable[[], object]) -> float:
+            started = now()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return now() - started
+
+        for _ in range(2):  # the first is a warm-up
+            forward, multiply_adds, attention = count_work(trial, *batch(1))
+            if now() + forward > end:
+                break
+        cost = Cost(
+            parameters=sum(p.numel() for p in trial.parameters()),
+            weight_bytes=sum(p.nbytes for p in trial.parameters()),
+            multiply_adds=multiply_adds,
+            attention=attention,
+        )
+        if now() + 3 * count * forward > end:  # both passes take as long as three forward, about
+            return cost
+
+        trial.train()
+        kept = activation_bytes(trial, loss, half=computation.precision != "fp32") // count
+        cost = cost._replace(image_bytes=kept)
+        most = min(part, max(count, (free_memory(device) or 2**50) // 2 // max(kept, 1)))
+        passes = seconds_of(lambda: loss().backward())
+        while count < most and 2 * GROWTH * passes < end - now():
+            count = min(GROWTH * count, most)  # an image takes longer in a small batch
+            passes = seconds_of(lambda: loss().backward())
+        timed = []
+        while len(timed) < REPEATS and now() + passes < end:
+            timed.append((seconds_of(lambda: loss().backward()), seconds_of(optimizer.step)))
+        if not timed:
+            return cost
+        passes, update = (sorted(each)[len(timed) // 2] for each in zip(*timed, strict=True))
+        return cost._replace(step_seconds=passes / count * settings.batch_size + update)
