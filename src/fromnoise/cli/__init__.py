@@ -1,15 +1,16 @@
-"""The command line: `fromnoise`, or `python -m fromnoise`. Each command is one call elsewhere."""
+"""The command line: `fromnoise`, or `python -m fromnoise`. Each command is one call elsewhere.
+
+A command imports what it needs when it runs, so that the help does not wait for torch.
+"""
 
 import logging
 import re
 import sys
-from importlib.metadata import version
 
-import torch
 import typer
 from rich.logging import RichHandler
 
-from fromnoise import checkpoints
+from fromnoise import __version__
 from fromnoise.cli.classifier import classifier_import, classifier_train
 from fromnoise.cli.data import data_check, data_shapes
 from fromnoise.cli.doctor import doctor
@@ -22,14 +23,12 @@ from fromnoise.cli.sample import sample
 from fromnoise.cli.sweep import sweep
 from fromnoise.cli.train import ema, progress, report, resume, train
 from fromnoise.progress import console
-from fromnoise.training.loop import Diverged
 
 app = typer.Typer(
     help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
     epilog="--debug, with any command, shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for command in (train, resume, sample, progress, doctor, ema):
     app.command()(command)
@@ -66,7 +65,7 @@ app.add_typer(recipes_app, name="recipes")
 def main() -> None:
     """Run the command line. An error is one line and exit code 2, or 1 if the machine failed."""
     if sys.argv[1:] == ["--version"]:
-        print(f"fromnoise {version('fromnoise')}")
+        print(f"fromnoise {__version__}")
         return
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -79,7 +78,7 @@ def main() -> None:
     )
     try:
         check_not_renamed(arguments)
-        app(arguments)
+        app(arguments, prog_name="fromnoise")
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         line = error_line(error)
         if debug or line is None:
@@ -90,15 +89,20 @@ def main() -> None:
 
 def error_line(error: Exception) -> str | None:
     """Return the message of an expected error, or None for a bug."""
+    message = re.sub(r"\s*\n\s*", " ", str(error))
+    if isinstance(error, ValueError):
+        return message
+    import torch
+
+    from fromnoise.checkpoints import DiskFull, NotFinite
+    from fromnoise.training.loop import Diverged
+
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error):
+    if out_of_memory or "allocate memory" in message or "out of memory" in message:
         return (
             "out of memory. Set training.accumulation=2 or more, which computes the same batch in "
             "smaller parts, or a smaller --batch-size for sampling."
         )
-    if isinstance(error, checkpoints.DiskFull):
+    if isinstance(error, DiskFull):
         return str(error.strerror)
-    known = (ValueError, OSError, Diverged, checkpoints.NotFinite)
-    if not isinstance(error, known):
-        return None
-    return re.sub(r"\s*\n\s*", " ", str(error))
+    return message if isinstance(error, OSError | Diverged | NotFinite) else None

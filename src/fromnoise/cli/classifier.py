@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.classifier.classifier import save_classifier
-from fromnoise.classifier.settings import ClassifierSettings, parse_settings
-from fromnoise.classifier.training import train_classifier_to_folder
 from fromnoise.cli import options
-from fromnoise.config.overrides import parse_override
-from fromnoise.data.sources.iclevr import read_objects
-from fromnoise.interop.iclevr_evaluator import import_evaluator
+
+KEYS = "source, size, channels, fit, background, strict, epochs, batch_size, learning_rate, seed"
 
 
 def classifier_train(
@@ -21,10 +17,7 @@ def classifier_train(
     out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help=f"e.g. size=64 or epochs=10; keys: {', '.join(ClassifierSettings.model_fields)}",
-        ),
+        typer.Argument(metavar="KEY=VALUE", help=f"e.g. size=64 or epochs=10; keys: {KEYS}"),
     ] = None,
     held_out: Annotated[
         Path | None,
@@ -33,7 +26,12 @@ def classifier_train(
     device: options.Device = "auto",
 ) -> None:
     """Train a classifier that predicts the labels of images, and score it on held-out images."""
+    from fromnoise.classifier.settings import parse_settings
+    from fromnoise.config.overrides import parse_override
+
     parsed = parse_settings(dict(map(parse_override, settings or [])))
+    from fromnoise.classifier.training import train_classifier_to_folder
+
     train_classifier_to_folder(data, out, settings=parsed, held_out=held_out, device=device)
     print(out.absolute())
 
@@ -45,5 +43,9 @@ def classifier_import(
     size: Annotated[int, typer.Option(min=8, help="height and width of its images")] = 64,
 ) -> None:
     """Import a trained evaluator of i-CLEVR as a classifier."""
+    from fromnoise.classifier.classifier import save_classifier
+    from fromnoise.data.sources.iclevr import read_objects
+    from fromnoise.interop.iclevr_evaluator import import_evaluator
+
     names = read_objects(objects, where="--objects")
     print(save_classifier(import_evaluator(file, names, size=(size, size), device="cpu"), out))

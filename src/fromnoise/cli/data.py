@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from fromnoise.data import check_data, write_shapes
 from fromnoise.progress import progress_bar
 
 
@@ -17,6 +16,8 @@ def data_shapes(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""
+    from fromnoise.data import write_shapes
+
     with progress_bar("rendering") as progress:
         write_shapes(folder, train=train, test=test, size=size, seed=seed, progress=progress)
     print(folder.absolute())
@@ -28,6 +29,8 @@ def data_check(
     split: Annotated[Literal["train", "test"], typer.Option(help="where there are two")] = "train",
 ) -> None:
     """Count, measure and read every image; name broken files and fitting recipe lines."""
+    from fromnoise.data import check_data
+
     with progress_bar("reading") as progress:
         report = check_data(path, source=source, split=split, progress=progress)
     print(report)

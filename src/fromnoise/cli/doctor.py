@@ -6,8 +6,6 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
-from fromnoise.config.overrides import parse_overrides
-from fromnoise.doctor.doctor import diagnose
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}
 
@@ -19,7 +17,11 @@ def doctor(
     out: RunFolder = None,
 ) -> None:
     """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
-    changes = parse_overrides(settings or [], "training")
+    from fromnoise.cli.parsing import parse_training
+
+    changes = parse_training(recipe, settings)
+    from fromnoise.doctor.doctor import diagnose
+
     findings = diagnose(recipe, out=out, data=data, overrides=changes)
     console = Console()
     if console.is_terminal:

@@ -2,26 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_count
-from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
-from fromnoise.generation.conditioning import guidance_notes, read_conditioning
-from fromnoise.generation.inpainting import inpaint_to_folder
-from fromnoise.generation.interpolations import (
-    DETERMINISTIC,
-    interpolate_seeds_to_folder,
-    interpolate_to_folder,
-)
-from fromnoise.generation.variations import vary_to_folder
-from fromnoise.model import Model, load
-from fromnoise.model.spec import Weights
-from fromnoise.progress import progress_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fromnoise.config.schema import SamplingConfig
+    from fromnoise.model import Model
 
 logger = logging.getLogger("fromnoise")
 
@@ -58,22 +49,23 @@ def edit_inpaint(
     device: options.Device = "auto",
 ) -> None:
     """Inpaint the white area of a mask; all other pixels are preserved exactly (RePaint)."""
+    from fromnoise.cli.parsing import parse_sampling, parse_seeds_or_count
+    from fromnoise.generation.inpainting import inpaint_to_folder
+
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        files = inpaint_to_folder(
-            loaded,
-            image,
-            mask,
-            out,
-            config,
-            seeds=parse_seeds_or_count(seeds, num) or [0],
-            resample=resample,
-            jump=jump,
-            cond=cond,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = inpaint_to_folder(
+        loaded,
+        image,
+        mask,
+        out,
+        config,
+        seeds=parse_seeds_or_count(seeds, num) or [0],
+        resample=resample,
+        jump=jump,
+        cond=cond,
+        batch_size=batch_size,
+    )
     _print(files)
 
 
@@ -95,20 +87,21 @@ def edit_vary(
     device: options.Device = "auto",
 ) -> None:
     """Make variations of an image, through the noise and back (SDEdit)."""
+    from fromnoise.cli.parsing import parse_sampling, parse_seeds_or_count
+    from fromnoise.generation.variations import vary_to_folder
+
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        files = vary_to_folder(
-            loaded,
-            image,
-            out,
-            config,
-            seeds=parse_seeds_or_count(seeds, num) or list(range(8)),
-            strength=strength,
-            cond=cond,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = vary_to_folder(
+        loaded,
+        image,
+        out,
+        config,
+        seeds=parse_seeds_or_count(seeds, num) or range(8),
+        strength=strength,
+        cond=cond,
+        batch_size=batch_size,
+    )
     _print(files)
 
 
@@ -141,53 +134,41 @@ def edit_interpolate(
     device: options.Device = "auto",
 ) -> None:
     """Interpolate between two images, or between seeds, through the noise (DDIM)."""
+    from fromnoise.cli.parsing import parse_sampling, parse_seeds
+    from fromnoise.config.errors import ConfigError
+    from fromnoise.generation import interpolations
+
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
         raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both.")
     if seeds is not None and strength is not None:
         raise ConfigError("--strength has no effect with --seeds. Remove it.")
     if seed is not None and strength is None:
         raise ConfigError("--seed has no effect without --strength. Remove it.")
-    fixed = DETERMINISTIC if strength is None else {}
+    fixed = interpolations.DETERMINISTIC if strength is None else {}
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        if a is None or b is None:
-            files = interpolate_seeds_to_folder(
-                loaded,
-                parse_seeds(seeds or ""),
-                out,
-                config,
-                frames=frames,
-                cond=cond,
-                batch_size=batch_size,
-                progress=progress,
-            )
-        else:
-            files = interpolate_to_folder(
-                loaded,
-                a,
-                b,
-                out,
-                config,
-                frames=frames,
-                strength=strength,
-                seed=seed or 0,
-                cond=cond,
-                batch_size=batch_size,
-                progress=progress,
-            )
+    how: dict[str, Any] = {"frames": frames, "cond": cond, "batch_size": batch_size}
+    if a is None or b is None:
+        between = parse_seeds(seeds or "")
+        files = interpolations.interpolate_seeds_to_folder(loaded, between, out, config, **how)
+    else:
+        how |= {"strength": strength, "seed": seed or 0}
+        files = interpolations.interpolate_to_folder(loaded, a, b, out, config, **how)
     _print(files)
 
 
 def _open(
     path: Path,
-    weights: Weights | None,
+    weights: options.Weights,
     device: str,
     class_: str | None,
     labels: str | None,
     overrides: dict[str, Any],
-) -> tuple[Model, SamplingConfig, np.ndarray | None]:
+) -> "tuple[Model, SamplingConfig, np.ndarray | None]":
     """Return the model, its sampling settings, and the labels of all images, int8 (K,)."""
+    from fromnoise.generation.conditioning import guidance_notes, read_conditioning
+    from fromnoise.model import load
+
     model = load(path, weights=weights, device=device)
     conditioning = read_conditioning(model.spec.label_names, 1, class_=class_, labels=labels)
     cond = conditioning.cond

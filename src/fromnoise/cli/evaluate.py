@@ -6,11 +6,6 @@ from typing import Annotated
 import typer
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_names, parse_numbers, parse_sampling
-from fromnoise.evaluation import evaluate as sets
-from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
-from fromnoise.evaluation.likelihood import evaluate_likelihood
-from fromnoise.evaluation.sets import METRICS
 
 Out = Annotated[
     Path | None, typer.Option(help="a new folder", show_default="in evaluation/ of the run")
@@ -30,7 +25,7 @@ def evaluate(
     extractor: options.Extractor = None,
     classifier: options.ClassifierPath = None,
     features_weights: options.FeaturesWeights = None,
-    metrics: Annotated[str, typer.Option(help="separated by commas")] = ",".join(METRICS),
+    metrics: Annotated[str, typer.Option(help="separated by commas")] = "fid,kid,is,prc,copies",
     allow_small: options.AllowSmall = False,
     seed: Seed = 0,
     steps: options.Steps = None,
@@ -42,6 +37,9 @@ def evaluate(
     device: options.Device = "auto",
 ) -> None:
     """Compare a set of images with real ones: FID, KID, precision, recall, copies."""
+    from fromnoise.cli.parsing import parse_names, parse_sampling
+    from fromnoise.evaluation import evaluate as sets
+
     text, folder = sets.evaluate(
         path,
         num=num_images,
@@ -91,8 +89,12 @@ def evaluate_labels(
 
     Without --conditions and --labels, each label is requested alone.
     """
+    from fromnoise.cli.parsing import parse_numbers, parse_sampling
+
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     scales = overrides.pop("guidance", None)
+    from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
+
     text, folder = evaluate_labels_to_folder(
         model,
         classifier,
@@ -118,6 +120,8 @@ def likelihood(
     device: options.Device = "auto",
 ) -> None:
     """Measure bits per dimension of held-out images of the run, at most 1,000."""
+    from fromnoise.evaluation.likelihood import evaluate_likelihood
+
     text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)
     print(text, end="")
     print(folder.absolute())

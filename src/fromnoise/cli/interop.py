@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
-from fromnoise.config.overrides import parse_override
-from fromnoise.interop import FORMATS, import_model
+FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
 
 
 def import_(
@@ -17,11 +15,14 @@ def import_(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
     ] = None,
-    format: Annotated[
-        str | None, typer.Option(help=", ".join(FORMATS), show_default="detected")
-    ] = None,
+    format: Annotated[str | None, typer.Option(help=FORMATS, show_default="detected")] = None,
 ) -> None:
     """Import weights of another program as a model to sample from or to train further."""
+    import yaml
+
+    from fromnoise.config.overrides import parse_override
+    from fromnoise.interop import import_model
+
     changes = dict(map(parse_override, overrides or []))
     spec, notes = import_model(file, out, format=format, overrides=changes)
     shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}

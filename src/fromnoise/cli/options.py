@@ -5,9 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from fromnoise.diffusion import SAMPLERS
+SAMPLERS = "ddpm, ddim, euler, heun, dpm++, dpm++sde, unipc"
 
-RecipeName = Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")]
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin with what was typed."""
+    from fromnoise.config.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="a shipped recipe's name, or a YAML file", autocompletion=complete_recipe),
+]
 TrainingData = Annotated[
     Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
 ]
@@ -25,7 +36,7 @@ SamplingKeys = Annotated[
     ),
 ]
 ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
-Sampler = Annotated[str | None, typer.Option(help=f"as sampler=…: {', '.join(SAMPLERS)}")]
+Sampler = Annotated[str | None, typer.Option(help=f"as sampler=…: {SAMPLERS}")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps, as steps=…")]
 Guidance = Annotated[
     float | None, typer.Option(help="as guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")

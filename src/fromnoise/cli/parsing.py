@@ -1,10 +1,12 @@
 """Parse the values of flags: seeds, counts, scales, times."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import parse_overrides
+from fromnoise.config.recipe import match_schema, read_yaml
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -53,6 +55,16 @@ def parse_numbers(text: str, flag: str, example: str) -> list[float]:
 def parse_names(text: str) -> list[str]:
     """Return the names of `fid, kid`."""
     return [name.strip() for name in text.split(",")]
+
+
+def parse_training(recipe: str | Path, settings: Sequence[str] | None) -> dict[str, Any]:
+    """Return the overrides of a recipe from KEY=VALUE arguments.
+
+    Raises ConfigError for an unknown key and for a wrong value, before torch is imported.
+    """
+    overrides = parse_overrides(settings or [], "training")
+    match_schema(*read_yaml(recipe), overrides)
+    return overrides
 
 
 def parse_sampling(

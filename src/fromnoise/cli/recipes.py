@@ -4,13 +4,13 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from fromnoise.config.recipe import recipe_head, recipe_text, shipped_recipes
-
 
 def recipes(context: typer.Context) -> None:
     """List the shipped recipes with what they were measured to take and reach."""
     if context.invoked_subcommand is not None:
         return
+    from fromnoise.config.recipe import recipe_head, shipped_recipes
+
     table = Table(Column("recipe", no_wrap=True), "what", "time", "score")
     for name in shipped_recipes():
         head = recipe_head(name)
@@ -20,4 +20,6 @@ def recipes(context: typer.Context) -> None:
 
 def recipes_show(name: str) -> None:
     """Print one recipe, to read or to start one's own from."""
+    from fromnoise.config.recipe import recipe_text
+
     print(recipe_text(name), end="")

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from fromnoise.config.errors import ConfigError
-
 FLAGS = {
     "--judge": "--classifier",
     "--spacing": "timesteps=…",
@@ -19,12 +17,12 @@ BY_LABELS = ("--conditions", "--labels", "--cycle-classes")  # of the old `evalu
 
 
 def check_not_renamed(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for the old name of a command or flag."""
+    """Raise ValueError for the old name of a command or flag."""
     if arguments[:1] == ["judge"]:
-        raise ConfigError("fromnoise judge has a new name. Use fromnoise classifier.")
+        raise ValueError("fromnoise judge has a new name. Use fromnoise classifier.")
     for argument in arguments:
         flag = argument.partition("=")[0]
         if flag in FLAGS:
-            raise ConfigError(f"{flag} has a new name. Use {FLAGS[flag]}.")
+            raise ValueError(f"{flag} has a new name. Use {FLAGS[flag]}.")
         if arguments[0] == "evaluate" and flag in BY_LABELS:
-            raise ConfigError(f"{flag} belongs to another command. Use fromnoise evaluate-labels.")
+            raise ValueError(f"{flag} belongs to another command. Use fromnoise evaluate-labels.")

@@ -7,13 +7,6 @@ from typing import Annotated
 import typer
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_integers, parse_sampling, parse_seeds_or_count
-from fromnoise.config.errors import ConfigError
-from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
-from fromnoise.generation.naming import default_folder
-from fromnoise.generation.samples import Outputs, sample_to_folder
-from fromnoise.model import Autoguidance, load
-from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -74,6 +67,13 @@ def sample(
     device: options.Device = "auto",
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
+    from fromnoise.cli.parsing import parse_integers, parse_sampling, parse_seeds_or_count
+    from fromnoise.config.errors import ConfigError
+    from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
+    from fromnoise.generation.naming import default_folder
+    from fromnoise.generation.samples import Outputs, sample_to_folder
+    from fromnoise.model import Autoguidance, load
+
     requested = parse_seeds_or_count(seeds, num)
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     outputs = Outputs(
@@ -119,17 +119,9 @@ def sample(
         cond = conditioning.cond
         requested = list(range(DEFAULT_COUNT if cond is None else len(cond)))
     out = out or default_folder(loaded, model, config, conditioning)
-    with progress_bar("images") as progress:
-        files = sample_to_folder(
-            loaded,
-            requested,
-            out,
-            config,
-            conditioning,
-            outputs,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = sample_to_folder(
+        loaded, requested, out, config, conditioning, outputs, batch_size=batch_size
+    )
     print(f"{len(requested)} images in {out.absolute()}")
     for file in files[len(requested) :]:
         if file.parent == out:

@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_integers, parse_names, parse_numbers, parse_sampling
-from fromnoise.evaluation.sweep import sweep_to_folder
 
 
 def sweep(
@@ -36,6 +34,9 @@ def sweep(
     device: options.Device = "auto",
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    from fromnoise.cli.parsing import parse_integers, parse_names, parse_numbers, parse_sampling
+    from fromnoise.evaluation.sweep import sweep_to_folder
+
     text, folder = sweep_to_folder(
         model,
         samplers=parse_names(samplers),

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fromnoise import runs
 from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
-from fromnoise.cli.parsing import parse_numbers
-from fromnoise.config.overrides import parse_overrides
 from fromnoise.progress import progress_bar
-from fromnoise.report.report import write_report
-from fromnoise.training.post_hoc_ema import reconstruct
-from fromnoise.training.previews import progress_figure
 
 
 def train(
@@ -22,7 +16,11 @@ def train(
     out: RunFolder = None,
 ) -> None:
     """Train a recipe into a new run folder."""
-    overrides = parse_overrides(settings or [], "training")
+    from fromnoise.cli.parsing import parse_training
+
+    overrides = parse_training(recipe, settings)
+    from fromnoise import runs
+
     runs.train(recipe, out=out, data=data, overrides=overrides)
 
 
@@ -30,7 +28,13 @@ def resume(
     run: Annotated[Path, typer.Argument(help="a run folder")], settings: TrainingKeys = None
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
-    runs.resume(run, overrides=parse_overrides(settings or [], "training"))
+    from fromnoise.cli.parsing import parse_training
+
+    recipe = run / "recipe.yaml"
+    overrides = parse_training(recipe, settings) if recipe.is_file() else {}
+    from fromnoise import runs
+
+    runs.resume(run, overrides=overrides)
 
 
 def progress(
@@ -41,7 +45,11 @@ def progress(
     ] = None,
 ) -> None:
     """Draw the previews of several steps of a training side by side."""
+    from fromnoise.cli.parsing import parse_numbers
+
     chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
+    from fromnoise.training.previews import progress_figure
+
     print(progress_figure(run, epochs=chosen).absolute())
 
 
@@ -59,6 +67,8 @@ def ema(
     ] = None,
 ) -> None:
     """Make an average of any length out of a run's snapshots, as a model file."""
+    from fromnoise.training.post_hoc_ema import reconstruct
+
     average = reconstruct(run, length, step=step, out=out)
     print(average.file.absolute())
     print(
@@ -74,6 +84,8 @@ def report(
     ] = None,
 ) -> None:
     """Write a self-contained HTML page about one run or several side by side."""
+    from fromnoise.report.report import write_report
+
     with progress_bar("denoising") as bar:
         page = write_report(run_folders, out, progress=bar)
     print(page)

@@ -13,7 +13,6 @@ from fromnoise.data import DataError, image_files, read_mask
 from fromnoise.diffusion import inpaint
 from fromnoise.generation.inputs import (
     InputImages,
-    Progress,
     edit_to_folder,
     last_x,
     read_inputs,
@@ -38,7 +37,6 @@ def inpaint_to_folder(
     jump: int = 5,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Inpaint the white area of a mask, once per image and seed: NAME-SEED.png.
 
@@ -83,7 +81,6 @@ def inpaint_to_folder(
         settings={key: str(value) for key, value in settings.items()},
         title=title_with_condition(title, model, cond),
         batch_size=batch_size,
-        progress=progress,
         masks=masks,
     )
 

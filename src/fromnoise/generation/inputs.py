@@ -16,8 +16,8 @@ from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.model.model import Model, from_uint8
 from fromnoise.pictures import grid_figure, save_pngs
+from fromnoise.progress import progress_bar
 
-Progress = Callable[[int, int], None]
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
 MASKED = np.uint8(128)  # grey
 
@@ -78,7 +78,6 @@ def edit_to_folder(
     settings: Mapping[str, str],
     title: str,
     batch_size: int,
-    progress: Progress,
     masks: np.ndarray | None = None,
 ) -> list[Path]:
     """Edit each image with each seed: NAME-SEED.png, and comparison.png beside them.
@@ -88,10 +87,11 @@ def edit_to_folder(
     """
     jobs = [(i, seed) for i in range(len(inputs.names)) for seed in seeds]
     results: list[np.ndarray] = []
-    for start in range(0, len(jobs), batch_size):
-        rows, of_rows = zip(*jobs[start : start + batch_size], strict=True)
-        results.extend(edit(list(rows), list(of_rows)))
-        progress(len(results), len(jobs))
+    with progress_bar("images") as progress:
+        for start in range(0, len(jobs), batch_size):
+            rows, of_rows = zip(*jobs[start : start + batch_size], strict=True)
+            results.extend(edit(list(rows), list(of_rows)))
+            progress(len(results), len(jobs))
     names = [f"{inputs.names[i]}-{seed:06d}" for i, seed in jobs]
     metadata = [
         {**settings, "image": inputs.names[i], "seed": str(seed), "software": "fromnoise"}

@@ -16,7 +16,6 @@ from fromnoise.diffusion import interpolation_starts, slerp
 from fromnoise.diffusion.samplers.inversion import ddim_inversion
 from fromnoise.generation.inputs import (
     SHOWN_ROWS,
-    Progress,
     last_x,
     read_inputs,
     repeat_labels,
@@ -26,6 +25,7 @@ from fromnoise.generation.inputs import (
 from fromnoise.model.model import Model, to_uint8
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
+from fromnoise.progress import progress_bar
 
 DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # it leads back to the image
 
@@ -42,7 +42,6 @@ def interpolate_to_folder(
     seed: int = 0,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write images from a to b: a PNG for each λ from 0 to 1, a comparison and an animation.
 
@@ -82,12 +81,22 @@ def interpolate_to_folder(
         how = f"mixed at t = {t} of {T}"
         schedule, eps = model.denoiser.schedule, model.start([seed])[0].to(model.device)
         starts = (interpolation_starts(schedule, *both, fractions, t, eps) for both in ends)
-    counts = (len(first.names), frames)
-    results = _denoise(model, starts, counts, t, seed, config, cond, batch_size, progress)
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
-    title = title_with_condition(f"{what}, {how}", model, cond)
-    return _save(results, folder, pairs, fractions, title, (first.images, last.images))
+    return _denoise_to_folder(
+        model,
+        starts,
+        t,
+        pairs,
+        folder,
+        config,
+        fractions=fractions,
+        seed=seed,
+        cond=cond,
+        batch_size=batch_size,
+        title=title_with_condition(f"{what}, {how}", model, cond),
+        ends=(first.images, last.images),
+    )
 
 
 def interpolate_seeds_to_folder(
@@ -99,7 +108,6 @@ def interpolate_seeds_to_folder(
     frames: int = 8,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write the images that DDIM makes of noise between each seed and the next.
 
@@ -113,13 +121,21 @@ def interpolate_seeds_to_folder(
     fractions = _fractions(frames)
     require_empty_folder(folder)
     starts = (_slerps(model.start(pair), fractions) for pair in pairwise(seeds))
-    t = visited_timesteps(config, model.denoiser.schedule)[0]
-    counts = (len(seeds) - 1, frames)
-    results = _denoise(model, starts, counts, t, seeds[0], config, cond, batch_size, progress)
     pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
     listed = ", ".join(map(str, seeds[: SHOWN_ROWS + 1]))
-    title = title_with_condition(f"between the noises of seeds {listed}", model, cond)
-    return _save(results, folder, pairs, fractions, title)
+    return _denoise_to_folder(
+        model,
+        starts,
+        visited_timesteps(config, model.denoiser.schedule)[0],
+        pairs,
+        folder,
+        config,
+        fractions=fractions,
+        seed=seeds[0],
+        cond=cond,
+        batch_size=batch_size,
+        title=title_with_condition(f"between the noises of seeds {listed}", model, cond),
+    )
 
 
 def _check_deterministic(config: SamplingConfig) -> None:
@@ -150,44 +166,38 @@ def _slerps(x_T: Tensor, fractions: Sequence[float]) -> Tensor:
     return torch.cat([slerp(x_T[:1], x_T[1:], share) for share in fractions])
 
 
-def _denoise(
+def _denoise_to_folder(
     model: Model,
     starts: Iterable[Tensor],
-    counts: tuple[int, int],
     t: int,
-    seed: int,
+    pairs: Sequence[tuple[str, str]],
+    folder: Path,
     config: SamplingConfig,
+    *,
+    fractions: Sequence[float],
+    seed: int,
     cond: np.ndarray | None,
     batch_size: int,
-    progress: Progress,
-) -> np.ndarray:
-    """Denoise x_t, (frames, C, H, W) per pair: uint8 (pairs, frames, C, H, W)."""
-    pairs, frames = counts
-    results = []
-    for x_t in starts:
-        for part in x_t.split(batch_size):
-            # the sampler's own noise is shared too, so that frames differ by λ alone
-            seeds, labels = [seed] * len(part), repeat_labels(cond, len(part))
-            steps = model.denoise(seeds, config, origin=(t, part), cond=labels)
-            results.append(to_uint8(last_x(steps), model.spec.data_range).numpy())
-            progress(sum(map(len, results)), pairs * frames)
-    return np.concatenate(results).reshape(pairs, frames, *results[0].shape[1:])
-
-
-def _save(
-    results: np.ndarray,
-    folder: Path,
-    pairs: Sequence[tuple[str, str]],
-    fractions: Sequence[float],
     title: str,
     ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Path]:
-    """Write A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
+    """Denoise x_t of each pair, (frames, C, H, W), and write the images.
 
-    results: uint8 (pairs, frames, C, H, W). ends: the input images, (pairs, C, H, W) each.
+    They are A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
+    ends: the input images, (pairs, C, H, W) each.
     """
+    denoised: list[np.ndarray] = []
+    with progress_bar("images") as progress:
+        for x_t in starts:
+            for part in x_t.split(batch_size):
+                # the sampler's own noise is shared too, so that frames differ by λ alone
+                seeds, labels = [seed] * len(part), repeat_labels(cond, len(part))
+                steps = model.denoise(seeds, config, origin=(t, part), cond=labels)
+                denoised.extend(to_uint8(last_x(steps), model.spec.data_range).numpy())
+                progress(len(denoised), len(pairs) * len(fractions))
     names = [f"{a}-{b}-{i:03d}" for a, b in pairs for i in range(len(fractions))]
-    pngs = save_pngs(results.reshape(-1, *results.shape[2:]), folder, names)
+    pngs = save_pngs(np.stack(denoised), folder, names)
+    results = np.stack(denoised).reshape(len(pairs), len(fractions), *denoised[0].shape)
     captions: list[str] = []
     shares = [f"λ = {share:.2f}" for share in fractions]
     rows = results
@@ -198,7 +208,7 @@ def _save(
         captions += of_seeds or [a, *shares, b]
     first = rows[:SHOWN_ROWS]
     comparison = grid_figure(
-        first.reshape(-1, *results.shape[2:]),
+        first.reshape(-1, *denoised[0].shape),
         folder / "comparison.png",
         title=title,
         captions=captions,

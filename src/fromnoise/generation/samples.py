@@ -1,6 +1,6 @@
 """Sample to a folder: a PNG per seed, a grid, and what else is requested."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from fromnoise.pictures import (
     strip_figure,
     tile,
 )
+from fromnoise.progress import progress_bar
 from fromnoise.rng import require_unique_seeds
 
 
@@ -49,12 +50,11 @@ def sample_to_folder(
     outputs: Outputs | None = None,
     *,
     batch_size: int = 64,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Sample one image per seed, and write each as a PNG named by its seed.
 
-    Pictures of the trajectory show the first batch. progress is called with (images done, of how
-    many) after each batch. Returns the PNGs in the order of the seeds, then all other files.
+    Pictures of the trajectory show the first batch. Returns the PNGs in the order of the seeds,
+    then all other files.
     Raises ValueError for a seed that is repeated with the same labels.
     """
     conditioning, outputs = conditioning or Conditioning(), outputs or Outputs()
@@ -76,17 +76,18 @@ def sample_to_folder(
     )
     pngs: list[Path] = []
     images: list[np.ndarray] = []
-    for i in range(0, len(seeds), batch_size):
-        rows = slice(i, i + batch_size)
-        steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
-        if i == 0:
-            trajectory.start(visited[0], model.start(seeds[rows]))
-        for step in steps:
+    with progress_bar("images") as progress:
+        for i in range(0, len(seeds), batch_size):
+            rows = slice(i, i + batch_size)
+            steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
             if i == 0:
-                trajectory.add(step)
-        images.append(to_pixels(step.x))
-        pngs += save_pngs(images[-1], folder, names[rows], metadata[rows])
-        progress(i + len(images[-1]), len(seeds))
+                trajectory.start(visited[0], model.start(seeds[rows]))
+            for step in steps:
+                if i == 0:
+                    trajectory.add(step)
+            images.append(to_pixels(step.x))
+            pngs += save_pngs(images[-1], folder, names[rows], metadata[rows])
+            progress(i + len(images[-1]), len(seeds))
     every, first = np.concatenate(images), np.concatenate(images)[:GRID_IMAGES]
     if outputs.gif:
         files.append(save_gif([tile(x) for x in trajectory.frames], folder / "denoising.gif"))

@@ -8,7 +8,6 @@ import numpy as np
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.generation.inputs import (
-    Progress,
     edit_to_folder,
     last_x,
     read_inputs,
@@ -30,7 +29,6 @@ def vary_to_folder(
     strength: float = 0.6,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write a variation of each input image for each seed: NAME-SEED.png.
 
@@ -65,7 +63,6 @@ def vary_to_folder(
         settings={"edit": "vary", "strength": f"{strength:g}", "sampler": sampler, "steps": steps},
         title=title_with_condition(title, model, cond),
         batch_size=batch_size,
-        progress=progress,
     )
 
 

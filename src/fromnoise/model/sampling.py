@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.overrides import full_key
-from fromnoise.config.recipe import check_sampling
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
     Denoise,
