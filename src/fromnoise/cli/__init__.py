@@ -10,18 +10,16 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from fromnoise import __version__
-from fromnoise.cli.classifier import classifier_import, classifier_train
-from fromnoise.cli.data import data_check, data_shapes
-from fromnoise.cli.doctor import doctor
-from fromnoise.cli.edit import edit_inpaint, edit_interpolate, edit_vary
-from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood
+import fromnoise
+from fromnoise.cli.classifier import classifier
+from fromnoise.cli.data import data
+from fromnoise.cli.edit import edit
+from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood, sweep
 from fromnoise.cli.interop import import_
-from fromnoise.cli.recipes import recipes, recipes_show
+from fromnoise.cli.recipes import recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
-from fromnoise.cli.sweep import sweep
-from fromnoise.cli.train import ema, progress, report, resume, train
+from fromnoise.cli.train import doctor, ema, progress, report, resume, train
 from fromnoise.progress import console
 
 app = typer.Typer(
@@ -35,37 +33,14 @@ for command in (train, resume, sample, progress, doctor, ema):
 for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
-
-data_app = typer.Typer(
-    help="Check images before training, or render a synthetic set.", no_args_is_help=True
-)
-data_app.command("check")(data_check)
-data_app.command("shapes")(data_shapes)
-app.add_typer(data_app, name="data")
-
-classifier_app = typer.Typer(
-    help="Train a classifier that predicts the labels of images.", no_args_is_help=True
-)
-classifier_app.command("train")(classifier_train)
-classifier_app.command("import")(classifier_import)
-app.add_typer(classifier_app, name="classifier")
-
-edit_app = typer.Typer(help="Edit images: inpaint, vary, interpolate.", no_args_is_help=True)
-edit_app.command("inpaint")(edit_inpaint)
-edit_app.command("vary")(edit_vary)
-edit_app.command("interpolate")(edit_interpolate)
-app.add_typer(edit_app, name="edit")
-
-recipes_app = typer.Typer(help="List the recipes of the package.")
-recipes_app.callback(invoke_without_command=True)(recipes)
-recipes_app.command("show")(recipes_show)
-app.add_typer(recipes_app, name="recipes")
+for group in (data, classifier, edit, recipes):
+    app.add_typer(group)
 
 
 def main() -> None:
     """Run the command line. An error is one line and exit code 2, or 1 if the machine failed."""
     if sys.argv[1:] == ["--version"]:
-        print(f"fromnoise {__version__}")
+        print(f"fromnoise {fromnoise.__version__}")
         return
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

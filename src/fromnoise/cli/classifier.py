@@ -3,25 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from fromnoise.cli import options
 
+classifier = Typer(
+    name="classifier",
+    help="Train a classifier that predicts the labels of images.",
+    no_args_is_help=True,
+)
 KEYS = "source, size, channels, fit, background, strict, epochs, batch_size, learning_rate, seed"
 
 
+@classifier.command("train")
 def classifier_train(
     data: Annotated[
-        str, typer.Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
+        str, Argument(help="labelled images: a folder, zip, npz or IDX, or a source's name")
     ],
-    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
+    out: Annotated[Path, Option(help="a new folder for the classifier")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help=f"e.g. size=64 or epochs=10; keys: {KEYS}"),
+        Argument(metavar="KEY=VALUE", help=f"e.g. size=64 or epochs=10; keys: {KEYS}"),
     ] = None,
     held_out: Annotated[
-        Path | None,
-        typer.Option(help="images to score it on", show_default="the test set, or a tenth"),
+        Path | None, Option(help="images to score it on", show_default="the test set, or a tenth")
     ] = None,
     device: options.Device = "auto",
 ) -> None:
@@ -36,11 +41,12 @@ def classifier_train(
     print(out.absolute())
 
 
+@classifier.command("import")
 def classifier_import(
-    file: Annotated[Path, typer.Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
-    objects: Annotated[Path, typer.Option(help="the objects.json that it was trained with")],
-    out: Annotated[Path, typer.Option(help="a new folder for the classifier")],
-    size: Annotated[int, typer.Option(min=8, help="height and width of its images")] = 64,
+    file: Annotated[Path, Argument(help="an evaluator of i-CLEVR: a ResNet-18 of torch")],
+    objects: Annotated[Path, Option(help="the objects.json that it was trained with")],
+    out: Annotated[Path, Option(help="a new folder for the classifier")],
+    size: Annotated[int, Option(min=8, help="height and width of its images")] = 64,
 ) -> None:
     """Import a trained evaluator of i-CLEVR as a classifier."""
     from fromnoise.classifier.classifier import save_classifier

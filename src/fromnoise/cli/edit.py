@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option, Typer
 
 from fromnoise.cli import options
+from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_count
+from fromnoise.config.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,22 +16,24 @@ if TYPE_CHECKING:
     from fromnoise.config.schema import SamplingConfig
     from fromnoise.model import Model
 
+edit = Typer(name="edit", help="Edit images: inpaint, vary, interpolate.", no_args_is_help=True)
 logger = logging.getLogger("fromnoise")
 
-Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
-Out = Annotated[Path, typer.Option(help="a new folder for the images")]
-Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each per image")]
+Image = Annotated[Path, Option(help="an image, or a folder of images")]
+Out = Annotated[Path, Option(help="a new folder for the images")]
+Seeds = Annotated[str | None, Option(help="as in 0-3 or 0,5: one result each per image")]
 SEEDS_UP_TO = "seeds 0 to NUM-1"
-One = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="1")]
-Eight = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="8")]
+One = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="1")]
+Eight = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="8")]
 
 
+@edit.command("inpaint")
 def edit_inpaint(
     model: options.ModelPath,
     image: Image,
     mask: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="white is inpainted, black is kept; of the image's size; or a folder of masks, "
             "each with the name of its image"
         ),
@@ -38,8 +42,8 @@ def edit_inpaint(
     settings: options.SamplingKeys = None,
     num: One = None,
     seeds: Seeds = None,
-    resample: Annotated[int, typer.Option(help="how often each piece is repeated; 1: once")] = 10,
-    jump: Annotated[int, typer.Option(help="steps of a piece")] = 5,
+    resample: Annotated[int, Option(help="how often each piece is repeated; 1: once")] = 10,
+    jump: Annotated[int, Option(help="steps of a piece")] = 5,
     steps: options.Steps = None,
     class_: options.Class = None,
     labels: options.Labels = None,
@@ -49,8 +53,7 @@ def edit_inpaint(
     device: options.Device = "auto",
 ) -> None:
     """Inpaint the white area of a mask; all other pixels are preserved exactly (RePaint)."""
-    from fromnoise.cli.parsing import parse_sampling, parse_seeds_or_count
-    from fromnoise.generation.inpainting import inpaint_to_folder
+    from fromnoise.generation.edits import inpaint_to_folder
 
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
@@ -69,12 +72,13 @@ def edit_inpaint(
     _print(files)
 
 
+@edit.command("vary")
 def edit_vary(
     model: options.ModelPath,
     image: Image,
     out: Out,
     settings: options.SamplingKeys = None,
-    strength: Annotated[float, typer.Option(help="0 keeps the image, 1 ignores it")] = 0.6,
+    strength: Annotated[float, Option(help="0 keeps the image, 1 ignores it")] = 0.6,
     num: Eight = None,
     seeds: Seeds = None,
     sampler: options.Sampler = None,
@@ -87,8 +91,7 @@ def edit_vary(
     device: options.Device = "auto",
 ) -> None:
     """Make variations of an image, through the noise and back (SDEdit)."""
-    from fromnoise.cli.parsing import parse_sampling, parse_seeds_or_count
-    from fromnoise.generation.variations import vary_to_folder
+    from fromnoise.generation.edits import vary_to_folder
 
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
@@ -105,25 +108,26 @@ def edit_vary(
     _print(files)
 
 
+@edit.command("interpolate")
 def edit_interpolate(
     model: options.ModelPath,
     out: Out,
     settings: options.SamplingKeys = None,
-    a: Annotated[Path | None, typer.Option(help="the first image, or a folder")] = None,
-    b: Annotated[Path | None, typer.Option(help="the last image, or a folder")] = None,
+    a: Annotated[Path | None, Option(help="the first image, or a folder")] = None,
+    b: Annotated[Path | None, Option(help="the last image, or a folder")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="as in 3,8: between their images, instead of --a and --b")
+        str | None, Option(help="as in 3,8: between their images, instead of --a and --b")
     ] = None,
-    frames: Annotated[int, typer.Option(help="images from a to b, both included")] = 8,
+    frames: Annotated[int, Option(help="images from a to b, both included")] = 8,
     strength: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="mix both images under this much noise, up to 1 (Ho et al. 2020)",
             show_default="DDIM inversion",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="of the noise of --strength", show_default="0")
+        int | None, Option(min=0, help="of the noise of --strength", show_default="0")
     ] = None,
     steps: options.Steps = None,
     class_: options.Class = None,
@@ -134,8 +138,6 @@ def edit_interpolate(
     device: options.Device = "auto",
 ) -> None:
     """Interpolate between two images, or between seeds, through the noise (DDIM)."""
-    from fromnoise.cli.parsing import parse_sampling, parse_seeds
-    from fromnoise.config.errors import ConfigError
     from fromnoise.generation import interpolations
 
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):

@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
+from fromnoise.cli import options
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="a checkpoint of another program")],
-    out: Annotated[Path, typer.Option(help="a new folder for the model")],
+    file: Annotated[Path, Argument(help="a checkpoint of another program")],
+    out: Annotated[Path, Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
+        Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
     ] = None,
-    format: Annotated[str | None, typer.Option(help=FORMATS, show_default="detected")] = None,
+    format: Annotated[
+        str | None, Option(help=f"such as {options.FORMATS}", show_default="detected")
+    ] = None,
 ) -> None:
     """Import weights of another program as a model to sample from or to train further."""
     import yaml

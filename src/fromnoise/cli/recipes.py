@@ -4,8 +4,11 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+recipes = typer.Typer(name="recipes", help="List the recipes of the package.")
 
-def recipes(context: typer.Context) -> None:
+
+@recipes.callback(invoke_without_command=True)
+def recipes_list(context: typer.Context) -> None:
     """List the shipped recipes with what they were measured to take and reach."""
     if context.invoked_subcommand is not None:
         return
@@ -18,6 +21,7 @@ def recipes(context: typer.Context) -> None:
     Console().print(table)
 
 
+@recipes.command("show")
 def recipes_show(name: str) -> None:
     """Print one recipe, to read or to start one's own from."""
     from fromnoise.config.recipe import recipe_text

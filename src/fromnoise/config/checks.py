@@ -4,7 +4,7 @@ from typing import Any
 
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, unknown_name
-from fromnoise.config.schema import Recipe
+from fromnoise.config.schema import FORMULA, Recipe
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import LOSSES, TIMESTEPS, VLB, check_prediction
 
@@ -80,6 +80,6 @@ def check_sampling(section: Any, *, labels: bool) -> None:
         )
     if sampling.guidance != 1 and not labels:
         raise ConfigError(
-            f"sampling.guidance = {sampling.guidance:g} (s in ε = ε_∅ + s·(ε_c − ε_∅)) needs a "
-            "model with labels. Set data.labels=true."
+            f"sampling.guidance = {sampling.guidance:g} (s in {FORMULA}) needs a model with "
+            "labels. Set data.labels=true."
         )

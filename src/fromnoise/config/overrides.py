@@ -51,14 +51,14 @@ def full_key(key: str, section: SectionName) -> str:
     fields = {"training": Training, "sampling": SamplingConfig}[section].model_fields
     if first in fields:
         return f"{section}.{key}"
-    options: list[str] = []
+    known = list(fields)
     if section == "sampling":
         from fromnoise.config.components import options_of  # imports torch
 
-        options = list(options_of("sampling.sampler"))
-    if key in options:
-        return f"sampling.sampler.{key}"
-    known = [*fields, *options]
+        options = options_of("sampling.sampler")
+        if key in options:
+            return f"sampling.sampler.{key}"
+        known += options
     similar = did_you_mean(key, dotted_keys(Recipe) if "." in key else known)
     raise ConfigError(
         f"unknown key {key}{similar} Keys of {section}: {', '.join(known)}. "

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 if TYPE_CHECKING:
     from fromnoise.diffusion import NoiseSchedule, Objective
 
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"  # guidance; s = 1 is off
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
 LENGTHS = (
     "the length of an average is a part of the training, above 0 and below "
@@ -28,9 +29,7 @@ def repeated(count: int) -> BeforeValidator:
 
 def _named(name: str) -> BeforeValidator:
     """Options without a name are those of this one, as in `sampling.sampler.eta=1`."""
-    return BeforeValidator(
-        lambda value: {"name": name, **value} if isinstance(value, dict) else value
-    )
+    return BeforeValidator(lambda value: {"name": name, **value} if type(value) is dict else value)
 
 
 def _interval(value: Any) -> Any:
@@ -40,6 +39,12 @@ def _interval(value: Any) -> Any:
     if not (first.isdecimal() and last.isdecimal()):
         raise ValueError("write the first and the last guided t, as in 200-800")
     return (int(first), int(last))
+
+
+def _scale(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"use s ≥ 0 in {FORMULA}, where 1 is off")
+    return value
 
 
 def _length(value: float) -> float:
@@ -58,6 +63,7 @@ Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
 Length = Annotated[float, AfterValidator(_length)]
 
 
@@ -141,9 +147,7 @@ class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
 
     steps: Natural = 0  # 0: what `epochs` come to
-    epochs: Annotated[float, Field(gt=0)] | None = (
-        None  # turned into steps when the images are known
-    )
+    epochs: Annotated[float, Field(gt=0)] | None = None  # become steps when images are counted
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
@@ -194,11 +198,8 @@ class SamplingConfig(Section):
     steps: Positive = 50  # at most T
     timesteps: str = "trailing"
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
-    guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
-    # (first, last) t with guidance, also as 200-800
-    guidance_interval: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_interval)] = (
-        None
-    )
+    guidance: Annotated[float, AfterValidator(_scale)] = 1.0  # s in FORMULA; 1 is off
+    guidance_interval: Interval | None = None  # (first, last) t with guidance, also as 200-800
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if the device computes in it
 
