@@ -127,11 +127,22 @@ def test_a_model_that_cannot_be_sampled(refused, tmp_path):
         (["training.steps=5"], "training.steps has no effect on sampling. Remove it."),
         (["steps=many"], "sampling.steps = 'many': input should be a valid integer"),
         (["spacing=leading"], "sampling.spacing has a new name. Use sampling.timesteps."),
+        (["steps="], "steps has no value. Write steps=VALUE, or leave it out."),
         (["--device", "abacus"], "device = 'abacus' is not available"),
     ],
 )
 def test_a_wrong_sampling_setting(refused, finished_run, options, said):
     assert said in refused("sample", finished_run, *options)
+
+
+def test_what_a_sweep_compares_is_a_flag(refused, finished_run):
+    for key, flag in {
+        "sampler": "--samplers",
+        "steps": "--steps",
+        "guidance": "--guidance",
+    }.items():
+        line = refused("sweep", finished_run, f"{key}=1")
+        assert line == f"{key} has no effect: a sweep sets it. Use {flag}."
 
 
 def test_a_run_that_is_none(refused, tmp_path):
@@ -362,10 +373,7 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
         (["--conditions", "empty.json"], "condition 2 of 2: [] is invalid. Write"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),
-        (
-            ["--class", "3", "--guidance", "-1"],
-            f"guidance = -1 is out of range. Use s ≥ 0 in {FORMULA}",
-        ),
+        (["--class", "3", "--guidance", "-1"], f"guidance = -1.0: use s ≥ 0 in {FORMULA}"),
         (["--guidance", "2"], f"guidance has no effect: {FORMULA} needs ε_c. Give labels"),
         (
             ["--guidance", "2", "--each-step"],
@@ -471,6 +479,11 @@ def test_the_formula_is_said_with_the_scale(conditional, cli, caplog, tmp_path):
         (["evaluate", "RUN", "--conditions", "f"], "Use fromnoise evaluate-labels."),
         (["evaluate", "RUN", "--labels", "3"], "Use fromnoise evaluate-labels."),
         (["evaluate", "RUN", "--cycle-classes"], "Use fromnoise evaluate-labels."),
+        (["train", "digits", "--steps", 5], "--steps is a setting, not a flag. Use steps=…."),
+        (["resume", "RUN", "--batch-size=5"], "Use batch_size=…."),
+        (["doctor", "digits", "--device", "cpu"], "Use device=…."),
+        (["classifier", "train", "images", "--epochs", 5], "Use epochs=…."),
+        (["classifier", "train", "images", "--size=64"], "Use size=…."),
     ],
 )
 def test_an_old_name_is_refused_with_the_new_one(refused, arguments, new):

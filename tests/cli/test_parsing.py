@@ -1,12 +1,6 @@
 import pytest
 
-from fromnoise.cli.parsing import (
-    parse_integers,
-    parse_names,
-    parse_numbers,
-    parse_seeds,
-    parse_seeds_or_count,
-)
+from fromnoise.cli.parsing import parse_names, parse_numbers, parse_seeds, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -45,11 +39,11 @@ def test_any_text_is_seeds_or_refused(text):
     assert all(seed >= 0 for seed in seeds)
 
 
-@pytest.mark.parametrize("text", ["", "5,", "-5", "5-9", "a"])
+@pytest.mark.parametrize("text", ["", "5,", "-5", "5-9", "5.5", "a"])
 def test_integers(text):
-    assert parse_integers("999, 5,0", "--times", "999,0") == [999, 5, 0]
+    assert parse_numbers("999, 5,0", "--times", "999,0", int) == [999, 5, 0]
     with pytest.raises(ConfigError, match=r"^--times .* is unreadable\. Write 999,0\.$"):
-        parse_integers(text, "--times", "999,0")
+        parse_numbers(text, "--times", "999,0", int)
 
 
 def test_seeds_or_a_count():

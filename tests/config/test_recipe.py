@@ -156,7 +156,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("training.steps", 0, "steps is missing. Give it, or training.epochs"),
         ("training.epochs", 0, "greater than 0"),
         ("training.condition_dropout", 1.1, "less than or equal to 1"),
-        ("sampling.guidance", -1, "greater than or equal to 0"),
+        ("sampling.guidance", -1, "use s ≥ 0 in ε = ε_∅ + s·"),
         ("sampling.guidance", 2, "needs a model with labels. Set data.labels=true"),
         ("network.learned_variance", True, "but diffusion.vlb_weight = 0. Only the bound"),
         ("diffusion.vlb_weight", 0.001, "network.learned_variance = False"),

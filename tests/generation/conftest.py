@@ -53,7 +53,7 @@ def write_samples() -> Callable[..., list[Path]]:
 
         conditioning = Conditioning(**taken(Conditioning._fields))
         outputs = Outputs(**{"grid": False} | taken(list(Outputs.__dataclass_fields__)))
-        rest = taken(["batch_size", "progress"])
+        rest = taken(["batch_size"])
         config = model.sampling_config(conditional=conditioning.cond is not None, **how)
         return sample_to_folder(model, seeds, folder, config, conditioning, outputs, **rest)
 

@@ -11,14 +11,13 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError, read_image
 from fromnoise.diffusion import Step, slerp
-from fromnoise.generation.inpainting import inpaint_to_folder
+from fromnoise.generation.edits import inpaint_to_folder, vary_to_folder
 from fromnoise.generation.inputs import last_x
 from fromnoise.generation.interpolations import (
     DETERMINISTIC,
     interpolate_seeds_to_folder,
     interpolate_to_folder,
 )
-from fromnoise.generation.variations import vary_to_folder
 from fromnoise.model.model import Model, build_denoiser, from_uint8, to_uint8
 
 SIDE = 8

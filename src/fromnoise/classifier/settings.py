@@ -5,10 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from fromnoise.config.components import Section
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.schema import Level, Natural, Positive, Training, repeated
-from fromnoise.data.decoding.transforms import Fit
+from fromnoise.config.schema import Fit, Level, Natural, Positive, Section, Training, repeated
 
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 200_000, 4, 40  # the default of `epochs`
 WARMUP = 0.2  # of the steps

@@ -2,43 +2,38 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import typer
+from typer import Option, Typer
 
 from fromnoise.cli import options
 from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
-from fromnoise.generation.conditioning import guidance_notes, read_conditioning
-from fromnoise.generation.inpainting import inpaint_to_folder
-from fromnoise.generation.interpolations import (
-    DETERMINISTIC,
-    interpolate_seeds_to_folder,
-    interpolate_to_folder,
-)
-from fromnoise.generation.variations import vary_to_folder
-from fromnoise.model import Model, load
-from fromnoise.model.spec import Weights
-from fromnoise.progress import progress_bar
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fromnoise.config.schema import SamplingConfig
+    from fromnoise.model import Model
+
+edit = Typer(name="edit", help="Edit images: inpaint, vary, interpolate.", no_args_is_help=True)
 logger = logging.getLogger("fromnoise")
 
-Image = Annotated[Path, typer.Option(help="an image, or a folder of images")]
-Out = Annotated[Path, typer.Option(help="a new folder for the images")]
-Seeds = Annotated[str | None, typer.Option(help="as in 0-3 or 0,5: one result each per image")]
+Image = Annotated[Path, Option(help="an image, or a folder of images")]
+Out = Annotated[Path, Option(help="a new folder for the images")]
+Seeds = Annotated[str | None, Option(help="as in 0-3 or 0,5: one result each per image")]
 SEEDS_UP_TO = "seeds 0 to NUM-1"
-One = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="1")]
-Eight = Annotated[int | None, typer.Option(min=1, help=SEEDS_UP_TO, show_default="8")]
+One = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="1")]
+Eight = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="8")]
 
 
+@edit.command("inpaint")
 def edit_inpaint(
     model: options.ModelPath,
     image: Image,
     mask: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="white is inpainted, black is kept; of the image's size; or a folder of masks, "
             "each with the name of its image"
         ),
@@ -47,8 +42,8 @@ def edit_inpaint(
     settings: options.SamplingKeys = None,
     num: One = None,
     seeds: Seeds = None,
-    resample: Annotated[int, typer.Option(help="how often each piece is repeated; 1: once")] = 10,
-    jump: Annotated[int, typer.Option(help="steps of a piece")] = 5,
+    resample: Annotated[int, Option(help="how often each piece is repeated; 1: once")] = 10,
+    jump: Annotated[int, Option(help="steps of a piece")] = 5,
     steps: options.Steps = None,
     class_: options.Class = None,
     labels: options.Labels = None,
@@ -58,31 +53,32 @@ def edit_inpaint(
     device: options.Device = "auto",
 ) -> None:
     """Inpaint the white area of a mask; all other pixels are preserved exactly (RePaint)."""
+    from fromnoise.generation.edits import inpaint_to_folder
+
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        files = inpaint_to_folder(
-            loaded,
-            image,
-            mask,
-            out,
-            config,
-            seeds=parse_seeds_or_count(seeds, num) or [0],
-            resample=resample,
-            jump=jump,
-            cond=cond,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = inpaint_to_folder(
+        loaded,
+        image,
+        mask,
+        out,
+        config,
+        seeds=parse_seeds_or_count(seeds, num) or [0],
+        resample=resample,
+        jump=jump,
+        cond=cond,
+        batch_size=batch_size,
+    )
     _print(files)
 
 
+@edit.command("vary")
 def edit_vary(
     model: options.ModelPath,
     image: Image,
     out: Out,
     settings: options.SamplingKeys = None,
-    strength: Annotated[float, typer.Option(help="0 keeps the image, 1 ignores it")] = 0.6,
+    strength: Annotated[float, Option(help="0 keeps the image, 1 ignores it")] = 0.6,
     num: Eight = None,
     seeds: Seeds = None,
     sampler: options.Sampler = None,
@@ -95,42 +91,43 @@ def edit_vary(
     device: options.Device = "auto",
 ) -> None:
     """Make variations of an image, through the noise and back (SDEdit)."""
+    from fromnoise.generation.edits import vary_to_folder
+
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        files = vary_to_folder(
-            loaded,
-            image,
-            out,
-            config,
-            seeds=parse_seeds_or_count(seeds, num) or list(range(8)),
-            strength=strength,
-            cond=cond,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = vary_to_folder(
+        loaded,
+        image,
+        out,
+        config,
+        seeds=parse_seeds_or_count(seeds, num) or range(8),
+        strength=strength,
+        cond=cond,
+        batch_size=batch_size,
+    )
     _print(files)
 
 
+@edit.command("interpolate")
 def edit_interpolate(
     model: options.ModelPath,
     out: Out,
     settings: options.SamplingKeys = None,
-    a: Annotated[Path | None, typer.Option(help="the first image, or a folder")] = None,
-    b: Annotated[Path | None, typer.Option(help="the last image, or a folder")] = None,
+    a: Annotated[Path | None, Option(help="the first image, or a folder")] = None,
+    b: Annotated[Path | None, Option(help="the last image, or a folder")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="as in 3,8: between their images, instead of --a and --b")
+        str | None, Option(help="as in 3,8: between their images, instead of --a and --b")
     ] = None,
-    frames: Annotated[int, typer.Option(help="images from a to b, both included")] = 8,
+    frames: Annotated[int, Option(help="images from a to b, both included")] = 8,
     strength: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="mix both images under this much noise, up to 1 (Ho et al. 2020)",
             show_default="DDIM inversion",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="of the noise of --strength", show_default="0")
+        int | None, Option(min=0, help="of the noise of --strength", show_default="0")
     ] = None,
     steps: options.Steps = None,
     class_: options.Class = None,
@@ -141,53 +138,39 @@ def edit_interpolate(
     device: options.Device = "auto",
 ) -> None:
     """Interpolate between two images, or between seeds, through the noise (DDIM)."""
+    from fromnoise.generation import interpolations
+
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
         raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both.")
     if seeds is not None and strength is not None:
         raise ConfigError("--strength has no effect with --seeds. Remove it.")
     if seed is not None and strength is None:
         raise ConfigError("--seed has no effect without --strength. Remove it.")
-    fixed = DETERMINISTIC if strength is None else {}
+    fixed = interpolations.DETERMINISTIC if strength is None else {}
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
     loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    with progress_bar("images") as progress:
-        if a is None or b is None:
-            files = interpolate_seeds_to_folder(
-                loaded,
-                parse_seeds(seeds or ""),
-                out,
-                config,
-                frames=frames,
-                cond=cond,
-                batch_size=batch_size,
-                progress=progress,
-            )
-        else:
-            files = interpolate_to_folder(
-                loaded,
-                a,
-                b,
-                out,
-                config,
-                frames=frames,
-                strength=strength,
-                seed=seed or 0,
-                cond=cond,
-                batch_size=batch_size,
-                progress=progress,
-            )
+    how: dict[str, Any] = {"frames": frames, "cond": cond, "batch_size": batch_size}
+    if a is None or b is None:
+        between = parse_seeds(seeds or "")
+        files = interpolations.interpolate_seeds_to_folder(loaded, between, out, config, **how)
+    else:
+        how |= {"strength": strength, "seed": seed or 0}
+        files = interpolations.interpolate_to_folder(loaded, a, b, out, config, **how)
     _print(files)
 
 
 def _open(
     path: Path,
-    weights: Weights | None,
+    weights: options.Weights,
     device: str,
     class_: str | None,
     labels: str | None,
     overrides: dict[str, Any],
-) -> tuple[Model, SamplingConfig, np.ndarray | None]:
+) -> "tuple[Model, SamplingConfig, np.ndarray | None]":
     """Return the model, its sampling settings, and the labels of all images, int8 (K,)."""
+    from fromnoise.generation.conditioning import guidance_notes, read_conditioning
+    from fromnoise.model import load
+
     model = load(path, weights=weights, device=device)
     conditioning = read_conditioning(model.spec.label_names, 1, class_=class_, labels=labels)
     cond = conditioning.cond

@@ -1,36 +1,30 @@
-"""`fromnoise evaluate`, `evaluate-labels` and `likelihood`."""
+"""`fromnoise evaluate`, `evaluate-labels`, `likelihood` and `sweep`."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from fromnoise.cli import options
 from fromnoise.cli.parsing import parse_names, parse_numbers, parse_sampling
-from fromnoise.evaluation import evaluate as sets
-from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
-from fromnoise.evaluation.likelihood import evaluate_likelihood
-from fromnoise.evaluation.sets import METRICS
+from fromnoise.config.errors import ConfigError
 
-Out = Annotated[
-    Path | None, typer.Option(help="a new folder", show_default="in evaluation/ of the run")
-]
-Seed = Annotated[int, typer.Option(min=0, help="of the first image")]
+Out = Annotated[Path | None, Option(help="a new folder", show_default="in evaluation/ of the run")]
+Scales = Annotated[str | None, Option(help="s, as in 1,2,3", show_default="the model's")]
+Seed = Annotated[int, Option(min=0, help="of the first image")]
 
 
 def evaluate(
-    path: Annotated[
-        Path, typer.Argument(help="a run, a checkpoint, a .safetensors file; or images")
-    ],
+    path: Annotated[Path, Argument(help="a run, a checkpoint, a .safetensors file; or images")],
     settings: options.SamplingKeys = None,
-    num_images: Annotated[
-        int | None, typer.Option(min=1, show_default="10,000, or all images")
-    ] = None,
+    num_images: Annotated[int | None, Option(min=1, show_default="10,000, or all images")] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
     classifier: options.ClassifierPath = None,
     features_weights: options.FeaturesWeights = None,
-    metrics: Annotated[str, typer.Option(help="separated by commas")] = ",".join(METRICS),
+    metrics: Annotated[
+        str | None, Option(help=f"such as {options.METRICS}", show_default="all")
+    ] = None,
     allow_small: options.AllowSmall = False,
     seed: Seed = 0,
     steps: options.Steps = None,
@@ -42,6 +36,9 @@ def evaluate(
     device: options.Device = "auto",
 ) -> None:
     """Compare a set of images with real ones: FID, KID, precision, recall, copies."""
+    from fromnoise.evaluation import evaluate as sets
+    from fromnoise.evaluation.sets import METRICS
+
     text, folder = sets.evaluate(
         path,
         num=num_images,
@@ -49,7 +46,7 @@ def evaluate(
         extractor=extractor,
         classifier=classifier,
         features_weights=features_weights,
-        metrics=parse_names(metrics),
+        metrics=parse_names(metrics) if metrics is not None else list(METRICS),
         allow_small=allow_small,
         first_seed=seed,
         batch_size=batch_size,
@@ -64,21 +61,16 @@ def evaluate(
 
 def evaluate_labels(
     model: options.ModelPath,
-    classifier: Annotated[Path, typer.Option(help="folder of `fromnoise classifier train`")],
+    classifier: Annotated[Path, Option(help="folder of `fromnoise classifier train`")],
     settings: options.SamplingKeys = None,
     conditions: Annotated[
-        list[Path] | None, typer.Option(help="a JSON list of conditions; may be repeated")
+        list[Path] | None, Option(help="a JSON list of conditions; may be repeated")
     ] = None,
     labels: Annotated[
-        list[str] | None, typer.Option(help='as in "red cube, -blue sphere"; may be repeated')
+        list[str] | None, Option(help='as in "red cube, -blue sphere"; may be repeated')
     ] = None,
-    num: Annotated[int, typer.Option(min=1, help="images per condition")] = 8,
-    guidance: Annotated[
-        str | None,
-        typer.Option(
-            help="scales s in ε = ε_∅ + s·(ε_c − ε_∅), as in 1,2,3", show_default="the model's"
-        ),
-    ] = None,
+    num: Annotated[int, Option(min=1, help="images per condition")] = 8,
+    guidance: Scales = None,
     seed: Seed = 0,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
@@ -91,6 +83,8 @@ def evaluate_labels(
 
     Without --conditions and --labels, each label is requested alone.
     """
+    from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
+
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     scales = overrides.pop("guidance", None)
     text, folder = evaluate_labels_to_folder(
@@ -118,6 +112,59 @@ def likelihood(
     device: options.Device = "auto",
 ) -> None:
     """Measure bits per dimension of held-out images of the run, at most 1,000."""
+    from fromnoise.evaluation.likelihood import evaluate_likelihood
+
     text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)
+    print(text, end="")
+    print(folder.absolute())
+
+
+def sweep(
+    model: options.ModelPath,
+    settings: options.SamplingKeys = None,
+    samplers: Annotated[str, Option(help="separated by commas")] = "ddpm,ddim",
+    steps: Annotated[str, Option(help="of each sampler")] = "5,10,20,50,100",
+    guidance: Scales = None,
+    num_images: Annotated[
+        int | None, Option(min=1, help="per row", show_default="1,000, or one per feature")
+    ] = None,
+    reference: options.Reference = "train",
+    extractor: options.Extractor = None,
+    classifier: options.ClassifierPath = None,
+    features_weights: options.FeaturesWeights = None,
+    allow_small: options.AllowSmall = False,
+    save_best: Annotated[
+        Path | None, Option(help="write FILE.safetensors with the best row as its default")
+    ] = None,
+    weights: options.Weights = None,
+    batch_size: options.BatchSize = 64,
+    out: Annotated[Path | None, Option(show_default="evaluation/ in the run")] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    from fromnoise.evaluation.sweep import sweep_to_folder
+
+    sampling = parse_sampling(settings)
+    for key, flag in (("sampler", "--samplers"), ("steps", "--steps"), ("guidance", "--guidance")):
+        if key in sampling:
+            raise ConfigError(f"{key} has no effect: a sweep sets it. Use {flag}.")
+    text, folder = sweep_to_folder(
+        model,
+        samplers=parse_names(samplers),
+        steps=parse_numbers(steps, "--steps", "5,10,20", int),
+        scales=parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
+        num=num_images,
+        reference=reference,
+        extractor=extractor,
+        classifier=classifier,
+        features_weights=features_weights,
+        allow_small=allow_small,
+        batch_size=batch_size,
+        weights=weights,
+        out=out,
+        save_best=save_best,
+        device=device,
+        sampling=sampling,
+    )
     print(text, end="")
     print(folder.absolute())

@@ -3,25 +3,28 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-import yaml
+from typer import Argument, Option
 
-from fromnoise.config.overrides import parse_override
-from fromnoise.interop import FORMATS, import_model
+from fromnoise.cli import options
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="a checkpoint of another program")],
-    out: Annotated[Path, typer.Option(help="a new folder for the model")],
+    file: Annotated[Path, Argument(help="a checkpoint of another program")],
+    out: Annotated[Path, Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
+        Argument(metavar="KEY=VALUE", help="settings that the file lacks: size=64"),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help=", ".join(FORMATS), show_default="detected")
+        str | None, Option(help=f"such as {options.FORMATS}", show_default="detected")
     ] = None,
 ) -> None:
     """Import weights of another program as a model to sample from or to train further."""
+    import yaml
+
+    from fromnoise.config.overrides import parse_override
+    from fromnoise.interop import import_model
+
     changes = dict(map(parse_override, overrides or []))
     spec, notes = import_model(file, out, format=format, overrides=changes)
     shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}

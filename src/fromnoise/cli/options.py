@@ -3,61 +3,73 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from fromnoise.diffusion import SAMPLERS
+# for the help: the dicts themselves need torch
+SAMPLERS = "ddpm, ddim, euler, heun, dpm++, dpm++sde, unipc"
+METRICS = "fid, kid, is, prc, copies"
+FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
 
-RecipeName = Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")]
-TrainingData = Annotated[
-    Path | None, typer.Option(help="a folder, zip, npz or IDX file to train on instead")
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin with what was typed."""
+    from fromnoise.config.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RecipeName = Annotated[
+    str, Argument(help="a shipped recipe's name, or a YAML file", autocompletion=complete_recipe)
 ]
-RunFolder = Annotated[Path | None, typer.Option(help="the run folder", show_default="runs/RECIPE")]
+TrainingData = Annotated[
+    Path | None, Option(help="a folder, zip, npz or IDX file to train on instead")
+]
+RunFolder = Annotated[Path | None, Option(help="the run folder", show_default="runs/RECIPE")]
 TrainingKeys = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="settings of training, or dotted: data.size=32"),
+    Argument(metavar="KEY=VALUE", help="settings of training, or dotted: data.size=32"),
 ]
 SamplingKeys = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="KEY=VALUE",
         help="settings of sampling: steps, sampler and its options (eta, variance), timesteps, "
         "clamp, guidance, guidance_interval, guidance_rescale, precision",
     ),
 ]
-ModelPath = Annotated[Path, typer.Argument(help="a run, a checkpoint or a .safetensors file")]
-Sampler = Annotated[str | None, typer.Option(help=f"as sampler=…: {', '.join(SAMPLERS)}")]
-Steps = Annotated[int | None, typer.Option(help="sampling steps, as steps=…")]
+ModelPath = Annotated[Path, Argument(help="a run, a checkpoint or a .safetensors file")]
+Sampler = Annotated[str | None, Option(help=f"as sampler=…, such as {SAMPLERS}")]
+Steps = Annotated[int | None, Option(help="sampling steps, as steps=…")]
 Guidance = Annotated[
-    float | None, typer.Option(help="as guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
+    float | None, Option(help="as guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
 Class = Annotated[
-    str | None, typer.Option("--class", help="these labels, separated by commas, and no others")
+    str | None, Option("--class", help="these labels, separated by commas, and no others")
 ]
 Labels = Annotated[
-    str | None,
-    typer.Option(help='as in "red cube, -blue sphere": present, absent; the others open'),
+    str | None, Option(help='as in "red cube, -blue sphere": present, absent; the others open')
 ]
 Weights = Annotated[
-    Literal["ema", "raw"] | None, typer.Option(help="averaged or raw", show_default="ema")
+    Literal["ema", "raw"] | None, Option(help="averaged or raw", show_default="ema")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="images at a time")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
+BatchSize = Annotated[int, Option(min=1, help="images at a time")]
+Device = Annotated[str, Option(help="cpu, cuda, mps")]
 Reference = Annotated[
-    str, typer.Option(help="train or test of the run; a folder, zip or npz; an npz of mu and sigma")
+    str, Option(help="train or test of the run; a folder, zip or npz; an npz of mu and sigma")
 ]
 Extractor = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="inception, dinov2, classifier or pixels",
         show_default="classifier if given, else inception",
     ),
 ]
 ClassifierPath = Annotated[
-    Path | None, typer.Option("--classifier", help="folder of `fromnoise classifier train`")
+    Path | None, Option("--classifier", help="folder of `fromnoise classifier train`")
 ]
 FeaturesWeights = Annotated[
-    Path | None, typer.Option(help="Inception's weights; else they are downloaded")
+    Path | None, Option(help="Inception's weights; else they are downloaded")
 ]
 AllowSmall = Annotated[
-    bool, typer.Option("--allow-small", help="accept fewer images than features, and mark it")
+    bool, Option("--allow-small", help="accept fewer images than features, and mark it")
 ]

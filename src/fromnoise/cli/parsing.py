@@ -1,10 +1,12 @@
 """Parse the values of flags: seeds, counts, scales, times."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.overrides import parse_overrides
+
+Number = TypeVar("Number", int, float)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -31,21 +33,13 @@ def parse_seeds_or_count(seeds: str | None, num: int | None) -> list[int] | None
     return None if num is None else list(range(num))
 
 
-def parse_integers(text: str, flag: str, example: str) -> list[int]:
-    """Return the integers of `999,700,0`."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"{flag} {text!r} is unreadable. Write {example}.")
-    return [int(part) for part in parts]
-
-
-def parse_numbers(text: str, flag: str, example: str) -> list[float]:
+def parse_numbers(text: str, flag: str, example: str, kind: type[Number] = float) -> list[Number]:
     """Return the numbers, at least 0, of `0,0.5,20`."""
     try:
-        numbers = [float(part) for part in text.split(",")]
+        numbers = [kind(part) for part in text.split(",")]
     except ValueError:
-        numbers = [-1.0]
-    if not all(0 <= number < float("inf") for number in numbers):
+        numbers = []
+    if not numbers or not all(0 <= number < float("inf") for number in numbers):
         raise ConfigError(f"{flag} {text!r} is unreadable. Write {example}.")
     return numbers
 
@@ -55,6 +49,19 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def parse_training(recipe: str | Path, settings: Sequence[str] | None) -> dict[str, Any]:
+    """Return the overrides of a recipe from KEY=VALUE arguments.
+
+    Raises ConfigError for an unknown key and for a wrong value, before torch is imported.
+    """
+    from fromnoise.config.overrides import parse_overrides
+    from fromnoise.config.recipe import match_schema, read_yaml
+
+    overrides = parse_overrides(settings or [], "training")
+    match_schema(*read_yaml(recipe), overrides)
+    return overrides
+
+
 def parse_sampling(
     settings: Sequence[str] | None, fixed: Mapping[str, Any] | None = None, **short: Any
 ) -> dict[str, Any]:
@@ -62,8 +69,10 @@ def parse_sampling(
 
     short: values of --steps, --sampler and --guidance; None if not given. fixed: overrides that the
     command sets itself.
-    Raises ConfigError for a key of another section, and for a key that is given twice or fixed.
+    Raises ConfigError for a key of another section, and for a key without a value, twice or fixed.
     """
+    from fromnoise.config.overrides import parse_overrides
+
     overrides = {key: value for key, value in short.items() if value is not None}
     for dotted, value in parse_overrides(settings or [], "sampling").items():
         if not dotted.startswith("sampling."):
@@ -71,6 +80,8 @@ def parse_sampling(
         key = dotted.removeprefix("sampling.").removesuffix(".name").removeprefix("sampler.")
         if key in overrides:
             raise ConfigError(f"{key} is given twice. Give it once.")
+        if value is None and key != "guidance_interval":
+            raise ConfigError(f"{key} has no value. Write {key}=VALUE, or leave it out.")
         overrides[key] = value
     for key in fixed or {}:
         if key in overrides:

@@ -4,13 +4,16 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from fromnoise.config.recipe import recipe_head, recipe_text, shipped_recipes
+recipes = typer.Typer(name="recipes", help="List the recipes of the package.")
 
 
-def recipes(context: typer.Context) -> None:
+@recipes.callback(invoke_without_command=True)
+def recipes_list(context: typer.Context) -> None:
     """List the shipped recipes with what they were measured to take and reach."""
     if context.invoked_subcommand is not None:
         return
+    from fromnoise.config.recipe import recipe_head, shipped_recipes
+
     table = Table(Column("recipe", no_wrap=True), "what", "time", "score")
     for name in shipped_recipes():
         head = recipe_head(name)
@@ -18,6 +21,9 @@ def recipes(context: typer.Context) -> None:
     Console().print(table)
 
 
+@recipes.command("show")
 def recipes_show(name: str) -> None:
     """Print one recipe, to read or to start one's own from."""
+    from fromnoise.config.recipe import recipe_text
+
     print(recipe_text(name), end="")

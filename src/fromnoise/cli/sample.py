@@ -4,16 +4,11 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_integers, parse_sampling, parse_seeds_or_count
+from fromnoise.cli.parsing import parse_numbers, parse_sampling, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
-from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
-from fromnoise.generation.naming import default_folder
-from fromnoise.generation.samples import Outputs, sample_to_folder
-from fromnoise.model import Autoguidance, load
-from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
 
@@ -21,10 +16,9 @@ logger = logging.getLogger("fromnoise")
 def sample(
     model: options.ModelPath,
     settings: options.SamplingKeys = None,
-    seeds: Annotated[str | None, typer.Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
+    seeds: Annotated[str | None, Option(help="as in 0-63 or 0,5,7-9; one image each")] = None,
     num: Annotated[
-        int | None,
-        typer.Option(min=1, help="seeds 0 to NUM-1", show_default="64, or one per condition"),
+        int | None, Option(min=1, help="seeds 0 to NUM-1", show_default="64, or one per condition")
     ] = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
@@ -32,48 +26,49 @@ def sample(
     class_: options.Class = None,
     labels: options.Labels = None,
     compose: Annotated[
-        str | None, typer.Option(help='labels with weights, as in "red cube=3, blue sphere=-1"')
+        str | None, Option(help='labels with weights, as in "red cube=3, blue sphere=-1"')
     ] = None,
     cycle_classes: Annotated[
-        bool, typer.Option("--cycle-classes", help="each label alone, one after the other")
+        bool, Option("--cycle-classes", help="each label alone, one after the other")
     ] = False,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="a JSON list of lists of labels, as test.json of i-CLEVR, or of texts"),
+        Option(help="a JSON list of lists of labels, as test.json of i-CLEVR, or of texts"),
     ] = None,
     autoguidance: Annotated[
-        Path | None, typer.Option(help="a weaker model, such as an earlier checkpoint")
+        Path | None, Option(help="a weaker model, such as an earlier checkpoint")
     ] = None,
     autoguidance_scale: Annotated[
-        float | None,
-        typer.Option(min=0, help="s in ε = ε_weak + s·(ε − ε_weak); 1 is off", show_default="2"),
+        float | None, Option(help="s in ε = ε_weak + s·(ε − ε_weak); 1 is off", show_default="2")
     ] = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    grid: Annotated[bool, typer.Option(help="a picture of the first 64")] = True,
-    columns: Annotated[int | None, typer.Option(min=1, help="images in a row of the grid")] = None,
-    npz: Annotated[bool, typer.Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
-    gif: Annotated[bool, typer.Option("--gif", help="the denoising as an animation")] = False,
+    grid: Annotated[bool, Option(help="a picture of the first 64")] = True,
+    columns: Annotated[int | None, Option(min=1, help="images in a row of the grid")] = None,
+    npz: Annotated[bool, Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
+    gif: Annotated[bool, Option("--gif", help="the denoising as an animation")] = False,
     trajectory: Annotated[
-        bool, typer.Option("--trajectory", help="x_t and the predicted x_0 at ten times")
+        bool, Option("--trajectory", help="x_t and the predicted x_0 at ten times")
     ] = False,
     times: Annotated[
-        str | None,
-        typer.Option(help="of the trajectory, as in 999,700,0: the nearest visited ones"),
+        str | None, Option(help="of the trajectory, as in 999,700,0: the nearest visited ones")
     ] = None,
     strips: Annotated[
-        int | None, typer.Option(min=1, help="images in the trajectory", show_default="4")
+        int | None, Option(min=1, help="images in the trajectory", show_default="4")
     ] = None,
     each_step: Annotated[
-        bool, typer.Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
+        bool, Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
     ] = False,
-    noise: Annotated[
-        bool, typer.Option("--noise", help="the starting noise beside its images")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(show_default="samples/ in the run")] = None,
+    noise: Annotated[bool, Option("--noise", help="the starting noise beside its images")] = False,
+    out: Annotated[Path | None, Option(show_default="samples/ in the run")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
+    from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
+    from fromnoise.generation.naming import default_folder
+    from fromnoise.generation.samples import Outputs, sample_to_folder
+    from fromnoise.model import Autoguidance, load
+
     requested = parse_seeds_or_count(seeds, num)
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     outputs = Outputs(
@@ -82,7 +77,7 @@ def sample(
         npz=npz,
         gif=gif,
         trajectory=trajectory or times is not None or strips is not None,
-        times=parse_integers(times, "--times", "999,700,0") if times is not None else None,
+        times=parse_numbers(times, "--times", "999,700,0", int) if times is not None else None,
         strips=strips or 4,
         each_step=each_step,
         noise=noise,
@@ -119,17 +114,9 @@ def sample(
         cond = conditioning.cond
         requested = list(range(DEFAULT_COUNT if cond is None else len(cond)))
     out = out or default_folder(loaded, model, config, conditioning)
-    with progress_bar("images") as progress:
-        files = sample_to_folder(
-            loaded,
-            requested,
-            out,
-            config,
-            conditioning,
-            outputs,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    files = sample_to_folder(
+        loaded, requested, out, config, conditioning, outputs, batch_size=batch_size
+    )
     print(f"{len(requested)} images in {out.absolute()}")
     for file in files[len(requested) :]:
         if file.parent == out:

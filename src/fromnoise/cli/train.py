@@ -1,18 +1,15 @@
-"""Commands that train a run or read one: train, resume, progress, ema, report."""
+"""Commands that train a run or read one: doctor, train, resume, progress, ema, report."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
-from fromnoise import runs
 from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
-from fromnoise.cli.parsing import parse_numbers
-from fromnoise.config.overrides import parse_overrides
+from fromnoise.cli.parsing import parse_numbers, parse_training
 from fromnoise.progress import progress_bar
-from fromnoise.report.report import write_report
-from fromnoise.training.post_hoc_ema import reconstruct
-from fromnoise.training.previews import progress_figure
+
+COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}  # of the doctor
 
 
 def train(
@@ -22,43 +19,51 @@ def train(
     out: RunFolder = None,
 ) -> None:
     """Train a recipe into a new run folder."""
-    overrides = parse_overrides(settings or [], "training")
+    overrides = parse_training(recipe, settings)
+    from fromnoise import runs
+
     runs.train(recipe, out=out, data=data, overrides=overrides)
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="a run folder")], settings: TrainingKeys = None
+    run: Annotated[Path, Argument(help="a run folder")], settings: TrainingKeys = None
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
-    runs.resume(run, overrides=parse_overrides(settings or [], "training"))
+    recipe = run / "recipe.yaml"
+    overrides = parse_training(recipe, settings) if recipe.is_file() else {}
+    from fromnoise import runs
+
+    runs.resume(run, overrides=overrides)
 
 
 def progress(
-    run: Annotated[Path, typer.Argument(help="a run folder")],
+    run: Annotated[Path, Argument(help="a run folder")],
     epochs: Annotated[
-        str | None,
-        typer.Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced"),
+        str | None, Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced")
     ] = None,
 ) -> None:
     """Draw the previews of several steps of a training side by side."""
     chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
+    from fromnoise.training.previews import progress_figure
+
     print(progress_figure(run, epochs=chosen).absolute())
 
 
 def ema(
-    run: Annotated[Path, typer.Argument(help="a run that had training.ema_lengths")],
+    run: Annotated[Path, Argument(help="a run that had training.ema_lengths")],
     length: Annotated[
-        float, typer.Option(help="of the average, over that of the training: σ_rel, below 0.2887")
+        float, Option(help="of the average, over that of the training: σ_rel, below 0.2887")
     ],
     step: Annotated[
-        int | None, typer.Option(help="the last step of it", show_default="the last snapshot")
+        int | None, Option(help="the last step of it", show_default="the last snapshot")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="a new FILE.safetensors", show_default="ema/length-…  in the run"),
+        Path | None, Option(help="a new FILE.safetensors", show_default="ema/length-…  in the run")
     ] = None,
 ) -> None:
     """Make an average of any length out of a run's snapshots, as a model file."""
+    from fromnoise.training.post_hoc_ema import reconstruct
+
     average = reconstruct(run, length, step=step, out=out)
     print(average.file.absolute())
     print(
@@ -68,12 +73,43 @@ def ema(
 
 
 def report(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    run_folders: Annotated[list[Path], Argument(metavar="RUN...", help="run folders")],
     out: Annotated[
-        Path | None, typer.Option(help="an HTML file", show_default="report.html in the first run")
+        Path | None, Option(help="an HTML file", show_default="report.html in the first run")
     ] = None,
 ) -> None:
     """Write a self-contained HTML page about one run or several side by side."""
+    from fromnoise.report.report import write_report
+
     with progress_bar("denoising") as bar:
         page = write_report(run_folders, out, progress=bar)
     print(page)
+
+
+def doctor(
+    recipe: RecipeName,
+    settings: TrainingKeys = None,
+    data: TrainingData = None,
+    out: RunFolder = None,
+) -> None:
+    """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    changes = parse_training(recipe, settings)
+    from fromnoise.doctor.doctor import diagnose
+
+    findings = diagnose(recipe, out=out, data=data, overrides=changes)
+    console = Console()
+    if console.is_terminal:
+        table = Table(Column("", no_wrap=True), "check", "result", "advice")
+        for finding in findings:
+            level = f"[{COLOURS[finding.level]}]{finding.level}"
+            table.add_row(level, *map(escape, (finding.topic, finding.message, finding.advice)))
+        console.print(table)
+    else:
+        for finding in findings:
+            print(finding)
+    if any(finding.level == "error" for finding in findings):
+        raise Exit(1)

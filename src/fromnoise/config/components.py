@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ValidationError, create_model
 
 from fromnoise.config.errors import ConfigError, explain, unknown_name
+from fromnoise.config.schema import Component, Section
 from fromnoise.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
 from fromnoise.networks import NETWORKS
 
@@ -24,54 +25,30 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
 NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # set by the data, diffusion and seed
 
 
-class Section(BaseModel):
-    """A section of the recipe. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Component(BaseModel):
-    """A named callable and its options, written `name` or `{name: …, option: …}`."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return every key but the name."""
-        return dict(self.model_extra or {})
-
-
-def with_checked_components(section: Any, where: str = "") -> Any:
+def with_checked_components(section: Any) -> Any:
     """Return a recipe or a model's specification with checked and completed components."""
     for key in COMPONENTS:
         inside, _, name = key.rpartition(".")
         part = getattr(section, inside) if inside else section
-        component = check_component(getattr(part, name), key, where)
+        component = check_component(getattr(part, name), key)
         part = part.model_copy(update={name: component})
         section = section.model_copy(update={inside: part}) if inside else part
     return section
 
 
-def check_component(component: Component, key: str, where: str = "") -> Component:
+def check_component(component: Component, key: str) -> Component:
     """Return the component with its options checked and its defaults written out.
 
     key: an entry of COMPONENTS. Raises ConfigError.
     """
-    prefix = f"{where}: " if where else ""
     known = COMPONENTS[key]
     if component.name not in known:
-        raise ConfigError(f"{prefix}{key} = {unknown_name(component.name, known)}")
+        raise ConfigError(f"{key} = {unknown_name(component.name, known)}")
     schema = _schema(known[component.name])
     try:
         options = schema.model_validate(component.options)
     except ValidationError as error:
-        raise ConfigError(f"{prefix}{explain(error, schema, key)}") from error
+        raise ConfigError(explain(error, schema, key)) from error
     return Component(name=component.name, **options.model_dump(mode="json"))
 
 

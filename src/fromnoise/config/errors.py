@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,12 +21,12 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         spaced = path[-1].replace(":", ": ", 1)
         return f"unknown key {dotted}. Put a space after the colon: {{{spaced}}}."
     if first["type"] == "extra_forbidden":
-        section = _section(schema, path[:-1])
+        section: Any = schema
+        for name in path[:-1]:
+            section = section.model_fields[name].annotation
         if not section.model_fields:
             return f"unknown key {dotted}. {section.__name__} has no options."
-        prefix = ".".join([key, *path[:-1]] if key else path[:-1])
-        known = {f"{prefix}.{name}" if prefix else name for name in section.model_fields}
-        everywhere = sorted(known | set(dotted_keys(schema, key)))
+        everywhere = sorted(dotted_keys(schema, key))
         same_name = [k for k in everywhere if k.endswith(f".{path[-1]}")]
         hint = did_you_mean(dotted, everywhere, same_name)
         return f"unknown key {dotted}{hint} Known keys: {', '.join(section.model_fields)}."
@@ -42,15 +43,6 @@ def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:
         yield key
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             yield from dotted_keys(field.annotation, key)
-
-
-def _section(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    for name in path:
-        annotation = schema.model_fields[name].annotation
-        assert inspect.isclass(annotation)
-        assert issubclass(annotation, BaseModel)
-        schema = annotation
-    return schema
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

@@ -9,15 +9,15 @@ from typing import Any
 
 from fromnoise.config.errors import ConfigError
 
-RENAMED_KEYS = {  # section → old key → new key
-    "sampling": {"spacing": "timesteps"},
-    "training": {"times": "noise_levels"},
-    "diffusion": {"metric": "loss"},
-    "evaluation": {"judge": "classifier"},
+RENAMED_KEYS = {  # old key → new key of the same section
+    "sampling.spacing": "timesteps",
+    "training.times": "noise_levels",
+    "diffusion.metric": "loss",
+    "evaluation.judge": "classifier",
 }
-RENAMED_VALUES = {  # section, key → old value → new value
-    ("diffusion", "schedule"): {"given": "custom"},
-    ("evaluation", "extractor"): {"judge": "classifier"},
+RENAMED_VALUES = {  # key, old value → new value
+    ("diffusion.schedule", "given"): "custom",
+    ("evaluation.extractor", "judge"): "classifier",
 }
 
 
@@ -31,35 +31,30 @@ def migrate(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     """Return one section, such as the `sampling` of an evaluation record, with today's keys."""
-    keys = RENAMED_KEYS.get(name, {})
-    return {
-        keys.get(key, key): _value(name, key, value)
-        for key, value in section.items()
-        if keys.get(key) not in section  # the new key wins
-    }
+    migrated = {}
+    for key, value in section.items():
+        new = RENAMED_KEYS.get(f"{name}.{key}")
+        if new is None or new not in section:  # the new key wins
+            migrated[new or key] = _value(f"{name}.{key}", value)
+    return migrated
 
 
 def migrate_extractor(extractor: Mapping[str, Any]) -> dict[str, Any]:
     """Return the extractor of a record with today's name."""
-    section = migrate_section("evaluation", {"extractor": extractor.get("name")})
-    return {**extractor, "name": section["extractor"]}
+    return _value("evaluation.extractor", {"name": None, **extractor})
 
 
 def check_not_renamed(key: str, value: Any = None) -> None:
     """Raise ConfigError if a dotted key, or its value, has an old name."""
-    section, _, name = key.partition(".")
-    if new := RENAMED_KEYS.get(section, {}).get(name):
-        raise ConfigError(f"{key} has a new name. Use {section}.{new}.")
-    name = name.removesuffix(".name")
-    if isinstance(value, str) and (new := RENAMED_VALUES.get((section, name), {}).get(value)):
+    if new := RENAMED_KEYS.get(key):
+        raise ConfigError(f"{key} has a new name. Use {key.partition('.')[0]}.{new}.")
+    new = _value(key.removesuffix(".name"), value)
+    if isinstance(value, str) and new != value:
         raise ConfigError(f"{key} = {value} has a new name. Use {key}={new}.")
 
 
-def _value(section: str, key: str, value: Any) -> Any:
-    values = RENAMED_VALUES.get((section, key))
-    if not values:
-        return value
+def _value(key: str, value: Any) -> Any:
+    """Return a value, or a component with its options, under today's name."""
     if isinstance(value, Mapping):
-        name = value.get("name")
-        return {**value, "name": values[name]} if name in list(values) else dict(value)
-    return values.get(value, value) if isinstance(value, str) else value
+        return {**value, "name": _value(key, value["name"])} if "name" in value else dict(value)
+    return RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 import yaml
 
-from fromnoise.config.components import COMPONENTS, options_of
-from fromnoise.config.errors import ConfigError, did_you_mean
+from fromnoise.config.errors import ConfigError, did_you_mean, dotted_keys
 from fromnoise.config.migration import check_not_renamed
 from fromnoise.config.schema import Recipe, SamplingConfig, Training
 
@@ -16,8 +15,8 @@ SectionName = Literal["training", "sampling"]
 def parse_overrides(arguments: Sequence[str], section: SectionName) -> dict[str, Any]:
     """Return {dotted key: value} of KEY=VALUE arguments.
 
-    A bare key is looked up in `section`: for `training`, `steps=500` is `training.steps`. So is an
-    option of a component in it: for `sampling`, `eta=0.5` is `sampling.sampler.eta`. Dotted keys
+    A bare key is looked up in `section`: for `training`, `steps=500` is `training.steps`. For
+    `sampling` so are the options of the samplers: `eta=0.5` is `sampling.sampler.eta`. Dotted keys
     reach every section.
     Raises ConfigError for a key that is unknown, renamed or repeated.
     """
@@ -52,13 +51,17 @@ def full_key(key: str, section: SectionName) -> str:
     fields = {"training": Training, "sampling": SamplingConfig}[section].model_fields
     if first in fields:
         return f"{section}.{key}"
-    components = [name for name in COMPONENTS if name.startswith(f"{section}.")]
-    options = {option: name for name in components for option in options_of(name)}
-    if key in options:
-        return f"{options[key]}.{key}"
-    known = [*fields, *options]
+    known = list(fields)
+    if section == "sampling":
+        from fromnoise.config.components import options_of  # imports torch
+
+        options = options_of("sampling.sampler")
+        if key in options:
+            return f"sampling.sampler.{key}"
+        known += options
+    similar = did_you_mean(key, dotted_keys(Recipe) if "." in key else known)
     raise ConfigError(
-        f"unknown key {key}{did_you_mean(key, known)} Keys of {section}: {', '.join(known)}. "
+        f"unknown key {key}{similar} Keys of {section}: {', '.join(known)}. "
         f"Keys of other sections are dotted: {'.…, '.join(Recipe.model_fields)}.…"
     )
 

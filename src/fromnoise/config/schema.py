@@ -1,18 +1,20 @@
 """The sections of a recipe, as pydantic models that refuse unknown keys.
 
-A key that names something with options (a schedule, a network, a sampler) holds a `Component`.
+A key that names something with options (a schedule, a network, a sampler) holds a `Component`. Its
+name and options are checked in `components.py`: this module does not need torch.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fromnoise.config.components import Component, Section
-from fromnoise.diffusion import VLB, WEIGHTINGS, NoiseSchedule, Objective
+if TYPE_CHECKING:
+    from fromnoise.diffusion import NoiseSchedule, Objective
 
+FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"  # guidance; s = 1 is off
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
 LENGTHS = (
     "the length of an average is a part of the training, above 0 and below "
@@ -27,9 +29,7 @@ def repeated(count: int) -> BeforeValidator:
 
 def _named(name: str) -> BeforeValidator:
     """Options without a name are those of this one, as in `sampling.sampler.eta=1`."""
-    return BeforeValidator(
-        lambda value: {"name": name, **value} if isinstance(value, dict) else value
-    )
+    return BeforeValidator(lambda value: {"name": name, **value} if type(value) is dict else value)
 
 
 def _interval(value: Any) -> Any:
@@ -39,6 +39,12 @@ def _interval(value: Any) -> Any:
     if not (first.isdecimal() and last.isdecimal()):
         raise ValueError("write the first and the last guided t, as in 200-800")
     return (int(first), int(last))
+
+
+def _scale(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"use s ≥ 0 in {FORMULA}, where 1 is off")
+    return value
 
 
 def _length(value: float) -> float:
@@ -55,8 +61,33 @@ def _lengths(value: Any) -> Any:
 
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
 Length = Annotated[float, AfterValidator(_length)]
+
+
+class Section(BaseModel):
+    """A section of the recipe. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A named callable and its options, written `name` or `{name: …, option: …}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return every key but the name."""
+        return dict(self.model_extra or {})
 
 
 class Data(Section):
@@ -67,7 +98,7 @@ class Data(Section):
     split: Literal["train", "test"] = "train"
     size: Annotated[tuple[Positive, Positive] | None, repeated(2)] = None  # (H, W)
     channels: Positive | None = None
-    fit: Literal["crop", "pad", "squash"] = "crop"
+    fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
@@ -87,14 +118,18 @@ class Diffusion(Section):
     vlb_weight: Annotated[float, Field(ge=0)] = 0.0  # of the bound, where the variance is learned
     offset_noise: Annotated[float, Field(ge=0)] = 0.0  # strength of noise that is one per channel
 
-    def noise_schedule(self) -> NoiseSchedule:
+    def noise_schedule(self) -> "NoiseSchedule":
         """Return the noise schedule. Raises ValueError for options that make none."""
+        from fromnoise.diffusion import NoiseSchedule
+
         name, options = self.schedule.name, self.schedule.options
         snr = self.zero_terminal_snr
         return NoiseSchedule.named(name, self.T, zero_terminal_snr=snr, **options)
 
-    def objective(self) -> Objective:
+    def objective(self) -> "Objective":
         """Return the training objective. Raises ValueError, its message begins with a key."""
+        from fromnoise.diffusion import WEIGHTINGS, Objective
+
         name, options = self.weighting.name, self.weighting.options
         weighting = partial(WEIGHTINGS[name], **options) if options else WEIGHTINGS[name]
         return Objective(self.loss, self.vlb_weight, weighting)
@@ -102,9 +137,9 @@ class Diffusion(Section):
     @property
     def loss_in_words(self) -> str:
         """Return `huber × min_snr`, `mse × simple + 0.001 × vlb`, or `vlb` (own weights)."""
-        if self.loss == VLB:
-            return VLB
-        bound = f" + {self.vlb_weight:g} × {VLB}" if self.vlb_weight else ""
+        if self.loss == "vlb":
+            return "vlb"
+        bound = f" + {self.vlb_weight:g} × vlb" if self.vlb_weight else ""
         return f"{self.loss} × {self.weighting.name}{bound}"
 
 
@@ -112,9 +147,7 @@ class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
 
     steps: Natural = 0  # 0: what `epochs` come to
-    epochs: Annotated[float, Field(gt=0)] | None = (
-        None  # turned into steps when the images are known
-    )
+    epochs: Annotated[float, Field(gt=0)] | None = None  # become steps when images are counted
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
@@ -165,11 +198,8 @@ class SamplingConfig(Section):
     steps: Positive = 50  # at most T
     timesteps: str = "trailing"
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
-    guidance: Annotated[float, Field(ge=0)] = 1.0  # s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off
-    # (first, last) t with guidance, also as 200-800
-    guidance_interval: Annotated[tuple[Positive, Positive] | None, BeforeValidator(_interval)] = (
-        None
-    )
+    guidance: Annotated[float, AfterValidator(_scale)] = 1.0  # s in FORMULA; 1 is off
+    guidance_interval: Interval | None = None  # (first, last) t with guidance, also as 200-800
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if the device computes in it
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
+from fromnoise.config.schema import FORMULA, SamplingConfig
 from fromnoise.data import read_conditions
 from fromnoise.data.labels.names import (
     describe_labels,
@@ -18,7 +18,6 @@ from fromnoise.data.labels.names import (
     parse_weights,
 )
 from fromnoise.model.model import Autoguidance
-from fromnoise.model.sampling import FORMULA
 from fromnoise.model.spec import ModelSpec
 
 DEFAULT_COUNT = 64  # images

@@ -1,4 +1,4 @@
-"""Input images of an edit, its jobs, and how its results are written."""
+"""Input images of an edit, and how its results are written."""
 
 import textwrap
 from collections import deque
@@ -14,10 +14,11 @@ from fromnoise.checkpoints import require_empty_folder
 from fromnoise.data import image_files, read_image
 from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
-from fromnoise.model.model import Model, from_uint8
+from fromnoise.model.model import Model, from_uint8, to_uint8
+from fromnoise.model.precision import without_tf32
 from fromnoise.pictures import grid_figure, save_pngs
+from fromnoise.progress import progress_bar
 
-Progress = Callable[[int, int], None]
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
 MASKED = np.uint8(128)  # grey
 
@@ -36,19 +37,16 @@ def read_inputs(model: Model, path: Path, out: Path) -> InputImages:
     Raises FolderNotEmpty if `out` is not empty, and DataError for an unreadable file.
     """
     require_empty_folder(out)
-    spec, files = model.spec, image_files(path)
-    images = [
-        read_image(
-            file, size=spec.size, channels=spec.channels, fit=spec.fit, background=spec.background
-        )
-        for file in files.values()
-    ]
-    return InputImages(list(files.values()), list(files), np.stack(images))
+    files = image_files(path)
+    how = model.spec.model_dump(include={"size", "channels", "fit", "background"})
+    images = np.stack([read_image(file, **how) for file in files.values()])
+    return InputImages(list(files.values()), list(files), images)
 
 
 def last_x(steps: Iterator[Step]) -> Tensor:
     """Return x of the last step, without keeping the others in memory."""
-    return deque(steps, maxlen=1).pop().x
+    with torch.inference_mode(), without_tf32():
+        return deque(steps, maxlen=1).pop().x
 
 
 def to_x0(model: Model, images: np.ndarray) -> Tensor:
@@ -70,33 +68,32 @@ def title_with_condition(title: str, model: Model, cond: np.ndarray | None) -> s
 
 
 def edit_to_folder(
-    edit: Callable[[list[int], list[int]], np.ndarray],
+    model: Model,
+    edit: Callable[[list[int], list[int]], Tensor],
     inputs: InputImages,
     seeds: Sequence[int],
     folder: Path,
     *,
-    settings: Mapping[str, str],
+    settings: Mapping[str, object],
     title: str,
     batch_size: int,
-    progress: Progress,
     masks: np.ndarray | None = None,
 ) -> list[Path]:
     """Edit each image with each seed: NAME-SEED.png, and comparison.png beside them.
 
-    edit: indices of images, and a seed for each → uint8 (N,C,H,W); `batch_size` at a time. The
-    comparison shows inputs, masked inputs and results. masks: bool (N, H, W).
+    edit: indices of images, and a seed for each → x_0 (N,C,H,W); `batch_size` at a time. settings:
+    for the metadata. masks: bool (N, H, W), for the comparison, which shows inputs and results.
     """
     jobs = [(i, seed) for i in range(len(inputs.names)) for seed in seeds]
     results: list[np.ndarray] = []
-    for start in range(0, len(jobs), batch_size):
-        rows, of_rows = zip(*jobs[start : start + batch_size], strict=True)
-        results.extend(edit(list(rows), list(of_rows)))
-        progress(len(results), len(jobs))
+    with progress_bar("images") as progress:
+        for start in range(0, len(jobs), batch_size):
+            rows, of_rows = map(list, zip(*jobs[start : start + batch_size], strict=True))
+            results.extend(to_uint8(edit(rows, of_rows), model.spec.data_range).numpy())
+            progress(len(results), len(jobs))
     names = [f"{inputs.names[i]}-{seed:06d}" for i, seed in jobs]
-    metadata = [
-        {**settings, "image": inputs.names[i], "seed": str(seed), "software": "fromnoise"}
-        for i, seed in jobs
-    ]
+    said = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
+    metadata = [{**said, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
     pngs = save_pngs(np.stack(results), folder, names, metadata)
     cells: list[tuple[str, np.ndarray]] = []
     for i, name in enumerate(inputs.names[:SHOWN_ROWS]):

@@ -16,7 +16,6 @@ from fromnoise.diffusion import interpolation_starts, slerp
 from fromnoise.diffusion.samplers.inversion import ddim_inversion
 from fromnoise.generation.inputs import (
     SHOWN_ROWS,
-    Progress,
     last_x,
     read_inputs,
     repeat_labels,
@@ -24,9 +23,9 @@ from fromnoise.generation.inputs import (
     to_x0,
 )
 from fromnoise.model.model import Model, to_uint8
-from fromnoise.model.precision import without_tf32
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
+from fromnoise.progress import progress_bar
 
 DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # it leads back to the image
 
@@ -43,7 +42,6 @@ def interpolate_to_folder(
     seed: int = 0,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write images from a to b: a PNG for each λ from 0 to 1, a comparison and an animation.
 
@@ -58,37 +56,50 @@ def interpolate_to_folder(
 
     Raises ValueError: unreadable or out of range, before anything is written.
     """
-    T = model.denoiser.schedule.T
-    t = visited_timesteps(config, model.denoiser.schedule)[0]
+    schedule = model.denoiser.schedule
+    fractions = _fractions(frames)
     if strength is None:
         _check_deterministic(config)
+        t = visited_timesteps(config, schedule)[0]
     else:
-        t = round(strength * T) if 0 < strength <= 1 else 0
-        if t < 1:
-            raise ConfigError(
-                f"strength = {strength} is out of range. Use above 0 (t ≥ 1 of T = {T}) to 1."
-            )
-    fractions = _fractions(frames)
+        t = round(strength * schedule.T) if 0 < strength <= 1 else 0
+    if t < 1:
+        raise ConfigError(
+            f"strength = {strength} is out of range. Use above 0 (t ≥ 1 of T = {schedule.T}) to 1."
+        )
     first, last = read_inputs(model, a, folder), read_inputs(model, b, folder)
     if len(first.names) != len(last.names):
         raise DataError(
             f"{a} has {len(first.names)} images and {b} has {len(last.names)}. They are paired in "
             "order: give the same number of each."
         )
-    ends = zip(to_x0(model, first.images), to_x0(model, last.images), strict=True)
-    if strength is None:
-        how = "between the noises of both"
-        starts = (_slerps(_invert(model, both, config, cond), fractions) for both in ends)
-    else:
-        how = f"mixed at t = {t} of {T}"
-        schedule, eps = model.denoiser.schedule, model.start([seed])[0].to(model.device)
-        starts = (interpolation_starts(schedule, *both, fractions, t, eps) for both in ends)
-    counts = (len(first.names), frames)
-    results = _denoise(model, starts, counts, t, seed, config, cond, batch_size, progress)
+    eps = model.start([seed])[0].to(model.device)
+
+    def start(x0: Tensor, other: Tensor) -> Tensor:
+        if strength is not None:
+            return interpolation_starts(schedule, x0, other, fractions, t, eps)
+        denoise = model.guided_denoiser(config, 2, cond=repeat_labels(cond, 2))
+        times = visited_timesteps(config, schedule)
+        x_T = last_x(ddim_inversion(denoise, schedule, torch.stack([x0, other]), times))
+        return _slerps(x_T, fractions)
+
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
-    title = title_with_condition(f"{what}, {how}", model, cond)
-    return _save(results, folder, pairs, fractions, title, (first.images, last.images))
+    how = "between the noises of both" if strength is None else f"mixed at t = {t} of {schedule.T}"
+    return _denoise_to_folder(
+        model,
+        map(start, to_x0(model, first.images), to_x0(model, last.images)),
+        t,
+        folder,
+        config,
+        pairs=pairs,
+        fractions=fractions,
+        seed=seed,
+        cond=cond,
+        batch_size=batch_size,
+        title=f"{what}, {how}",
+        ends=(first.images, last.images),
+    )
 
 
 def interpolate_seeds_to_folder(
@@ -100,7 +111,6 @@ def interpolate_seeds_to_folder(
     frames: int = 8,
     cond: np.ndarray | None = None,
     batch_size: int = 64,
-    progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write the images that DDIM makes of noise between each seed and the next.
 
@@ -113,14 +123,19 @@ def interpolate_seeds_to_folder(
     _check_deterministic(config)
     fractions = _fractions(frames)
     require_empty_folder(folder)
-    starts = (_slerps(model.start(pair), fractions) for pair in pairwise(seeds))
-    t = visited_timesteps(config, model.denoiser.schedule)[0]
-    counts = (len(seeds) - 1, frames)
-    results = _denoise(model, starts, counts, t, seeds[0], config, cond, batch_size, progress)
-    pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
-    listed = ", ".join(map(str, seeds[: SHOWN_ROWS + 1]))
-    title = title_with_condition(f"between the noises of seeds {listed}", model, cond)
-    return _save(results, folder, pairs, fractions, title)
+    return _denoise_to_folder(
+        model,
+        (_slerps(model.start(pair), fractions) for pair in pairwise(seeds)),
+        visited_timesteps(config, model.denoiser.schedule)[0],
+        folder,
+        config,
+        pairs=[(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)],
+        fractions=fractions,
+        seed=seeds[0],
+        cond=cond,
+        batch_size=batch_size,
+        title=f"between the noises of seeds {', '.join(map(str, seeds[: SHOWN_ROWS + 1]))}",
+    )
 
 
 def _check_deterministic(config: SamplingConfig) -> None:
@@ -136,74 +151,56 @@ def _fractions(frames: int) -> list[float]:
     return torch.linspace(0, 1, frames, dtype=torch.float64).tolist()
 
 
-def _invert(
-    model: Model, both: Sequence[Tensor], config: SamplingConfig, cond: np.ndarray | None
-) -> Tensor:
-    """Return x_T of two images, by DDIM inversion: (2,C,H,W)."""
-    denoise = model.guided_denoiser(config, 2, cond=repeat_labels(cond, 2))
-    times = visited_timesteps(config, model.denoiser.schedule)
-    with torch.inference_mode(), without_tf32():
-        return last_x(ddim_inversion(denoise, model.denoiser.schedule, torch.stack([*both]), times))
-
-
 def _slerps(x_T: Tensor, fractions: Sequence[float]) -> Tensor:
     """Interpolate from the first of two x_T to the second: (frames, C, H, W)."""
     return torch.cat([slerp(x_T[:1], x_T[1:], share) for share in fractions])
 
 
-def _denoise(
+def _denoise_to_folder(
     model: Model,
     starts: Iterable[Tensor],
-    counts: tuple[int, int],
     t: int,
-    seed: int,
-    config: SamplingConfig,
-    cond: np.ndarray | None,
-    batch_size: int,
-    progress: Progress,
-) -> np.ndarray:
-    """Denoise x_t, (frames, C, H, W) per pair: uint8 (pairs, frames, C, H, W)."""
-    pairs, frames = counts
-    results = []
-    for x_t in starts:
-        for part in x_t.split(batch_size):
-            # the sampler's own noise is shared too, so that frames differ by λ alone
-            seeds, labels = [seed] * len(part), repeat_labels(cond, len(part))
-            steps = model.denoise(seeds, config, origin=(t, part), cond=labels)
-            results.append(to_uint8(last_x(steps), model.spec.data_range).numpy())
-            progress(sum(map(len, results)), pairs * frames)
-    return np.concatenate(results).reshape(pairs, frames, *results[0].shape[1:])
-
-
-def _save(
-    results: np.ndarray,
     folder: Path,
+    config: SamplingConfig,
+    *,
     pairs: Sequence[tuple[str, str]],
     fractions: Sequence[float],
+    seed: int,
+    cond: np.ndarray | None,
+    batch_size: int,
     title: str,
     ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Path]:
-    """Write A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
+    """Denoise x_t of each pair, (frames, C, H, W), and write the images.
 
-    results: uint8 (pairs, frames, C, H, W). ends: the input images, (pairs, C, H, W) each.
+    They are A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
+    ends: the input images, (pairs, C, H, W) each; None for the seeds `pairs`.
     """
+    images: list[np.ndarray] = []
+    with progress_bar("images") as progress:
+        for x_t in starts:
+            for part in x_t.split(batch_size):
+                # the sampler's own noise is shared too, so that frames differ by λ alone
+                seeds, labels = [seed] * len(part), repeat_labels(cond, len(part))
+                steps = model.denoise(seeds, config, origin=(t, part), cond=labels)
+                images.extend(to_uint8(last_x(steps), model.spec.data_range).numpy())
+                progress(len(images), len(pairs) * len(fractions))
     names = [f"{a}-{b}-{i:03d}" for a, b in pairs for i in range(len(fractions))]
-    pngs = save_pngs(results.reshape(-1, *results.shape[2:]), folder, names)
-    captions: list[str] = []
+    pngs = save_pngs(np.stack(images), folder, names)
+    results = np.stack(images).reshape(len(pairs), len(fractions), *images[0].shape)
     shares = [f"λ = {share:.2f}" for share in fractions]
-    rows = results
-    if ends is not None:
-        rows = np.concatenate([ends[0][:, None], results, ends[1][:, None]], 1)
-    for a, b in pairs[:SHOWN_ROWS]:
-        of_seeds = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"] if ends is None else []
-        captions += of_seeds or [a, *shares, b]
-    first = rows[:SHOWN_ROWS]
+    if ends is None:
+        rows = results
+        captions = [(f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}") for a, b in pairs]
+    else:
+        rows = np.concatenate([ends[0][:, None], results, ends[1][:, None]], axis=1)
+        captions = [(a, *shares, b) for a, b in pairs]
     comparison = grid_figure(
-        first.reshape(-1, *results.shape[2:]),
+        rows[:SHOWN_ROWS].reshape(-1, *images[0].shape),
         folder / "comparison.png",
-        title=title,
-        captions=captions,
-        columns=first.shape[1],
+        title=title_with_condition(title, model, cond),
+        captions=[caption for row in captions[:SHOWN_ROWS] for caption in row],
+        columns=rows.shape[1],
     )
     frames = [tile(results[:, i]) for i in range(len(fractions))]
     return [*pngs, comparison, save_gif(frames, folder / "interpolation.gif")]

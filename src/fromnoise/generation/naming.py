@@ -5,7 +5,6 @@ import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.schema import SamplingConfig
@@ -19,24 +18,18 @@ LONGEST_NAME = 100  # bytes of the labels in a file name
 CLAMP_NAMES = {True: "clamped", False: "unclamped", "dynamic": "dynamic"}
 
 
-class Description(NamedTuple):
-    """Texts about N images and how they were sampled."""
-
-    title: str
-    heading: str  # the title, with the labels if all images have the same ones
-    names: list[str]  # of the files, without a suffix
-    metadata: list[dict[str, str]]  # of the PNGs
-
-
 def describe(
     spec: ModelSpec,
     config: SamplingConfig,
     seeds: Sequence[int],
     conditioning: Conditioning,
     captions: Sequence[str],
-) -> Description:
-    """Return the title, and the file name and PNG metadata of each image."""
-    settings = _settings(spec, config, conditioning) | {"software": "fromnoise"}
+) -> tuple[str, str, list[str], list[dict[str, str]]]:
+    """Return a title, a heading, and the name (no suffix) and PNG metadata of each image.
+
+    The heading is the title, with the labels if all images have the same ones.
+    """
+    settings = _settings(spec, config, conditioning)
     labelled = list(zip(seeds, captions, strict=True))
     metadata = [
         {**settings, "seed": str(seed), **({"labels": text} if text else {})}
@@ -46,11 +39,11 @@ def describe(
     title = heading = _title(spec, config, conditioning)
     if len(set(captions)) == 1 and captions[0]:
         heading = f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
-    return Description(title, heading, names, metadata)
+    return title, heading, names, metadata
 
 
 def default_folder(
-    model: Model, path: Path, config: SamplingConfig, conditioning: Conditioning | None = None
+    model: Model, path: Path, config: SamplingConfig, conditioning: Conditioning
 ) -> Path:
     """Return samples/NAME in the run, or beside a lone file.
 
@@ -58,8 +51,7 @@ def default_folder(
     options and the labels, so that other settings go to other folders. For a file outside a run it
     begins with the file's name. It ends with the precision if that is not the default one.
     """
-    spec, conditioning = model.spec, conditioning or Conditioning()
-    cond, compose, autoguidance = conditioning
+    spec, (cond, compose, autoguidance) = model.spec, conditioning
     usual = check_component(Component(name=config.sampler.name), "sampling.sampler").options
     parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
     if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
@@ -86,26 +78,19 @@ def default_folder(
 def _settings(
     spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning
 ) -> dict[str, str]:
-    settings = {
-        "sampler": config.sampler.name,
-        "steps": str(config.steps),
-        "timesteps": config.timesteps,
-        "clamp": str(config.clamp),
-        "weights": spec.weights_name,
-        "precision": config.precision,
-        "trained steps": str(spec.step),
-        **{key: str(value) for key, value in config.sampler.options.items()},
-    }
+    settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
+    settings |= {"sampler": config.sampler.name, **config.sampler.options}
+    settings |= {"weights": spec.weights_name, "trained steps": spec.step}
     if conditioning.autoguidance is not None:
         weak, scale = conditioning.autoguidance
-        settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": str(weak.spec.step)}
+        settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": weak.spec.step}
     if conditioning.cond is not None:
         settings["guidance"] = f"{config.guidance:g}"
         if config.guidance_interval is not None:
             settings["guidance interval"] = "{}-{}".format(*config.guidance_interval)
         if config.guidance_rescale:
             settings["guidance rescale"] = f"{config.guidance_rescale:g}"
-    return settings
+    return {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
 
 
 def _title(spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning) -> str:

@@ -15,10 +15,10 @@ from fromnoise.checkpoints import (
     require_empty_folder,
     write_tensors,
 )
+from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, explain, unknown_name
 from fromnoise.config.overrides import with_key
-from fromnoise.config.recipe import check_sampling
 from fromnoise.interop.context_unet import context_unet
 from fromnoise.interop.explainingai import explainingai
 from fromnoise.interop.lucidrains import lucidrains

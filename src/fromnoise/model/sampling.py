@@ -1,15 +1,14 @@
 """Resolve how to sample: the stored `SamplingConfig` of a model with overrides, checked once."""
 
-import math
 from typing import Any
 
 from pydantic import ValidationError
 
+from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.overrides import full_key
-from fromnoise.config.recipe import check_sampling
-from fromnoise.config.schema import SamplingConfig
+from fromnoise.config.schema import FORMULA, SamplingConfig
 from fromnoise.diffusion import (
     Denoise,
     NoiseSchedule,
@@ -20,7 +19,6 @@ from fromnoise.diffusion import (
 from fromnoise.model.precision import Precision
 from fromnoise.model.spec import ModelSpec
 
-FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
 SHAPES_OF_GUIDANCE = ("guidance_interval", "guidance_rescale")  # no effect where s = 1
 
 
@@ -44,7 +42,8 @@ def resolve_sampling(
     """
     overrides = {k: v for k, v in overrides.items() if v is not None or k == "guidance_interval"}
     for key in overrides:
-        full_key(key, "sampling")  # raises for unknown and renamed keys
+        if not full_key(key, "sampling").startswith("sampling."):
+            raise ConfigError(f"{key} has no effect on sampling. Remove it.")
     stored, T = spec.sampling, spec.diffusion.T
     fields = {key: value for key, value in overrides.items() if key in SamplingConfig.model_fields}
     options = {key: value for key, value in overrides.items() if key not in fields}
@@ -97,11 +96,6 @@ def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool |
         raise ConfigError(
             f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
             f"Remove {guiding[0]}."
-        )
-    scale = fields.get("guidance", 1.0)
-    if isinstance(scale, int | float) and not 0 <= scale < math.inf:
-        raise ConfigError(
-            f"guidance = {scale:g} is out of range. Use s ≥ 0 in {FORMULA}, where 1 is off."
         )
     if conditional is False:
         raise ConfigError(

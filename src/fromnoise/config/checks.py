@@ -1,0 +1,85 @@
+"""Check what the schema of a recipe cannot: its components, and the keys that need each other."""
+
+from typing import Any
+
+from fromnoise.config.components import with_checked_components
+from fromnoise.config.errors import ConfigError, unknown_name
+from fromnoise.config.schema import FORMULA, Recipe
+from fromnoise.data import SOURCES
+from fromnoise.diffusion import LOSSES, TIMESTEPS, VLB, check_prediction
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe with the options of its components completed. Raises ConfigError."""
+    if recipe.data.source not in SOURCES:
+        raise ConfigError(f"data.source = {unknown_name(recipe.data.source, SOURCES)}")
+    if recipe.diffusion.loss not in (losses := [*LOSSES, VLB]):
+        raise ConfigError(f"diffusion.loss = {unknown_name(recipe.diffusion.loss, losses)}")
+    recipe = with_checked_components(recipe)
+    settings, diffusion = recipe.training, recipe.diffusion
+    learned = recipe.network.options.get("learned_variance", False)
+    if settings.steps == 0 and settings.epochs is None:
+        raise ConfigError("training.steps is missing. Give it, or training.epochs.")
+    if settings.steps and settings.epochs is not None:
+        raise ConfigError("training.steps and training.epochs exclude each other. Keep one.")
+    try:
+        diffusion.objective()
+    except ValueError as error:
+        raise ConfigError(f"diffusion.{error}") from error
+    try:
+        check_prediction(diffusion.noise_schedule(), diffusion.prediction)
+    except ValueError as error:
+        name = diffusion.schedule.name
+        name += " with zero_terminal_snr" if diffusion.zero_terminal_snr else ""
+        raise ConfigError(f"diffusion.schedule = {name}: {error}") from error
+    if diffusion.loss == VLB and not learned:
+        raise ConfigError(
+            "diffusion.loss = vlb trains a learned variance. Set network.learned_variance=true."
+        )
+    if diffusion.offset_noise and learned:
+        raise ConfigError(
+            f"diffusion.offset_noise = {diffusion.offset_noise:g} excludes a learned variance: the "
+            "bound assumes standard normal noise. Set it to 0, or network.learned_variance=false."
+        )
+    if learned != (diffusion.vlb_weight > 0 or diffusion.loss == VLB):
+        raise ConfigError(
+            f"network.learned_variance = {learned}, but diffusion.vlb_weight = "
+            f"{diffusion.vlb_weight:g}. Only the bound trains a variance: set both (0.001 is the "
+            "usual weight) or neither, or diffusion.loss=vlb."
+        )
+    if diffusion.variance_reading != "range" and not learned:
+        raise ConfigError(
+            f"diffusion.variance_reading = {diffusion.variance_reading} has no effect with "
+            "network.learned_variance = False. Remove it."
+        )
+    check_sampling(recipe, labels=recipe.data.labels)
+    return recipe
+
+
+def check_sampling(section: Any, *, labels: bool) -> None:
+    """Raise ConfigError if the `sampling` of a recipe or a specification does not fit the rest."""
+    sampling, T = section.sampling, section.diffusion.T
+    if sampling.timesteps not in TIMESTEPS:
+        raise ConfigError(f"sampling.timesteps = {unknown_name(sampling.timesteps, TIMESTEPS)}")
+    learned = section.network.options.get("learned_variance", False)
+    if sampling.sampler.options.get("variance") == "learned" and not learned:
+        raise ConfigError(
+            "sampling.sampler.variance = learned, but network.learned_variance = False. "
+            "Use small or large."
+        )
+    eta = sampling.sampler.options.get("eta", 0)
+    if not 0 <= eta <= 1:
+        raise ConfigError(
+            f"sampling.sampler.eta = {eta:g} is out of range. Use 0 (deterministic) to 1 (as ddpm)."
+        )
+    interval = sampling.guidance_interval
+    if interval is not None and not interval[0] <= interval[1] <= T:
+        raise ConfigError(
+            f"sampling.guidance_interval = {interval[0]}-{interval[1]} is out of range. Give the "
+            f"first and the last guided t, 1 ≤ first ≤ last ≤ T = {T}."
+        )
+    if sampling.guidance != 1 and not labels:
+        raise ConfigError(
+            f"sampling.guidance = {sampling.guidance:g} (s in {FORMULA}) needs a model with "
+            "labels. Set data.labels=true."
+        )
