@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import fromnoise
+from fromnoise.checkpoints import NotFinite
 from fromnoise.classifier.classifier import (
     Classifier,
     ClassifierSpec,
@@ -197,7 +198,7 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
         return sample(seeds, config, **options)
 
     monkeypatch.setattr(model, "sample", recorded)
-    monkeypatch.setattr(label_evaluation, "load", lambda *_, **__: model)
+    monkeypatch.setattr(label_evaluation, "load_in_fp32", lambda *_, **__: model)
     monkeypatch.setattr(label_evaluation, "load_classifier", lambda *_, **__: classifier)
 
     def evaluate(scales, **sampling):
@@ -219,6 +220,19 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
     [(name, value)] = shape.items()
     assert [getattr(config, name) == value for config in configs] == [False, True, True]
     assert record["sampling"][name] == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_images_that_are_nan_are_not_classified(model, tmp_path, nan_seeds):
+    with pytest.raises(NotFinite, match="2 of 12 images are NaN or infinite, of seeds 5, 6"):
+        score_labels(
+            model,
+            classifier_of(NAMES),
+            [PromptSet("a", CONDITIONS)],
+            tmp_path / "out",
+            scales=[1.0],
+            num=4,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_captions_mark_right_and_wrong_images():
@@ -354,11 +368,20 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
 
-    how = ["--labels", "red", "--num", 2, "--steps", 2, "eta=0.5", "timesteps=leading"]
-    assert cli("evaluate-labels", trained, "--classifier", classifier, *how).code == 0
-    [folder] = (trained / "evaluation").iterdir()
-    precision = fromnoise.load(trained).auto_precision
-    assert folder.name == f"labels-000150-ema-ddim-2-eta0.5-leading-{precision}-labels-s1.5"
+    how = ["--num", 2, "--steps", 2, "eta=0.5", "timesteps=leading"]
+    for label in ("red", "blue"):
+        options = ["--classifier", classifier, "--labels", label, *how]
+        assert cli("evaluate-labels", trained, *options).code == 0
+    folder, other = sorted(
+        (trained / "evaluation").iterdir(), key=lambda path: path.stat().st_mtime
+    )
+    assert folder != other
+    for path, label in ((folder, "red"), (other, "blue")):
+        assert path.name.startswith("labels-000150-ema-ddim-2-eta0.5-leading-fp32-labels-")
+        assert path.name.endswith("-s1.5")
+        scores_of = json.loads((path / "scores.json").read_text())
+        assert scores_of["conditions"] == {"labels": [f"{label}, …"]}
+        assert scores_of["model"]["precision"] == "fp32"
     sampling = json.loads((folder / "scores.json").read_text())["sampling"]
     assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
     assert (sampling["steps"], sampling["timesteps"]) == (2, "leading")

@@ -24,7 +24,7 @@ from fromnoise.evaluation.images import (
     run_images_of,
 )
 from fromnoise.evaluation.metrics import kernel_distance
-from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
+from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
 from fromnoise.evaluation.reference import Reference
 from fromnoise.evaluation.sets import evaluate_set
 
@@ -43,10 +43,11 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     code, out, err = cli("evaluate", run, *QUICK)
     assert code == 0, err
     model, digits = fromnoise.load(run), open_images("digits")
-    name = f"set-{model.spec.step:06d}-ema-ddim-2-{model.auto_precision}-pixels-train-66"
+    name = f"set-{model.spec.step:06d}-ema-ddim-2-fp32-pixels-train-66"
     folder = run / "evaluation" / name
     record = written(folder)
-    drawn, real = pixel_moments(model.sample(range(66), steps=2)), pixel_moments(digits.images)
+    drawn = pixel_moments(model.sample(range(66), steps=2, precision="fp32"))
+    real = pixel_moments(digits.images)
     expected = frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     for score in record["scores"].values():
@@ -159,7 +160,7 @@ def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     more = ["sampler=ddpm", "variance=large"]
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
     model = fromnoise.load(run)
-    before, after = (f"set-{model.spec.step:06d}-ema-", f"-{model.auto_precision}-pixels-train-66")
+    before, after = (f"set-{model.spec.step:06d}-ema-", "-fp32-pixels-train-66")
     sampling = {
         folder.name.removeprefix(before).removesuffix(after): written(folder)["generated"][
             "sampling"
@@ -193,7 +194,7 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     np.savez(tmp_path / "small.npz", images=real[:, :, :4])
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
-    assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 with 3" in err
+    assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 (H×W)" in err
 
 
 def test_a_folder_that_sample_wrote_holds_its_samples(cli, run, tmp_path):
@@ -266,7 +267,7 @@ def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monk
     monkeypatch.setitem(set_evaluation.METRICS, "kid", stopped)
     generated = Generated(images, {"what": "x", "count": 80}, None)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
+        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path, metrics=["fid", "kid"])
     record = written(tmp_path)
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
@@ -275,14 +276,31 @@ def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monk
 
 def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_path, monkeypatch):
     def unfit(subject):
-        raise ValueError("of another size")
+        raise NotDefined("of another size")
 
     images, reference = sets
     monkeypatch.setitem(set_evaluation.METRICS, "kid", unfit)
     generated = Generated(images, {"what": "x", "count": 80}, None)
-    record = evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
+    extractor, metrics = pixels((1, 3, 3)), ["fid", "kid", "prc"]
+    record = evaluate_set(generated, reference, extractor, tmp_path, metrics=metrics)
     assert record["missing"]["kid"] == "of another size"
     assert {"fid", "precision"} <= set(record["scores"])
+
+
+def test_a_bug_in_a_metric_is_not_taken_for_a_metric_that_is_not_defined(
+    sets, tmp_path, monkeypatch
+):
+    def wrong(subject):
+        return np.zeros(2) + np.zeros(3)  # a ValueError
+
+    images, reference = sets
+    monkeypatch.setitem(set_evaluation.METRICS, "kid", wrong)
+    generated = Generated(images, {"what": "x", "count": 80}, None)
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path, metrics=["fid", "kid"])
+    record = written(tmp_path)
+    assert set(record["scores"]) == {"fid", "fid_infinity"}
+    assert not record["complete"]
 
 
 def test_a_metric_of_ones_own_is_one_line_in_the_dict(cli, run, tmp_path, monkeypatch):
@@ -442,11 +460,45 @@ def test_options_without_effect_on_images_are_refused(cli, tmp_path):
         (["clamp=false"], "clamp"),
         (["--weights", "raw"], "--weights"),
         (["--seed", 1], "--seed"),
+        (["--seed", 0], "--seed"),
+        (["--batch-size", 64], "--batch-size"),
     ):
         code, out, err = cli(*command, *arguments)
         assert (code, out, len(err.splitlines())) == (2, "", 1), (arguments, err)
         assert err.startswith(f"error: {name} has no effect: "), err
         assert "made.npz holds images, not a model. Remove it." in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sweep"])
+def test_scores_are_those_of_fp32_on_a_device_that_computes_in_bf16(cli, run, monkeypatch, command):
+    monkeypatch.setattr(fromnoise.model.model, "default_precision", lambda device: "bf16")
+    monkeypatch.setattr(fromnoise.model.model, "in_bf16", None)
+    assert fromnoise.load(run).auto_precision == "bf16"
+    how = ["--steps", 2] if command == "evaluate" else ["--steps", "2", "--samplers", "ddim"]
+    code, _, err = cli(command, run, "--extractor", "pixels", "--num-images", 66, *how)
+    assert code == 0, err
+    [folder] = (run / "evaluation").iterdir()
+    assert "-fp32-" in folder.name
+    files = [file.read_text() for file in folder.glob("*.json")]
+    assert '"precision": "fp32"' in files[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sample", "--num", 8),
+        ("evaluate", *QUICK),
+        ("sweep", *QUICK[:4], "--steps", "2", "--samplers", "ddim"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_images_that_are_nan_are_refused_by_their_seeds(cli, run, tmp_path, nan_seeds, command):
+    name, *how = command
+    code, out, err = cli(name, run, *how, "--out", tmp_path / "out")
+    assert (code, out, len(err.splitlines())) == (1, "", 1), err
+    assert "2 of " in err
+    assert "images are NaN or infinite, of seeds 5, 6. Check the weights" in err
     assert not (tmp_path / "out").exists()
 
 

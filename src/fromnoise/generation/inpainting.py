@@ -21,7 +21,7 @@ from fromnoise.generation.inputs import (
     title_with_condition,
     to_x0,
 )
-from fromnoise.model.model import Model, to_uint8
+from fromnoise.model.model import Model, require_finite, to_uint8
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
@@ -120,7 +120,7 @@ def inpaint_batch(
             jump=jump,
             **config.sampler.options,
         )
-        return last_x(steps)
+        return last_x(require_finite(steps, seeds))
 
 
 def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
