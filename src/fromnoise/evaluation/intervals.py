@@ -47,9 +47,7 @@ def share_interval(share: float, n: float, *, freedom: float = math.inf) -> Inte
     margin = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     scale = 1 + z * z / n
     low, high = (middle - margin) / scale, (middle + margin) / scale
-    return Interval(
-        share, max(0.0, min(share, low)), min(1.0, max(share, high))
-    )  # but for rounding
+    return Interval(share, max(0.0, min(share, low)), min(1.0, max(share, high)))  # by rounding
 
 
 def jackknife_error(left_out: np.ndarray) -> float:

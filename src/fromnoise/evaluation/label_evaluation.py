@@ -81,6 +81,17 @@ def read_prompts(
     return prompts or [PromptSet("each label", one_label_each(names, len(names)))]
 
 
+class LabelResult(NamedTuple):
+    """The scores of one set of prompts at one guidance scale."""
+
+    prompts: str
+    guidance: float
+    num_images: int
+    seconds: float  # of sampling
+    scores: dict[str, Interval]
+    per_label: dict[str, LabelScores]
+
+
 def evaluate_labels_to_folder(
     path: Path,
     classifier: Path,
@@ -98,84 +109,39 @@ def evaluate_labels_to_folder(
 ) -> tuple[str, Path]:
     """Score how often a model's images show the requested labels; return the table and its folder.
 
+    Samples `num` images for each condition at each scale, and classifies them. Every image has its
+    own seed, counted from `first_seed`; all scales use the same seeds. The files are written after
+    every set of conditions and scale.
+
     path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
-    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`. Others as in
-    `evaluate_labels`.
+    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`; `precision` is
+    fp32 unless it is set.
+    Raises, before sampling, ConfigError if the folder has scores already, DataError if the model
+    and the classifier have different labels, and ValueError for other settings that do not match.
     """
     model = load_in_fp32(path, weights=weights, device=device)
-    loaded = load_classifier(classifier, device=device)
-    prompts = read_prompts(model.spec.label_names, files, texts)
-    scales = scales or [model.spec.sampling.guidance]
-    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
-    configs = []
-    for scale in scales:
-        settings = {**(sampling or {}), "guidance": guided if scale == 1 else scale}
-        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
-    parts = sampling_name(model.spec, with_guidance(configs[0], 1.0))
-    sets = [p.name.replace(" ", "-") for p in prompts]
+    loaded, names = load_classifier(classifier, device=device), model.spec.label_names
+    prompts = read_prompts(names, files, texts)
+    order = _column_order(model, loaded)
+    configs = _configs(model, scales or [model.spec.sampling.guidance], sampling or {})
+    config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
+    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].conditions[:1]))  # raises
+    parts = ["labels", *sampling_name(model.spec, with_guidance(config, 1.0))]
+    parts += [p.name.replace(" ", "-") for p in prompts]
     if texts:  # others would have the same name
-        sets[-1] += f"-{hashlib.sha256(prompts[-1].conditions.tobytes()).hexdigest()[:8]}"
-    name = "-".join(["labels", *parts, *sets, *(f"s{scale:g}" for scale in scales if scale != 1)])
-    folder = out or run_folder_of(path) / "evaluation" / name
-    results = evaluate_labels(
-        model,
-        loaded,
-        prompts,
-        folder,
-        configs,
-        num=num,
-        first_seed=first_seed,
-        batch_size=batch_size,
-        loaded_from=str(path.absolute()),
-    )
-    return label_table(results, loaded), folder
-
-
-class LabelResult(NamedTuple):
-    """The scores of one set of prompts at one guidance scale."""
-
-    prompts: str
-    guidance: float
-    num_images: int
-    seconds: float  # of sampling
-    scores: dict[str, Interval]
-    per_label: dict[str, LabelScores]
-
-
-def evaluate_labels(
-    model: Model,
-    classifier: Classifier,
-    prompts: Sequence[PromptSet],
-    folder: Path,
-    configs: Sequence[SamplingConfig],
-    *,
-    num: int = 8,
-    first_seed: int = 0,
-    batch_size: int = 64,
-    loaded_from: str = "",
-) -> list[LabelResult]:
-    """Sample `num` images for each condition by each configuration, and classify them.
-
-    Every image has its own seed, counted from `first_seed`; all configurations use the same seeds.
-    Writes `scores.json`, `scores.md` and one picture for each result into `folder`, after every
-    result. configs: at least one; they differ in guidance alone. loaded_from: the path of the
-    model, for the record.
-    Raises, before sampling, ConfigError if `folder` has scores already, DataError if the model and
-    the classifier have different labels, and ValueError for other settings that do not match.
-    """
+        parts += [hashlib.sha256(prompts[-1].conditions.tobytes()).hexdigest()[:8]]
+    parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
+    folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
     if (folder / SCORES_FILE).exists():
         raise ConfigError(
             f"{folder.absolute()} has the scores of an earlier evaluation. Give another --out, or "
             "remove it."
         )
-    order, names = _column_order(model, classifier), model.spec.label_names
-    config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
-    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].conditions[:1]))  # raises
     metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
         "model": {
-            "loaded from": loaded_from,
+            "loaded from": str(path.absolute()),
             "source": model.spec.source,
             **model.spec.weights_info(),
             "precision": config.precision,
@@ -187,7 +153,7 @@ def evaluate_labels(
         "conditions": {
             p.name: [describe_labels(row, names) for row in p.conditions] for p in prompts
         },
-        "classifier": classifier.spec.model_dump(mode="json"),
+        "classifier": loaded.spec.model_dump(mode="json"),
     }
     results: list[LabelResult] = []
     for (name, conditions), config in itertools.product(prompts, configs):
@@ -204,7 +170,7 @@ def evaluate_labels(
                 progress=progress,
             )
         seconds = time.perf_counter() - started
-        predictions = classifier.predictions(images).select(slice(None), order)
+        predictions = loaded.predictions(images).select(slice(None), order)
         per_label = scores_per_label(predictions, targets, condition)
         result = LabelResult(
             name,
@@ -217,9 +183,21 @@ def evaluate_labels(
         results.append(result)
         _save_picture(images, predictions, targets, num, names, result, folder)
         content = {**metadata, "results": [plain(result) for result in results]}
-        table = label_table(results, classifier)
+        table = label_table(results, loaded)
         write_files(folder, {TABLE_FILE: table, SCORES_FILE: to_json(content)})
-    return results
+    return label_table(results, loaded), folder
+
+
+def _configs(
+    model: Model, scales: Sequence[float], sampling: Mapping[str, Any]
+) -> list[SamplingConfig]:
+    """Return the settings at each scale, checked."""
+    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
+    configs = []
+    for scale in scales:
+        settings = {**sampling, "guidance": guided if scale == 1 else scale}
+        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
+    return configs
 
 
 def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
