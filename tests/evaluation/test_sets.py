@@ -12,10 +12,9 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
-from fromnoise.evaluation.features import pixels
+from fromnoise.evaluation.evaluate import evaluate
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
-    Generated,
     RealImages,
     evenly_spaced,
     generate_images,
@@ -25,8 +24,6 @@ from fromnoise.evaluation.images import (
 )
 from fromnoise.evaluation.metrics import kernel_distance
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
-from fromnoise.evaluation.reference import Reference
-from fromnoise.evaluation.sets import evaluate_set
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
 
@@ -249,56 +246,53 @@ def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):
     assert record["scores"]["fid"] == pytest.approx(written(by_images)["scores"]["fid"], rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def sets():
+@pytest.fixture
+def evaluate_with_kid(tmp_path, monkeypatch):
+    """evaluate_with_kid(kid): the record of an evaluation in which KID is another function."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (80, 1, 3, 3), dtype=np.uint8)
-    features = rng.random((90, 9), dtype=np.float32)
-    real = moments_of(features)
-    said = {"what": "noise", "count": 90}
-    return images, Reference(real.mean, real.covariance, features, said)
+    for name, count in (("made", 80), ("real", 90)):
+        images = rng.integers(0, 256, (count, 3, 3, 1), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images)
+
+    def call(kid):
+        monkeypatch.setitem(set_evaluation.METRICS, "kid", kid)
+        files = {"reference": str(tmp_path / "real.npz"), "out": tmp_path / "out"}
+        evaluate(tmp_path / "made.npz", extractor="pixels", metrics=["fid", "kid", "prc"], **files)
+        return written(tmp_path / "out")
+
+    return call
 
 
-def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monkeypatch):
+def test_what_is_done_when_it_is_stopped_is_kept_and_marked(evaluate_with_kid, tmp_path):
     def stopped(subject):
         raise KeyboardInterrupt
 
-    images, reference = sets
-    monkeypatch.setitem(set_evaluation.METRICS, "kid", stopped)
-    generated = Generated(images, {"what": "x", "count": 80}, None)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path, metrics=["fid", "kid"])
-    record = written(tmp_path)
+        evaluate_with_kid(stopped)
+    record = written(tmp_path / "out")
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
-    assert "incomplete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
+    assert "incomplete" in (tmp_path / "out" / "metrics.md").read_text(encoding="utf-8")
 
 
-def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_path, monkeypatch):
+def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(evaluate_with_kid):
     def unfit(subject):
         raise NotDefined("of another size")
 
-    images, reference = sets
-    monkeypatch.setitem(set_evaluation.METRICS, "kid", unfit)
-    generated = Generated(images, {"what": "x", "count": 80}, None)
-    extractor, metrics = pixels((1, 3, 3)), ["fid", "kid", "prc"]
-    record = evaluate_set(generated, reference, extractor, tmp_path, metrics=metrics)
+    record = evaluate_with_kid(unfit)
     assert record["missing"]["kid"] == "of another size"
     assert {"fid", "precision"} <= set(record["scores"])
 
 
 def test_a_bug_in_a_metric_is_not_taken_for_a_metric_that_is_not_defined(
-    sets, tmp_path, monkeypatch
+    evaluate_with_kid, tmp_path
 ):
     def wrong(subject):
         return np.zeros(2) + np.zeros(3)  # a ValueError
 
-    images, reference = sets
-    monkeypatch.setitem(set_evaluation.METRICS, "kid", wrong)
-    generated = Generated(images, {"what": "x", "count": 80}, None)
     with pytest.raises(ValueError, match="could not be broadcast"):
-        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path, metrics=["fid", "kid"])
-    record = written(tmp_path)
+        evaluate_with_kid(wrong)
+    record = written(tmp_path / "out")
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
 

@@ -1,5 +1,13 @@
-"""Evaluate the images of a model, or of a folder or file, as a set against real ones."""
+"""Evaluate the images of a model, or of a folder or file, as a set against real ones.
 
+    set-…/metrics.json    scores with their intervals, and the settings
+          metrics.md      the same as a table
+          copies.png      generated images beside their nearest training images
+
+The first two are rewritten after every metric, so that an interruption loses none.
+"""
+
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +24,21 @@ from fromnoise.evaluation.images import (
     read_images,
     run_images_of,
 )
-from fromnoise.evaluation.records import require_no_scores, table
+from fromnoise.evaluation.records import (
+    NotDefined,
+    new_record,
+    published_beside,
+    require_no_scores,
+    table,
+    write_record,
+)
 from fromnoise.evaluation.reference import RUN_SPLITS, open_real, open_reference
 from fromnoise.evaluation.sets import (
     METRICS,
     check_enough_images,
     check_metrics,
-    evaluate_set,
+    marks,
+    subject_of,
     undefined_metrics,
 )
 from fromnoise.model.spec import ModelSpec, Weights, is_model, run_folder_of
@@ -110,15 +126,30 @@ def evaluate(
                 progress=progress,
             )
     assert generated is not None
-    record = evaluate_set(
-        generated,
-        real_features,
-        space,
-        folder,
-        run_images=run_images,
-        metrics=metrics,
-        undefined=undefined,
-    )
+    record = new_record() | {
+        "generated": generated.info,
+        "reference": real_features.info,
+        "extractor": space.info(),
+        "marks": marks(count, real_features, space),
+        "seconds": {"drawing": generated.seconds},
+    }
+    started = time.perf_counter()
+    subject = subject_of(generated, real_features, space, run_images, folder)
+    record["seconds"]["features"] = time.perf_counter() - started
+    for name in metrics:
+        started = time.perf_counter()
+        try:
+            if name in undefined:
+                raise NotDefined(undefined[name])
+            result = METRICS[name](subject)
+        except NotDefined as reason:
+            record["missing"][name] = str(reason)
+        else:
+            record |= {key: record.get(key, {}) | value for key, value in result.items()}
+            record["seconds"][name] = time.perf_counter() - started
+        write_record(folder, record)
+    record |= {"complete": True, "published": published_beside(record)}
+    write_record(folder, record)
     return table(record), folder
 
 

@@ -1,21 +1,13 @@
-"""Score a set of generated images by the metrics in METRICS.
-
-    set-…/metrics.json    scores with their intervals, and the settings
-          metrics.md      the same as a table
-          copies.png      generated images beside their nearest training images
-
-The first two are rewritten after every metric, so that an interruption loses none.
+"""Metrics of a set of generated images, compared with real ones.
 
 A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
 "low", "high"}}}, or a key of its own. It raises `NotDefined` with the reason if it is not defined.
 To add one, write the function, add a line to METRICS, and a test.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +22,7 @@ from fromnoise.evaluation.features import (
     extract_features,
     extract_in_parts,
 )
-from fromnoise.evaluation.images import NO_RUN, Generated, RealImages, RunImages, evenly_spaced
+from fromnoise.evaluation.images import Generated, RealImages, RunImages, evenly_spaced
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import (
     BLOCKS,
@@ -40,13 +32,7 @@ from fromnoise.evaluation.metrics import (
     kernel_distance,
     precision_and_recall,
 )
-from fromnoise.evaluation.records import (
-    NotDefined,
-    Record,
-    new_record,
-    published_beside,
-    write_record,
-)
+from fromnoise.evaluation.records import Record
 from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.progress import progress_bar
 
@@ -192,57 +178,20 @@ def undefined_metrics(
     return reasons
 
 
-def evaluate_set(
+def subject_of(
     generated: Generated,
     reference: Reference,
     extractor: Extractor,
+    run_images: RunImages,
     folder: Path,
-    *,
-    run_images: RunImages = NO_RUN,
-    metrics: Sequence[str] = tuple(METRICS),
-    undefined: Mapping[str, str] = MappingProxyType({}),
-) -> Record:
-    """Score generated images against real ones, and return the content of metrics.json.
-
-    run_images: for the check for copies. undefined: the reasons of metrics that are left out, see
-    `undefined_metrics`. A metric that raises NotDefined is listed with its reason too.
-    """
-    record = new_record() | {
-        "generated": generated.info,
-        "reference": reference.info,
-        "extractor": extractor.info(),
-        "marks": marks(len(generated.images), reference, extractor),
-        "seconds": {"drawing": generated.seconds},
-    }
-    started = time.perf_counter()
+) -> Subject:
+    """Return generated images with their features, for metrics."""
     with progress_bar("features") as progress:
         parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
-    logits = [part.logits for part in parts if part.logits is not None]
-    subject = Subject(
-        generated,
-        np.concatenate([part.features for part in parts]),
-        np.concatenate(logits) if logits else None,
-        reference,
-        extractor,
-        run_images,
-        folder,
-    )
-    record["seconds"]["features"] = time.perf_counter() - started
-    for name in metrics:
-        started = time.perf_counter()
-        try:
-            if name in undefined:
-                raise NotDefined(undefined[name])
-            result = METRICS[name](subject)
-        except NotDefined as reason:
-            record["missing"][name] = str(reason)
-        else:
-            record |= {key: record.get(key, {}) | value for key, value in result.items()}
-            record["seconds"][name] = time.perf_counter() - started
-        write_record(folder, record)
-    record |= {"complete": True, "published": published_beside(record)}
-    write_record(folder, record)
-    return record
+    features, logits = np.concatenate([part.features for part in parts]), None
+    if parts[0].logits is not None:
+        logits = np.concatenate([part.logits for part in parts if part.logits is not None])
+    return Subject(generated, features, logits, reference, extractor, run_images, folder)
 
 
 def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:

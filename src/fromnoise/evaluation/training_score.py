@@ -77,12 +77,9 @@ def score(
         images = RealImages(data, f"{data.source}, train")
         real = reference_of(images, extractor, progress=check_signal)
         model = Model(denoiser, spec)  # in fp32, so that scores do not depend on the device
+        config = model.sampling_config(conditional=has_labels(model, images))
         samples = generate_images(
-            model,
-            settings.num_images,
-            model.sampling_config(conditional=has_labels(model, images)),
-            labels_of=images,
-            progress=check_signal,
+            model, settings.num_images, config, labels_of=images, progress=check_signal
         )
         features = extract_features(extractor, samples.images, check_signal)
         distance, _ = frechet_scores(blocks_of(features), real.mean, real.covariance)
@@ -97,6 +94,7 @@ def score(
         evaluation={
             "extractor": extractor.name,
             "num_images": settings.num_images,
+            "precision": config.precision,
             "fid": distance._asdict(),
             "seconds": seconds,
         },
