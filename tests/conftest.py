@@ -5,7 +5,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import fromnoise
 from fromnoise.cli import main
+from fromnoise.model import model
 from fromnoise.networks import DDPM
 from fromnoise.networks.layers import drop
 from fromnoise.training import previews
@@ -111,6 +112,20 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, free to be changed."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def nan_seeds(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
+    """Make the noise of these seeds NaN, and so their images."""
+    broken, draw = (5, 6), model.image_noise
+
+    def noise(seeds: Sequence[int], *arguments: Any) -> Tensor:
+        drawn = draw(seeds, *arguments)
+        drawn[torch.tensor([seed in broken for seed in seeds], dtype=torch.bool)] = torch.nan
+        return drawn
+
+    monkeypatch.setattr(model, "image_noise", noise)
+    return broken
 
 
 @pytest.fixture

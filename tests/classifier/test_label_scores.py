@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from fromnoise.classifier.label_scores import SCORES, LabelPredictions, label_counts, scores
-from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.label_intervals import score_with_intervals, scores_per_label
+from fromnoise.evaluation.intervals import Interval, score_with_intervals, scores_per_label
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
@@ -392,29 +391,3 @@ def test_images_that_all_score_one_half_leave_room_on_both_sides():
     alike = 0.025 ** (1 / 12)
     assert found == pytest.approx((0.5, alike / 2, 1 - alike / 2))
     assert isinstance(found, Interval)
-
-
-# --- errors
-
-
-def test_wrong_inputs_are_refused():
-    predictions, targets, condition = random_case(4, 3, 2)
-    with pytest.raises(ValueError, match=r"\(4, 3\), \(4, 3\) and \(4, 2\)"):
-        label_counts(predictions, targets[:, :2])
-    with pytest.raises(ValueError, match="not empty"):
-        label_counts(LabelPredictions(*(part[:0] for part in predictions)), targets[:0])
-    with pytest.raises(ValueError, match=r"of one shape \(N, K\)"):
-        label_counts(LabelPredictions(*(part[0] for part in predictions)), targets[0])
-    with pytest.raises(ValueError, match="is of type float64, not bool"):
-        label_counts(LabelPredictions(predictions.probability, predictions.probability), targets)
-    for wrong in (1.5, -0.5, NAN):
-        with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
-            label_counts(LabelPredictions(np.full((4, 3), wrong), predictions.present), targets)
-    for wrong in (2, 0.5, NAN):
-        with pytest.raises(ValueError, match="−1, 0 or 1"):
-            scores_per_label(predictions, np.full((4, 3), wrong), condition)
-    for function in (score_with_intervals, scores_per_label):
-        with pytest.raises(ValueError, match=r"\(4,\), got \(3,\)"):
-            function(predictions, targets, condition[:3])
-        with pytest.raises(ValueError, match=r"resamples is 0\. Give at least 1"):
-            function(predictions, targets, condition, resamples=0)

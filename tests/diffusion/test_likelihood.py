@@ -584,9 +584,9 @@ def test_with_a_stratum_for_each_time_nothing_is_estimated(short, images, noise,
         variance="learned",
         clamp=clamp,
     )
-    torch.testing.assert_close(estimate.sums, whole.terms, rtol=1e-12, atol=0)
+    torch.testing.assert_close(estimate.terms, whole.terms, rtol=1e-12, atol=0)
     torch.testing.assert_close(estimate.total, whole.total, rtol=1e-12, atol=0)
-    assert torch.equal(estimate.L_0, estimate.sums[:, 0])
+    assert torch.equal(estimate.L_0, estimate.terms[:, 0])
     assert torch.equal(estimate.L_T, whole.L_T)
 
 
@@ -630,7 +630,7 @@ def test_the_mean_of_many_estimates_is_the_whole_bound(count):
     sums = torch.stack([expected[part[0] - 1 : part[-1]].sum() for part in estimate.strata])
     for got, known in [
         (estimate.total, weight @ prior_kl(schedule, x0) + sums.sum()),
-        *zip(estimate.sums.unbind(dim=1), sums, strict=True),
+        *zip(estimate.terms.unbind(dim=1), sums, strict=True),
     ]:
         error = got.std() / len(got) ** 0.5
         assert abs(got.mean() - known) < 3 * error + 1e-3 * known

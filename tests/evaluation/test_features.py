@@ -1,21 +1,22 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
+from fromnoise.classifier.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_network,
+    save_classifier,
+)
 from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
     ExtractorError,
     classifier_features,
     extract_in_parts,
     open_extractor,
-    select_extractor,
 )
 
-CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
 
 
@@ -27,7 +28,7 @@ def judge_of(kind="classes", channels=3, size=(8, 8)):
 
 
 def test_pixels_are_themselves_between_0_and_1():
-    pixels = open_extractor("pixels", (1, 2, 2), device=CPU)
+    pixels = open_extractor("pixels", (1, 2, 2))
     images = np.array([0, 51, 102, 255], dtype=np.uint8).reshape(1, 1, 2, 2)
     features, logits = pixels.extract(images)
     np.testing.assert_allclose(features, [[0, 0.2, 0.4, 1]])
@@ -36,7 +37,7 @@ def test_pixels_are_themselves_between_0_and_1():
 
 def test_large_images_are_averaged():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), dtype=np.uint8)
-    pixels = open_extractor("pixels", (3, 64, 96), device=CPU)
+    pixels = open_extractor("pixels", (3, 64, 96))
     expected = images.reshape(2, 3, 32, 2, 32, 3).mean(axis=(3, 5)) / 255
     np.testing.assert_allclose(pixels.extract(images).features, expected.reshape(2, -1), rtol=1e-5)
     assert (pixels.width, pixels.resize) == (3072, "averaged to 32×32")
@@ -88,7 +89,7 @@ def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
 def test_features_come_extract_in_parts_and_are_counted(monkeypatch):
     monkeypatch.setattr(extractors, "PART", 4)
     done = []
-    pixels = open_extractor("pixels", (3, 8, 8), device=CPU)
+    pixels = open_extractor("pixels", (3, 8, 8))
     parts = list(extract_in_parts(pixels, IMAGES, lambda *of: done.append(of)))
     assert done == [(4, 9), (8, 9), (9, 9)]
     together = np.concatenate([part.features for _, part in parts])
@@ -116,7 +117,7 @@ def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(mon
         library.feature_extractor_inceptionv3, "load_state_dict_from_url", no_network
     )
     with pytest.raises(ExtractorError) as error:
-        open_extractor("inception", (3, 8, 8), device=CPU)
+        open_extractor("inception", (3, 8, 8))
     line = str(error.value)
     assert f"Download {library.feature_extractor_inceptionv3.URL_INCEPTION_V3}" in line
     assert "checkpoints/weights-inception-2015-12-05-6726825d.pth" in line
@@ -127,7 +128,7 @@ def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(mon
     )
     monkeypatch.setattr(torch.hub, "load", no_network)
     with pytest.raises(ExtractorError, match="DINOv2 is missing and the download failed"):
-        open_extractor("dinov2", (3, 8, 8), device=CPU)
+        open_extractor("dinov2", (3, 8, 8))
 
 
 class Code:
@@ -139,7 +140,7 @@ class Code:
 
 def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path, capsys):
     def opened(file):
-        return open_extractor("inception", (3, 8, 8), weights=file, device=CPU)
+        return open_extractor("inception", (3, 8, 8), features_weights=file)
 
     with pytest.raises(ExtractorError, match=r"missing\.pth does not exist"):
         opened(tmp_path / "missing.pth")
@@ -153,59 +154,31 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "more", "said"),
+    ("name", "shape", "options", "said"),
     [
-        (
-            "vgg",
-            (3, 8, 8),
-            {},
-            "--extractor 'vgg' is unknown. Known: classifier, dinov2, inception, pixels",
-        ),
-        ("classifier", (3, 8, 8), {}, "--extractor classifier needs --classifier FOLDER"),
-        ("inception", (4, 8, 8), {}, "images of 1 or 3 channels, these have 4"),
-        (
-            "classifier",
-            (3, 9, 8),
-            {"classifier": judge_of()},
-            "the images are 9×8 .H×W., but this classifier",
-        ),
+        ("vgg", (3, 8, 8), [], "'vgg' is unknown. Known: classifier, dinov2, inception, pixels"),
+        ("classifier", (3, 8, 8), [], "--extractor classifier needs --classifier FOLDER"),
+        ("inception", (4, 8, 8), [], "images of 1 or 3 channels, these have 4"),
+        ("classifier", (3, 9, 8), ["classifier"], "images are 9×8 .H×W., but this classifier"),
+        ("pixels", (3, 8, 8), ["classifier"], "belongs to --extractor classifier, not to pixels"),
+        ("inception", (3, 8, 8), ["classifier"], "--extractor classifier, not to inception"),
+        ("dinov2", (3, 8, 8), ["features_weights"], "--extractor inception, not to dinov2"),
+        (None, (3, 8, 8), ["classifier", "features_weights"], "inception, not to classifier"),
     ],
 )
-def test_what_does_not_fit_together_is_one_line(name, shape, more, said):
+def test_what_does_not_fit_together_is_one_line(tmp_path, name, shape, options, said):
+    folder = save_classifier(judge_of(), tmp_path / "classifier")
     with pytest.raises(ValueError, match=said) as error:
-        open_extractor(name, shape, device=CPU, **more)
+        open_extractor(name, shape, **dict.fromkeys(options, folder))
     assert "\n" not in str(error.value)
 
 
-def test_the_extractor_is_the_named_one_or_that_of_what_is_given():
-    assert select_extractor(None) == "inception"
-    assert select_extractor(None, classifier=Path("j")) == "classifier"
-    assert select_extractor("classifier", classifier=Path("j")) == "classifier"
+def test_the_extractor_is_the_named_one_or_that_of_what_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(extractors, "inception", lambda weights, *, device: ("inception", weights))
+    folder = save_classifier(judge_of(), tmp_path / "classifier")
+    assert open_extractor(None, (3, 8, 8)) == ("inception", None)
+    for name in (None, "classifier"):
+        assert open_extractor(name, (3, 8, 8), classifier=folder).name == "classifier"
     for name in (None, "inception"):
-        assert select_extractor(name, features_weights=Path("w")) == "inception"
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "said"),
-    [
-        (
-            "pixels",
-            {"classifier": Path("j")},
-            "--classifier belongs to --extractor classifier, not to pixels",
-        ),
-        (
-            "inception",
-            {"classifier": Path("j")},
-            "--classifier belongs to --extractor classifier, not to incep",
-        ),
-        ("dinov2", {"features_weights": Path("w")}, "belongs to --extractor inception, not to di"),
-        (
-            None,
-            {"classifier": Path("j"), "features_weights": Path("w")},
-            "inception, not to classifier",
-        ),
-    ],
-)
-def test_what_belongs_to_another_extractor_is_refused(name, given, said):
-    with pytest.raises(ExtractorError, match=said):
-        select_extractor(name, **given)
+        found = open_extractor(name, (3, 8, 8), features_weights=folder)
+        assert found == ("inception", folder)

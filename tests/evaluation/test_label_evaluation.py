@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 import fromnoise
+from fromnoise.checkpoints import NotFinite
 from fromnoise.classifier.classifier import (
     Classifier,
     ClassifierSpec,
@@ -23,10 +26,8 @@ from fromnoise.data import DataError
 from fromnoise.evaluation import label_evaluation
 from fromnoise.evaluation.label_evaluation import (
     PromptSet,
-    evaluate_labels,
     evaluate_labels_to_folder,
     label_captions,
-    label_table,
     read_prompts,
 )
 from fromnoise.model.model import Model, build_denoiser
@@ -65,8 +66,14 @@ def model():
 
 
 def score_labels(model, classifier, prompts, folder, *, scales, **options):
-    configs = [model.sampling_config(guidance=scale) for scale in scales]
-    return evaluate_labels(model, classifier, prompts, folder, configs, **options)
+    """Score loaded objects; return the results and the table."""
+    loaded = {"load_in_fp32": model, "load_classifier": classifier, "read_prompts": prompts}
+    returned = {name: lambda *_, of=value, **__: of for name, value in loaded.items()}
+    with mock.patch.multiple(label_evaluation, **returned):
+        table, _ = evaluate_labels_to_folder(
+            Path("m"), Path("c"), scales=scales, out=folder, **options
+        )
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))["results"], table
 
 
 def all_right(conditions, num):
@@ -78,16 +85,16 @@ def test_perfect_predictions_have_perfect_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     classifier.predictions = lambda images: all_right(CONDITIONS, 4)
     prompts = [PromptSet("test", CONDITIONS)]
-    rows = score_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
-    assert [(row.prompts, row.guidance, row.num_images) for row in rows] == [
+    rows, _ = score_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
+    assert [(row["prompts"], row["guidance"], row["num_images"]) for row in rows] == [
         ("test", 1.0, 12),
         ("test", 2.0, 12),
     ]
     for row in rows:
         for name in ("recall_at_k", "precision", "recall", "f1", "exact_match"):
-            assert row.scores[name].value == 1
-        assert row.scores["extra"].value == 0
-        assert [label.asked for label in row.per_label] == [8, 4, 4]
+            assert row["scores"][name]["value"] == 1
+        assert row["scores"]["extra"]["value"] == 0
+        assert [label["asked"] for label in row["per_label"].values()] == [8, 4, 4]
     with Image.open(tmp_path / "test-s2.png") as picture:
         assert picture.width > 12 * 8
 
@@ -96,28 +103,29 @@ def test_the_labels_of_model_and_classifier_may_differ_in_order(model, tmp_path)
     classifier = classifier_of(("blue", "red", "green"))
     seen = all_right(CONDITIONS, 2)
     classifier.predictions = lambda images: LabelPredictions(*(part[:, [2, 0, 1]] for part in seen))
-    [row] = score_labels(
+    [row], _ = score_labels(
         model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[2.0], num=2
     )
-    assert row.scores["exact_match"].value == 1
+    assert row["scores"]["exact_match"]["value"] == 1
 
 
 def test_the_files_hold_the_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     prompts = [PromptSet("a", np.array([[1, 0, 0]], dtype=np.int8))]  # no −1
-    [row] = score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
+    _, table = score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     [result] = written["results"]
-    assert result["scores"]["f1"]["value"] == row.scores["f1"].value
+    f1 = result["scores"]["f1"]
+    assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**f1) in table
     assert result["scores"]["extra"] == {"value": None, "low": None, "high": None}
     assert set(result["per_label"]) == set(NAMES)
     assert (written["sampling"]["steps"], result["guidance"]) == (2, 1.5)
     assert written["classifier"]["label_names"] == list(NAMES)
-    assert (tmp_path / "scores.md").read_text(encoding="utf-8") == label_table([row], classifier)
-    assert "| a | 1.5 | 3 | " in label_table([row], classifier)
-    assert label_table([row], classifier).splitlines()[2].endswith("| – |")
+    assert (tmp_path / "scores.md").read_text(encoding="utf-8") == table
+    assert "| a | 1.5 | 3 | " in table
+    assert table.splitlines()[2].endswith("| – |")
     assert written["conditions"] == {"a": ["red, …"]}
-    assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in label_table([row], classifier)
+    assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table
     with pytest.raises(
         ConfigError, match=r"has the scores of an earlier evaluation\. Give another"
     ):
@@ -128,11 +136,11 @@ def test_classes_have_one_score(model, tmp_path):
     classifier = classifier_of(NAMES, "classes")
     present = np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 0]]  # the last of the six is wrong
     classifier.predictions = lambda images: LabelPredictions(present.astype(float), present)
-    [row] = score_labels(
+    [row], table = score_labels(
         model, classifier, read_prompts(NAMES, [], []), tmp_path, scales=[1.0], num=2
     )
-    assert (row.prompts, row.num_images) == ("each label", 6)
-    head, _, line, *_ = label_table([row], classifier).splitlines()
+    assert (row["prompts"], row["num_images"]) == ("each label", 6)
+    head, _, line, *_ = table.splitlines()
     assert head == "| conditions | s | images | accuracy |"
     assert line.startswith("| each label | 1 | 6 | 0.833 [")
 
@@ -174,10 +182,10 @@ def test_batches_have_the_given_size_and_do_not_mix_prompt_sets(model, tmp_path,
     monkeypatch.setattr(model, "denoise", counted)
     prompts = [PromptSet("a", CONDITIONS), PromptSet("b", CONDITIONS)]
     each = 2 * len(CONDITIONS)
-    rows = score_labels(
+    rows, _ = score_labels(
         model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
     )
-    assert [(row.prompts, row.guidance) for row in rows] == [
+    assert [(row["prompts"], row["guidance"]) for row in rows] == [
         (name, scale) for name in "ab" for scale in (1, 2)
     ]
     assert sizes == 4 * [each - 1, 1]
@@ -197,7 +205,7 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
         return sample(seeds, config, **options)
 
     monkeypatch.setattr(model, "sample", recorded)
-    monkeypatch.setattr(label_evaluation, "load", lambda *_, **__: model)
+    monkeypatch.setattr(label_evaluation, "load_in_fp32", lambda *_, **__: model)
     monkeypatch.setattr(label_evaluation, "load_classifier", lambda *_, **__: classifier)
 
     def evaluate(scales, **sampling):
@@ -219,6 +227,19 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
     [(name, value)] = shape.items()
     assert [getattr(config, name) == value for config in configs] == [False, True, True]
     assert record["sampling"][name] == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_images_that_are_nan_are_not_classified(model, tmp_path, nan_seeds):
+    with pytest.raises(NotFinite, match="2 of 12 images are NaN or infinite, of seeds 5, 6"):
+        score_labels(
+            model,
+            classifier_of(NAMES),
+            [PromptSet("a", CONDITIONS)],
+            tmp_path / "out",
+            scales=[1.0],
+            num=4,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_captions_mark_right_and_wrong_images():
@@ -271,7 +292,7 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
     model, classifier = model_of(names, size), classifier_of(classified)
     prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
     with pytest.raises(ValueError, match=message):
-        evaluate_labels(model, classifier, prompts, out, [model.spec.sampling])
+        score_labels(model, classifier, prompts, out, scales=None)
     assert not out.exists()
 
 
@@ -353,11 +374,20 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3
 
-    how = ["--labels", "red", "--num", 2, "--steps", 2, "eta=0.5", "timesteps=leading"]
-    assert cli("evaluate-labels", trained, "--classifier", classifier, *how).code == 0
-    [folder] = (trained / "evaluation").iterdir()
-    precision = fromnoise.load(trained).auto_precision
-    assert folder.name == f"labels-000150-ema-ddim-2-eta0.5-leading-{precision}-labels-s1.5"
+    how = ["--num", 2, "--steps", 2, "eta=0.5", "timesteps=leading"]
+    for label in ("red", "blue"):
+        options = ["--classifier", classifier, "--labels", label, *how]
+        assert cli("evaluate-labels", trained, *options).code == 0
+    folder, other = sorted(
+        (trained / "evaluation").iterdir(), key=lambda path: path.stat().st_mtime
+    )
+    assert folder != other
+    for path, label in ((folder, "red"), (other, "blue")):
+        assert path.name.startswith("labels-000150-ema-ddim-2-eta0.5-leading-fp32-labels-")
+        assert path.name.endswith("-s1.5")
+        scores_of = json.loads((path / "scores.json").read_text())
+        assert scores_of["conditions"] == {"labels": [f"{label}, …"]}
+        assert scores_of["model"]["precision"] == "fp32"
     sampling = json.loads((folder / "scores.json").read_text())["sampling"]
     assert sampling["sampler"] == {"name": "ddim", "eta": 0.5}
     assert (sampling["steps"], sampling["timesteps"]) == (2, "leading")

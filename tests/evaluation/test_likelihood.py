@@ -197,12 +197,19 @@ def test_a_model_of_another_range_is_refused(images):
         measure_bits(model_of(data_range=(0.0, 1.0)), images, data="noise")
 
 
+def test_a_model_of_offset_noise_is_refused(images):
+    offset = model_of(diffusion={"T": 10, "schedule": "cosine", "offset_noise": 0.1})
+    message = r"diffusion\.offset_noise = 0\.1, but the bound assumes standard normal noise\. Use"
+    with pytest.raises(ValueError, match=message):
+        measure_bits(offset, images, data="noise")
+
+
 def test_what_is_not_the_models_is_refused(model, images):
-    with pytest.raises(ValueError, match=r"images are \(3, 8, 4\), .* of the model \(3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images are uint8 \(7, 3, 8, 4\)\. Give .* \(3, 8, 8\)"):
         measure_bits(model, images[..., :4], data="noise")
-    with pytest.raises(ValueError, match=r"images are \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images are uint8 \(7, 1, 8, 8\)"):
         measure_bits(model, images[:, :1], data="noise")
-    with pytest.raises(ValueError, match=r"images are float64 .*Give uint8"):
+    with pytest.raises(ValueError, match=r"images are float64 .* Give uint8"):
         measure_bits(model, images / 255, data="noise")
     with pytest.raises(ValueError, match=r"1 images give no interval\. Give at least 2"):
         measure_bits(model, images[:1], data="noise")

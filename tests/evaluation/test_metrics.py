@@ -154,3 +154,52 @@ def test_precision_and_recall_by_brute_force():
     assert recall.value == pytest.approx(share_within(y, x))
     assert 0 < precision.value < 1
     assert recall.value > 0
+
+
+def gaussians(d, n, m, shift, scale, rng):
+    """Generated and real features: of N(μ, scale²), μ of length `shift`, and of N(0, 1)."""
+    generated = rng.standard_normal((n, d)) * scale
+    generated[:, 0] += shift
+    return generated.astype(np.float32), rng.standard_normal((m, d)).astype(np.float32)
+
+
+def coverages(*setting, repeats):
+    """Return how often the intervals hold the mean score of new real and new generated images."""
+    rng = np.random.default_rng(0)
+    found = np.array([precision_and_recall(*gaussians(*setting, rng)) for _ in range(repeats)])
+    value, low, high = found.transpose(2, 1, 0)  # each (2, repeats)
+    expected = value.mean(axis=1, keepdims=True)
+    return ((low <= expected) & (expected <= high)).mean(axis=1), expected[:, 0]
+
+
+def test_the_intervals_of_precision_and_recall_cover_new_sets():
+    held, expected = coverages(6, 120, 120, 3.0, 1.0, repeats=80)
+    assert ((expected > 0.3) & (expected < 0.7)).all()
+    assert (held >= 0.88).all()  # Wilson's intervals of N images cover 0.35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("d", "n", "m", "shift", "scale"),
+    [
+        (2, 200, 200, 1.0, 1.0),
+        (2, 200, 600, 0.0, 0.5),
+        (6, 200, 600, 3.0, 1.0),
+        (8, 300, 300, 0.0, 1.0),
+        (16, 1000, 300, 0.0, 0.8),
+        (32, 300, 300, 2.0, 1.0),
+        (64, 400, 400, 3.0, 1.0),
+    ],
+)
+def test_the_intervals_of_precision_and_recall_cover_92_to_98_of_100(d, n, m, shift, scale):
+    held, expected = coverages(d, n, m, shift, scale, repeats=200)
+    chance = 2 * (0.95 * 0.05 / 200) ** 0.5  # two standard errors of a share of 200
+    assert (held >= 0.92 - chance).all(), (held, expected)
+    assert abs(held.mean() - 0.95) <= 0.03 + chance / 2, (held, expected)
+
+
+def test_no_generated_image_among_the_real_ones_is_a_share_of_0():
+    generated, real = gaussians(3, 60, 50, 100.0, 1.0, np.random.default_rng(0))
+    for score in precision_and_recall(generated, real):
+        assert score.value == score.low == 0
+        assert 0 < score.high < 0.2

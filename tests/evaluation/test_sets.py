@@ -12,10 +12,9 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
-from fromnoise.evaluation.features import pixels
+from fromnoise.evaluation.evaluate import evaluate
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
-    Generated,
     RealImages,
     evenly_spaced,
     generate_images,
@@ -24,9 +23,7 @@ from fromnoise.evaluation.images import (
     run_images_of,
 )
 from fromnoise.evaluation.metrics import kernel_distance
-from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, published_beside, table
-from fromnoise.evaluation.reference import Reference
-from fromnoise.evaluation.sets import evaluate_set
+from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
 
@@ -43,10 +40,11 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     code, out, err = cli("evaluate", run, *QUICK)
     assert code == 0, err
     model, digits = fromnoise.load(run), open_images("digits")
-    name = f"set-{model.spec.step:06d}-ema-ddim-2-{model.auto_precision}-pixels-train-66"
+    name = f"set-{model.spec.step:06d}-ema-ddim-2-fp32-pixels-train-66"
     folder = run / "evaluation" / name
     record = written(folder)
-    drawn, real = pixel_moments(model.sample(range(66), steps=2)), pixel_moments(digits.images)
+    drawn = pixel_moments(model.sample(range(66), steps=2, precision="fp32"))
+    real = pixel_moments(digits.images)
     expected = frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     for score in record["scores"].values():
@@ -159,7 +157,7 @@ def test_a_second_time_asks_for_another_folder_before_it_draws(cli, run):
     more = ["sampler=ddpm", "variance=large"]
     assert cli("evaluate", run, *QUICK, "--metrics", "fid", *more).code == 0
     model = fromnoise.load(run)
-    before, after = (f"set-{model.spec.step:06d}-ema-", f"-{model.auto_precision}-pixels-train-66")
+    before, after = (f"set-{model.spec.step:06d}-ema-", "-fp32-pixels-train-66")
     sampling = {
         folder.name.removeprefix(before).removesuffix(after): written(folder)["generated"][
             "sampling"
@@ -193,7 +191,7 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     np.savez(tmp_path / "small.npz", images=real[:, :, :4])
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
-    assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 with 3" in err
+    assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 (H×W)" in err
 
 
 def test_a_folder_that_sample_wrote_holds_its_samples(cli, run, tmp_path):
@@ -248,41 +246,55 @@ def test_statistics_alone_give_the_distance_alone(cli, run, tmp_path):
     assert record["scores"]["fid"] == pytest.approx(written(by_images)["scores"]["fid"], rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def sets():
+@pytest.fixture
+def evaluate_with_kid(tmp_path, monkeypatch):
+    """evaluate_with_kid(kid): the record of an evaluation in which KID is another function."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (80, 1, 3, 3), dtype=np.uint8)
-    features = rng.random((90, 9), dtype=np.float32)
-    real = moments_of(features)
-    said = {"what": "noise", "count": 90}
-    return images, Reference(real.mean, real.covariance, features, said)
+    for name, count in (("made", 80), ("real", 90)):
+        images = rng.integers(0, 256, (count, 3, 3, 1), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images)
+
+    def call(kid):
+        monkeypatch.setitem(set_evaluation.METRICS, "kid", kid)
+        files = {"reference": str(tmp_path / "real.npz"), "out": tmp_path / "out"}
+        evaluate(tmp_path / "made.npz", extractor="pixels", metrics=["fid", "kid", "prc"], **files)
+        return written(tmp_path / "out")
+
+    return call
 
 
-def test_what_is_done_when_it_is_stopped_is_kept_and_marked(sets, tmp_path, monkeypatch):
+def test_what_is_done_when_it_is_stopped_is_kept_and_marked(evaluate_with_kid, tmp_path):
     def stopped(subject):
         raise KeyboardInterrupt
 
-    images, reference = sets
-    monkeypatch.setitem(set_evaluation.METRICS, "kid", stopped)
-    generated = Generated(images, {"what": "x", "count": 80}, None)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
-    record = written(tmp_path)
+        evaluate_with_kid(stopped)
+    record = written(tmp_path / "out")
     assert set(record["scores"]) == {"fid", "fid_infinity"}
     assert not record["complete"]
-    assert "incomplete" in (tmp_path / "metrics.md").read_text(encoding="utf-8")
+    assert "incomplete" in (tmp_path / "out" / "metrics.md").read_text(encoding="utf-8")
 
 
-def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(sets, tmp_path, monkeypatch):
+def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(evaluate_with_kid):
     def unfit(subject):
-        raise ValueError("of another size")
+        raise NotDefined("of another size")
 
-    images, reference = sets
-    monkeypatch.setitem(set_evaluation.METRICS, "kid", unfit)
-    generated = Generated(images, {"what": "x", "count": 80}, None)
-    record = evaluate_set(generated, reference, pixels((1, 3, 3)), tmp_path)
+    record = evaluate_with_kid(unfit)
     assert record["missing"]["kid"] == "of another size"
     assert {"fid", "precision"} <= set(record["scores"])
+
+
+def test_a_bug_in_a_metric_is_not_taken_for_a_metric_that_is_not_defined(
+    evaluate_with_kid, tmp_path
+):
+    def wrong(subject):
+        return np.zeros(2) + np.zeros(3)  # a ValueError
+
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        evaluate_with_kid(wrong)
+    record = written(tmp_path / "out")
+    assert set(record["scores"]) == {"fid", "fid_infinity"}
+    assert not record["complete"]
 
 
 def test_a_metric_of_ones_own_is_one_line_in_the_dict(cli, run, tmp_path, monkeypatch):
@@ -442,11 +454,45 @@ def test_options_without_effect_on_images_are_refused(cli, tmp_path):
         (["clamp=false"], "clamp"),
         (["--weights", "raw"], "--weights"),
         (["--seed", 1], "--seed"),
+        (["--seed", 0], "--seed"),
+        (["--batch-size", 64], "--batch-size"),
     ):
         code, out, err = cli(*command, *arguments)
         assert (code, out, len(err.splitlines())) == (2, "", 1), (arguments, err)
         assert err.startswith(f"error: {name} has no effect: "), err
         assert "made.npz holds images, not a model. Remove it." in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sweep"])
+def test_scores_are_those_of_fp32_on_a_device_that_computes_in_bf16(cli, run, monkeypatch, command):
+    monkeypatch.setattr(fromnoise.model.model, "default_precision", lambda device: "bf16")
+    monkeypatch.setattr(fromnoise.model.model, "in_bf16", None)
+    assert fromnoise.load(run).auto_precision == "bf16"
+    how = ["--steps", 2] if command == "evaluate" else ["--steps", "2", "--samplers", "ddim"]
+    code, _, err = cli(command, run, "--extractor", "pixels", "--num-images", 66, *how)
+    assert code == 0, err
+    [folder] = (run / "evaluation").iterdir()
+    assert "-fp32-" in folder.name
+    files = [file.read_text() for file in folder.glob("*.json")]
+    assert '"precision": "fp32"' in files[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sample", "--num", 8),
+        ("evaluate", *QUICK),
+        ("sweep", *QUICK[:4], "--steps", "2", "--samplers", "ddim"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_images_that_are_nan_are_refused_by_their_seeds(cli, run, tmp_path, nan_seeds, command):
+    name, *how = command
+    code, out, err = cli(name, run, *how, "--out", tmp_path / "out")
+    assert (code, out, len(err.splitlines())) == (1, "", 1), err
+    assert "2 of " in err
+    assert "images are NaN or infinite, of seeds 5, 6. Check the weights" in err
     assert not (tmp_path / "out").exists()
 
 

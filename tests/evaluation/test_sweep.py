@@ -13,9 +13,9 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import features, reference, sweep
+from fromnoise.evaluation import reference, sweep
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.sweep_table import (
+from fromnoise.evaluation.sweep import (
     Row,
     best,
     front,
@@ -189,18 +189,6 @@ def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_pat
         read_rows(STORED, facts)
 
 
-def test_todays_facts_have_the_names_that_an_earlier_sweep_is_migrated_to(run):
-    model = fromnoise.load(run)
-    configs = sweep.sweep_configs(model, ["ddim"], [2], [], guided=False)
-    pixels = features.pixels((1, 8, 8))
-    facts = sweep.sweep_facts(model, configs, {}, pixels, num=80, batch_size=64)
-    file = json.loads((STORED / "sweep.json").read_text(encoding="utf-8"))
-    assert set(facts) - {"sampling"} <= set(file)
-    assert set(facts["sampling"][0]) == {*file["ways"][0], "precision", "timesteps"} - {"spacing"}
-    assert migrate_extractor(file["extractor"]) == facts["extractor"]
-    assert migrate_extractor({"name": "judge", "width": 512})["name"] == "classifier"
-
-
 @pytest.fixture(scope="module")
 def swept(finished_run, tmp_path_factory):
     """A run and its sweep, not to be written to."""
@@ -210,6 +198,17 @@ def swept(finished_run, tmp_path_factory):
         home / "run", samplers=["ddim"], steps=[1], num=66, extractor="pixels", out=home / "sweep"
     )
     return home
+
+
+def test_todays_facts_have_the_names_that_an_earlier_sweep_is_migrated_to(swept):
+    facts, file = (
+        json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        for folder in (swept / "sweep", STORED)
+    )
+    assert set(facts) - {"sampling"} <= set(file)
+    assert set(facts["sampling"][0]) == {*file["ways"][0], "precision", "timesteps"} - {"spacing"}
+    assert migrate_extractor(file["extractor"]) == facts["extractor"]
+    assert migrate_extractor({"name": "judge", "width": 512})["name"] == "classifier"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from fromnoise.data import open_images
 from fromnoise.evaluation import training_score as scoring
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.training.log import read_log
+from fromnoise.training.state import TrainingState
 
 
 @pytest.fixture
@@ -78,6 +79,20 @@ def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog
     monkeypatch.setattr(scoring, "reference_of", fails)
     assert train({"training.steps": 4}).finished
     assert "no score (no space left)" in caplog.text
+
+
+def test_images_that_are_nan_are_a_failed_score_and_no_preview(train, nan_seeds, caplog):
+    run = train({"training.steps": 2, "training.preview_every": 2})
+    assert run.finished
+    assert scores(run) == {}
+    assert "no score (2 of 64 images are NaN or infinite, of seeds 5, 6." in caplog.text
+    assert "cannot write the pictures (2 of 16 images are NaN" in caplog.text
+
+
+def test_scores_are_those_of_fp32(train, monkeypatch):
+    monkeypatch.setattr(TrainingState, "sampling_precision", "bf16", raising=False)
+    run = train({"training.steps": 2})
+    assert [score["precision"] for score in scores(run).values()] == ["fp32"]
 
 
 def test_a_signal_gives_the_score_up(train, monkeypatch):

@@ -54,10 +54,6 @@ class ClassifierSpec(Section):
     learning_rate: float = 0
     seed: int = 0
 
-    def metadata(self) -> dict[str, str]:
-        """Return the specification as .safetensors metadata."""
-        return {METADATA_KEY: self.model_dump_json()}
-
 
 def build_network(spec: ClassifierSpec) -> nn.Module:
     """Build the untrained ResNet-18 (He et al. 2015) of a specification: (B,C,H,W) → logits (B,K).
@@ -68,18 +64,14 @@ def build_network(spec: ClassifierSpec) -> nn.Module:
     from torchvision.models import resnet18  # slow to import, and few commands need it
 
     network = resnet18(num_classes=len(spec.label_names))
+    if spec.stem == "small" or spec.channels != 3:
+        kernel = 3 if spec.stem == "small" else 7
+        first = nn.Conv2d(spec.channels, 64, kernel, stride=2, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        network.conv1 = first
     if spec.stem == "small":
-        network.conv1 = _first_convolution(spec.channels, kernel=3)
         network.register_module("maxpool", nn.Identity())
-    elif spec.channels != 3:
-        network.conv1 = _first_convolution(spec.channels, kernel=7)
     return network
-
-
-def _first_convolution(channels: int, *, kernel: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(channels, 64, kernel, stride=2, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
 
 
 class Classifier:
@@ -140,11 +132,12 @@ class Classifier:
             raise ValueError(
                 f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W)"
             )
-        (channels, *size), (height, width) = images.shape[1:], self.spec.size
-        if tuple(size) != (height, width):
+        channels, *size = images.shape[1:]
+        if tuple(size) != self.spec.size:
+            theirs, ours = (f"{height}×{width}" for height, width in (size, self.spec.size))
             raise ValueError(
-                f"the images are {size[0]}×{size[1]} (H×W), but this classifier was trained at "
-                f"{height}×{width}. Train a classifier at the size of the images"
+                f"the images are {theirs} (H×W), but this classifier was trained at {ours}. Train "
+                "a classifier at the size of the images"
             )
         if channels not in (self.spec.channels, 1):
             raise ValueError(
@@ -162,7 +155,8 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     spec = classifier.spec
     text = json.dumps(spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
     with checkpoints.atomic_folder(folder) as writing:
-        weights = TensorFile(classifier.network.state_dict(), spec.metadata())
+        metadata = {METADATA_KEY: spec.model_dump_json()}
+        weights = TensorFile(classifier.network.state_dict(), metadata)
         checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
         (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
     return folder
@@ -205,18 +199,18 @@ def _find_weights(path: Path) -> Path:
     for name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
         if (path / name).is_file():
             return path / name
-    of_a_model = (*model_file.FILE_OF.values(), "checkpoints")
-    problem = "holds a diffusion model, not a classifier"
-    if not any((path / name).exists() for name in of_a_model):
-        problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
+    problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
+    if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
+        problem = "holds a diffusion model, not a classifier"
     raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
 
 
 def _read_spec(metadata: Mapping[str, str], file: Path) -> ClassifierSpec:
     text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
     if text is None:
-        is_model = model_file.METADATA_KEY in metadata
-        problem = "holds a diffusion model, not" if is_model else "is not"
+        problem = (
+            "holds a diffusion model, not" if model_file.METADATA_KEY in metadata else "is not"
+        )
         raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
     try:
         values = json.loads(text)

@@ -33,34 +33,28 @@ def open_labelled_images(
     path = None if str(data) in SOURCES_WITHOUT_PATH else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
     images = _open(source, path, "train", settings)
-    _, channels, height, width = images.images.shape
-    same_shape = settings.model_copy(update={"size": (height, width), "channels": channels})
+    channels, *size = images.images.shape[1:]
+    same_shape = settings.model_copy(update={"size": tuple(size), "channels": channels})
     if held_out is not None:
         other = detect_source(held_out, named=source if source != "iclevr" else None)
         return images, _open(other, held_out, "train", same_shape)
-    if _has_test_part(source, path):
-        return images, _open(source, path, "test", same_shape)
-    return images, None
+    has_test = source in SOURCES_WITH_TEST
+    if source == "idx" and path is not None:
+        has_test = find_images(path, "test") is not None
+    return images, _open(source, path, "test", same_shape) if has_test else None
 
 
 def _open(source: str, path: Path | None, split: str, settings: ClassifierSettings) -> ImageSet:
     options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
     with progress_bar("decoding") as progress:
         images = open_images(source, path, split=split, progress=progress, **options)
-    num_images, channels, height, width = images.images.shape
     name = path or source
-    logger.info("%s: %d images, %d channels, %dx%d", name, num_images, channels, height, width)
+    logger.info("%s: %d images, %d channels, %dx%d", name, *images.images.shape)
     for line in images.skipped:
         logger.warning("skipped %s", line)
     if images.skipped:
         logger.warning("skipped %d images of %s", len(images.skipped), name)
     return images
-
-
-def _has_test_part(source: str, path: Path | None) -> bool:
-    if source == "idx" and path is not None:
-        return find_images(path, "test") is not None
-    return source in SOURCES_WITH_TEST
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,11 +44,8 @@ def label_counts(predictions: LabelPredictions, targets: np.ndarray) -> LabelCou
     Returns:
         Counts (N,). For `hits`, the lower index ranks first among equally probable labels. Such
         ties are frequent if the probabilities of a classifier round to 1.
-
-    Raises ValueError: no image, shapes that differ, probabilities outside [0, 1], `present` not
-    bool, or a target other than −1, 0 and 1.
     """
-    positive, negative, present = _check(predictions, targets)
+    positive, negative, present = targets == 1, targets == -1, predictions.present  # (N, K)
     # In float64, because the minus would wrap an unsigned integer around.
     likeliest_first = np.argsort(-predictions.probability.astype(np.float64), axis=1, kind="stable")
     ranked = np.take_along_axis(positive, likeliest_first, axis=1)  # (N, K)
@@ -70,8 +67,7 @@ def label_counts(predictions: LabelPredictions, targets: np.ndarray) -> LabelCou
 
 
 def counts_per_label(predictions: LabelPredictions, targets: np.ndarray) -> list[LabelCounts]:
-    """Return the counts of each label alone. Arguments and errors are those of `label_counts`."""
-    _check(predictions, targets)
+    """Return the counts of each label alone. Arguments are those of `label_counts`."""
     every = slice(None)
     return [
         label_counts(predictions.select(every, [k]), targets[:, [k]])
@@ -116,28 +112,3 @@ def ratio_of_sums(numerator: np.ndarray, denominator: np.ndarray) -> float:
     """Return Σ numerator / Σ denominator, or NaN for 0/0."""
     total = int(denominator.sum())
     return int(numerator.sum()) / total if total else float("nan")
-
-
-def _check(
-    predictions: LabelPredictions, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the masks (N, K) of positive and negative targets, and of what is present."""
-    probability, present = predictions
-    shapes = probability.shape, present.shape, targets.shape
-    if targets.ndim != 2 or len(set(shapes)) > 1 or not targets.size:
-        raise ValueError(
-            f"the shapes of probability, present and targets are {shapes[0]}, {shapes[1]} and "
-            f"{shapes[2]}. Give arrays of one shape (N, K), not empty"
-        )
-    if present.dtype != np.bool_:
-        raise ValueError(f"present is of type {present.dtype}, not bool. Apply a threshold")
-    if not ((probability >= 0) & (probability <= 1)).all():
-        raise ValueError(
-            f"the probabilities range from {probability.min()} to {probability.max()}, but must be "
-            "in [0, 1]. Apply a sigmoid to logits"
-        )
-    if not np.isin(targets, (-1, 0, 1)).all():
-        raise ValueError(
-            f"the targets range from {targets.min()} to {targets.max()}. Give only −1, 0 or 1"
-        )
-    return targets == 1, targets == -1, present

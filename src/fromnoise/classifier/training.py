@@ -102,13 +102,13 @@ def train_classifier(
     """
     settings = settings or ClassifierSettings()
     train, test = split_held_out(data, held_out, seed=settings.seed)
-    _, channels, height, width = data.images.shape
+    channels, *size = data.images.shape[1:]
     spec = ClassifierSpec(
         kind=classifier_kind(train.labels, test.labels),
         label_names=data.label_names,
         channels=channels,
-        size=(height, width),
-        stem="small" if min(height, width) <= SMALL_SIZE else "imagenet",
+        size=tuple(size),
+        stem="small" if min(size) <= SMALL_SIZE else "imagenet",
         source=data.source,
         fingerprint=data.fingerprint,
         num_images=len(train),
@@ -118,11 +118,7 @@ def train_classifier(
     )
     logger.info(
         "a classifier of %d %s: %d images to train on, %d held out, %.3g epochs",
-        len(spec.label_names),
-        spec.kind,
-        len(train),
-        len(test),
-        spec.epochs,
+        *(len(spec.label_names), spec.kind, len(train), len(test), spec.epochs),
     )
     network = _fit(spec, settings, train, select_device(device), progress)
     return _with_scores(Classifier(network, spec), test)
@@ -246,20 +242,17 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     results = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
     predictions = LabelPredictions(*map(np.concatenate, results))
     overall = scores(label_counts(predictions, test.labels))
+    reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
     if classifier.spec.kind == "classes":
-        overall = {"accuracy": overall["exact_match"]}
-    else:
-        reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
-        overall = {name: overall[name] for name in reported}
-    per_label = [scores(counts)["f1"] for counts in counts_per_label(predictions, test.labels)]
-    names = classifier.spec.label_names
+        overall, reported = {"accuracy": overall["exact_match"]}, ("accuracy",)
+    text = ", ".join(f"{name} {overall[name]:.4f}" for name in reported)
+    logger.info("on the %d held-out images: %s", len(test), text)
+    f1 = [scores(counts)["f1"] for counts in counts_per_label(predictions, test.labels)]
     measured = {
-        "held_out": {name: _or_none(value) for name, value in overall.items()},
-        "held_out_f1": dict(zip(names, map(_or_none, per_label), strict=True)),
+        "held_out": {name: _or_none(overall[name]) for name in reported},
+        "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),
         "num_held_out": len(test),
     }
-    text = ", ".join(f"{name} {value:.4f}" for name, value in overall.items())
-    logger.info("on the %d held-out images: %s", len(test), text)
     return Classifier(classifier.network, classifier.spec.model_copy(update=measured))
 
 

@@ -26,12 +26,14 @@ def evaluate(
         str | None, Option(help=f"such as {options.METRICS}", show_default="all")
     ] = None,
     allow_small: options.AllowSmall = False,
-    seed: Seed = 0,
+    seed: Annotated[int | None, Option(min=0, help="of the first image", show_default="0")] = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     guidance: options.Guidance = None,
     weights: options.Weights = None,
-    batch_size: options.BatchSize = 64,
+    batch_size: Annotated[
+        int | None, Option(min=1, help="images at a time", show_default="64")
+    ] = None,
     out: Out = None,
     device: options.Device = "auto",
 ) -> None:

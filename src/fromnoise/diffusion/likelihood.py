@@ -29,35 +29,19 @@ HALF_LEVEL = 1 / 255  # 256 grey levels in [−1, 1] lie 2/255 apart
 class BitsPerDimension(NamedTuple):
     """The bound of each image and its terms, in bits per dimension.
 
-    total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,T), L_{t−1} at index t−1.
+    total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,K), each Σ L_{t−1} over the t of
+    one of the K `strata`, or an estimate of it.
     """
 
     total: Tensor
     L_T: Tensor
     terms: Tensor
-
-    @property
-    def L_0(self) -> Tensor:
-        """Return the last term, of the step to the image itself: (B,)."""
-        return self.terms[:, 0]
-
-
-class EstimatedBits(NamedTuple):
-    """An estimate of the bound of each image from few times, in bits per dimension.
-
-    total = L_T + the sum of `sums`, (B,); L_T: (B,); sums: (B,K), estimates of Σ L_{t−1} over the t
-    of each of the K `strata`.
-    """
-
-    total: Tensor
-    L_T: Tensor
-    sums: Tensor
     strata: list[range]
 
     @property
     def L_0(self) -> Tensor:
-        """Return the last term, of the step to the image itself: (B,)."""
-        return self.sums[:, 0]
+        """Return the first term, of the step to the image itself: (B,)."""
+        return self.terms[:, 0]
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
@@ -174,12 +158,12 @@ def bits_per_dimension(
     This evaluates the network T times. noise(t) is the standard normal ε, like x0, of x_t; clamp
     keeps x̂_0 in [−1, 1], the range of images. x0: (B,C,H,W), 256 levels in [−1, 1].
     """
+    parts = [range(t, t + 1) for t in range(1, denoiser.schedule.T + 1)]
     terms = [
         bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
-        for t in range(1, denoiser.schedule.T + 1)
+        for t, *_ in parts
     ]
-    prior, each = prior_kl(denoiser.schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,T)
-    return BitsPerDimension(prior + each.sum(dim=1), prior, each)
+    return _bound(denoiser.schedule, x0, terms, parts)
 
 
 @torch.no_grad()
@@ -192,7 +176,7 @@ def estimated_bits_per_dimension(
     noise: Callable[[Tensor], Tensor],
     variance: Variance = "small",
     clamp: bool = True,
-) -> EstimatedBits:
+) -> BitsPerDimension:
     """Estimate the bound of Eq. 5 for each image, without bias, from K draws of x_t.
 
         Σ_{t∈S} L_{t−1} = |S| · E L_{τ−1}, τ uniform in S,
@@ -206,13 +190,19 @@ def estimated_bits_per_dimension(
     for t: (B,), on the CPU. clamp as in `bits_per_dimension`.
     """
     parts = strata(denoiser.schedule, uniform.shape[1])
-    sums = []
+    terms = []
     for part, u in zip(parts, uniform.double().cpu().unbind(dim=1), strict=True):
         t = part.start + (u * len(part)).long()  # (B,)
         term = bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
-        sums.append(len(part) * term)
-    prior, each = prior_kl(denoiser.schedule, x0), torch.stack(sums, dim=1)  # (B,), (B,K)
-    return EstimatedBits(prior + each.sum(dim=1), prior, each, parts)
+        terms.append(len(part) * term)
+    return _bound(denoiser.schedule, x0, terms, parts)
+
+
+def _bound(
+    schedule: NoiseSchedule, x0: Tensor, terms: list[Tensor], parts: list[range]
+) -> BitsPerDimension:
+    prior, each = prior_kl(schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,K)
+    return BitsPerDimension(prior + each.sum(dim=1), prior, each, parts)
 
 
 def strata(schedule: NoiseSchedule, count: int) -> list[range]:

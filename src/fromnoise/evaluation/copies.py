@@ -4,13 +4,13 @@ How near is too near depends on the data: in some sets every image has a near tw
 are fitted to real images that the model never saw, such that one in a million would be flagged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from fromnoise.evaluation.neighbours import Ranked, ranked_neighbours
+from fromnoise.evaluation.neighbours import ranked_neighbours
 
 PIXELS = "pixels"
 KTH = 10  # rank of the neighbour that measures the local density
@@ -27,7 +27,6 @@ class Space(NamedTuple):
     Without held-out images, `held_out` are the training images of `left_out_rows`.
     """
 
-    name: str  # as in "in pixels", "in the classifier's features"
     samples: np.ndarray
     mirrored: np.ndarray  # of the samples, each mirrored left to right
     train: np.ndarray
@@ -42,7 +41,6 @@ def left_out_rows(num_train: int) -> np.ndarray:
 
 
 def space_of(
-    name: str,
     features: Callable[[np.ndarray], np.ndarray],
     samples: np.ndarray,
     train: np.ndarray,
@@ -52,15 +50,8 @@ def space_of(
 ) -> Space:
     """Return the space of a function that maps images uint8 (·, C, H, W) to features (·, D)."""
     real = train[left_out_rows(len(train))] if held_out is None else held_out
-    return Space(
-        name,
-        features(samples),
-        features(samples[..., ::-1]),
-        features(train),
-        features(real),
-        features(real[..., ::-1]),
-        unit,
-    )
+    images = (samples, samples[..., ::-1], train, real, real[..., ::-1])
+    return Space(*map(features, images), unit)
 
 
 def check_copies(
@@ -68,7 +59,7 @@ def check_copies(
     train: np.ndarray,
     held_out: np.ndarray | None = None,
     *,
-    spaces: Sequence[Space] = (),
+    spaces: Mapping[str, Space] | None = None,
 ) -> "CopyCheck":
     """Find copies of training images, in pixels and in further spaces.
 
@@ -88,20 +79,20 @@ def check_copies(
 
     samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3. held_out: real images that
     were not trained on, uint8 (L, C, H, W). None: at most 4,096 training images, each compared with
-    all others. spaces: further features of the same images, see `space_of`. Distances in pixels are
-    root mean squares over the numbers of an image, in [0, 1].
-    Raises ValueError: wrong dtype, differing sizes, too few images, or a space of other images.
+    all others. spaces: further features of the same images by name, as in "in the features of
+    inception", see `space_of`. Distances in pixels are root mean squares over the numbers of an
+    image, in [0, 1].
     """
-    _check_images(samples, train, held_out)
     rows = left_out_rows(len(train)) if held_out is None else None
-    unit = 255 * np.prod(train.shape[1:]) ** 0.5
-    pixels = space_of(PIXELS, _flat, samples, train, held_out, unit=float(unit))
-    spaces = [pixels, *spaces]
-    _check_spaces(spaces)
+    unit = float(255 * np.prod(train.shape[1:]) ** 0.5)
+    pixels = space_of(lambda x: x.reshape(len(x), -1), samples, train, held_out, unit=unit)
     return CopyCheck(
         num_train=len(train),
-        leave_one_out=rows is not None,
-        spaces={space.name: _check_space(space, rows) for space in spaces},
+        leave_one_out=held_out is None,
+        spaces={
+            name: _check_space(space, rows)
+            for name, space in {PIXELS: pixels, **(spaces or {})}.items()
+        },
     )
 
 
@@ -139,7 +130,7 @@ class Figures(NamedTuple):
         return _quotient(self.distance, self.kth)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SpaceCheck:
     """The figures and thresholds of one space."""
 
@@ -190,60 +181,19 @@ class CopyCheck:
         """Return which samples equal a training image or its mirror image: bool (N,)."""
         return self.spaces[PIXELS].samples.distance == 0
 
-    @property
-    def held_out_exact(self) -> np.ndarray:
-        """Return the same for the held-out images: bool (L,)."""
-        return self.spaces[PIXELS].held_out.distance == 0
-
 
 def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
     ranks = (1, 2, min(KTH, len(space.train) - 1))  # without the row left out, M − 1 remain
-    samples = ranked_neighbours(space.samples, space.mirrored, space.train, ranks=ranks)
-    held_out = ranked_neighbours(
-        space.held_out, space.held_out_mirrored, space.train, ranks=ranks, leave_out=rows
-    )
-    real = _figures(held_out, space.unit)
-    return SpaceCheck(
-        samples=_figures(samples, space.unit),
-        held_out=real,
-        thresholds={key: rare_threshold(getattr(real, key)) for key in FIGURES},
-    )
 
+    def figures(images: np.ndarray, mirrored: np.ndarray, rows: np.ndarray | None) -> Figures:
+        near = ranked_neighbours(images, mirrored, space.train, ranks=ranks, leave_out=rows)
+        first, second, kth = (near.distance / space.unit).T
+        return Figures(first, second, kth, near.index[:, :2], near.mirrored[:, :2])
 
-def _figures(ranked: Ranked, unit: float) -> Figures:
-    first, second, kth = (ranked.distance / unit).T
-    return Figures(first, second, kth, ranked.index[:, :2], ranked.mirrored[:, :2])
+    samples = figures(space.samples, space.mirrored, None)
+    real = figures(space.held_out, space.held_out_mirrored, rows)
+    return SpaceCheck(samples, real, {key: rare_threshold(getattr(real, key)) for key in FIGURES})
 
 
 def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.ones_like(a), where=b > 0)
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
-
-
-def _check_images(samples: np.ndarray, train: np.ndarray, held_out: np.ndarray | None) -> None:
-    named = {"samples": samples, "training images": train, "held-out images": held_out}
-    for name, images in named.items():
-        if images is None:
-            continue
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != train.shape[1:]:
-            raise ValueError(
-                f"{name} are {images.dtype} {images.shape}, training images {train.shape}. Give "
-                "uint8 (·, C, H, W) of one size."
-            )
-        if len(images) < (least := 3 if images is train else 1):
-            raise ValueError(f"{len(images)} {name} are too few. Give at least {least}.")
-
-
-def _check_spaces(spaces: Sequence[Space]) -> None:
-    expected = [len(part) for part in spaces[0][1:-1]]
-    for i, (name, *parts, _) in enumerate(spaces):
-        if name in [space.name for space in spaces[:i]]:
-            raise ValueError(f"two spaces are called {name}. Rename one.")
-        if (lengths := [len(part) for part in parts]) != expected:
-            raise ValueError(
-                f"the space {name} has features of {lengths} images. Give {expected}: samples, "
-                "mirrored samples, training, held-out and mirrored held-out images."
-            )

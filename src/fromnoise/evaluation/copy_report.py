@@ -9,6 +9,7 @@ from fromnoise.evaluation.copies import (
     FIGURES,
     FLAGGED_SHARE,
     KTH,
+    PIXELS,
     CopyCheck,
     Figures,
     SpaceCheck,
@@ -24,19 +25,19 @@ MIN_SIGMA, MIN_SHARE = 3.0, 0.55  # of `share_nearer`, for a sign of overfitting
 
 def copy_verdict(check: CopyCheck) -> str:
     """Return the result in two or three sentences; the last names the images compared with."""
-    copies, real = check.flagged, check.held_out_flagged
-    unseen = _real_images(check)
+    copies, real, unseen = check.flagged, check.held_out_flagged, _real_images(check)
+    found = _format_share(copies, "samples")
     if not copies.any():
         first = f"None of {len(copies):,} samples is a copy of a training image."
     elif copies.mean() <= real.mean():
         first = (
-            f"{_format_share(copies, 'samples')} are as near to a training image as copies, but "
-            f"so are {_format_share(real, unseen)}: the data has near twins."
+            f"{found} are as near to a training image as copies, but so are "
+            f"{_format_share(real, unseen)}: the data has near twins."
         )
     else:
-        first = (
-            f"{_format_share(copies, 'samples')} are copies of training images{_evidence(check)}."
-        )
+        parts = [f"{of.flags(of.samples).sum():,} by {name}" for name, of in check.spaces.items()]
+        evidence = f"{check.exact.sum():,} of them exact; {', '.join(parts)}"
+        first = f"{found} are copies of training images ({evidence})."
     compared = f"Compared with {len(real):,} {unseen}, of which {real.sum():,} are flagged too"
     if not any(max(of.thresholds.values()) for of in check.spaces.values()):
         compared += ". They give no threshold, so only equal images are copies"
@@ -49,6 +50,21 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
     Distances are in the unit of their space: in pixels the root mean square difference, in [0, 1].
     `distance` is d_1, to the nearest training image, `ratio` d_1/d_2, `nearness` d_1/d_k.
     """
+    suspicion, names = _suspicion(check), list(check.spaces)
+
+    def copy(i: int) -> dict[str, Any]:
+        """Return a flagged sample with its figures in the most suspicious space."""
+        name = names[suspicion[:, i].argmin()]
+        near = check.spaces[name].samples
+        return {
+            "sample": i,
+            "flagged by": [name for name, of in check.spaces.items() if of.flags(of.samples)[i]],
+            "space": name,
+            "training_image": int(near.index[i, 0]),
+            "mirrored": bool(near.mirrored[i, 0]),
+            **{key: float(getattr(near, key)[i]) for key in FIGURES},
+        }
+
     return {
         "verdict": copy_verdict(check),
         "rule": (
@@ -57,21 +73,13 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
             f"image in {1 / FLAGGED_SHARE:,.0f} is expected"
         ),
         "compared with": _real_images(check),
-        "samples": _counts(check.flagged, check.exact),
-        "held_out": _counts(check.held_out_flagged, check.held_out_exact),
+        "samples": _counts(check.flagged, check.spaces[PIXELS].samples),
+        "held_out": _counts(check.held_out_flagged, check.spaces[PIXELS].held_out),
         "training_images": check.num_train,
-        "copies": [_copy(check, int(i)) for i in by_suspicion(check) if check.flagged[i]],
+        "copies": [copy(i) for i in _likeliest_first(check, suspicion) if check.flagged[i]],
         "held_out_flagged": check.held_out_flagged.nonzero()[0].tolist(),
         "spaces": {name: _space(of) for name, of in check.spaces.items()},
     }
-
-
-def by_suspicion(check: CopyCheck) -> np.ndarray:
-    """Return the samples, the likeliest copies first: int64 (N,).
-
-    Flagged ones come first, then by nearness over its median among real images.
-    """
-    return np.lexsort((_suspicion(check).min(axis=0), ~check.flagged))
 
 
 def save_copy_sheet(
@@ -83,22 +91,20 @@ def save_copy_sheet(
     and marks a copy; that of a training image has its index and distance, the nearest d_1/d_2 too.
 
     samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W). pairs: the
-    largest number of samples, in the order of `by_suspicion`.
-
-
-    Raises ValueError: wrong dtype or shape.
+    largest number of samples: flagged ones, then those of the lowest nearness for their space.
     """
+    suspicion, names = _suspicion(check), list(check.spaces)
     images, captions = [], []
-    for i in by_suspicion(check)[:pairs]:
+    for i in _likeliest_first(check, suspicion)[:pairs]:
         if images and len(images) % COLUMNS:
             images.append(np.full_like(samples[i], 255))  # a gap between pairs
             captions.append("")
-        space = _most_suspicious_space(check, int(i))
+        space = names[suspicion[:, i].argmin()]
         near = check.spaces[space].samples
         images.append(samples[i])
         lines = [f"sample {i}", f"d1/d{_kth(check)} = {near.nearness[i]:.2f}"]
         lines += ["COPY"] * bool(check.flagged[i])
-        lines += [f"by {space}"] * (len(check.spaces) > 1)
+        lines += [f"by {space}"] * (len(names) > 1)
         captions.append("\n".join(lines))
         for rank, distance in enumerate((near.distance[i], near.second[i])):
             row, mirrored = near.index[i, rank], near.mirrored[i, rank]
@@ -110,6 +116,19 @@ def save_copy_sheet(
     title = "The samples nearest to training images; "
     title += f"{_format_share(check.flagged, 'samples')} are copies"
     return grid_figure(np.stack(images), path, title=title, captions=captions, columns=COLUMNS)
+
+
+def _suspicion(check: CopyCheck) -> np.ndarray:
+    """Return nearness over its median among real images (spaces, N); copies have low values."""
+    spaces = check.spaces.values()
+    return np.stack(
+        [of.samples.nearness / max(float(np.median(of.held_out.nearness)), 1e-9) for of in spaces]
+    )
+
+
+def _likeliest_first(check: CopyCheck, suspicion: np.ndarray) -> list[int]:
+    """Return the samples, flagged ones first, then by their suspicion."""
+    return np.lexsort((suspicion.min(axis=0), ~check.flagged)).tolist()
 
 
 def _real_images(check: CopyCheck) -> str:
@@ -124,21 +143,12 @@ def _format_share(flags: np.ndarray, images: str) -> str:
     return f"{flags.sum():,} of {len(flags):,} {images} ({100 * flags.mean():.2g} %)"
 
 
-def _evidence(check: CopyCheck) -> str:
-    """Return the number of exact copies, and of those flagged by each space."""
-    exact = (check.flagged & check.exact).sum()
-    flagged = [f"{of.flags(of.samples).sum():,} by {name}" for name, of in check.spaces.items()]
-    return f" ({exact:,} of them exact; {', '.join(flagged)})"
-
-
 def _overfitting_notes(check: CopyCheck) -> list[str]:
     """Return a sentence for each space in which samples that are no copies are too near."""
     sentences, rest = [], ~check.flagged
     subject = "the samples" if rest.all() else "the other samples"
-    for name, of in check.spaces.items():
+    for name, of in check.spaces.items() if rest.any() else ():
         distance, real = of.samples.distance[rest], of.held_out.distance
-        if not len(distance):
-            continue
         share, z = share_nearer(distance, real)
         if share < MIN_SHARE or z < MIN_SIGMA:
             continue
@@ -150,39 +160,12 @@ def _overfitting_notes(check: CopyCheck) -> list[str]:
     return sentences
 
 
-def _most_suspicious_space(check: CopyCheck, i: int) -> str:
-    """Return the space in which a sample has the lowest `_suspicion`."""
-    return list(check.spaces)[_suspicion(check)[:, i].argmin()]
-
-
-def _suspicion(check: CopyCheck) -> np.ndarray:
-    """Return nearness over its median among real images (spaces, N); copies have low values."""
-    usual = [max(float(np.median(of.held_out.nearness)), 1e-9) for of in check.spaces.values()]
-    return np.stack(
-        [of.samples.nearness / x for of, x in zip(check.spaces.values(), usual, strict=True)]
-    )
-
-
-def _counts(flagged: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
+def _counts(flagged: np.ndarray, in_pixels: Figures) -> dict[str, Any]:
     return {
         "images": len(flagged),
         "flagged": int(flagged.sum()),
         "share flagged": float(flagged.mean()),
-        "exact": int(exact.sum()),
-    }
-
-
-def _copy(check: CopyCheck, i: int) -> dict[str, Any]:
-    """Return a flagged sample with its figures in the most suspicious space."""
-    name = _most_suspicious_space(check, i)
-    near = check.spaces[name].samples
-    return {
-        "sample": i,
-        "flagged by": [name for name, of in check.spaces.items() if of.flags(of.samples)[i]],
-        "space": name,
-        "training_image": int(near.index[i, 0]),
-        "mirrored": bool(near.mirrored[i, 0]),
-        **{key: float(getattr(near, key)[i]) for key in FIGURES},
+        "exact": int((in_pixels.distance == 0).sum()),
     }
 
 

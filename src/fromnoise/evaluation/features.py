@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class Extractor(NamedTuple):
     resize: str  # how it resizes images of another size
     extract: Callable[[np.ndarray], Features]  # uint8 (N, C, H, W)
 
+    def info(self) -> dict[str, Any]:
+        """Return all but the function, for JSON."""
+        return {key: value for key, value in self._asdict().items() if key != "extract"}
+
 
 def check_installed() -> None:
     """Raise ExtractorError if a library of the extra `eval` is missing."""
@@ -53,14 +57,25 @@ def check_installed() -> None:
         )
 
 
-def select_extractor(
-    name: str | None, *, classifier: Path | None = None, features_weights: Path | None = None
-) -> str:
-    """Return the named extractor; without a name `classifier` if one is given, else `inception`.
+def open_extractor(
+    name: str | None,
+    shape: tuple[int, int, int],
+    *,
+    classifier: Path | None = None,
+    features_weights: Path | None = None,
+    device: str = "auto",
+) -> Extractor:
+    """Open one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
 
-    Raises ExtractorError for an option of another extractor.
+    name: None is `classifier` if one is given, else `inception`. classifier: a folder, for
+    `classifier`. features_weights: a file, for `inception`; None downloads it.
+    Raises ExtractorError for an unknown name, an option of another extractor, an unsuitable number
+    of channels and missing files; ValueError for images that do not fit the classifier; and the
+    errors of `load_classifier`.
     """
     name = name or ("inception" if classifier is None else "classifier")
+    if name not in EXTRACTORS:
+        raise ExtractorError(f"--extractor {unknown_name(name, EXTRACTORS)}")
     for option, value, owner in (
         ("--classifier", classifier, "classifier"),
         ("--features-weights", features_weights, "inception"),
@@ -69,25 +84,6 @@ def select_extractor(
             raise ExtractorError(
                 f"{option} belongs to --extractor {owner}, not to {name}. Remove one of them."
             )
-    return name
-
-
-def open_extractor(
-    name: str,
-    shape: tuple[int, int, int],
-    *,
-    classifier: Classifier | None = None,
-    weights: Path | None = None,
-    device: torch.device,
-) -> Extractor:
-    """Open one of EXTRACTORS for images of `shape` (C, H, W).
-
-    classifier: for `classifier`. weights: Inception's, for `inception`; None downloads them.
-    Raises ExtractorError for an unknown name, an unsuitable number of channels, and missing files;
-    ValueError for images that do not fit the classifier.
-    """
-    if name not in EXTRACTORS:
-        raise ExtractorError(f"--extractor {unknown_name(name, EXTRACTORS)}")
     if name in PRETRAINED and shape[0] not in (1, 3):
         raise ExtractorError(
             f"{name} needs images of 1 or 3 channels, these have {shape[0]}. {ALTERNATIVES}"
@@ -100,30 +96,12 @@ def open_extractor(
                 "--extractor classifier needs --classifier FOLDER. Train one with "
                 "`fromnoise classifier train`."
             )
-        classifier.check(np.empty((0, *shape), dtype=np.uint8))
-        return classifier_features(classifier)
-    return inception(weights, device=device) if name == "inception" else dinov2(device=device)
-
-
-def load_extractor(
-    name: str | None,
-    shape: tuple[int, int, int],
-    *,
-    classifier: Path | None = None,
-    features_weights: Path | None = None,
-    device: str = "auto",
-) -> Extractor:
-    """Return the extractor of `select_extractor` for images of `shape`, with its files loaded.
-
-    Raises its errors, and those of `open_extractor` and `load_classifier`.
-    """
-    return open_extractor(
-        select_extractor(name, classifier=classifier, features_weights=features_weights),
-        shape,
-        classifier=None if classifier is None else load_classifier(classifier, device=device),
-        weights=features_weights,
-        device=select_device(device),
-    )
+        loaded = load_classifier(classifier, device=device)
+        loaded.check(np.empty((0, *shape), dtype=np.uint8))
+        return classifier_features(loaded)
+    if name == "inception":
+        return inception(features_weights, device=select_device(device))
+    return dinov2(device=select_device(device))
 
 
 def pixels(shape: tuple[int, int, int]) -> Extractor:
@@ -148,9 +126,8 @@ def classifier_features(classifier: Classifier) -> Extractor:
         features, logits = classifier.features(images)
         return Features(features, logits if classifier.spec.kind == "classes" else None)
 
-    width = extract(
-        np.empty((0, classifier.spec.channels, *classifier.spec.size), np.uint8)
-    ).features.shape[1]
+    nothing = np.empty((0, classifier.spec.channels, *classifier.spec.size), np.uint8)
+    width = extract(nothing).features.shape[1]
     return Extractor("classifier", width, digest(classifier.network), "none", extract)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
@@ -16,9 +17,9 @@ from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, ope
 from fromnoise.data.errors import abbreviate
 from fromnoise.evaluation.features import Progress, no_progress
 from fromnoise.evaluation.metrics import fixed_order
-from fromnoise.model.model import Model
+from fromnoise.model.model import Model, load
 from fromnoise.model.sampling import with_guidance
-from fromnoise.model.spec import ModelSpec
+from fromnoise.model.spec import Weights
 from fromnoise.rng import generator
 
 SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
@@ -71,36 +72,6 @@ def evenly_spaced(images: np.ndarray, most: int) -> np.ndarray:
     return images[rows]
 
 
-def images_like_training(spec: ModelSpec, path: Path) -> RealImages:
-    """Return the images of a folder, zip or npz, brought to a model's size as in its training."""
-    named = spec.source if spec.source != "iclevr" else None
-    images = open_comparable(
-        path,
-        named=named,
-        size=spec.size,
-        channels=spec.channels,
-        fit=spec.fit,
-        background=spec.background,
-    )
-    return RealImages(images, str(path.absolute()))
-
-
-def images_at_size(path: Path, shape: tuple[int, int, int]) -> RealImages:
-    """Return the images of a folder, zip or npz, unchanged.
-
-    Raises DataError if they are not of `shape` (C, H, W).
-    """
-    channels, *size = shape
-    images = open_comparable(path)
-    own = images.images.shape[1:]
-    if own != (channels, *size):
-        raise DataError(
-            f"{path.absolute()} has images of {own[1]}×{own[2]} (H×W) with {own[0]} channels, but "
-            f"the generated ones are {size[0]}×{size[1]} with {channels}. Bring them to one size."
-        )
-    return RealImages(images, str(path.absolute()))
-
-
 def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> ImageSet:
     """Open the images of a folder, zip or npz; of a folder of `fromnoise sample`, the samples.
 
@@ -141,6 +112,13 @@ NO_SHARED_LABELS = "none: the reference lacks the labels of the model"
 AS_REFERENCE = "those of the reference images, in about the same proportions"
 
 
+def load_in_fp32(path: Path, *, weights: Weights | None = None, device: str = "auto") -> Model:
+    """Load a model for which `precision=auto` is fp32: its scores do not depend on the device."""
+    model = load(path, weights=weights, device=device)
+    model.auto_precision = "fp32"
+    return model
+
+
 class Generated(NamedTuple):
     """Generated images and their description."""
 
@@ -172,22 +150,14 @@ def generate_images(
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
     cond, labels = None, NO_SHARED_LABELS if model.spec.label_names else UNCONDITIONAL
-    if has_labels(model, labels_of):
-        assert labels_of is not None
-        assert labels_of.images.labels is not None
-        labels = AS_REFERENCE
-        rows = np.resize(interleave_labels(labels_of.images.labels), num)  # repeated if needed
-        cond = torch.from_numpy(np.asarray(labels_of.images.labels)[rows])
+    if labels_of is not None and has_labels(model, labels_of):
+        labels, rows_of_labels = AS_REFERENCE, np.asarray(labels_of.images.labels)
+        order = np.resize(interleave_labels(rows_of_labels), num)  # repeated if needed
+        cond = torch.from_numpy(rows_of_labels[order])
     config = config if cond is not None else with_guidance(config, 1.0)
-    started, parts = time.perf_counter(), []
-    for i in range(0, num, batch_size):
-        rows = slice(i, min(i + batch_size, num))
-        seeds = range(first_seed + i, first_seed + rows.stop)
-        part = model.sample(
-            seeds, config, batch_size=batch_size, cond=None if cond is None else cond[rows]
-        )
-        parts.append(part.numpy())
-        progress(rows.stop, num)
+    started = time.perf_counter()
+    seeds = range(first_seed, first_seed + num)
+    images = sample_batches(model, seeds, config, cond, batch_size=batch_size, progress=progress)
     info = {
         "what": "model",
         "count": num,
@@ -199,7 +169,26 @@ def generate_images(
         "labels": labels,
         "quantisation": "x_0 rounded to uint8",
     }
-    return Generated(np.concatenate(parts), info, time.perf_counter() - started)
+    return Generated(images, info, time.perf_counter() - started)
+
+
+def sample_batches(
+    model: Model,
+    seeds: range,
+    config: SamplingConfig,
+    cond: Tensor | None,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> np.ndarray:
+    """Return the image of each seed, uint8 (N, C, H, W), with progress after each batch."""
+    images = []
+    for i in range(0, len(seeds), batch_size):
+        rows = slice(i, min(i + batch_size, len(seeds)))
+        of_rows = None if cond is None else cond[rows]
+        images.append(model.sample(seeds[rows], config, batch_size=batch_size, cond=of_rows))
+        progress(rows.stop, len(seeds))
+    return torch.cat(images).numpy()
 
 
 def interleave_labels(labels: np.ndarray) -> np.ndarray:

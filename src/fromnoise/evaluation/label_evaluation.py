@@ -5,11 +5,13 @@ labels-…/scores.json    every score with its interval, and all settings to rep
          NAME-s2.png    images with their conditions and a mark for right or wrong
 """
 
+import hashlib
+import itertools
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +27,15 @@ from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation.evaluate import sampling_name
-from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.label_intervals import LabelScores, score_with_intervals, scores_per_label
-from fromnoise.evaluation.records import to_json, write_files
-from fromnoise.model.model import Model, load
+from fromnoise.evaluation.images import load_in_fp32, sample_batches
+from fromnoise.evaluation.intervals import (
+    Interval,
+    LabelScores,
+    score_with_intervals,
+    scores_per_label,
+)
+from fromnoise.evaluation.records import plain, to_json, write_files
+from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
 from fromnoise.model.spec import Weights, run_folder_of
 from fromnoise.pictures import grid_figure
@@ -74,6 +81,17 @@ def read_prompts(
     return prompts or [PromptSet("each label", one_label_each(names, len(names)))]
 
 
+class LabelResult(NamedTuple):
+    """The scores of one set of prompts at one guidance scale."""
+
+    prompts: str
+    guidance: float
+    num_images: int
+    seconds: float  # of sampling
+    scores: dict[str, Interval]
+    per_label: dict[str, LabelScores]
+
+
 def evaluate_labels_to_folder(
     path: Path,
     classifier: Path,
@@ -91,93 +109,39 @@ def evaluate_labels_to_folder(
 ) -> tuple[str, Path]:
     """Score how often a model's images show the requested labels; return the table and its folder.
 
+    Samples `num` images for each condition at each scale, and classifies them. Every image has its
+    own seed, counted from `first_seed`; all scales use the same seeds. The files are written after
+    every set of conditions and scale.
+
     path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
-    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`. Others as in
-    `evaluate_labels`.
+    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`; `precision` is
+    fp32 unless it is set.
+    Raises, before sampling, ConfigError if the folder has scores already, DataError if the model
+    and the classifier have different labels, and ValueError for other settings that do not match.
     """
-    model = load(path, weights=weights, device=device)
-    loaded = load_classifier(classifier, device=device)
-    prompts = read_prompts(model.spec.label_names, files, texts)
-    scales = scales or [model.spec.sampling.guidance]
-    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
-    configs = [
-        with_guidance(
-            model.sampling_config(
-                conditional=True,
-                **{**(sampling or {}), "guidance": guided if scale == 1 else scale},
-            ),
-            scale,
-        )
-        for scale in scales
-    ]
-    parts = sampling_name(model.spec, with_guidance(configs[0], 1.0))
-    sets = [p.name.replace(" ", "-") for p in prompts]
-    name = "-".join(["labels", *parts, *sets, *(f"s{scale:g}" for scale in scales if scale != 1)])
-    folder = out or run_folder_of(path) / "evaluation" / name
-    with progress_bar("images") as progress:
-        results = evaluate_labels(
-            model,
-            loaded,
-            prompts,
-            folder,
-            configs,
-            num=num,
-            first_seed=first_seed,
-            batch_size=batch_size,
-            loaded_from=str(path.absolute()),
-            progress=progress,
-        )
-    return label_table(results, loaded), folder
-
-
-class LabelResult(NamedTuple):
-    """The scores of one set of prompts at one guidance scale."""
-
-    prompts: str
-    guidance: float
-    num_images: int
-    seconds: float  # of sampling
-    scores: dict[str, Interval]
-    per_label: list[LabelScores]
-
-
-def evaluate_labels(
-    model: Model,
-    classifier: Classifier,
-    prompts: Sequence[PromptSet],
-    folder: Path,
-    configs: Sequence[SamplingConfig],
-    *,
-    num: int = 8,
-    first_seed: int = 0,
-    batch_size: int = 64,
-    loaded_from: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[LabelResult]:
-    """Sample `num` images for each condition by each configuration, and classify them.
-
-    Every image has its own seed, counted from `first_seed`; all configurations use the same seeds.
-    Writes `scores.json`, `scores.md` and one picture for each result into `folder`, after every
-    result. configs: at least one; they differ in guidance alone. loaded_from: the path of the
-    model, for the record. progress is called with (images sampled, images).
-    Raises, before sampling, ConfigError if `folder` has scores already, DataError if the model and
-    the classifier have different labels, and ValueError for other settings that do not match.
-    """
+    model = load_in_fp32(path, weights=weights, device=device)
+    loaded, names = load_classifier(classifier, device=device), model.spec.label_names
+    prompts = read_prompts(names, files, texts)
+    order = _column_order(model, loaded)
+    configs = _configs(model, scales or [model.spec.sampling.guidance], sampling or {})
+    config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
+    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].conditions[:1]))  # raises
+    parts = ["labels", *sampling_name(model.spec, with_guidance(config, 1.0))]
+    parts += [p.name.replace(" ", "-") for p in prompts]
+    if texts:  # others would have the same name
+        parts += [hashlib.sha256(prompts[-1].conditions.tobytes()).hexdigest()[:8]]
+    parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
+    folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
     if (folder / SCORES_FILE).exists():
         raise ConfigError(
             f"{folder.absolute()} has the scores of an earlier evaluation. Give another --out, or "
             "remove it."
         )
-    order = _column_order(model, classifier)
-    first = torch.from_numpy(prompts[0].conditions[:1])
-    config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
-    model.guided_denoiser(config, 1, cond=first)  # raises for other labels
-    total = sum(len(p.conditions) for p in prompts) * num * len(configs)
     metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
         "model": {
-            "loaded from": loaded_from,
+            "loaded from": str(path.absolute()),
             "source": model.spec.source,
             **model.spec.weights_info(),
             "precision": config.precision,
@@ -187,41 +151,53 @@ def evaluate_labels(
         "seeds": f"counted from {first_seed}, one per image, condition by condition",
         "images per condition": num,
         "conditions": {
-            p.name: [describe_labels(row, model.spec.label_names) for row in p.conditions]
-            for p in prompts
+            p.name: [describe_labels(row, names) for row in p.conditions] for p in prompts
         },
-        "classifier": classifier.spec.model_dump(mode="json"),
+        "classifier": loaded.spec.model_dump(mode="json"),
     }
-    results, done = [], 0
-    for name, conditions in prompts:
+    results: list[LabelResult] = []
+    for (name, conditions), config in itertools.product(prompts, configs):
         condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
-        targets = conditions[condition]
-        cond = torch.from_numpy(targets)
-        for config in configs:
-            seeds = range(first_seed, first_seed + len(cond))
-            images, started = [], time.perf_counter()
-            for i in range(0, len(cond), batch_size):
-                batch = slice(i, i + batch_size)
-                options = {"batch_size": batch_size, "cond": cond[batch]}
-                images.append(model.sample(seeds[batch], config, **options).numpy())
-                progress(done := done + len(images[-1]), total)
-            seconds = time.perf_counter() - started
-            sampled = np.concatenate(images)
-            predictions = classifier.predictions(sampled).select(slice(None), order)
-            result = LabelResult(
-                name,
-                config.guidance,
-                len(sampled),
-                seconds,
-                score_with_intervals(predictions, targets, condition),
-                scores_per_label(predictions, targets, condition),
+        targets, seeds = conditions[condition], range(first_seed, first_seed + len(condition))
+        started = time.perf_counter()
+        with progress_bar(f"images of {name}, s = {config.guidance:g}") as progress:
+            images = sample_batches(
+                model,
+                seeds,
+                config,
+                torch.from_numpy(targets),
+                batch_size=batch_size,
+                progress=progress,
             )
-            results.append(result)
-            _save_picture(sampled, predictions, targets, num, model, result, folder)
-            content = _as_json(results, metadata, model.spec.label_names)
-            table = label_table(results, classifier)
-            write_files(folder, {TABLE_FILE: table, SCORES_FILE: to_json(content)})
-    return results
+        seconds = time.perf_counter() - started
+        predictions = loaded.predictions(images).select(slice(None), order)
+        per_label = scores_per_label(predictions, targets, condition)
+        result = LabelResult(
+            name,
+            config.guidance,
+            len(images),
+            seconds,
+            score_with_intervals(predictions, targets, condition),
+            dict(zip(names, per_label, strict=True)),
+        )
+        results.append(result)
+        _save_picture(images, predictions, targets, num, names, result, folder)
+        content = {**metadata, "results": [plain(result) for result in results]}
+        table = label_table(results, loaded)
+        write_files(folder, {TABLE_FILE: table, SCORES_FILE: to_json(content)})
+    return label_table(results, loaded), folder
+
+
+def _configs(
+    model: Model, scales: Sequence[float], sampling: Mapping[str, Any]
+) -> list[SamplingConfig]:
+    """Return the settings at each scale, checked."""
+    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
+    configs = []
+    for scale in scales:
+        settings = {**sampling, "guidance": guided if scale == 1 else scale}
+        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
+    return configs
 
 
 def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
@@ -234,19 +210,16 @@ def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
     ]
     for result in results:
         cells = [result.prompts, f"{result.guidance:g}", f"{result.num_images:,}"]
-        cells += [_format_interval(result.scores[key]) for key in columns]
+        scores = [result.scores[key] for key in columns]
+        cells += [
+            "–" if math.isnan(of.value) else "{:.3f} [{:.3f}, {:.3f}]".format(*of) for of in scores
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     held_out = {k: v for k, v in classifier.spec.held_out.items() if v is not None}
     text = ", ".join(f"{name} {value:.4f}" for name, value in held_out.items()) or "unknown"
     count = f"{classifier.spec.num_held_out:,}"
     lines += ["", f"s in {FORMULA}; 1 is off. The classifier on {count} held-out images: {text}."]
     return "\n".join(lines) + "\n"
-
-
-def _format_interval(score: Interval) -> str:
-    if math.isnan(score.value):
-        return "–"
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
 def _column_order(model: Model, classifier: Classifier) -> list[int]:
@@ -283,16 +256,15 @@ def _save_picture(
     predictions: LabelPredictions,
     targets: np.ndarray,
     num: int,
-    model: Model,
+    names: Sequence[str],
     result: LabelResult,
     folder: Path,
 ) -> None:
     """Save the first images of every condition; several of each if there are few conditions."""
     per_condition = min(num, max(1, MAX_IN_PICTURE // (len(images) // num)))
     chosen = (np.arange(len(images)) % num < per_condition).nonzero()[0][:MAX_IN_PICTURE]
-    captions = label_captions(
-        predictions.select(chosen, slice(None)), targets[chosen], model.spec.label_names
-    )
+    of_chosen = predictions.select(chosen, slice(None))
+    captions = label_captions(of_chosen, targets[chosen], names)
     exact = result.scores["exact_match"]
     title = (
         f"{result.prompts}, s = {result.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
@@ -312,27 +284,3 @@ def label_captions(
         f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, targets, strict=True)
     ]
-
-
-def _as_json(
-    results: Sequence[LabelResult], metadata: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
-    rows = [
-        {
-            **result._asdict(),
-            "scores": {key: _json_value(score) for key, score in result.scores.items()},
-            "per_label": {
-                name: {key: _json_value(value) for key, value in label._asdict().items()}
-                for name, label in zip(names, result.per_label, strict=True)
-            },
-        }
-        for result in results
-    ]
-    return {**metadata, "results": rows}
-
-
-def _json_value(value: Interval | int) -> Any:
-    """Return a score for JSON, with None for NaN."""
-    if isinstance(value, Interval):
-        return {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
-    return value

@@ -8,8 +8,6 @@ likelihood-…/metrics.json    the bound with its parts, its interval and its cu
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +17,15 @@ from torch import Tensor
 
 from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion.likelihood import EstimatedBits, estimated_bits_per_dimension
+from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
-from fromnoise.evaluation.features import check_installed
+from fromnoise.evaluation.features import Progress, check_installed, no_progress
 from fromnoise.evaluation.images import evenly_spaced, has_labels, run_images_of
 from fromnoise.evaluation.intervals import Interval, mean_interval
 from fromnoise.evaluation.records import (
     NotDefined,
     new_record,
+    plain,
     require_no_scores,
     table,
     write_record,
@@ -52,8 +51,7 @@ class Stretch(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Bits:
+class Bits(NamedTuple):
     """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
 
     Intervals are over other images of the same distribution and other noise; the model is fixed.
@@ -75,10 +73,7 @@ class Bits:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields for JSON; intervals as value, low and high."""
-        tree: dict[str, Any] = {"unit": "bits per dimension, an upper bound", **asdict(self)}
-        for name in ("total", "L_T", "middle", "L_0"):
-            tree[name] = getattr(self, name)._asdict()
-        return {**tree, "curve": [stretch._asdict() for stretch in self.curve]}
+        return {"unit": "bits per dimension, an upper bound", **plain(self)}
 
     def save_curve(self, path: str | Path) -> Path:
         """Write the curve as a PNG."""
@@ -91,6 +86,7 @@ class Bits:
         return bits_figure(self.curve, path, title=title)
 
 
+@without_tf32()
 def measure_bits(
     model: Model,
     images: np.ndarray,
@@ -100,7 +96,7 @@ def measure_bits(
     evaluations: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Bits:
     """Return the bits per dimension of images under the model, and their parts.
 
@@ -115,20 +111,36 @@ def measure_bits(
         evaluations: of the network per image, 2..T; default 50, or T if that is less. With T every
             t is used, and only the noise is random.
         seed: timesteps and noise of image i depend on seed, i and t alone, not on the batch.
-    Raises ValueError: a model of another range than [−1, 1], images or labels that do not fit the
-    model, fewer than 2 images, or evaluations outside 2..T.
+    Raises ValueError: a model of offset noise or of another range than [−1, 1], images or labels
+    that do not fit the model, fewer than 2 images, or evaluations outside 2..T.
     """
     _check(model, images, labels)
-    T = model.denoiser.schedule.T
+    T, like = model.denoiser.schedule.T, next(model.denoiser.parameters())
     evaluations = min(EVALUATIONS, T) if evaluations is None else evaluations
     variance = variance_of(model)
+
+    def estimate(rows: range) -> BitsPerDimension:
+        seeds = [seed_of(seed, i, "bits") for i in rows]
+        draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
+
+        def noise(t: Tensor) -> Tensor:
+            each = zip(seeds, t.tolist(), strict=True)
+            drawn = [image_noise([s], t_i, images.shape[1:]) for s, t_i in each]
+            return torch.cat(drawn).to(like.device)
+
+        return estimated_bits_per_dimension(
+            model.denoiser,
+            to_float(torch.tensor(images[rows]).to(like.device)),  # a copy: it may be read-only
+            None if labels is None else torch.tensor(labels[rows]).to(like),
+            uniform=torch.stack(draws),
+            noise=noise,
+            variance=variance,
+        )
+
     parts = []
     for i in range(0, len(images), batch_size):
-        rows = range(i, min(i + batch_size, len(images)))
-        cond = None if labels is None else labels[i : i + batch_size]
-        batch = images[i : i + batch_size]
-        parts.append(_estimate(model, batch, cond, rows, evaluations, seed, variance))
-        progress(rows.stop, len(images))
+        parts.append(estimate(range(i, min(i + batch_size, len(images)))))
+        progress(min(i + batch_size, len(images)), len(images))
     totals, priors, sums = (
         torch.cat([part[k] for part in parts]).double().cpu().numpy() for k in range(3)
     )  # (N,), (N,), (N,K)
@@ -163,50 +175,22 @@ def variance_of(model: Model) -> Variance:
     return sampler.options.get("variance", "small") if sampler.name == "ddpm" else "small"
 
 
-@without_tf32()
-def _estimate(
-    model: Model,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    rows: range,
-    evaluations: int,
-    seed: int,
-    variance: Variance,
-) -> EstimatedBits:
-    """Return the bound of the images (B,C,H,W) at these rows."""
-    like = next(model.denoiser.parameters())
-    seeds = [seed_of(seed, i, "bits") for i in rows]
-    draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
-
-    def noise(t: Tensor) -> Tensor:
-        each = zip(seeds, t.tolist(), strict=True)
-        return torch.cat([image_noise([s], t_i, images.shape[1:]) for s, t_i in each]).to(
-            like.device
-        )
-
-    return estimated_bits_per_dimension(
-        model.denoiser,
-        to_float(torch.tensor(images).to(like.device)),  # a copy: images may be read-only
-        None if labels is None else torch.tensor(labels).to(like),
-        uniform=torch.stack(draws),
-        noise=noise,
-        variance=variance,
-    )
-
-
 def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
+    if offset := model.spec.diffusion.offset_noise:
+        raise ValueError(
+            f"this model was trained with diffusion.offset_noise = {offset:g}, but the bound "
+            "assumes standard normal noise. Use a model without it."
+        )
     low, high = model.spec.data_range
     if (low, high) != (-1, 1):
         raise ValueError(
             f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 "
             "levels in -1..1. Use a model of that range."
         )
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W).")
-    if images.shape[1:] != (expected := (model.spec.channels, *model.spec.size)):
+    if images.dtype != np.uint8 or images.shape[1:] != model.image_shape:
         raise ValueError(
-            f"the images are {images.shape[1:]}, but those of the model {expected} (C, H, W). Give "
-            "images of that size."
+            f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W) of the model's "
+            f"{model.image_shape}."
         )
     if len(images) < 2:
         raise ValueError(f"{len(images)} images give no interval. Give at least 2 images.")
@@ -214,10 +198,7 @@ def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
     if labels is not None and not names:
         raise ValueError("this model is unconditional. Remove labels.")
     if labels is not None and labels.shape != (len(images), len(names)):
-        raise ValueError(
-            f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}): a row per "
-            "image, a column per label of the model."
-        )
+        raise ValueError(f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}).")
 
 
 def evaluate_likelihood(

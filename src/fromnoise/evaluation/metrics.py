@@ -10,14 +10,28 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fromnoise.evaluation.fid import Moments, frechet_to, merge_moments, subtract_moments
-from fromnoise.evaluation.intervals import Interval, mean_interval, share_interval, student_interval
+from fromnoise.evaluation.fid import (
+    Moments,
+    frechet_to,
+    merge_moments,
+    moments_of,
+    subtract_moments,
+)
+from fromnoise.evaluation.intervals import (
+    Interval,
+    jackknife_error,
+    share_interval,
+    student_interval,
+)
+from fromnoise.evaluation.neighbours import distances
 
 BLOCKS = 20  # disjoint ranges of seeds, for the jackknife
 NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
 SPLITS = 10  # of the Inception Score, as published
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, as in torch-fidelity
+HALVINGS, CANDIDATES = 10, 64  # of the interval of precision and recall
 ROWS = 2000  # of a distance matrix at a time: 400 MB with 50,000 images
 
 
@@ -26,6 +40,11 @@ class Jackknifed(NamedTuple):
 
     value: float
     left_out: np.ndarray  # float64 (G,)
+
+
+def blocks_of(features: np.ndarray) -> list[Moments]:
+    """Return the moments of the blocks of features (N, D): consecutive rows."""
+    return [moments_of(block) for block in np.array_split(features, BLOCKS)]
 
 
 def frechet_jackknifed(
@@ -64,7 +83,7 @@ def frechet_scores(
 def fid_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
     """Return FID and FID∞ of `frechet_scores`."""
     (fid, left_out), G = distance, len(distance.left_out)
-    error = _jackknife_error(left_out)
+    error = jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
     return student_interval(fid, error, G), student_interval(unbiased, error, G)
 
@@ -78,7 +97,7 @@ def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
     """
     if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
         return Interval(math.nan, math.nan, math.nan)
-    error = _jackknife_error(np.log(a.left_out) - np.log(b.left_out))
+    error = jackknife_error(np.log(a.left_out) - np.log(b.left_out))
     logs = student_interval(math.log(a.value / b.value), error, len(a.left_out))
     return Interval(*map(math.exp, logs))
 
@@ -119,7 +138,7 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    error = math.hypot(_jackknife_error(left_out), result[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
+    error = math.hypot(jackknife_error(left_out), result[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
     return student_interval(result[KEY_METRIC_KID_MEAN], error, BLOCKS)
 
 
@@ -147,14 +166,9 @@ def inception_score(logits: np.ndarray) -> Interval:
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
 
-    order = np.random.RandomState(2020).permutation(len(logits))  # that of torch-fidelity
-    cuts = [i * len(logits) // SPLITS for i in range(1, SPLITS)]
-    each = [
-        isc_features_to_metric(torch.from_numpy(logits[part]), splits=1, shuffle=False)
-        for part in np.split(order, cuts)
-    ]
-    splits = [score["inception_score_mean"] for score in each]
-    return mean_interval(np.array(splits))
+    score = isc_features_to_metric(torch.from_numpy(logits), splits=SPLITS)
+    error = score["inception_score_std"] / math.sqrt(SPLITS - 1)
+    return student_interval(score["inception_score_mean"], error, SPLITS)
 
 
 def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Interval, Interval]:
@@ -162,26 +176,65 @@ def precision_and_recall(generated: np.ndarray, real: np.ndarray) -> tuple[Inter
 
     An image is among a set if it is no farther from one of its members than the third nearest other
     member is (Kynkäänniemi et al. 2019, arXiv:1904.06991). Both depend on the sizes of the sets.
-    The intervals are Wilson's of a share: precision's over other generated images, recall's over
-    other real ones.
+    The intervals are over other generated and other real images, for sets of these sizes; see
+    `_share_among`.
 
-    generated, real: float (N, D) and (M, D); N, M > 3.
+    generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS.
     """
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    result = prc_features_to_metric(
-        torch.from_numpy(np.array(generated)),
-        torch.from_numpy(np.array(real)),
-        prc_neighborhood=NEIGHBOURS,
-        prc_batch_size=ROWS,
-        save_cpu_ram=True,
-        verbose=False,
-    )
-    precision = share_interval(result["precision"], len(generated))
-    return precision, share_interval(result["recall"], len(real))
+    x, y = torch.from_numpy(np.array(generated)), torch.from_numpy(np.array(real))
+    return _share_among(x, y), _share_among(y, x)
 
 
-def _jackknife_error(left_out: np.ndarray) -> float:
-    """Return the standard error of a statistic from its values without each of G blocks (G,)."""
-    G = len(left_out)
-    return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())
+def _share_among(points: Tensor, members: Tensor) -> Interval:
+    """Return the share R of M points that lie in the balls of N members, with its interval.
+
+    Given the members, R is a mean of M independent numbers; over other members it varies by V:
+
+        var R = R (1−R) / M + V,   V = ¼ E [(R_1 − R_2)² − its part due to the points],
+
+    R_1 and R_2 by the two halves of the members, each with the balls of its own, in 10 random
+    halvings. The halves are independent, and V falls as 1/N. Neither a bootstrap nor the jackknife
+    works here: the former has neighbours at distance 0, and the latter makes V two to nine times as
+    large. The interval is Wilson's of the number of points that has this variance, with Student's
+    quantile: V is mostly due to the few members whose balls have many points to themselves.
+
+    Simulated with Gaussians in 2, 6 and 32 dimensions, sets of 200 and 600 and R of 0.2 to 0.99, it
+    contains the mean R in 92 to 99 of 100 pairs of new sets.
+    """
+    m, n = len(points), len(members)
+    orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (HALVINGS, 1)), axis=1)
+    halves = torch.from_numpy(orders < n // 2)  # (HALVINGS, N)
+    radii, radii_in_half = _radii(members, halves)
+    among, alone = [], torch.zeros(n)  # alone: points in no other ball than that of a member
+    difference, noise = torch.zeros(HALVINGS), torch.zeros(HALVINGS)
+    for part in points.split(ROWS):
+        apart = distances(part, members, rows=ROWS)
+        inside = apart <= radii
+        among.append(inside.any(dim=1))
+        alone += inside[inside.sum(dim=1) == 1].sum(dim=0)
+        for i, (half, radius) in enumerate(zip(halves, radii_in_half, strict=True)):
+            inside = apart <= radius
+            of_each = (inside & half).any(dim=1).int() - (inside & ~half).any(dim=1).int()
+            difference[i] += of_each.sum()
+            noise[i] += of_each.abs().sum()
+    share = torch.cat(among).float().mean().item()
+    variance = (difference.square() - noise).mean().item() / (4 * m * (m - 1))
+    effective = float(alone.square().sum() ** 2 / alone.pow(4).sum()) if alone.any() else n
+    smoothed = (share * m + 2) / (
+        m + 4
+    )  # of 0 and 1 too the spread is not 0 (Agresti & Coull 1998)
+    spread = smoothed * (1 - smoothed)
+    return share_interval(share, spread / (spread / m + max(variance, 0)), freedom=1 + effective)
+
+
+def _radii(members: Tensor, halves: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each member's distance to the third nearest other one: (N,), in its half (·, N)."""
+    radii, in_half = [], []
+    for part, sides in zip(members.split(ROWS), halves.split(ROWS, dim=1), strict=True):
+        to_all = distances(part, members, rows=ROWS)
+        nearest = to_all.topk(min(CANDIDATES, len(members)), largest=False)
+        radii.append(nearest.values[:, NEIGHBOURS])  # itself is the first
+        same = halves[:, nearest.indices] == sides[:, :, None]  # (HALVINGS, part, CANDIDATES)
+        third = (same.cumsum(dim=2) == NEIGHBOURS + 1).int().argmax(dim=2)
+        in_half.append(nearest.values.gather(1, third.T).T)
+    return torch.cat(radii), torch.cat(in_half, dim=1)

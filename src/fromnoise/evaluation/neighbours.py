@@ -1,11 +1,14 @@
-"""Find nearest neighbours of images, mirrored or not."""
+"""Find nearest neighbours among features."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-BLOCK = 2048  # rows compared at a time: 32 MiB of distances
+BLOCK = 2048  # images compared at a time: 32 MiB of distances
+FEATURES = 2**21  # numbers of features at a time: 16 MiB
 
 
 class Ranked(NamedTuple):
@@ -33,55 +36,44 @@ def ranked_neighbours(
     nearest. leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too:
     itself, if a was taken from b.
 
-    Of equally near rows it returns any. Raises ValueError: the shapes do not match, or there are
-    fewer rows than ranks.
+    Of equally near rows it returns any. Raises ValueError: there are fewer rows than ranks.
     """
-    _check(a, b)
-    if mirrored.shape != a.shape:
-        raise ValueError(f"mirrored has shape {mirrored.shape}. Give that of a, {a.shape}.")
     if (left := len(b) - (leave_out is not None)) < max(ranks):
         raise ValueError(f"{left} rows have no neighbour of rank {max(ranks)}. Give more rows.")
-    side = min(max(2**21 // a.shape[1], 16), BLOCK)  # 16 MiB of features at a time
+    side = min(max(FEATURES // a.shape[1], 16), BLOCK)
     parts = []
     for start in range(0, len(a), side):
         rows = slice(start, start + side)
-        both = (a[rows].astype(np.float64), mirrored[rows].astype(np.float64))
-        index = _near_indices(
-            both, b, max(ranks), side, None if leave_out is None else leave_out[rows]
-        )
+        both = np.stack([a[rows], mirrored[rows]]).astype(np.float64)  # (2, n, D)
+        excluded = None if leave_out is None else torch.from_numpy(leave_out[rows])[:, None]
+        index = _nearest(torch.from_numpy(both), b, max(ranks), side, excluded)
         parts.append(_measure(both, b, index[:, np.array(ranks) - 1]))
     return Ranked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _near_indices(
-    both: tuple[np.ndarray, np.ndarray],
-    b: np.ndarray,
-    num: int,
-    side: int,
-    leave_out: np.ndarray | None,
+def distances(a: Tensor, b: Tensor, *, rows: int) -> Tensor:
+    """Return Euclidean distances (…, N, M), computed for so many rows of b at a time."""
+    return torch.cat([torch.cdist(a, part) for part in b.split(rows)], dim=-1)
+
+
+def _nearest(
+    both: Tensor, b: np.ndarray, count: int, side: int, excluded: Tensor | None
 ) -> np.ndarray:
-    """Return the `num` nearest rows of b of each image, given plain and mirrored, in order."""
-    n = len(both[0])
-    best, index = np.full((n, num), np.inf), np.zeros((n, num), dtype=np.int64)
+    """Return the `count` nearest rows of b of each image, given plain and mirrored, in order."""
+    near = torch.full((both.shape[1], count), torch.inf, dtype=torch.float64)
+    index = torch.zeros_like(near, dtype=torch.int64)
     for start in range(0, len(b), side):
-        others = b[start : start + side].astype(np.float64)
-        # |x − y|² − |y|² of the nearer one of x and its mirror image, with |x|²: it differs between
-        # the two.
-        score = np.minimum(
-            *(np.square(x).sum(axis=1)[:, None] - 2 * x @ others.T for x in both)
-        )  # (n, others)
-        score += np.square(others).sum(axis=1)
-        here = np.arange(start, start + len(others))
-        if leave_out is not None:
-            score[leave_out[:, None] == here] = np.inf
-        score = np.concatenate([best, score], axis=1)
-        known = np.concatenate([index, np.broadcast_to(here, (n, len(here)))], axis=1)
-        kept = np.argpartition(score, num - 1, axis=1)[:, :num]
-        best, index = (np.take_along_axis(of, kept, axis=1) for of in (score, known))
-    return np.take_along_axis(index, best.argsort(axis=1), axis=1)
+        others = torch.from_numpy(b[start : start + side].astype(np.float64))
+        found = torch.cdist(both, others).amin(dim=0)  # (n, others)
+        here = torch.arange(start, start + len(others)).expand(found.shape)
+        if excluded is not None:
+            found[here == excluded] = torch.inf
+        near, kept = torch.cat([near, found], dim=1).topk(count, largest=False)
+        index = torch.cat([index, here], dim=1).gather(1, kept)
+    return index.numpy()
 
 
-def _measure(both: tuple[np.ndarray, np.ndarray], b: np.ndarray, index: np.ndarray) -> Ranked:
+def _measure(both: np.ndarray, b: np.ndarray, index: np.ndarray) -> Ranked:
     """Return the distances to the rows `index` (n, R) of b, from the differences."""
     plain, mirrored = (
         np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)
@@ -91,10 +83,3 @@ def _measure(both: tuple[np.ndarray, np.ndarray], b: np.ndarray, index: np.ndarr
     order = distance.argsort(axis=1, kind="stable")  # rounding may have exchanged two
     parts = (distance, index, mirrored < plain)
     return Ranked(*(np.take_along_axis(part, order, axis=1) for part in parts))
-
-
-def _check(a: np.ndarray, b: np.ndarray) -> None:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
-        raise ValueError(
-            f"the shapes are {a.shape} and {b.shape}. Give (N, D) and (M, D), not empty."
-        )

@@ -1,6 +1,7 @@
 """Evaluation records: metrics.json, its table, and published results beside them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -52,6 +53,17 @@ def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def plain(value: Any) -> Any:
+    """Return named tuples as dicts, and None for NaN, at any depth."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def require_no_scores(folder: Path) -> None:
     """Raise ConfigError if `folder` has scores already."""
     if (folder / METRICS_FILE).exists():
@@ -81,14 +93,11 @@ def table(record: Record) -> str:
     if record["extractor"].get("name") == "inception":
         headings = HEADINGS | INCEPTION_HEADINGS
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
+    row = "{value:.4g} | {low:.4g} to {high:.4g}".format
     for key, score in record["scores"].items():
-        value, low, high = (f"{score[part]:.4g}" for part in ("value", "low", "high"))
-        lines.append(f"| {headings.get(key, key)} | {value} | {low} to {high} |")
+        lines.append(f"| {headings.get(key, key)} | {row(**score)} |")
     if "bits" in record:
-        value, low, high = (
-            f"{record['bits']['total'][part]:.4g}" for part in ("value", "low", "high")
-        )
-        lines.append(f"| bits per dimension | {value} | {low} to {high} |")
+        lines.append(f"| bits per dimension | {row(**record['bits']['total'])} |")
     lines += [
         f"| {headings.get(key, key)} | – | {reason} |" for key, reason in record["missing"].items()
     ]
@@ -104,7 +113,12 @@ def table(record: Record) -> str:
 
 def settings_of(record: Record) -> list[str]:
     """Return the settings that the scores depend on, in a few lines."""
-    lines = _describe_set(record) if record["extractor"] else [_describe_model(record["generated"])]
+    generated = record["generated"]
+    lines = (
+        _describe_set(record)
+        if record["extractor"]
+        else [f"{generated['loaded from']} {_describe_weights(generated)}"]
+    )
     if "bits" in record:
         parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
         lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
@@ -115,11 +129,8 @@ def settings_of(record: Record) -> list[str]:
     return [*lines, *record["marks"]]
 
 
-def _describe_model(generated: dict[str, Any]) -> str:
-    return (
-        f"{generated['loaded from']} after {generated['step']:,} steps, "
-        f"{generated['weights']} weights"
-    )
+def _describe_weights(generated: Mapping[str, Any]) -> str:
+    return f"after {generated['step']:,} steps, {generated['weights']} weights"
 
 
 def _describe_set(record: Record) -> list[str]:
@@ -128,10 +139,10 @@ def _describe_set(record: Record) -> list[str]:
     if "sampling" in generated:
         config = generated["sampling"]
         options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
+        sampler = ", ".join([config["sampler"]["name"], *options])
         lines[0] += (
-            f" after {generated['step']:,} steps, {generated['weights']} weights, seeds "
-            f"{generated['seeds']}; {config['steps']} steps of "
-            f"{', '.join([config['sampler']['name'], *options])}; labels: {generated['labels']}"
+            f" {_describe_weights(generated)}, seeds {generated['seeds']}; {config['steps']} steps "
+            f"of {sampler}; labels: {generated['labels']}"
         )
         if config["guidance"] != 1:
             lines[0] += f", s = {config['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"

@@ -13,6 +13,7 @@ import numpy as np
 
 from fromnoise.checkpoints import atomic_file, sha256
 from fromnoise.config.errors import ConfigError
+from fromnoise.data import DataError
 from fromnoise.data.cache import ROOM, cache_key, default_cache
 from fromnoise.evaluation.features import (
     Extractor,
@@ -22,13 +23,7 @@ from fromnoise.evaluation.features import (
     no_progress,
 )
 from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.images import (
-    NO_RUN,
-    RealImages,
-    RunImages,
-    images_at_size,
-    images_like_training,
-)
+from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, open_comparable
 from fromnoise.model.spec import ModelSpec, is_model
 from fromnoise.progress import progress_bar
 
@@ -136,10 +131,24 @@ def open_real(
                 "real images."
             )
         return real
-    _check_real_images(Path(reference).expanduser())
-    if spec is None:
-        return images_at_size(Path(reference), shape)
-    return images_like_training(spec, Path(reference))
+    path = Path(reference).expanduser()
+    if not path.exists() or is_model(path):  # the curves and previews of a run are no reference
+        problem = "is a run or a model" if path.exists() else "does not exist"
+        raise ConfigError(
+            f"--reference {path.absolute()} {problem}. Give train or test, or a folder, zip or npz "
+            "of real images."
+        )
+    if spec is not None:  # brought to the model's size as in its training
+        named = spec.source if spec.source != "iclevr" else None
+        options = {name: getattr(spec, name) for name in ("size", "channels", "fit", "background")}
+        images = open_comparable(path, named=named, **options)
+    elif (own := (images := open_comparable(path)).images.shape[1:]) != shape:
+        theirs, ours = (f"{h}×{w} (H×W) with {c} channels" for c, h, w in (own, shape))
+        raise DataError(
+            f"{path.absolute()} has images of {theirs}, but the generated ones are {ours}. Bring "
+            "them to one size."
+        )
+    return RealImages(images, str(path.absolute()))
 
 
 def open_reference(reference: str, real: RealImages | None, extractor: Extractor) -> Reference:
@@ -148,15 +157,6 @@ def open_reference(reference: str, real: RealImages | None, extractor: Extractor
         return reference_from_npz(Path(reference), extractor)
     with progress_bar("features of real images") as progress:
         return reference_of(real, extractor, progress=progress)
-
-
-def _check_real_images(path: Path) -> None:
-    """Raise ConfigError for a run: its curves and previews are no reference."""
-    fix = "Give train or test, or a folder, zip or npz of real images."
-    if not path.exists():
-        raise ConfigError(f"--reference {path.absolute()} does not exist. {fix}")
-    if is_model(path):
-        raise ConfigError(f"--reference {path.absolute()} is a run or a model. {fix}")
 
 
 def _is_statistics(reference: str) -> bool:

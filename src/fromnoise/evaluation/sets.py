@@ -1,17 +1,10 @@
-"""Score a set of generated images by the metrics in METRICS.
-
-    set-…/metrics.json    scores with their intervals, and the settings
-          metrics.md      the same as a table
-          copies.png      generated images beside their nearest training images
-
-The first two are rewritten after every metric, so that an interruption loses none.
+"""Metrics of a set of generated images, compared with real ones.
 
 A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
 "low", "high"}}}, or a key of its own. It raises `NotDefined` with the reason if it is not defined.
 To add one, write the function, add a line to METRICS, and a test.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,32 +13,32 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.config.errors import ConfigError, unknown_name
-from fromnoise.evaluation.checks import Request, check_request, reason_unavailable
-from fromnoise.evaluation.copies import MAX_LEFT_OUT, Space, check_copies, left_out_rows
+from fromnoise.evaluation.copies import MAX_LEFT_OUT, MIN_IMAGES, Space, check_copies, left_out_rows
 from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
-from fromnoise.evaluation.features import PRETRAINED, Extractor, extract_features, extract_in_parts
-from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.images import NO_RUN, Generated, RealImages, RunImages, evenly_spaced
+from fromnoise.evaluation.features import (
+    PRETRAINED,
+    Extractor,
+    ExtractorError,
+    extract_features,
+    extract_in_parts,
+)
+from fromnoise.evaluation.images import Generated, RealImages, RunImages, evenly_spaced
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import (
     BLOCKS,
+    blocks_of,
     frechet_scores,
     inception_score,
     kernel_distance,
     precision_and_recall,
 )
-from fromnoise.evaluation.records import (
-    NotDefined,
-    Record,
-    new_record,
-    published_beside,
-    write_record,
-)
+from fromnoise.evaluation.records import Record
 from fromnoise.evaluation.reference import Reference, reference_of
 from fromnoise.progress import progress_bar
 
 SHEET = "copies.png"
 MIN_PER_FEATURE = 3  # images per feature, for FID∞
+MIN_REAL = 2  # images, for a covariance
 
 
 class Subject(NamedTuple):
@@ -72,8 +65,7 @@ class Subject(NamedTuple):
 
 def fid(subject: Subject) -> Record:
     """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
-    blocks = [moments_of(block) for block in np.array_split(subject.in_blocks(), BLOCKS)]
-    reference = subject.reference
+    blocks, reference = blocks_of(subject.in_blocks()), subject.reference
     value, at_infinity = frechet_scores(blocks, reference.mean, reference.covariance)
     if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
         reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
@@ -102,11 +94,11 @@ def copies(subject: Subject) -> Record:
     """Find copies of training images, in pixels and in the features of the extractor."""
     training, held_out, _ = subject.run_images
     assert training is not None
-    images, train = subject.generated.images, training.images.images
+    extractor, images, train = subject.extractor, subject.generated.images, training.images.images
     real = None if held_out is None else evenly_spaced(held_out.images.images, MAX_LEFT_OUT)
-    pixels = subject.extractor.name == "pixels"
-    spaces = [] if pixels else [_feature_space(subject, training, real)]
-    check = check_copies(images, train, real, spaces=spaces)
+    pixels = extractor.name == "pixels"
+    space = {} if pixels else {f"the features of {extractor.name}": _space(subject, training, real)}
+    check = check_copies(images, train, real, spaces=space)
     save_copy_sheet(check, images, train, subject.folder / SHEET)
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
@@ -120,69 +112,6 @@ METRICS: dict[str, Callable[[Subject], Record]] = {
 }
 
 
-def evaluate_set(
-    generated: Generated,
-    reference: Reference,
-    extractor: Extractor,
-    folder: Path,
-    *,
-    run_images: RunImages = NO_RUN,
-    metrics: Sequence[str] = tuple(METRICS),
-    allow_small: bool = False,
-) -> Record:
-    """Score generated images against real ones, and return the content of metrics.json.
-
-    run_images: for the check for copies. A metric that is not defined for these sets is listed
-    with the reason.
-    Raises ConfigError for an unknown metric, and the errors of `check_request`.
-    """
-    check_metrics(metrics)
-    request = Request(
-        num=len(generated.images),
-        shape=generated.images.shape[1:],
-        num_real=None if reference.features is None else len(reference.features),
-        extractor=extractor,
-        run_images=run_images,
-    )
-    check_request(request, metrics, folder, allow_small=allow_small)
-    record = new_record() | {
-        "generated": generated.info,
-        "reference": reference.info,
-        "extractor": {key: v for key, v in extractor._asdict().items() if key != "extract"},
-        "marks": marks(len(generated.images), reference, extractor),
-        "seconds": {"drawing": generated.seconds},
-    }
-    started = time.perf_counter()
-    with progress_bar("features") as progress:
-        parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
-    logits = [part.logits for part in parts if part.logits is not None]
-    subject = Subject(
-        generated,
-        np.concatenate([part.features for part in parts]),
-        np.concatenate(logits) if logits else None,
-        reference,
-        extractor,
-        run_images,
-        folder,
-    )
-    record["seconds"]["features"] = time.perf_counter() - started
-    for name in metrics:
-        started = time.perf_counter()
-        try:
-            if reason := reason_unavailable(name, request):
-                raise NotDefined(reason)
-            result = METRICS[name](subject)
-        except ValueError as reason:  # not defined, or the images are unsuitable
-            record["missing"][name] = str(reason)
-        else:
-            record |= {key: record.get(key, {}) | value for key, value in result.items()}
-            record["seconds"][name] = time.perf_counter() - started
-        write_record(folder, record)
-    record |= {"complete": True, "published": published_beside(record)}
-    write_record(folder, record)
-    return record
-
-
 def check_metrics(names: Sequence[str]) -> None:
     """Raise ConfigError for an unknown metric."""
     for name in names:
@@ -190,6 +119,79 @@ def check_metrics(names: Sequence[str]) -> None:
             raise ConfigError("--metrics bits is a command of its own. Use fromnoise likelihood.")
         if name not in METRICS:
             raise ConfigError(f"--metrics {unknown_name(name, METRICS)}")
+
+
+def check_enough_images(
+    num: int, num_real: int | None, extractor: Extractor, *, allow_small: bool = False
+) -> None:
+    """Raise ExtractorError for almost no images, or for fewer than features unless `allow_small`.
+
+    num_real: None if the reference is a mean and a covariance.
+    """
+    counts = [("images", num, 2 * BLOCKS, "Use")]
+    if num_real is not None:
+        counts.append(("real images", num_real, MIN_REAL, "Give --reference"))
+    for what, count, fewest, use in counts:
+        if count < fewest:
+            raise ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
+        if count < extractor.width and not allow_small:
+            raise ExtractorError(
+                f"{count:,} {what} are fewer than the {extractor.width:,} features of "
+                f"{extractor.name}, which makes the Fréchet distance far too large. {use} more "
+                "(10,000 or 50,000 are usual), or add --allow-small to get marked scores."
+            )
+
+
+def undefined_metrics(
+    metrics: Sequence[str],
+    shape: tuple[int, int, int],
+    num_real: int | None,
+    extractor: Extractor,
+    run_images: RunImages,
+) -> dict[str, str]:
+    """Return the reasons of metrics that are not defined for a set of images, before it is sampled.
+
+    shape: (C, H, W) of the images. num_real: None if the reference is a mean and a covariance.
+    Raises ConfigError if no metric is defined.
+    """
+
+    def reason(metric: str) -> str | None:
+        training, few = run_images.training, "{} images are too few, {} are needed".format
+        if metric in ("kid", "prc") and num_real is None:
+            return "the reference is a mean and a covariance, not images"
+        if metric in ("kid", "prc") and num_real is not None and num_real < 2 * BLOCKS:
+            return few(f"{num_real} real", 2 * BLOCKS)
+        if metric == "is":
+            one = np.zeros((1, *shape), dtype=np.uint8)
+            if extractor.extract(one).logits is None:
+                return "the extractor has no classes; use inception or a classifier"
+        if metric == "copies" and training is None:
+            return run_images.reason
+        if metric == "copies" and training is not None and len(training.images) < MIN_IMAGES:
+            return few(f"{len(training.images)} training", MIN_IMAGES)
+        return None
+
+    reasons = {metric: why for metric in metrics if (why := reason(metric))}
+    if metrics and len(reasons) == len(metrics):
+        listed = "; ".join(f"{metric}: {why}" for metric, why in reasons.items())
+        raise ConfigError(f"no metric of --metrics is available ({listed}). Choose others.")
+    return reasons
+
+
+def subject_of(
+    generated: Generated,
+    reference: Reference,
+    extractor: Extractor,
+    run_images: RunImages,
+    folder: Path,
+) -> Subject:
+    """Return generated images with their features, for metrics."""
+    with progress_bar("features") as progress:
+        parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
+    features, logits = np.concatenate([part.features for part in parts]), None
+    if parts[0].logits is not None:
+        logits = np.concatenate([part.logits for part in parts if part.logits is not None])
+    return Subject(generated, features, logits, reference, extractor, run_images, folder)
 
 
 def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
@@ -217,16 +219,14 @@ def _scores(**scores: Interval) -> Record:
     return {"scores": {name: score._asdict() for name, score in scores.items()}}
 
 
-def _feature_space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
+def _space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
     """Return the extractor's features of all images that a check for copies compares."""
-
     features = partial(extract_features, subject.extractor)
     train = reference_of(training, subject.extractor).features
     assert train is not None
     rows = left_out_rows(len(train))
     real = training.images.images[rows] if held_out is None else held_out
     return Space(
-        f"the features of {subject.extractor.name}",
         subject.features,
         features(subject.generated.images[..., ::-1]),
         train,

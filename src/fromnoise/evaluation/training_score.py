@@ -3,9 +3,6 @@
 import logging
 import time
 
-import numpy as np
-
-from fromnoise.classifier.classifier import load_classifier
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
@@ -15,11 +12,10 @@ from fromnoise.evaluation.features import (
     extract_features,
     open_extractor,
 )
-from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.images import RealImages, generate_images, has_labels
-from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
+from fromnoise.evaluation.metrics import blocks_of, frechet_scores
 from fromnoise.evaluation.reference import reference_of
-from fromnoise.model.model import Model, select_device
+from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
 from fromnoise.training.log import RunLog
@@ -41,12 +37,11 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
             "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
             "folder that `fromnoise classifier train` writes"
         )
-    classifier = (
-        None if settings.classifier is None else load_classifier(settings.classifier, device=device)
-    )
-    shape = (spec.channels, *spec.size)
     extractor = open_extractor(
-        settings.extractor, shape, classifier=classifier, device=select_device(device)
+        settings.extractor,
+        (spec.channels, *spec.size),
+        classifier=settings.classifier if settings.extractor == "classifier" else None,
+        device=device,
     )
     if settings.num_images < extractor.width:
         raise ConfigError(
@@ -81,17 +76,13 @@ def score(
     try:
         images = RealImages(data, f"{data.source}, train")
         real = reference_of(images, extractor, progress=check_signal)
-        model = Model(denoiser, spec, precision=state.sampling_precision)
+        model = Model(denoiser, spec)  # in fp32, so that scores do not depend on the device
+        config = model.sampling_config(conditional=has_labels(model, images))
         samples = generate_images(
-            model,
-            settings.num_images,
-            model.sampling_config(conditional=has_labels(model, images)),
-            labels_of=images,
-            progress=check_signal,
+            model, settings.num_images, config, labels_of=images, progress=check_signal
         )
         features = extract_features(extractor, samples.images, check_signal)
-        blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
-        distance, _ = frechet_scores(blocks, real.mean, real.covariance)
+        distance, _ = frechet_scores(blocks_of(features), real.mean, real.covariance)
     except Stopped:
         return
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -103,6 +94,7 @@ def score(
         evaluation={
             "extractor": extractor.name,
             "num_images": settings.num_images,
+            "precision": config.precision,
             "fid": distance._asdict(),
             "seconds": seconds,
         },

@@ -20,7 +20,7 @@ from fromnoise.generation.inputs import (
     title_with_condition,
     to_x0,
 )
-from fromnoise.model.model import Model
+from fromnoise.model.model import Model, require_finite
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
@@ -75,7 +75,7 @@ def inpaint_to_folder(
             jump=jump,
             **config.sampler.options,
         )
-        return last_x(steps)
+        return last_x(require_finite(steps, seeds))
 
     settings = {"edit": "inpaint", "steps": config.steps, "resample": resample, "jump": jump}
     title = f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×"

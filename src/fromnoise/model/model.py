@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fromnoise import checkpoints
-from fromnoise.checkpoints import CheckpointError
+from fromnoise.checkpoints import CheckpointError, NotFinite
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
     SAMPLERS,
@@ -121,7 +121,8 @@ class Model:
             autoguidance: a weaker model, which gets the same cond without guidance, and a scale.
             overrides: see `resolve_sampling`.
 
-        Raises ValueError: labels that the model lacks; the errors of `resolve_sampling`.
+        Raises ValueError: labels that the model lacks; the errors of `resolve_sampling`. Raises
+        NotFinite: an image is NaN or infinite.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is too small. Use at least 1.")
@@ -159,7 +160,7 @@ class Model:
 
         origin: (t, x_t) to start from instead of (T, noise); timesteps above t are left out. x and
         x0 of a step are float32 (B,C,H,W), within `spec.data_range` at the end. Other arguments
-        and errors as in `sample`.
+        and errors as in `sample`, such as NotFinite at the last step.
         """
         config = self._resolve(config, cond, overrides)
         times = visited_timesteps(config, self.denoiser.schedule)
@@ -182,7 +183,7 @@ class Model:
             noise=noise,
             **config.sampler.options,
         )
-        return _in_inference_mode(steps)
+        return _in_inference_mode(require_finite(steps, seeds))
 
     def _resolve(
         self, config: SamplingConfig | None, cond: Tensor | None, overrides: Mapping[str, Any]
@@ -331,6 +332,20 @@ def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
             step = next(walk, None)
         if step is None:
             return
+        yield step
+
+
+def require_finite(steps: Iterator[Step], seeds: Sequence[int]) -> Iterator[Step]:
+    """Yield the same steps. Raises NotFinite, with the seeds, if an x_0 is NaN or infinite."""
+    for step in steps:
+        if step.s == 0:
+            finite = step.x.isfinite().flatten(1).all(dim=1).tolist()
+            if broken := [str(seed) for seed, of in zip(seeds, finite, strict=True) if not of]:
+                shown = ", ".join(broken[:8]) + (", …" if len(broken) > 8 else "")
+                raise NotFinite(
+                    f"{len(broken)} of {len(seeds)} images are NaN or infinite, of seeds {shown}. "
+                    "Check the weights and the sampling settings, or use precision=fp32."
+                )
         yield step
 
 

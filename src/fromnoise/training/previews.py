@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fromnoise.checkpoints import atomic_file
+from fromnoise.checkpoints import NotFinite, atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import loss_figure
 from fromnoise.data.labels.names import one_label_each
@@ -27,14 +27,14 @@ logger = logging.getLogger("fromnoise")
 
 
 def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count: int) -> None:
-    """Write a preview, progress.png and loss.png. A full disk is a warning only."""
+    """Write a preview, progress.png and loss.png. A full disk or a NaN is a warning only."""
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
         if rows := [row for row in read_log(folder) if "loss" in row]:
             loss = spec.diffusion.loss_in_words
             loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
-    except OSError as error:
+    except (OSError, NotFinite) as error:
         logger.warning("step %d: cannot write the pictures (%s)", state.step, error)
 
 
