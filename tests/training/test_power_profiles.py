@@ -7,16 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fromnoise.training.power_profiles import (
-    LONGEST,
-    beta,
-    coefficients,
-    gamma_of,
-    inner_product,
-    length_of,
-)
+from fromnoise.training.power_profiles import LONGEST, beta, coefficients, gamma_of, inner_product
 
 lengths = st.floats(0.003, 0.288)
+
+
+def length_of(gamma: float) -> float:
+    """σ_rel = √(γ+1) / ((γ+2) √(γ+3))."""
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def profile(gamma, t, tau):
