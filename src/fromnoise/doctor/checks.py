@@ -28,7 +28,7 @@ TOO_SLOW = "not measured: a pass of two images takes too long"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks know of a training. None: unknown."""
+    """The facts that the checks need. None: unknown."""
 
     recipe: Recipe  # with its epochs as steps, if the number of images is known
     spec: ModelSpec

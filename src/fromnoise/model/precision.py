@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Auto(NamedTuple):
-    """What `auto` means for a kind of device and a precision."""
+    """The meaning of `auto` for a kind of device and a precision."""
 
     channels_last: bool
     channels_last_with_group_norm: bool
