@@ -28,7 +28,7 @@ TOO_SLOW = "not measured: a pass of two images takes too long"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks know of a training. None: unknown."""
+    """The facts that the checks need. None: unknown."""
 
     recipe: Recipe  # with its epochs as steps, if the number of images is known
     spec: ModelSpec
@@ -131,11 +131,8 @@ def learning_rate(facts: Facts) -> Finding:
 def flip(facts: Facts) -> Finding:
     """Check that mirrored images are valid, and that their labels stay true."""
     data = facts.recipe.data
-    sides = [
-        n
-        for n in facts.spec.label_names
-        if re.search(r"(?<![a-z])(left|right)(?![a-z])", n.casefold())
-    ]
+    words = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+    sides = list(filter(words.search, facts.spec.label_names))
     if not data.flip:
         return Finding("flip", "no image is mirrored")
     if data.source in ("digits", "mnist"):  # a mirrored 2 is not a digit
@@ -269,15 +266,11 @@ def memory(facts: Facts) -> Finding:
         f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
         f"and averages, {_bytes(need - fixed)} for {facts.part} images at once"
     )
-    if free is None:
-        return Finding("memory", message)
-    message, advice = f"{message}; {_bytes(free)} are free", ""
-    if need > NEARLY_FULL * free:
-        fitting = int((NEARLY_FULL * free - fixed) // cost.image_bytes)
-        parts = -(-facts.recipe.training.batch_size // max(fitting, 1))
+    advice = "Use a smaller network or data.size"
+    if fitting := max(int((NEARLY_FULL * (free or 0) - fixed) // cost.image_bytes), 0):
+        parts = -(-facts.recipe.training.batch_size // fitting)
         advice = f"Set training.accumulation={parts} for smaller parts"
-        advice = advice if fitting >= 1 else "Use a smaller network or data.size"
-    return Finding("memory", message, advice, error=need > free)
+    return _fits("memory", message, need, free, advice)
 
 
 def time(facts: Facts) -> Finding:
@@ -333,15 +326,18 @@ def disk(facts: Facts) -> Finding:
         snapshots = -(-steps // snapshot_every(settings)) * len(settings.ema_lengths)
         need += snapshots * weights
         message += f", and {snapshots} snapshots of averages: {_bytes(snapshots * weights)}"
+    fitting = max(int(NEARLY_FULL * (free or 0) / size) - 1 - milestones, 1)
+    advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
+    advice += ", a larger training.milestone_every" if milestones else ""
+    return _fits("disk", message, need, free, f"{advice}, or --out on another disk")
+
+
+def _fits(topic: str, message: str, need: int, free: int | None, advice: str) -> Finding:
+    """Return the finding about a need of memory or disk. advice: if that is nearly full."""
     if free is None:
-        return Finding("disk", message)
-    message, advice = f"{message}; {_bytes(free)} are free", ""
-    if need > NEARLY_FULL * free:
-        fitting = max(int(NEARLY_FULL * free / size) - 1 - milestones, 1)
-        advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
-        advice += ", a larger training.milestone_every" if milestones else ""
-        advice += ", or --out on another disk"
-    return Finding("disk", message, advice, error=need > free)
+        return Finding(topic, message)
+    advice = advice if need > NEARLY_FULL * free else ""
+    return Finding(topic, f"{message}; {_bytes(free)} are free", advice, error=need > free)
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
