@@ -82,17 +82,18 @@ def without_tf32(*, benchmark: bool | None = None) -> Iterator[None]:
     By default CUDA rounds the factors of convolutions to the 10 bits of TF32, and a program may
     have allowed it for matrix products. benchmark: of cuDNN, None to leave it.
     """
-    cudnn, was = torch.backends.cudnn, torch.backends.cudnn.benchmark
-    switches = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    backends, tried = torch.backends, torch.backends.cudnn.benchmark
+    switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
     before = [switch.fp32_precision for switch in switches]
-    cudnn.allow_tf32 = False  # the older switch, which torch must find in agreement
+    torch.backends.cudnn.allow_tf32 = False  # the older switch, which torch must find in agreement
     for switch in switches:
         switch.fp32_precision = "ieee"
-    cudnn.benchmark = was if benchmark is None else benchmark
+    torch.backends.cudnn.benchmark = tried if benchmark is None else benchmark
     try:
         yield
     finally:
-        cudnn.allow_tf32, cudnn.benchmark = before[1] == "tf32", was
+        torch.backends.cudnn.benchmark = tried
+        torch.backends.cudnn.allow_tf32 = before[1] == "tf32"
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
 
