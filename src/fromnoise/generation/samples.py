@@ -115,7 +115,7 @@ class Trajectory:
     def __init__(
         self, model: Model, config: SamplingConfig, outputs: Outputs, folder: Path, title: str
     ) -> None:
-        """Choose what is shown. Raises ConfigError for times out of range."""
+        """Select the timesteps to show. Raises ConfigError for times out of range."""
         T = model.denoiser.schedule.T
         visited = [*visited_timesteps(config, model.denoiser.schedule), 0]
         times = outputs.times or [visited[i] for i in _evenly_spaced(len(visited), STRIP_TIMES)]
