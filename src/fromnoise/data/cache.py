@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 
 from fromnoise.checkpoints import DiskFull, atomic_file
 from fromnoise.data.errors import DataError, reason
+from fromnoise.data.sources.base import ImageReader
 
 FORMAT = 3  # increase it if the same files decode to other pixels or labels
 ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to another folder."
@@ -62,24 +63,17 @@ def load_entry(entry: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_entry(
-    entry: Path,
-    results: Iterable[np.ndarray | str],
-    *,
-    at_most: int,
-    labels: np.ndarray | None,
-    label_names: Sequence[str],
-) -> None:
+def write_entry(entry: Path, results: Iterable[np.ndarray | str], reader: ImageReader) -> None:
     """Write an entry, image by image. It appears when it is complete.
 
-    `results` has `at_most` items in order: an image, uint8 (C, H, W), or the line that explains why
-    it was skipped. At least one is an image.
+    results: for each image of `reader`, uint8 (C, H, W), or the line that explains why it was
+    skipped. At least one is an image.
     Raises `DataError` if the disk cannot be written.
     """
     try:
         with atomic_file(entry, room=ROOM) as partial:
             partial.mkdir()
-            _write(partial, results, at_most, labels, label_names)
+            _write(partial, results, reader)
             if entry.is_dir() and load_entry(entry) is None:  # damaged
                 shutil.rmtree(entry)
     except DiskFull as error:
@@ -92,13 +86,7 @@ def write_entry(
             ) from error
 
 
-def _write(
-    folder: Path,
-    results: Iterable[np.ndarray | str],
-    at_most: int,
-    labels: np.ndarray | None,
-    label_names: Sequence[str],
-) -> None:
+def _write(folder: Path, results: Iterable[np.ndarray | str], reader: ImageReader) -> None:
     digest, kept, skipped, shape = hashlib.sha256(), [], [], ()
     with open(folder / "images.npy", "wb") as file:
         for i, result in enumerate(results):
@@ -107,7 +95,7 @@ def _write(
                 continue
             if not kept:
                 shape = result.shape
-                _write_header(file, (at_most, *shape))
+                _write_header(file, (len(reader.names), *shape))
             kept.append(i)
             content = result.tobytes()
             digest.update(content)
@@ -115,11 +103,12 @@ def _write(
         # numpy reserves space in the header for a longer first axis, so the final one fits.
         file.seek(0)
         _write_header(file, (len(kept), *shape))
-    if labels is not None:
-        labels = np.ascontiguousarray(labels[kept], dtype=np.int8)
+    names = []
+    if reader.labels is not None:
+        labels = np.ascontiguousarray(reader.labels[kept], dtype=np.int8)
         digest.update(labels.tobytes())
         np.save(folder / "labels.npy", labels)
-    names = list(label_names) if labels is not None else []
+        names = list(reader.label_names)
     digest.update(json.dumps([len(kept), *shape, names]).encode())
     meta = {
         "fingerprint": digest.hexdigest(),

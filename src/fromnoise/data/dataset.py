@@ -14,7 +14,7 @@ from fromnoise.data.decoding.decode import ACCEPTED, Header
 from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
 from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, abbreviate
 from fromnoise.data.sources import get_source
-from fromnoise.data.sources.base import ImageReader, SourceListing, SourceRequest, map_in_order
+from fromnoise.data.sources.base import ImageReader, SourceRequest, map_in_order
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
@@ -80,7 +80,16 @@ def open_images(
     entry = cache.absolute() / key
     fields = load_entry(entry)
     if fields is None:
-        _decode(listing, entry, size, channels, fit, background, progress, where or source)
+        with closing(listing.open()) as reader:
+            depth, shape = _detect(reader, channels, size, background)
+
+            def prepare(i: int) -> np.ndarray:
+                picture = to_channels(reader.read_image(i), depth)
+                return fit_picture(picture, shape, fit=fit, background=background)
+
+            # closing ends the threads before the archive closes
+            with closing(_results(reader, prepare, progress, where or source)) as results:
+                write_entry(entry, results, reader)
         fields = load_entry(entry)
     if fields is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
@@ -94,51 +103,37 @@ def open_images(
     return images
 
 
-def _decode(
-    listing: SourceListing,
-    entry: Path,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    fit: Fit,
-    background: RGB,
-    progress: Progress | None,
-    where: str,
-) -> None:
-    with closing(listing.open()) as reader:
-        total, broken = len(reader.names), []
-        if size is None or channels is None:
-            size, channels = _detect(reader, size, channels, background)
+def _results(
+    reader: ImageReader, prepare: Callable[[int], np.ndarray], progress: Progress | None, where: str
+) -> Generator[np.ndarray | str, None, None]:
+    """Yield each image, or why it cannot be read. Raises `DataError` if none can."""
 
-        def prepare(i: int) -> np.ndarray | str:
-            try:
-                picture = reader.read_image(i)
-            except BrokenImage as error:
-                return f"{reader.names[i]}: {error}"
-            return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
+    def result(i: int) -> np.ndarray | str:
+        try:
+            return prepare(i)
+        except BrokenImage as error:
+            return f"{reader.names[i]}: {error}"
 
-        def results() -> Generator[np.ndarray | str, None, None]:
-            for done, result in enumerate(map_in_order(prepare, total), start=1):
-                if isinstance(result, str):
-                    broken.append(result)
-                yield result
-                if progress is not None:
-                    progress(done, total)
-            if len(broken) == total:
-                raise DataError(
-                    f"data.path: none of the {total} images of {where} can be read: "
-                    f"{abbreviate(broken)}. {ACCEPTED}"
-                )
-
-        with closing(results()) as stream:  # ends the threads before the archive closes
-            write_entry(
-                entry, stream, at_most=total, labels=reader.labels, label_names=reader.label_names
-            )
+    total, broken = len(reader.names), []
+    for done, image in enumerate(map_in_order(result, total), start=1):
+        if isinstance(image, str):
+            broken.append(image)
+        yield image
+        if progress is not None:
+            progress(done, total)
+    if len(broken) == total:
+        raise DataError(
+            f"data.path: none of the {total} images of {where} can be read: "
+            f"{abbreviate(broken)}. {ACCEPTED}"
+        )
 
 
 def _detect(
-    reader: ImageReader, size: tuple[int, int] | None, channels: int | None, background: RGB
-) -> tuple[tuple[int, int], int]:
-    """Return the size and the channels for all images, from their headers."""
+    reader: ImageReader, channels: int | None, size: tuple[int, int] | None, background: RGB
+) -> tuple[int, tuple[int, int]]:
+    """Return the channels and the size for all images: those given, or from their headers."""
+    if channels is not None and size is not None:
+        return channels, size
 
     def header_of(i: int) -> Header | None:
         try:
@@ -150,7 +145,7 @@ def _detect(
     results = enumerate(map_in_order(header_of, count))
     headers = [(reader.names[i], header) for i, header in results if header is not None]
     if not headers:
-        return size or (1, 1), channels or 1  # all are broken
+        return channels or 1, size or (1, 1)  # all are broken
     sizes = Counter((header.height, header.width) for _, header in headers)
     common, times = sizes.most_common(1)[0]
     if size is None and len(sizes) > 1:
@@ -159,7 +154,7 @@ def _detect(
             f"the images have {len(sizes)} sizes, most often {common[0]}×{common[1]} (H×W; {times} "
             f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}"
         )
-    return size or common, channels or max(h.channels_on(background) for _, h in headers)
+    return channels or max(h.channels_on(background) for _, h in headers), size or common
 
 
 def _check_options(

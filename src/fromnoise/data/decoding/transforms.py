@@ -75,18 +75,21 @@ def fit_picture(
     channels gets its luma in each channel.
     """
     height, width = picture.pixels.shape[:2]
-    if fit == "squash":
-        return _chw(_resize(picture, size, (0, 0, width, height), resampling))
+    inner, box = size, (0.0, 0.0, width, height)  # the result of resizing, and of which pixels
     if fit == "crop":
-        return _chw(_resize(picture, size, _centre_box((height, width), size), resampling))
-    scale = min(1.0, size[0] / height, size[1] / width)
-    inner = (_scaled(height, scale, size[0]), _scaled(width, scale, size[1]))
-    small = _resize(picture, inner, (0, 0, width, height), resampling)
-    canvas = np.empty((*size, small.shape[2]), dtype=np.uint8)
-    canvas[:] = background_of(small.shape[2], background)
-    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas[top : top + inner[0], left : left + inner[1]] = small
-    return _chw(canvas)
+        box = _centre_box((height, width), size)
+    elif fit == "pad":
+        scale = min(1.0, size[0] / height, size[1] / width)
+        h, w = max(1, round(height * scale)), max(1, round(width * scale))
+        inner = (min(size[0], h), min(size[1], w))
+    pixels = _resize(picture, inner, box, resampling)
+    if fit == "pad":
+        canvas = np.empty((*size, pixels.shape[2]), dtype=np.uint8)
+        canvas[:] = background_of(pixels.shape[2], background)
+        top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+        canvas[top : top + inner[0], left : left + inner[1]] = pixels
+        pixels = canvas
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def background_of(channels: int, background: RGB) -> np.ndarray:
@@ -95,10 +98,6 @@ def background_of(channels: int, background: RGB) -> np.ndarray:
         return np.array(background, dtype=np.uint8)
     luma = float(np.dot(background, _LUMA.astype(np.float64)))
     return np.full(channels, round(luma), dtype=np.uint8)
-
-
-def _scaled(length: int, scale: float, limit: int) -> int:
-    return min(limit, max(1, round(length * scale)))
 
 
 def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> Box:
@@ -116,37 +115,22 @@ def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> Box:
 
 def _resize(
     picture: Picture, size: tuple[int, int], box: Box, resampling: Image.Resampling
-) -> np.ndarray:  # -> uint8 (H, W, C)
+) -> np.ndarray:
+    """Return the pixels of a box as uint8 (H, W, C): v·255/peak rounded, v/257 for 16 bits."""
     left, top, right, bottom = box
     pixels = picture.pixels
+
+    def resized(plane: np.ndarray) -> np.ndarray:
+        plane = np.ascontiguousarray(plane, None if picture.is_8_bit else np.float32)
+        return np.asarray(Image.fromarray(plane).resize(size[::-1], resampling, box=box))
+
     if (bottom - top, right - left) == size and left % 1 == top % 1 == 0:
-        cut = pixels[int(top) : int(bottom), int(left) : int(right)]
-        return _to_uint8(Picture(cut, picture.peak))
-    if picture.is_8_bit and pixels.shape[2] == 3:
-        return np.asarray(_resampled(pixels, size, box, resampling))
-    if not picture.is_8_bit:
-        pixels = pixels.astype(np.float32)
-    planes = [
-        np.asarray(_resampled(pixels[..., c], size, box, resampling))
-        for c in range(pixels.shape[2])
-    ]
-    return _to_uint8(Picture(np.stack(planes, axis=-1), picture.peak))
-
-
-def _resampled(
-    pixels: np.ndarray, size: tuple[int, int], box: Box, resampling: Image.Resampling
-) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return image.resize((size[1], size[0]), resampling, box=box)
-
-
-def _to_uint8(picture: Picture) -> np.ndarray:
-    """Return v·255/peak rounded, v/257 for 16 bits. Clipped: Lanczos overshoots at edges."""
+        pixels = pixels[int(top) : int(bottom), int(left) : int(right)]
+    elif picture.is_8_bit and pixels.shape[2] == 3:
+        pixels = resized(pixels)
+    else:
+        pixels = np.stack([resized(plane) for plane in np.moveaxis(pixels, 2, 0)], axis=-1)
     if picture.is_8_bit:
-        return picture.pixels
-    scaled = picture.pixels.astype(np.float64) * 255 / picture.peak
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
-def _chw(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return pixels
+    scaled = pixels.astype(np.float64) * 255 / picture.peak
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)  # Lanczos overshoots at edges

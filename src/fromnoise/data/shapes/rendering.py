@@ -161,7 +161,7 @@ def intersect(
     """
     centre = solid.centre.reshape(3, *[1] * (origin.ndim - 1))
     o, d = solid.to_local(origin - centre), solid.to_local(direction)
-    enter, leave = np.float32(-np.inf), np.float32(np.inf)
+    enter, leave = np.array(-np.inf, np.float32), np.array(np.inf, np.float32)
     for axes in BALLS[solid.shape]:
         a = sum(d[k] * d[k] for k in axes) + _TINY  # parallel to the surface: far away, not 0/0
         b = sum(o[k] * d[k] for k in axes)

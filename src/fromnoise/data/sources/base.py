@@ -108,9 +108,12 @@ def file_reader(
             return read_header(file)
 
     @broken_if_it_fails()
-    def image(i: int) -> Picture:
+    def content(i: int) -> bytes:
         with open_file(i) as file:
-            return read_picture(file.read(), background=background)
+            return file.read()
+
+    def image(i: int) -> Picture:
+        return read_picture(content(i), background=background)
 
     return ImageReader(names, header, image, labels, label_names, labels_from)
 
