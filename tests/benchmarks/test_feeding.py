@@ -48,6 +48,7 @@ def test_ours_feeds_an_epoch_a_round(pictures, tmp_path):
     assert min(one.rates) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 def test_theirs_feeds_as_many_as_it_says(pictures):
     options = {"folder": str(pictures), "side": 64, "batch_size": 2, "images": 5, "workers": 1}

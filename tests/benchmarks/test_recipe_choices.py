@@ -75,6 +75,7 @@ def test_choices_that_are_trained_are_only_scored(measure):
     assert kept["real_images"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_to_its_steps(measure):
     measure()
     with pytest.raises(SystemExit, match=r"was begun with steps = 1500; give the same again"):

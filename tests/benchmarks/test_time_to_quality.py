@@ -199,6 +199,7 @@ def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tmp_path, s
     assert drawn(tmp_path / "drawn").dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_path):
     pytest.importorskip("denoising_diffusion_pytorch")
     pictures = tmp_path / "pictures"
