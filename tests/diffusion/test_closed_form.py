@@ -102,7 +102,7 @@ SAMPLERS = {
     "unipc": unipc,
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-each_number_of_steps = pytest.mark.parametrize("steps", [1, 7, 53, 1000])
+each_number_of_steps = pytest.mark.parametrize("steps", [1, 7, 53, 250])
 
 
 def close(a, b):
