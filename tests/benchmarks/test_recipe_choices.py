@@ -67,6 +67,7 @@ def measure(tmp_path, garments, classifier, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_choices_that_are_trained_are_only_scored(measure):
     printed, kept = measure()
     near, far = (one["frechet_distance"]["value"] for one in kept["choices"].values())
