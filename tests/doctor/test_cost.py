@@ -100,7 +100,7 @@ def tiny_denoiser():
 def look(tiny, tiny_denoiser):
     """look(seconds=…): measure the tiny network, or another."""
 
-    def call(seconds=5.0, denoiser=tiny_denoiser, size=(8, 8), channels=1, labels=(), **training):
+    def call(seconds=20.0, denoiser=tiny_denoiser, size=(8, 8), channels=1, labels=(), **training):
         changes = {f"training.{key}": value for key, value in training.items()}
         recipe = parse_recipe(tiny, "tiny", changes)
         spec = ModelSpec(

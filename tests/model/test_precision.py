@@ -145,25 +145,44 @@ def test_in_bf16_on_a_cpu_the_layout_is_that_of_the_table(name):
 
 def switches():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    return cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark
+    each = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision
+    return (*each, cudnn.benchmark)
 
 
-def test_fp32_is_not_tf32_and_the_switches_of_torch_are_restored(monkeypatch):
-    before = switches()
-    with without_tf32(benchmark=True):
-        assert switches() == (False, "ieee", True)
+EXACT = ("ieee",) * 3
+SET = [  # by a program, in the older or the newer way
+    (torch.backends.cudnn, "benchmark", False),
+    (torch.backends.cudnn, "allow_tf32", False),
+    (torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    (torch.backends.cudnn, "benchmark", True),
+]
+
+
+@pytest.mark.parametrize(("switch", "name", "value"), SET)
+def test_fp32_is_not_tf32_and_the_switches_of_torch_are_restored(switch, name, value):
+    of_the_tests = getattr(switch, name)
+    setattr(switch, name, value)
+    try:
+        before = switches()
         with without_tf32():
-            assert switches() == (False, "ieee", True)
-    assert switches() == before
-    with pytest.raises(ZeroDivisionError), without_tf32(benchmark=True):
-        1 / 0  # noqa: B018
-    assert switches() == before
+            assert switches() == (*EXACT, before[-1])
+            assert not torch.backends.cudnn.allow_tf32  # torch finds both ways in agreement
+            with without_tf32(benchmark=True):
+                assert switches() == (*EXACT, True)
+            assert switches() == (*EXACT, before[-1])
+        assert switches() == before
+        with pytest.raises(ZeroDivisionError), without_tf32(benchmark=True):
+            1 / 0  # noqa: B018
+        assert switches() == before
+    finally:
+        setattr(switch, name, of_the_tests)
 
 
 def test_sampling_computes_without_tf32(finished_run):
     seen, before = [], switches()
     model = load(finished_run, device="cpu")
-    model.denoiser.network.register_forward_pre_hook(lambda *_: seen.append(switches()[:2]))
+    model.denoiser.network.register_forward_pre_hook(lambda *_: seen.append(switches()[:3]))
     model.sample([0], steps=2, precision="fp32")
-    assert set(seen) == {(False, "ieee")}
+    assert set(seen) == {EXACT}
     assert switches() == before

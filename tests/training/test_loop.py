@@ -266,7 +266,7 @@ def test_without_tensorboard_that_is_said_before_any_work(train, monkeypatch, tm
     with pytest.raises(ConfigError, match=r"Run pip install -e '\.\[tensorboard\]'\.$"):
         train(steps=1, tensorboard=True)
     assert not (tmp_path / "run").exists()
-    train(steps=1)  # it is not needed otherwise
+    train(steps=1, tensorboard=False)  # it is not needed otherwise
 
 
 # ---- checkpoints --------------------------------------------------------------------------------

@@ -5,19 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from fromnoise.training.power_profiles import (
-    LONGEST,
-    beta,
-    coefficients,
-    gamma_of,
-    inner_product,
-    length_of,
-)
+from fromnoise.training.power_profiles import LONGEST, beta, coefficients, gamma_of, inner_product
 
 hypothesis = pytest.importorskip("hypothesis")
 example, given, st = hypothesis.example, hypothesis.given, hypothesis.strategies
 
 lengths = st.floats(0.003, 0.288)
+
+
+def length_of(gamma: float) -> float:
+    """σ_rel = √(γ+1) / ((γ+2) √(γ+3))."""
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def profile(gamma, t, tau):

@@ -304,6 +304,7 @@ def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not
     tiny, tmp_path, monkeypatch, caplog, cli
 ):
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    caplog.set_level(logging.INFO, "fromnoise")
     tiny["training"] |= {"lr_schedule": "cosine", "steps": 6, "log_every": 1}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     other = Path(shutil.copytree(run, tmp_path / "other"))
@@ -313,9 +314,9 @@ def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not
     assert cli("resume", run, "steps=12").code == 0
     rates = {row["step"]: row["learning_rate"] for row in read_log(run)}
     assert rates[7] == pytest.approx(5e-4)  # half of 1e-3, at half of the way
-    (line,) = (m for m in caplog.messages if "stretches" in m)
+    (line,) = (m for m in caplog.messages if "moves the end" in m)
     assert line.startswith(
-        "training.steps = 12 instead of 6 stretches the cosine decay, so the learning rate "
+        "training.steps = 12 instead of 6 moves the end of the cosine decay: the learning rate "
         f"continues at 0.0005 instead of {last:.3g}. "
     )
     first_step = next(i for i, m in enumerate(caplog.messages) if m.startswith("step 7/12"))
@@ -326,7 +327,7 @@ def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not
     assert cli("resume", other, *offered).code == 0
     rates = {row["step"]: row["learning_rate"] for row in read_log(other)}
     assert [rates[step] for step in range(7, 13)] == pytest.approx([last] * 6, rel=1e-2)
-    assert "stretches" not in caplog.text
+    assert "moves the end" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_a_rate_that_does_not_jump_is_not_mentioned(tiny, tmp_path, monkeypatch,
     tiny["training"] |= {"steps": 3, **changes}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     fromnoise.resume(run, overrides={"training.steps": 4})
-    assert "stretches" not in caplog.text
+    assert "moves the end" not in caplog.text
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ TOO_SLOW = "not measured: a pass of two images takes too long"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks know of a training. None: unknown."""
+    """The facts that the checks need. None: unknown."""
 
     recipe: Recipe  # with its epochs as steps, if the number of images is known
     spec: ModelSpec
@@ -81,10 +81,9 @@ def images_seen(facts: Facts) -> Finding:
     seen = settings.steps * settings.batch_size
     message, advice = f"{seen:,} in {settings.steps:,} steps", ""
     if count is None:
-        if not facts.steps:
+        message += ", images are not here: epochs unknown"
+        if facts.steps is None:
             message = f"{settings.epochs:g} epochs of images that are not here: steps unknown"
-        else:
-            message += ", images are not here: epochs unknown"
         return Finding("images seen", message, "Give --data PATH with a copy of them")
     epochs = seen / count
     message += f": {epochs:,.0f}" if epochs >= 100 else f": {epochs:.3g}"
@@ -94,8 +93,8 @@ def images_seen(facts: Facts) -> Finding:
         advice = f"training.steps={math.ceil(count / settings.batch_size)} is one epoch"
     elif epochs > MANY_EPOCHS and count < FEW_IMAGES:
         message += ", the model may memorise some"
-        advice = "Use more images, fewer training.steps, or network.dropout. Then look for copies: "
-        advice += "fromnoise evaluate"
+        advice = "Use more images, fewer training.steps, or network.dropout. "
+        advice += "Then look for copies: fromnoise evaluate"
     return Finding("images seen", message, advice)
 
 
@@ -131,11 +130,8 @@ def learning_rate(facts: Facts) -> Finding:
 def flip(facts: Facts) -> Finding:
     """Check that mirrored images are valid, and that their labels stay true."""
     data = facts.recipe.data
-    sides = [
-        n
-        for n in facts.spec.label_names
-        if re.search(r"(?<![a-z])(left|right)(?![a-z])", n.casefold())
-    ]
+    words = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+    sides = list(filter(words.search, facts.spec.label_names))
     if not data.flip:
         return Finding("flip", "no image is mirrored")
     if data.source in ("digits", "mnist"):  # a mirrored 2 is not a digit
@@ -151,12 +147,10 @@ def final_noise(facts: Facts) -> Finding:
     """Check √ᾱ_T ≈ 0: sampling starts from x_T ~ N(0, I), so training must see nearly that."""
     topic, diffusion = "noise at t = T", facts.recipe.diffusion
     alpha_bar = diffusion.noise_schedule().alpha_bar
-    remaining = math.sqrt(alpha_bar[-1])
-    if remaining <= MAX_FINAL_SIGNAL:
-        return Finding(topic, f"√ᾱ_T = {remaining:.2g}: x_T is nearly pure noise")
-    message = (
-        f"√ᾱ_T = {remaining:.2f}: x_T still shows the image, but sampling starts from pure noise"
-    )
+    signal = math.sqrt(alpha_bar[-1])
+    if signal <= MAX_FINAL_SIGNAL:
+        return Finding(topic, f"√ᾱ_T = {signal:.2g}: x_T is nearly pure noise")
+    message = f"√ᾱ_T = {signal:.2f}: x_T still shows the image, but sampling starts from pure noise"
     advice = f"Set {', or '.join(_ways_to_noise(diffusion, alpha_bar))}"
     return Finding(topic, message, advice, error=True)
 
@@ -212,22 +206,19 @@ def ema(facts: Facts) -> Finding:
 
 def network(facts: Facts) -> Finding:
     """Check the number of parameters against the number of values in the images."""
-    cost, count = facts.cost, facts.num_images
-    if count is not None and cost.parameters > 10 * (
-        values := count * facts.spec.channels * math.prod(facts.spec.size)
-    ):
-        return Finding(
-            "network",
-            f"{cost.parameters:,} parameters for {count:,} images of {values:,} values in all: it "
-            "can memorise every image",
-            "Use more images, a narrower network, data.flip or network.dropout",
-        )
+    cost, count = facts.cost, facts.num_images or 0
+    shape = (facts.spec.channels, *facts.spec.size)
+    values = count * math.prod(shape)
+    message = f"{cost.parameters:,} parameters"
+    if values and cost.parameters > 10 * values:
+        message += f" for {count:,} images of {values:,} values in all: it can memorise every image"
+        advice = "Use more images, a narrower network, data.flip or network.dropout"
+        return Finding("network", message, advice)
     names = {10**9: "billion", 10**6: "million", 10**3: "thousand", 1: ""}
     unit = next(unit for unit in names if cost.multiply_adds >= unit or unit == 1)
-    work = f"{cost.multiply_adds / unit:.3g} {names[unit]}".strip()
-    shape = "×".join(map(str, (facts.spec.channels, *facts.spec.size)))
-    message = f"{cost.parameters:,} parameters, {work} multiply-adds a forward pass of one image of"
-    return Finding("network", f"{message} {shape}")
+    work = f"{cost.multiply_adds / unit:.3g} {names[unit]}".strip() + " multiply-adds"
+    message += f", {work} a forward pass of one image of {'×'.join(map(str, shape))}"
+    return Finding("network", message)
 
 
 def attention(facts: Facts) -> Finding:
@@ -251,11 +242,10 @@ def attention(facts: Facts) -> Finding:
         return Finding(topic, message)
     options = facts.recipe.network.options
     keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
-    advice = (
-        f"Remove it at {_size(sizes[0], facts.spec.size)}{''.join(keys[:1])}: at half the size "
-    )
-    advice += "it costs a sixteenth. Or use a smaller data.size, or for the memory a larger "
-    return Finding(topic, message, f"{advice}training.accumulation")
+    where = f"{_size(sizes[0], facts.spec.size)}{''.join(keys[:1])}"
+    advice = f"Remove it at {where}: at half the size it costs a sixteenth. Or use a smaller "
+    advice += "data.size, or for the memory a larger training.accumulation"
+    return Finding(topic, message, advice)
 
 
 def memory(facts: Facts) -> Finding:
@@ -269,15 +259,11 @@ def memory(facts: Facts) -> Finding:
         f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
         f"and averages, {_bytes(need - fixed)} for {facts.part} images at once"
     )
-    if free is None:
-        return Finding("memory", message)
-    message, advice = f"{message}; {_bytes(free)} are free", ""
-    if need > NEARLY_FULL * free:
-        fitting = int((NEARLY_FULL * free - fixed) // cost.image_bytes)
-        parts = -(-facts.recipe.training.batch_size // max(fitting, 1))
+    advice = "Use a smaller network or data.size"
+    if fitting := max(int((NEARLY_FULL * (free or 0) - fixed) // cost.image_bytes), 0):
+        parts = -(-facts.recipe.training.batch_size // fitting)
         advice = f"Set training.accumulation={parts} for smaller parts"
-        advice = advice if fitting >= 1 else "Use a smaller network or data.size"
-    return Finding("memory", message, advice, error=need > free)
+    return _fits("memory", message, need, free, advice)
 
 
 def time(facts: Facts) -> Finding:
@@ -333,15 +319,18 @@ def disk(facts: Facts) -> Finding:
         snapshots = -(-steps // snapshot_every(settings)) * len(settings.ema_lengths)
         need += snapshots * weights
         message += f", and {snapshots} snapshots of averages: {_bytes(snapshots * weights)}"
+    fitting = max(int(NEARLY_FULL * (free or 0) / size) - 1 - milestones, 1)
+    advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
+    advice += ", a larger training.milestone_every" if milestones else ""
+    return _fits("disk", message, need, free, f"{advice}, or --out on another disk")
+
+
+def _fits(topic: str, message: str, need: int, free: int | None, advice: str) -> Finding:
+    """Return the finding about a need of memory or disk. advice: if that is nearly full."""
     if free is None:
-        return Finding("disk", message)
-    message, advice = f"{message}; {_bytes(free)} are free", ""
-    if need > NEARLY_FULL * free:
-        fitting = max(int(NEARLY_FULL * free / size) - 1 - milestones, 1)
-        advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
-        advice += ", a larger training.milestone_every" if milestones else ""
-        advice += ", or --out on another disk"
-    return Finding("disk", message, advice, error=need > free)
+        return Finding(topic, message)
+    advice = advice if need > NEARLY_FULL * free else ""
+    return Finding(topic, f"{message}; {_bytes(free)} are free", advice, error=need > free)
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (

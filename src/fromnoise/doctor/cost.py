@@ -143,10 +143,9 @@ def measure(
                 torch.cuda.synchronize(device)
             return now() - started
 
-        for _ in range(2):  # the first is a warm-up
-            forward, multiply_adds, attention = count_work(trial, *batch(1))
-            if now() + forward > end:
-                break
+        forward, multiply_adds, attention = count_work(trial, *batch(1))
+        if now() + forward < end:  # again: the first pass is a warm-up
+            forward = min(forward, count_work(trial, *batch(1))[0])
         cost = Cost(
             parameters=sum(p.numel() for p in trial.parameters()),
             weight_bytes=sum(p.nbytes for p in trial.parameters()),

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Auto(NamedTuple):
-    """What `auto` means for a kind of device and a precision."""
+    """The meaning of `auto` in a training, for a kind of device and a precision."""
 
     channels_last: bool
     channels_last_with_group_norm: bool
@@ -31,16 +31,18 @@ AUTO = {
     ("cuda", "bf16"): Auto(True, True, True),
     # Not measured here. A GPU without bf16 gains little from interleaved channels in fp32.
     ("cuda", "fp32"): Auto(False, False, True),
-    # Not measured here. Known from the timings of earlier versions on AMD EPYC with AVX-512 bf16:
-    # bf16 1.5 to 2 times as fast as fp32. GroupNorm over interleaved channels takes 0.9 to 24 times
-    # as long, by its size: channels first was chosen for `stacked` and `fashion-mnist`, last for
-    # `linear_attention` and `context`, either for the paper's network. Compiling took 86 to 111 s
-    # and saved 5 to 15 % of a step in channels last, nothing in channels first.
+    # Not measured here. Known from AMD EPYC with AVX-512 bf16 (docs/performance.md): bf16 products
+    # are about twice as fast as fp32. GroupNorm over interleaved channels takes 0.9 to 24 times as
+    # long, by its size. The timings of earlier versions chose channels first for `stacked` and
+    # `fashion-mnist`, last for `dense_attention`, `linear_attention` and `context` with batch norm,
+    # and either for the paper's network. Compiling `fashion-mnist` took 86 to 111 s and saved 5 to
+    # 15 % of a step in channels last, nothing in channels first.
     ("cpu", "bf16"): Auto(True, False, False),
     # Measured on AMD EPYC (Milan, AVX2), one thread: bf16 takes 12 times as long (`digits`). A
     # training step in channels last takes, of one in channels first: `context` 1.32, `folder` 1.16,
     # `stacked` 1.00 and 1.08, `dense_attention` 1.04, the paper's network 1.03, `fashion-mnist`
     # 1.00, `linear_attention` 0.99, `shapes-small` 0.98, `digits` 0.94.
+    # A forward pass alone takes 0.82 to 1.00, so a loaded model samples in channels last.
     ("cpu", "fp32"): Auto(False, False, False),
 }
 
@@ -80,14 +82,20 @@ def without_tf32(*, benchmark: bool | None = None) -> Iterator[None]:
     By default CUDA rounds the factors of convolutions to the 10 bits of TF32, and a program may
     have allowed it for matrix products. benchmark: of cuDNN, None to leave it.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark
-    cudnn.allow_tf32, matmul.fp32_precision = False, "ieee"
-    cudnn.benchmark = cudnn.benchmark if benchmark is None else benchmark
+    backends, tried = torch.backends, torch.backends.cudnn.benchmark
+    switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    torch.backends.cudnn.allow_tf32 = False  # the older switch, which torch must find in agreement
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = tried if benchmark is None else benchmark
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.fp32_precision, cudnn.benchmark = before
+        torch.backends.cudnn.benchmark = tried
+        torch.backends.cudnn.allow_tf32 = before[1] == "tf32"
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
 
 
 def in_bf16(denoiser: Denoiser) -> Denoiser:

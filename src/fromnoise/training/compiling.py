@@ -32,8 +32,9 @@ def all_versions(computation: Computation) -> AbstractContextManager[None]:
     """
     if not computation.compiled:
         return nullcontext()
-    limits = {"recompile_limit": VERSIONS, "accumulated_recompile_limit": VERSIONS}
-    return torch._dynamo.config.patch(**limits)
+    return torch._dynamo.config.patch(
+        {"recompile_limit": VERSIONS, "accumulated_recompile_limit": VERSIONS}
+    )
 
 
 def check_compiles(

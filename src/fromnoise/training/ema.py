@@ -1,6 +1,6 @@
 """Averages of the weights: the EMA, which a model samples from by default, and power-function ones.
 
-`training.ema_lengths` asks for the latter. Their snapshots are model files, out of which
+`training.ema_lengths` has the lengths of the latter. Their snapshots are model files, out of which
 `post_hoc_ema.py` makes averages of other lengths.
 """
 

@@ -165,7 +165,8 @@ def fit(
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    said = state.step, callback.name, " ".join(str(error).split())
+                    why = " ".join(str(error).split()) or type(error).__name__
+                    said = state.step, callback.name, why
                     logger.warning("step %d: no %s, for lack of memory (%s)", *said)
                     torch.cuda.empty_cache()
                 state.denoiser.network.train()

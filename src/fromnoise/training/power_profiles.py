@@ -17,9 +17,10 @@ from fromnoise.config.schema import LENGTHS, LONGEST
 
 
 def gamma_of(length: float) -> float:
-    """Return the exponent γ > 0 of the profile of a relative length, the inverse of `length_of`.
+    """Return the exponent γ > 0 of the profile of a relative length.
 
-    With u = γ + 2 and s = σ_rel⁻² it is the largest root of u³ + u² − s u + s = 0, in the
+    The length is the standard deviation of the profile over t, σ_rel = √(γ+1) / ((γ+2) √(γ+3)).
+    With u = γ + 2 and s = σ_rel⁻², u is the largest root of u³ + u² − s u + s = 0, in the
     trigonometric form for a cubic with three real roots.
     length: σ_rel in (0, 1/√12). Raises ValueError outside.
     """
@@ -29,14 +30,6 @@ def gamma_of(length: float) -> float:
     p, q = -s - 1 / 3, 2 / 27 + 4 * s / 3  # w³ + p w + q = 0, w = u + 1/3
     angle = math.acos(1.5 * q / p * math.sqrt(-3 / p)) / 3
     return 2 * math.sqrt(-p / 3) * math.cos(angle) - 1 / 3 - 2
-
-
-def length_of(gamma: float) -> float:
-    """Return σ_rel = √(γ+1) / ((γ+2) √(γ+3)), the standard deviation of a profile over t.
-
-    gamma: γ > −1.
-    """
-    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def beta(gamma: float, t: int) -> float:

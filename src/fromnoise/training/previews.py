@@ -73,18 +73,20 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     the last. Raises ConfigError if the run has no previews yet, or if none of them is readable.
     """
     if not (run / LOG_FILE).is_file():
-        raise ConfigError(f"{run.absolute()} is not a run: it has no {LOG_FILE}. Give a run folder")
+        raise ConfigError(
+            f"{run.absolute()} is not a run: it has no {LOG_FILE}. Give a run folder."
+        )
     arrays = (run / FOLDER).glob("*.npz")
     files = {int(file.stem): file for file in arrays if file.stem.isdecimal()}
     if not files:
         raise ConfigError(
-            f"{run.absolute()} has no previews/*.npz yet. Train for training.preview_every steps"
+            f"{run.absolute()} has no previews/*.npz yet. Train for training.preview_every steps."
         )
     steps = sorted(files)
     rows = [(row.get("epoch", row.get("finished_epoch")), row["step"]) for row in read_log(run)]
     ratios = [epoch / step for epoch, step in rows if epoch is not None]
     if epochs is not None and not ratios:
-        raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer")
+        raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer.")
     per_step = ratios[-1] if ratios else 0.0
     if epochs is None:
         spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
@@ -99,7 +101,7 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         except ConfigError as error:
             logger.warning("%s. It is left out", error)
     if not panels:
-        raise ConfigError(f"{run.absolute()}: none of its previews can be read")
+        raise ConfigError(f"{run.absolute()}: none of its previews can be read. Train on.")
     title = "the same noise at several steps of the training, EMA weights"
     return grids_side_by_side(panels, run / "progress.png", title=title)
 

@@ -254,12 +254,13 @@ def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
 def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> None:
     """Warn if another number of steps moves the learning rate of the next step, number `step`."""
     old, new = learning_rate(before, min(step, before.steps - 1)), learning_rate(now, step)
-    if now.lr_schedule == "constant" or now.steps == before.steps or 0.99 < new / old < 1.01:
+    falls = now.lr_schedule != "constant" and step >= now.warmup_steps
+    if not falls or now.steps == before.steps or 0.99 < new / old < 1.01:
         return
     logger.warning(
-        "training.steps = %d instead of %d stretches the %s decay, so the learning rate continues "
-        "at %.3g instead of %.3g. To keep %.3g until the end: fromnoise resume %s steps=%d "
-        "lr_schedule=constant learning_rate=%.3g",
+        "training.steps = %d instead of %d moves the end of the %s decay: the learning rate "
+        "continues at %.3g instead of %.3g. To keep %.3g until the end: fromnoise resume %s "
+        "steps=%d lr_schedule=constant learning_rate=%.3g",
         *(now.steps, before.steps, now.lr_schedule, new, old, old, folder, now.steps, old),
     )
 
