@@ -145,6 +145,7 @@ def test_a_few_works_are_measured_again_beside_the_others(measure):
     assert before["works"].items() <= after["works"].items()
 
 
+@pytest.mark.slow
 def test_figures_of_another_machine_are_refused_before_anything_is_measured(
     measure, monkeypatch, capsys
 ):

@@ -490,6 +490,7 @@ def expected_bound(T: int) -> float:
     return (weight @ bits_per_dimension(denoiser, x0, noise=lambda t: eps).total).item()
 
 
+@pytest.mark.slow
 def test_the_bound_lies_above_the_entropy_and_meets_it_with_many_steps():
     gaps = [expected_bound(T) - ENTROPY for T in (100, 200, 400, 800)]
     assert all(gap > 0 for gap in gaps)

@@ -151,6 +151,7 @@ def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, m
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_a_network_with_hints_and_offsets_learns_and_samples(train, tiny):
     tiny["network"] |= {"self_conditioning": True, "dropout": 0.0}
     tiny["diffusion"] |= {"prediction": "v", "weighting": "min_snr", "offset_noise": 0.05}
