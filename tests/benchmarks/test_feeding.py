@@ -40,6 +40,7 @@ def test_pictures_that_are_there_are_left_as_they_are(pictures):
     assert files[3].stat().st_size > 6_000
 
 
+@pytest.mark.slow
 def test_ours_feeds_an_epoch_a_round(pictures, tmp_path):
     options = {"folder": str(pictures), "cache": str(tmp_path / "cache"), "batch_size": 2}
     assert len(open_images("folder", pictures, cache=tmp_path / "cache", channels=3)) == 7
@@ -48,6 +49,7 @@ def test_ours_feeds_an_epoch_a_round(pictures, tmp_path):
     assert min(one.rates) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 def test_theirs_feeds_as_many_as_it_says(pictures):
     options = {"folder": str(pictures), "side": 64, "batch_size": 2, "images": 5, "workers": 1}

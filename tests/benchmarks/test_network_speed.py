@@ -145,6 +145,7 @@ def test_a_few_works_are_measured_again_beside_the_others(measure):
     assert before["works"].items() <= after["works"].items()
 
 
+@pytest.mark.slow
 def test_figures_of_another_machine_are_refused_before_anything_is_measured(
     measure, monkeypatch, capsys
 ):
@@ -181,6 +182,7 @@ def test_the_works_of_a_gpu_have_its_batch_and_are_all_in_bf16(monkeypatch):
     assert drawn.say(Measured("so", 2048, [1.0, 2.0, 4.0], 1)).endswith(" 0.8 minutes.")
 
 
+@pytest.mark.slow
 def test_a_profile_is_of_our_steps(little, monkeypatch, tmp_path, capsys):
     file = tmp_path / "profile.txt"
     line = ["network_speed.py", "--profile", str(file), "--only", "`context`, 32x32, batch 2: for"]

@@ -119,6 +119,7 @@ def test_one_does_as_another_has_chosen():
     assert [one.how for one in measured.values()] == ["fp4", "fp4, as told", "fp8, as told"]
 
 
+@pytest.mark.slow
 def test_a_profile_names_the_operations_of_three_rounds():
     with Worker(Contestant("multiplier", "fakes:multiplies")) as worker:
         worker.round()

@@ -67,6 +67,7 @@ def measure(tmp_path, garments, classifier, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_choices_that_are_trained_are_only_scored(measure):
     printed, kept = measure()
     near, far = (one["frechet_distance"]["value"] for one in kept["choices"].values())
@@ -75,6 +76,7 @@ def test_choices_that_are_trained_are_only_scored(measure):
     assert kept["real_images"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_to_its_steps(measure):
     measure()
     with pytest.raises(SystemExit, match=r"was begun with steps = 1500; give the same again"):

@@ -199,6 +199,7 @@ def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tmp_path, s
     assert drawn(tmp_path / "drawn").dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_path):
     pytest.importorskip("denoising_diffusion_pytorch")
     pictures = tmp_path / "pictures"
@@ -256,6 +257,7 @@ def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monk
     assert all(stage.contestant.python == Path(sys.executable) for stage in ours)
 
 
+@pytest.mark.slow
 def test_a_contest_that_is_over_is_only_scored(garments, classifier, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}

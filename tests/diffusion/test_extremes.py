@@ -131,7 +131,16 @@ def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, T):
         torch.testing.assert_close(seen[-1].x, seen[-1].x0, msg=f"{steps} steps, {timesteps}")
 
 
-@each_sampler
+QUICK = ("ddim", "ddpm", "dpm++", "unipc")  # one of each kind; the others are slow
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(sampler, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, sampler in SAMPLERS.items()
+    ],
+)
 def test_all_steps_from_pure_noise_are_right(sampler):
     schedule = NOTHING_AT_T["linear"]
     mean, std = made(sampler, schedule, sampling_timesteps(schedule, schedule.T), "v")

@@ -379,7 +379,12 @@ def entropy(mean: float, std: float) -> float:
 
 @pytest.mark.parametrize(
     ("variance", "mean", "std"),
-    [("learned", 0.1, 0.2), ("learned", -0.3, 0.05), ("small", 0.1, 0.2), ("large", -0.3, 0.05)],
+    [
+        ("learned", 0.1, 0.2),
+        pytest.param("learned", -0.3, 0.05, marks=pytest.mark.slow),
+        ("small", 0.1, 0.2),
+        pytest.param("large", -0.3, 0.05, marks=pytest.mark.slow),
+    ],
 )
 def test_of_gaussian_levels_every_part_of_the_bound_is_known(schedule, variance, mean, std):
     x0, eps, weight = gaussian_levels(mean, std)
@@ -407,6 +412,7 @@ def test_of_gaussian_levels_every_part_of_the_bound_is_known(schedule, variance,
         assert total > truth + 0.1
 
 
+@pytest.mark.slow
 def test_of_correlated_gaussian_levels_the_bound_is_their_entropy(schedule):
     # But for what it costs that a step is independent in each pixel, where the true one is not.
     covariance, cost = CASES["correlated"] / 16, 0.0
@@ -484,6 +490,7 @@ def expected_bound(T: int) -> float:
     return (weight @ bits_per_dimension(denoiser, x0, noise=lambda t: eps).total).item()
 
 
+@pytest.mark.slow
 def test_the_bound_lies_above_the_entropy_and_meets_it_with_many_steps():
     gaps = [expected_bound(T) - ENTROPY for T in (100, 200, 400, 800)]
     assert all(gap > 0 for gap in gaps)

@@ -140,7 +140,13 @@ EACH = {
 }
 
 
-@pytest.mark.parametrize("sampler", EACH.values(), ids=EACH)
+QUICK = ("ddim", "ddpm", "dpm++sde", "unipc")  # one of each kind; the others are slow
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(s, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, s in EACH.items()],
+)
 def test_100_steps_keep_weights_and_moments(sampler):
     found = errors(sampler)
     assert found.weight < 0.01

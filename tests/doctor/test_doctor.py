@@ -26,6 +26,7 @@ def levels(found):
     return {finding.topic: finding.level for finding in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_no_shipped_recipe_is_wrong(name, hasty, tmp_path):
     """Without their images, and without time for a measurement."""

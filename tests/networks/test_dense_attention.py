@@ -8,7 +8,7 @@ from fromnoise.networks import DenseAttention
 from fromnoise.networks.dense_attention import time_features
 
 hypothesis = pytest.importorskip("hypothesis")
-given, st = hypothesis.given, hypothesis.strategies
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 TINY = {
     "channels": (8, 4, 12),
@@ -113,6 +113,7 @@ def test_a_level_without_attention_lacks_that_of_both_its_blocks(level):
     assert count(attention_levels=others) == count() - attention
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     image_channels=st.integers(1, 6),
     downsample=st.lists(st.booleans(), min_size=2, max_size=2),

@@ -5,7 +5,7 @@ from torch import nn
 from fromnoise.networks import Stacked
 
 hypothesis = pytest.importorskip("hypothesis")
-given, st = hypothesis.given, hypothesis.strategies
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 TINY = {
     "channels": (4, 8, 16, 16),
@@ -113,6 +113,7 @@ def test_a_narrow_layer_knows_no_slow_time_unless_it_is_projected():
         assert torch.equal(residual(first, time), residual(first, slower)) == blind
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     image_channels=st.integers(1, 6),
     halvings=st.integers(1, 2),

@@ -139,7 +139,7 @@ def expected(recipe, batches, definition_of):
 
 
 @pytest.mark.usefixtures("same_elements_drop_out")
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SMALL)
 def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, channels_last):
     dropout = 0.0 if channels_last else 0.1  # in another layout, other elements drop out
