@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, check_size, drop, sinusoid
+from fromnoise.networks.checks import check_size
+from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, drop, sinusoid
 
 
 @given(half=st.integers(2, 64), t=st.integers(0, 999))
