@@ -166,7 +166,7 @@ def draw(
         elif len(x):
             axes.plot(x, y, **style)
     low, high = axes.dataLim.intervaly
-    if not log_y and (0 <= low <= high / 2 or 0 < low == high):
+    if not log_y and high > 0 and (0 <= low <= high / 2 or low == high):
         axes.set_ylim(0, 1.06 * high)
     return axes
 
@@ -195,10 +195,10 @@ def to_svg(axes: "Axes", label: str) -> str:
     form = {"svg.fonttype": "none", "svg.hashsalt": label, "path.simplify_threshold": 1.0}
     with matplotlib.rc_context(form):
         figure.savefig(content, format="svg", transparent=True)
-    svg = " ".join(content.getvalue().split())
-    svg = re.sub(r".*?</metadata>|<style.*?</style>|<!--.*?-->|(?<=<g) id=\S+(?=>)", "", svg)
+    _, _, svg = content.getvalue().partition("</metadata>")
+    svg = re.sub(r"<style.*?</style>|<!--.*?-->|(?<=<g) id=\S+(?=>)", "", " ".join(svg.split()))
     svg = re.sub(r'font-(family|size): [^;"]*;? ?', "", svg)  # style.css has those of the page
-    svg = re.sub(r"(\.\d\d)\d+(?=[^<>]*>)", r"\1", svg)  # in attributes, not in texts
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     width, height = (72 * inches for inches in SVG_SIZE)

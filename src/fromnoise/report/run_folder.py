@@ -60,7 +60,7 @@ class RunFolder:
                 case {"fid": {"value": value, "low": low, "high": high}, **more} if all(
                     map(is_number, (value, low, high))
                 ):
-                    extractor = migrate_extractor({"name": more.get("extractor", "")})["name"]
+                    extractor = migrate_extractor({"name": str(more.get("extractor"))})["name"]
                     count = int(more.get("num_images", 0))
                     scores.append(LoggedScore(row["step"], value, low, high, extractor, count))
         return scores
