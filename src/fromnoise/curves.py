@@ -135,7 +135,7 @@ def sweep_axes(
         labels += zip(steps, seconds, values, [colour] * len(steps), strict=True)
     axes = draw(curves, "seconds per image", log_x=True, log_y=True)
     edge = np.reshape(sorted((s, d) for s, d in front if d > 0), (-1, 2)).T
-    axes.step(*edge, where="post", color=GRID, linewidth=6, zorder=0)
+    axes.step(*edge, where="post", color=INK, alpha=0.2, linewidth=6, zorder=0)
     for count, seconds, value, colour in labels:
         beside = {"textcoords": "offset points", "xytext": (6, 4)}
         axes.annotate(f"{count:g}", (seconds, value), fontsize=SMALL, color=colour, **beside)
@@ -187,12 +187,12 @@ def to_svg(axes: "Axes", label: str) -> str:
     import matplotlib
 
     axes.set_position(SVG_FRAME)
-    axes.xaxis.label.set_size(SMALL)
+    axes.xaxis.label.set_fontsize(SMALL)
     figure, content = _finished(axes), io.StringIO()
     figure.set_size_inches(SVG_SIZE)
     for artist in figure.findobj():
         artist.set_clip_on(False)  # no ids of clip paths
-    form = {"svg.fonttype": "none", "svg.hashsalt": label, "path.simplify_threshold": 1.0}
+    form: Any = {"svg.fonttype": "none", "svg.hashsalt": label, "path.simplify_threshold": 1.0}
     with matplotlib.rc_context(form):
         figure.savefig(content, format="svg", transparent=True)
     _, _, svg = content.getvalue().partition("</metadata>")
@@ -222,11 +222,13 @@ def _finished(axes: "Axes") -> "Figure":
         else:
             digits = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
             axis.set_major_locator(LogLocator(subs=digits))
-        axis.set_major_formatter(format_tick)
-    return axes.figure
+        axis.set_major_formatter(lambda value, position: format_tick(value))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
-def format_tick(value: float, position: int | None = None) -> str:
+def format_tick(value: float) -> str:
     """Return a short text for an axis: 0.05, 1,500, 20k, 3e-05."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"

@@ -86,7 +86,7 @@ def test_points_have_intervals_and_the_front_is_grey():
         assert ends[:, 0] == pytest.approx(point[0], abs=0.02)
         assert ends[:, 1].max() > point[1] > ends[:, 1].min()
     assert {"5", "50", "25"} <= ticks_of(svg).keys()
-    assert any(len(path) == 3 for path in paths_of(svg, "--rule"))  # right, then down
+    assert any(len(path) == 3 for path in paths_of(svg, "--quiet"))  # right, then down
     assert 'aria-label="&lt;T&gt;"' in svg
 
 

@@ -126,34 +126,28 @@ def _view(
 
 def _facts(run: RunFolder, trajectory: Trajectory | None) -> list[tuple[str, str]]:
     """Return the known facts about a run."""
-    facts = []
-    recipe = run.recipe
-    if source := recipe.get("data.source"):
-        facts.append(("data", str(source)))
+    recipe, last = run.recipe, run.last
+    facts = {"data": recipe.get("data.source"), "images": "", "network": recipe.get("network.name")}
     if trajectory is not None:
         spec = trajectory.model.spec
         height, width = spec.size
-        labels = f", {len(spec.label_names)} labels" if spec.label_names else ""
         channels = {1: "grey", 3: "colour"}.get(spec.channels, f"{spec.channels} channels")
-        facts.append(("images", f"{width} × {height}, {channels}{labels}"))
+        labels = f", {len(spec.label_names)} labels" if spec.label_names else ""
+        facts["images"] = f"{width} × {height}, {channels}{labels}"
         count = sum(p.numel() for p in trajectory.model.denoiser.parameters())
-        facts.append(("network", f"{spec.network.name}, {count:,} parameters"))
-    elif name := recipe.get("network.name"):
-        facts.append(("network", str(name)))
-    steps = run.last("step")
-    if steps is not None:
+        facts["network"] = f"{spec.network.name}, {count:,} parameters"
+    if (steps := last("step")) is not None:
         planned = recipe.get("training.steps")
         total = f" of {planned:,}" if isinstance(planned, int) and planned > steps else ""
-        facts.append(("steps", f"{steps:,.0f}{total}"))
-    if (images := run.last("images")) is not None:
-        epoch = run.last("epoch")
-        epochs = "" if epoch is None else f" ({epoch:.3g} epochs)"
-        facts.append(("images seen", f"{images:,.0f}{epochs}"))
-    if (seconds := run.last("seconds")) is not None:
-        facts.append(("time", format_duration(seconds)))
+        facts["steps"] = f"{steps:,.0f}{total}"
+    if (images := last("images")) is not None:
+        epochs = "" if (epoch := last("epoch")) is None else f" ({epoch:.3g} epochs)"
+        facts["images seen"] = f"{images:,.0f}{epochs}"
+    if (seconds := last("seconds")) is not None:
+        facts["time"] = format_duration(seconds)
     if run.skipped:
-        facts.append(("skipped steps", f"{run.skipped}"))
-    return facts
+        facts["skipped steps"] = str(run.skipped)
+    return [(name, str(fact)) for name, fact in facts.items() if fact]
 
 
 def _sampling(trajectory: Trajectory | None) -> str:
