@@ -383,6 +383,12 @@ def test_scores_during_training_are_drawn(bare):
     assert len(re.findall(r"<use [^>]*var\(--run1\)", training)) == 2
 
 
+def test_scores_of_older_logs_are_those_of_the_classifier(bare):
+    score = {"extractor": "judge", "num_images": 64, "fid": interval(2, 0.5)}
+    (bare / "log.jsonl").write_text(json.dumps({"step": 5, "evaluation": score}))
+    assert read_run(bare, "bare").scores() == [(5, 2, 1.5, 2.5, "classifier", 64)]
+
+
 def test_different_counts_are_not_reported_as_different_features(home, bare):
     for name, count in (("1", 1234), ("2", 999)):
         folder = bare / "evaluation" / name
