@@ -151,7 +151,9 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 )
 def test_a_loss_figure_names_the_loss(tmp_path, monkeypatch, changes, label):
     labels = []
-    monkeypatch.setattr(curves, "_save", lambda axes, path: labels.append(axes.get_ylabel()))
+    monkeypatch.setattr(
+        curves, "save_png", lambda axes, path, title: labels.append(axes.get_ylabel())
+    )
     loss_name = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
     loss_figure([], tmp_path / "loss.png", title="loss", loss_name=loss_name)
     assert labels == [label]

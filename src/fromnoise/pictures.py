@@ -5,13 +5,12 @@ only the first is shown, with more than three the first three. Pixels are enlarg
 factors and never interpolated.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -43,10 +42,9 @@ def save_pngs(
     images: uint8 (N, C, H, W). folder: created if missing. Files of the same names are replaced.
     names: N file names without ".png". metadata: N mappings from keyword to text, or None.
 
-
     Raises ValueError: wrong dtype or shape, or the numbers of images, names and metadata differ.
     """
-    images = _displayable(images)
+    images = displayable(images)
     metadata = [{}] * len(images) if metadata is None else metadata
     if not len(images) == len(names) == len(metadata):
         raise ValueError(f"{len(images)} images, {len(names)} names and {len(metadata)} metadata")
@@ -55,7 +53,7 @@ def save_pngs(
         info = PngImagePlugin.PngInfo()
         for keyword, text in texts.items():
             info.add_text(keyword, text)
-        _pil(image).save(path, pnginfo=info)
+        to_pillow(image).save(path, pnginfo=info)
     return paths
 
 
@@ -72,12 +70,11 @@ def save_gif(
     GIF rounds to 10 ms, and viewers slow down frames shorter than 20 ms. last_milliseconds:
     duration of the last frame.
 
-
     Raises ValueError: no frame, wrong dtype, or different shapes.
     """
     if len(frames) == 0:
         raise ValueError("an animation needs at least one frame. Give one.")
-    first, *rest = [_pil(frame) for frame in _displayable(np.stack(frames))]
+    first, *rest = [to_pillow(frame) for frame in displayable(np.stack(frames))]
     if first.mode == "RGB":
         first, *rest = [frame.quantize(256) for frame in (first, *rest)]
     durations = [milliseconds] * len(rest) + [last_milliseconds]
@@ -96,7 +93,7 @@ def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.
     Returns uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
     enlarged size. Raises ValueError: wrong dtype or shape, no image, or columns < 1.
     """
-    return _mosaic(_enlarge(images, TILE_SIDE), columns, gap, gap)
+    return mosaic(_enlarge(images, TILE_SIDE), columns, gap, gap)
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -116,7 +113,6 @@ def grid_figure(
     each image, each of one or more lines. columns: images per row. By default the grid is about
     square.
 
-
     Raises ValueError: as `tile`, or if the numbers of captions and images differ.
     """
     if captions is None:
@@ -128,19 +124,13 @@ def grid_figure(
     columns = columns or _square_columns(images)
     overhang = max(0, max(_text_width(caption, CAPTION) for caption in captions) + 6 - w)
     below = _line_height(CAPTION) * max(caption.count("\n") + 1 for caption in captions) + 8
-    texts = [
-        _Text(
-            x=overhang // 2 + i % columns * (w + overhang + 4) + w // 2,
-            y=i // columns * (h + below) + h + 3,
-            text=caption,
-            points=CAPTION,
-            ha="center",
-        )
-        for i, caption in enumerate(captions)
-    ]
-    grid = _mosaic(images, columns, overhang + 4, below)
-    size = (grid.shape[2] + overhang, grid.shape[1] + below)
-    return _save_figure(path, title, size, [_Picture(overhang // 2, 0, grid)], texts)
+    grid = mosaic(images, columns, overhang + 4, below)
+    figure = _Figure(title, grid.shape[2] + overhang, grid.shape[1] + below)
+    figure.add_image(overhang // 2, 0, grid)
+    for i, caption in enumerate(captions):
+        x = overhang // 2 + i % columns * (w + overhang + 4) + w // 2
+        figure.add_text(x, i // columns * (h + below) + h + 3, caption, CAPTION, ha="center")
+    return figure.save(path)
 
 
 def grids_side_by_side(
@@ -155,18 +145,19 @@ def grids_side_by_side(
     panels: at least one pair of a title and images, uint8 (N, C, H, W), N ≥ 1. title: above all of
     them. columns: images per row of each grid. By default each grid is about square.
 
-
     Raises ValueError: as `tile`.
     """
-    pictures, texts, x, height = [], [], 0, 0
+    grids = [mosaic(_enlarge(images, FIGURE_SIDE), columns, 2, 2) for _, images in panels]
     top = _line_height(LABEL) + 6 if any(name for name, _ in panels) else 0
-    for name, images in panels:
-        grid = _mosaic(_enlarge(images, FIGURE_SIDE), columns, 2, 2)
-        pictures.append(_Picture(x, top, grid))
-        texts.append(_Text(x, 0, name))
-        x += max(grid.shape[2], _text_width(name, LABEL)) + MARGIN
-        height = max(height, top + grid.shape[1])
-    return _save_figure(path, title, (x - MARGIN, height), pictures, texts)
+    names = [_text_width(name, LABEL) for name, _ in panels]
+    widths = [max(grid.shape[2], w) for grid, w in zip(grids, names, strict=True)]
+    lefts = [0, *accumulate(width + MARGIN for width in widths)]
+    height = top + max(grid.shape[1] for grid in grids)
+    figure = _Figure(title, lefts[-1] - MARGIN, height)
+    for x, (name, _), grid in zip(lefts, panels, grids, strict=False):
+        figure.add_image(x, top, grid)
+        figure.add_text(x, 0, name)
+    return figure.save(path)
 
 
 def strip_figure(
@@ -177,7 +168,6 @@ def strip_figure(
     rows: pairs of a label, such as "x_t" or "predicted x_0", and that quantity at each timestep,
     uint8 (len(timesteps), C, H, W). `$…$` in a label is set as mathematics. timesteps: t of each
     column, in order. title: above the strip.
-
 
     Raises ValueError: as `tile`, or if a row does not have one image per timestep.
     """
@@ -190,41 +180,82 @@ def strip_figure(
     gap = max(4, max(_text_width(heading, CAPTION) for heading in headings) + 6 - w)
     left = max(_text_width(label, LABEL) for label, _ in rows) + 12
     top = _line_height(CAPTION) + 4
-    texts = [
-        _Text(left + j * (w + gap) + w // 2, 0, heading, points=CAPTION, ha="center")
-        for j, heading in enumerate(headings)
-    ]
-    texts += [
-        _Text(left - 12, top + i * (h + 4) + h // 2, label, ha="right", va="center")
-        for i, (label, _) in enumerate(rows)
-    ]
-    grid = _mosaic(images, len(timesteps), gap, 4)
-    size = (left + grid.shape[2] + gap // 2, top + grid.shape[1])
-    return _save_figure(path, title, size, [_Picture(left, top, grid)], texts)
+    grid = mosaic(images, len(timesteps), gap, 4)
+    figure = _Figure(title, left + grid.shape[2] + gap // 2, top + grid.shape[1])
+    figure.add_image(left, top, grid)
+    for j, heading in enumerate(headings):
+        figure.add_text(left + j * (w + gap) + w // 2, 0, heading, CAPTION, ha="center")
+    for i, (label, _) in enumerate(rows):
+        figure.add_text(left - 12, top + i * (h + 4) + h // 2, label, ha="right", va="center")
+    return figure.save(path)
+
+
+class _Figure:
+    """A figure of `width` × `height` pixels below a title, with a margin around them.
+
+    Positions are in pixels from the upper left corner.
+    """
+
+    def __init__(self, title: str, width: int, height: int) -> None:
+        self.top = MARGIN + _line_height(TITLE) + 10
+        self.width = max(width, _text_width(title, TITLE)) + 2 * MARGIN
+        self.height = self.top + height + MARGIN
+        self.figure = _blank_figure(self.width, self.height)
+        self.add_text(0, MARGIN - self.top, title, TITLE)
+
+    def add_image(self, x: int, y: int, image: np.ndarray) -> None:
+        """Add an image, uint8 (C, H, W), pixel by pixel, while axes would resample it."""
+        pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
+        bottom = self.height - self.top - y - image.shape[1]
+        self.figure.figimage(pixels, MARGIN + x, bottom, origin="upper")
+
+    def add_text(
+        self, x: int, y: int, text: str, points: int = LABEL, ha: str = "left", va: str = "top"
+    ) -> None:
+        left, down = (MARGIN + x) / self.width, 1 - (self.top + y) / self.height
+        self.figure.text(left, down, text, fontsize=points, ha=ha, va=va)
+
+    def save(self, path: StrPath) -> Path:
+        path = _make_parent(path)
+        self.figure.savefig(path)
+        return path
+
+
+def _blank_figure(width: int, height: int) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+
+def _text_width(text: str, points: int) -> int:
+    """Return the width of a text in pixels."""
+    drawn = _blank_figure(1, 1).text(0, 0, text, fontsize=points)
+    return math.ceil(drawn.get_window_extent().width)
+
+
+def _line_height(points: int) -> int:
+    """Return the height of a line of text in pixels."""
+    return math.ceil(points * DPI / 72 * 1.2)
 
 
 # ---- from images to one picture -----------------------------------------------------------------
 
 
-def _displayable(images: np.ndarray) -> np.ndarray:
+def displayable(images: np.ndarray) -> np.ndarray:
     """Return images (N, C, H, W) with 1 or 3 channels."""
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1]
 
 
-def _pil(image: np.ndarray) -> Image.Image:
-    """Return an image (C, H, W) of 1 or 3 channels as a Pillow image."""
-    return Image.fromarray(image[0] if len(image) == 1 else _channels_last(image))
-
-
-def _channels_last(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image.transpose(1, 2, 0))
+def to_pillow(image: np.ndarray) -> Image.Image:
+    """Return an image (C, H, W), grey or RGB, with or without opacity, as a Pillow image."""
+    return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy())
 
 
 def _enlarge(images: np.ndarray, min_side: int) -> np.ndarray:
     """Return images whose smaller side is at least `min_side`, enlarged by an integer factor."""
-    images = _displayable(images)
+    images = displayable(images)
     factor = max(1, math.ceil(min_side / min(images.shape[-2:])))
     return images.repeat(factor, axis=2).repeat(factor, axis=3)
 
@@ -234,7 +265,10 @@ def _square_columns(images: np.ndarray) -> int:
     return min(n, math.ceil(math.sqrt(n * h / w)))
 
 
-def _mosaic(images: np.ndarray, columns: int | None, gap_x: int, gap_y: int) -> np.ndarray:
+def mosaic(
+    images: np.ndarray, columns: int | None, gap_x: int, gap_y: int, *, fill: int = WHITE
+) -> np.ndarray:
+    """Return images (N, C, H, W) row by row, with gaps of the value `fill`: (C, rows, columns)."""
     n, c, h, w = images.shape
     if n == 0:
         raise ValueError("there is no image. Give at least one.")
@@ -242,71 +276,11 @@ def _mosaic(images: np.ndarray, columns: int | None, gap_x: int, gap_y: int) -> 
     if columns < 1:
         raise ValueError(f"columns is {columns}. It must be at least 1.")
     rows = math.ceil(n / columns)
-    cells = np.full((rows * columns, c, h + gap_y, w + gap_x), WHITE, dtype=np.uint8)
+    cells = np.full((rows * columns, c, h + gap_y, w + gap_x), fill, dtype=np.uint8)
     cells[:n, :, :h, :w] = images
     grid = cells.reshape(rows, columns, c, h + gap_y, w + gap_x).transpose(2, 0, 3, 1, 4)
     grid = grid.reshape(c, rows * (h + gap_y), columns * (w + gap_x))
     return grid[:, : grid.shape[1] - gap_y, : grid.shape[2] - gap_x]
-
-
-# ---- pictures and texts on a canvas, in pixels from the upper left ------------------------------
-
-
-class _Picture(NamedTuple):
-    x: int
-    y: int
-    image: np.ndarray  # uint8 (C, H, W)
-
-
-class _Text(NamedTuple):
-    x: int
-    y: int
-    text: str
-    points: int = LABEL
-    ha: str = "left"
-    va: str = "top"
-
-
-def _save_figure(
-    path: StrPath,
-    title: str,
-    size: tuple[int, int],
-    pictures: Sequence[_Picture],
-    texts: Sequence[_Text],
-) -> Path:
-    """Write an area of `size` (width, height), with a title above and a margin around it."""
-    top = MARGIN + _line_height(TITLE) + 10
-    width = max(size[0], _text_width(title, TITLE)) + 2 * MARGIN
-    height = top + size[1] + MARGIN
-    figure = _blank_figure(width, height)
-    for x, y, image in pictures:
-        # figimage copies pixels one to one, while axes resample them.
-        pixels = np.broadcast_to(_channels_last(image), (*image.shape[1:], 3))
-        bottom = height - top - y - image.shape[1]
-        figure.figimage(pixels, MARGIN + x, bottom, origin="upper")
-    for x, y, text, points, ha, va in [_Text(0, MARGIN - top, title, TITLE), *texts]:
-        left, down = (MARGIN + x) / width, 1 - (top + y) / height
-        figure.text(left, down, text, fontsize=points, ha=ha, va=va)
-    path = _make_parent(path)
-    figure.savefig(path)
-    return path
-
-
-def _blank_figure(width: int, height: int) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-
-
-def _text_width(text: str, points: int) -> int:
-    return math.ceil(
-        _blank_figure(1, 1).text(0, 0, text, fontsize=points).get_window_extent().width
-    )
-
-
-def _line_height(points: int) -> int:
-    """Return the height of a line of text in pixels."""
-    return math.ceil(points * DPI / 72 * 1.2)
 
 
 def _make_parent(path: StrPath) -> Path:

@@ -96,9 +96,11 @@ def test_can_be_clamped_like_any_denoiser(x):
     assert clamped.x0.abs().max() == 1
 
 
-def test_a_negative_scale_is_refused_with_the_formula():
-    with pytest.raises(ValueError, match=r"at least 0 in ε = ε_∅ \+ s·\(ε_c − ε_∅\), not -1"):
-        classifier_free(denoiser(), COND, -1.0)
+def test_a_negative_scale_guides_away_from_the_condition(x):
+    away, free, given = (
+        classifier_free(denoiser(), COND, scale)(100 * x, 20).value for scale in (-1.0, 0.0, 1.0)
+    )
+    torch.testing.assert_close(away - free, free - given)
 
 
 @pytest.mark.parametrize("t", [6, torch.tensor([5, 6, 30, 31])], ids=["6", "each"])

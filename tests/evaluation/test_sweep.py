@@ -283,7 +283,7 @@ def smallest(written: dict) -> dict:
         (["--samplers", "ddim,dpm"], "sampling.sampler"),
         (["--guidance", "1,2"], "lack the labels of the model. Remove --guidance"),
         (["eta=0.5"], "eta is an option of ddim, not of ddpm"),
-        (["steps=5"], "steps has no effect: this command sets it. Remove it."),
+        (["steps=5"], "steps has no effect: a sweep sets it. Use --steps."),
         (["--precision", "fp32"], "--precision has a new name. Use precision=…."),
         (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
         (

@@ -139,7 +139,8 @@ def test_a_modified_file_is_refused(file, tmp_path, spoil):
         state["downblocks.0.weird"] = torch.zeros(1)
     torch.save(state, file)
     with pytest.raises(
-        CheckpointError, match=r"ckpt.pt has the format zoubohao, but is damaged or"
+        CheckpointError,
+        match=r"format zoubohao, but (is damaged or|its raw weights do not fit.*weird)",
     ):
         import_model(file, tmp_path / "model")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fromnoise.networks import DenseAttention
-from fromnoise.networks.dense_attention import time_features
+from fromnoise.networks.layers import sinusoid
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
@@ -85,7 +85,7 @@ def test_equals_the_definition(definition_of, options, size):
 def test_time_is_all_sines_then_all_cosines(half, t):
     angles = [t * 10000 ** (-i / half) for i in range(half)]
     expected = torch.tensor([[*map(math.sin, angles), *map(math.cos, angles)]])
-    features = time_features(torch.tensor([t]), 2 * half)
+    features = sinusoid(torch.tensor([t]), 2 * half, "periods")
     assert features.dtype == torch.float32
     # The angle is a float32 up to t, off by a few of its roundings.
     torch.testing.assert_close(features, expected, rtol=0, atol=(1 + t) * 3e-7)

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, check_size, drop, sinusoid
+from fromnoise.networks.checks import check_size
+from fromnoise.networks.layers import FEW_TOKENS, add_cond, attend, drop, sinusoid
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies

@@ -18,10 +18,11 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
+from fromnoise.curves import series
 from fromnoise.data.labels.names import one_label_each
-from fromnoise.report.inline_images import inline_grid
 from fromnoise.report.report import write_report
 from fromnoise.report.run_folder import read_run, short_names
+from fromnoise.report.summary import inline_grid
 from fromnoise.report.trajectory import sample_trajectory
 
 STORED = Path(__file__).parents[1] / "stored"  # written by an earlier version, see write.sh
@@ -59,8 +60,8 @@ METRICS = {
         "total": interval(3.25, 0.0625),
         "L_T": 0.0001,
         "curve": [
-            {"first": 1, "last": 50, "per_step": 0.04, "low": 0.03, "high": 0.05},
-            {"first": 51, "last": 100, "per_step": 0.002, "low": 0.001, "high": 0.003},
+            {"first": 1, "last": 1, "per_step": 0.04, "low": 0.03, "high": 0.05},
+            {"first": 2, "last": 100, "per_step": 0.002, "low": 0.001, "high": 0.003},
         ],
     },
     "a key of tomorrow": [1, 2],
@@ -316,16 +317,16 @@ def test_samples_equal_those_of_the_model(home):
     np.testing.assert_array_equal(trajectory.images, expected)
     assert trajectory.captions == [str(i % 10) for i in range(16)]
 
-    timesteps = trajectory.timesteps
+    timesteps, x, x0 = zip(*trajectory.stages, strict=True)
     assert (timesteps[0], timesteps[-1], len(timesteps)) == (100, 0, 10)
-    np.testing.assert_array_equal(trajectory.x[-1], expected[:2])
-    np.testing.assert_array_equal(trajectory.x0[-1], expected[:2])
+    np.testing.assert_array_equal(x[-1], expected[:2])
+    np.testing.assert_array_equal(x0[-1], expected[:2])
     noise = fromnoise.model.model.to_uint8(model.start(range(2))).numpy()
-    np.testing.assert_array_equal(trajectory.x[0], noise)
+    np.testing.assert_array_equal(x[0], noise)
     steps = {step.t: step for step in model.denoise(range(16), cond=cond, steps=25)}
     for i, t in enumerate(timesteps[:-1]):
         predicted = fromnoise.model.model.to_uint8(steps[t].x0[:2]).numpy()
-        np.testing.assert_array_equal(trajectory.x0[i], predicted)
+        np.testing.assert_array_equal(x0[i], predicted)
 
 
 def test_previews_equal_those_of_the_run(page, home):
@@ -379,7 +380,13 @@ def test_scores_during_training_are_drawn(bare):
     training = section(write_report([bare]).read_text(), "training")
     assert "Fréchet distance during training" in training
     assert "640 images, features: pixels. Bars are 95 % intervals." in training
-    assert training.count('<path class="line thin run1"') == 2
+    assert len(re.findall(r"<use [^>]*var\(--run1\)", training)) == 2
+
+
+def test_scores_of_older_logs_are_those_of_the_classifier(bare):
+    score = {"extractor": "judge", "num_images": 64, "fid": interval(2, 0.5)}
+    (bare / "log.jsonl").write_text(json.dumps({"step": 5, "evaluation": score}))
+    assert read_run(bare, "bare").scores() == [(5, 2, 1.5, 2.5, "classifier", 64)]
 
 
 def test_different_counts_are_not_reported_as_different_features(home, bare):
@@ -456,7 +463,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
     assert html.count('class="problem"') == 8  # and that there is no checkpoint
     assert 'data-step="3"' in html
     assert '<data value="12.345678">12.35</data>' in html
-    losses = read_run(run, "run").series("loss")
+    losses = series(read_run(run, "run").rows, "loss")
     np.testing.assert_array_equal(losses, [[1, 2, 4], [1.5, 2.5, 4.5]])
 
 

@@ -190,7 +190,8 @@ def _recipe(
     if not sizes:
         return ""
     (height, width), fit = suggest_size(sizes)
-    data: dict[str, object] = {"source": source} | ({"path": path} if path else {})
+    data: dict[str, object] = {"source": source}
+    data |= {"path": path} if path else {}
     data |= {"size": height if height == width else [height, width]}
     data |= {"channels": channels, "fit": fit}
     if fit == "pad":

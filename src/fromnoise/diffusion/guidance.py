@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +25,13 @@ def classifier_free(
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
     conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, since they are
     linear in ε̂ at one x_t. A learned variance is that of the condition. cond: (B,K) in {−1, 0, +1};
-    ∅ is the zero vector. s ≥ 0, or ValueError.
+    ∅ is the zero vector.
+    s < 0 guides away from the condition.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
     arXiv:2404.07724, there an interval of noise levels). rescale: φ ∈ [0, 1] of
     `rescaled`; 0 is off.
     """
-    if scale < 0:
-        raise ValueError(f"guidance must be at least 0 in ε = ε_∅ + s·(ε_c − ε_∅), not {scale:g}")
     first, last = interval or (0, denoiser.schedule.T)
     strong = torch.tensor(scale, dtype=torch.float64)
 
@@ -40,11 +40,9 @@ def classifier_free(
         s = torch.where((first <= time) & (time <= last), strong, 1.0)
         if (s == 1).all():
             return denoiser(x_t, t, cond)
-        both = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
-        conditional, unconditional = both.value.chunk(2)
-        value = unconditional + per_image(s, x_t) * (conditional - unconditional)
-        value = rescaled(value, conditional, rescale)
-        return _at(denoiser, x_t, t, value, _learned(both, 2))
+        given, free = _in_one_batch(denoiser, x_t, t, [cond, torch.zeros_like(cond)])
+        value = free.value + per_image(s, x_t) * (given.value - free.value)
+        return replace(given, value=rescaled(value, given.value, rescale))
 
     return guided
 
@@ -58,15 +56,22 @@ def composed(denoiser: Denoiser, conds: Sequence[Tensor], weights: Sequence[floa
     """
     if not conds or len(conds) != len(weights):
         raise ValueError(f"each condition needs one weight: {len(conds)} and {len(weights)}")
-    parts = [*conds, torch.zeros_like(conds[0])]
+
+    def mean(learned: list[Tensor | None]) -> Tensor | None:
+        known = [each for each in learned if each is not None]
+        return torch.stack(known).mean(dim=0) if known else None
 
     def guided(x_t: Tensor, t: Time) -> Prediction:
-        batch = _in_one_batch(denoiser, x_t, t, parts)
-        *conditional, unconditional = batch.value.chunk(len(parts))
-        value = unconditional.clone()
-        for weight, each in zip(weights, conditional, strict=True):
-            value += weight * (each - unconditional)
-        return _at(denoiser, x_t, t, value, _learned(batch, len(parts)))
+        *given, free = _in_one_batch(denoiser, x_t, t, [*conds, torch.zeros_like(conds[0])])
+        value = free.value.clone()
+        for weight, each in zip(weights, given, strict=True):
+            value += weight * (each.value - free.value)
+        return replace(
+            free,
+            value=value,
+            fraction=mean([each.fraction for each in given]),
+            log_variance=mean([each.log_variance for each in given]),
+        )
 
     return guided
 
@@ -108,34 +113,21 @@ def rescaled(value: Tensor, conditional: Tensor, phi: float) -> Tensor:
     return value * per_image(phi * ratio + (1 - phi), value)
 
 
-def _in_one_batch(denoiser: Denoiser, x_t: Tensor, t: Time, conds: Sequence[Tensor]) -> Prediction:
-    """Predict the same x_t under each of M conditions: (M·B,C,H,W)."""
-    times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
-    return denoiser(x_t.repeat(len(conds), 1, 1, 1), times, torch.cat(list(conds)))
+def _in_one_batch(
+    denoiser: Denoiser, x_t: Tensor, t: Time, conds: Sequence[Tensor]
+) -> list[Prediction]:
+    """Predict at the same (x_t, t) under each of M conditions, by one batch of M·B images."""
+    m = len(conds)
+    times = t.repeat(m) if isinstance(t, Tensor) and t.ndim else t
+    batch = denoiser(x_t.repeat(m, 1, 1, 1), times, torch.cat(list(conds)))
 
+    def parts(x: Tensor | None) -> list[Any]:
+        """Return the part of each condition; a coefficient of all images is that of each."""
+        return [x] * m if x is None or not x.ndim else list(x.chunk(m))
 
-def _learned(batch: Prediction, parts: int) -> dict[str, Tensor | None]:
-    """Return the mean learned variance of the conditions, without that of ∅, the last part."""
-
-    def mean(learned: Tensor | None) -> Tensor | None:
-        if learned is None:
-            return None
-        return torch.stack(learned.chunk(parts)[:-1]).mean(dim=0)
-
-    return {"fraction": mean(batch.fraction), "log_variance": mean(batch.log_variance)}
-
-
-def _at(
-    denoiser: Denoiser, x_t: Tensor, t: Time, value: Tensor, learned: dict[str, Tensor | None]
-) -> Prediction:
-    return Prediction(
-        kind=denoiser.prediction,
-        value=value,
-        x_t=x_t,
-        alpha=per_image(denoiser.schedule.alpha(t), x_t),
-        sigma=per_image(denoiser.schedule.sigma(t), x_t),
-        **learned,
-    )
+    fields = ("value", "x_t", "alpha", "sigma", "fraction", "log_variance")
+    columns = [parts(getattr(batch, name)) for name in fields]
+    return [Prediction(batch.kind, *each) for each in zip(*columns, strict=True)]
 
 
 def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:

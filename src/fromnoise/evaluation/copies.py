@@ -51,7 +51,7 @@ def space_of(
     """Return the space of a function that maps images uint8 (·, C, H, W) to features (·, D)."""
     real = train[left_out_rows(len(train))] if held_out is None else held_out
     images = (samples, samples[..., ::-1], train, real, real[..., ::-1])
-    return Space(*map(features, images), unit)
+    return Space(*(features(each) for each in images), unit=unit)
 
 
 def check_copies(

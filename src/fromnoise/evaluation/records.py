@@ -56,7 +56,7 @@ def to_json(content: Mapping[str, Any]) -> str:
 def plain(value: Any) -> Any:
     """Return named tuples as dicts, and None for NaN, at any depth."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
+        value = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list):

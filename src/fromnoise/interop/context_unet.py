@@ -5,12 +5,18 @@ a table is timestep t here. The original leaves the noise of its index 0, σ = �
 every sample. Here that noise belongs to the first step and is removed with it.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
+from fromnoise.interop.torch_files import (
+    ImportedModel,
+    Payload,
+    Weights,
+    model_spec,
+    rename,
+    select,
+    strip_prefixes,
+)
 
 RENAMES = (  # in this order: layers of a block, then blocks
     (r"\.conv([12])\.0\.", r".conv\1."),
@@ -35,9 +41,7 @@ T = 400  # if the file has no tables
 def context_unet(payload: Payload) -> ImportedModel | None:
     """Convert model_N.pth: the state dict of a `DDPM`, or only that of its `ContextUnet`."""
     state = strip_prefixes(payload, "module.", "_orig_mod.")
-    prefix = "nn_model."
-    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    network = inside or state
+    network = select(state, "nn_model.") or state
     if not {"init_conv.conv1.0.weight", "contextembed1.model.0.weight"} <= network.keys():
         return None
     notes = []
@@ -67,31 +71,17 @@ def context_unet(payload: Payload) -> ImportedModel | None:
             "with data_range=[-1,1]"
         )
     count = network["contextembed1.model.0.weight"].shape[1]
-    spec: dict[str, Any] = {
-        "network": {
-            "name": "context",
-            "features": features,
-            "pool": pool,
-            "expand": expand,
-            "norm": "batch",
-            "embedding": "scalar",
-            "condition": "multi-hot",
-        },
-        "diffusion": {
-            "T": len(betas),
-            "schedule": {"name": "custom", "betas": betas.tolist()},
-            "prediction": "eps",
-        },
-        "sampling": {
-            "sampler": {"name": "ddpm", "variance": "large"},
-            "steps": len(betas),
-            "clamp": False,
-        },
-        "channels": channels,
-        "size": [size, size],
-        "data_range": [0, 1] if channels == 1 else [-1, 1],
-        "label_names": [str(i) if count == 10 else f"class_{i}" for i in range(count)],
-    }
+    options = {"name": "context", "features": features, "pool": pool, "expand": expand}
+    spec = model_spec(
+        {**options, "norm": "batch", "embedding": "scalar", "condition": "multi-hot"},
+        channels=channels,
+        side=size,
+        betas=betas,
+        variance="large",
+        clamp=False,
+        data_range=[0, 1] if channels == 1 else [-1, 1],
+        label_names=[str(i) if count == 10 else f"class_{i}" for i in range(count)],
+    )
     if count != 10:
         notes.append(f"the file has no names of its {count} labels. Set them with label_names=[…]")
     notes.append("x̂_0 is not clamped, as in the program. Change this with sampling.clamp=true")

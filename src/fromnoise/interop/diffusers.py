@@ -6,11 +6,11 @@
 Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}.
 """
 
-import re
 from typing import Any
 
 from torch import Tensor
 
+from fromnoise.interop.torch_files import rename
 from fromnoise.networks import DDPM
 
 RENAMES = (  # in this order: the position of a layer, then its name
@@ -73,9 +73,7 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
     """
     _check_supported(network)
     state: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
+    for name, tensor in rename(network.state_dict(), RENAMES).items():
         if ".qkv." in name:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                 state[name.replace(".qkv.", f".to_{letter}.")] = part

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from torch import Tensor
-
-from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
+from fromnoise.interop import torch_files
+from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),
@@ -37,22 +36,18 @@ OUT_WIDTH = 16  # a constant in the program
 
 def explainingai(payload: Payload) -> ImportedModel | None:
     """Convert ddpm_ckpt.pth: the state dict of a `Unet`, without EMA weights."""
-    state: dict[str, Tensor] = strip_prefixes(payload, "module.")  # of DataParallel
+    state = torch_files.strip_prefixes(payload, "module.")
     if not state.keys() >= NAMES:
         return None
     image_channels = state["conv_in.weight"].shape[1]
     side = SIDES.get(image_channels, 64)
-    spec = {
-        "network": {"name": "dense_attention", **_network_options(state)},
-        "diffusion": {
-            "T": 1000,
-            "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
-            "prediction": "eps",
-        },
-        "sampling": {"sampler": {"name": "ddpm", "variance": "small"}, "steps": 1000},
-        "channels": image_channels,
-        "size": [side, side],
-    }
+    spec = torch_files.model_spec(
+        {"name": "dense_attention", **_network_options(state)},
+        channels=image_channels,
+        side=side,
+        betas=1000,
+        variance="small",
+    )
     notes = [
         f"the file has no settings, so there are {side}x{side} pixels, T is 1000 and β goes from "
         "1e-4 to 0.02. Change them with size=, diffusion.T= and diffusion.schedule.beta_T=",

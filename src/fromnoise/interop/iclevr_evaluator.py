@@ -5,7 +5,7 @@ a linear layer `fc.0` to 24 labels and a sigmoid. The file holds {"model": state
 dict, with or without `module.` or `resnet18.` before each name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -32,8 +32,7 @@ def import_evaluator(
     """
     file = Path(file)
     payload = read_payload(file)
-    inner = payload.get("model", payload)
-    weights = strip_prefixes(inner if isinstance(inner, Mapping) else {}, "module.", "resnet18.")
+    weights = strip_prefixes(payload.get("model", payload), "module.", "resnet18.")
     stem, head = weights.get(STEM), weights.get(HEAD)
     tensors = all(isinstance(tensor, Tensor) for tensor in weights.values())
     if not tensors or stem is None or head is None or stem.ndim != 4 or head.ndim != 2:

@@ -1,13 +1,20 @@
 """Import checkpoints of the `Trainer` of denoising-diffusion-pytorch 2, `model-N.pt`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
+from fromnoise.interop.torch_files import (
+    ImportedModel,
+    Payload,
+    Weights,
+    model_spec,
+    rename,
+    select,
+    strip_prefixes,
+)
 
 RENAMES = (  # in this order: layer, block or attention, level
     (r"\.block([12])\.proj\.", r".conv\1."),
@@ -46,7 +53,7 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
     raw = _unet(diffusion)
     if raw is None:
         return None
-    ema = _unet(_select(payload.get("ema") or {}, "ema_model."))
+    ema = _unet(select(payload.get("ema") or {}, "ema_model."))
     buffers = strip_prefixes(diffusion, *PREFIXES)
     betas = buffers.get("betas")
     if betas is None:
@@ -58,24 +65,14 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
     betas = betas.double()
     prediction = _prediction(buffers.get("loss_weight"), betas)
     learned = raw["final_conv.weight"].shape[0] == 2 * raw["init_conv.weight"].shape[1]
-    spec = {
-        "network": {
-            "name": "linear_attention",
-            **_network_options(raw),
-            "learned_variance": learned,
-        },
-        "diffusion": {
-            "T": len(betas),
-            "schedule": {"name": "custom", "betas": betas.tolist()},
-            "prediction": prediction or "v",
-        },
-        "sampling": {
-            "sampler": {"name": "ddpm", "variance": "learned" if learned else "small"},
-            "steps": len(betas),
-        },
-        "channels": raw["init_conv.weight"].shape[1],
-        "size": [32, 32],
-    }
+    spec = model_spec(
+        {"name": "linear_attention", **_network_options(raw), "learned_variance": learned},
+        channels=raw["init_conv.weight"].shape[1],
+        side=32,
+        betas=betas,
+        variance="learned" if learned else "small",
+        prediction=prediction or "v",
+    )
     notes = [
         "the file has no image size, so it is 32x32. Change it with size=",
         "the file has no data range, so it is [−1, 1], as with auto_normalize",
@@ -91,16 +88,10 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
 
 def _unet(state: Any) -> dict[str, Tensor] | None:
     """Return the U-Net's weights in a state dict, or None if it has no such U-Net."""
-    if not isinstance(state, Mapping):
-        return None
     names = strip_prefixes(state, *PREFIXES)
-    weights = _select(names, "model.") or names
+    weights = select(names, "model.") or names
     needed = {"init_conv.weight", "time_mlp.1.weight", "mid_attn.to_qkv.weight"}
     return weights if needed <= weights.keys() else None
-
-
-def _select(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _check_supported(state: Weights) -> None:

@@ -1,12 +1,16 @@
 """Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename, strip_prefixes
+from fromnoise.interop.torch_files import (
+    ImportedModel,
+    Payload,
+    Weights,
+    model_spec,
+    rename,
+    strip_prefixes,
+)
 
 RENAMES = (
     (r"^shallow_conv\.", "stem."),
@@ -17,6 +21,7 @@ RENAMES = (
     (r"\.attention_layer\.proj1\.", ".attention.qkv."),
     (r"\.attention_layer\.proj2\.", ".attention.out."),
     (r"^(Layer\d+)\.conv\.", r"\1.resample."),
+    (r"^Layer(\d+)\.", lambda match: f"layers.{int(match[1]) - 1}."),  # counted from 1 there
 )
 NAMES = {"shallow_conv.weight", "Layer1.ResBlock1.gnorm1.weight", "output_conv.weight"}
 EMA_DECAY = 0.9999  # of the program, without warm-up
@@ -29,25 +34,18 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
     """
     if not {"weights", "ema"} <= payload.keys():
         return None
-    ema, raw = (_clean(payload[key]) for key in ("ema", "weights"))
+    ema, raw = (strip_prefixes(payload[key], "module.") for key in ("ema", "weights"))
     if not (ema.keys() >= NAMES and raw.keys() >= NAMES):
         return None
-    spec = {
-        "network": {"name": "stacked", **_network_options(raw)},
-        "diffusion": {
-            "T": 1000,
-            "schedule": {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
-            "prediction": "eps",
-        },
-        "sampling": {
-            "sampler": {"name": "ddpm", "variance": "large"},
-            "steps": 1000,
-            "clamp": False,
-        },
-        "channels": raw["shallow_conv.weight"].shape[1],
-        "size": [32, 32],
-        "data_range": [0, 1],
-    }
+    spec = model_spec(
+        {"name": "stacked", **_network_options(raw)},
+        channels=raw["shallow_conv.weight"].shape[1],
+        side=32,
+        betas=1000,
+        variance="large",
+        clamp=False,
+        data_range=[0, 1],
+    )
     step = _step(payload.get("optimizer", {}))
     notes = [
         "the file has no settings, so there are 32x32 pixels, T is 1000, β goes from 1e-4 to 0.02, "
@@ -61,12 +59,7 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
             f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
             "initial weights. The raw weights are imported too"
         )
-    return ImportedModel(spec, _convert(ema), _convert(raw), step, notes)
-
-
-def _clean(state: Any) -> dict[str, Tensor]:
-    """Return the weights without the prefix of ModelEmaV3 and DataParallel."""
-    return strip_prefixes(state, "module.") if isinstance(state, Mapping) else {}
+    return ImportedModel(spec, rename(ema, RENAMES), rename(raw, RENAMES), step, notes)
 
 
 def _network_options(state: Weights) -> dict[str, Any]:
@@ -80,14 +73,6 @@ def _network_options(state: Weights) -> dict[str, Any]:
         "heads": 8,
         "time": "raw",
         "attention_form": "plain",
-    }
-
-
-def _convert(state: Weights) -> dict[str, Tensor]:
-    """Return the weights under the names here. Layers count from 1 there, from 0 here."""
-    return {
-        re.sub(r"^Layer(\d+)\.", lambda match: f"layers.{int(match[1]) - 1}.", name): tensor
-        for name, tensor in rename(state, RENAMES).items()
     }
 
 

@@ -6,7 +6,6 @@ format. The payload is the result of `torch.load` with `weights_only=True`, whic
 
 import pickle
 import re
-import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,18 +39,37 @@ class ImportedModel(NamedTuple):
 Format = Callable[[Payload], ImportedModel | None]
 
 
-# raised by torch.load for damaged files
-READ_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
+def model_spec(
+    network: Mapping[str, Any],
+    *,
+    channels: int,
+    side: int,
+    betas: int | Tensor,
+    variance: str,
+    prediction: str = "eps",
+    clamp: bool = True,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the `spec` of an ImportedModel that samples as its program does.
+
+    betas: β_1 … β_T, or the T of a linear schedule from 1e-4 to 0.02. more: other keys of it.
+    """
+    schedule: dict[str, Any] = {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02}
+    T = betas
+    if isinstance(betas, Tensor):
+        T, schedule = len(betas), {"name": "custom", "betas": betas.tolist()}
+    return {
+        "network": dict(network),
+        "diffusion": {"T": T, "schedule": schedule, "prediction": prediction},
+        "sampling": {
+            "sampler": {"name": "ddpm", "variance": variance},
+            "steps": T,
+            **({} if clamp else {"clamp": False}),
+        },
+        "channels": channels,
+        "size": [side, side],
+        **more,
+    }
 
 
 def read_payload(file: Path) -> Payload:
@@ -76,7 +94,7 @@ def read_payload(file: Path) -> Payload:
             f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
             "wrote it, and save only its state_dict()."
         ) from error
-    except READ_ERRORS as error:
+    except Exception as error:  # of many kinds for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file} is not a valid torch checkpoint ({reason})") from error
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
@@ -86,13 +104,23 @@ def read_payload(file: Path) -> Payload:
     return payload
 
 
-def strip_prefixes(weights: Mapping[str, Any], *prefixes: str) -> dict[str, Any]:
-    """Return the weights without these prefixes, removed from each name in this order."""
+def strip_prefixes(weights: Any, *prefixes: str) -> dict[str, Any]:
+    """Return a state dict without these prefixes, removed from each name in this order.
+
+    "module." is of DataParallel, "_orig_mod." of torch.compile. Anything else is empty.
+    """
+    if not isinstance(weights, Mapping):
+        return {}
     return rename(weights, [(f"^{re.escape(prefix)}", "") for prefix in prefixes])
 
 
-def rename(weights: Mapping[str, Any], renames: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Apply every (pattern, replacement) of regular expressions to every name, in this order."""
+def select(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the weights under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def rename(weights: Mapping[str, Any], renames: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Apply every (pattern, replacement) of `re.sub` to every name, in this order."""
     result = {}
     for name, tensor in weights.items():
         for pattern, replacement in renames:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fromnoise.networks.base import Network
+from fromnoise.networks.checks import check_size
 from fromnoise.networks.context import ContextUNet
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.dense_attention import DenseAttention
-from fromnoise.networks.layers import check_size
 from fromnoise.networks.linear_attention import LinearAttentionUNet
 from fromnoise.networks.stacked import Stacked
 

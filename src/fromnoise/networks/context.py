@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.base import Network
-from fromnoise.networks.layers import check_cond, check_size, sinusoid
+from fromnoise.networks.checks import check_cond, check_size
+from fromnoise.networks.layers import sinusoid
 
 Norm = Literal["batch", "group"]
 GROUPS = 8

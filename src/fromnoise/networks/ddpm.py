@@ -1,7 +1,7 @@
 """The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -9,43 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.base import Network
-from fromnoise.networks.layers import Attention, Dropout, add_cond, check_size, sinusoid, zero_init
-
-Norm = Callable[[int], nn.GroupNorm]
-"""width → the normalisation of so many channels."""
-
-
-class ResidualBlock(nn.Module):
-    """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input.
-
-    With `scale_shift` the layer of the time instead scales and shifts the output of the second GN:
-    (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
-    """
-
-    def __init__(
-        self, c_in: int, c_out: int, c_time: int, *, norm: Norm, dropout: float, scale_shift: bool
-    ) -> None:
-        super().__init__()
-        self.scale_shift = scale_shift
-        self.norm1 = norm(c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(c_time, c_out * (1 + scale_shift))
-        self.norm2 = norm(c_out)
-        self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        embedding = self.time(time)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = embedding.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift  # a CPU does not vectorise addcmul here
-        else:
-            h = self.norm2(h + embedding)
-        h = self.conv2(self.dropout(F.silu(h)))
-        return self.shortcut(x) + h
+from fromnoise.networks.checks import check_even, check_levels, check_options, check_size
+from fromnoise.networks.layers import Attention, ResidualBlock, add_cond, sinusoid, zero_init
 
 
 class Downsample(nn.Module):
@@ -120,7 +85,14 @@ class DDPM(Network):
         scale_shift: bool = False,
     ) -> None:
         super().__init__()
-        _check_options(channels, multipliers, num_res_blocks, attention_levels, dropout, groups)
+        check_options(multipliers=multipliers, dropout=dropout, num_res_blocks=num_res_blocks)
+        check_even("channels", channels)
+        check_levels("attention_levels", attention_levels, len(multipliers))
+        if groups < 1 or channels % groups:
+            raise ValueError(
+                f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
+                f"Set for example groups = {math.gcd(channels, groups)}."
+            )
         self.channels = channels
         self.embedding: Literal["halves", "interleaved"] = embedding
         self.image_channels, self.cond_dim = image_channels, cond_dim
@@ -216,29 +188,3 @@ class DDPM(Network):
             if level.resample is not None:
                 x = level.resample(x)
         return self.out(F.silu(self.norm(x)))
-
-
-def _check_options(
-    channels: int,
-    multipliers: Sequence[int],
-    num_res_blocks: int,
-    attention_levels: Sequence[int],
-    dropout: float,
-    groups: int,
-) -> None:
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers must be one or more numbers ≥ 1, not {list(multipliers)}")
-    if num_res_blocks < 1:
-        raise ValueError(f"num_res_blocks must be at least 1, not {num_res_blocks}")
-    if channels < 4 or channels % 2:
-        raise ValueError(f"channels must be an even number ≥ 4, not {channels}")
-    if groups < 1 or channels % groups:
-        raise ValueError(
-            f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
-            f"Set for example groups = {math.gcd(channels, groups)}."
-        )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
-    outside = [i for i in attention_levels if not 0 <= i < len(multipliers)]
-    if outside:
-        raise ValueError(f"attention_levels must lie in 0..{len(multipliers) - 1}, not {outside}")

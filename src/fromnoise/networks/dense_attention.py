@@ -10,44 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.base import Network
-from fromnoise.networks.layers import Attention, add_cond, check_size
-
-
-def time_features(t: Tensor, width: int) -> Tensor:
-    """Return sines, then cosines, of t · 10000^(−i/(d/2)): (B,) → float32 (B, width); width even.
-
-    Published weights were trained with division by powers. Multiplication by exponentials differs
-    in float32: at t = 999 by the fourth decimal.
-    """
-    half = width // 2
-    period = 10000.0 ** (torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angle = t.to(torch.float32)[:, None] / period  # (B, d/2)
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-class Residual(nn.Module):
-    """GN–SiLU–conv3, + Linear(time), GN–SiLU–conv3, + a 1×1 convolution of the input."""
-
-    def __init__(self, c_in: int, c_out: int, c_time: int, *, groups: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(c_time, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1)  # also where the widths match
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None]
-        return self.conv2(F.silu(self.norm2(h))) + self.shortcut(x)
+from fromnoise.networks.checks import check_even, check_levels, check_size
+from fromnoise.networks.layers import Attention, ResidualBlock, add_cond, sinusoid
 
 
 class Block(nn.Module):
     """Residual layers at one resolution, with attention between or after them."""
 
-    def __init__(self, residuals: list[Residual], attentions: list[Attention]) -> None:
+    def __init__(self, residuals: list[ResidualBlock], attentions: list[Attention]) -> None:
         super().__init__()
         self.residuals = nn.ModuleList(residuals)
         self.attentions = nn.ModuleList(attentions)
@@ -78,7 +48,7 @@ class DenseAttention(Network):
     or not.
     """
 
-    regions = (Residual, Attention)
+    regions = (ResidualBlock, Attention)
 
     def __init__(
         self,
@@ -101,21 +71,23 @@ class DenseAttention(Network):
         if attention_levels is None:
             attention_levels = range(len(channels) - 1)
         _check_widths(channels, mid_channels, out_width, heads, groups)
-        _check_blocks(len(channels) - 1, downsample, num_layers, attention_levels, time_dim)
+        _check_blocks(len(channels) - 1, downsample, num_layers)
+        check_levels("attention_levels", attention_levels, len(channels) - 1)
+        check_even("time_dim", time_dim, least=2)
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
         self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** sum(downsample)
         num_down, num_mid, num_up = num_layers
 
+        def norm(width: int) -> nn.GroupNorm:
+            return nn.GroupNorm(groups, width)
+
         def block(c_in: int, c_out: int, num_residuals: int, num_attentions: int) -> Block:
             c_ins = [c_in] + [c_out] * (num_residuals - 1)
             return Block(
-                [Residual(c, c_out, time_dim, groups=groups) for c in c_ins],
-                [
-                    Attention(nn.GroupNorm(groups, c_out), heads=heads)
-                    for _ in range(num_attentions)
-                ],
+                [ResidualBlock(c, c_out, time_dim, norm=norm, project=True) for c in c_ins],
+                [Attention(norm(c_out), heads=heads) for _ in range(num_attentions)],
             )
 
         self.time1 = nn.Linear(time_dim, time_dim)
@@ -136,13 +108,13 @@ class DenseAttention(Network):
             if downsample[i]:
                 self.up[-1].resample = nn.ConvTranspose2d(c, c, 4, stride=2, padding=1)
 
-        self.norm = nn.GroupNorm(groups, out_width)
+        self.norm = norm(out_width)
         self.out = nn.Conv2d(out_width, image_channels * (1 + learned_variance), 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
         check_size(x.shape[2], x.shape[3], self.size_multiple)
-        features = time_features(t, self.time1.in_features)
+        features = sinusoid(t, self.time1.in_features, "periods")
         time = self.time2(F.silu(self.time1(features.to(self.time1.weight.dtype))))
         time = add_cond(time, self.cond, cond)
         time = F.silu(time)
@@ -187,13 +159,7 @@ def _check_widths(
             )
 
 
-def _check_blocks(
-    num_blocks: int,
-    downsample: Sequence[bool],
-    num_layers: Sequence[int],
-    attention_levels: Sequence[int],
-    time_dim: int,
-) -> None:
+def _check_blocks(num_blocks: int, downsample: Sequence[bool], num_layers: Sequence[int]) -> None:
     if len(downsample) != num_blocks:
         raise ValueError(
             f"downsample must be true or false for each of the {num_blocks} blocks between the "
@@ -203,8 +169,3 @@ def _check_blocks(
         raise ValueError(
             f"num_layers must be three numbers ≥ 1 (down, middle, up), not {list(num_layers)}"
         )
-    if time_dim < 2 or time_dim % 2:
-        raise ValueError(f"time_dim must be an even number ≥ 2, not {time_dim}")
-    outside = [i for i in attention_levels if not 0 <= i < num_blocks]
-    if outside:
-        raise ValueError(f"attention_levels must lie in 0..{num_blocks - 1}, not {outside}")

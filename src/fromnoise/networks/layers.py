@@ -1,28 +1,38 @@
-"""Layers and checks that several networks share."""
+"""Layers that several networks share."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromnoise.networks.checks import check_cond
 
-def sinusoid(t: Tensor, width: int, layout: Literal["halves", "interleaved"] = "halves") -> Tensor:
+
+def sinusoid(
+    t: Tensor, width: int, layout: Literal["halves", "interleaved", "periods"] = "halves"
+) -> Tensor:
     """Return sines and cosines of t at geometric frequencies: (B,) → float32 (B, width).
 
     `halves`: frequencies 10000^(−i/(d/2−1)), all sines and then all cosines, as in the code of
     Ho et al. 2020. `interleaved`: 10000^(−2i/d), sine and cosine in turn, as in Vaswani et al.
-    2017 (arXiv:1706.03762), section 3.5. `width` is even, and at least 4.
+    2017 (arXiv:1706.03762), section 3.5. `periods`: 10000^(−2i/d) in the order of `halves`, by
+    division by powers, with which published weights were trained. Multiplication by exponentials
+    differs in float32: at t = 999 by the fourth decimal. `width` is even, and at least 4 (2 for
+    `periods`).
     """
     half = width // 2
     i = torch.arange(half, dtype=torch.float32, device=t.device)
-    last = half - 1 if layout == "halves" else half
-    frequency = torch.exp(-math.log(10000.0) * i / last)
-    angle = t.to(torch.float32)[:, None] * frequency  # (B, d/2)
-    if layout == "halves":
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+    t = t.to(torch.float32)[:, None]
+    if layout == "periods":
+        angle = t / 10000.0 ** (i / half)  # (B, d/2)
+    else:
+        angle = t * torch.exp(-math.log(10000.0) * i / (half - (layout == "halves")))
+    if layout == "interleaved":
+        return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class Dropout(nn.Dropout):
@@ -70,6 +80,53 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
+Norm = Callable[[int], nn.GroupNorm]
+"""width → the normalisation of so many channels."""
+
+
+class ResidualBlock(nn.Module):
+    """GN–SiLU–conv3, + Linear(SiLU(time)), GN–SiLU–dropout–conv3, + the input.
+
+    If the widths differ, and with `project` always, the input is added by a 1×1 convolution.
+
+    With `scale_shift` the layer of the time instead scales and shifts the output of the second GN:
+    (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        c_time: int,
+        *,
+        norm: Norm,
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        project: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.norm1 = norm(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(c_time, c_out * (1 + scale_shift))
+        self.norm2 = norm(c_out)
+        self.dropout = Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if project or c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        embedding = self.time(time)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = embedding.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift  # a CPU does not vectorise addcmul here
+        else:
+            h = self.norm2(h + embedding)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return self.shortcut(x) + h
+
+
 class Attention(nn.Module):
     """GN, then softmax(q·k/√(C/heads)) v over all pixels for each of `heads` parts, + the input.
 
@@ -100,38 +157,6 @@ def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
     return layer(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-
-
-def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
-    """Raise ValueError for sides that are no multiples of `multiple`, or longer than `largest`."""
-    if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
-        return
-
-    def around(n: int) -> tuple[int, int]:
-        below = max(n // multiple, 1) * multiple
-        above = max(math.ceil(n / multiple), 1) * multiple
-        return int(min(below, largest)), int(min(above, largest))
-
-    smaller, larger = zip(around(height), around(width), strict=True)
-    near = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([smaller, larger]))
-    limit = "" if math.isinf(largest) else f" up to {largest:g}"
-    raise ValueError(
-        f"image size {height}x{width} does not fit this network: both sides must be multiples of "
-        f"{multiple}{limit}; nearest: {near}"
-    )
-
-
-def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
-    """Raise ValueError unless cond is None or of shape (batch_size, cond_dim)."""
-    if cond is None:
-        return
-    if cond_dim == 0:
-        raise ValueError("this network takes no condition. Leave it out: cond_dim is 0.")
-    if tuple(cond.shape) != (batch_size, cond_dim):
-        raise ValueError(
-            f"the condition must be of shape ({batch_size}, {cond_dim}), one row for each image, "
-            f"not {tuple(cond.shape)}"
-        )
 
 
 def add_cond(time: Tensor, layer: nn.Linear | None, cond: Tensor | None) -> Tensor:

@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fromnoise.networks.base import Network
-from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
+from fromnoise.networks.checks import check_even, check_levels, check_options, check_size
+from fromnoise.networks.layers import Dropout, add_cond, attend, sinusoid
 
 
 class _Normalise(torch.autograd.Function):
@@ -206,8 +207,10 @@ class LinearAttentionUNet(Network):
         last = len(multipliers) - 1
         full = [last] if full_attention_levels is None else full_attention_levels
         init_dim = dim if init_dim is None else init_dim
-        _check_options(dim, multipliers, full, dropout)
-        _check_counts(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
+        check_options(multipliers=multipliers, dropout=dropout)
+        check_options(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
+        check_even("dim", dim)
+        check_levels("full_attention_levels", full, last + 1)
         self.dim = dim
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
@@ -277,25 +280,3 @@ class LinearAttentionUNet(Network):
             x = level.block2(torch.cat([x, skips.pop()], dim=1), time)
             x = level.resample(level.attention(x))
         return self.out(self.last(torch.cat([x, stem], dim=1), time))
-
-
-def _check_options(
-    dim: int, multipliers: Sequence[int], full_attention_levels: Sequence[int], dropout: float
-) -> None:
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers must be one or more numbers ≥ 1, not {list(multipliers)}")
-    if dim < 4 or dim % 2:
-        raise ValueError(f"dim must be an even number ≥ 4, not {dim}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
-    outside = [i for i in full_attention_levels if not 0 <= i < len(multipliers)]
-    if outside:
-        raise ValueError(
-            f"full_attention_levels must lie in 0..{len(multipliers) - 1}, not {outside}"
-        )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")

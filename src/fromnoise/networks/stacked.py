@@ -9,17 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.base import Network
-from fromnoise.networks.layers import Dropout, add_cond, attend, check_size, sinusoid
-
-
-def halve(channels: int) -> nn.Module:
-    """Build a layer of half the size and twice the width."""
-    return nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
-
-
-def double(channels: int) -> nn.Module:
-    """Build a layer of twice the size and half the width."""
-    return nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1)
+from fromnoise.networks.checks import check_options, check_size
+from fromnoise.networks.layers import Dropout, add_cond, attend, sinusoid
 
 
 class Residual(nn.Module):
@@ -78,11 +69,7 @@ class Layer(nn.Module):
     """Residual block, optional attention, residual block, and then another size."""
 
     def __init__(
-        self,
-        *,
-        residuals: tuple[Residual, Residual],
-        attention: Attention | None,
-        resample: nn.Module,
+        self, residuals: list[Residual], attention: Attention | None, resample: nn.Module
     ) -> None:
         super().__init__()
         self.residual1, self.residual2 = residuals
@@ -138,13 +125,13 @@ class Stacked(Network):
         attention_form: Literal["plain", "residual"] = "plain",
     ) -> None:
         super().__init__()
-        _check_options(channels, attention, upscale, groups, dropout, heads)
+        check_options(dropout=dropout, groups=groups, heads=heads)
+        _check_layers(channels, attention, upscale, groups, heads)
         out_width = _widths(channels[0], upscale)[-1]
-        halvings = accumulate(-1 if up else 1 for up in upscale)
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance = learned_variance
         self.self_conditioning = self_conditioning
-        self.size_multiple = 2 ** max(0, *halvings)
+        self.size_multiple = 2 ** max(0, *accumulate(-1 if up else 1 for up in upscale))
         self.time_dim = max(channels)
         c_time = self.time_dim if time == "projected" else 0
 
@@ -163,13 +150,13 @@ class Stacked(Network):
         self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels[0], 3, padding=1)
         self.layers = nn.ModuleList()
         for c, attends, up in zip(channels, attention, upscale, strict=True):
-            self.layers.append(
-                Layer(
-                    residuals=(residual(c), residual(c)),
-                    attention=attending(c) if attends else None,
-                    resample=double(c) if up else halve(c),
-                )
-            )
+            residuals = [residual(c), residual(c)]
+            among = attending(c) if attends else None
+            if up:  # twice the size and half the width
+                resample = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1)
+            else:
+                resample = nn.Conv2d(c, 2 * c, 3, stride=2, padding=1)
+            self.layers.append(Layer(residuals, among, resample))
         self.out1 = nn.Conv2d(out_width, out_width // 2, 3, padding=1)
         self.out2 = nn.Conv2d(out_width // 2, image_channels * (1 + learned_variance), 1)
 
@@ -204,12 +191,11 @@ def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
     return widths
 
 
-def _check_options(
+def _check_layers(
     channels: Sequence[int],
     attention: Sequence[bool],
     upscale: Sequence[bool],
     groups: int,
-    dropout: float,
     heads: int,
 ) -> None:
     if len(channels) < 2 or len(channels) % 2:
@@ -231,15 +217,13 @@ def _check_options(
             f"channels must be {fitting} with this first width and this upscale, since each width "
             f"follows from those before it, not {list(channels)}"
         )
-    if groups < 1 or any(c < 1 or c % 2 or c % groups for c in channels):
+    if any(c < 1 or c % 2 or c % groups for c in channels):
         raise ValueError(
             f"every width of channels must be a multiple of 2 and of groups = {groups}, "
             f"not {list(channels)}"
         )
     attending = [c for c, attends in zip(channels, attention, strict=True) if attends]
-    if heads < 1 or any(c % heads for c in attending):
+    if any(c % heads for c in attending):
         raise ValueError(
             f"the widths with attention must be multiples of heads = {heads}, not {attending}"
         )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")

@@ -1,28 +1,28 @@
 """Draw the charts of the page: training curves, a sampler sweep, bits by timestep."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from fromnoise.curves import smooth
+from fromnoise.curves import (
+    COLOURS,
+    QUARTERS,
+    VARIABLES,
+    Curve,
+    bits_axes,
+    draw,
+    series,
+    smooth,
+    sweep_axes,
+    to_svg,
+)
 from fromnoise.report.formatting import distance_name
-from fromnoise.report.records import Bits, Sweep
+from fromnoise.report.records import Bits, BitsPerStep, Interval, Sweep
 from fromnoise.report.run_folder import RunFolder
-from fromnoise.report.svg import Axes, Line, Point, line_chart, point_chart
 
-COLOURS = 6  # of runs in style.css, used in turn
-QUARTERS = ("quarter 1, least noise", "quarter 2", "quarter 3", "quarter 4, most noise")
-STEPS, LOG_STEPS = Axes("training step"), Axes("training step", log_x=True, log_y=True)
-
-
-class LegendEntry(NamedTuple):
-    """An entry of a legend."""
-
-    name: str
-    colour: str
-    value: str = ""
+QUARTER_NAMES = ("quarter 1, least noise", "quarter 2", "quarter 3", "quarter 4, most noise")
 
 
 class Chart(NamedTuple):
@@ -30,116 +30,123 @@ class Chart(NamedTuple):
 
     title: str
     svg: Markup
-    legend: list[LegendEntry]
+    legend: Sequence[tuple[str, str, str]] = ()  # name, CSS class of the colour, value
     note: str = ""
 
 
+Column = tuple[str, Sequence[Mapping[str, Any]], str, str]
+"""A column of a log: the name of its curve, the rows, the key, and the colour."""
+
+
 def run_colour(index: int) -> str:
-    """Return the CSS class of a run's colour. index: its position on the page."""
-    return f"run{index % COLOURS + 1}"
+    """Return a run's colour. index: its position on the page."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def css_class(colour: str) -> str:
+    """Return the class of style.css with this colour: `run1` …, `quarter1` …."""
+    return VARIABLES[colour].removeprefix("--")
 
 
 def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
     """Return charts of what is logged: loss, scores, learning rate, speed, gradient norm."""
-    charts = [_loss(runs), *(_quarters(run, len(runs) > 1) for run in runs), _scores(runs)]
-    charts += [
-        _column_chart(runs, "learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),
-        _column_chart(
-            runs, "images_per_second", "Images per second", lambda v: f"median {np.median(v):,.0f}"
-        ),
-        _column_chart(runs, "gradient_norm", "Gradient norm", lambda v: f"last {v[-1]:.2g}"),
-    ]
-    return [chart for chart in charts if chart.svg]
+
+    def columns(key: str) -> list[Column]:
+        return [(run.name, run.rows, key, run_colour(i)) for i, run in enumerate(runs)]
+
+    note = "As logged, and the geometric mean over ± 10 % of the step."
+    charts = [_lines("Loss", columns("loss"), _last, smoothed=True, note=note)]
+    for run in runs:
+        title = "Loss by noise level" + (f", {run.name}" if len(runs) > 1 else "")
+        quarters = enumerate(zip(QUARTER_NAMES, QUARTERS, strict=True), start=1)
+        of_t = [(name, run.rows, f"loss_q{i}", colour) for i, (name, colour) in quarters]
+        note = "The four quarters of t, smoothed."
+        charts.append(_lines(title, of_t, _last, smoothed=True, note=note))
+    charts.append(_scores(runs))
+    for key, title, value_of in (
+        ("learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),
+        ("images_per_second", "Images per second", lambda v: f"median {np.median(v):,.0f}"),
+        ("gradient_norm", "Gradient norm", lambda v: f"last {v[-1]:.2g}"),
+    ):
+        charts.append(_lines(title, columns(key), value_of))
+    return [chart for chart in charts if chart is not None]
 
 
 def sweep_chart(sweep: Sweep) -> Chart:
-    """Return distance against time. A line joins the Pareto front."""
+    """Return distance against time, with the Pareto front in grey."""
     scales = {row.guidance for row in sweep.rows}
-    points, colours = [], {}
-    for row in sweep.rows:
-        value = row.fid.value
-        if value is None:
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    front = []
+    for row in sorted(sweep.rows, key=lambda row: row.steps):
+        if (value := row.fid.value) is None:
             continue
-        colour = colours.setdefault(row.sampler, run_colour(len(colours)))
-        low, high = (value if end is None else end for end in (row.fid.low, row.fid.high))
-        name = str(row.steps)
-        if len(scales) > 1 and row.guidance is not None:
-            name += f", s = {row.guidance:g}"
-        points.append(Point(name, row.seconds_per_image, value, low, high, colour, row.on_front))
-    positive = all(point.low > 0 for point in points)
-    axes = Axes("seconds per image", log_x=True, log_y=positive)
+        scale = f", s = {row.guidance:g}" if len(scales) > 1 and row.guidance is not None else ""
+        point = (row.steps, row.seconds_per_image, *_interval(value, row.fid))
+        lines.setdefault(row.sampler + scale, []).append(point)
+        front += [(row.seconds_per_image, value)] * row.on_front
+    legend = [(name, css_class(run_colour(i)), "") for i, name in enumerate(lines)]
     title = f"{distance_name(sweep.extractor)} against time"
-    return Chart(
-        title,
-        point_chart(points, axes, title=title),
-        [LegendEntry(name, colour) for name, colour in colours.items()],
-        "Numbers beside points are steps. Filled points are on the Pareto front.",
-    )
+    svg = to_svg(sweep_axes(lines, front), title) if lines else ""
+    return Chart(title, Markup(svg), legend, "Numbers are steps. Grey: the Pareto front.")
 
 
 def bits_chart(bits: Bits, name: str, colour: str) -> Chart:
     """Return the bits per dimension of each step against t."""
-    rows = sorted((r.first + r.last, r.per_step) for r in bits.curve if r.per_step > 0)
-    ends, per_step = np.array(rows).reshape(-1, 2).T
     title = f"Bits per dimension of each step, {name}"
-    axes = Axes("t", log_y=True)
-    return Chart(title, line_chart([Line(name, ends / 2, per_step, colour)], axes, title=title), [])
+    curve = [(r.first, r.last, *_interval(r.per_step, r)) for r in bits.curve if r.per_step > 0]
+    note = "The point is L_0. Bands are 95 % intervals."
+    return Chart(title, Markup(to_svg(bits_axes(curve, colour), title) if curve else ""), [], note)
 
 
-def _loss(runs: Sequence[RunFolder]) -> Chart:
-    lines, legend = [], []
-    for i, run in enumerate(runs):
-        steps, losses = run.series("loss", positive=True)
-        if len(steps):
-            smoothed, colour = smooth(steps, losses), run_colour(i)
-            lines = [Line(run.name, steps, losses, colour, faint=True), *lines]
-            lines.append(Line(run.name, steps, smoothed, colour))
-            legend.append(LegendEntry(run.name, colour, f"{smoothed[-1]:.4f}"))
-    svg = line_chart(lines, LOG_STEPS, title="Loss against training step")
-    return Chart("Loss", svg, legend, "As logged, and the geometric mean over ± 10 % of the step.")
+def _interval(value: float, ends: Interval | BitsPerStep) -> tuple[float, float, float]:
+    """Return the value and the ends of its interval, which is the value alone if unknown."""
+    low, high = (value if end is None else end for end in (ends.low, ends.high))
+    return value, low, high
 
 
-def _quarters(run: RunFolder, several: bool) -> Chart:
-    lines, legend = [], []
-    for quarter, name in enumerate(QUARTERS, start=1):
-        steps, losses = run.series(f"loss_q{quarter}", positive=True)
-        if len(steps):
-            smoothed, colour = smooth(steps, losses), f"quarter{quarter}"
-            lines.append(Line(name, steps, smoothed, colour))
-            legend.append(LegendEntry(name, colour, f"{smoothed[-1]:.4f}"))
-    title = f"Loss by noise level, {run.name}" if several else "Loss by noise level"
-    svg = line_chart(lines, LOG_STEPS, title=title)
-    return Chart(title, svg, legend, "The four quarters of t, smoothed.")
+def _last(values: np.ndarray) -> str:
+    return f"{values[-1]:.4f}"
 
 
-def _scores(runs: Sequence[RunFolder]) -> Chart:
+def _lines(
+    title: str,
+    columns: Iterable[Column],
+    value_of: Callable[[np.ndarray], str],
+    *,
+    smoothed: bool = False,
+    note: str = "",
+) -> Chart | None:
+    """Return a chart of columns, or None if none has values. value_of: for the legend."""
+    curves, legend = [], []
+    for name, rows, key, colour in columns:
+        steps, values = series(rows, key, positive=smoothed)
+        if not len(steps):
+            continue
+        if key == "loss":
+            curves.insert(0, Curve(steps, values, colour, faint=True))
+        values = smooth(steps, values) if smoothed else values
+        curves.append(Curve(steps, values, colour))
+        legend.append((name, css_class(colour), value_of(values)))
+    if not curves:
+        return None
+    axes = draw(curves, "training step", log_x=smoothed, log_y=smoothed)
+    return Chart(title, Markup(to_svg(axes, f"{title} against training step")), legend, note)
+
+
+def _scores(runs: Sequence[RunFolder]) -> Chart | None:
     """Return the distances that `evaluation.every` logged, with their intervals."""
-    points, legend, kinds = [], [], set()
+    curves, legend, kinds = [], [], set()
     for i, run in enumerate(runs):
-        scores = run.scores()
-        points += [
-            Point("", score.step, score.value, score.low, score.high, run_colour(i), len(runs) == 1)
-            for score in scores
-        ]
-        kinds |= {(score.extractor, score.num_images) for score in scores}
-        if scores:
-            legend.append(LegendEntry(run.name, run_colour(i), f"{scores[-1].value:.4g}"))
-    [kind] = kinds if len(kinds) == 1 else [None]
-    name = distance_name(kind[0]) if kind else "Distance"
-    title = f"{name} during training"
-    note = f"{kind[1]:,} images, features: {kind[0]}" if kind else "Features or numbers differ"
-    axes = Axes("training step", log_y=all(point.low > 0 for point in points))
-    svg = point_chart(points, axes, title=title)
-    return Chart(title, svg, legend, f"{note}. Bars are 95 % intervals.")
-
-
-def _column_chart(
-    runs: Sequence[RunFolder], key: str, title: str, summarize: Callable[[np.ndarray], str]
-) -> Chart:
-    lines, legend = [], []
-    for i, run in enumerate(runs):
-        steps, values = run.series(key)
-        if len(steps):
-            lines.append(Line(run.name, steps, values, run_colour(i)))
-            legend.append(LegendEntry(run.name, run_colour(i), summarize(values)))
-    return Chart(title, line_chart(lines, STEPS, title=f"{title} against training step"), legend)
+        if scores := run.scores():
+            steps, values, low, high = np.array([score[:4] for score in scores]).T
+            curves.append(Curve(steps, values, run_colour(i), low=low, high=high))
+            legend.append((run.name, css_class(run_colour(i)), f"{values[-1]:.4g}"))
+            kinds |= {(score.extractor, score.num_images) for score in scores}
+    if not curves:
+        return None
+    [(extractor, count)] = kinds if len(kinds) == 1 else [("", 0)]
+    title = f"{distance_name(extractor) if extractor else 'Distance'} during training"
+    note = f"{count:,} images, features: {extractor}" if extractor else "Features or numbers differ"
+    log_y = all((curve.low > 0).all() for curve in curves)
+    svg = to_svg(draw(curves, "training step", log_y=log_y), title)
+    return Chart(title, Markup(svg), legend, f"{note}. Bars are 95 % intervals.")

@@ -1,35 +1,16 @@
-"""Format numbers, settings and names of scores for the page."""
+"""Format numbers and settings for the page."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from fromnoise.evaluation.records import HEADINGS, INCEPTION_HEADINGS
 from fromnoise.report.records import Interval
-
-SCORE_NAMES = {
-    "fid": "Fréchet distance",
-    "fid_infinity": "Fréchet distance, N → ∞",
-    "kid": "KID",
-    "inception_score": "Inception Score",
-    "precision": "precision",
-    "recall": "recall",
-}
-INCEPTION_NAMES = {"fid": "FID", "fid_infinity": "FID∞"}  # FID means the features of Inception
-# keys of metrics, as opposed to scores
-MISSING_NAMES = {"is": "Inception Score", "prc": "precision and recall", "bits": "bits/dim"}
-LABEL_SCORE_NAMES = {
-    "recall_at_k": "recall@k",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "exact_match": "exact match",
-    "extra": "extra",
-}
 
 
 def distance_name(extractor: str) -> str:
     """Return the name of the Fréchet distance, which is FID only with the features of Inception."""
-    return (INCEPTION_NAMES if extractor == "inception" else SCORE_NAMES)["fid"]
+    return (INCEPTION_HEADINGS if extractor == "inception" else HEADINGS)["fid"]
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -4,22 +4,16 @@ Unknown keys are ignored. All keys but the essential ones may be missing.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.data import DataError
 from fromnoise.data.text import read_json
 
 EVALUATION = "evaluation"
-
-
-def _as_interval(value: Any) -> Any:
-    """Return a bare number as a value without an interval."""
-    return value if isinstance(value, dict | Interval) else {"value": value}
 
 
 def _finite(value: Any) -> Any:
@@ -49,8 +43,11 @@ class Interval(Part):
     low: Number = None
     high: Number = None
 
-
-Score = Annotated[Interval, BeforeValidator(_as_interval)]
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, value: Any) -> Any:
+        """Return a bare number as a value without an interval."""
+        return value if isinstance(value, dict | Interval) else {"value": value}
 
 
 class Copies(Part):
@@ -64,45 +61,51 @@ class Copies(Part):
     def facts(self) -> Metadata:
         """Return the other keys whose values are text or numbers, or flat dicts of them."""
 
-        def is_plain(value: Any) -> bool:
-            return isinstance(value, str | int | float)
-
+        plain = str | int | float
         return {
             key: value
             for key, value in (self.model_extra or {}).items()
-            if is_plain(value) or (isinstance(value, dict) and all(map(is_plain, value.values())))
+            if isinstance(value, plain)
+            or (isinstance(value, dict) and all(isinstance(v, plain) for v in value.values()))
         }
 
 
 class BitsPerStep(Part):
-    """Bits per dimension of each step from t = first to last."""
+    """Bits per dimension of each step from t = first to last, with a 95 % interval."""
 
     first: Annotated[float, Field(ge=0)]
     last: Annotated[float, Field(ge=0)]
     per_step: Annotated[float, Field(ge=0)]
+    low: Number = None
+    high: Number = None
 
 
 class Bits(Part):
     """Bits per dimension and their terms."""
 
-    total: Score = Interval()
-    middle: Score = Interval()
-    L_T: Score = Interval()
-    L_0: Score = Interval()
+    total: Interval = Interval()
+    middle: Interval = Interval()
+    L_T: Interval = Interval()
+    L_0: Interval = Interval()
     curve: list[BitsPerStep] = []
 
 
-class Metrics(Part):
-    """metrics.json: scores of generated images against real ones, or bits per dimension."""
+class Record(Part):
+    """The content of an evaluation record."""
 
     date: str = ""
+
+
+class Metrics(Record):
+    """metrics.json: scores of generated images against real ones, or bits per dimension."""
+
     versions: Metadata = {}
     seconds: Metadata = {}
     complete: bool = True
     generated: Metadata = {}
     reference: Metadata = {}
     extractor: Metadata = {}
-    scores: dict[str, Score] = {}
+    scores: dict[str, Interval] = {}
     marks: list[str] = []
     missing: dict[str, str] = {}
     published: list[Metadata] = []  # results of papers with the same protocol
@@ -117,14 +120,13 @@ class SweepRow(Part):
     steps: int
     guidance: float | None = None
     seconds_per_image: Annotated[float, Field(gt=0)]
-    fid: Score
+    fid: Interval
     on_front: bool = False
 
 
-class Sweep(Part):
+class Sweep(Record):
     """sweep.json: distance against time for several sampling settings."""
 
-    date: str = ""
     extractor: Annotated[str, BeforeValidator(_name)] = ""
     count: int | None = None
     rows: list[SweepRow]
@@ -134,9 +136,9 @@ class LabelScore(Part):
     """The scores of one label."""
 
     asked: int = 0
-    precision: Score = Interval()
-    recall: Score = Interval()
-    f1: Score = Interval()
+    precision: Interval = Interval()
+    recall: Interval = Interval()
+    f1: Interval = Interval()
 
 
 class LabelResult(Part):
@@ -145,7 +147,7 @@ class LabelResult(Part):
     prompts: str
     guidance: float
     num_images: int
-    scores: dict[str, Score]
+    scores: dict[str, Interval]
     per_label: dict[str, LabelScore] = {}
 
 
@@ -157,52 +159,34 @@ class Classifier(Part):
     held_out: dict[str, float | None] = {}
 
 
-class LabelScores(Part):
+class LabelScores(Record):
     """scores.json: agreement of generated images with the requested labels."""
 
-    date: str = ""
     classifier: Classifier = Classifier()
     results: list[LabelResult]
 
 
-Kind = TypeVar("Kind", bound=Part)
-RECORD_TYPES: dict[str, type[Part]] = {
+KINDS: dict[str, type[Record]] = {
     "metrics.json": Metrics,
     "scores.json": LabelScores,
     "sweep.json": Sweep,
 }
 
 
-class Record(NamedTuple):
-    """An evaluation record and the pictures beside it."""
-
-    folder: str  # relative to the run
-    content: Part
-    pictures: dict[str, Path]  # file name → PNG
-
-
-def read_records(run: Path) -> tuple[list[Record], list[str]]:
-    """Return a run's evaluation records, oldest first, and a message for each damaged file."""
+def read_records(run: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """Return the folders and records of a run's evaluations, oldest first, and what is damaged."""
     records, problems = [], []
     for file in sorted((run / EVALUATION).glob("*/*.json")):
-        if (kind := RECORD_TYPES.get(file.name)) is None:
-            continue
         where = file.relative_to(run).as_posix()
         try:
-            content = kind.model_validate(_migrate(read_json(file, where=where)))
+            if kind := KINDS.get(file.name):
+                content = kind.model_validate(_migrate(read_json(file, where=where)))
+                records.append((file.parent, content))
         except DataError as error:
             problems.append(str(error))
         except ValidationError as error:
             problems.append(f"{where} cannot be shown: {_first_error(error)}")
-        else:
-            pictures = {png.name: png for png in file.parent.glob("*.png")}
-            records.append(Record(file.parent.relative_to(run).as_posix(), content, pictures))
-    return sorted(records, key=lambda record: getattr(record.content, "date", "")), problems
-
-
-def select(kind: type[Kind], records: Sequence[Record]) -> list[tuple[Record, Kind]]:
-    """Return the records of this kind, each with its content."""
-    return [(record, record.content) for record in records if isinstance(record.content, kind)]
+    return sorted(records, key=lambda record: record[1].date), problems
 
 
 def _migrate(record: Any) -> Any:

@@ -13,16 +13,19 @@ from markupsafe import Markup
 
 from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
+from fromnoise.evaluation import label_evaluation
+from fromnoise.evaluation.records import HEADINGS, INCEPTION_HEADINGS
 from fromnoise.report import formatting
 from fromnoise.report.charts import training_charts
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
-from fromnoise.report.summary import FORMULA, RunSummary, summarize
+from fromnoise.report.summary import RunSummary, summarize
 
 if TYPE_CHECKING:  # jinja2 is slow to import
     from jinja2 import Template
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
+SCORES = ("fid", "fid_infinity", "kid", "inception_score", "precision", "recall")
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall")
 SECTIONS = {  # one template each
     "differences": "Differences",
@@ -67,13 +70,10 @@ def write_report(
         raise ConfigError(f"--out is {out}. Give a file name that ends in .html.")
     names = short_names(folders)
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    summaries = []
-    for i, run in enumerate(runs):
-
-        def update(done: int, total: int, before: int = i) -> None:
-            progress(before * total + done, len(runs) * total)
-
-        summaries.append(summarize(run, i, progress=update))
+    summaries = [
+        summarize(run, i, progress=lambda done, of, i=i: progress(i * of + done, len(runs) * of))
+        for i, run in enumerate(runs)
+    ]
     with atomic_file(out) as writing:
         writing.write_text(_render(runs, summaries), encoding="utf-8")
     return out.absolute()
@@ -89,7 +89,6 @@ def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
     sets = [record.content for _, record in columns if record.content.extractor]  # not of bits only
     inception = {content.extractor.get("name") for content in sets} == {"inception"}
     protocols = {repr((content.extractor, content.reference)) for content in sets}
-    names = formatting.SCORE_NAMES
     counts = {content.generated.get("count") for content in sets}
     return _template().render(
         title=_join([run.name for run in runs]),
@@ -102,17 +101,15 @@ def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
         different_shape=len({run.shape for run in summaries if run.shape}) > 1,
         charts=training_charts(runs),
         columns=columns,
-        scores=[*names, *sorted(scores - names.keys())],
+        scores=[*SCORES, *sorted(scores - {*SCORES})],
         different_protocol=len(protocols) > 1,
         different_count=len(counts) > 1,
-        score_names=names | (formatting.INCEPTION_NAMES if inception else {}),
-        missing_names=formatting.MISSING_NAMES,
-        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*names, "total")},
-        label_score_names=formatting.LABEL_SCORE_NAMES,
+        names=HEADINGS | {"bits": "bits/dim"} | (INCEPTION_HEADINGS if inception else {}),
+        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*SCORES, "total")},
+        label_score_names=label_evaluation.HEADINGS,
         bits_names=BITS_NAMES,
         distance_name=formatting.distance_name,
         environment=_environment(),
-        formula=FORMULA,
         style=(HERE / "style.css").read_text(encoding="utf-8"),
     )
 

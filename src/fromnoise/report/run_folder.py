@@ -10,8 +10,10 @@ import numpy as np
 import yaml
 
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.migration import migrate_extractor
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe
+from fromnoise.curves import is_number, series
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
 
@@ -19,8 +21,6 @@ RECIPE, LOG = "recipe.yaml", "log.jsonl"
 MAX_PREVIEWS, MAX_IMAGES, MIN_COUNT = 16, 24, 4
 PREVIEW_BYTES = 2 * 2**20  # pixels of all previews of a run
 MAX_LINES_NAMED = 5
-FID_KEYS = ("value", "low", "high")
-LARGEST = 1e300  # larger numbers are ignored
 
 
 class Preview(NamedTuple):
@@ -52,31 +52,22 @@ class RunFolder:
     previews: list[Preview]
     problems: list[str] = field(default_factory=list)  # messages about damaged files
 
-    def series(self, key: str, *, positive: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps and finite values, both (n,), of one column of the log."""
-        pairs = [(r["step"], r[key]) for r in self.rows if _is_number(r.get(key))]
-        steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-        usable = values > 0 if positive else slice(None)
-        return steps[usable], values[usable]
-
-    def scores(self) -> list["LoggedScore"]:
+    def scores(self) -> list[LoggedScore]:
         """Return the distances that `evaluation.every` logged."""
         scores = []
         for row in self.rows:
-            logged = row.get("evaluation")
-            logged = logged if isinstance(logged, dict) else {}
-            fid = logged.get("fid")
-            if not isinstance(fid, dict) or not all(map(_is_number, map(fid.get, FID_KEYS))):
-                continue
-            value, low, high = (float(fid[key]) for key in FID_KEYS)
-            extractor, count = str(logged.get("extractor", "")), int(logged.get("num_images", 0))
-            extractor = "classifier" if extractor == "judge" else extractor  # of older runs
-            scores.append(LoggedScore(row["step"], value, low, high, extractor, count))
+            match row.get("evaluation"):
+                case {"fid": {"value": value, "low": low, "high": high}, **more} if all(
+                    map(is_number, (value, low, high))
+                ):
+                    extractor = migrate_extractor({"name": str(more.get("extractor"))})["name"]
+                    count = int(more.get("num_images", 0))
+                    scores.append(LoggedScore(row["step"], value, low, high, extractor, count))
         return scores
 
     def last(self, key: str) -> float | None:
         """Return the last value of one column of the log."""
-        _, values = self.series(key)
+        _, values = series(self.rows, key)
         return float(values[-1]) if len(values) else None
 
     @property
@@ -129,17 +120,12 @@ def all_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the dotted keys whose values differ between the recipes."""
     missing = object()
-
-    def differs(key: str) -> bool:
-        first, *others = (recipe.get(key, missing) for recipe in recipes)
-        return any(other != first for other in others)
-
-    return [key for key in all_keys(recipes) if differs(key)]
-
-
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, int | float) and type(value) is not bool
-    return is_real and abs(value) < LARGEST
+    first, *others = recipes
+    return [
+        key
+        for key in all_keys(recipes)
+        if any(other.get(key, missing) != first.get(key, missing) for other in others)
+    ]
 
 
 def _recipe(file: Path, problems: list[str]) -> dict[str, Any]:
@@ -166,32 +152,29 @@ def _rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and _is_number(row.get("step")) and row["step"] >= 0:
+        if isinstance(row, dict) and is_number(row.get("step")) and row["step"] >= 0:
             rows.append(row)
         elif line.strip():
             damaged.append(number)
     if damaged:
-        first = ", ".join(map(str, damaged[:MAX_LINES_NAMED])) + ", …" * (
-            len(damaged) > MAX_LINES_NAMED
-        )
+        more = ", …" * (len(damaged) > MAX_LINES_NAMED)
+        first = ", ".join(map(str, damaged[:MAX_LINES_NAMED])) + more
         problems.append(f"{LOG}: {len(damaged)} of {len(lines)} lines cannot be read: {first}")
     return sorted(rows, key=lambda row: row["step"])
 
 
 def _previews(folder: Path, problems: list[str]) -> list[Preview]:
     """Return evenly spread previews with their first images, within PREVIEW_BYTES."""
-    files = sorted((f for f in folder.glob("*.npz") if f.stem.isdecimal()), key=lambda f: f.stem)
     previews = []
-    for file in files:
+    for file in sorted(file for file in folder.glob("*.npz") if file.stem.isdecimal()):
         try:
             previews.append(Preview(int(file.stem), read_preview(file)))
         except ConfigError as error:
             problems.append(str(error))
     if not previews:
         return []
-    count, steps = len(previews[0].images), len(previews)
-    count, steps = min(count, MAX_IMAGES), min(steps, MAX_PREVIEWS)
     size = previews[0].images[0].size
+    count, steps = min(len(previews[0].images), MAX_IMAGES), min(len(previews), MAX_PREVIEWS)
     while count * steps * size > PREVIEW_BYTES and max(count, steps) > MIN_COUNT:
         count, steps = (count // 2, steps) if count >= steps else (count, steps // 2)
     chosen = np.linspace(0, len(previews) - 1, steps).round().astype(int)

@@ -118,11 +118,12 @@ def _resize(
 ) -> np.ndarray:
     """Return the pixels of a box as uint8 (H, W, C): v·255/peak rounded, v/257 for 16 bits."""
     left, top, right, bottom = box
+    height, width = size
     pixels = picture.pixels
 
     def resized(plane: np.ndarray) -> np.ndarray:
         plane = np.ascontiguousarray(plane, None if picture.is_8_bit else np.float32)
-        return np.asarray(Image.fromarray(plane).resize(size[::-1], resampling, box=box))
+        return np.asarray(Image.fromarray(plane).resize((width, height), resampling, box=box))
 
     if (bottom - top, right - left) == size and left % 1 == top % 1 == 0:
         pixels = pixels[int(top) : int(bottom), int(left) : int(right)]

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npy":
         return {IMAGE_KEYS[0]: np.load(path, mmap_mode="r")}
     arrays = {}
-    unpacked = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    with zipfile.ZipFile(path) as archive, unpacked as folder:
+    temporary = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
+    with zipfile.ZipFile(path) as archive, temporary() as folder:
         for member in archive.namelist():
             if (name := member.removesuffix(".npy")).lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
                 arrays[name] = np.load(archive.extract(member, folder), mmap_mode="r")

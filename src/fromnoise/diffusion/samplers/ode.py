@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
+from fromnoise.diffusion.samplers.ddim import ddim
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
@@ -26,11 +27,7 @@ def euler(
     Algorithm 1 without its correction. x: x_T, (B,C,H,W);
     times: falling, each in {1..T}. `noise` is not used.
     """
-    for t, s in steps_between(times, schedule):
-        prediction = denoise(x, t)
-        a_s = schedule.alpha_bar[s].item()
-        x = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
-        yield Step(t, s, x, prediction.x0)
+    yield from ddim(denoise, schedule, x, times, noise=noise)
 
 
 def heun(
