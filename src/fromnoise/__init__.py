@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"fromnoise.{module}"), name)
-    if find_spec(f"fromnoise.{name}") is None:
+    if "." in name or find_spec(f"fromnoise.{name}") is None:
         raise AttributeError(f"module 'fromnoise' has no attribute {name!r}")
     return import_module(f"fromnoise.{name}")
 

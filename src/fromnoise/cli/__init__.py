@@ -67,17 +67,15 @@ def error_line(error: Exception) -> str | None:
     message = re.sub(r"\s*\n\s*", " ", str(error))
     if isinstance(error, ValueError):
         return message
-    import torch
-
     from fromnoise.checkpoints import DiskFull, NotFinite
-    from fromnoise.training.loop import Diverged
 
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if out_of_memory or "allocate memory" in message or "out of memory" in message:
+    if isinstance(error, OSError):
+        return str(error.strerror) if isinstance(error, DiskFull) else message
+    from fromnoise.training.loop import Diverged, is_out_of_memory
+
+    if is_out_of_memory(error):
         return (
             "out of memory. Set training.accumulation=2 or more, which computes the same batch in "
             "smaller parts, or a smaller --batch-size for sampling."
         )
-    if isinstance(error, DiskFull):
-        return str(error.strerror)
-    return message if isinstance(error, OSError | Diverged | NotFinite) else None
+    return message if isinstance(error, Diverged | NotFinite) else None

@@ -29,7 +29,9 @@ def repeated(count: int) -> BeforeValidator:
 
 def _named(name: str) -> BeforeValidator:
     """Options without a name are those of this one, as in `sampling.sampler.eta=1`."""
-    return BeforeValidator(lambda value: {"name": name, **value} if type(value) is dict else value)
+    return BeforeValidator(
+        lambda value: {"name": name, **value} if isinstance(value, dict) else value
+    )
 
 
 def _interval(value: Any) -> Any:

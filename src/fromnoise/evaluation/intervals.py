@@ -94,7 +94,6 @@ def score_with_intervals(
 
     predictions, targets: as for `label_counts`. condition: int (N,), any integers. seed: the same
     one gives the same intervals for any order and numbers of conditions.
-    Raises ValueError: as `label_counts`.
     """
     ratios = list(score_ratios(label_counts(predictions, targets)).values())
     one = np.zeros(len(targets))
@@ -111,7 +110,7 @@ def scores_per_label(
 ) -> list[LabelScores]:
     """Return precision, recall, f1 and extra of each label alone, in the order of the labels.
 
-    Arguments, NaN and errors are those of `score_with_intervals`. The bootstrap is stratified: it
+    Arguments and NaN are those of `score_with_intervals`. The bootstrap is stratified: it
     draws the conditions with target +1, −1 and 0 for this label as often as they occur, because a
     resample without any +1 would leave the scores undefined. Images in which the label is open do
     not count.

@@ -220,9 +220,8 @@ def _share_among(points: Tensor, members: Tensor) -> Interval:
     share = torch.cat(among).float().mean().item()
     variance = (difference.square() - noise).mean().item() / (4 * m * (m - 1))
     effective = float(alone.square().sum() ** 2 / alone.pow(4).sum()) if alone.any() else n
-    smoothed = (share * m + 2) / (
-        m + 4
-    )  # of 0 and 1 too the spread is not 0 (Agresti & Coull 1998)
+    # the spread of a share of 0 or 1 is not 0 either (Agresti & Coull 1998)
+    smoothed = (share * m + 2) / (m + 4)
     spread = smoothed * (1 - smoothed)
     return share_interval(share, spread / (spread / m + max(variance, 0)), freedom=1 + effective)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import FORMULA
 
 Record = dict[str, Any]  # what metrics.json holds
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.md"
@@ -145,7 +146,7 @@ def _describe_set(record: Record) -> list[str]:
             f"of {sampler}; labels: {generated['labels']}"
         )
         if config["guidance"] != 1:
-            lines[0] += f", s = {config['guidance']:g} in ε = ε_∅ + s·(ε_c − ε_∅)"
+            lines[0] += f", s = {config['guidance']:g} in {FORMULA}"
     lines.append(describe_reference(real))
     weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
     lines.append(

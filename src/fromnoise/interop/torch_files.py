@@ -94,6 +94,8 @@ def read_payload(file: Path) -> Payload:
             f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
             "wrote it, and save only its state_dict()."
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # of many kinds for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file} is not a valid torch checkpoint ({reason})") from error

@@ -63,6 +63,11 @@ def check_compiles(
             with autocast(x0.device, computation.precision):
                 loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
             loss.backward()
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "training.compile: not enough memory to try it, which needs a second copy of the "
+            "network. Set training.compile = false, or a larger training.accumulation."
+        ) from error
     except RuntimeError as error:
         lines = (line.strip() for line in str(error).splitlines())  # the first may be a heading
         reason = next((s for s in lines if s and not s.endswith(":")), type(error).__name__)

@@ -160,6 +160,7 @@ def fit(
                     continue
                 if callback.slow:
                     checkpoint()
+                failed = False
                 try:
                     callback.call(state, log, stop)
                 except (MemoryError, RuntimeError) as error:
@@ -168,6 +169,8 @@ def fit(
                     why = " ".join(str(error).split()) or type(error).__name__
                     said = state.step, callback.name, why
                     logger.warning("step %d: no %s, for lack of memory (%s)", *said)
+                    failed = True
+                if failed:  # here, where the error no longer holds what it could not use
                     torch.cuda.empty_cache()
                 state.denoiser.network.train()
 
@@ -183,7 +186,7 @@ def fit(
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error of Python, of a GPU or of torch's CPU allocator is about memory."""
-    texts = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    texts = ("out of memory", "allocate memory", "DefaultCPUAllocator", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 

@@ -307,12 +307,15 @@ def _computation(
         changed |= {"compiled"} if "training.compile" in overrides else set()
         kept = {k: v for k, v in saved["computation"].items() if k not in changed}
         computation = computation._replace(**kept)
+        if device.type == "cuda" and computation.precision == "fp32" and "tf32" not in saved:
+            logger.warning("earlier steps rounded convolutions to TF32: not bit for bit the same")
     if computation.compiled:
         part = -(-settings.batch_size // settings.accumulation)
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         try:
-            check_compiles(computation, denoiser, recipe.diffusion.objective(), x0, cond)
+            with without_tf32():
+                check_compiles(computation, denoiser, recipe.diffusion.objective(), x0, cond)
         except ConfigError as error:
             if settings.compile is True:
                 raise
