@@ -250,12 +250,12 @@ def test_training_runs_compiled_blocks_and_previews_do_not(tiny, tmp_path, ran, 
     assert ran
 
 
-def test_resumed_it_may_be_chosen_anew(tiny, tmp_path, ran):
+def test_resume_takes_another_choice_of_compiling(tiny, tmp_path, ran):
     tiny["training"] |= {"compile": True, "steps": 3}
     folder = fromnoise.train(tiny, out=tmp_path / "run").folder
     fromnoise.resume(folder, overrides={"training.steps": 6, "training.compile": False})
     assert computation_at(folder, 3) == COMPILED
-    assert computation_at(folder, 6) == FP32  # nothing else is chosen anew
+    assert computation_at(folder, 6) == FP32  # the rest is as stored
 
 
 def test_older_checkpoints_are_not_compiled():
