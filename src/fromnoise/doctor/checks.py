@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from fromnoise.config.schema import Diffusion, Recipe
+from fromnoise.config.schema import Component, Diffusion, Recipe
 from fromnoise.doctor.cost import Cost
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -18,7 +17,6 @@ from fromnoise.training.precision import Computation
 
 MANY_EPOCHS, FEW_IMAGES, FEW_STEPS = 1000, 10_000, 100
 MAX_FINAL_SIGNAL, PAPER_FINAL_SIGNAL = 0.05, 0.0064  # √ᾱ_T; that of the paper's schedule
-SCALES_WITH_T = ("linear", "quadratic", "constant", "warmup")  # their β do not shrink as T grows
 USUAL_RATES = (1e-6, 1e-2)  # of Adam. Published ones are between 2e-5 and 1e-3
 LARGE_SCORES = 2**30  # bytes
 NEARLY_FULL = 0.8  # of the free memory or disk. A training took up to 1.25 times the estimate
@@ -129,51 +127,40 @@ def learning_rate(facts: Facts) -> Finding:
 
 def flip(facts: Facts) -> Finding:
     """Check that mirrored images are valid, and that their labels stay true."""
-    data = facts.recipe.data
+    data, message = facts.recipe.data, "no image is mirrored"
     words = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
-    sides = list(filter(words.search, facts.spec.label_names))
-    if not data.flip:
-        return Finding("flip", "no image is mirrored")
-    if data.source in ("digits", "mnist"):  # a mirrored 2 is not a digit
+    sides = list(filter(words.search, facts.spec.label_names)) if data.labels else []
+    wrong = data.flip and (data.source in ("digits", "mnist") or sides)
+    if wrong:  # a mirrored 2 is not a digit
         message = f"data.flip on {data.source}: the model learns mirrored digits"
-    elif data.labels and sides:
-        message = f"data.flip makes labels wrong: {', '.join(sides[:3])}"
-    else:
-        return Finding("flip", "half of the images are mirrored, at random")
-    return Finding("flip", message, "Set data.flip=false")
+        message = f"data.flip makes labels wrong: {', '.join(sides[:3])}" if sides else message
+    elif data.flip:
+        message = "half of the images are mirrored, at random"
+    return Finding("flip", message, "Set data.flip=false" if wrong else "")
 
 
 def final_noise(facts: Facts) -> Finding:
     """Check √ᾱ_T ≈ 0: sampling starts from x_T ~ N(0, I), so training must see nearly that."""
     topic, diffusion = "noise at t = T", facts.recipe.diffusion
-    alpha_bar = diffusion.noise_schedule().alpha_bar
-    signal = math.sqrt(alpha_bar[-1])
+    signal = _final_signal(diffusion)
     if signal <= MAX_FINAL_SIGNAL:
         return Finding(topic, f"√ᾱ_T = {signal:.2g}: x_T is nearly pure noise")
+    # √ᾱ_T of the same β is about exp(−c·T)
+    longer = 10 * round(diffusion.T * math.log(PAPER_FINAL_SIGNAL) / math.log(signal) / 10)
+    ways = {f"T={longer}": {"T": longer}} if diffusion.T < longer <= 10_000 else {}
+    for name in ("linear_rescaled", "cosine"):
+        ways[f"schedule={name}"] = {"schedule": Component(name=name)}
+    works = []
+    for way, change in ways.items():
+        with suppress(ValueError):  # such as a β above 1
+            if _final_signal(diffusion.model_copy(update=change)) <= MAX_FINAL_SIGNAL:
+                works.append(f"diffusion.{way}")
     message = f"√ᾱ_T = {signal:.2f}: x_T still shows the image, but sampling starts from pure noise"
-    advice = f"Set {', or '.join(_ways_to_noise(diffusion, alpha_bar))}"
-    return Finding(topic, message, advice, error=True)
+    return Finding(topic, message, f"Set {', or '.join(works)}", error=True)
 
 
-def _ways_to_noise(diffusion: Diffusion, alpha_bar: Tensor) -> list[str]:
-    """Return changes of a schedule, each of which makes √ᾱ_T about PAPER_FINAL_SIGNAL or less."""
-    name, options, ways = diffusion.schedule.name, diffusion.schedule.options, []
-    ratio = 2 * math.log(PAPER_FINAL_SIGNAL) / math.log(alpha_bar[-1])  # ln ᾱ_T is about ∝ T·β
-    T = 10 * max(round(diffusion.T * ratio / 10), 1)
-    if name in SCALES_WITH_T and T <= 10_000:
-        with suppress(ValueError):  # for few steps the estimate by ratio is not enough
-            longer = diffusion.model_copy(update={"T": T}).noise_schedule().alpha_bar
-            ways += [f"diffusion.T={T}"] if math.sqrt(longer[-1]) <= MAX_FINAL_SIGNAL else []
-    betas = [key for key in ("beta", "beta_1", "beta_T") if key in options]
-    if betas and float((1 - alpha_bar[1:] / alpha_bar[:-1]).max()) * ratio < 0.5:  # the largest β
-        ways.append(" ".join(f"diffusion.schedule.{k}={options[k] * ratio:.2g}" for k in betas))
-    if "betas" in options:
-        ways.append("larger diffusion.schedule.betas (or more of them, and diffusion.T to match)")
-    if "beta_max" in options:  # only a small beta_max keeps such a schedule from its end
-        ways.append("diffusion.schedule.beta_max=0.999")
-    if name == "linear" and diffusion.T > 25:  # below it, the largest β of the other is near 1
-        ways.append("diffusion.schedule=linear_rescaled")
-    return ways + (["diffusion.schedule=cosine"] if name != "cosine" else [])
+def _final_signal(diffusion: Diffusion) -> float:
+    return math.sqrt(diffusion.noise_schedule().alpha_bar[-1])
 
 
 def ema(facts: Facts) -> Finding:
@@ -190,62 +177,62 @@ def ema(facts: Facts) -> Finding:
         return Finding("EMA", f"{steps} steps are too few for an average")
     n = np.arange(steps, dtype=np.float64)
     ramp = np.minimum(decay, (1 + n) / (10 + n))
-    first = (
+    message = (
+        f"decay {decay:g} is an average over {length:,.0f} steps, {length / steps:.0%} of the "
+        f"{steps:,}. The warm-up d = min(decay, (1+n)/(10+n)) ends at {ramp[-1]:.4g}, so "
         f"{np.prod(ramp):.1%} of it are the initial weights, {decay**steps:.0%} without the warm-up"
     )
-    if length <= steps / 4:
-        return Finding("EMA", f"an average over about {length:,.0f} of {steps:,} steps, {first}")
-    return Finding(
-        "EMA",
-        f"decay {decay:g} is an average over {length:,.0f} steps, {length / steps:.0%} of the "
-        f"{steps:,}. The warm-up d = min(decay, (1+n)/(10+n)) ends at {ramp[-1]:.4g}, so {first}",
-        f"Set training.ema_decay={1 - float(f'{10 / steps:.1g}'):g} for an average over a tenth of "
-        "the steps",
-    )
+    usual = f"{1 - float(f'{10 / steps:.1g}'):g}"
+    advice = f"Set training.ema_decay={usual} for an average over a tenth of the steps"
+    return Finding("EMA", message, advice if length > steps / 4 else "")
 
 
 def network(facts: Facts) -> Finding:
     """Check the number of parameters against the number of values in the images."""
     cost, count = facts.cost, facts.num_images or 0
     shape = (facts.spec.channels, *facts.spec.size)
-    values = count * math.prod(shape)
-    message = f"{cost.parameters:,} parameters"
+    values, message, advice = count * math.prod(shape), f"{cost.parameters:,} parameters", ""
     if values and cost.parameters > 10 * values:
         message += f" for {count:,} images of {values:,} values in all: it can memorise every image"
         advice = "Use more images, a narrower network, data.flip or network.dropout"
-        return Finding("network", message, advice)
-    names = {10**9: "billion", 10**6: "million", 10**3: "thousand", 1: ""}
-    unit = next(unit for unit in names if cost.multiply_adds >= unit or unit == 1)
-    work = f"{cost.multiply_adds / unit:.3g} {names[unit]}".strip() + " multiply-adds"
-    message += f", {work} a forward pass of one image of {'×'.join(map(str, shape))}"
-    return Finding("network", message)
+    million = f"{cost.multiply_adds / 1e6:,.4g} million multiply-adds"
+    message += f"; {million} a forward pass of one image of {'×'.join(map(str, shape))}"
+    return Finding("network", message, advice)
 
 
 def attention(facts: Facts) -> Finding:
     """Check attention over all pixels: N²·heads scores an image, a sixteenth of it at half size."""
-    topic, cost = "attention", facts.cost
-    if not cost.attention:
-        return Finding(topic, "no attention over all pixels")
-    lines, sizes, largest = [], sorted({a.tokens for a in cost.attention}, reverse=True), 0
+    layers, (height, width) = facts.cost.attention, facts.spec.size
+    if not layers:
+        return Finding("attention", "no attention over all pixels")
+
+    def size(tokens: int) -> str:
+        """Return `32×32` for 1024 tokens, if the size of the images was halved to that."""
+        half = round(math.sqrt(height * width / tokens))
+        h, w = -(-height // half), -(-width // half)
+        return f"{h}×{w}" if h * w == tokens else f"{tokens} tokens"
+
+    lines, sizes, largest = [], sorted({layer.tokens for layer in layers}, reverse=True), 0
     for tokens in sizes:
-        layers = [a for a in cost.attention if a.tokens == tokens]
-        scores = 4 * facts.part * max(a.heads * a.tokens * a.keys for a in layers)
+        here = [layer for layer in layers if layer.tokens == tokens]
+        scores = 4 * facts.part * max(a.heads * a.tokens * a.keys for a in here)
         largest = max(largest, scores)
-        part = sum(a.multiply_adds for a in layers) / cost.multiply_adds
         lines.append(
-            f"{len(layers)} layer{'s' * (len(layers) > 1)} at {_size(tokens, facts.spec.size)}: "
-            f"{part:.0%} of the multiply-adds, scores of {_bytes(scores)}"
+            f"{len(here)} layer{'s' * (len(here) > 1)} at {size(tokens)}: "
+            f"{sum(a.multiply_adds for a in here) / facts.cost.multiply_adds:.0%} of the "
+            f"multiply-adds, scores of {_bytes(scores)}"
         )
     message = f"{'; '.join(lines)} ({facts.part} images at once, if the kernel stores them)"
-    share = sum(a.multiply_adds for a in cost.attention) / cost.multiply_adds
-    if share <= 0.25 and largest <= LARGE_SCORES:
-        return Finding(topic, message)
-    options = facts.recipe.network.options
-    keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
-    where = f"{_size(sizes[0], facts.spec.size)}{''.join(keys[:1])}"
-    advice = f"Remove it at {where}: at half the size it costs a sixteenth. Or use a smaller "
-    advice += "data.size, or for the memory a larger training.accumulation"
-    return Finding(topic, message, advice)
+    advice, options = "", facts.recipe.network.options
+    if (
+        sum(a.multiply_adds for a in layers) > facts.cost.multiply_adds / 4
+        or largest > LARGE_SCORES
+    ):
+        keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
+        advice = f"Remove it at {size(sizes[0])}{''.join(keys[:1])}: at half the size it costs a "
+        advice += "sixteenth. Or use a smaller data.size, or for the memory a larger "
+        advice += "training.accumulation"
+    return Finding("attention", message, advice)
 
 
 def memory(facts: Facts) -> Finding:
@@ -295,13 +282,9 @@ def previews_and_scores(facts: Facts) -> Finding:
     if recipe.data.labels and recipe.sampling.guidance != 1:
         passes *= 2
     share = passes / 3 / (steps * settings.batch_size)
-    message = f"about {share:.0%} of the training's time, in addition"
-    if share <= 0.2:
-        return Finding(topic, message)
-    every = {"training.preview_every": settings.preview_every, "evaluation.every": scores.every}
-    keys = " or ".join(key for key, steps_between in every.items() if 0 < steps_between < steps)
-    larger = f"a larger {keys} or " if keys else ""
-    return Finding(topic, message, f"Use {larger}fewer training.preview_images")
+    larger = "a larger training.preview_every" + " or evaluation.every" * bool(scores.every)
+    advice = f"Use {larger}, or fewer training.preview_images" if share > 0.2 else ""
+    return Finding(topic, f"about {share:.0%} of the training's time, in addition", advice)
 
 
 def disk(facts: Facts) -> Finding:
@@ -337,14 +320,6 @@ CHECKS: tuple[Callable[[Facts], Finding], ...] = (
     *(images_seen, batch, learning_rate, flip, final_noise, ema, network),
     *(attention, memory, time, previews_and_scores, disk),
 )
-
-
-def _size(tokens: int, size: tuple[int, int]) -> str:
-    """Return `64×64` for 4096 tokens, if that is the image's size divided by a power of two."""
-    height, width = size
-    while height * width > tokens and height > 1 and width > 1:
-        height, width = -(-height // 2), -(-width // 2)
-    return f"{height}×{width}" if height * width == tokens else f"{tokens} tokens"
 
 
 def _bytes(number: int) -> str:
