@@ -48,12 +48,12 @@ MISTAKES = {
     "train digitz": "there is no recipe 'digitz'; did you mean digits?",
     "train digits trainign.steps=3": "unknown key trainign.steps; did you mean training.steps?",
     "train digits training.stesp=3": "unknown key training.stesp; did you mean training.steps?",
-    "train digits training.steps=x": "training.steps = 'x': input should be a valid integer",
+    "train digits training.steps=x": "training.steps = 'x' is not a whole number",
     "train digits data.path": "'data.path' is not a setting",
     "train digits stesp=3": "unknown key stesp; did you mean steps?",
     "doctor digits sampling.etta=3": "unknown key sampling.etta",
     "resume RUN training.stesp=3": "unknown key training.stesp; did you mean training.steps?",
-    "resume RUN training.steps=x": "training.steps = 'x': input should be a valid integer",
+    "resume RUN training.steps=x": "training.steps = 'x' is not a whole number",
     "classifier train images --out new epochz=3": "unknown key epochz; did you mean epochs?",
 }
 

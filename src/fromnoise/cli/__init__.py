@@ -3,9 +3,11 @@
 A command imports what it needs when it runs, so that the help does not wait for torch.
 """
 
+import io
 import logging
 import re
 import sys
+from typing import Any
 
 import typer
 from rich.logging import RichHandler
@@ -35,10 +37,14 @@ for command in (evaluate, evaluate_labels, likelihood, sweep, report):
 app.command("import")(import_)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
+UsageError = typer.BadParameter.__base__ or Exception  # of typer, which does not export it
 
 
 def main() -> None:
     """Run the command line. An error is one line and exit code 2, or 1 if the machine failed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is replaced
+            stream.reconfigure(errors="replace")
     if sys.argv[1:] == ["--version"]:
         print(f"fromnoise {fromnoise.__version__}")
         return
@@ -53,13 +59,29 @@ def main() -> None:
     )
     try:
         check_not_renamed(arguments)
-        app(arguments, prog_name="fromnoise")
+        sys.exit(app(arguments, prog_name="fromnoise", standalone_mode=False) or 0)
+    except UsageError as error:
+        if line := usage_line(error, arguments):  # none if the help was shown
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         line = error_line(error)
         if debug or line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
+
+
+def usage_line(error: Any, arguments: list[str]) -> str:
+    """Return what is wrong with the arguments: the flag, its value, and which help to read."""
+    message = error.format_message()
+    flags = getattr(getattr(error, "param", None), "opts", [])
+    for flag in set(flags) & set(arguments[:-1]):
+        given = f"{flag} {arguments[arguments.index(flag) + 1]}"
+        message = f"{given}: {message.partition(': ')[2].removeprefix('Value error, ')}"
+    command = getattr(error.ctx, "command_path", "fromnoise")
+    stop = "" if message.endswith((".", "?")) else "."
+    return message and f"{message}{stop} See {command} --help."
 
 
 def error_line(error: Exception) -> str | None:

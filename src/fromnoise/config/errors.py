@@ -12,6 +12,28 @@ class ConfigError(ValueError):
     """An unusable recipe or setting. One line: the file and key, and what is allowed."""
 
 
+SENTENCES = {  # of pydantic's kinds of errors, after the value
+    "int": "is not a whole number. Give one, as in 5",
+    "int_from_float": "is not a whole number. Give one, as in 5",
+    "float": "is not a number. Give one, as in 0.5",
+    "finite_number": "is not a finite number. Give one, as in 0.5",
+    "bool": "is not true or false. Give one of them",
+    "string": "is not a word. Give one",
+    "path": "is not a path. Give one",
+    "tuple": "is not a list. Give one, as in [1, 2]",
+    "list": "is not a list. Give one, as in [1, 2]",
+    "dict": "has no keys. Give them as {{key: value}}",
+    "model": "has no keys. Give them as {{key: value}}",
+    "literal_error": "is unknown. Choose {expected}",
+    "greater_than": "is too small. Give more than {gt:g}",
+    "greater_than_equal": "is too small. Give at least {ge:g}",
+    "less_than": "is too large. Give less than {lt:g}",
+    "less_than_equal": "is too large. Give at most {le:,.10g}",
+    "too_short": "is too short. Give {min_length} values",
+    "too_long": "is too long. Give {max_length} values",
+}
+
+
 def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
     """Return the first error that pydantic found as one line: key, value, what is allowed."""
     first = error.errors()[0]
@@ -32,8 +54,11 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         return f"unknown key {dotted}{hint} Known keys: {', '.join(section.model_fields)}."
     if first["type"] == "missing":
         return f"{dotted} is missing. Add it."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{dotted} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+    given = "" if isinstance(first["input"], dict) else f" = {repr(first['input'])[:100]}"
+    if sentence := SENTENCES.get(first["type"].partition("_parsing")[0].partition("_type")[0]):
+        return f"{dotted}{given} {sentence.format(**first.get('ctx', {}))}."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{dotted}{given}: {message[0].lower()}{message[1:]}."
 
 
 def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -9,6 +9,7 @@ from fromnoise.config.errors import ConfigError, did_you_mean, dotted_keys
 from fromnoise.config.migration import check_not_renamed
 from fromnoise.config.schema import Recipe, SamplingConfig, Training
 
+MAX_VALUES = 100_000  # of a recipe
 SectionName = Literal["training", "sampling"]
 
 
@@ -37,9 +38,30 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"{text!r} is not a setting. Write KEY=VALUE, as in steps=500.")
     try:
-        return key, yaml.safe_load(value)
+        return key, parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key} = {value!r} is not valid YAML. Quote the value.") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of YAML. Raises YAMLError for more values than any recipe has.
+
+    Aliases in a file of a kilobyte can stand for billions of values.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    left, count = [tree], 0
+    while left and count < MAX_VALUES:
+        value = left.pop()
+        left += (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
+        count += 1
+    if left:
+        raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values")
+    return tree
 
 
 def full_key(key: str, section: SectionName) -> str:

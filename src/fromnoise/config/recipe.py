@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fromnoise.config.errors import ConfigError, did_you_mean, explain
 from fromnoise.config.migration import check_not_renamed, migrate
-from fromnoise.config.overrides import with_key
+from fromnoise.config.overrides import parse_yaml, with_key
 from fromnoise.config.schema import Recipe
 
 RECIPES = resources.files("fromnoise.config") / "recipes"
@@ -75,9 +75,11 @@ def read_yaml(source: str | Path) -> tuple[Any, str]:
     where = str(path) if is_file else f"recipe {source}"
     try:
         text = path.read_text(encoding="utf-8") if is_file else recipe_text(str(source))
-        return yaml.safe_load(text), where
+        return parse_yaml(text), where
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{where} is not valid YAML: {' '.join(str(error).split()).rstrip('.')}. Correct it."
+        ) from error
 
 
 def match_schema(tree: Any, where: str, overrides: Mapping[str, Any] | None = None) -> Recipe:

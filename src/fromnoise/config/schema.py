@@ -148,8 +148,10 @@ class Diffusion(Section):
 class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
 
-    steps: Natural = 0  # 0: what `epochs` come to
-    epochs: Annotated[float, Field(gt=0)] | None = None  # become steps when images are counted
+    steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what `epochs` come to
+    epochs: Annotated[float, Field(gt=0, le=10**6)] | None = (
+        None  # become steps when images are counted
+    )
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
