@@ -18,19 +18,10 @@ from fromnoise.diffusion.likelihood import (
     prior_kl,
 )
 from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
-from fromnoise.diffusion.samplers import (
-    SAMPLERS,
-    Step,
-    ddim,
-    ddpm,
-    dpmpp,
-    dpmpp_sde,
-    euler,
-    heun,
-    reverse_step,
-    unipc,
-)
-from fromnoise.diffusion.samplers.inversion import ddim_inversion
+from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
+from fromnoise.diffusion.samplers.ancestral import ddpm
+from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun
+from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
 from fromnoise.diffusion.self_conditioning import with_self_conditioning
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps

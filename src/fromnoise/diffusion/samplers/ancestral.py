@@ -86,7 +86,6 @@ def ddpm(
     """Sample by Algorithm 2: `reverse_step` from each time to the next, and then to 0.
 
     variance: `small`, `large` or `learned`, as in `step_std`.
-    x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
