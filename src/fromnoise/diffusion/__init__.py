@@ -11,12 +11,7 @@ from fromnoise.diffusion.guidance import (
 )
 from fromnoise.diffusion.inpainting import inpaint
 from fromnoise.diffusion.interpolation import interpolation_starts, slerp
-from fromnoise.diffusion.likelihood import (
-    bits_per_dimension,
-    bound_term,
-    estimated_bits_per_dimension,
-    prior_kl,
-)
+from fromnoise.diffusion.likelihood import bits_per_dimension, bound_term, prior_kl
 from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
 from fromnoise.diffusion.samplers.ancestral import ddpm
@@ -52,7 +47,6 @@ __all__ = [
     "dpmpp",
     "dpmpp_sde",
     "dynamic_threshold",
-    "estimated_bits_per_dimension",
     "euler",
     "heun",
     "inpaint",

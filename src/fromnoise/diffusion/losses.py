@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
 from fromnoise.diffusion.likelihood import term_of
-from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
@@ -174,7 +174,9 @@ class Objective:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
         target = _target(prediction, x0, eps)
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
-        weight = _weight(self.weighting, schedule, t, prediction.kind)
+        snr = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
+        own = OWN[prediction.kind](snr)
+        weight = self.weighting(snr, own) / own
         loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())
@@ -191,10 +193,3 @@ def _target(prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
             return x0
         case "v":
             return prediction.alpha * eps - prediction.sigma * x0
-
-
-def _weight(weighting: Weighting, schedule: NoiseSchedule, t: Time, kind: Kind) -> Tensor:
-    """Return w/own at t. If ᾱ_t is 0, the SNR is the least positive float32."""
-    ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)
-    own = OWN[kind](ratio)
-    return weighting(ratio, own) / own
