@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
+from fromnoise.networks.base import UNet
 from fromnoise.networks.checks import check_cond, check_size
 from fromnoise.networks.layers import sinusoid
 
@@ -71,7 +71,7 @@ class Up(nn.Module):
         return self.block2(self.block1(self.conv(x)))
 
 
-class ContextUNet(Network):
+class ContextUNet(UNet):
     """ε_θ(x_t, t, cond): 7,578,627 parameters with the defaults and 24 labels.
 
     Two levels of widths F = `features` and 2F, then an average over windows of `pool` × `pool`,
@@ -111,13 +111,10 @@ class ContextUNet(Network):
         embedding: Literal["scalar", "sinusoid"] = "scalar",
         condition: Literal["multi-hot", "signed"] = "multi-hot",
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
         _check_options(T, features, pool, expand)
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 4 * expand
         self.largest_size = _most_windows(pool, expand) * self.size_multiple
         c = features
@@ -129,7 +126,7 @@ class ContextUNet(Network):
         self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
         self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
 
-        self.stem = ConvBlock(image_channels * (1 + self_conditioning), c, norm=norm, residual=True)
+        self.stem = ConvBlock(self.c_in, c, norm=norm, residual=True)
         self.down1 = ConvBlock(c, c, norm=norm)
         self.down2 = ConvBlock(c, 2 * c, norm=norm)
         self.middle = nn.ConvTranspose2d(2 * c, 2 * c, expand, stride=expand)
@@ -138,7 +135,7 @@ class ContextUNet(Network):
         self.up2 = Up(2 * c, c, norm=norm)
         self.out1 = nn.Conv2d(2 * c, c, 3, padding=1)
         self.out_norm = nn.GroupNorm(GROUPS, c)
-        self.out2 = nn.Conv2d(c, image_channels * (1 + learned_variance), 3, padding=1)
+        self.out2 = nn.Conv2d(c, self.c_out, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
