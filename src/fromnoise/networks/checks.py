@@ -11,24 +11,24 @@ def check_options(
 ) -> None:
     """Raise ValueError for options of several networks that are out of range, counts below 1."""
     if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers must be one or more numbers ≥ 1, not {list(multipliers)}")
+        raise ValueError(f"multipliers is {list(multipliers)}. Give one or more numbers ≥ 1.")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+        raise ValueError(f"dropout is {dropout}. Use 0 or more, and less than 1.")
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
+            raise ValueError(f"{name} is {count}. Use at least 1.")
 
 
 def check_even(name: str, width: int, least: int = 4) -> None:
     """Raise ValueError for a width of `sinusoid` that is odd or below `least`."""
     if width < least or width % 2:
-        raise ValueError(f"{name} must be an even number ≥ {least}, not {width}")
+        raise ValueError(f"{name} is {width}. Use an even number ≥ {least}.")
 
 
 def check_levels(name: str, levels: Sequence[int], count: int) -> None:
     """Raise ValueError unless all levels lie in 0..count−1."""
     if outside := [i for i in levels if not 0 <= i < count]:
-        raise ValueError(f"{name} must lie in 0..{count - 1}, not {outside}")
+        raise ValueError(f"{name} has {outside}. Use levels in 0..{count - 1}.")
 
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
@@ -46,7 +46,7 @@ def check_size(height: int, width: int, multiple: int, largest: float = math.inf
     limit = "" if math.isinf(largest) else f" up to {largest:g}"
     raise ValueError(
         f"image size {height}x{width} does not fit this network: both sides must be multiples of "
-        f"{multiple}{limit}; nearest: {near}"
+        f"{multiple}{limit}. Use {near}."
     )
 
 
@@ -58,6 +58,6 @@ def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
         raise ValueError("this network takes no condition. Leave it out: cond_dim is 0.")
     if tuple(cond.shape) != (batch_size, cond_dim):
         raise ValueError(
-            f"the condition must be of shape ({batch_size}, {cond_dim}), one row for each image, "
-            f"not {tuple(cond.shape)}"
+            f"the condition has shape {tuple(cond.shape)}. Give one row for each image: "
+            f"({batch_size}, {cond_dim})."
         )

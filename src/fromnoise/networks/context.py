@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.base import UNet
-from fromnoise.networks.checks import check_cond, check_size
+from fromnoise.networks.checks import check_cond, check_options, check_size
 from fromnoise.networks.layers import sinusoid
 
 Norm = Literal["batch", "group"]
@@ -193,12 +193,11 @@ def _most_windows(pool: int, expand: int) -> float:
 
 
 def _check_options(T: int, features: int, pool: int, expand: int) -> None:
-    if T < 1:
-        raise ValueError(f"T must be at least 1, not {T}")
+    check_options(T=T)
     if features < 1 or features % GROUPS:
-        raise ValueError(f"features must be a multiple of {GROUPS}, not {features}")
+        raise ValueError(f"features is {features}. Use a multiple of {GROUPS}.")
     if not 1 <= pool <= expand < 2 * pool:
         raise ValueError(
-            f"pool and expand must be equal, or expand less than twice pool, not {pool} and "
-            f"{expand}. Choose for example 7 and 8, or 8 and 8, which restore the image size."
+            f"pool is {pool} and expand {expand}. Make them equal, or expand larger and less than "
+            "twice pool, for example 7 and 8, or 8 and 8, which restore the image size."
         )

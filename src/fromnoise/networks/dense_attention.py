@@ -124,13 +124,13 @@ def _check_widths(
 ) -> None:
     if len(channels) < 2 or len(mid_channels) < 2:
         raise ValueError(
-            "channels and mid_channels must be two or more widths each, "
-            f"not {list(channels)} and {list(mid_channels)}"
+            f"channels is {list(channels)} and mid_channels {list(mid_channels)}. Give two or more "
+            "widths each."
         )
     if (mid_channels[0], mid_channels[-1]) != (channels[-1], channels[-2]):
         raise ValueError(
-            f"mid_channels must start with {channels[-1]} and end with {channels[-2]}, the last "
-            f"two of channels, not {list(mid_channels)}"
+            f"mid_channels is {list(mid_channels)}. Let it start with {channels[-1]} and end with "
+            f"{channels[-2]}, the last two of channels."
         )
     widths = [*channels, *mid_channels, out_width]
     for name, number in (("groups", groups), ("heads", heads)):
@@ -146,10 +146,10 @@ def _check_widths(
 def _check_blocks(num_blocks: int, downsample: Sequence[bool], num_layers: Sequence[int]) -> None:
     if len(downsample) != num_blocks:
         raise ValueError(
-            f"downsample must be true or false for each of the {num_blocks} blocks between the "
-            f"channels, not {list(downsample)}"
+            f"downsample is {list(downsample)}. Give true or false for each of the {num_blocks} "
+            "blocks between the channels."
         )
     if len(num_layers) != 3 or min(num_layers) < 1:
         raise ValueError(
-            f"num_layers must be three numbers ≥ 1 (down, middle, up), not {list(num_layers)}"
+            f"num_layers is {list(num_layers)}. Give three numbers ≥ 1 (down, middle, up)."
         )

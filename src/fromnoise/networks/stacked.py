@@ -166,31 +166,30 @@ def _check_layers(
     heads: int,
 ) -> None:
     if len(channels) < 2 or len(channels) % 2:
-        raise ValueError(f"channels must be an even number of widths, not {list(channels)}")
+        raise ValueError(f"channels is {list(channels)}. Give an even number of widths.")
     for name, flags in (("attention", attention), ("upscale", upscale)):
         if len(flags) != len(channels):
             raise ValueError(
-                f"{name} must be true or false for each of the {len(channels)} channels, "
-                f"not {list(flags)}"
+                f"{name} is {list(flags)}. Give true or false for each of the {len(channels)} "
+                "channels."
             )
     if any(up == mirrored for up, mirrored in zip(upscale, reversed(upscale), strict=True)):
         raise ValueError(
-            "the second half of upscale must undo the first, as in [false, false, true, true], "
-            f"not {list(upscale)}"
+            f"upscale is {list(upscale)}. Let the second half undo the first, as in "
+            "[false, false, true, true]."
         )
     fitting = _widths(channels[0], upscale)[:-1]
     if list(channels) != fitting:
         raise ValueError(
-            f"channels must be {fitting} with this first width and this upscale, since each width "
-            f"follows from those before it, not {list(channels)}"
+            f"channels is {list(channels)}, but each width follows from those before it and from "
+            f"upscale. Use {fitting}."
         )
     if any(c < 1 or c % 2 or c % groups for c in channels):
         raise ValueError(
-            f"every width of channels must be a multiple of 2 and of groups = {groups}, "
-            f"not {list(channels)}"
+            f"channels is {list(channels)}. Use multiples of 2 and of groups = {groups}."
         )
     attending = [c for c, attends in zip(channels, attention, strict=True) if attends]
     if any(c % heads for c in attending):
         raise ValueError(
-            f"the widths with attention must be multiples of heads = {heads}, not {attending}"
+            f"the widths with attention are {attending}. Use multiples of heads = {heads}."
         )
