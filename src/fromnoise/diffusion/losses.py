@@ -174,9 +174,9 @@ class Objective:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
         target = _target(prediction, x0, eps)
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
-        snr = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
-        own = OWN[prediction.kind](snr)
-        weight = self.weighting(snr, own) / own
+        ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
+        own = OWN[prediction.kind](ratio)
+        weight = self.weighting(ratio, own) / own
         loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())

@@ -83,16 +83,13 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
 
 
 def _check_supported(network: DDPM) -> None:
-    reasons = []
-    if network.layout != "halves":
-        reasons.append(f"embedding is {network.layout}, not halves")
-    if network.cond_dim:
-        reasons.append(f"it is conditional, with {network.cond_dim} labels")
-    if network.self_conditioning:
-        reasons.append("it has self_conditioning")
-    if network.norm.num_channels != network.channels:
-        reasons.append("multipliers do not start with 1")
-    if reasons:
+    reasons = {
+        f"embedding is {network.layout}, not halves": network.layout != "halves",
+        f"it is conditional, with {network.cond_dim} labels": network.cond_dim > 0,
+        "it has self_conditioning": network.self_conditioning,
+        "multipliers do not start with 1": network.norm.num_channels != network.width,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
         raise ValueError(
-            f"UNet2DModel of diffusers does not support this network: {', '.join(reasons)}"
+            f"UNet2DModel of diffusers does not support this network: {', '.join(found)}"
         )

@@ -22,13 +22,4 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "context": ContextUNet,
 }
 
-__all__ = [
-    "DDPM",
-    "NETWORKS",
-    "ContextUNet",
-    "DenseAttention",
-    "LinearAttentionUNet",
-    "Network",
-    "Stacked",
-    "check_size",
-]
+__all__ = ["DDPM", "NETWORKS", "Network", "check_size"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fromnoise.networks.base import UNet
 from fromnoise.networks.checks import check_even, check_levels, check_options
-from fromnoise.networks.layers import Attention, ResidualBlock, zero_init
+from fromnoise.networks.layers import Attention, ResidualBlock
 
 Padding = Literal["asymmetric", "symmetric"]
 
@@ -83,7 +83,6 @@ class DDPM(UNet):
                 f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
                 f"Set for example groups = {math.gcd(channels, groups)}."
             )
-        self.channels = channels
         self.size_multiple = 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
@@ -138,12 +137,12 @@ class DDPM(UNet):
                     nn.init.zeros_(module.bias)
         for module in self.modules():  # residual branches, and ε itself, start at zero
             if isinstance(module, ResidualBlock):
-                zero_init(module.conv2)
+                nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, Attention):
                 for part in module.qkv.weight.chunk(3):  # as three separate layers
                     nn.init.xavier_uniform_(part)
-                zero_init(module.out)
-        zero_init(self.out)
+                nn.init.zeros_(module.out.weight)
+        nn.init.zeros_(self.out.weight)
 
     def denoise(self, x: Tensor, time: Tensor) -> Tensor:
         """As `UNet.denoise`."""

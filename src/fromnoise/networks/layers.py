@@ -155,10 +155,3 @@ def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
     return layer(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-
-
-def zero_init(module: nn.Module) -> nn.Module:
-    """Initialise a layer to zero, so that its residual branch starts as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
