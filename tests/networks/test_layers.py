@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fromnoise.networks.checks import check_cond, check_size
+from fromnoise.networks.base import check_cond, check_size
 from fromnoise.networks.layers import FEW_TOKENS, attend, drop, sinusoid
 
 hypothesis = pytest.importorskip("hypothesis")

@@ -30,18 +30,13 @@ class BitsPerDimension(NamedTuple):
     """The bound of each image and its terms, in bits per dimension.
 
     total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,K), each Σ L_{t−1} over the t of
-    one of the K `strata`, or an estimate of it.
+    one of the K `strata`, or an estimate of it. The first is L_0, of the step to the image itself.
     """
 
     total: Tensor
     L_T: Tensor
     terms: Tensor
     strata: list[range]
-
-    @property
-    def L_0(self) -> Tensor:
-        """Return the first term, of the step to the image itself: (B,)."""
-        return self.terms[:, 0]
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:

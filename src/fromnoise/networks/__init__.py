@@ -6,8 +6,7 @@ Imports torch, and nothing of ours outside this folder.
 from collections.abc import Callable
 from typing import Any
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_size
+from fromnoise.networks.base import Network, check_size
 from fromnoise.networks.context import ContextUNet
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.dense_attention import DenseAttention
@@ -22,4 +21,13 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "context": ContextUNet,
 }
 
-__all__ = ["DDPM", "NETWORKS", "Network", "check_size"]
+__all__ = [
+    "DDPM",
+    "NETWORKS",
+    "ContextUNet",
+    "DenseAttention",
+    "LinearAttentionUNet",
+    "Network",
+    "Stacked",
+    "check_size",
+]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet
-from fromnoise.networks.checks import check_cond, check_options, check_size
+from fromnoise.networks.base import UNet, check_cond, check_options, check_size
 from fromnoise.networks.layers import sinusoid
 
 Norm = Literal["batch", "group"]
@@ -112,7 +111,14 @@ class ContextUNet(UNet):
         condition: Literal["multi-hot", "signed"] = "multi-hot",
     ) -> None:
         super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
-        _check_options(T, features, pool, expand)
+        check_options(T=T)
+        if features < 1 or features % GROUPS:
+            raise ValueError(f"features is {features}. Use a multiple of {GROUPS}.")
+        if not 1 <= pool <= expand < 2 * pool:
+            raise ValueError(
+                f"pool is {pool} and expand {expand}. Make them equal, or expand larger and less "
+                "than twice pool, for example 7 and 8, or 8 and 8, which restore the image size."
+            )
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
         self.size_multiple = 4 * expand
@@ -190,14 +196,3 @@ def _norm(norm: Norm, width: int) -> nn.Module:
 def _most_windows(pool: int, expand: int) -> float:
     """Return the largest m with ⌊m·expand / pool⌋ = m: the windows that fit side by side."""
     return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1
-
-
-def _check_options(T: int, features: int, pool: int, expand: int) -> None:
-    check_options(T=T)
-    if features < 1 or features % GROUPS:
-        raise ValueError(f"features is {features}. Use a multiple of {GROUPS}.")
-    if not 1 <= pool <= expand < 2 * pool:
-        raise ValueError(
-            f"pool is {pool} and expand {expand}. Make them equal, or expand larger and less than "
-            "twice pool, for example 7 and 8, or 8 and 8, which restore the image size."
-        )

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet
-from fromnoise.networks.checks import check_even, check_levels, check_options
+from fromnoise.networks.base import UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Attention, ResidualBlock
 
 Padding = Literal["asymmetric", "symmetric"]

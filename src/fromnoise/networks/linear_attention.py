@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet
-from fromnoise.networks.checks import check_even, check_levels, check_options
+from fromnoise.networks.base import UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Dropout, attend
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet
-from fromnoise.networks.checks import check_options
+from fromnoise.networks.base import UNet, check_options
 from fromnoise.networks.layers import Dropout, attend
+
+Flags = Sequence[bool]
 
 
 class Residual(nn.Module):
@@ -93,8 +94,8 @@ class Stacked(UNet):
         learned_variance: bool = False,
         self_conditioning: bool = False,
         channels: Sequence[int] = (64, 128, 256, 512, 512, 384),
-        attention: Sequence[bool] = (False, True, False, False, False, True),
-        upscale: Sequence[bool] = (False, False, False, True, True, True),
+        attention: Flags = (False, True, False, False, False, True),
+        upscale: Flags = (False, False, False, True, True, True),
         groups: int = 32,
         dropout: float = 0.1,
         heads: int = 8,
@@ -148,7 +149,7 @@ class Stacked(UNet):
         return self.out2(F.relu(self.out1(x)))
 
 
-def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
+def _widths(first: int, upscale: Flags) -> list[int]:
     """Return the input width of each layer, and last the width of the output."""
     widths = [first]
     for i, up in enumerate(upscale):
@@ -159,11 +160,7 @@ def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
 
 
 def _check_layers(
-    channels: Sequence[int],
-    attention: Sequence[bool],
-    upscale: Sequence[bool],
-    groups: int,
-    heads: int,
+    channels: Sequence[int], attention: Flags, upscale: Flags, groups: int, heads: int
 ) -> None:
     if len(channels) < 2 or len(channels) % 2:
         raise ValueError(f"channels is {list(channels)}. Give an even number of widths.")
