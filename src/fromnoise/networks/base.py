@@ -48,7 +48,7 @@ class Network(nn.Module):
 
 
 class UNet(Network):
-    """What the U-Nets here share: their first options, and the embedding of time and condition.
+    """The base of the U-Nets here: their first options, and the embedding of time and condition.
 
     The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
     bias, so that zeros are the unconditional case. An image may have any size whose sides are
@@ -91,10 +91,10 @@ class UNet(Network):
             time = self.time2(self.activation(self.time1(time)))
         if self.cond is not None and cond is not None:
             time = time + self.cond(cond.to(self.cond.weight.dtype))
-        return self.denoise(x, time if self.time1 is None else F.silu(time))
+        return self._denoise(x, time if self.time1 is None else F.silu(time))
 
-    def denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B,C,H,W); time: (B,c_time), the sum of both embeddings → (B,C or 2C,H,W)."""
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,C,H,W); time: (B,c_time), with the condition → (B,C or 2C,H,W)."""
         raise NotImplementedError
 
 

@@ -143,8 +143,7 @@ class DDPM(UNet):
                 nn.init.zeros_(module.out.weight)
         nn.init.zeros_(self.out.weight)
 
-    def denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """As `UNet.denoise`."""
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = [x]
         for level in cast(Iterable[Level], self.down):

@@ -100,8 +100,7 @@ class DenseAttention(UNet):
         self.norm = norm(out_width)
         self.out = nn.Conv2d(out_width, self.c_out, 3, padding=1)
 
-    def denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """As `UNet.denoise`."""
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = []  # the input of each block of the encoder
         for block in cast(Iterable[Block], self.down):

@@ -225,8 +225,7 @@ class LinearAttentionUNet(UNet):
         self.last = residual(2 * init_dim, init_dim)
         self.out = nn.Conv2d(init_dim, self.c_out, 1)
 
-    def denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """As `UNet.denoise`."""
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         stem, skips = x, []
         for level in cast(Iterable[nn.ModuleDict], self.down):

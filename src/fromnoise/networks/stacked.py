@@ -132,8 +132,7 @@ class Stacked(UNet):
         self.out1 = nn.Conv2d(out_width, out_width // 2, 3, padding=1)
         self.out2 = nn.Conv2d(out_width // 2, self.c_out, 1)
 
-    def denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """As `UNet.denoise`."""
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = []
         for i, layer in enumerate(cast(Iterable[nn.ModuleDict], self.layers)):
