@@ -2,7 +2,7 @@
 
 A loss is a function (predicted, target) → the loss of each element, all (B,C,H,W), at least 0 and
 differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
-finite snr and own above 0. To add one, write the function, add a line to `LOSSES` or `WEIGHTINGS`,
+finite snr and own above 0. To add one, write the function, add it to `LOSSES` or `WEIGHTINGS`,
 and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
 keyword-only parameters, with type hints and defaults, become options:
 `diffusion.weighting.gamma=5`. It raises a ValueError that begins with the key, `weighting.gamma`,
@@ -94,11 +94,7 @@ Weighting = Callable[[Tensor, Tensor], Tensor]
 """(snr, own), both (B,) and above 0 → w in x_0 space, (B,)."""
 
 WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
-    "simple": simple,
-    "snr": snr,
-    "min_snr": min_snr,
-    "truncated_snr": truncated_snr,
-    "p2": p2,
+    each.__name__: each for each in (simple, snr, min_snr, truncated_snr, p2)
 }
 
 OWN: dict[Kind, Callable[[Tensor], Tensor]] = {
