@@ -5,6 +5,7 @@ labels each.
 """
 
 import math
+from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -56,18 +57,11 @@ class Embedding(nn.Module):
         return _in_precision_of(hidden, self.linear2)[:, :, None, None]
 
 
-class Up(nn.Module):
-    """Twice the size by a transposed conv2, then two convolution blocks."""
-
-    def __init__(self, c_in: int, c_out: int, *, norm: Norm) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
-        self.block1 = ConvBlock(c_out, c_out, norm=norm)
-        self.block2 = ConvBlock(c_out, c_out, norm=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,c_in,H,W) → (B,c_out,2H,2W)."""
-        return self.block2(self.block1(self.conv(x)))
+def _up(c_in: int, c_out: int, *, norm: Norm) -> nn.Module:
+    """Return twice the size by a transposed conv2, then two convolution blocks."""
+    conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
+    block1, block2 = ConvBlock(c_out, c_out, norm=norm), ConvBlock(c_out, c_out, norm=norm)
+    return nn.Sequential(OrderedDict(conv=conv, block1=block1, block2=block2))
 
 
 class ContextUNet(UNet):
@@ -137,8 +131,8 @@ class ContextUNet(UNet):
         self.down2 = ConvBlock(c, 2 * c, norm=norm)
         self.middle = nn.ConvTranspose2d(2 * c, 2 * c, expand, stride=expand)
         self.middle_norm = nn.GroupNorm(GROUPS, 2 * c)
-        self.up1 = Up(4 * c, c, norm=norm)
-        self.up2 = Up(2 * c, c, norm=norm)
+        self.up1 = _up(4 * c, c, norm=norm)
+        self.up2 = _up(2 * c, c, norm=norm)
         self.out1 = nn.Conv2d(2 * c, c, 3, padding=1)
         self.out_norm = nn.GroupNorm(GROUPS, c)
         self.out2 = nn.Conv2d(c, self.c_out, 3, padding=1)
