@@ -64,7 +64,7 @@ def refused(cli, tmp_path, monkeypatch):
         ("training.steps=-5", "training.steps = -5: input should be greater than or equal to 0"),
         ("training.steps=many", "training.steps = 'many': input should be a valid integer"),
         ("training.steps", "'training.steps' is not a setting. Write KEY=VALUE"),
-        ("network.channels=9", "channels must be an even number"),
+        ("network.channels=9", "channels is 9. Use an even number"),
         ("data.size=9", "9x9 does not fit this network: .* Use 8x8 or 10x10"),
         ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* Use 16x16"),
         (

@@ -74,7 +74,7 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
         _convert(raw),
         notes,
         ema=None if ema is None else _convert(ema),
-        step=int(payload.get("step", 0)) if diffusion is not payload else 0,
+        step=int(payload.get("step", 0)),
         betas=betas,
         variance="learned" if network["learned_variance"] else "small",
         prediction=prediction or "v",
@@ -83,19 +83,15 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
 
 def _check_supported(state: Weights, buffers: Weights) -> None:
     channels, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
+    conditional = any(name.startswith(("classes_", "null_classes")) for name in state)
+    known = {"downs.0.0.block1.norm.g", "downs.0.2.mem_kv"} <= state.keys()
     refused = {
         "has no diffusion settings. Give the file of its Trainer, or the state_dict() of its "
         "GaussianDiffusion.": buffers.get("betas") is None,
         "has Fourier features for the timestep. Import a U-Net with sinusoidal "
         "embeddings.": "time_mlp.0.weights" in state,
-        "is conditional (classifier_free_guidance.py). Import an unconditional Unet.": any(
-            name.startswith(("classes_", "null_classes")) for name in state
-        ),
-        "has other layers, of an older version. Import a file of version 2.0 or later.": not {
-            "downs.0.0.block1.norm.g",
-            "downs.0.2.mem_kv",
-        }
-        <= state.keys(),
+        "is conditional (classifier_free_guidance.py). Import an unconditional Unet.": conditional,
+        "has other layers, of an older version. Import a file of version 2.0 or later.": not known,
         f"has self-conditioning ({channels} channels in, {out} out). Import one with "
         "self_condition = False.": channels == 2 * out,
         f"has {channels} input and {out} output channels. Import one with as many output channels, "
