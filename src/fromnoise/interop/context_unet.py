@@ -11,7 +11,6 @@ from torch import Tensor
 from fromnoise.interop.torch_files import (
     ImportedModel,
     Payload,
-    Weights,
     imported,
     network_in,
     rename,
@@ -63,9 +62,12 @@ def context_unet(payload: Payload) -> ImportedModel | None:
     }
     if table is None:
         table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
+    weights = rename(network, RENAMES)
+    for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
+        weights[name] = -weights[name]  # a present label is −1 there and +1 here
     return imported(
         {"name": "context", "features": features, "pool": pool, "expand": expand},
-        _convert(network),
+        weights,
         [note for note, holds in notes.items() if holds],
         side=size,
         betas=_betas(table),
@@ -83,11 +85,3 @@ def _betas(table: Tensor) -> Tensor:
     beta = table.double().square()
     first = 1 - (1 - beta[0]) * (1 - beta[1])
     return torch.cat([first[None], beta[2:]])
-
-
-def _convert(state: Weights) -> dict[str, Tensor]:
-    """Return the weights under the names here. A present label is −1 there and +1 here."""
-    weights = rename(state, RENAMES)
-    for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
-        weights[name] = -weights[name]
-    return weights

@@ -1,6 +1,5 @@
 """Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fromnoise.interop.torch_files import (
@@ -35,7 +34,8 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
     ema, raw = (network_in(payload.get(key), NAMES) for key in ("ema", "weights"))
     if ema is None or raw is None:
         return None
-    step = _step(payload.get("optimizer", {}))
+    states = payload.get("optimizer", {}).get("state", {}).values()
+    step = max((int(state["step"]) for state in states), default=0)  # 0 if unknown
     notes = [
         "the file has no settings, so there are 32x32 pixels, T is 1000, β goes from 1e-4 to 0.02, "
         "and there are 8 heads and 32 groups. Change them with size=, diffusion.T=, "
@@ -67,8 +67,3 @@ def _network(state: Weights) -> dict[str, Any]:
         "attention": [f"Layer{i}.attention_layer.proj1.weight" in state for i in layers],
         "upscale": [state[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
     }
-
-
-def _step(optimizer: Mapping[str, Any]) -> int:
-    """Return the number of optimiser steps, 0 if unknown."""
-    return max((int(state["step"]) for state in optimizer.get("state", {}).values()), default=0)
