@@ -7,6 +7,7 @@ defaults, are then options of the recipe, as in `network.channels=64`.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,7 +87,8 @@ class UNet(Network):
         """As `Network.forward`. Raises ValueError for a size or a condition that does not fit."""
         check_size(x.shape[2], x.shape[3], self.size_multiple)
         check_cond(cond, len(x), self.cond_dim)
-        time = sinusoid(t, self.width, self.layout).to(next(self.parameters()))
+        dtype = cast(nn.Conv2d, self.stem).weight.dtype  # of a replica too, without parameters()
+        time = sinusoid(t, self.width, self.layout).to(dtype)
         if self.time1 is not None and self.time2 is not None:
             time = self.time2(self.activation(self.time1(time)))
         if self.cond is not None and cond is not None:
