@@ -64,9 +64,9 @@ def refused(cli, tmp_path, monkeypatch):
         ("training.steps=-5", "training.steps = -5 is too small. Give at least 0"),
         ("training.steps=many", "training.steps = 'many' is not a whole number"),
         ("training.steps", "'training.steps' is not a setting. Write KEY=VALUE"),
-        ("network.channels=9", "channels must be an even number"),
-        ("data.size=9", "9x9 does not fit this network: .* nearest: 8x8 or 10x10"),
-        ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* nearest: 16x16"),
+        ("network.channels=9", "channels is 9. Use an even number"),
+        ("data.size=9", "9x9 does not fit this network: .* Use 8x8 or 10x10"),
+        ("network.multipliers=[1,1,1,1,1]", "8x8 does not fit this network: .* Use 16x16"),
         (
             "diffusion.schedule={name: warmup, fraction: 0}",
             "schedule = warmup: fraction must lie in",

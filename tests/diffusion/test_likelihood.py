@@ -15,7 +15,6 @@ from fromnoise.diffusion import (
     Prediction,
     bits_per_dimension,
     bound_term,
-    estimated_bits_per_dimension,
     prior_kl,
 )
 from fromnoise.diffusion.likelihood import log_cdf, log_level, strata, term_of
@@ -47,6 +46,11 @@ def images() -> Tensor:
 @pytest.fixture
 def noise(fixed_noise):
     return fixed_noise(*SHAPE)
+
+
+def at(noise):
+    """The noise of images that share one t."""
+    return lambda t: noise(int(t[0]))
 
 
 each_variance = pytest.mark.parametrize("variance", ["small", "large", "learned"])
@@ -219,7 +223,7 @@ def test_the_condition_reaches_the_network(schedule, images, noise):
     assert len({round(term, 6) for term in together.tolist()}) == 4
     short = NoiseSchedule(1 - schedule.alpha_bar[1:8] / schedule.alpha_bar[:7])
     whole = bits_per_dimension(
-        Denoiser(OfCondition(), short), images, cond, noise=noise, clamp=False
+        Denoiser(OfCondition(), short), images, cond, noise=at(noise), clamp=False
     )
     torch.testing.assert_close(whole.terms[:, 6], together, rtol=1e-6, atol=0)
 
@@ -510,12 +514,11 @@ def short() -> NoiseSchedule:
 @each_variance
 def test_the_whole_is_the_sum_of_its_terms(short, images, noise, variance):
     denoiser = Denoiser(Guess(), short)
-    free = bits_per_dimension(denoiser, images, noise=noise, variance=variance, clamp=False)
+    free = bits_per_dimension(denoiser, images, noise=at(noise), variance=variance, clamp=False)
     assert free.terms.shape == (4, 7)
     for t in range(1, 8):
         term = bound_term(denoiser, images, noise(t), t, variance=variance)
         torch.testing.assert_close(free.terms[:, t - 1], term, rtol=0, atol=0)
-    assert torch.equal(free.L_0, free.terms[:, 0])
     assert torch.equal(free.L_T, prior_kl(short, images))
     torch.testing.assert_close(free.total, free.L_T + free.terms.sum(dim=1))
     assert (free.terms > 0).all()
@@ -523,8 +526,8 @@ def test_the_whole_is_the_sum_of_its_terms(short, images, noise, variance):
 
 def test_a_clamped_x0_bounds_better(short, images, noise):
     denoiser = Denoiser(Guess(), short)
-    clamped = bits_per_dimension(denoiser, images, noise=noise)
-    free = bits_per_dimension(denoiser, images, noise=noise, clamp=False)
+    clamped = bits_per_dimension(denoiser, images, noise=at(noise))
+    free = bits_per_dimension(denoiser, images, noise=at(noise), clamp=False)
     assert (clamped.terms <= free.terms).all()
     assert (clamped.total < free.total).all()
 
@@ -539,14 +542,14 @@ def test_no_graph_is_kept(short, images, noise):
             return self.scale * super().forward(x_t, index, cond)
 
     assert not bits_per_dimension(
-        Denoiser(Learns(), short), images, noise=noise
+        Denoiser(Learns(), short), images, noise=at(noise)
     ).total.requires_grad
 
 
 def test_a_variance_that_was_not_learned_is_refused(short, images, noise):
     denoiser = Denoiser(BlackOrWhite(short), short, "x0")
     with pytest.raises(ValueError, match="this network predicts none"):
-        bits_per_dimension(denoiser, images, noise=noise, variance="learned")
+        bits_per_dimension(denoiser, images, noise=at(noise), variance="learned")
 
 
 # ---- the estimate from few times ------------------------------------------------------------
@@ -582,18 +585,17 @@ def test_a_number_of_strata_that_cannot_be_is_refused(T, count):
 @pytest.mark.parametrize("clamp", [False, True])
 def test_with_a_stratum_for_each_time_nothing_is_estimated(short, images, noise, clamp):
     denoiser = Denoiser(Guess(), short)
-    whole = bits_per_dimension(denoiser, images, noise=noise, variance="learned", clamp=clamp)
-    estimate = estimated_bits_per_dimension(
+    whole = bits_per_dimension(denoiser, images, noise=at(noise), variance="learned", clamp=clamp)
+    estimate = bits_per_dimension(
         denoiser,
         images,
         uniform=torch.rand(4, 7, generator=torch.Generator().manual_seed(0)),
-        noise=lambda t: noise(int(t[0])),
+        noise=at(noise),
         variance="learned",
         clamp=clamp,
     )
     torch.testing.assert_close(estimate.terms, whole.terms, rtol=1e-12, atol=0)
     torch.testing.assert_close(estimate.total, whole.total, rtol=1e-12, atol=0)
-    assert torch.equal(estimate.L_0, estimate.terms[:, 0])
     assert torch.equal(estimate.L_T, whole.L_T)
 
 
@@ -609,7 +611,7 @@ def test_each_image_has_a_time_of_its_own_in_each_stratum(schedule, images):
 
     seen, drawn = [], []
     uniform = torch.tensor([[0.0] * 6, [1 - 2**-24] * 6, [0.5] * 6, [0.1] * 6])
-    estimate = estimated_bits_per_dimension(
+    estimate = bits_per_dimension(
         Denoiser(Remembers(), schedule), images, uniform=uniform, noise=noise
     )
     assert seen == drawn
@@ -626,7 +628,7 @@ def test_the_mean_of_many_estimates_is_the_whole_bound(count):
     denoiser = Denoiser(network, schedule, "x0")
     generator = torch.Generator().manual_seed(count)
     drawn = torch.multinomial(weight, 20_000, replacement=True, generator=generator)
-    estimate = estimated_bits_per_dimension(
+    estimate = bits_per_dimension(
         denoiser,
         x0[drawn],
         uniform=torch.rand(len(drawn), count, generator=generator),

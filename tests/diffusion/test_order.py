@@ -24,7 +24,7 @@ from fromnoise.diffusion import (
     unipc,
 )
 
-unipc_module = importlib.import_module("fromnoise.diffusion.samplers.unipc")
+solvers = importlib.import_module("fromnoise.diffusion.samplers.dpm_solver")
 
 MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 VARIANCE = torch.tensor([0.06, 0.4, 0.8], dtype=torch.float64)
@@ -188,10 +188,10 @@ def test_faults_of_unipc_are_seen(monkeypatch):
         return order(table(unipc, uneven)[-3:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(unipc_module, "predicted", lambda history, lam: history[-1][1])
+        patch.setattr(solvers, "predicted", lambda history, lam: history[-1][1])
         assert found() < 2.2
     with monkeypatch.context() as patch:
-        patch.setattr(unipc_module, "corrected", lambda history, lam, x0: x0)
+        patch.setattr(solvers, "corrected", lambda history, lam, x0: x0)
         assert found() < 1.2
 
 

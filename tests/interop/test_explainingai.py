@@ -145,9 +145,7 @@ def test_the_spec_and_its_notes(image_channels, side):
         "downsample": [True, False],
         "time_dim": 12,
         "num_layers": [1, 1, 1],
-        "heads": 4,
         "out_width": 16,
-        "groups": 8,
     }
     assert read.spec["diffusion"] == {
         "T": 1000,
@@ -157,6 +155,7 @@ def test_the_spec_and_its_notes(image_channels, side):
     assert read.spec["sampling"] == {
         "sampler": {"name": "ddpm", "variance": "small"},
         "steps": 1000,
+        "clamp": True,
     }
     assert (read.spec["channels"], read.spec["size"]) == (image_channels, [side, side])
     assert (read.ema, read.step) == (None, 0)

@@ -127,7 +127,6 @@ def test_options_are_inferred_from_shapes():
         "head_dim": 3,
         "memories": 4,
         "full_attention_levels": [1],
-        "dropout": 0.0,
         "learned_variance": False,
     }
     assert foreign.spec["channels"] == 2

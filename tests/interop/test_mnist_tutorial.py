@@ -151,11 +151,6 @@ def test_the_spec_and_its_notes():
             "channels": [32, 64, 128, 128],
             "attention": [False, True, False, True],
             "upscale": [False, False, True, True],
-            "groups": 32,
-            "dropout": 0.1,
-            "heads": 8,
-            "time": "raw",
-            "attention_form": "plain",
         },
         "diffusion": {
             "T": 1000,

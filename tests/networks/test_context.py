@@ -208,11 +208,11 @@ def test_the_published_window_fits_up_to_192_pixels(side):
 @pytest.mark.parametrize(
     ("options", "size", "message"),
     [
-        ({}, (28, 28), r"28x28 .* must be multiples of 32 up to 192; nearest: 32x32$"),
-        ({}, (64, 70), r"64x70 .* nearest: 64x64 or 64x96$"),
-        ({}, (64, 224), r"64x224 .* up to 192; nearest: 64x192$"),
-        ({"pool": 8}, (250, 1), r"250x1 .* must be multiples of 32; nearest: 224x32 or 256x32$"),
-        ({"pool": 5, "expand": 8}, (64, 64), r"64x64 .* multiples of 32 up to 32; nearest: 32x32"),
+        ({}, (28, 28), r"28x28 .* must be multiples of 32 up to 192. Use 32x32\.$"),
+        ({}, (64, 70), r"64x70 .* Use 64x64 or 64x96\.$"),
+        ({}, (64, 224), r"64x224 .* up to 192. Use 64x192\.$"),
+        ({"pool": 8}, (250, 1), r"250x1 .* must be multiples of 32. Use 224x32 or 256x32\.$"),
+        ({"pool": 5, "expand": 8}, (64, 64), r"64x64 .* multiples of 32 up to 32. Use 32x32"),
     ],
 )
 def test_a_size_that_is_not_restored_is_refused_with_the_nearest_that_is(options, size, message):
@@ -224,12 +224,12 @@ def test_a_size_that_is_not_restored_is_refused_with_the_nearest_that_is(options
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"T": 0}, "T must be at least 1, not 0"),
-        ({"features": 0}, "features must be a multiple of 8, not 0"),
-        ({"features": 12}, "features must be a multiple of 8, not 12"),
-        ({"pool": 9, "expand": 8}, "expand less than twice pool, not 9 and 8"),
-        ({"pool": 4, "expand": 8}, "expand less than twice pool, not 4 and 8"),
-        ({"pool": 0, "expand": 0}, "expand less than twice pool, not 0 and 0"),
+        ({"T": 0}, r"T is 0\. Use at least 1\."),
+        ({"features": 0}, r"features is 0\. Use a multiple of 8"),
+        ({"features": 12}, r"features is 12\. Use a multiple of 8"),
+        ({"pool": 9, "expand": 8}, r"pool is 9 and expand 8\. Make them equal"),
+        ({"pool": 4, "expand": 8}, r"pool is 4 and expand 8\. Make them equal"),
+        ({"pool": 0, "expand": 0}, r"pool is 0 and expand 0\. Make them equal"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

@@ -230,25 +230,25 @@ def test_any_size_fits_and_images_do_not_see_each_other(
 
 def test_a_size_that_the_levels_do_not_divide_is_refused():
     network = build(multipliers=(1, 1, 1, 1))
-    with pytest.raises(ValueError, match=r"30x30 .* nearest: 24x24 or 32x32"):
+    with pytest.raises(ValueError, match=r"30x30 .* Use 24x24 or 32x32"):
         network(*inputs(network, 30, 30))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"multipliers": ()}, r"multipliers must be one or more numbers ≥ 1, not \[\]"),
-        ({"multipliers": (1, 0)}, r"multipliers must be .*, not \[1, 0\]"),
-        ({"dim": 2}, "dim must be an even number ≥ 4, not 2"),
-        ({"dim": 9}, "dim must be an even number ≥ 4, not 9"),
-        ({"init_dim": 0}, "init_dim must be at least 1, not 0"),
-        ({"heads": 0}, "heads must be at least 1, not 0"),
-        ({"head_dim": 0}, "head_dim must be at least 1, not 0"),
-        ({"memories": 0}, "memories must be at least 1, not 0"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
-        ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), not -0.1"),
-        ({"full_attention_levels": (1, 2)}, r"full_attention_levels .* 0..1, not \[2\]"),
-        ({"full_attention_levels": (-1,)}, r"full_attention_levels .* 0..1, not \[-1\]"),
+        ({"multipliers": ()}, r"multipliers is \[\]\. Give one or more numbers"),
+        ({"multipliers": (1, 0)}, r"multipliers is \[1, 0\]\. "),
+        ({"dim": 2}, r"dim is 2\. Use an even number ≥ 4\."),
+        ({"dim": 9}, r"dim is 9\. Use an even number ≥ 4\."),
+        ({"init_dim": 0}, r"init_dim is 0\. Use at least 1\."),
+        ({"heads": 0}, r"heads is 0\. Use at least 1\."),
+        ({"head_dim": 0}, r"head_dim is 0\. Use at least 1\."),
+        ({"memories": 0}, r"memories is 0\. Use at least 1\."),
+        ({"dropout": 1.0}, r"dropout is 1\.0\. Use 0 or more"),
+        ({"dropout": -0.1}, r"dropout is -0\.1\. Use 0 or more"),
+        ({"full_attention_levels": (1, 2)}, r"attention_levels has \[2\]\. Use levels in 0\.\.1"),
+        ({"full_attention_levels": (-1,)}, r"attention_levels has \[-1\]\. Use levels in 0\.\.1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

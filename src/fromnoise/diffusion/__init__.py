@@ -11,26 +11,12 @@ from fromnoise.diffusion.guidance import (
 )
 from fromnoise.diffusion.inpainting import inpaint
 from fromnoise.diffusion.interpolation import interpolation_starts, slerp
-from fromnoise.diffusion.likelihood import (
-    bits_per_dimension,
-    bound_term,
-    estimated_bits_per_dimension,
-    prior_kl,
-)
+from fromnoise.diffusion.likelihood import bits_per_dimension, bound_term, prior_kl
 from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
-from fromnoise.diffusion.samplers import (
-    SAMPLERS,
-    Step,
-    ddim,
-    ddpm,
-    dpmpp,
-    dpmpp_sde,
-    euler,
-    heun,
-    reverse_step,
-    unipc,
-)
-from fromnoise.diffusion.samplers.inversion import ddim_inversion
+from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
+from fromnoise.diffusion.samplers.ancestral import ddpm
+from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun
+from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
 from fromnoise.diffusion.self_conditioning import with_self_conditioning
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps
@@ -61,7 +47,6 @@ __all__ = [
     "dpmpp",
     "dpmpp_sde",
     "dynamic_threshold",
-    "estimated_bits_per_dimension",
     "euler",
     "heun",
     "inpaint",

@@ -1,7 +1,7 @@
 """Noise schedules: functions from T to β_1 … β_T, float64 (T,).
 
 Every β must lie in (0, 1), but β_T may be 1; `NoiseSchedule` raises ValueError for others. To add
-one, write the function, add a line to `SCHEDULES`, and add a test. Its keyword-only parameters,
+one, write the function, add it to `SCHEDULES`, and add a test. Its keyword-only parameters,
 with type hints and defaults, become options of the recipe: `diffusion.schedule.beta_T=0.01`. A
 function raises ValueError for options out of range.
 
@@ -105,15 +105,8 @@ def custom(T: int, *, betas: Sequence[float]) -> Tensor:
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    "linear": linear,
-    "linear_rescaled": linear_rescaled,
-    "quadratic": quadratic,
-    "constant": constant,
-    "warmup": warmup,
-    "jsd": jsd,
-    "cosine": cosine,
-    "sigmoid": sigmoid,
-    "custom": custom,
+    each.__name__: each
+    for each in (linear, linear_rescaled, quadratic, constant, warmup, jsd, cosine, sigmoid, custom)
 }
 
 

@@ -55,8 +55,9 @@ def inpaint(
                     kept = schedule.add_noise(image, noise(t, round_, "known"), s)
                 x = torch.where(known, kept, new)
                 yield Step(t, s, x, x0)
-            if round_ + 1 < rounds:
-                x = _noised_again(schedule, x, s, piece[0], noise(piece[0], round_, "jump"))
+            if round_ + 1 < rounds:  # all steps of the piece forward at once (Ho et al., Eq. 2)
+                share = (schedule.alpha_bar[piece[0]] / schedule.alpha_bar[s]).item()
+                x = share**0.5 * x + (1 - share) ** 0.5 * noise(piece[0], round_, "jump")
 
 
 def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
@@ -66,9 +67,3 @@ def _pieces(times: Sequence[int], jump: int) -> list[list[int]]:
     """
     cuts = sorted({0, *range(len(times) - 1, 0, -jump)})
     return [*(list(times[i : j + 1]) for i, j in pairwise(cuts)), [times[-1], 0]]
-
-
-def _noised_again(schedule: NoiseSchedule, x: Tensor, s: int, t: int, eps: Tensor) -> Tensor:
-    """Draw x_t ~ q(x_t | x_s), t > s: all forward steps between them at once (Ho et al., Eq. 2)."""
-    share = (schedule.alpha_bar[t] / schedule.alpha_bar[s]).item()
-    return share**0.5 * x + (1 - share) ** 0.5 * eps

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedule import NoiseSchedule
+from fromnoise.diffusion.schedule import NoiseSchedule, per_image
 
 
 def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
@@ -33,9 +33,7 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
         )
     # sin(λθ)/sin θ = λ sinc(λθ/π)/sinc(θ/π), which has its limit λ at θ = 0
     of_a, of_b = (
-        (share * torch.sinc(share * angle / torch.pi) / torch.sinc(angle / torch.pi))
-        .to(a)
-        .reshape(-1, *[1] * (a.ndim - 1))
+        per_image(share * torch.sinc(share * angle / torch.pi) / torch.sinc(angle / torch.pi), a)
         for share in (1 - fraction, fraction)
     )
     return of_a * a + of_b * b
@@ -69,6 +67,5 @@ def interpolation_starts(
     if t < 1:
         raise ValueError(f"t must lie in 1..{schedule.T}, not {t}")
     noised_a, noised_b = schedule.add_noise(a, eps, t), schedule.add_noise(b, eps, t)
-    share = torch.tensor(list(fractions), dtype=a.dtype, device=a.device)
-    share = share.reshape(-1, *[1] * a.ndim)  # (n,1,1,1)
+    share = per_image(torch.tensor(list(fractions), dtype=torch.float64), a[None])  # (n,1,1,1)
     return (1 - share) * noised_a + share * noised_b

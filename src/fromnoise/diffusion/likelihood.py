@@ -2,7 +2,7 @@
 
     −log p_θ(x_0) ≤ L_T + Σ_{t=2..T} L_{t−1} + L_0                                      (Eq. 5)
 
-`bits_per_dimension` computes all of it, `estimated_bits_per_dimension` samples a few of its times.
+`bits_per_dimension` computes all of it, or samples a few of its times.
 
 Every term is a mean over the C·H·W elements of an image, divided by log 2: the bits per pixel and
 channel of a code built from the model. Terms have the precision of x_0.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoiser, Prediction
-from fromnoise.diffusion.samplers import Noise, Variance, step_std
+from fromnoise.diffusion.samplers import Variance, step_std
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, per_image
 
 HALF_LEVEL = 1 / 255  # 256 grey levels in [−1, 1] lie 2/255 apart
@@ -30,18 +30,13 @@ class BitsPerDimension(NamedTuple):
     """The bound of each image and its terms, in bits per dimension.
 
     total = L_T + the sum of `terms`, (B,); L_T: (B,); terms: (B,K), each Σ L_{t−1} over the t of
-    one of the K `strata`, or an estimate of it.
+    one of the K `strata`, or an estimate of it. The first is L_0, of the step to the image itself.
     """
 
     total: Tensor
     L_T: Tensor
     terms: Tensor
     strata: list[range]
-
-    @property
-    def L_0(self) -> Tensor:
-        """Return the first term, of the step to the image itself: (B,)."""
-        return self.terms[:, 0]
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
@@ -149,35 +144,14 @@ def bits_per_dimension(
     x0: Tensor,
     cond: Tensor | None = None,
     *,
-    noise: Noise,
+    noise: Callable[[Tensor], Tensor],
+    uniform: Tensor | None = None,
     variance: Variance = "small",
     clamp: bool = True,
 ) -> BitsPerDimension:
     """Compute the whole bound of Eq. 5 for each image, with one x_t at each t ∈ {1..T}.
 
-    This evaluates the network T times. noise(t) is the standard normal ε, like x0, of x_t; clamp
-    keeps x̂_0 in [−1, 1], the range of images. x0: (B,C,H,W), 256 levels in [−1, 1].
-    """
-    parts = [range(t, t + 1) for t in range(1, denoiser.schedule.T + 1)]
-    terms = [
-        bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
-        for t, *_ in parts
-    ]
-    return _bound(denoiser.schedule, x0, terms, parts)
-
-
-@torch.no_grad()
-def estimated_bits_per_dimension(
-    denoiser: Denoiser,
-    x0: Tensor,
-    cond: Tensor | None = None,
-    *,
-    uniform: Tensor,
-    noise: Callable[[Tensor], Tensor],
-    variance: Variance = "small",
-    clamp: bool = True,
-) -> BitsPerDimension:
-    """Estimate the bound of Eq. 5 for each image, without bias, from K draws of x_t.
+    This evaluates the network T times. With `uniform` it is estimated, without bias, from K draws:
 
         Σ_{t∈S} L_{t−1} = |S| · E L_{τ−1}, τ uniform in S,
 
@@ -185,22 +159,18 @@ def estimated_bits_per_dimension(
     like the other terms, and is always included. This evaluates the network K times. Each image
     draws its own τ, so totals are independent, and the mean of many images covers each stratum.
 
-    x0: (B,C,H,W), 256 levels in [−1, 1]. uniform: (B,K), uniform draws from [0, 1), the position of
-    τ in each stratum, with K as `strata` allows. noise(t) is the standard normal ε, like x0, of x_t
-    for t: (B,), on the CPU. clamp as in `bits_per_dimension`.
+    x0: (B,C,H,W), 256 levels in [−1, 1]. noise(t) is the standard normal ε, like x0, of x_t for t:
+    (B,), on the CPU. uniform: (B,K), uniform draws from [0, 1), the position of τ in each stratum,
+    with K as `strata` allows. clamp keeps x̂_0 in [−1, 1], the range of images.
     """
-    parts = strata(denoiser.schedule, uniform.shape[1])
-    terms = []
+    schedule = denoiser.schedule
+    if uniform is None:
+        uniform = torch.zeros(len(x0), schedule.T)
+    parts, terms = strata(schedule, uniform.shape[1]), []
     for part, u in zip(parts, uniform.double().cpu().unbind(dim=1), strict=True):
         t = part.start + (u * len(part)).long()  # (B,)
         term = bound_term(denoiser, x0, noise(t), t, cond, variance=variance, clamp=clamp)
         terms.append(len(part) * term)
-    return _bound(denoiser.schedule, x0, terms, parts)
-
-
-def _bound(
-    schedule: NoiseSchedule, x0: Tensor, terms: list[Tensor], parts: list[range]
-) -> BitsPerDimension:
     prior, each = prior_kl(schedule, x0), torch.stack(terms, dim=1)  # (B,), (B,K)
     return BitsPerDimension(prior + each.sum(dim=1), prior, each, parts)
 

@@ -2,7 +2,7 @@
 
 A loss is a function (predicted, target) → the loss of each element, all (B,C,H,W), at least 0 and
 differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
-finite snr and own above 0. To add one, write the function, add a line to `LOSSES` or `WEIGHTINGS`,
+finite snr and own above 0. To add one, write the function, add it to `LOSSES` or `WEIGHTINGS`,
 and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
 keyword-only parameters, with type hints and defaults, become options:
 `diffusion.weighting.gamma=5`. It raises a ValueError that begins with the key, `weighting.gamma`,
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
 from fromnoise.diffusion.likelihood import term_of
-from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
@@ -94,11 +94,7 @@ Weighting = Callable[[Tensor, Tensor], Tensor]
 """(snr, own), both (B,) and above 0 → w in x_0 space, (B,)."""
 
 WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
-    "simple": simple,
-    "snr": snr,
-    "min_snr": min_snr,
-    "truncated_snr": truncated_snr,
-    "p2": p2,
+    each.__name__: each for each in (simple, snr, min_snr, truncated_snr, p2)
 }
 
 OWN: dict[Kind, Callable[[Tensor], Tensor]] = {
@@ -174,7 +170,9 @@ class Objective:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
         target = _target(prediction, x0, eps)
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
-        weight = _weight(self.weighting, schedule, t, prediction.kind)
+        ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
+        own = OWN[prediction.kind](ratio)
+        weight = self.weighting(ratio, own) / own
         loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())
@@ -191,10 +189,3 @@ def _target(prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
             return x0
         case "v":
             return prediction.alpha * eps - prediction.sigma * x0
-
-
-def _weight(weighting: Weighting, schedule: NoiseSchedule, t: Time, kind: Kind) -> Tensor:
-    """Return w/own at t. If ᾱ_t is 0, the SNR is the least positive float32."""
-    ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)
-    own = OWN[kind](ratio)
-    return weighting(ratio, own) / own

@@ -1,7 +1,7 @@
 """Rules for the timesteps of a sampler: functions (schedule, steps) → `steps` of the T times.
 
 The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 ≤ steps ≤ T. To add
-a rule, write the function, add a line to `TIMESTEPS`, and add a test. A recipe chooses one by
+a rule, write the function, add it to `TIMESTEPS`, and add a test. A recipe chooses one by
 `sampling.timesteps`; rules have no options.
 """
 
@@ -62,12 +62,7 @@ def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
 
 
 TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
-    "leading": leading,
-    "trailing": trailing,
-    "linspace": linspace,
-    "quadratic": quadratic,
-    "log_snr": log_snr,
-    "karras": karras,
+    each.__name__: each for each in (leading, trailing, linspace, quadratic, log_snr, karras)
 }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
+from fromnoise.diffusion.likelihood import BitsPerDimension, bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
 from fromnoise.evaluation.features import Progress, check_installed, no_progress
 from fromnoise.evaluation.images import evenly_spaced, has_labels, run_images_of
@@ -101,7 +101,7 @@ def measure_bits(
     """Return the bits per dimension of images under the model, and their parts.
 
     An upper bound on −log2 p_θ(x_0) / (C·H·W) (Ho et al. 2020, Eqs. 5 and 13), x̂_0 clamped to
-    [−1, 1], estimated without bias (`estimated_bits_per_dimension`). The bits of training images
+    [−1, 1], estimated without bias (`bits_per_dimension`). The bits of training images
     are too low for other images.
 
     Args:
@@ -128,7 +128,7 @@ def measure_bits(
             drawn = [image_noise([s], t_i, images.shape[1:]) for s, t_i in each]
             return torch.cat(drawn).to(like.device)
 
-        return estimated_bits_per_dimension(
+        return bits_per_dimension(
             model.denoiser,
             to_float(torch.tensor(images[rows]).to(like.device)),  # a copy: it may be read-only
             None if labels is None else torch.tensor(labels[rows]).to(like),

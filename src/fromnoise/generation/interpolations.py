@@ -12,8 +12,7 @@ from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError
-from fromnoise.diffusion import interpolation_starts, slerp
-from fromnoise.diffusion.samplers.inversion import ddim_inversion
+from fromnoise.diffusion import ddim_inversion, interpolation_starts, slerp
 from fromnoise.generation.inputs import (
     SHOWN_ROWS,
     last_x,

@@ -11,10 +11,9 @@ from torch import Tensor
 from fromnoise.interop.torch_files import (
     ImportedModel,
     Payload,
-    Weights,
-    model_spec,
+    imported,
+    network_in,
     rename,
-    select,
     strip_prefixes,
 )
 
@@ -35,57 +34,47 @@ RENAMES = (  # in this order: layers of a block, then blocks
     (r"^out\.1\.", "out_norm."),
     (r"^out\.3\.", "out2."),
 )
+NAMES = {"init_conv.conv1.0.weight", "contextembed1.model.0.weight"}
 T = 400  # if the file has no tables
 
 
 def context_unet(payload: Payload) -> ImportedModel | None:
     """Convert model_N.pth: the state dict of a `DDPM`, or only that of its `ContextUnet`."""
-    state = strip_prefixes(payload, "module.", "_orig_mod.")
-    network = select(state, "nn_model.") or state
-    if not {"init_conv.conv1.0.weight", "contextembed1.model.0.weight"} <= network.keys():
+    network = network_in(payload, NAMES, inside="nn_model.")
+    if network is None:
         return None
-    notes = []
-    table = state.get("sqrt_beta_t")
-    if table is None:
-        notes.append(
-            f"the file has no schedule, so T is {T} and β goes from 1e-4 to 0.02. Change them with "
-            "diffusion.T= and diffusion.schedule="
-        )
-        table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
-    betas = _betas(table)
-
+    table = strip_prefixes(payload, "module.", "_orig_mod.").get("sqrt_beta_t")
     features, channels = network["init_conv.conv1.0.weight"].shape[:2]
+    count = network["contextembed1.model.0.weight"].shape[1]
     expand = network["up0.0.weight"].shape[2]
     pool = 7 if expand == 8 else expand
     size = 64 if expand == 8 else 4 * expand
-    if expand not in (7, 8):
-        notes.append(
-            f"the file has no pooling window, so it is {pool}, that of the transposed convolution. "
-            "Change it with network.pool="
-        )
-    if expand != 7:
-        notes.append(f"the file has no image size, so it is {size}x{size}. Change it with size=")
-    if channels == 1:
-        notes.append(
-            "images with one channel are in [0, 1], as in the program's MNIST script. Change this "
-            "with data_range=[-1,1]"
-        )
-    count = network["contextembed1.model.0.weight"].shape[1]
-    options = {"name": "context", "features": features, "pool": pool, "expand": expand}
-    spec = model_spec(
-        {**options, "norm": "batch", "embedding": "scalar", "condition": "multi-hot"},
-        channels=channels,
+    notes = {
+        f"the file has no schedule, so T is {T} and β goes from 1e-4 to 0.02. Change them with "
+        "diffusion.T= and diffusion.schedule=": table is None,
+        f"the file has no pooling window, so it is {pool}, that of the transposed convolution. "
+        "Change it with network.pool=": expand not in (7, 8),
+        f"the file has no image size, so it is {size}x{size}. Change it with size=": expand != 7,
+        "images with one channel are in [0, 1], as in the program's MNIST script. Change this with "
+        "data_range=[-1,1]": channels == 1,
+        f"the file has no names of its {count} labels. Set them with label_names=[…]": count != 10,
+        "x̂_0 is not clamped, as in the program. Change this with sampling.clamp=true": True,
+    }
+    if table is None:
+        table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
+    weights = rename(network, RENAMES)
+    for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
+        weights[name] = -weights[name]  # a present label is −1 there and +1 here
+    return imported(
+        {"name": "context", "features": features, "pool": pool, "expand": expand},
+        weights,
+        [note for note, holds in notes.items() if holds],
         side=size,
-        betas=betas,
-        variance="large",
+        betas=_betas(table),
         clamp=False,
         data_range=[0, 1] if channels == 1 else [-1, 1],
         label_names=[str(i) if count == 10 else f"class_{i}" for i in range(count)],
     )
-    if count != 10:
-        notes.append(f"the file has no names of its {count} labels. Set them with label_names=[…]")
-    notes.append("x̂_0 is not clamped, as in the program. Change this with sampling.clamp=true")
-    return ImportedModel(spec, None, _convert(network), notes=notes)
 
 
 def _betas(table: Tensor) -> Tensor:
@@ -96,11 +85,3 @@ def _betas(table: Tensor) -> Tensor:
     beta = table.double().square()
     first = 1 - (1 - beta[0]) * (1 - beta[1])
     return torch.cat([first[None], beta[2:]])
-
-
-def _convert(state: Weights) -> dict[str, Tensor]:
-    """Return the weights under the names here. A present label is −1 there and +1 here."""
-    weights = rename(state, RENAMES)
-    for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
-        weights[name] = -weights[name]
-    return weights

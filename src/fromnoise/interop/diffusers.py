@@ -8,7 +8,7 @@ Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}.
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.interop.torch_files import rename
 from fromnoise.networks import DDPM
@@ -44,7 +44,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     levels: Any = network.down  # a ModuleList has no element type
     first = levels[0].blocks[0]
     attends = [len(level.attentions) > 0 for level in levels]
-    asymmetric = len(levels) > 1 and levels[0].resample.asymmetric
+    asymmetric = len(levels) > 1 and isinstance(levels[0].resample.pad, nn.ZeroPad2d)
     return {
         "in_channels": network.image_channels,
         "out_channels": network.image_channels * (1 + network.learned_variance),
@@ -83,16 +83,13 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
 
 
 def _check_supported(network: DDPM) -> None:
-    reasons = []
-    if network.embedding != "halves":
-        reasons.append(f"embedding is {network.embedding}, not halves")
-    if network.cond_dim:
-        reasons.append(f"it is conditional, with {network.cond_dim} labels")
-    if network.self_conditioning:
-        reasons.append("it has self_conditioning")
-    if network.norm.num_channels != network.channels:
-        reasons.append("multipliers do not start with 1")
-    if reasons:
+    reasons = {
+        f"embedding is {network.layout}, not halves": network.layout != "halves",
+        f"it is conditional, with {network.cond_dim} labels": network.cond_dim > 0,
+        "it has self_conditioning": network.self_conditioning,
+        "multipliers do not start with 1": network.norm.num_channels != network.width,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
         raise ValueError(
-            f"UNet2DModel of diffusers does not support this network: {', '.join(reasons)}"
+            f"UNet2DModel of diffusers does not support this network: {', '.join(found)}"
         )

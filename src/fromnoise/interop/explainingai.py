@@ -2,8 +2,14 @@
 
 from typing import Any
 
-from fromnoise.interop import torch_files
-from fromnoise.interop.torch_files import ImportedModel, Payload, Weights, rename
+from fromnoise.interop.torch_files import (
+    ImportedModel,
+    Payload,
+    Weights,
+    imported,
+    network_in,
+    rename,
+)
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),
@@ -36,18 +42,11 @@ OUT_WIDTH = 16  # a constant in the program
 
 def explainingai(payload: Payload) -> ImportedModel | None:
     """Convert ddpm_ckpt.pth: the state dict of a `Unet`, without EMA weights."""
-    state = torch_files.strip_prefixes(payload, "module.")
-    if not state.keys() >= NAMES:
+    state = network_in(payload, NAMES)
+    if state is None:
         return None
-    image_channels = state["conv_in.weight"].shape[1]
+    image_channels, out_width = state["conv_in.weight"].shape[1], len(state["norm_out.weight"])
     side = SIDES.get(image_channels, 64)
-    spec = torch_files.model_spec(
-        {"name": "dense_attention", **_network_options(state)},
-        channels=image_channels,
-        side=side,
-        betas=1000,
-        variance="small",
-    )
     notes = [
         f"the file has no settings, so there are {side}x{side} pixels, T is 1000 and β goes from "
         "1e-4 to 0.02. Change them with size=, diffusion.T= and diffusion.schedule.beta_T=",
@@ -55,20 +54,20 @@ def explainingai(payload: Payload) -> ImportedModel | None:
         "x̂_0 is clamped to [−1, 1] in each step. The program does not clamp it before the mean. "
         "Change this with sampling.clamp=false",
     ]
-    if state["norm_out.weight"].shape[0] != OUT_WIDTH:
+    if out_width != OUT_WIDTH:
         notes.append(
-            f"norm_out has {state['norm_out.weight'].shape[0]} channels instead of {OUT_WIDTH}, so "
-            "the program was modified. If it has other heads or groups, set network.heads= and "
-            "network.groups="
+            f"norm_out has {out_width} channels instead of {OUT_WIDTH}, so the program was "
+            "modified. If it has other heads or groups, set network.heads= and network.groups="
         )
-    return ImportedModel(spec, None, rename(state, RENAMES), notes=notes)
+    return imported(_network(state), rename(state, RENAMES), notes, side=side, variance="small")
 
 
-def _network_options(state: Weights) -> dict[str, Any]:
+def _network(state: Weights) -> dict[str, Any]:
     downs = range(_count(state, "downs"))
     mids = range(_count(state, "mids"))
     stem = state["conv_in.weight"].shape[0]
     return {
+        "name": "dense_attention",
         "channels": [stem, *(_width(state, f"downs.{i}") for i in downs)],
         "mid_channels": [
             state["mids.0.residual_input_conv.0.weight"].shape[1],
@@ -81,9 +80,7 @@ def _network_options(state: Weights) -> dict[str, Any]:
             _count(state, "mids.0.t_emb_layers") - 1,
             _count(state, "ups.0.t_emb_layers"),
         ],
-        "heads": 4,
-        "out_width": state["norm_out.weight"].shape[0],
-        "groups": 8,
+        "out_width": len(state["norm_out.weight"]),
     }
 
 

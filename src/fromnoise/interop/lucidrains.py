@@ -10,7 +10,8 @@ from fromnoise.interop.torch_files import (
     ImportedModel,
     Payload,
     Weights,
-    model_spec,
+    imported,
+    network_in,
     rename,
     select,
     strip_prefixes,
@@ -40,7 +41,7 @@ RENAMES = (  # in this order: layer, block or attention, level
     (r"^time_mlp\.3\.", "time2."),
 )
 UNET = "this U-Net of denoising-diffusion-pytorch"
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+NAMES = {"init_conv.weight", "time_mlp.1.weight", "mid_attn.to_qkv.weight"}
 
 
 def lucidrains(payload: Payload) -> ImportedModel | None:
@@ -50,29 +51,15 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
     Raises CheckpointError if `linear_attention` does not support the U-Net.
     """
     diffusion = payload.get("model", payload)
-    raw = _unet(diffusion)
+    raw = network_in(diffusion, NAMES, inside="model.")
     if raw is None:
         return None
-    ema = _unet(select(payload.get("ema") or {}, "ema_model."))
-    buffers = strip_prefixes(diffusion, *PREFIXES)
-    betas = buffers.get("betas")
-    if betas is None:
-        raise CheckpointError(
-            f"{UNET} has no diffusion settings. Give the file of its Trainer, or the state_dict() "
-            "of its GaussianDiffusion."
-        )
-    _check_supported(raw)
-    betas = betas.double()
+    ema = network_in(select(payload.get("ema") or {}, "ema_model."), NAMES, inside="model.")
+    buffers = strip_prefixes(diffusion, "module.", "_orig_mod.")
+    _check_supported(raw, buffers)
+    betas = buffers["betas"].double()
     prediction = _prediction(buffers.get("loss_weight"), betas)
-    learned = raw["final_conv.weight"].shape[0] == 2 * raw["init_conv.weight"].shape[1]
-    spec = model_spec(
-        {"name": "linear_attention", **_network_options(raw), "learned_variance": learned},
-        channels=raw["init_conv.weight"].shape[1],
-        side=32,
-        betas=betas,
-        variance="learned" if learned else "small",
-        prediction=prediction or "v",
-    )
+    network = _network(raw)
     notes = [
         "the file has no image size, so it is 32x32. Change it with size=",
         "the file has no data range, so it is [−1, 1], as with auto_normalize",
@@ -82,46 +69,40 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
             "the file has no prediction type, so it is v, the default. For the objectives "
             "pred_noise and pred_x0 set diffusion.prediction=eps or x0"
         )
-    step = int(payload.get("step", 0)) if diffusion is not payload else 0
-    return ImportedModel(spec, None if ema is None else _convert(ema), _convert(raw), step, notes)
+    return imported(
+        network,
+        _convert(raw),
+        notes,
+        ema=None if ema is None else _convert(ema),
+        step=int(payload.get("step", 0)),
+        betas=betas,
+        variance="learned" if network["learned_variance"] else "small",
+        prediction=prediction or "v",
+    )
 
 
-def _unet(state: Any) -> dict[str, Tensor] | None:
-    """Return the U-Net's weights in a state dict, or None if it has no such U-Net."""
-    names = strip_prefixes(state, *PREFIXES)
-    weights = select(names, "model.") or names
-    needed = {"init_conv.weight", "time_mlp.1.weight", "mid_attn.to_qkv.weight"}
-    return weights if needed <= weights.keys() else None
-
-
-def _check_supported(state: Weights) -> None:
+def _check_supported(state: Weights, buffers: Weights) -> None:
     channels, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
-    if "time_mlp.0.weights" in state:
-        raise CheckpointError(
-            f"{UNET} has Fourier features for the timestep. Import a U-Net with sinusoidal "
-            "embeddings."
-        )
-    if any(name.startswith(("classes_", "null_classes")) for name in state):
-        raise CheckpointError(
-            f"{UNET} is conditional (classifier_free_guidance.py). Import an unconditional Unet."
-        )
-    if "downs.0.0.block1.norm.g" not in state or "downs.0.2.mem_kv" not in state:
-        raise CheckpointError(
-            f"{UNET} has other layers, of an older version. Import a file of version 2.0 or later."
-        )
-    if channels == 2 * out:
-        raise CheckpointError(
-            f"{UNET} has self-conditioning ({channels} channels in, {out} out). Import one with "
-            "self_condition = False."
-        )
-    if out not in (channels, 2 * channels):
-        raise CheckpointError(
-            f"{UNET} has {channels} input and {out} output channels. Import one with as many "
-            "output channels, or twice as many for a learned variance."
-        )
+    conditional = any(name.startswith(("classes_", "null_classes")) for name in state)
+    known = {"downs.0.0.block1.norm.g", "downs.0.2.mem_kv"} <= state.keys()
+    refused = {
+        "has no diffusion settings. Give the file of its Trainer, or the state_dict() of its "
+        "GaussianDiffusion.": buffers.get("betas") is None,
+        "has Fourier features for the timestep. Import a U-Net with sinusoidal "
+        "embeddings.": "time_mlp.0.weights" in state,
+        "is conditional (classifier_free_guidance.py). Import an unconditional Unet.": conditional,
+        "has other layers, of an older version. Import a file of version 2.0 or later.": not known,
+        f"has self-conditioning ({channels} channels in, {out} out). Import one with "
+        "self_condition = False.": channels == 2 * out,
+        f"has {channels} input and {out} output channels. Import one with as many output channels, "
+        "or twice as many for a learned variance.": out not in (channels, 2 * channels),
+    }
+    for problem, holds in refused.items():
+        if holds:
+            raise CheckpointError(f"{UNET} {problem}")
 
 
-def _network_options(state: Weights) -> dict[str, Any]:
+def _network(state: Weights) -> dict[str, Any]:
     """Return the options of `linear_attention`, inferred from the shapes."""
     dim = state["time_mlp.1.weight"].shape[1]
     levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("downs."))
@@ -138,6 +119,7 @@ def _network_options(state: Weights) -> dict[str, Any]:
         )
     heads, head_dim, memories = shapes.pop()
     return {
+        "name": "linear_attention",
         "dim": dim,
         "init_dim": state["init_conv.weight"].shape[0],
         "multipliers": [width // dim for width in widths],
@@ -147,7 +129,7 @@ def _network_options(state: Weights) -> dict[str, Any]:
         "full_attention_levels": [
             i for i in range(levels) if f"downs.{i}.2.to_out.weight" in state
         ],
-        "dropout": 0.0,  # not in the file, and used only in training
+        "learned_variance": len(state["final_conv.weight"]) > state["init_conv.weight"].shape[1],
     }
 
 

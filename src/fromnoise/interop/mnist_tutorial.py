@@ -1,15 +1,14 @@
 """Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fromnoise.interop.torch_files import (
     ImportedModel,
     Payload,
     Weights,
-    model_spec,
+    imported,
+    network_in,
     rename,
-    strip_prefixes,
 )
 
 RENAMES = (
@@ -32,21 +31,11 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
 
     Widths, attention and resampling are inferred from the tensors.
     """
-    if not {"weights", "ema"} <= payload.keys():
+    ema, raw = (network_in(payload.get(key), NAMES) for key in ("ema", "weights"))
+    if ema is None or raw is None:
         return None
-    ema, raw = (strip_prefixes(payload[key], "module.") for key in ("ema", "weights"))
-    if not (ema.keys() >= NAMES and raw.keys() >= NAMES):
-        return None
-    spec = model_spec(
-        {"name": "stacked", **_network_options(raw)},
-        channels=raw["shallow_conv.weight"].shape[1],
-        side=32,
-        betas=1000,
-        variance="large",
-        clamp=False,
-        data_range=[0, 1],
-    )
-    step = _step(payload.get("optimizer", {}))
+    states = payload.get("optimizer", {}).get("state", {}).values()
+    step = max((int(state["step"]) for state in states), default=0)  # 0 if unknown
     notes = [
         "the file has no settings, so there are 32x32 pixels, T is 1000, β goes from 1e-4 to 0.02, "
         "and there are 8 heads and 32 groups. Change them with size=, diffusion.T=, "
@@ -59,23 +48,22 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
             f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
             "initial weights. The raw weights are imported too"
         )
-    return ImportedModel(spec, rename(ema, RENAMES), rename(raw, RENAMES), step, notes)
+    return imported(
+        _network(raw),
+        rename(raw, RENAMES),
+        notes,
+        ema=rename(ema, RENAMES),
+        step=step,
+        clamp=False,
+        data_range=[0, 1],
+    )
 
 
-def _network_options(state: Weights) -> dict[str, Any]:
+def _network(state: Weights) -> dict[str, Any]:
     layers = range(1, 1 + len({name for name in state if name.endswith(".ResBlock1.conv1.bias")}))
     return {
+        "name": "stacked",
         "channels": [state[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
         "attention": [f"Layer{i}.attention_layer.proj1.weight" in state for i in layers],
         "upscale": [state[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
-        "groups": 32,
-        "dropout": 0.1,
-        "heads": 8,
-        "time": "raw",
-        "attention_form": "plain",
     }
-
-
-def _step(optimizer: Mapping[str, Any]) -> int:
-    """Return the number of optimiser steps, 0 if unknown."""
-    return max((int(state["step"]) for state in optimizer.get("state", {}).values()), default=0)

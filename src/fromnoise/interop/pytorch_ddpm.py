@@ -16,9 +16,9 @@ from fromnoise.interop.torch_files import (
     ImportedModel,
     Payload,
     Weights,
-    model_spec,
+    imported,
+    network_in,
     rename,
-    strip_prefixes,
 )
 
 RENAMES = (  # numbers are positions in a Sequential
@@ -48,19 +48,18 @@ NAMES = {TABLE, "downblocks.0.block1.0.weight", "tail.2.weight"}
 
 def w86763777(payload: Payload) -> ImportedModel | None:
     """Convert ckpt.pt of pytorch-ddpm: {net_model, ema_model, sched, optim, step, x_T}."""
-    ema, raw = (strip_prefixes(payload.get(key), "module.") for key in ("ema_model", "net_model"))
-    if not (ema.keys() >= NAMES and raw):
+    ema, raw = (network_in(payload.get(key), NAMES) for key in ("ema_model", "net_model"))
+    if ema is None or raw is None:
         return None
     x_T = payload.get("x_T")
     side = x_T.shape[-1] if isinstance(x_T, Tensor) else 32
-    spec = _spec(ema, side)
-    return ImportedModel(spec, _convert(ema), _convert(raw), int(payload.get("step", 0)), NOTES)
+    return _imported(raw, side, ema=_convert(ema), step=int(payload.get("step", 0)))
 
 
 def zoubohao(payload: Payload) -> ImportedModel | None:
     """Convert ckpt_199_.pt of DenoisingDiffusionProbabilityModel-ddpm-: a state dict."""
-    state = strip_prefixes(payload, "module.")
-    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    state = network_in(payload, NAMES)
+    if state is None:
         return None
     if "cond_embedding.condEmbedding.0.weight" in state:
         raise CheckpointError(
@@ -68,9 +67,7 @@ def zoubohao(payload: Payload) -> ImportedModel | None:
             "unconditional one, ckpt_N_.pt of Main.py, or train a conditional one with the recipe "
             "cifar10-classes."
         )
-    if not state.keys() >= NAMES:
-        return None
-    return ImportedModel(_spec(state, 32), None, _convert(state), notes=NOTES)
+    return _imported(state, 32)
 
 
 def _levels(state: Weights, blocks: str) -> list[list[int]]:
@@ -80,7 +77,7 @@ def _levels(state: Weights, blocks: str) -> list[list[int]]:
     return [list(run) for is_resampling, run in runs if not is_resampling]
 
 
-def _spec(state: Weights, side: int) -> dict[str, Any]:
+def _imported(state: Weights, side: int, **more: Any) -> ImportedModel:
     T, channels = state[TABLE].shape
     levels = _levels(state, "downblocks")
     firsts = [f"downblocks.{level[0]}" for level in levels]
@@ -92,15 +89,11 @@ def _spec(state: Weights, side: int) -> dict[str, Any]:
         "attention_levels": [
             level for level, i in enumerate(firsts) if f"{i}.attn.proj.weight" in state
         ],
-        "groups": 32,
         "embedding": "interleaved",
         "downsample": "symmetric",
         "norm_eps": 1e-5,
     }
-    image_channels = state["head.weight"].shape[1]
-    return model_spec(
-        network, channels=image_channels, side=side, betas=T, variance="large", clamp=False
-    )
+    return imported(network, _convert(state), NOTES, side=side, betas=T, clamp=False, **more)
 
 
 def _convert(state: Weights) -> dict[str, Tensor]:

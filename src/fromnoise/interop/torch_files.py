@@ -7,7 +7,7 @@ format. The payload is the result of `torch.load` with `weights_only=True`, whic
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,37 +39,37 @@ class ImportedModel(NamedTuple):
 Format = Callable[[Payload], ImportedModel | None]
 
 
-def model_spec(
+def imported(
     network: Mapping[str, Any],
+    raw: Weights,
+    notes: Sequence[str],
     *,
-    channels: int,
-    side: int,
-    betas: int | Tensor,
-    variance: str,
+    ema: Weights | None = None,
+    step: int = 0,
+    side: int = 32,
+    betas: int | Tensor = 1000,
     prediction: str = "eps",
+    variance: str = "large",
     clamp: bool = True,
     **more: Any,
-) -> dict[str, Any]:
-    """Return the `spec` of an ImportedModel that samples as its program does.
+) -> ImportedModel:
+    """Return an ImportedModel that samples as its program does.
 
-    betas: β_1 … β_T, or the T of a linear schedule from 1e-4 to 0.02. more: other keys of it.
+    betas: β_1 … β_T, or the T of a linear schedule from 1e-4 to 0.02. more: other keys of `spec`.
     """
-    schedule: dict[str, Any] = {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02}
-    T = betas
+    T, schedule = betas, {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02}
     if isinstance(betas, Tensor):
         T, schedule = len(betas), {"name": "custom", "betas": betas.tolist()}
-    return {
-        "network": dict(network),
+    stem = "stem.weight" if "stem.weight" in raw else "stem.conv1.weight"
+    spec = {
+        "network": network,
         "diffusion": {"T": T, "schedule": schedule, "prediction": prediction},
-        "sampling": {
-            "sampler": {"name": "ddpm", "variance": variance},
-            "steps": T,
-            **({} if clamp else {"clamp": False}),
-        },
-        "channels": channels,
+        "sampling": {"sampler": {"name": "ddpm", "variance": variance}, "steps": T, "clamp": clamp},
+        "channels": raw[stem].shape[1],
         "size": [side, side],
         **more,
     }
+    return ImportedModel(spec, ema, raw, step, notes)
 
 
 def read_payload(file: Path) -> Payload:
@@ -114,6 +114,16 @@ def strip_prefixes(weights: Any, *prefixes: str) -> dict[str, Any]:
     if not isinstance(weights, Mapping):
         return {}
     return rename(weights, [(f"^{re.escape(prefix)}", "") for prefix in prefixes])
+
+
+def network_in(state: Any, names: Set[str], inside: str = "") -> dict[str, Any] | None:
+    """Return the weights of a state dict if `names` are among them, else None.
+
+    inside: a prefix of the network's weights among others, which the state dict may have.
+    """
+    weights = strip_prefixes(state, "module.", "_orig_mod.")
+    weights = select(weights, inside) or weights
+    return weights if names <= weights.keys() else None
 
 
 def select(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Imports torch, and nothing of ours outside this folder.
 from collections.abc import Callable
 from typing import Any
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_size
+from fromnoise.networks.base import Network, check_size
 from fromnoise.networks.context import ContextUNet
 from fromnoise.networks.ddpm import DDPM
 from fromnoise.networks.dense_attention import DenseAttention

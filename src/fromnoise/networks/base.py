@@ -1,4 +1,4 @@
-"""The contract of a network.
+"""The contract of a network, and what ours share: a base class and checks of options.
 
 To add an architecture, write the class in a file of this folder, add a line to `NETWORKS`, and add
 it to the tests in tests/networks/test_contract.py. Its keyword-only parameters, with type hints and
@@ -6,8 +6,13 @@ defaults, are then options of the recipe, as in `network.channels=64`.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fromnoise.networks.layers import Layout, sinusoid
 
 
 class Network(nn.Module):
@@ -41,3 +46,112 @@ class Network(nn.Module):
         Under autocast the output may be in half precision.
         """
         raise NotImplementedError
+
+
+class UNet(Network):
+    """The base of the U-Nets here: their first options, and the embedding of time and condition.
+
+    The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
+    bias, so that zeros are the unconditional case. An image may have any size whose sides are
+    multiples of `size_multiple`, square or not.
+    """
+
+    def __init__(
+        self, image_channels: int, cond_dim: int, learned_variance: bool, self_conditioning: bool
+    ) -> None:
+        super().__init__()
+        self.image_channels, self.cond_dim = image_channels, cond_dim
+        self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
+        self.c_in = image_channels * (1 + self_conditioning)
+        self.c_out = image_channels * (1 + learned_variance)
+
+    def embed(
+        self,
+        width: int,
+        c_time: int,
+        layout: Layout = "halves",
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
+        """Make the layers of the embedding of t: `sinusoid`, linear, activation, linear, SiLU.
+
+        With c_time = 0 it is the sinusoid itself.
+        """
+        self.width, self.activation = width, activation
+        self.layout: Layout = layout
+        self.time1 = nn.Linear(width, c_time) if c_time else None
+        self.time2 = nn.Linear(c_time, c_time) if c_time else None
+        c_cond = c_time or width
+        self.cond = nn.Linear(self.cond_dim, c_cond, bias=False) if self.cond_dim else None
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """As `Network.forward`. Raises ValueError for a size or a condition that does not fit."""
+        check_size(x.shape[2], x.shape[3], self.size_multiple)
+        check_cond(cond, len(x), self.cond_dim)
+        dtype = cast(nn.Conv2d, self.stem).weight.dtype  # of a replica too, without parameters()
+        time = sinusoid(t, self.width, self.layout).to(dtype)
+        if self.time1 is not None and self.time2 is not None:
+            time = self.time2(self.activation(self.time1(time)))
+        if self.cond is not None and cond is not None:
+            time = time + self.cond(cond.to(self.cond.weight.dtype))
+        return self._denoise(x, time if self.time1 is None else F.silu(time))
+
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: (B,C,H,W); time: (B,c_time), with the condition → (B,C or 2C,H,W)."""
+        raise NotImplementedError
+
+
+def check_options(
+    *, multipliers: Sequence[int] = (1,), dropout: float = 0.0, **counts: int
+) -> None:
+    """Raise ValueError for options of several networks that are out of range, counts below 1."""
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers is {list(multipliers)}. Give one or more numbers ≥ 1.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}. Use 0 or more, and less than 1.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}. Use at least 1.")
+
+
+def check_even(name: str, width: int, least: int = 4) -> None:
+    """Raise ValueError for a width of `sinusoid` that is odd or below `least`."""
+    if width < least or width % 2:
+        raise ValueError(f"{name} is {width}. Use an even number ≥ {least}.")
+
+
+def check_levels(name: str, levels: Sequence[int], count: int) -> None:
+    """Raise ValueError unless all levels lie in 0..count−1."""
+    if outside := [i for i in levels if not 0 <= i < count]:
+        raise ValueError(f"{name} has {outside}. Use levels in 0..{count - 1}.")
+
+
+def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
+    """Raise ValueError for sides that are no multiples of `multiple`, or longer than `largest`."""
+    if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
+        return
+
+    def around(n: int) -> tuple[int, int]:
+        below = max(n // multiple, 1) * multiple
+        above = max(math.ceil(n / multiple), 1) * multiple
+        return int(min(below, largest)), int(min(above, largest))
+
+    smaller, larger = zip(around(height), around(width), strict=True)
+    near = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([smaller, larger]))
+    limit = "" if math.isinf(largest) else f" up to {largest:g}"
+    raise ValueError(
+        f"image size {height}x{width} does not fit this network: both sides must be multiples of "
+        f"{multiple}{limit}. Use {near}."
+    )
+
+
+def check_cond(cond: Tensor | None, batch_size: int, cond_dim: int) -> None:
+    """Raise ValueError unless cond is None or of shape (batch_size, cond_dim)."""
+    if cond is None:
+        return
+    if cond_dim == 0:
+        raise ValueError("this network takes no condition. Leave it out: cond_dim is 0.")
+    if tuple(cond.shape) != (batch_size, cond_dim):
+        raise ValueError(
+            f"the condition has shape {tuple(cond.shape)}. Give one row for each image: "
+            f"({batch_size}, {cond_dim})."
+        )

@@ -5,6 +5,7 @@ labels each.
 """
 
 import math
+from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_cond, check_size
+from fromnoise.networks.base import UNet, check_cond, check_options, check_size
 from fromnoise.networks.layers import sinusoid
 
 Norm = Literal["batch", "group"]
@@ -57,21 +57,14 @@ class Embedding(nn.Module):
         return _in_precision_of(hidden, self.linear2)[:, :, None, None]
 
 
-class Up(nn.Module):
-    """Twice the size by a transposed conv2, then two convolution blocks."""
-
-    def __init__(self, c_in: int, c_out: int, *, norm: Norm) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
-        self.block1 = ConvBlock(c_out, c_out, norm=norm)
-        self.block2 = ConvBlock(c_out, c_out, norm=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,c_in,H,W) → (B,c_out,2H,2W)."""
-        return self.block2(self.block1(self.conv(x)))
+def _up(c_in: int, c_out: int, *, norm: Norm) -> nn.Module:
+    """Return twice the size by a transposed conv2, then two convolution blocks."""
+    conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
+    block1, block2 = ConvBlock(c_out, c_out, norm=norm), ConvBlock(c_out, c_out, norm=norm)
+    return nn.Sequential(OrderedDict(conv=conv, block1=block1, block2=block2))
 
 
-class ContextUNet(Network):
+class ContextUNet(UNet):
     """ε_θ(x_t, t, cond): 7,578,627 parameters with the defaults and 24 labels.
 
     Two levels of widths F = `features` and 2F, then an average over windows of `pool` × `pool`,
@@ -111,13 +104,17 @@ class ContextUNet(Network):
         embedding: Literal["scalar", "sinusoid"] = "scalar",
         condition: Literal["multi-hot", "signed"] = "multi-hot",
     ) -> None:
-        super().__init__()
-        _check_options(T, features, pool, expand)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        check_options(T=T)
+        if features < 1 or features % GROUPS:
+            raise ValueError(f"features is {features}. Use a multiple of {GROUPS}.")
+        if not 1 <= pool <= expand < 2 * pool:
+            raise ValueError(
+                f"pool is {pool} and expand {expand}. Make them equal, or expand larger and less "
+                "than twice pool, for example 7 and 8, or 8 and 8, which restore the image size."
+            )
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 4 * expand
         self.largest_size = _most_windows(pool, expand) * self.size_multiple
         c = features
@@ -129,16 +126,16 @@ class ContextUNet(Network):
         self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
         self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
 
-        self.stem = ConvBlock(image_channels * (1 + self_conditioning), c, norm=norm, residual=True)
+        self.stem = ConvBlock(self.c_in, c, norm=norm, residual=True)
         self.down1 = ConvBlock(c, c, norm=norm)
         self.down2 = ConvBlock(c, 2 * c, norm=norm)
         self.middle = nn.ConvTranspose2d(2 * c, 2 * c, expand, stride=expand)
         self.middle_norm = nn.GroupNorm(GROUPS, 2 * c)
-        self.up1 = Up(4 * c, c, norm=norm)
-        self.up2 = Up(2 * c, c, norm=norm)
+        self.up1 = _up(4 * c, c, norm=norm)
+        self.up2 = _up(2 * c, c, norm=norm)
         self.out1 = nn.Conv2d(2 * c, c, 3, padding=1)
         self.out_norm = nn.GroupNorm(GROUPS, c)
-        self.out2 = nn.Conv2d(c, image_channels * (1 + learned_variance), 3, padding=1)
+        self.out2 = nn.Conv2d(c, self.c_out, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
@@ -193,15 +190,3 @@ def _norm(norm: Norm, width: int) -> nn.Module:
 def _most_windows(pool: int, expand: int) -> float:
     """Return the largest m with ⌊m·expand / pool⌋ = m: the windows that fit side by side."""
     return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1
-
-
-def _check_options(T: int, features: int, pool: int, expand: int) -> None:
-    if T < 1:
-        raise ValueError(f"T must be at least 1, not {T}")
-    if features < 1 or features % GROUPS:
-        raise ValueError(f"features must be a multiple of {GROUPS}, not {features}")
-    if not 1 <= pool <= expand < 2 * pool:
-        raise ValueError(
-            f"pool and expand must be equal, or expand less than twice pool, not {pool} and "
-            f"{expand}. Choose for example 7 and 8, or 8 and 8, which restore the image size."
-        )

@@ -1,6 +1,7 @@
 """The U-Net of Ho, Jain and Abbeel 2020 (arXiv:2006.11239), appendix B."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
@@ -8,34 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_even, check_levels, check_options, check_size
-from fromnoise.networks.layers import Attention, ResidualBlock, add_cond, sinusoid, zero_init
+from fromnoise.networks.base import UNet, check_even, check_levels, check_options
+from fromnoise.networks.layers import Attention, ResidualBlock
+
+Padding = Literal["asymmetric", "symmetric"]
 
 
-class Downsample(nn.Module):
-    """Half the size by conv3 stride 2; the paper pads right and below only (`asymmetric`)."""
-
-    def __init__(self, channels: int, padding: Literal["asymmetric", "symmetric"]) -> None:
-        super().__init__()
-        self.asymmetric = padding == "asymmetric"
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.asymmetric else 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) → (B,C,H/2,W/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+def _downsample(channels: int, padding: Padding) -> nn.Module:
+    """Return conv3 of stride 2; the paper pads right and below only (`asymmetric`)."""
+    asymmetric = padding == "asymmetric"
+    pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
+    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+    return nn.Sequential(OrderedDict(pad=pad, conv=conv))
 
 
-class Upsample(nn.Module):
-    """Twice the size by nearest neighbour, then conv3."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) → (B,C,2H,2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+def _upsample(channels: int) -> nn.Module:
+    """Return twice the size by nearest neighbour, then conv3."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(OrderedDict(twice=nn.Upsample(scale_factor=2.0), conv=conv))
 
 
 class Level(nn.Module):
@@ -53,15 +44,13 @@ class Level(nn.Module):
         return self.attentions[i](x) if self.attentions else x
 
 
-class DDPM(Network):
+class DDPM(UNet):
     """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
-    from 0, so (1,) is attention at 16×16 on 32×32 images. The condition, K numbers in {−1, 0, +1},
-    is added to the time embedding through a layer without bias, so that zeros are the unconditional
-    case. With `scale_shift` this sum scales and shifts the features instead of being added to them.
-    Every width must be a multiple of `groups`. The image's sides must be multiples of
-    `size_multiple`; any such size works, square or not.
+    from 0, so (1,) is attention at 16×16 on 32×32 images. With `scale_shift` the embedding of time
+    and condition scales and shifts the features instead of being added to them. Every width must be
+    a multiple of `groups`.
     """
 
     regions = (ResidualBlock, Attention)
@@ -80,11 +69,11 @@ class DDPM(Network):
         dropout: float = 0.1,
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
-        downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+        downsample: Padding = "asymmetric",
         norm_eps: float = 1e-6,
         scale_shift: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
         check_options(multipliers=multipliers, dropout=dropout, num_res_blocks=num_res_blocks)
         check_even("channels", channels)
         check_levels("attention_levels", attention_levels, len(multipliers))
@@ -93,11 +82,6 @@ class DDPM(Network):
                 f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
                 f"Set for example groups = {math.gcd(channels, groups)}."
             )
-        self.channels = channels
-        self.embedding: Literal["halves", "interleaved"] = embedding
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
@@ -117,11 +101,8 @@ class DDPM(Network):
                 [Attention(norm(widths[i])) for _ in range(count)],
             )
 
-        self.time1 = nn.Linear(channels, c_time)
-        self.time2 = nn.Linear(c_time, c_time)
-        self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
-
-        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels, 3, padding=1)
+        self.embed(channels, c_time, embedding)
+        self.stem = nn.Conv2d(self.c_in, channels, 3, padding=1)
         skips, c = [channels], channels  # the width of every skip connection
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -129,7 +110,7 @@ class DDPM(Network):
             skips += [width] * num_res_blocks
             c = width
             if i < len(widths) - 1:
-                self.down[-1].resample = Downsample(c, downsample)
+                self.down[-1].resample = _downsample(c, downsample)
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
@@ -141,10 +122,10 @@ class DDPM(Network):
             self.up.append(level(i, c_ins))
             c = width
             if i > 0:
-                self.up[-1].resample = Upsample(c)
+                self.up[-1].resample = _upsample(c)
 
         self.norm = norm(c)
-        self.out = nn.Conv2d(c, image_channels * (1 + learned_variance), 3, padding=1)
+        self.out = nn.Conv2d(c, self.c_out, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -155,21 +136,14 @@ class DDPM(Network):
                     nn.init.zeros_(module.bias)
         for module in self.modules():  # residual branches, and ε itself, start at zero
             if isinstance(module, ResidualBlock):
-                zero_init(module.conv2)
+                nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, Attention):
                 for part in module.qkv.weight.chunk(3):  # as three separate layers
                     nn.init.xavier_uniform_(part)
-                zero_init(module.out)
-        zero_init(self.out)
+                nn.init.zeros_(module.out.weight)
+        nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple)
-        time = self.time1(sinusoid(t, self.channels, self.embedding).to(self.time1.weight.dtype))
-        time = self.time2(F.silu(time))
-        time = add_cond(time, self.cond, cond)
-        time = F.silu(time)
-
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = [x]
         for level in cast(Iterable[Level], self.down):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_even, check_levels, check_size
-from fromnoise.networks.layers import Attention, ResidualBlock, add_cond, sinusoid
+from fromnoise.networks.base import UNet, check_even, check_levels
+from fromnoise.networks.layers import Attention, ResidualBlock
 
 
 class Block(nn.Module):
@@ -32,7 +31,7 @@ class Block(nn.Module):
         return x
 
 
-class DenseAttention(Network):
+class DenseAttention(UNet):
     """ε_θ(x_t, t, cond): 10,188,947 parameters with the defaults.
 
     Block i of the encoder leads from channels[i] to channels[i+1], and halves the image if
@@ -40,12 +39,8 @@ class DenseAttention(Network):
     but one. The decoder mirrors the encoder and ends at `out_width`. `num_layers` are the residual
     layers of a block in the encoder, in the middle (there, one more) and in the decoder.
     `attention_levels` are the blocks with attention in encoder and decoder, counted from 0 at full
-    resolution; None is all of them. The middle always has attention.
-
-    The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
-    bias, so that zeros are the unconditional case. Every width must be a multiple of `groups` and
-    of `heads`. The image's sides must be multiples of `size_multiple`; any such size works, square
-    or not.
+    resolution; None is all of them. The middle always has attention. Every width must be a multiple
+    of `groups` and of `heads`.
     """
 
     regions = (ResidualBlock, Attention)
@@ -67,16 +62,13 @@ class DenseAttention(Network):
         out_width: int = 16,
         groups: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
         if attention_levels is None:
             attention_levels = range(len(channels) - 1)
         _check_widths(channels, mid_channels, out_width, heads, groups)
         _check_blocks(len(channels) - 1, downsample, num_layers)
         check_levels("attention_levels", attention_levels, len(channels) - 1)
         check_even("time_dim", time_dim, least=2)
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** sum(downsample)
         num_down, num_mid, num_up = num_layers
 
@@ -90,11 +82,8 @@ class DenseAttention(Network):
                 [Attention(norm(c_out), heads=heads) for _ in range(num_attentions)],
             )
 
-        self.time1 = nn.Linear(time_dim, time_dim)
-        self.time2 = nn.Linear(time_dim, time_dim)
-        self.cond = nn.Linear(cond_dim, time_dim, bias=False) if cond_dim else None
-
-        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels[0], 3, padding=1)
+        self.embed(time_dim, time_dim, "periods")
+        self.stem = nn.Conv2d(self.c_in, channels[0], 3, padding=1)
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(pairwise(channels)):
             self.down.append(block(c_in, c_out, num_down, num_down * (i in attention_levels)))
@@ -109,16 +98,9 @@ class DenseAttention(Network):
                 self.up[-1].resample = nn.ConvTranspose2d(c, c, 4, stride=2, padding=1)
 
         self.norm = norm(out_width)
-        self.out = nn.Conv2d(out_width, image_channels * (1 + learned_variance), 3, padding=1)
+        self.out = nn.Conv2d(out_width, self.c_out, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple)
-        features = sinusoid(t, self.time1.in_features, "periods")
-        time = self.time2(F.silu(self.time1(features.to(self.time1.weight.dtype))))
-        time = add_cond(time, self.cond, cond)
-        time = F.silu(time)
-
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = []  # the input of each block of the encoder
         for block in cast(Iterable[Block], self.down):
@@ -140,13 +122,13 @@ def _check_widths(
 ) -> None:
     if len(channels) < 2 or len(mid_channels) < 2:
         raise ValueError(
-            "channels and mid_channels must be two or more widths each, "
-            f"not {list(channels)} and {list(mid_channels)}"
+            f"channels is {list(channels)} and mid_channels {list(mid_channels)}. Give two or more "
+            "widths each."
         )
     if (mid_channels[0], mid_channels[-1]) != (channels[-1], channels[-2]):
         raise ValueError(
-            f"mid_channels must start with {channels[-1]} and end with {channels[-2]}, the last "
-            f"two of channels, not {list(mid_channels)}"
+            f"mid_channels is {list(mid_channels)}. Let it start with {channels[-1]} and end with "
+            f"{channels[-2]}, the last two of channels."
         )
     widths = [*channels, *mid_channels, out_width]
     for name, number in (("groups", groups), ("heads", heads)):
@@ -162,10 +144,10 @@ def _check_widths(
 def _check_blocks(num_blocks: int, downsample: Sequence[bool], num_layers: Sequence[int]) -> None:
     if len(downsample) != num_blocks:
         raise ValueError(
-            f"downsample must be true or false for each of the {num_blocks} blocks between the "
-            f"channels, not {list(downsample)}"
+            f"downsample is {list(downsample)}. Give true or false for each of the {num_blocks} "
+            "blocks between the channels."
         )
     if len(num_layers) != 3 or min(num_layers) < 1:
         raise ValueError(
-            f"num_layers must be three numbers ≥ 1 (down, middle, up), not {list(num_layers)}"
+            f"num_layers is {list(num_layers)}. Give three numbers ≥ 1 (down, middle, up)."
         )

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.checks import check_cond
+Layout = Literal["halves", "interleaved", "periods"]
 
 
-def sinusoid(
-    t: Tensor, width: int, layout: Literal["halves", "interleaved", "periods"] = "halves"
-) -> Tensor:
+def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
     """Return sines and cosines of t at geometric frequencies: (B,) → float32 (B, width).
 
     `halves`: frequencies 10000^(−i/(d/2−1)), all sines and then all cosines, as in the code of
@@ -157,18 +155,3 @@ def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
     return layer(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-
-
-def add_cond(time: Tensor, layer: nn.Linear | None, cond: Tensor | None) -> Tensor:
-    """Add the embedding of the labels to that of t (B,D). `layer` has no bias, so 0 is ∅."""
-    check_cond(cond, len(time), 0 if layer is None else layer.in_features)
-    if cond is None or layer is None:
-        return time
-    return time + layer(cond.to(layer.weight.dtype))
-
-
-def zero_init(module: nn.Module) -> nn.Module:
-    """Initialise a layer to zero, so that its residual branch starts as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_even, check_levels, check_options, check_size
-from fromnoise.networks.layers import Dropout, add_cond, attend, sinusoid
+from fromnoise.networks.base import UNet, check_even, check_levels, check_options
+from fromnoise.networks.layers import Dropout, attend
 
 
 class _Normalise(torch.autograd.Function):
@@ -112,7 +111,7 @@ class Attention(nn.Module):
         return x + _image(self.out(h), x)
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Attention):
     """RMSNorm, then in each head (softmax_pixels(k)ᵀ v)ᵀ softmax_channels(q)/√d, RMSNorm, + input.
 
     The memories, a few learned keys and values, are attended beside those of the pixels. No values
@@ -121,11 +120,7 @@ class LinearAttention(nn.Module):
     """
 
     def __init__(self, channels: int, *, heads: int, head_dim: int, memories: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(channels)
-        self.memory = nn.Parameter(torch.randn(2, heads, memories, head_dim))
-        self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, channels)
+        super().__init__(channels, heads=heads, head_dim=head_dim, memories=memories)
         self.out_norm = RMSNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,28 +156,14 @@ def _image(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-class Level(nn.Module):
-    """Two residual blocks and an attention at one resolution, then a change of the size."""
-
-    def __init__(
-        self, blocks: list[ResidualBlock], attention: nn.Module, resample: nn.Module
-    ) -> None:
-        super().__init__()
-        self.block1, self.block2 = blocks
-        self.attention = attention
-        self.resample = resample
-
-
-class LinearAttentionUNet(Network):
+class LinearAttentionUNet(UNet):
     """ε_θ(x_t, t, cond): 35,711,491 parameters with the defaults.
 
     Level i has 1/2^i of the image size, the encoder with width dim·multipliers[i−1] (`init_dim`, by
     default dim, for i = 0) and the decoder with dim·multipliers[i]. Attention has `heads` heads of
     width `head_dim` and `memories` learned keys and values. It is linear, except for softmax
     attention over all pixels at the `full_attention_levels` (None: the innermost level) and in the
-    middle. The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer
-    without bias, so that zeros are the unconditional case. The image's sides must be multiples of
-    `size_multiple`; any such size works, square or not.
+    middle.
     """
 
     regions = (ResidualBlock, Attention, LinearAttention)
@@ -203,7 +184,7 @@ class LinearAttentionUNet(Network):
         full_attention_levels: Sequence[int] | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
         last = len(multipliers) - 1
         full = [last] if full_attention_levels is None else full_attention_levels
         init_dim = dim if init_dim is None else init_dim
@@ -211,10 +192,6 @@ class LinearAttentionUNet(Network):
         check_options(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
         check_even("dim", dim)
         check_levels("full_attention_levels", full, last + 1)
-        self.dim = dim
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 2**last
         c_time = 4 * dim
         widths = [init_dim, *(dim * m for m in multipliers)]
@@ -222,61 +199,46 @@ class LinearAttentionUNet(Network):
         def residual(c_in: int, c_out: int) -> ResidualBlock:
             return ResidualBlock(c_in, c_out, c_time, dropout=dropout)
 
-        def attention(width: int, kind: type[Attention | LinearAttention]) -> nn.Module:
+        def attention(width: int, kind: type[Attention]) -> Attention:
             return kind(width, heads=heads, head_dim=head_dim, memories=memories)
 
-        self.time1 = nn.Linear(dim, c_time)
-        self.time2 = nn.Linear(c_time, c_time)
-        self.cond = nn.Linear(cond_dim, c_time, bias=False) if cond_dim else None
+        def level(c_in: int, c: int, kind: type[Attention]) -> nn.ModuleDict:
+            blocks = {"block1": residual(c_in, c), "block2": residual(c_in, c)}
+            return nn.ModuleDict({**blocks, "attention": attention(c, kind)})
 
-        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), init_dim, 7, padding=3)
+        self.embed(dim, c_time, activation=F.gelu)
+        self.stem = nn.Conv2d(self.c_in, init_dim, 7, padding=3)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(pairwise(widths)):
             kind = Attention if i in full else LinearAttention
             half = nn.Conv2d(c_in, c_out, 2, stride=2)  # space-to-depth and a 1×1 convolution
-            self.down.append(
-                Level(
-                    [residual(c_in, c_in), residual(c_in, c_in)],
-                    attention(c_in, kind),
-                    half if i < last else nn.Conv2d(c_in, c_out, 3, padding=1),
-                )
-            )
+            down = level(c_in, c_in, kind)
+            down["resample"] = half if i < last else nn.Conv2d(c_in, c_out, 3, padding=1)
+            self.down.append(down)
             conv = nn.Conv2d(c_out, c_in, 3, padding=1)
-            self.up.insert(
-                0,
-                Level(
-                    [residual(c_out + c_in, c_out), residual(c_out + c_in, c_out)],
-                    attention(c_out, kind),
-                    nn.Sequential(nn.Upsample(scale_factor=2.0), conv) if i > 0 else conv,
-                ),
-            )
+            up = level(c_out + c_in, c_out, kind)
+            up["resample"] = nn.Sequential(nn.Upsample(scale_factor=2.0), conv) if i > 0 else conv
+            self.up.insert(0, up)
         c = widths[-1]
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
         self.middle_attention = attention(c, Attention)
         self.last = residual(2 * init_dim, init_dim)
-        self.out = nn.Conv2d(init_dim, image_channels * (1 + learned_variance), 1)
+        self.out = nn.Conv2d(init_dim, self.c_out, 1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple)
-        time = self.time1(sinusoid(t, self.dim).to(self.time1.weight.dtype))
-        time = self.time2(F.gelu(time))
-        time = add_cond(time, self.cond, cond)
-        time = F.silu(time)
-
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         stem, skips = x, []
-        for level in cast(Iterable[Level], self.down):
-            x = level.block1(x, time)
+        for level in cast(Iterable[nn.ModuleDict], self.down):
+            x = level["block1"](x, time)
             skips.append(x)
-            x = level.attention(level.block2(x, time))
+            x = level["attention"](level["block2"](x, time))
             skips.append(x)
-            x = level.resample(x)
+            x = level["resample"](x)
 
         x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
 
-        for level in cast(Iterable[Level], self.up):
-            x = level.block1(torch.cat([x, skips.pop()], dim=1), time)
-            x = level.block2(torch.cat([x, skips.pop()], dim=1), time)
-            x = level.resample(level.attention(x))
+        for level in cast(Iterable[nn.ModuleDict], self.up):
+            x = level["block1"](torch.cat([x, skips.pop()], dim=1), time)
+            x = level["block2"](torch.cat([x, skips.pop()], dim=1), time)
+            x = level["resample"](level["attention"](x))
         return self.out(self.last(torch.cat([x, stem], dim=1), time))

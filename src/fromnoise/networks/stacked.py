@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import Network
-from fromnoise.networks.checks import check_options, check_size
-from fromnoise.networks.layers import Dropout, add_cond, attend, sinusoid
+from fromnoise.networks.base import UNet, check_options
+from fromnoise.networks.layers import Dropout, attend
+
+Flags = Sequence[bool]
 
 
 class Residual(nn.Module):
@@ -65,27 +66,7 @@ class Attention(nn.Module):
         return h if self.norm is None else x + h
 
 
-class Layer(nn.Module):
-    """Residual block, optional attention, residual block, and then another size."""
-
-    def __init__(
-        self, residuals: list[Residual], attention: Attention | None, resample: nn.Module
-    ) -> None:
-        super().__init__()
-        self.residual1, self.residual2 = residuals
-        self.attention = attention
-        self.resample = resample
-
-    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,C,H,W) → the resampled result, and the (B,C,H,W) before resampling."""
-        x = self.residual1(x, time)
-        if self.attention is not None:
-            x = self.attention(x)
-        x = self.residual2(x, time)
-        return self.resample(x), x
-
-
-class Stacked(Network):
+class Stacked(UNet):
     """ε_θ(x_t, t, cond): 35,178,689 parameters with the defaults and one image channel.
 
     Layer i has width channels[i], then halves the size and doubles the width, or the reverse if
@@ -100,10 +81,7 @@ class Stacked(Network):
     result to it and, as in the paper, leaves dropout to the residual blocks, so that the attention
     stays fused in training too.
 
-    The condition, K numbers in {−1, 0, +1}, is added to the time through a layer without bias, so
-    that zeros are the unconditional case. Every width must be a multiple of `groups` and of 2, and
-    with attention of `heads`. The image's sides must be multiples of `size_multiple`; any such size
-    works, square or not.
+    Every width must be a multiple of `groups` and of 2, and with attention of `heads`.
     """
 
     regions = (Residual, Attention)
@@ -116,24 +94,20 @@ class Stacked(Network):
         learned_variance: bool = False,
         self_conditioning: bool = False,
         channels: Sequence[int] = (64, 128, 256, 512, 512, 384),
-        attention: Sequence[bool] = (False, True, False, False, False, True),
-        upscale: Sequence[bool] = (False, False, False, True, True, True),
+        attention: Flags = (False, True, False, False, False, True),
+        upscale: Flags = (False, False, False, True, True, True),
         groups: int = 32,
         dropout: float = 0.1,
         heads: int = 8,
         time: Literal["raw", "projected"] = "raw",
         attention_form: Literal["plain", "residual"] = "plain",
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
         check_options(dropout=dropout, groups=groups, heads=heads)
         _check_layers(channels, attention, upscale, groups, heads)
         out_width = _widths(channels[0], upscale)[-1]
-        self.image_channels, self.cond_dim = image_channels, cond_dim
-        self.learned_variance = learned_variance
-        self.self_conditioning = self_conditioning
         self.size_multiple = 2 ** max(0, *accumulate(-1 if up else 1 for up in upscale))
-        self.time_dim = max(channels)
-        c_time = self.time_dim if time == "projected" else 0
+        c_time = max(channels) if time == "projected" else 0
 
         def residual(c: int) -> Residual:
             return Residual(c, c_time, groups=groups, dropout=dropout)
@@ -143,37 +117,30 @@ class Stacked(Network):
                 return Attention(c, norm=None, heads=heads, dropout=dropout)
             return Attention(c, norm=nn.GroupNorm(groups, c), heads=heads, dropout=0.0)
 
-        self.time1 = nn.Linear(c_time, c_time) if c_time else None
-        self.time2 = nn.Linear(c_time, c_time) if c_time else None
-        self.cond = nn.Linear(cond_dim, self.time_dim, bias=False) if cond_dim else None
-
-        self.stem = nn.Conv2d(image_channels * (1 + self_conditioning), channels[0], 3, padding=1)
+        self.embed(max(channels), c_time, "interleaved")
+        self.stem = nn.Conv2d(self.c_in, channels[0], 3, padding=1)
         self.layers = nn.ModuleList()
         for c, attends, up in zip(channels, attention, upscale, strict=True):
-            residuals = [residual(c), residual(c)]
-            among = attending(c) if attends else None
+            layer = nn.ModuleDict({"residual1": residual(c), "residual2": residual(c)})
+            if attends:
+                layer["attention"] = attending(c)
             if up:  # twice the size and half the width
-                resample = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1)
+                layer["resample"] = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1)
             else:
-                resample = nn.Conv2d(c, 2 * c, 3, stride=2, padding=1)
-            self.layers.append(Layer(residuals, among, resample))
+                layer["resample"] = nn.Conv2d(c, 2 * c, 3, stride=2, padding=1)
+            self.layers.append(layer)
         self.out1 = nn.Conv2d(out_width, out_width // 2, 3, padding=1)
-        self.out2 = nn.Conv2d(out_width // 2, image_channels * (1 + learned_variance), 1)
+        self.out2 = nn.Conv2d(out_width // 2, self.c_out, 1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple)
-        time = sinusoid(t, self.time_dim, "interleaved").to(self.stem.weight.dtype)
-        if self.time1 is not None and self.time2 is not None:
-            time = self.time2(F.silu(self.time1(time)))
-        time = add_cond(time, self.cond, cond)
-        if self.time1 is not None:
-            time = F.silu(time)
-
+    def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.stem(x)
         skips = []
-        for i, layer in enumerate(cast(Iterable[Layer], self.layers)):
-            x, before = layer(x, time)
+        for i, layer in enumerate(cast(Iterable[nn.ModuleDict], self.layers)):
+            x = layer["residual1"](x, time)
+            if "attention" in layer:
+                x = layer["attention"](x)
+            before = layer["residual2"](x, time)
+            x = layer["resample"](before)
             if i < len(self.layers) // 2:
                 skips.append(before)
             else:
@@ -181,7 +148,7 @@ class Stacked(Network):
         return self.out2(F.relu(self.out1(x)))
 
 
-def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
+def _widths(first: int, upscale: Flags) -> list[int]:
     """Return the input width of each layer, and last the width of the output."""
     widths = [first]
     for i, up in enumerate(upscale):
@@ -192,38 +159,33 @@ def _widths(first: int, upscale: Sequence[bool]) -> list[int]:
 
 
 def _check_layers(
-    channels: Sequence[int],
-    attention: Sequence[bool],
-    upscale: Sequence[bool],
-    groups: int,
-    heads: int,
+    channels: Sequence[int], attention: Flags, upscale: Flags, groups: int, heads: int
 ) -> None:
     if len(channels) < 2 or len(channels) % 2:
-        raise ValueError(f"channels must be an even number of widths, not {list(channels)}")
+        raise ValueError(f"channels is {list(channels)}. Give an even number of widths.")
     for name, flags in (("attention", attention), ("upscale", upscale)):
         if len(flags) != len(channels):
             raise ValueError(
-                f"{name} must be true or false for each of the {len(channels)} channels, "
-                f"not {list(flags)}"
+                f"{name} is {list(flags)}. Give true or false for each of the {len(channels)} "
+                "channels."
             )
     if any(up == mirrored for up, mirrored in zip(upscale, reversed(upscale), strict=True)):
         raise ValueError(
-            "the second half of upscale must undo the first, as in [false, false, true, true], "
-            f"not {list(upscale)}"
+            f"upscale is {list(upscale)}. Let the second half undo the first, as in "
+            "[false, false, true, true]."
         )
     fitting = _widths(channels[0], upscale)[:-1]
     if list(channels) != fitting:
         raise ValueError(
-            f"channels must be {fitting} with this first width and this upscale, since each width "
-            f"follows from those before it, not {list(channels)}"
+            f"channels is {list(channels)}, but each width follows from those before it and from "
+            f"upscale. Use {fitting}."
         )
     if any(c < 1 or c % 2 or c % groups for c in channels):
         raise ValueError(
-            f"every width of channels must be a multiple of 2 and of groups = {groups}, "
-            f"not {list(channels)}"
+            f"channels is {list(channels)}. Use multiples of 2 and of groups = {groups}."
         )
     attending = [c for c, attends in zip(channels, attention, strict=True) if attends]
     if any(c % heads for c in attending):
         raise ValueError(
-            f"the widths with attention must be multiples of heads = {heads}, not {attending}"
+            f"the widths with attention are {attending}. Use multiples of heads = {heads}."
         )

@@ -7,11 +7,9 @@ for the contract and how to add one.
 from collections.abc import Callable, Iterator
 
 from fromnoise.diffusion.samplers.ancestral import Variance, ddpm, reverse_step, step_std
-from fromnoise.diffusion.samplers.ddim import ddim
-from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde
-from fromnoise.diffusion.samplers.ode import euler, heun
+from fromnoise.diffusion.samplers.ddim import ddim, euler, heun
+from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
-from fromnoise.diffusion.samplers.unipc import unipc
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": ddpm,
@@ -23,19 +21,4 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "unipc": unipc,
 }
 
-__all__ = [
-    "SAMPLERS",
-    "Noise",
-    "Step",
-    "Variance",
-    "ddim",
-    "ddpm",
-    "dpmpp",
-    "dpmpp_sde",
-    "euler",
-    "heun",
-    "reverse_step",
-    "step_std",
-    "steps_between",
-    "unipc",
-]
+__all__ = ["SAMPLERS", "Noise", "Step", "Variance", "reverse_step", "step_std", "steps_between"]

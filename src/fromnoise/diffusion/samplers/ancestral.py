@@ -27,23 +27,19 @@ def step_std(
     t, s: int or (B,). Raises ValueError for `learned` without a learned variance.
     """
     small, large = schedule.variances(t, s)
-    match variance:
-        case "small":
-            return per_image(small, prediction.x_t).sqrt()
-        case "large":
-            return per_image(large, prediction.x_t).sqrt()
-        case "learned":
-            if prediction.log_variance is not None:
-                longer = (small / schedule.variances(t, t - 1)[0]).log()  # 0 where s = t − 1
-                return ((prediction.log_variance + per_image(longer, prediction.x_t)) / 2).exp()
-            if prediction.fraction is None:
-                raise ValueError(
-                    "variance is learned, but this network predicts none. Use small or large, or "
-                    "train with network.learned_variance = true."
-                )
-            low = per_image(small.log(), prediction.x_t)
-            span = per_image((large / small).log(), prediction.x_t)
-            return ((low + prediction.fraction * span) / 2).exp()
+    if variance != "learned":
+        return per_image({"small": small, "large": large}[variance], prediction.x_t).sqrt()
+    if prediction.log_variance is not None:
+        longer = (small / schedule.variances(t, t - 1)[0]).log()  # 0 where s = t − 1
+        return ((prediction.log_variance + per_image(longer, prediction.x_t)) / 2).exp()
+    if prediction.fraction is None:
+        raise ValueError(
+            "variance is learned, but this network predicts none. Use small or large, or train "
+            "with network.learned_variance = true."
+        )
+    low = per_image(small.log(), prediction.x_t)
+    span = per_image((large / small).log(), prediction.x_t)
+    return ((low + prediction.fraction * span) / 2).exp()
 
 
 def reverse_step(
@@ -86,7 +82,6 @@ def ddpm(
     """Sample by Algorithm 2: `reverse_step` from each time to the next, and then to 0.
 
     variance: `small`, `large` or `learned`, as in `step_std`.
-    x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
     for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)

@@ -1,4 +1,7 @@
-"""DPM-Solver++ with the memory of one step: Lu et al. 2022 (arXiv:2211.01095).
+"""Solvers with a memory: DPM-Solver++, and UniPC, which corrects it by the next evaluation.
+
+Lu et al. 2022 (arXiv:2211.01095); Zhao et al. 2023 (arXiv:2302.04867), for x̂_0, with p = 2 and
+B(h) = e^{−h} − 1 (their B_2).
 
 λ = log(α/σ) runs from small to large, to ∞ at t = 0, and h = λ_s − λ_t. Between two times the
 solvers approximate x̂_0 as linear in λ and integrate the rest of the equation exactly.
@@ -13,23 +16,22 @@ from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
+History = list[tuple[float, Tensor]]
+"""(λ, x̂_0) of the last two times."""
+
 
 def dpmpp(
     denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
 ) -> Iterator[Step]:
     """Sample by x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D: DPM-Solver++(2M), Algorithm 2 of the paper.
 
-    D = x̂_0 + (x̂_0 − x̂_0 before)·h/(2 h before); the first step and the last use D = x̂_0. Order 2
-    for one evaluation a step. x: x_T, (B,C,H,W); times: falling, each in {1..T}. `noise` is unused.
+    D is `predicted`. Order 2 for one evaluation a step. `noise` is not used.
     """
-    before, h_before = None, math.inf
+    history: History = []
     for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
-        alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
-        h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
-        D = x0 if before is None or s == 0 else x0 + (x0 - before) * (h / (2 * h_before))
-        x = sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * D
-        before, h_before = x0, h
+        history = [*history[-1:], (half_log_snr(schedule, t), x0)]
+        x = exact_step(schedule, x, t, s, predicted(history, half_log_snr(schedule, s)))
         yield Step(t, s, x, x0)
 
 
@@ -39,20 +41,79 @@ def dpmpp_sde(
     """Sample the reverse process with noise, by second-order steps: SDE-DPM-Solver++(2M).
 
     x_s = σ_s/σ_t e^{−h} x_t + α_s (1 − e^{−2h}) D + σ_s √(1 − e^{−2h}) z, D as in `dpmpp`.
-    x: x_T, (B,C,H,W); times: falling, each in {1..T}.
     """
-    before, h_before = None, math.inf
+    history: History = []
     for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
+        lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
+        history = [*history[-1:], (lam, x0)]
+        D = predicted(history, lam_s)
         alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
-        h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
-        D = x0 if before is None or s == 0 else x0 + (x0 - before) * (h / (2 * h_before))
+        h = lam_s - lam
         fresh = -math.expm1(-2 * h)  # the share of the noise at s that is new
         x = sigma_s / sigma_t * math.exp(-h) * x + alpha_s * fresh * D
         if s > 0:
             x = x + sigma_s * fresh**0.5 * noise(t)
-        before, h_before = x0, h
         yield Step(t, s, x, x0)
+
+
+def unipc(
+    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
+) -> Iterator[Step]:
+    """Sample by x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, D first `predicted`, then `corrected`.
+
+    Zhao et al. 2023 (arXiv:2302.04867), their UniP-2 and UniC-2 for x̂_0. The network sees the
+    predicted x_s, and the next step starts from the corrected one: one evaluation a step, and
+    measured order 3. The last step is not corrected. `noise` is not used.
+    """
+    history: History = []
+    start = None  # (x, t) of the step that led here
+    for t, s in steps_between(times, schedule):
+        x0 = denoise(x, t).x0
+        lam = half_log_snr(schedule, t)
+        if start is not None:
+            x = exact_step(schedule, *start, t, corrected(history, lam, x0))
+        history, start = [*history[-1:], (lam, x0)], (x, t)
+        x = exact_step(schedule, x, t, s, predicted(history, half_log_snr(schedule, s)))
+        yield Step(t, s, x, x0)
+
+
+def predicted(history: History, lam_s: float) -> Tensor:
+    """Return D = x̂_0 + D_1/2, D_1 = (x̂_0 − x̂_0 before)·h/h_before.
+
+    In the first step, and in the last, where λ_s = ∞, D = x̂_0.
+    """
+    lam, x0 = history[-1]
+    if len(history) == 1 or lam_s == math.inf:
+        return x0
+    lam_before, before = history[-2]
+    return x0 + (x0 - before) * ((lam_s - lam) / (2 * (lam - lam_before)))
+
+
+def corrected(history: History, lam_s: float, x0_s: Tensor) -> Tensor:
+    """Return D = x̂_0 + c_1 D_1 + c_2 (x̂_0 at s − x̂_0), which uses the end of the step too.
+
+    c_1 and c_2 solve c_1 + c_2 = b_1 and r c_1 + c_2 = b_2, r = −h_before/h, D_1 the difference to
+    x̂_0 before, divided by r, with b_1 = (φ/k − 1)/φ and b_2 = 2 ((φ/k − 1)/k − 1/2)/φ, k = −h and
+    φ = e^k − 1. At the first step c_1 = 0 and c_2 = 1/2.
+    """
+    lam, x0 = history[-1]
+    if len(history) == 1:
+        return x0 + (x0_s - x0) / 2
+    lam_before, before = history[-2]
+    k, r = lam - lam_s, (lam_before - lam) / (lam_s - lam)
+    phi = math.expm1(k)
+    b_1 = (phi / k - 1) / phi
+    b_2 = 2 * ((phi / k - 1) / k - 0.5) / phi
+    c_1 = (b_1 - b_2) / (1 - r)
+    return x0 + c_1 / r * (before - x0) + (b_1 - c_1) * (x0_s - x0)
+
+
+def exact_step(schedule: NoiseSchedule, x: Tensor, t: int, s: int, D: Tensor) -> Tensor:
+    """Return x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, exact if x̂_0 is D all the way."""
+    alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
+    h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
+    return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * D
 
 
 def half_log_snr(schedule: NoiseSchedule, t: int) -> float:
