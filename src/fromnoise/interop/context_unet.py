@@ -8,14 +8,7 @@ every sample. Here that noise belongs to the first step and is removed with it.
 import torch
 from torch import Tensor
 
-from fromnoise.interop.torch_files import (
-    ImportedModel,
-    Payload,
-    imported,
-    network_in,
-    rename,
-    strip_prefixes,
-)
+from fromnoise.interop import torch_files
 
 RENAMES = (  # in this order: layers of a block, then blocks
     (r"\.conv([12])\.0\.", r".conv\1."),
@@ -38,12 +31,12 @@ NAMES = {"init_conv.conv1.0.weight", "contextembed1.model.0.weight"}
 T = 400  # if the file has no tables
 
 
-def context_unet(payload: Payload) -> ImportedModel | None:
+def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert model_N.pth: the state dict of a `DDPM`, or only that of its `ContextUnet`."""
-    network = network_in(payload, NAMES, inside="nn_model.")
+    network = torch_files.network_in(payload, NAMES, inside="nn_model.")
     if network is None:
         return None
-    table = strip_prefixes(payload, "module.", "_orig_mod.").get("sqrt_beta_t")
+    table = torch_files.strip_prefixes(payload, "module.", "_orig_mod.").get("sqrt_beta_t")
     features, channels = network["init_conv.conv1.0.weight"].shape[:2]
     count = network["contextembed1.model.0.weight"].shape[1]
     expand = network["up0.0.weight"].shape[2]
@@ -62,10 +55,10 @@ def context_unet(payload: Payload) -> ImportedModel | None:
     }
     if table is None:
         table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
-    weights = rename(network, RENAMES)
+    weights = torch_files.rename(network, RENAMES)
     for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
         weights[name] = -weights[name]  # a present label is −1 there and +1 here
-    return imported(
+    return torch_files.imported(
         {"name": "context", "features": features, "pool": pool, "expand": expand},
         weights,
         [note for note, holds in notes.items() if holds],

@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from fromnoise.interop.torch_files import (
-    ImportedModel,
-    Payload,
-    Weights,
-    imported,
-    network_in,
-    rename,
-)
+from fromnoise.interop import torch_files
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),
@@ -40,9 +33,9 @@ SIDES = {1: 28, 3: 64}  # by number of channels, as in the program's configurati
 OUT_WIDTH = 16  # a constant in the program
 
 
-def explainingai(payload: Payload) -> ImportedModel | None:
+def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ddpm_ckpt.pth: the state dict of a `Unet`, without EMA weights."""
-    state = network_in(payload, NAMES)
+    state = torch_files.network_in(payload, NAMES)
     if state is None:
         return None
     image_channels, out_width = state["conv_in.weight"].shape[1], len(state["norm_out.weight"])
@@ -59,10 +52,12 @@ def explainingai(payload: Payload) -> ImportedModel | None:
             f"norm_out has {out_width} channels instead of {OUT_WIDTH}, so the program was "
             "modified. If it has other heads or groups, set network.heads= and network.groups="
         )
-    return imported(_network(state), rename(state, RENAMES), notes, side=side, variance="small")
+    return torch_files.imported(
+        _network(state), torch_files.rename(state, RENAMES), notes, side=side, variance="small"
+    )
 
 
-def _network(state: Weights) -> dict[str, Any]:
+def _network(state: torch_files.Weights) -> dict[str, Any]:
     downs = range(_count(state, "downs"))
     mids = range(_count(state, "mids"))
     stem = state["conv_in.weight"].shape[0]
@@ -84,11 +79,11 @@ def _network(state: Weights) -> dict[str, Any]:
     }
 
 
-def _count(state: Weights, path: str) -> int:
+def _count(state: torch_files.Weights, path: str) -> int:
     """Return the number of submodules of `path`."""
     below = path.count(".") + 1
     return len({name.split(".")[below] for name in state if name.startswith(f"{path}.")})
 
 
-def _width(state: Weights, block: str) -> int:
+def _width(state: torch_files.Weights, block: str) -> int:
     return state[f"{block}.residual_input_conv.0.weight"].shape[0]

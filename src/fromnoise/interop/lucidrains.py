@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.interop.torch_files import (
-    ImportedModel,
-    Payload,
-    Weights,
-    imported,
-    network_in,
-    rename,
-    select,
-    strip_prefixes,
-)
+from fromnoise.interop import torch_files
 
 RENAMES = (  # in this order: layer, block or attention, level
     (r"\.block([12])\.proj\.", r".conv\1."),
@@ -44,18 +35,20 @@ UNET = "this U-Net of denoising-diffusion-pytorch"
 NAMES = {"init_conv.weight", "time_mlp.1.weight", "mid_attn.to_qkv.weight"}
 
 
-def lucidrains(payload: Payload) -> ImportedModel | None:
+def lucidrains(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert model-N.pt: {step, model, opt, ema, scaler, version}, or only its `model`.
 
     `model` is the state dict of a `GaussianDiffusion`: its buffers, and the U-Net under `model.`.
     Raises CheckpointError if `linear_attention` does not support the U-Net.
     """
     diffusion = payload.get("model", payload)
-    raw = network_in(diffusion, NAMES, inside="model.")
+    raw = torch_files.network_in(diffusion, NAMES, inside="model.")
     if raw is None:
         return None
-    ema = network_in(select(payload.get("ema") or {}, "ema_model."), NAMES, inside="model.")
-    buffers = strip_prefixes(diffusion, "module.", "_orig_mod.")
+    ema = torch_files.network_in(
+        torch_files.select(payload.get("ema") or {}, "ema_model."), NAMES, inside="model."
+    )
+    buffers = torch_files.strip_prefixes(diffusion, "module.", "_orig_mod.")
     _check_supported(raw, buffers)
     betas = buffers["betas"].double()
     prediction = _prediction(buffers.get("loss_weight"), betas)
@@ -69,7 +62,7 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
             "the file has no prediction type, so it is v, the default. For the objectives "
             "pred_noise and pred_x0 set diffusion.prediction=eps or x0"
         )
-    return imported(
+    return torch_files.imported(
         network,
         _convert(raw),
         notes,
@@ -81,7 +74,7 @@ def lucidrains(payload: Payload) -> ImportedModel | None:
     )
 
 
-def _check_supported(state: Weights, buffers: Weights) -> None:
+def _check_supported(state: torch_files.Weights, buffers: torch_files.Weights) -> None:
     channels, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
     conditional = any(name.startswith(("classes_", "null_classes")) for name in state)
     known = {"downs.0.0.block1.norm.g", "downs.0.2.mem_kv"} <= state.keys()
@@ -102,7 +95,7 @@ def _check_supported(state: Weights, buffers: Weights) -> None:
             raise CheckpointError(f"{UNET} {problem}")
 
 
-def _network(state: Weights) -> dict[str, Any]:
+def _network(state: torch_files.Weights) -> dict[str, Any]:
     """Return the options of `linear_attention`, inferred from the shapes."""
     dim = state["time_mlp.1.weight"].shape[1]
     levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("downs."))
@@ -133,7 +126,7 @@ def _network(state: Weights) -> dict[str, Any]:
     }
 
 
-def _attention_shape(state: Weights, place: str) -> tuple[int, int, int]:
+def _attention_shape(state: torch_files.Weights, place: str) -> tuple[int, int, int]:
     """Return the number of heads, their width, and the number of memories."""
     heads = state[f"{place}.mem_kv"].shape[1]
     head_dim = state[f"{place}.to_qkv.weight"].shape[0] // (3 * heads)
@@ -158,7 +151,7 @@ def _prediction(loss_weight: Tensor | None, betas: Tensor) -> str | None:
     return None
 
 
-def _convert(state: Weights) -> dict[str, Tensor]:
+def _convert(state: torch_files.Weights) -> dict[str, Tensor]:
     """Return the weights under the names and in the shapes here."""
     shaped = {}
     for name, tensor in state.items():
@@ -172,4 +165,4 @@ def _convert(state: Weights) -> dict[str, Tensor]:
         elif name.startswith("downs.") and name.endswith(".3.1.weight"):
             tensor = tensor.unflatten(1, (-1, 2, 2))[..., 0, 0]  # space-to-depth and a 1×1 one
         shaped[name] = tensor
-    return rename(shaped, RENAMES)
+    return torch_files.rename(shaped, RENAMES)

@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from fromnoise.interop.torch_files import (
-    ImportedModel,
-    Payload,
-    Weights,
-    imported,
-    network_in,
-    rename,
-)
+from fromnoise.interop import torch_files
 
 RENAMES = (
     (r"^shallow_conv\.", "stem."),
@@ -26,12 +19,12 @@ NAMES = {"shallow_conv.weight", "Layer1.ResBlock1.gnorm1.weight", "output_conv.w
 EMA_DECAY = 0.9999  # of the program, without warm-up
 
 
-def mnist_tutorial(payload: Payload) -> ImportedModel | None:
+def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ddpm_checkpoint: the state dicts of a `UNET`, its optimiser and timm's `ModelEmaV3`.
 
     Widths, attention and resampling are inferred from the tensors.
     """
-    ema, raw = (network_in(payload.get(key), NAMES) for key in ("ema", "weights"))
+    ema, raw = (torch_files.network_in(payload.get(key), NAMES) for key in ("ema", "weights"))
     if ema is None or raw is None:
         return None
     states = payload.get("optimizer", {}).get("state", {}).values()
@@ -48,18 +41,18 @@ def mnist_tutorial(payload: Payload) -> ImportedModel | None:
             f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
             "initial weights. The raw weights are imported too"
         )
-    return imported(
+    return torch_files.imported(
         _network(raw),
-        rename(raw, RENAMES),
+        torch_files.rename(raw, RENAMES),
         notes,
-        ema=rename(ema, RENAMES),
+        ema=torch_files.rename(ema, RENAMES),
         step=step,
         clamp=False,
         data_range=[0, 1],
     )
 
 
-def _network(state: Weights) -> dict[str, Any]:
+def _network(state: torch_files.Weights) -> dict[str, Any]:
     layers = range(1, 1 + len({name for name in state if name.endswith(".ResBlock1.conv1.bias")}))
     return {
         "name": "stacked",

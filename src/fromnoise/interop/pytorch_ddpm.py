@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.interop.torch_files import (
-    ImportedModel,
-    Payload,
-    Weights,
-    imported,
-    network_in,
-    rename,
-)
+from fromnoise.interop import torch_files
 
 RENAMES = (  # numbers are positions in a Sequential
     (r"\.block([12])\.0\.", r".norm\1."),
@@ -46,9 +39,11 @@ TABLE = "time_embedding.timembedding.0.weight"  # (T, channels)
 NAMES = {TABLE, "downblocks.0.block1.0.weight", "tail.2.weight"}
 
 
-def w86763777(payload: Payload) -> ImportedModel | None:
+def w86763777(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ckpt.pt of pytorch-ddpm: {net_model, ema_model, sched, optim, step, x_T}."""
-    ema, raw = (network_in(payload.get(key), NAMES) for key in ("ema_model", "net_model"))
+    ema, raw = (
+        torch_files.network_in(payload.get(key), NAMES) for key in ("ema_model", "net_model")
+    )
     if ema is None or raw is None:
         return None
     x_T = payload.get("x_T")
@@ -56,9 +51,9 @@ def w86763777(payload: Payload) -> ImportedModel | None:
     return _imported(raw, side, ema=_convert(ema), step=int(payload.get("step", 0)))
 
 
-def zoubohao(payload: Payload) -> ImportedModel | None:
+def zoubohao(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ckpt_199_.pt of DenoisingDiffusionProbabilityModel-ddpm-: a state dict."""
-    state = network_in(payload, NAMES)
+    state = torch_files.network_in(payload, NAMES)
     if state is None:
         return None
     if "cond_embedding.condEmbedding.0.weight" in state:
@@ -70,14 +65,14 @@ def zoubohao(payload: Payload) -> ImportedModel | None:
     return _imported(state, 32)
 
 
-def _levels(state: Weights, blocks: str) -> list[list[int]]:
+def _levels(state: torch_files.Weights, blocks: str) -> list[list[int]]:
     """Return the indices of the blocks in the flat list `blocks`, one list per level."""
     indices = sorted({int(name.split(".")[1]) for name in state if name.startswith(f"{blocks}.")})
     runs = groupby(indices, lambda index: f"{blocks}.{index}.main.weight" in state)
     return [list(run) for is_resampling, run in runs if not is_resampling]
 
 
-def _imported(state: Weights, side: int, **more: Any) -> ImportedModel:
+def _imported(state: torch_files.Weights, side: int, **more: Any) -> torch_files.ImportedModel:
     T, channels = state[TABLE].shape
     levels = _levels(state, "downblocks")
     firsts = [f"downblocks.{level[0]}" for level in levels]
@@ -93,10 +88,12 @@ def _imported(state: Weights, side: int, **more: Any) -> ImportedModel:
         "downsample": "symmetric",
         "norm_eps": 1e-5,
     }
-    return imported(network, _convert(state), NOTES, side=side, betas=T, clamp=False, **more)
+    return torch_files.imported(
+        network, _convert(state), NOTES, side=side, betas=T, clamp=False, **more
+    )
 
 
-def _convert(state: Weights) -> dict[str, Tensor]:
+def _convert(state: torch_files.Weights) -> dict[str, Tensor]:
     """Return the weights under the names here, with q, k and v in one layer."""
     places: list[tuple[str, Any]] = []
     for side in ("down", "up"):
@@ -117,4 +114,4 @@ def _convert(state: Weights) -> dict[str, Tensor]:
         if ".attn.proj" in name:  # 1×1 convolutions, whose biases are flat
             parts = [part.flatten(1) if part.ndim == 4 else part for part in parts]
         joined[name.replace(".proj_q.", ".qkv.")] = torch.cat(parts)
-    return rename(joined, [*RENAMES, *places])
+    return torch_files.rename(joined, [*RENAMES, *places])
