@@ -64,7 +64,7 @@ def test_a_safetensors_file_is_imported(file, tmp_path):
         ({"data_range": [0, 0]}, r"data_range is \[0.0, 0.0\]. The first number must be smaller"),
         ({"sampling.timesteps": "foo"}, "sampling.timesteps = 'foo' is unknown"),
         ({"sampling.guidance": 3}, "needs a model with labels"),
-        ({"diffusion.T": 0}, "diffusion.T = 0: input should be greater than or equal to 1"),
+        ({"diffusion.T": 0}, "diffusion.T = 0 is too small. Give at least 1"),
         ({"network.chanels": 3}, "did you mean network.channels"),
         ({"network.channels": 64}, "its raw weights do not fit"),
     ],
