@@ -23,7 +23,7 @@ from torchvision.transforms import CenterCrop
 
 import fromnoise
 from fromnoise.checkpoints import list_checkpoints, prune
-from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
+from fromnoise.classifier.label_scores import LabelPredictions, score_ratios, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
 from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.data.decoding.decode import EXTENSIONS
@@ -723,7 +723,7 @@ def test_recall_ignores_extra_objects():
     wanted = np.where(np.arange(24) == 0, 1, -1)[None]
     probability = np.full((1, 24), 0.01)
     probability[0, :3] = 0.99, 0.98, 0.97
-    found = scores(label_counts(LabelPredictions(probability, probability >= 0.5), wanted))
+    found = scores(score_ratios(LabelPredictions(probability, probability >= 0.5), wanted))
     assert (found["recall_at_k"], found["recall"], found["f1"]) == (1, 1, 0.5)
     assert (found["precision"], found["exact_match"], found["extra"]) == (1 / 3, 0, 1)
 

@@ -27,8 +27,8 @@ from fromnoise.classifier.data import (
 )
 from fromnoise.classifier.label_scores import (
     LabelPredictions,
-    counts_per_label,
-    label_counts,
+    ratios_per_label,
+    score_ratios,
     scores,
 )
 from fromnoise.classifier.settings import ClassifierSettings
@@ -241,13 +241,13 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     parts = np.array_split(test.indices, -(-len(test) // 1024))
     results = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
     predictions = LabelPredictions(*map(np.concatenate, results))
-    overall = scores(label_counts(predictions, test.labels))
+    overall = scores(score_ratios(predictions, test.labels))
     reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
     if classifier.spec.kind == "classes":
         overall, reported = {"accuracy": overall["exact_match"]}, ("accuracy",)
     text = ", ".join(f"{name} {overall[name]:.4f}" for name in reported)
     logger.info("on the %d held-out images: %s", len(test), text)
-    f1 = [scores(counts)["f1"] for counts in counts_per_label(predictions, test.labels)]
+    f1 = [scores(ratios)["f1"] for ratios in ratios_per_label(predictions, test.labels)]
     measured = {
         "held_out": {name: _or_none(overall[name]) for name in reported},
         "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),

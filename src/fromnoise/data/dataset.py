@@ -1,38 +1,19 @@
 """Open a source as an `ImageSet`: images of one size, with their labels, from the cache."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
-from fromnoise.data.decoding.decode import ACCEPTED, Header
+from fromnoise.data.cache import ImageSet, cache_key, default_cache, load_entry, write_entry
 from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
-from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, abbreviate
+from fromnoise.data.errors import DataError, SeveralSizes, abbreviate
 from fromnoise.data.sources import get_source
-from fromnoise.data.sources.base import ImageReader, SourceRequest, map_in_order
-
-
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
-class ImageSet:
-    """Images of one size, with or without labels."""
-
-    images: np.ndarray  # uint8 (N, C, H, W), read-only, mapped from the cache
-    labels: np.ndarray | None  # int8 (N, K): +1 present, −1 absent, 0 unknown; or None
-    label_names: tuple[str, ...]  # K names; () without labels
-    fingerprint: str  # SHA-256 (hex) of images, labels and label names
-    skipped: tuple[str, ...]  # "folder/name.png: reason" for every broken file
-    source: str  # a key of SOURCES
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-Progress = Callable[[int, int], None]  # (images done, images)
+from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
 
 
 def open_images(
@@ -69,17 +50,23 @@ def open_images(
 
     Raises `DataError`; `SeveralSizes` if the images have several sizes and `size` is None.
     """
-    _check_options(size, channels, fit, background)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise DataError(f"data.size is {size}. Give a height and a width of at least 1.")
+    if channels is not None and channels < 1:
+        raise DataError(f"data.channels is {channels}. Give 1, 3, or the number in an array.")
+    if fit not in get_args(Fit):
+        raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
+    if len(background) != 3 or not all(0 <= value <= 255 for value in background):
+        raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
-    request = SourceRequest(path, split, background, cache, download, only)
-    listing = get_source(source)(request)
+    listing = get_source(source)(SourceRequest(path, split, background, cache, download, only))
     where = str(path.expanduser().resolve()) if path is not None else None
     key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
     entry = cache.absolute() / key
-    fields = load_entry(entry)
-    if fields is None:
+    images = load_entry(entry, source)
+    if images is None:
         with closing(listing.open()) as reader:
             depth, shape = _detect(reader, channels, size, background)
 
@@ -88,12 +75,11 @@ def open_images(
                 return fit_picture(picture, shape, fit=fit, background=background)
 
             # closing ends the threads before the archive closes
-            with closing(_results(reader, prepare, progress, where or source)) as results:
-                write_entry(entry, results, reader)
-        fields = load_entry(entry)
-    if fields is None:
+            with closing(read_each(reader, prepare, progress)) as results:
+                write_entry(entry, results, reader, where=where or source)
+        images = load_entry(entry, source)
+    if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
-    images = ImageSet(**fields, source=source)
     if strict and images.skipped:
         raise DataError(
             f"{where or source}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
@@ -103,49 +89,17 @@ def open_images(
     return images
 
 
-def _results(
-    reader: ImageReader, prepare: Callable[[int], np.ndarray], progress: Progress | None, where: str
-) -> Generator[np.ndarray | str, None, None]:
-    """Yield each image, or why it cannot be read. Raises `DataError` if none can."""
-
-    def result(i: int) -> np.ndarray | str:
-        try:
-            return prepare(i)
-        except BrokenImage as error:
-            return f"{reader.names[i]}: {error}"
-
-    total, broken = len(reader.names), []
-    for done, image in enumerate(map_in_order(result, total), start=1):
-        if isinstance(image, str):
-            broken.append(image)
-        yield image
-        if progress is not None:
-            progress(done, total)
-    if len(broken) == total:
-        raise DataError(
-            f"data.path: none of the {total} images of {where} can be read: "
-            f"{abbreviate(broken)}. {ACCEPTED}"
-        )
-
-
 def _detect(
     reader: ImageReader, channels: int | None, size: tuple[int, int] | None, background: RGB
 ) -> tuple[int, tuple[int, int]]:
     """Return the channels and the size for all images: those given, or from their headers."""
     if channels is not None and size is not None:
         return channels, size
-
-    def header_of(i: int) -> Header | None:
-        try:
-            return reader.read_header(i)
-        except BrokenImage:  # decoding will report it
-            return None
-
-    count = 1 if reader.uniform else len(reader.names)
-    results = enumerate(map_in_order(header_of, count))
-    headers = [(reader.names[i], header) for i, header in results if header is not None]
+    examined = replace(reader, names=reader.names[:1]) if reader.uniform else reader
+    named = read_each(examined, lambda i: (reader.names[i], reader.read_header(i)))
+    headers = [each for each in named if not isinstance(each, str)]
     if not headers:
-        return channels or 1, size or (1, 1)  # all are broken
+        return channels or 1, size or (1, 1)  # all are broken; decoding will report it
     sizes = Counter((header.height, header.width) for _, header in headers)
     common, times = sizes.most_common(1)[0]
     if size is None and len(sizes) > 1:
@@ -155,16 +109,3 @@ def _detect(
             f"of {len(headers)}), but {other[0]} is {other[1]}×{other[2]}"
         )
     return channels or max(h.channels_on(background) for _, h in headers), size or common
-
-
-def _check_options(
-    size: tuple[int, int] | None, channels: int | None, fit: str, background: RGB
-) -> None:
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise DataError(f"data.size is {size}. Give a height and a width of at least 1.")
-    if channels is not None and channels < 1:
-        raise DataError(f"data.channels is {channels}. Give 1, 3, or the number in an array.")
-    if fit not in get_args(Fit):
-        raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
-    if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-        raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")

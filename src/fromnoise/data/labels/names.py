@@ -151,6 +151,17 @@ def one_hot(classes: np.ndarray, count: int) -> np.ndarray:
     return labels
 
 
+def signs_of(values: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Return class numbers (N,), or signs (N, K) in which 0 means absent without any −1, as labels.
+
+    count: the K of the classes, by default their highest number + 1.
+    """
+    if values.ndim == 1:
+        return one_hot(values.astype(np.int64), count or int(values.max()) + 1)
+    signs = values.astype(np.int8)
+    return signs if signs.min() < 0 else signs * 2 - 1
+
+
 def _split(text: str) -> list[str]:
     return [label.strip() for label in text.split(",")]
 

@@ -39,9 +39,7 @@ from fromnoise.data.text import decode_utf8, natural_key
 
 def folder(request: SourceRequest) -> SourceListing:
     """Open every image below a folder. Links are followed; hidden files and `__MACOSX` are not."""
-    root = require_path(request, "folder")
-    if not root.is_dir():
-        raise DataError(f"data.path: {root} is a file. Source folder needs a folder.")
+    root = require_path(request, "folder", folder=True)
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}

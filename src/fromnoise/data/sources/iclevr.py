@@ -6,7 +6,6 @@ test.json, new_test.json    conditions to sample for; see `read_conditions`
 iclevr/         the images, or any other folder inside the root, or the root itself
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import IO
 import numpy as np
 
 from fromnoise.data.errors import BrokenImage, DataError, abbreviate
+from fromnoise.data.labels.files import lists_of_names
 from fromnoise.data.labels.names import suggest_labels
 from fromnoise.data.sources.base import (
     ImageReader,
@@ -36,9 +36,7 @@ def iclevr(request: SourceRequest) -> SourceListing:
 
     A missing file counts as a broken image.
     """
-    root = require_path(request, "iclevr", splits=True)
-    if not root.is_dir():
-        raise DataError(f"data.path: {root} is a file. Source iclevr needs a folder.")
+    root = require_path(request, "iclevr", splits=True, folder=True)
     if request.split != "train":
         raise DataError(
             f"data.split is {request.split!r}, but test.json and new_test.json of i-CLEVR have "
@@ -47,16 +45,23 @@ def iclevr(request: SourceRequest) -> SourceListing:
     if not has_iclevr(root):
         raise DataError(f"data.path: {root} lacks {OBJECTS} or {TRAIN}. Add the missing file.")
     label_names = read_objects(root / OBJECTS)
-    named = _read_train(root / TRAIN, label_names)
+    where = f"data.path: {root / TRAIN}"
+    named = lists_of_names(read_json(root / TRAIN, where=where), where=where)
+    for file, present in named.items():
+        if not present:
+            raise DataError(f"{where}: {file!r} has no names. Add at least one.")
+        for name in present:
+            if name not in label_names:
+                hint = suggest_labels(name, label_names)
+                raise DataError(f"{where}: {file!r}: there is no label {name!r}. {hint}")
     names = list(named)
-    labels = np.full((len(names), len(label_names)), -1, dtype=np.int8)
-    for row, present in zip(labels, named.values(), strict=True):
-        row[[label_names.index(name) for name in present]] = 1
+    signs = [[1 if name in present else -1 for name in label_names] for present in named.values()]
+    labels = np.array(signs, dtype=np.int8)
     folder = _image_folder(root, names)
-    stats = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.is_file()}
+    found = {entry.name for entry in os.scandir(folder) if entry.is_file()}
 
     def open_image(i: int) -> IO[bytes]:
-        if names[i] not in stats:
+        if names[i] not in found:
             raise BrokenImage(f"named in {TRAIN}, but not in {folder.name}/")
         return (folder / names[i]).open("rb")
 
@@ -65,10 +70,7 @@ def iclevr(request: SourceRequest) -> SourceListing:
             names, open_image, background=request.background, labels=labels, label_names=label_names
         )
 
-    images = [
-        [name, stat.st_size, stat.st_mtime_ns] if (stat := stats.get(name)) else [name]
-        for name in names
-    ]
+    images = [stat_stamp(folder / name) if name in found else [name] for name in names]
     files = [stat_stamp(root / name) for name in (OBJECTS, TRAIN)]
     return SourceListing([files, folder.relative_to(root).as_posix(), images], open_reader)
 
@@ -87,31 +89,18 @@ def read_objects(path: Path, *, where: str = "data.path") -> tuple[str, ...]:
     ids = read_json(path, where=f"{where}: {path}")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
         raise DataError(f'{where}: {path} is invalid. Write {{"name": id, …}} with whole numbers.')
-    if sorted(ids.values()) != list(range(len(ids))):
-        counts = Counter(ids.values())
-        repeated = [f"{i} appears {n} times" for i, n in sorted(counts.items()) if n > 1]
-        missing = [f"{i} is missing" for i in range(len(ids)) if i not in counts]
+    counts = Counter(ids.values())
+    wrong = [
+        f"{i} appears {counts[i]} times" if counts[i] else f"{i} is missing"
+        for i in range(len(ids))
+        if counts[i] != 1
+    ]
+    if wrong:
         raise DataError(
-            f"{where}: the ids in {path} are wrong: {abbreviate(repeated + missing)}. Use each of "
+            f"{where}: the ids in {path} are wrong: {abbreviate(wrong)}. Use each of "
             f"0..{len(ids) - 1} once."
         )
-    return tuple(sorted(ids, key=lambda name: ids[name]))
-
-
-def _read_train(path: Path, label_names: Sequence[str]) -> dict[str, list[str]]:
-    named = read_json(path, where=f"data.path: {path}")
-    if not isinstance(named, dict) or not named:
-        raise DataError(f'data.path: {path} is invalid. Write {{"file name": ["name", …], …}}.')
-    for file, names in named.items():
-        where = f"data.path: {path}: {file}"
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f'{where}: {json.dumps(names)} is not a list. Write ["name", …].')
-        if not names:
-            raise DataError(f"{where} has an empty list of names. Add at least one name.")
-        if unknown := [name for name in names if name not in label_names]:
-            hint = suggest_labels(unknown[0], label_names)
-            raise DataError(f"{where}: there is no label {unknown[0]!r}. {hint}")
-    return named
+    return tuple(sorted(ids, key=ids.__getitem__))
 
 
 def _image_folder(root: Path, names: Sequence[str]) -> Path:
