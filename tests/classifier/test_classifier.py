@@ -26,12 +26,13 @@ from fromnoise.classifier.classifier import (
     load_classifier,
     save_classifier,
 )
-from fromnoise.classifier.data import classifier_kind, split_held_out
 from fromnoise.classifier.settings import ClassifierSettings, parse_settings
 from fromnoise.classifier.training import (
+    classifier_kind,
     classifier_loss,
     recalibrate_batch_norm,
     shift_images,
+    split_held_out,
     train_classifier,
     train_classifier_to_folder,
     training_precision,
@@ -527,9 +528,9 @@ def test_weights_that_are_not_finite_are_refused(small, monkeypatch):
         (
             image_set(squares(9).images, np.ones((9, 1), np.int8), ("only",)),
             None,
-            "there is nothing for a classifier to learn.*; labels: only",
+            r"there is nothing for a classifier to learn \(labels: only\)\. Give",
         ),
-        (squares(2), None, r"there are only 2 labelled images\. A classifier needs at least 3"),
+        (squares(2), None, r"labelled images is 2, and .* at least 3\. Add more\."),
         (
             squares(9),
             image_set(squares(9).images, None, ()),

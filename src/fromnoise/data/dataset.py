@@ -1,11 +1,12 @@
 """Open a source as an `ImageSet`: images of one size, with their labels, from the cache."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channel
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
+from fromnoise.progress import progress_bar
+
+logger = logging.getLogger("fromnoise")
 
 
 def open_images(
@@ -86,6 +90,18 @@ def open_images(
             f"images cannot be read: {abbreviate(images.skipped)}. Repair or remove them, or set "
             "data.strict to false."
         )
+    return images
+
+
+def open_with_log(source: str, path: str | Path | None, **options: Any) -> ImageSet:
+    """Open images as `open_images` does, with a progress bar, and log what was read and skipped."""
+    with progress_bar("decoding") as progress:
+        images = open_images(source, path, progress=progress, **options)
+    logger.info("%s: %d images, %d channels, %dx%d", path or source, *images.images.shape)
+    for line in images.skipped:
+        logger.warning("skipped %s", line)
+    if images.skipped:
+        logger.warning("skipped %d images of %s", len(images.skipped), path or source)
     return images
 
 

@@ -31,7 +31,7 @@ from fromnoise.data.decoding.transforms import RGB, Picture
 from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # (images done, images)
+Progress = Callable[[int, int], None]  # (done, total)
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
