@@ -13,7 +13,7 @@ from fromnoise.checkpoints import DiskFull, FolderNotEmpty
 from fromnoise.data import DataError, check_data, open_images, read_conditions, write_shapes
 from fromnoise.data.shapes import dataset as shapes
 from fromnoise.data.shapes.dataset import balanced_sets, plan_sets
-from fromnoise.data.shapes.scenes import NAMES
+from fromnoise.data.shapes.rendering import NAMES
 
 COUNT, SIZE = 40, 16
 
