@@ -295,13 +295,12 @@ def test_maps_of_one_pixel_are_not_computed_in_bf16():
 # ---- predictions --------------------------------------------------------------------------------
 
 
-def test_batch_size_does_not_matter_and_grey_images_are_repeated(small):
+def test_batch_size_does_not_matter_and_grey_images_are_repeated(small, monkeypatch):
     classifier = untrained()
     images = squares(7).images
     whole = classifier.predictions(images).probability
-    np.testing.assert_allclose(
-        classifier.predictions(images, batch_size=3).probability, whole, rtol=1e-5
-    )
+    monkeypatch.setattr(classifier_module, "BATCH_SIZE", 3)
+    np.testing.assert_allclose(classifier.predictions(images).probability, whole, rtol=1e-5)
     grey = images[:, :1]
     repeated = classifier.predictions(np.repeat(grey, 3, axis=1)).probability
     np.testing.assert_array_equal(classifier.predictions(grey).probability, repeated)
@@ -311,8 +310,8 @@ def test_batch_size_does_not_matter_and_grey_images_are_repeated(small):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 3, 16, 20), np.uint8), r"16×20 \(H×W\), .* trained at 16×16"),
-        (np.zeros((2, 4, 16, 16), np.uint8), "have 4 channels, .* trained on 3"),
+        (np.zeros((2, 3, 16, 20), np.uint8), r"16×20 \(H×W\) with 3 channels, .* trained on 16×16"),
+        (np.zeros((2, 4, 16, 16), np.uint8), "with 4 channels, .* with 3 channels"),
         (np.zeros((2, 3, 16, 16), np.float32), r"are float32 .* Give uint8 \(N, C, H, W\)"),
         (np.zeros((3, 16, 16), np.uint8), r"are uint8 \(3, 16, 16\)\. Give"),
     ],

@@ -284,7 +284,7 @@ def test_prompts_come_from_files_and_texts(tmp_path):
     [
         ((), (8, 8), NAMES, r"this model is unconditional\. Train one with data\.labels=true"),
         (NAMES, (8, 8), ("red", "green"), "has 3, the classifier 2, and only one of them has blue"),
-        (NAMES, (16, 16), NAMES, r"16×16 \(H×W\), but this classifier was trained at 8×8"),
+        (NAMES, (16, 16), NAMES, r"16×16 \(H×W\) with .*, but this classifier was trained on 8×8"),
     ],
 )
 def test_mismatches_are_refused_before_sampling(names, size, classified, message, tmp_path):

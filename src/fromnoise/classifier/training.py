@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
 from fromnoise.classifier.classifier import (
@@ -259,16 +260,11 @@ def recalibrate_batch_norm(network: nn.Module, data: LabelledImages) -> None:
     Training keeps a moving average over the last dozen steps, which lags behind if there are few
     steps: then a classifier of small data would not recognise anything.
     """
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean over all batches
-    device = next(network.parameters()).device
     count = min(BATCH_NORM_IMAGES, len(data))
     chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-    with torch.no_grad():
-        for rows in np.array_split(data.indices[chosen], max(1, count // BATCH_NORM_BATCH)):
-            network(to_float(torch.from_numpy(data.images[rows])).to(device))
+    parts = np.array_split(data.indices[chosen], max(1, count // BATCH_NORM_BATCH))
+    batches = (to_float(torch.from_numpy(data.images[rows])) for rows in parts)
+    update_bn(batches, network, next(network.parameters()).device)
 
 
 def _fit(

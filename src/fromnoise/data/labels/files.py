@@ -137,7 +137,7 @@ def dataset_json(text: str, *, where: str) -> Table:
                 f"{where}: entry {i} ({file!r}): {_short(label)} is invalid. Write a {expected}"
                 + (', one per name in "label_names".' if names else ".")
             )
-    signs = signs_of(np.array(list(labels.values())), names and len(names))
+    signs = signs_of(np.array(list(labels.values())), len(names) if names else None)
     return dict(zip(labels, signs, strict=True)), tuple(names or map(str, range(signs.shape[1])))
 
 

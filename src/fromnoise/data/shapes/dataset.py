@@ -188,13 +188,9 @@ def _render(folder: Path, size: tuple[int, int], seed: int, i: int, names: Names
 
 
 def _write_texts(folder: Path, plan: Plan, size: tuple[int, int], seed: int) -> None:
+    objects = {name: i for i, name in enumerate(NAMES)}
     named = {_file_name(i): names for i, names in enumerate(plan.train)}
-    for name, content in (
-        ("objects", {name: i for i, name in enumerate(NAMES)}),
-        ("train", named),
-        ("test", plan.test),
-        ("new_test", plan.new_test),
-    ):
+    for name, content in (plan._asdict() | {"objects": objects, "train": named}).items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     release = version("fromnoise")
     text = f"""\
