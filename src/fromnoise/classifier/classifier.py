@@ -161,10 +161,30 @@ def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
 
     Raises CheckpointError if it is missing, damaged, too new, or not a classifier.
     """
-    file = _find_weights(Path(path))
-    stored = checkpoints.read_tensors(file)
-    spec = _read_spec(stored.metadata, file)
-    return classifier_from_weights(spec, stored.tensors, file, device=device)
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
+    files = (path, path / WEIGHTS_FILE, path / OLD_WEIGHTS_FILE)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
+        if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
+            problem = "holds a diffusion model, not a classifier"
+        raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
+    weights, metadata = checkpoints.read_tensors(file)
+    text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
+    if text is None:
+        of_model = model_file.METADATA_KEY in metadata
+        problem = "holds a diffusion model, not" if of_model else "is not"
+        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
+    try:
+        values = json.loads(text)
+        checkpoints.check_version(values["format_version"], file)
+        spec = ClassifierSpec.model_validate(values)
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: the metadata cannot be read: {detail}") from error
+    return classifier_from_weights(spec, weights, file, device=device)
 
 
 def classifier_from_weights(
@@ -183,29 +203,3 @@ def classifier_from_weights(
     if name := checkpoints.first_non_finite(network.state_dict()):
         raise CheckpointError(f"{file} is damaged: {name} is not finite")
     return Classifier(network.to(select_device(device)), spec)
-
-
-def _find_weights(path: Path) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
-    for file in (path, path / WEIGHTS_FILE, path / OLD_WEIGHTS_FILE):
-        if file.is_file():
-            return file
-    problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
-    if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
-        problem = "holds a diffusion model, not a classifier"
-    raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
-
-
-def _read_spec(metadata: Mapping[str, str], file: Path) -> ClassifierSpec:
-    text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
-    if text is None:
-        problem = "holds a diffusion model, not" * (model_file.METADATA_KEY in metadata) or "is not"
-        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
-    try:
-        values = json.loads(text)
-        checkpoints.check_version(values["format_version"], file)
-        return ClassifierSpec.model_validate(values)
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: the metadata cannot be read: {detail}") from error

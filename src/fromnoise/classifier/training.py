@@ -57,12 +57,25 @@ def train_classifier_to_folder(
 ) -> Classifier:
     """Train a classifier on labelled images and write its folder, complete or not at all.
 
-    data, held_out: as in `open_labelled_images`. out: a new folder.
+    data: a folder, file or archive, or the name of a source without a path, such as `digits` (write
+    `./digits` for a folder of that name). out: a new folder. held_out: a path; by default the test
+    part of the source, if it has one. The held-out images get the size and channels of the others.
     Raises ValueError, before anything is written, for inputs that cannot be used.
     """
     settings = settings or ClassifierSettings()
     require_empty_folder(Path(out))
-    images, held_out_images = open_labelled_images(data, settings, held_out=held_out)
+    path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
+    source = str(data) if path is None else settings.source or detect_source(path)
+    options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
+    images = open_with_log(source, path, **options)
+    channels, *size = images.images.shape[1:]
+    options |= {"size": tuple(size), "channels": channels}
+    held_out_images = None
+    if held_out is not None:
+        other = detect_source(held_out, named=source if source != "iclevr" else None)
+        held_out_images = open_with_log(other, held_out, **options)
+    elif source in DOWNLOADABLE or (source == "idx" and path and find_images(path, "test")):
+        held_out_images = open_with_log(source, path, split="test", **options)
     with progress_bar("training the classifier") as progress:
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress
@@ -120,30 +133,6 @@ def train_classifier(
     )
     network = _fit(spec, settings, train, select_device(device), progress)
     return _with_scores(Classifier(network, spec), test)
-
-
-def open_labelled_images(
-    data: str | Path, settings: ClassifierSettings, *, held_out: Path | None = None
-) -> tuple[ImageSet, ImageSet | None]:
-    """Open the images to train on, and the held-out images if they are a set of their own.
-
-    data: a folder, file or archive, or the name of a source without a path, such as `digits` (write
-    `./digits` for a folder of that name). held_out: a path; by default the test part of the source,
-    if it has one. The held-out images get the size and channels of the others.
-    """
-    path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
-    source = str(data) if path is None else settings.source or detect_source(path)
-    options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
-    images = open_with_log(source, path, **options)
-    channels, *size = images.images.shape[1:]
-    options |= {"size": tuple(size), "channels": channels}
-    if held_out is not None:
-        other = detect_source(held_out, named=source if source != "iclevr" else None)
-        return images, open_with_log(other, held_out, **options)
-    has_test = source in DOWNLOADABLE
-    if source == "idx" and path is not None:
-        has_test = find_images(path, "test") is not None
-    return images, open_with_log(source, path, split="test", **options) if has_test else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, read_picture
 from fromnoise.data.decoding.transforms import RGB, Fit, Picture, fit_picture, to_channels
-from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.errors import BrokenImage, DataError, unreadable
 from fromnoise.data.text import natural_key
 
 COLOUR_TOLERANCE = 0.03  # of the peak, between two channels
@@ -117,7 +117,5 @@ def _in_colour(picture: Picture) -> bool:
 def _open(path: Path, background: RGB) -> Picture:
     if not path.is_file():
         raise DataError(f"{path.absolute()} is not a file. Give the path of an image file.")
-    try:
+    with unreadable(f"{path.absolute()} cannot be read as an image", BrokenImage):
         return read_picture(path.read_bytes(), background=background)
-    except BrokenImage as error:
-        raise DataError(f"{path.absolute()} cannot be read as an image: {error}") from error

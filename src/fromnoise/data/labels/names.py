@@ -22,7 +22,7 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     is ignored. Raises `DataError` for an unknown name, a repeated name, or an empty text.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for label in _split(text.removesuffix(f", {OPEN}")):
+    for label in map(str.strip, text.removesuffix(f", {OPEN}").split(",")):
         negated = label.startswith("-") and label not in names
         k = label_index(label.removeprefix("-").strip() if negated else label, names)
         if condition[k]:
@@ -37,7 +37,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     Raises `DataError` for an unknown name, a repeated name, or a weight that is not a number.
     """
     weights: dict[str, float] = {}
-    for item in _split(text):
+    for item in map(str.strip, text.split(",")):
         label, equals, number = item.rpartition("=")
         try:
             weight = float(number)
@@ -160,10 +160,6 @@ def signs_of(values: np.ndarray, count: int | None = None) -> np.ndarray:
         return one_hot(values.astype(np.int64), count or int(values.max()) + 1)
     signs = values.astype(np.int8)
     return signs if signs.min() < 0 else signs * 2 - 1
-
-
-def _split(text: str) -> list[str]:
-    return [label.strip() for label in text.split(",")]
 
 
 def _simplify(name: str) -> str:

@@ -297,7 +297,9 @@ def random_scene(
     """
     while True:
         scene = _draw_scene(names, rng)
-        if not _apart(scene.solids) or not _inside(scene):
+        corners = np.concatenate([solid.corners for solid in scene.solids], axis=1)
+        inside = np.abs(scene.camera.project(corners)).max() < _MARGIN
+        if not inside or not _apart(scene.solids):
             continue
         rays = cast(scene.solids, scene.camera, size)
         enough = rays.visible >= MIN_AREA * min(size) ** 2 * GRID**2
@@ -354,8 +356,3 @@ def _apart(solids: Sequence[Solid]) -> bool:
         for i, a in enumerate(solids)
         for j, b in enumerate(solids[:i])
     )
-
-
-def _inside(scene: Scene) -> bool:
-    corners = np.concatenate([solid.corners for solid in scene.solids], axis=1)
-    return bool(np.abs(scene.camera.project(corners)).max() < _MARGIN)

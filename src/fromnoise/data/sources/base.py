@@ -17,7 +17,7 @@ To add a source, write the function in a file of this folder, add one line to `S
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -93,28 +93,35 @@ def array_reader(
 
 def file_reader(
     names: Sequence[str],
-    open_file: Callable[[int], IO[bytes]],
+    open_file: Callable[[str], IO[bytes]],
     *,
+    found: Container[str],
+    missing: str,
     background: RGB,
     labels: np.ndarray | None,
     label_names: tuple[str, ...],
     labels_from: str = "",
 ) -> ImageReader:
-    """Return a reader of image files. Any exception of `open_file` makes the image broken."""
+    """Return a reader of image files. Any exception of `open_file` makes the image broken.
+
+    found: the names that exist. missing: why the others are broken.
+    """
+
+    def opened(i: int) -> IO[bytes]:
+        if names[i] not in found:
+            raise BrokenImage(missing)
+        return open_file(names[i])
 
     # also the errors of a zip: wrong CRC, password, unknown compression, …
     @broken_if_it_fails()
     def header(i: int) -> Header:
-        with open_file(i) as file:
+        with opened(i) as file:
             return read_header(file)
 
     @broken_if_it_fails()
-    def content(i: int) -> bytes:
-        with open_file(i) as file:
-            return file.read()
-
     def image(i: int) -> Picture:
-        return read_picture(content(i), background=background)
+        with opened(i) as file:
+            return read_picture(file.read(), background=background)
 
     return ImageReader(names, header, image, labels, label_names, labels_from)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS
 from fromnoise.data.decoding.transforms import RGB
-from fromnoise.data.errors import BrokenImage, DataError, abbreviate, reason
+from fromnoise.data.errors import DataError, abbreviate, unreadable
 from fromnoise.data.labels.files import LABEL_FILES
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
@@ -62,11 +62,9 @@ def zip_file(request: SourceRequest) -> SourceListing:
 
     def open_reader() -> ImageReader:
         with ExitStack() as stack:
-            try:
+            problem = f"data.path: {path} cannot be read as a zip archive"
+            with unreadable(problem, zipfile.BadZipFile, OSError):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-            except (zipfile.BadZipFile, OSError) as error:
-                problem = f"data.path: {path} cannot be read as a zip archive: {reason(error)}"
-                raise DataError(problem) from error
             files = [info for info in archive.infolist() if not info.is_dir()]
             members = {str(PurePosixPath(info.filename)): info for info in files}
             images = _image_names(members, where=path)
@@ -104,22 +102,17 @@ def _reader(
         labels, label_names = folder_labels(images)
     else:
         label_path = f"data.path: {where / label_file}"
-        try:
-            with open_file(label_file) as file:
-                content = file.read()
-        except Exception as error:  # as for an image
-            raise DataError(f"{label_path} cannot be read: {reason(error)}") from error
+        # any exception, as for an image
+        with unreadable(f"{label_path} cannot be read", Exception), open_file(label_file) as file:
+            content = file.read()
         names, labels, label_names = _file_labels(images, label_file, content, where=label_path)
 
-    def open_image(i: int) -> IO[bytes]:
-        if i >= len(images):
-            kind = PurePosixPath(str(label_file)).name
-            raise BrokenImage(f"named in {kind}, but not among the images of {where.name}")
-        return open_file(names[i])
-
+    kind = PurePosixPath(label_file or "").name
     return file_reader(
         names,
-        open_image,
+        open_file,
+        found=set(images),
+        missing=f"named in {kind}, but not among the images of {where.name}",
         background=background,
         labels=labels,
         label_names=label_names,

@@ -10,11 +10,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from fromnoise.data.errors import BrokenImage, DataError, abbreviate
+from fromnoise.data.errors import DataError, abbreviate
 from fromnoise.data.labels.files import lists_of_names
 from fromnoise.data.labels.names import suggest_labels
 from fromnoise.data.sources.base import (
@@ -60,14 +59,15 @@ def iclevr(request: SourceRequest) -> SourceListing:
     folder = _image_folder(root, names)
     found = {entry.name for entry in os.scandir(folder) if entry.is_file()}
 
-    def open_image(i: int) -> IO[bytes]:
-        if names[i] not in found:
-            raise BrokenImage(f"named in {TRAIN}, but not in {folder.name}/")
-        return (folder / names[i]).open("rb")
-
     def open_reader() -> ImageReader:
         return file_reader(
-            names, open_image, background=request.background, labels=labels, label_names=label_names
+            names,
+            lambda name: (folder / name).open("rb"),
+            found=found,
+            missing=f"named in {TRAIN}, but not in {folder.name}/",
+            background=request.background,
+            labels=labels,
+            label_names=label_names,
         )
 
     images = [stat_stamp(folder / name) if name in found else [name] for name in names]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, reason
+from fromnoise.data.errors import DataError, unreadable
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
     ImageReader,
@@ -112,17 +112,18 @@ def _labels_beside(images: Path) -> Path | None:
 
 def _read(path: Path) -> np.ndarray:
     """Return the uint8 array of one file."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            zeros, kind, axes = struct.unpack(">HBB", file.read(4))
-            if zeros != 0 or kind != _UBYTE:
-                raise DataError(f"data.path: {path} is not an idx file of unsigned bytes")
-            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-            values = np.frombuffer(file.read(), dtype=np.uint8)
-    except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(
-            f"data.path: {path} cannot be read as an idx file: {reason(error)}"
-        ) from error
+    kinds = (OSError, EOFError, struct.error, zlib.error)
+    with (
+        unreadable(f"data.path: {path} cannot be read as an idx file", *kinds),
+        gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file,
+    ):
+        zeros, kind, axes = struct.unpack(">HBB", file.read(4))
+        if zeros != 0 or kind != _UBYTE:
+            raise DataError(
+                f"data.path: {path} is not an idx file of unsigned bytes. Convert it to one."
+            )
+        shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+        values = np.frombuffer(file.read(), dtype=np.uint8)
     if len(values) != prod(shape) or len(values) == 0:
         raise DataError(
             f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "

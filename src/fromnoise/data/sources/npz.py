@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, reason
+from fromnoise.data.errors import DataError, unreadable
 from fromnoise.data.labels.files import unique_names
 from fromnoise.data.labels.names import one_hot, signs_of
 from fromnoise.data.sources.base import (
@@ -70,12 +70,9 @@ def npz(request: SourceRequest) -> SourceListing:
     path = require_path(request, "npz")
 
     def open_reader() -> ImageReader:
-        try:
+        kinds = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+        with unreadable(f"data.path: {path} cannot be read as arrays", *kinds):
             arrays = _load(path)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"data.path: {path} cannot be read as arrays: {reason(error)}"
-            ) from error
         return _reader(arrays, path)
 
     return SourceListing(stat_stamp(path), open_reader)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, NotAvailable, reason
+from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
     ImageReader,
@@ -60,25 +60,19 @@ def cifar10(request: SourceRequest) -> SourceListing:
     inner = "cifar-10-batches-py"
     root = root.parent if root.name == inner else root
 
-    def files() -> list[Path]:
-        return sorted((root / inner).glob("*_batch*")) if (root / inner).is_dir() else []
-
-    if not files():
+    if not any((root / inner).glob("*_batch*")):
         _download(request, "cifar10", "CIFAR10", root)
 
     def open_reader() -> ImageReader:
         from torchvision import datasets
 
-        try:
+        with unreadable(f"data.path: {root} has no complete CIFAR-10", RuntimeError, OSError):
             data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
-        except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"data.path: {root} has no complete CIFAR-10: {reason(error)}"
-            ) from error
         labels = one_hot(np.array(data.targets), len(data.classes))
         return array_reader(data.data, labels=labels, label_names=tuple(data.classes))
 
-    return SourceListing([stat_stamp(path) for path in files()], open_reader)
+    files = sorted((root / inner).glob("*_batch*"))
+    return SourceListing([stat_stamp(path) for path in files], open_reader)
 
 
 def _idx_set(
