@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import SOURCES, DataError, check_data, detect_source, open_images
-from fromnoise.data import cache as cache_module
+from fromnoise.data import dataset as cache_module
 from fromnoise.data.sources import base
 from fromnoise.data.sources.base import map_in_order
 

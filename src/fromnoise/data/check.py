@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from fromnoise.data.cache import default_cache
+from fromnoise.data.dataset import default_cache
 from fromnoise.data.decoding.decode import Header
 from fromnoise.data.decoding.transforms import RGB, Fit
 from fromnoise.data.errors import DataError

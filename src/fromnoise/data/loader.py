@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.data.cache import ImageSet
+from fromnoise.data.dataset import ImageSet
 from fromnoise.rng import generator
 
 

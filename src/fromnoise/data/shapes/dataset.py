@@ -73,16 +73,12 @@ def write_shapes(
     Raises `DataError`, `FolderNotEmpty` and `DiskFull`.
     """
     shape = (size, size) if isinstance(size, int) else (size[0], size[1])
-    for name, value, least in (("train", train, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    limits = (("train", train, 1), ("test", test, 1), ("seed", seed, 0), ("workers", workers, 1))
+    for name, value, least in (*limits, ("size", min(shape), _MIN_SIDE)):
         if value is not None and value < least:
             raise DataError(f"{name} is {value}. Give at least {least}.")
-    max_test = sum(_MAX_CONDITIONS.values())
-    if not 1 <= test <= max_test:
-        raise DataError(f"test is {test}. Give 1..{max_test} conditions.")
-    if min(shape) < _MIN_SIDE:
-        raise DataError(
-            f"size is {shape[0]}×{shape[1]} (H×W). Give at least {_MIN_SIDE} pixels per side."
-        )
+    if test > (most := sum(_MAX_CONDITIONS.values())):
+        raise DataError(f"test is {test}. Give at most {most}.")
     folder = Path(folder).expanduser().resolve()
     require_empty_folder(folder)  # before the plan, which takes a while
     plan = plan_sets(train, test, seed=seed)

@@ -8,9 +8,8 @@ from fromnoise.data.errors import DataError
 from fromnoise.data.sources.base import SourceListing, SourceRequest
 from fromnoise.data.sources.folder import folder, zip_file
 from fromnoise.data.sources.iclevr import has_iclevr, iclevr
-from fromnoise.data.sources.idx import has_idx, idx
+from fromnoise.data.sources.idx import cifar10, fashion_mnist, has_idx, idx, mnist
 from fromnoise.data.sources.npz import digits, npz
-from fromnoise.data.sources.torchvision import cifar10, fashion_mnist, mnist
 
 SOURCES: dict[str, Callable[[SourceRequest], SourceListing]] = {
     "digits": digits,
