@@ -12,7 +12,7 @@ class (0). If no image is in a sub-folder, there are no labels.
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
@@ -43,8 +43,7 @@ def folder(request: SourceRequest) -> SourceListing:
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
-    images = _image_names(stats, where=root)
-    label_file = _find_label_file(stats, images, where=root)
+    images, label_file = _choose(stats, root)
 
     def open_reader() -> ImageReader:
         return _reader(
@@ -67,11 +66,8 @@ def zip_file(request: SourceRequest) -> SourceListing:
                 archive = stack.enter_context(zipfile.ZipFile(path))
             files = [info for info in archive.infolist() if not info.is_dir()]
             members = {str(PurePosixPath(info.filename)): info for info in files}
-            images = _image_names(members, where=path)
-            label_file = _find_label_file(members, images, where=path)
-            reader = _reader(
-                images, label_file, lambda n: archive.open(members[n]), path, request.background
-            )
+            chosen, background = _choose(members, path), request.background
+            reader = _reader(*chosen, lambda name: archive.open(members[name]), path, background)
             return replace(reader, close=stack.pop_all().close)
 
     return SourceListing(stat_stamp(path), open_reader)
@@ -89,39 +85,19 @@ def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, .
     return one_hot(np.array([number[name] for name in classes]), len(label_names)), label_names
 
 
-def _reader(
-    images: Sequence[str],
-    label_file: str | None,
-    open_file: Callable[[str], IO[bytes]],
-    where: Path,
-    background: RGB,
-) -> ImageReader:
-    """Return a reader of the images, then of the missing files that the label file names."""
-    names = images
-    if label_file is None:
-        labels, label_names = folder_labels(images)
-    else:
-        label_path = f"data.path: {where / label_file}"
-        # any exception, as for an image
-        with unreadable(f"{label_path} cannot be read", Exception), open_file(label_file) as file:
-            content = file.read()
-        names, labels, label_names = _file_labels(images, label_file, content, where=label_path)
+def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None]:
+    """Return the images among these relative names, in natural order, and their label file."""
 
-    kind = PurePosixPath(label_file or "").name
-    return file_reader(
-        names,
-        open_file,
-        found=set(images),
-        missing=f"named in {kind}, but not among the images of {where.name}",
-        background=background,
-        labels=labels,
-        label_names=label_names,
-        labels_from=label_file or "sub-folders",
-    )
+    def hidden(step: str) -> bool:
+        return step.startswith(".") or step == "__MACOSX"
 
-
-def _find_label_file(files: Container[str], images: Sequence[str], *, where: Path) -> str | None:
-    """Return which of the relative names `files` is the label file of these images, or None."""
+    visible = [name for name in files if not any(map(hidden, PurePosixPath(name).parts))]
+    images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
+    if not images:
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
+        counts = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(6))
+        others = f"only {counts}" if counts else "and no other files"
+        raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
     shared = _shared_folder(images)
     folders = [PurePosixPath(*shared[:depth]) for depth in range(len(shared) + 1)]
     names = [str(folder / name) for folder in folders for name in LABEL_FILES]
@@ -130,37 +106,53 @@ def _find_label_file(files: Container[str], images: Sequence[str], *, where: Pat
         raise DataError(
             f"data.path: {where} has several label files: {' and '.join(label_files)}. Keep one."
         )
-    return label_files[0] if label_files else None
+    return sorted(images, key=natural_key), label_files[0] if label_files else None
 
 
-def _file_labels(
-    images: Sequence[str], label_file: str, content: bytes, *, where: str
-) -> tuple[Sequence[str], np.ndarray | None, tuple[str, ...]]:
-    """Return the labels that a label file gives to images.
-
-    Returns the N names: first `images`, then the files that are named but missing; labels int8
-    (N, K), or None if the file states that there are none; and the K label names.
-    """
-    path = PurePosixPath(label_file)
-    rows, label_names = LABEL_FILES[path.name](decode_utf8(content, where=where), where=where)
-    if not rows:
-        return images, None, ()
-    labels_of: dict[str, np.ndarray] = {}
-    for file, row in rows.items():
-        name = str(path.parent / file)
-        if name in labels_of:  # "./a.png" and "a.png" are one file
-            raise DataError(f"{where} has the file {name!r} twice. Remove one of them.")
-        labels_of[name] = row
-    missing = labels_of.keys() - set(images)
-    if len(missing) == len(labels_of):
-        relative = [str(PurePosixPath(name).relative_to(path.parent)) for name in images]
-        raise DataError(
-            f"{where}: none of the {len(rows)} files that it names exists ({abbreviate(list(rows))}"
-            f"). Name the images by their paths from its folder: {abbreviate(relative)}."
-        )
-    names = [*images, *(name for name in labels_of if name in missing)]
-    unknown = np.zeros(len(label_names), dtype=np.int8)
-    return names, np.stack([labels_of.get(name, unknown) for name in names]), label_names
+def _reader(
+    images: Sequence[str],
+    label_file: str | None,
+    open_file: Callable[[str], IO[bytes]],
+    where: Path,
+    background: RGB,
+) -> ImageReader:
+    """Return a reader of the images, then of the missing files that the label file names."""
+    names, path = images, PurePosixPath(label_file or "")
+    labels, label_names = (None, ()) if label_file else folder_labels(images)
+    if label_file:
+        place = f"data.path: {where / label_file}"
+        # any exception, as for an image
+        with unreadable(f"{place} cannot be read", Exception), open_file(label_file) as file:
+            content = file.read()
+        rows, label_names = LABEL_FILES[path.name](decode_utf8(content, where=place), where=place)
+        labels_of: dict[str, np.ndarray] = {}
+        for file, row in rows.items():
+            name = str(path.parent / file)
+            if name in labels_of:  # "./a.png" and "a.png" are one file
+                raise DataError(f"{place} has the file {name!r} twice. Remove one of them.")
+            labels_of[name] = row
+        missing = labels_of.keys() - set(images)
+        if rows and len(missing) == len(labels_of):
+            relative = [str(PurePosixPath(name).relative_to(path.parent)) for name in images]
+            raise DataError(
+                f"{place}: none of the {len(rows)} files that it names exists "
+                f"({abbreviate(list(rows))}). Name the images by their paths from its folder: "
+                f"{abbreviate(relative)}."
+            )
+        names = [*images, *(name for name in labels_of if name in missing)]
+        if rows:
+            unknown = np.zeros(len(label_names), dtype=np.int8)
+            labels = np.stack([labels_of.get(name, unknown) for name in names])
+    return file_reader(
+        names,
+        open_file,
+        found=set(images),
+        missing=f"named in {path.name}, but not among the images of {where.name}",
+        background=background,
+        labels=labels,
+        label_names=label_names,
+        labels_from=label_file or "sub-folders",
+    )
 
 
 def _shared_folder(names: Sequence[str]) -> tuple[str, ...]:
@@ -191,17 +183,3 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, path.stat()
             except OSError:  # a broken link is kept, and reported as a broken image
                 yield name, path.lstat()
-
-
-def _image_names(names: Iterable[str], *, where: Path) -> list[str]:
-    def hidden(step: str) -> bool:
-        return step.startswith(".") or step == "__MACOSX"
-
-    visible = [name for name in names if not any(map(hidden, PurePosixPath(name).parts))]
-    images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
-    if not images:
-        kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
-        counts = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(6))
-        others = f"only {counts}" if counts else "and no other files"
-        raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
-    return sorted(images, key=natural_key)

@@ -104,7 +104,10 @@ def has_idx(folder: Path) -> bool:
 
 def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceListing:
     """Open one file of images and its labels. Without `names`, classes are named by number."""
-    labels = _labels_beside(images)
+    own = images.name.removesuffix(".gz")
+    name = own.replace("images", "labels").replace("idx3", "idx1")
+    beside = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
+    labels = next((path for path in beside if path.is_file()), None)
 
     def open_reader() -> ImageReader:
         pixels = channels_last(_read(images), where=f"data.path: {images}")
@@ -126,13 +129,6 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceLis
 
     stamp = [stat_stamp(path) for path in (images, labels) if path is not None]
     return SourceListing(stamp, open_reader)
-
-
-def _labels_beside(images: Path) -> Path | None:
-    own = images.name.removesuffix(".gz")
-    name = own.replace("images", "labels").replace("idx3", "idx1")
-    paths = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: Path) -> np.ndarray:

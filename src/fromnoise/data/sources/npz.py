@@ -68,39 +68,36 @@ def npz(request: SourceRequest) -> SourceListing:
     treated as alpha.
     """
     path = require_path(request, "npz")
+    where = f"data.path: {path}"
 
     def open_reader() -> ImageReader:
         kinds = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
-        with unreadable(f"data.path: {path} cannot be read as arrays", *kinds):
+        with unreadable(f"{where} cannot be read as arrays", *kinds):
             arrays = _load(path)
-        return _reader(arrays, path)
+        images = _first(arrays, IMAGE_KEYS)
+        if images is None:
+            keys = ", ".join(arrays) or "no arrays"
+            raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
+        images = channels_last(images, where=where)
+        if images.size == 0:
+            raise DataError(f"{where} has no images: its shape is {images.shape}. Add some.")
+        peak, convert = _scale(images, where=where)
+        labels, label_names = None, ()
+        if (stored := _first(arrays, LABEL_KEYS)) is not None:
+            labels = read_labels(np.asarray(stored), len(images), where=where)
+            names = _first(arrays, NAME_KEYS)
+            names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
+            label_names = read_names(names, where=where)
+            if len(label_names) != labels.shape[1]:
+                raise DataError(
+                    f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
+                    "Save one name per label."
+                )
+        return array_reader(
+            images, peak=peak, convert=convert, labels=labels, label_names=label_names
+        )
 
     return SourceListing(stat_stamp(path), open_reader)
-
-
-def _reader(arrays: Mapping[str, np.ndarray], path: Path) -> ImageReader:
-    where = f"data.path: {path}"
-    images = _first(arrays, IMAGE_KEYS)
-    if images is None:
-        keys = ", ".join(arrays) or "no arrays"
-        raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
-    images = channels_last(images, where=where)
-    if images.size == 0:
-        raise DataError(f"{where} has no images: its shape is {images.shape}.")
-    peak, convert = _scale(images, where=where)
-    stored = _first(arrays, LABEL_KEYS)
-    if stored is None:
-        return array_reader(images, peak=peak, convert=convert)
-    labels = read_labels(np.asarray(stored), len(images), where=where)
-    names = _first(arrays, NAME_KEYS)
-    names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
-    label_names = read_names(names, where=where)
-    if len(label_names) != labels.shape[1]:
-        raise DataError(
-            f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. Save one "
-            "name per label."
-        )
-    return array_reader(images, peak=peak, convert=convert, labels=labels, label_names=label_names)
 
 
 def read_names(stored: np.ndarray, *, where: str) -> tuple[str, ...]:
