@@ -401,7 +401,7 @@ def test_every_batch_has_some_images_without_labels():
     data = labelled(1, of=10)
     counts = []
     for step in range(300):
-        cond = load_conditions(data, seed=0, step=step, batch_size=80, dropout=0.1)
+        cond = load_conditions(data, seed=0, step=step, batch_size=80, dropout=0.1, label_dropout=0)
         counts.append((cond == 0).all(dim=1).sum().item())
     assert np.mean(counts) == pytest.approx(8, abs=0.5)
     assert math.sqrt(80 * 0.1 * 0.9) == pytest.approx(2.7, abs=0.05)
@@ -617,7 +617,9 @@ def test_conditions_are_emptied_as_often_with_many_labels(k):
     rng = np.random.default_rng(0)
     one_by_one = (rng.random((20_000, k)) < 0.1).all(axis=1).mean()
     assert one_by_one == pytest.approx(0.1**k, abs=3 * math.sqrt(0.1**k / 20_000))
-    cond = load_conditions(labelled(k), seed=0, step=0, batch_size=20_000, dropout=0.1)
+    cond = load_conditions(
+        labelled(k), seed=0, step=0, batch_size=20_000, dropout=0.1, label_dropout=0
+    )
     empty = (cond == 0).all(dim=1)
     assert empty.double().mean().item() == pytest.approx(0.1, abs=0.007)
     assert (cond[~empty] != 0).all()  # nothing in between

@@ -369,7 +369,7 @@ FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"
         (["--compose", "3=1", "--guidance", "2", "--each-step"], "not a composition, or remove"),
         (["--compose", "3=1", "--guidance", "2"], "not a composition, or remove guidance."),
         (["--class", "3", "--cycle-classes"], "exclude each other. Give one."),
-        (["--conditions", "none.json"], "none.json has no conditions. Add at least one"),
+        (["--conditions", "none.json"], "none.json has no list of conditions. Write [["),
         (["--conditions", "empty.json"], "condition 2 of 2: [] is invalid. Write"),
         (["--conditions", "clevr.json"], "condition 1 of 1: there is no label 'red cube'"),
         (["--conditions", "gone.json"], "gone.json cannot be read: No such file"),

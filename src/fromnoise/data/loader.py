@@ -45,13 +45,7 @@ def load_batch(
 
 
 def load_conditions(
-    data: ImageSet,
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    dropout: float,
-    label_dropout: float = 0.0,
+    data: ImageSet, *, seed: int, step: int, batch_size: int, dropout: float, label_dropout: float
 ) -> Tensor:
     """Load the labels of the same images: float32 (batch_size, K) in {−1, 0, +1}; K ≥ 1.
 

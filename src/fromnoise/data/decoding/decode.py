@@ -122,8 +122,7 @@ def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint
         flat.paste(layer, mask=layer.getchannel("A"))
     else:
         flat = image.convert("L" if grey else "RGB")
-    pixels = np.asarray(flat)
-    return pixels[..., None] if grey else pixels
+    return np.atleast_3d(np.asarray(flat))
 
 
 def _deep_grey(image: Image.Image, background: RGB) -> Picture:

@@ -91,17 +91,16 @@ def read_conditions(path: str | Path, label_names: Sequence[str]) -> np.ndarray:
     """
     path = Path(path).expanduser().absolute()
     conditions = read_json(path, where=str(path))
-    if not isinstance(conditions, list) or not all(isinstance(c, list | str) for c in conditions):
+    if not isinstance(conditions, list) or not conditions:
         raise DataError(
-            f"{path} is not a list of conditions. "
+            f"{path} has no list of conditions. "
             'Write [["name", "name"], "name, -name", …], each a list or a text.'
         )
-    if not conditions:
-        raise DataError(f"{path} has no conditions. Add at least one to the list.")
     rows = []
     for i, condition in enumerate(conditions, start=1):
         where = f"{path}: condition {i} of {len(conditions)}"
-        if not condition or not all(isinstance(name, str) for name in condition):
+        texts = isinstance(condition, list | str) and all(isinstance(c, str) for c in condition)
+        if not condition or not texts:
             text = json.dumps(condition)
             raise DataError(f'{where}: {text} is invalid. Write ["name", …] or "name, -name".')
         parse = parse_labels if isinstance(condition, str) else exact_labels
