@@ -6,8 +6,7 @@ from pathlib import Path
 from fromnoise.data.decoding.decode import EXTENSIONS
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources.base import SourceListing, SourceRequest
-from fromnoise.data.sources.folder import folder, zip_file
-from fromnoise.data.sources.iclevr import has_iclevr, iclevr
+from fromnoise.data.sources.folder import folder, has_iclevr, iclevr, zip_file
 from fromnoise.data.sources.idx import cifar10, fashion_mnist, has_idx, idx, mnist
 from fromnoise.data.sources.npz import digits, npz
 
