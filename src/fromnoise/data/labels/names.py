@@ -99,7 +99,7 @@ def read_conditions(path: str | Path, label_names: Sequence[str]) -> np.ndarray:
     rows = []
     for i, condition in enumerate(conditions, start=1):
         where = f"{path}: condition {i} of {len(conditions)}"
-        texts = isinstance(condition, list | str) and all(isinstance(c, str) for c in condition)
+        texts = type(condition) in (list, str) and all(isinstance(c, str) for c in condition)
         if not condition or not texts:
             text = json.dumps(condition)
             raise DataError(f'{where}: {text} is invalid. Write ["name", …] or "name, -name".')
