@@ -23,7 +23,7 @@ from torchvision.transforms import CenterCrop
 
 import fromnoise
 from fromnoise.checkpoints import list_checkpoints, prune
-from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
+from fromnoise.classifier.label_scores import LabelPredictions, score_ratios, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
 from fromnoise.data import DataError, ImageSet, open_images
 from fromnoise.data.decoding.decode import EXTENSIONS
@@ -401,7 +401,7 @@ def test_every_batch_has_some_images_without_labels():
     data = labelled(1, of=10)
     counts = []
     for step in range(300):
-        cond = load_conditions(data, seed=0, step=step, batch_size=80, dropout=0.1)
+        cond = load_conditions(data, seed=0, step=step, batch_size=80, dropout=0.1, label_dropout=0)
         counts.append((cond == 0).all(dim=1).sum().item())
     assert np.mean(counts) == pytest.approx(8, abs=0.5)
     assert math.sqrt(80 * 0.1 * 0.9) == pytest.approx(2.7, abs=0.05)
@@ -617,7 +617,9 @@ def test_conditions_are_emptied_as_often_with_many_labels(k):
     rng = np.random.default_rng(0)
     one_by_one = (rng.random((20_000, k)) < 0.1).all(axis=1).mean()
     assert one_by_one == pytest.approx(0.1**k, abs=3 * math.sqrt(0.1**k / 20_000))
-    cond = load_conditions(labelled(k), seed=0, step=0, batch_size=20_000, dropout=0.1)
+    cond = load_conditions(
+        labelled(k), seed=0, step=0, batch_size=20_000, dropout=0.1, label_dropout=0
+    )
     empty = (cond == 0).all(dim=1)
     assert empty.double().mean().item() == pytest.approx(0.1, abs=0.007)
     assert (cond[~empty] != 0).all()  # nothing in between
@@ -723,7 +725,7 @@ def test_recall_ignores_extra_objects():
     wanted = np.where(np.arange(24) == 0, 1, -1)[None]
     probability = np.full((1, 24), 0.01)
     probability[0, :3] = 0.99, 0.98, 0.97
-    found = scores(label_counts(LabelPredictions(probability, probability >= 0.5), wanted))
+    found = scores(score_ratios(LabelPredictions(probability, probability >= 0.5), wanted))
     assert (found["recall_at_k"], found["recall"], found["f1"]) == (1, 1, 0.5)
     assert (found["precision"], found["exact_match"], found["extra"]) == (1 / 3, 0, 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.classifier.label_scores import SCORES, LabelPredictions, label_counts, scores
+from fromnoise.classifier.label_scores import SCORES, LabelPredictions, score_ratios, scores
 from fromnoise.evaluation.intervals import Interval, score_with_intervals, scores_per_label
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -126,12 +126,12 @@ def test_a_case_counted_by_hand():
         "exact_match": 1 / 3,
         "extra": 1 / 3,
     }
-    assert scores(label_counts(*case[:2])) == pytest.approx(expected)
+    assert scores(score_ratios(*case[:2])) == pytest.approx(expected)
 
 
 @given(cases())
 def test_the_scores_equal_a_slow_restatement(case):
-    found = scores(label_counts(*case[:2]))
+    found = scores(score_ratios(*case[:2]))
     assert tuple(found) == SCORES
     assert found == pytest.approx(slow_scores(case), abs=0, nan_ok=True)
     intervals = score_with_intervals(*case, resamples=5)
@@ -145,7 +145,7 @@ def test_recall_at_k_is_that_of_torch_topk():
         k = int((target == 1).sum())
         hits += int((target[p.topk(k).indices] == 1).sum())
         total += k
-    assert scores(label_counts(*case[:2]))["recall_at_k"] == hits / total
+    assert scores(score_ratios(*case[:2]))["recall_at_k"] == hits / total
 
 
 def test_of_equally_probable_labels_the_lower_index_ranks_first():
@@ -155,8 +155,8 @@ def test_of_equally_probable_labels_the_lower_index_ranks_first():
     )
     first, last = np.zeros((2, 1, 80), dtype=np.int8)
     first[0, 1:40:2] = last[0, 41::2] = 1  # half of the 40 labels with probability 1
-    assert label_counts(predictions, first).hits == 20
-    assert label_counts(predictions, last).hits == 0
+    for targets, hits in ((first, 20), (last, 0)):
+        assert score_ratios(predictions, targets)["recall_at_k"][0] == hits
 
 
 @given(cases(), st.randoms())
@@ -177,7 +177,7 @@ def test_neither_the_order_of_images_nor_the_names_of_conditions_matter(case, ra
 def test_the_order_of_labels_matters_to_ties_only(case, random):
     order = list(range(case.targets.shape[1]))
     random.shuffle(order)
-    found, moved = (scores(label_counts(*c[:2])) for c in (case, case.take(labels=order)))
+    found, moved = (scores(score_ratios(*c[:2])) for c in (case, case.take(labels=order)))
     del found["recall_at_k"], moved["recall_at_k"]
     assert found == pytest.approx(moved, abs=0, nan_ok=True)
 
@@ -186,7 +186,7 @@ def test_open_labels_count_only_in_the_ranking():
     case = random_case(50, 6, 8)
     flipped = case.predictions.present ^ (case.targets == 0)
     other = LabelPredictions(case.predictions.probability, flipped)
-    assert scores(label_counts(other, case.targets)) == scores(label_counts(*case[:2]))
+    assert scores(score_ratios(other, case.targets)) == scores(score_ratios(*case[:2]))
 
 
 def test_undefined_scores_are_nan_with_their_intervals():
@@ -210,9 +210,9 @@ def test_per_label_scores_are_the_scores_of_that_label_alone(case):
         assert (row.asked, row.negated) == tuple(sum(case.targets[:, j] == v) for v in (1, -1))
 
 
-def test_per_label_counts_add_up_to_the_overall():
+def test_per_score_ratios_add_up_to_the_overall():
     case = random_case(300, 7, 20)
-    overall, rows = scores(label_counts(*case[:2])), scores_per_label(*case, resamples=5)
+    overall, rows = scores(score_ratios(*case[:2])), scores_per_label(*case, resamples=5)
     positives = np.array([row.asked for row in rows])
     tp = positives * [row.recall.value for row in rows]
     seen = tp / [row.precision.value for row in rows]
@@ -265,8 +265,7 @@ def test_intervals_are_a_function_of_the_seed():
 @pytest.mark.parametrize("condition", [np.zeros(60, dtype=int), np.arange(60)])
 def test_one_stage_equals_scipys_bootstrap(condition):
     case = random_case(60, 5, 60)._replace(condition=condition)
-    counts = label_counts(*case[:2])
-    tp, seen = counts.true_positive, counts.true_positive + counts.false_positive
+    tp, seen = score_ratios(*case[:2])["precision"]
     expected = (
         pytest.importorskip("scipy.stats")
         .bootstrap(
@@ -290,9 +289,7 @@ def test_two_stages_equal_their_slow_restatement():
     condition = np.repeat([5, -1, 7, 0, 2, 9], sizes)
     case = random_case(len(condition), 4, len(condition))._replace(condition=condition)
     case.targets[1:12] = np.minimum(case.targets[1:12], 0)  # undefined in many resamples
-    counts = label_counts(*case[:2])
-    k = counts.true_positive + counts.false_negative
-    expected = slow_bootstrap(counts.true_positive, k, condition, 3000, seed=1)
+    expected = slow_bootstrap(*score_ratios(*case[:2])["recall"], condition, 3000, seed=1)
     _, low, high = score_with_intervals(*case, resamples=20_000)["recall"]
     assert [low, high] == pytest.approx(expected, abs=0.05 * (expected[1] - expected[0]))
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from fromnoise.data.loader import feed, prefetch
+from fromnoise.data.loader import feed
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 
 
 def square(step):
@@ -20,7 +20,7 @@ def names_of_threads():
 
 @pytest.mark.parametrize("steps", [[0, 1, 2, 3], [5, 6, 7], [2, 3, 9, 10, 4], [4, 4, 4]])
 def test_every_step_gets_its_own_batch_in_any_order(steps):
-    with prefetch(square) as get:
+    with feed(square, MPS) as get:
         batches = [tuple(each.item() for each in get(step)) for step in steps]
     assert batches == [(step, step**2) for step in steps]
 
@@ -32,7 +32,7 @@ def test_consecutive_steps_are_loaded_once_and_one_more_at_the_end():
         calls.append(step)
         return square(step)
 
-    with prefetch(load) as get:
+    with feed(load, MPS) as get:
         for step in range(3, 8):
             get(step)
     assert calls == [3, 4, 5, 6, 7, 8]
@@ -46,7 +46,7 @@ def test_the_next_step_is_loaded_while_this_one_is_used():
             begun.set()
         return square(step)
 
-    with prefetch(load) as get:
+    with feed(load, MPS) as get:
         get(0)
         assert begun.wait(timeout=60)  # step 1 was not requested
 
@@ -58,7 +58,7 @@ def test_batches_are_loaded_in_one_thread_which_ends_with_the_context():
         threads.add(threading.current_thread().name)
         return square(step)
 
-    with prefetch(load) as get:
+    with feed(load, MPS) as get:
         for step in range(20):
             get(step)
     assert len(threads) == 1
@@ -69,7 +69,7 @@ def test_batches_are_loaded_in_one_thread_which_ends_with_the_context():
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 def test_the_thread_ends_when_the_context_exits_by_an_exception(stop):
     def leave():
-        with prefetch(square) as get:
+        with feed(square, MPS) as get:
             get(0)
             raise stop
 
@@ -84,7 +84,7 @@ def test_an_exception_is_raised_by_the_call_for_its_step():
             raise OSError("the disk is gone")
         return square(step)
 
-    with prefetch(load) as get:
+    with feed(load, MPS) as get:
         get(0)
         assert get(1)[1] == 1  # step 2 has failed, or will
         with pytest.raises(OSError, match="the disk is gone"):
@@ -98,14 +98,14 @@ def test_an_exception_in_an_unused_step_is_ignored():
             raise IndexError(step)
         return square(step)
 
-    with prefetch(load) as get:
+    with feed(load, MPS) as get:
         assert get(4)[0] == 4
 
 
 def test_batches_are_pinned_on_request(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
-    with prefetch(square, pin=True) as get:
+    with feed(square, GPU) as get:
         get(1)
     assert [int(each) for each in pinned] == [1, 1, 2, 4]
 

@@ -159,7 +159,12 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
         ("vgg", (3, 8, 8), [], "'vgg' is unknown. Known: classifier, dinov2, inception, pixels"),
         ("classifier", (3, 8, 8), [], "--extractor classifier needs --classifier FOLDER"),
         ("inception", (4, 8, 8), [], "images of 1 or 3 channels, these have 4"),
-        ("classifier", (3, 9, 8), ["classifier"], "images are 9×8 .H×W., but this classifier"),
+        (
+            "classifier",
+            (3, 9, 8),
+            ["classifier"],
+            "images are 9×8 .H×W. with 3 channels, but this classifier",
+        ),
         ("pixels", (3, 8, 8), ["classifier"], "belongs to --extractor classifier, not to pixels"),
         ("inception", (3, 8, 8), ["classifier"], "--extractor classifier, not to inception"),
         ("dinov2", (3, 8, 8), ["features_weights"], "--extractor inception, not to dinov2"),

@@ -13,7 +13,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
-from fromnoise.data.loader import prefetch
+from fromnoise.data.loader import feed
 from fromnoise.diffusion import Objective
 from fromnoise.training import log, loop
 from fromnoise.training import step as step_module
@@ -132,7 +132,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
     tiny["diffusion"] |= {"T": 4, "offset_noise": 0.1}
     tiny["training"] |= {"noise_levels": times, "steps": 10, "checkpoint_every": 10, "log_every": 1}
     plain = fromnoise.train(tiny, out=tmp_path / "plain").folder
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: feed(draw_, torch.device("mps")))
     begun = fromnoise.train(tiny, out=tmp_path / "ahead").folder
     for file in (plain / "checkpoints" / "000010").glob("*.safetensors"):
         others = read_tensors(begun / "checkpoints" / "000010" / file.name).tensors
@@ -143,7 +143,7 @@ def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times)
 
 
 def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, monkeypatch):
-    monkeypatch.setattr(loop, "feed", lambda draw_, device: prefetch(draw_))
+    monkeypatch.setattr(loop, "feed", lambda draw_, device: feed(draw_, torch.device("mps")))
     before = threading.active_count()
     poison("loss", range(99))
     with pytest.raises(Diverged):

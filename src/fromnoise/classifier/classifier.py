@@ -28,7 +28,8 @@ Stem = Literal["small", "imagenet"]
 METADATA_KEY, OLD_METADATA_KEY = "fromnoise_classifier", "fromnoise_judge"
 WEIGHTS_FILE, OLD_WEIGHTS_FILE = "classifier.safetensors", "judge.safetensors"
 SPEC_FILE = "classifier.json"
-FIX = "Give the folder that `fromnoise classifier train` or `fromnoise classifier import` wrote"
+BATCH_SIZE = 256  # images at a time
+FIX = "Give the folder that `fromnoise classifier train` or `fromnoise classifier import` wrote."
 
 
 class ClassifierSpec(Section):
@@ -82,11 +83,11 @@ class Classifier:
         self.network = network.eval().requires_grad_(False)
         self.spec = spec
 
-    def predictions(self, images: np.ndarray, *, batch_size: int = 256) -> LabelPredictions:
+    def predictions(self, images: np.ndarray) -> LabelPredictions:
         """Predict the labels of each image.
 
         images: uint8 (N, C, H, W) of the classifier's size. Grey images are repeated for a
-        classifier with three channels. batch_size: images at a time.
+        classifier with three channels.
 
         Returns:
             probability (N, K): sigmoid of each logit for `labels`, softmax over them for `classes`;
@@ -95,7 +96,7 @@ class Classifier:
 
         Raises ValueError: images of another type, size or number of channels.
         """
-        logits = torch.from_numpy(self.features(images, batch_size=batch_size)[1]).double()
+        logits = torch.from_numpy(self.features(images)[1]).double()
         if self.spec.kind == "labels":
             probability = logits.sigmoid().numpy()
             return LabelPredictions(probability, probability >= 0.5)
@@ -103,9 +104,7 @@ class Classifier:
         likeliest = probability.argmax(axis=1)
         return LabelPredictions(probability, likeliest[:, None] == np.arange(probability.shape[1]))
 
-    def features(
-        self, images: np.ndarray, *, batch_size: int = 256
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the input of the last layer and the logits: (N, D) and (N, K), float32.
 
         Arguments and errors are those of `predictions`.
@@ -118,8 +117,8 @@ class Classifier:
         features = [torch.empty(0, last.in_features)]
         logits = [torch.empty(0, last.out_features)]
         with torch.inference_mode(), without_tf32():
-            for i in range(0, len(images), batch_size):
-                batch = torch.from_numpy(np.array(images[i : i + batch_size])).to(device)
+            for i in range(0, len(images), BATCH_SIZE):
+                batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 x = to_float(batch.expand(-1, self.spec.channels, -1, -1))
                 x = to_features(x.contiguous(memory_format=torch.channels_last))
                 features.append(x.cpu())
@@ -130,19 +129,14 @@ class Classifier:
         """Raise ValueError unless images, (N, C, H, W), have this classifier's type and shape."""
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(
-                f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W)"
+                f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W)."
             )
-        channels, *size = images.shape[1:]
-        if tuple(size) != self.spec.size:
-            theirs, ours = (f"{height}×{width}" for height, width in (size, self.spec.size))
+        channels, height, width = images.shape[1:]
+        if (height, width) != self.spec.size or channels not in (self.spec.channels, 1):
+            trained_on = "{}×{} (H×W) with {} channels".format(*self.spec.size, self.spec.channels)
             raise ValueError(
-                f"the images are {theirs} (H×W), but this classifier was trained at {ours}. Train "
-                "a classifier at the size of the images"
-            )
-        if channels not in (self.spec.channels, 1):
-            raise ValueError(
-                f"the images have {channels} channels, but this classifier was trained on "
-                f"{self.spec.channels}. Train a classifier with the channels of the images"
+                f"the images are {height}×{width} (H×W) with {channels} channels, but this "
+                f"classifier was trained on {trained_on}. Train a classifier on such images."
             )
 
 
@@ -167,10 +161,30 @@ def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
 
     Raises CheckpointError if it is missing, damaged, too new, or not a classifier.
     """
-    file = _find_weights(Path(path))
-    stored = checkpoints.read_tensors(file)
-    spec = _read_spec(stored.metadata, file)
-    return classifier_from_weights(spec, stored.tensors, file, device=device)
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
+    files = (path, path / WEIGHTS_FILE, path / OLD_WEIGHTS_FILE)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
+        if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
+            problem = "holds a diffusion model, not a classifier"
+        raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
+    weights, metadata = checkpoints.read_tensors(file)
+    text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
+    if text is None:
+        of_model = model_file.METADATA_KEY in metadata
+        problem = "holds a diffusion model, not" if of_model else "is not"
+        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
+    try:
+        values = json.loads(text)
+        checkpoints.check_version(values["format_version"], file)
+        spec = ClassifierSpec.model_validate(values)
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: the metadata cannot be read: {detail}") from error
+    return classifier_from_weights(spec, weights, file, device=device)
 
 
 def classifier_from_weights(
@@ -189,33 +203,3 @@ def classifier_from_weights(
     if name := checkpoints.first_non_finite(network.state_dict()):
         raise CheckpointError(f"{file} is damaged: {name} is not finite")
     return Classifier(network.to(select_device(device)), spec)
-
-
-def _find_weights(path: Path) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
-    if path.is_file():
-        return path
-    for name in (WEIGHTS_FILE, OLD_WEIGHTS_FILE):
-        if (path / name).is_file():
-            return path / name
-    problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
-    if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
-        problem = "holds a diffusion model, not a classifier"
-    raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
-
-
-def _read_spec(metadata: Mapping[str, str], file: Path) -> ClassifierSpec:
-    text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
-    if text is None:
-        problem = (
-            "holds a diffusion model, not" if model_file.METADATA_KEY in metadata else "is not"
-        )
-        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
-    try:
-        values = json.loads(text)
-        checkpoints.check_version(values["format_version"], file)
-        return ClassifierSpec.model_validate(values)
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: the metadata cannot be read: {detail}") from error

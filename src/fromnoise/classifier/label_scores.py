@@ -1,5 +1,6 @@
 """Score predicted labels against target labels: recall@k, precision, recall, F1, exact match."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,61 +22,45 @@ class LabelPredictions(NamedTuple):
         return LabelPredictions(*(part[images][:, labels] for part in self))
 
 
-class LabelCounts(NamedTuple):
-    """Counts for each image, int64 (N,) each. The scores are ratios of their sums."""
-
-    hits: np.ndarray  # +1 targets among the k likeliest labels, where k is the number of +1 targets
-    true_positive: np.ndarray  # target +1, predicted present
-    false_positive: np.ndarray  # target −1, predicted present
-    false_negative: np.ndarray  # target +1, predicted absent
-    labelled: np.ndarray  # 1 if any target is +1 or −1
-    exact: np.ndarray  # 1 if all of those targets are predicted correctly
-    negated: np.ndarray  # 1 if any target is −1
-    extra: np.ndarray  # 1 if any label with target −1 is predicted present
-
-
-def label_counts(predictions: LabelPredictions, targets: np.ndarray) -> LabelCounts:
-    """Count the correct and the wrong predictions of each image.
+def score_ratios(predictions: LabelPredictions, targets: np.ndarray) -> dict[str, Ratio]:
+    """Return numerator and denominator of every score of SCORES, for each image; see `scores`.
 
     predictions: of N images and K labels. targets: (N, K): +1 must appear, −1 must not appear, 0
-    open. An open label counts only in the ranking for `hits`, where it takes up a rank like any
-    other label.
-
-    Returns:
-        Counts (N,). For `hits`, the lower index ranks first among equally probable labels. Such
-        ties are frequent if the probabilities of a classifier round to 1.
+    open. An open label counts only in the ranking for `recall_at_k`, where it takes up a rank like
+    any other label. Among equally probable labels the lower index ranks first. Such ties are
+    frequent if the probabilities of a classifier round to 1.
     """
     positive, negative, present = targets == 1, targets == -1, predictions.present  # (N, K)
     # In float64, because the minus would wrap an unsigned integer around.
     likeliest_first = np.argsort(-predictions.probability.astype(np.float64), axis=1, kind="stable")
     ranked = np.take_along_axis(positive, likeliest_first, axis=1)  # (N, K)
     among_k = np.arange(ranked.shape[1]) < positive.sum(axis=1, keepdims=True)  # (N, K)
-    false_positive = (negative & present).sum(axis=1)
-    false_negative = (positive & ~present).sum(axis=1)
-    negated = negative.sum(axis=1) > 0
-    labelled = negated | (positive.sum(axis=1) > 0)
-    return LabelCounts(
-        hits=(ranked & among_k).sum(axis=1),
-        true_positive=(positive & present).sum(axis=1),
-        false_positive=false_positive,
-        false_negative=false_negative,
-        labelled=labelled.astype(np.int64),
-        exact=(labelled & (false_positive + false_negative == 0)).astype(np.int64),
-        negated=negated.astype(np.int64),
-        extra=(false_positive > 0).astype(np.int64),
+    tp, fp, fn = (
+        counted.sum(axis=1)
+        for counted in (positive & present, negative & present, positive & ~present)
     )
+    labelled = (positive | negative).any(axis=1).astype(np.int64)
+    ratios = (
+        ((ranked & among_k).sum(axis=1), tp + fn),
+        (tp, tp + fp),
+        (tp, tp + fn),
+        (2 * tp, 2 * tp + fp + fn),
+        (labelled * (fp + fn == 0), labelled),
+        ((fp > 0).astype(np.int64), negative.any(axis=1).astype(np.int64)),
+    )
+    return dict(zip(SCORES, ratios, strict=True))
 
 
-def counts_per_label(predictions: LabelPredictions, targets: np.ndarray) -> list[LabelCounts]:
-    """Return the counts of each label alone. Arguments are those of `label_counts`."""
+def ratios_per_label(predictions: LabelPredictions, targets: np.ndarray) -> list[dict[str, Ratio]]:
+    """Return the `score_ratios` of each label alone."""
     every = slice(None)
     return [
-        label_counts(predictions.select(every, [k]), targets[:, [k]])
+        score_ratios(predictions.select(every, [k]), targets[:, [k]])
         for k in range(targets.shape[1])
     ]
 
 
-def scores(counts: LabelCounts) -> dict[str, float]:
+def scores(ratios: Mapping[str, Ratio]) -> dict[str, float]:
     """Return every score of SCORES, each a ratio of two sums over images.
 
     TP, FP and FN are summed over images and over the labels with target +1 or −1 ("micro"):
@@ -91,21 +76,7 @@ def scores(counts: LabelCounts) -> dict[str, float]:
         Numbers in [0, 1]; NaN, and never 0 or 1, where a score is 0/0: `extra` if no target is −1,
         `precision` if none of the labels is predicted present.
     """
-    return {name: ratio_of_sums(*ratio) for name, ratio in score_ratios(counts).items()}
-
-
-def score_ratios(counts: LabelCounts) -> dict[str, Ratio]:
-    """Return numerator and denominator of every score of SCORES, for each image."""
-    tp, fp, fn = counts.true_positive, counts.false_positive, counts.false_negative
-    ratios = (
-        (counts.hits, tp + fn),
-        (tp, tp + fp),
-        (tp, tp + fn),
-        (2 * tp, 2 * tp + fp + fn),
-        (counts.exact, counts.labelled),
-        (counts.extra, counts.negated),
-    )
-    return dict(zip(SCORES, ratios, strict=True))
+    return {name: ratio_of_sums(*ratio) for name, ratio in ratios.items()}
 
 
 def ratio_of_sums(numerator: np.ndarray, denominator: np.ndarray) -> float:

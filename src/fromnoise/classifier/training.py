@@ -3,13 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
 from fromnoise.classifier.classifier import (
@@ -19,21 +20,18 @@ from fromnoise.classifier.classifier import (
     build_network,
     save_classifier,
 )
-from fromnoise.classifier.data import (
-    LabelledImages,
-    classifier_kind,
-    open_labelled_images,
-    split_held_out,
-)
 from fromnoise.classifier.label_scores import (
     LabelPredictions,
-    counts_per_label,
-    label_counts,
+    ratios_per_label,
+    score_ratios,
     scores,
 )
 from fromnoise.classifier.settings import ClassifierSettings
-from fromnoise.data import ImageSet
+from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
+from fromnoise.data.dataset import open_with_log
 from fromnoise.data.loader import batch_indices, to_float
+from fromnoise.data.sources.base import Progress
+from fromnoise.data.sources.idx import find_images
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import progress_bar
@@ -44,9 +42,9 @@ from fromnoise.training.step import apply_gradients
 
 SMALL_SIZE = 40  # pixels; the stem is `small` up to this size
 BATCH_NORM_IMAGES, BATCH_NORM_BATCH = 2048, 256
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 5000  # of the images, unless a held-out set is given
+MIN_IMAGES = 3  # one held out, two to train on
 logger = logging.getLogger("fromnoise")
-
-Progress = Callable[[int, int], None]  # (steps done, steps)
 
 
 def train_classifier_to_folder(
@@ -59,12 +57,25 @@ def train_classifier_to_folder(
 ) -> Classifier:
     """Train a classifier on labelled images and write its folder, complete or not at all.
 
-    data, held_out: as in `open_labelled_images`. out: a new folder.
+    data: a folder, file or archive, or the name of a source without a path, such as `digits` (write
+    `./digits` for a folder of that name). out: a new folder. held_out: a path; by default the test
+    part of the source, if it has one. The held-out images get the size and channels of the others.
     Raises ValueError, before anything is written, for inputs that cannot be used.
     """
     settings = settings or ClassifierSettings()
     require_empty_folder(Path(out))
-    images, held_out_images = open_labelled_images(data, settings, held_out=held_out)
+    path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
+    source = str(data) if path is None else settings.source or detect_source(path)
+    options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
+    images = open_with_log(source, path, **options)
+    channels, *size = images.images.shape[1:]
+    options |= {"size": tuple(size), "channels": channels}
+    held_out_images = None
+    if held_out is not None:
+        other = detect_source(held_out, named=source if source != "iclevr" else None)
+        held_out_images = open_with_log(other, held_out, **options)
+    elif source in DOWNLOADABLE or (source == "idx" and path and find_images(path, "test")):
+        held_out_images = open_with_log(source, path, split="test", **options)
     with progress_bar("training the classifier") as progress:
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress
@@ -124,6 +135,79 @@ def train_classifier(
     return _with_scores(Classifier(network, spec), test)
 
 
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """The labelled images of a set."""
+
+    images: np.ndarray  # uint8 (M, C, H, W), the whole set
+    indices: np.ndarray  # int64 (N,), of the labelled images in it
+    labels: np.ndarray  # int8 (N, K), of these: +1 present, −1 absent, 0 unknown
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, chosen: np.ndarray) -> "LabelledImages":
+        """Return the chosen ones of the N images."""
+        return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
+
+
+def labelled_images(data: ImageSet) -> LabelledImages:
+    """Return the images with at least one label. Raises DataError if there are none."""
+    labels = data.labels
+    if labels is None or not labels.any():
+        raise DataError(
+            f"the images ({data.source}) have no labels, and a classifier needs them. Make one "
+            "sub-folder for each class, put a label file beside the images, or give an .npz or "
+            "IDX files with labels."
+        )
+    indices = np.flatnonzero(labels.any(axis=1))
+    return LabelledImages(data.images, indices, np.asarray(labels[indices]))
+
+
+def split_held_out(
+    data: ImageSet, held_out: ImageSet | None, *, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return the images to train on and the held-out images.
+
+    Without a held-out set, draw a tenth of `data` by `seed`, at most 5,000 images.
+    Raises DataError if there are fewer than 3 labelled images, if no label differs between images,
+    or if the two sets differ in labels or shape.
+    """
+    train = labelled_images(data)
+    if len(train) < MIN_IMAGES:
+        raise DataError(
+            f"the number of labelled images is {len(train)}, and a classifier needs at least "
+            f"{MIN_IMAGES}. Add more."
+        )
+    if not ((train.labels > 0).any(axis=0) & (train.labels < 0).any(axis=0)).any():
+        raise DataError(
+            f"each label of the images ({data.source}) is present in all of them or in none, so "
+            f"there is nothing for a classifier to learn (labels: "
+            f"{', '.join(data.label_names[:8])}). Give images that differ in a label."
+        )
+    if held_out is None:
+        count = min(max(round(HELD_OUT_SHARE * len(train)), 1), MAX_HELD_OUT)
+        order = torch.randperm(len(train), generator=generator(seed, "held out")).numpy()
+        return train.subset(np.sort(order[count:])), train.subset(np.sort(order[:count]))
+    if held_out.label_names != data.label_names:
+        raise DataError(
+            f"the held-out images have the labels {', '.join(held_out.label_names) or 'none'}, but "
+            f"the others {', '.join(data.label_names)}. Give the same labels in the same order."
+        )
+    if held_out.images.shape[1:] != data.images.shape[1:]:
+        raise DataError(
+            f"the held-out images are of shape {held_out.images.shape[1:]} (C, H, W), but the "
+            f"others of {data.images.shape[1:]}. Give images of the same shape."
+        )
+    return train, labelled_images(held_out)
+
+
+def classifier_kind(*labels: np.ndarray) -> Kind:
+    """Return `classes` if every row of these (N, K) has exactly one +1 and no 0, else `labels`."""
+    exclusive = all(((rows == 1).sum(axis=1) == 1).all() and (rows != 0).all() for rows in labels)
+    return "classes" if exclusive else "labels"
+
+
 def classifier_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
     """Return the loss, a scalar: the mean over images (`classes`), or over all known labels.
 
@@ -165,16 +249,11 @@ def recalibrate_batch_norm(network: nn.Module, data: LabelledImages) -> None:
     Training keeps a moving average over the last dozen steps, which lags behind if there are few
     steps: then a classifier of small data would not recognise anything.
     """
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean over all batches
-    device = next(network.parameters()).device
     count = min(BATCH_NORM_IMAGES, len(data))
     chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-    with torch.no_grad():
-        for rows in np.array_split(data.indices[chosen], max(1, count // BATCH_NORM_BATCH)):
-            network(to_float(torch.from_numpy(data.images[rows])).to(device))
+    parts = np.array_split(data.indices[chosen], max(1, count // BATCH_NORM_BATCH))
+    batches = (to_float(torch.from_numpy(data.images[rows])) for rows in parts)
+    update_bn(batches, network, next(network.parameters()).device)
 
 
 def _fit(
@@ -241,13 +320,13 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     parts = np.array_split(test.indices, -(-len(test) // 1024))
     results = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
     predictions = LabelPredictions(*map(np.concatenate, results))
-    overall = scores(label_counts(predictions, test.labels))
+    overall = scores(score_ratios(predictions, test.labels))
     reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
     if classifier.spec.kind == "classes":
         overall, reported = {"accuracy": overall["exact_match"]}, ("accuracy",)
     text = ", ".join(f"{name} {overall[name]:.4f}" for name in reported)
     logger.info("on the %d held-out images: %s", len(test), text)
-    f1 = [scores(counts)["f1"] for counts in counts_per_label(predictions, test.labels)]
+    f1 = [scores(ratios)["f1"] for ratios in ratios_per_label(predictions, test.labels)]
     measured = {
         "held_out": {name: _or_none(overall[name]) for name in reported},
         "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),

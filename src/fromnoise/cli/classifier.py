@@ -50,7 +50,7 @@ def classifier_import(
 ) -> None:
     """Import a trained evaluator of i-CLEVR as a classifier."""
     from fromnoise.classifier.classifier import save_classifier
-    from fromnoise.data.sources.iclevr import read_objects
+    from fromnoise.data.sources.folder import read_objects
     from fromnoise.interop.iclevr_evaluator import import_evaluator
 
     names = read_objects(objects, where="--objects")

@@ -7,7 +7,7 @@ from fromnoise.data.errors import DataError, SeveralSizes
 from fromnoise.data.labels.names import read_conditions
 from fromnoise.data.shapes.dataset import write_shapes
 from fromnoise.data.sources import SOURCES, detect_source
-from fromnoise.data.sources.torchvision import DOWNLOADABLE
+from fromnoise.data.sources.idx import DOWNLOADABLE
 
 __all__ = [
     "DOWNLOADABLE",

@@ -1,27 +1,34 @@
 """Check a data set: count its images, find problems, and suggest a recipe."""
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from fromnoise.data.cache import default_cache
+from fromnoise.data.dataset import default_cache
 from fromnoise.data.decoding.decode import Header
 from fromnoise.data.decoding.transforms import RGB, Fit
-from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.errors import DataError
 from fromnoise.data.sources import detect_source, get_source
-from fromnoise.data.sources.base import ImageReader, SourceRequest, map_in_order
+from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
 
 Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
 
 _MAX_LINES = 10  # of a long list
+_SIDES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_MAX_PADDING = 4  # pixels
+_NOTES = {  # on the images with these fields of `Header`
+    "rotated": "are rotated by EXIF. The rotation is applied.",
+    "alpha": "are transparent. data.background shows through.",
+    "deep": "have more than 8 bits. They are rounded after resizing.",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def check_data(
     background: RGB = (255, 255, 255),
     cache: str | Path | None = None,
     download: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DataReport:
     """Read every image once and report the contents and problems of a data set. Stores nothing.
 
@@ -95,16 +102,60 @@ def check_data(
             raise DataError("data.path is missing. Give a folder, a file or a source.")
         source = detect_source(path)
     root = Path(path).expanduser().absolute() if path is not None else None
+    where = None if root is None else str(root)
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     request = SourceRequest(root, split, background, cache, download)
     with closing(get_source(source)(request).open()) as reader:
-        facts: list[_Facts | str] = []
-        total = len(reader.names)
-        for fact in map_in_order(lambda i: _examine(reader, i), total):
-            facts.append(fact)
-            if progress is not None:
-                progress(len(facts), total)
-        return _report(source, None if root is None else str(root), reader, facts, background)
+        facts = list(read_each(reader, partial(_examine, reader), progress))
+    good = [fact for fact in facts if not isinstance(fact, str)]
+    headers = [fact.header for fact in good]
+    classes, unlabelled = {}, 0
+    if reader.labels is not None:
+        labels = reader.labels[[fact.index for fact in good]]
+        present = (labels == 1).sum(axis=0).tolist()
+        classes = dict(zip(reader.label_names, present, strict=True))
+        unlabelled = int((labels == 0).all(axis=1).sum())
+    first: dict[bytes, str] = {}
+    names = [reader.names[fact.index] for fact in good]
+    pairs = [(first.setdefault(f.digest, name), name) for f, name in zip(good, names, strict=True)]
+    channels = max((header.channels_on(background) for header in headers), default=0)
+    all_grey = channels == 3 and all(fact.grey for fact in good)
+    notes = [
+        f"{count:,} of {len(good):,} images {note}"
+        for flag, note in _NOTES.items()
+        if (count := sum(getattr(header, flag) for header in headers))
+    ]
+    sizes = Counter((header.height, header.width) for header in headers)
+    recipe = ""
+    if sizes:
+        (height, width), fit = suggest_size(sizes)
+        dark = sum(fact.dark for fact in good) * 2 > len(good)
+        data = {
+            "source": source,
+            "path": where,
+            "size": height if height == width else [height, width],
+            "channels": 1 if all_grey else channels,
+            "fit": fit,
+            "background": [0 if dark else 255] * 3 if fit == "pad" else None,
+            "labels": True if classes else None,
+        }
+        keys = [f"  {key}: {_yaml(value)}" for key, value in data.items() if value is not None]
+        recipe = "\n".join(["data:", *keys])
+    return DataReport(
+        source=source,
+        path=where,
+        count=len(good),
+        sizes=dict(sizes.most_common()),
+        modes=dict(Counter(header.mode for header in headers).most_common()),
+        channels=channels,
+        classes=classes,
+        labels_from=reader.labels_from,
+        unlabelled=unlabelled,
+        duplicates=tuple((one, other) for one, other in pairs if one != other),
+        broken=tuple(fact for fact in facts if isinstance(fact, str)),
+        notes=(*notes, *["every colour image is grey. Use channels: 1."] * all_grey),
+        recipe=recipe,
+    )
 
 
 class _Facts(NamedTuple):
@@ -115,11 +166,8 @@ class _Facts(NamedTuple):
     dark: bool  # the mean of the border is below half
 
 
-def _examine(reader: ImageReader, i: int) -> _Facts | str:
-    try:
-        picture, header = reader.read_image(i), reader.read_header(i)
-    except BrokenImage as error:
-        return f"{reader.names[i]}: {error}"
+def _examine(reader: ImageReader, i: int) -> _Facts:
+    picture, header = reader.read_image(i), reader.read_header(i)
     p = picture.pixels
     digest = hashlib.sha256(f"{p.shape} {p.dtype}".encode() + p.tobytes()).digest()
     grey = p.shape[2] in (1, 3) and bool((p == p[..., :1]).all())
@@ -127,84 +175,14 @@ def _examine(reader: ImageReader, i: int) -> _Facts | str:
     return _Facts(i, header, digest, grey, bool(border < picture.peak / 2))
 
 
-def _report(
-    source: str, path: str | None, reader: ImageReader, facts: list[_Facts | str], background: RGB
-) -> DataReport:
-    good = [fact for fact in facts if isinstance(fact, _Facts)]
-    headers = [fact.header for fact in good]
-    sizes = Counter((header.height, header.width) for header in headers)
-    channels = max((header.channels_on(background) for header in headers), default=0)
-    classes, unlabelled = {}, 0
-    if reader.labels is not None:
-        labels = reader.labels[[fact.index for fact in good]]
-        present = (labels == 1).sum(axis=0).tolist()
-        classes = dict(zip(reader.label_names, present, strict=True))
-        unlabelled = int((labels == 0).all(axis=1).sum())
-    first: dict[bytes, str] = {}
-    named = [(first.setdefault(f.digest, reader.names[f.index]), f.index) for f in good]
-    duplicates = [(other, reader.names[i]) for other, i in named if other != reader.names[i]]
-    dark = sum(fact.dark for fact in good) * 2 > len(good)
-    all_grey = channels == 3 and all(fact.grey for fact in good)
-    return DataReport(
-        source=source,
-        path=path,
-        count=len(good),
-        sizes=dict(sizes.most_common()),
-        modes=dict(Counter(header.mode for header in headers).most_common()),
-        channels=channels,
-        classes=classes,
-        labels_from=reader.labels_from,
-        unlabelled=unlabelled,
-        duplicates=tuple(duplicates),
-        broken=tuple(fact for fact in facts if isinstance(fact, str)),
-        notes=tuple(_notes(headers, all_grey)),
-        recipe=_recipe(source, path, sizes, 1 if all_grey else channels, dark, bool(classes)),
-    )
-
-
-def _notes(headers: list[Header], all_grey: bool) -> Iterator[str]:
-    for flag, note in (
-        ("rotated", "are rotated by EXIF. The rotation is applied."),
-        ("alpha", "are transparent. data.background shows through."),
-        ("deep", "have more than 8 bits. They are rounded after resizing."),
-    ):
-        if count := sum(getattr(header, flag) for header in headers):
-            yield f"{count:,} of {len(headers):,} images {note}"
-    if all_grey:
-        yield "every colour image is grey. Use channels: 1."
-
-
 def _cut(lines: list[str]) -> list[str]:
     more = [f"  … and {len(lines) - _MAX_LINES:,} more"] if len(lines) > _MAX_LINES else []
     return lines[:_MAX_LINES] + more
 
 
-_SIDES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_MAX_PADDING = 4  # pixels
-
-
-def _recipe(
-    source: str, path: str | None, sizes: Sizes, channels: int, dark: bool, labels: bool
-) -> str:
-    """Return the YAML of a recipe's data section, or "" without images."""
-    if not sizes:
-        return ""
-    (height, width), fit = suggest_size(sizes)
-    data: dict[str, object] = {"source": source}
-    data |= {"path": path} if path else {}
-    data |= {"size": height if height == width else [height, width]}
-    data |= {"channels": channels, "fit": fit}
-    if fit == "pad":
-        data["background"] = [0 if dark else 255] * 3
-    if labels:
-        data["labels"] = True
-    return "\n".join(["data:", *(f"  {key}: {_yaml(value)}" for key, value in data.items())])
-
-
 def _yaml(value: object) -> str:
     """Return one line of YAML, without the end of document that follows a lone scalar."""
-    width: Any = math.inf
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=width)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31)
     return text.removesuffix("...\n").rstrip()
 
 

@@ -1,20 +1,40 @@
-"""Open a source as an `ImageSet`: images of one size, with their labels, from the cache."""
+"""Open a source as an `ImageSet`: images of one size, with their labels, decoded into a cache.
 
+    <cache>/<key>/images.npy   uint8 (N, C, H, W)
+                  labels.npy   int8 (N, K), if there are labels
+                  meta.json    label names, fingerprint, skipped files
+
+An entry is written to a temporary folder and then renamed. The key is a hash of the files and the
+options, so an entry never changes. You can delete any entry at any time.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+from platformdirs import user_cache_path
 
-from fromnoise.data.cache import cache_key, default_cache, load_entry, write_entry
-from fromnoise.data.decoding.decode import ACCEPTED, Header
+from fromnoise.checkpoints import DiskFull, atomic_file
+from fromnoise.data.decoding.decode import ACCEPTED
 from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
-from fromnoise.data.errors import BrokenImage, DataError, SeveralSizes, abbreviate
+from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
 from fromnoise.data.sources import get_source
-from fromnoise.data.sources.base import ImageReader, SourceRequest, map_in_order
+from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
+from fromnoise.progress import progress_bar
+
+FORMAT = 3  # increase it if the same files decode to other pixels or labels
+_HEADER = 128  # bytes, of an .npy with four axes, which numpy pads to a multiple of 64
+ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to another folder."
+logger = logging.getLogger("fromnoise")
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
@@ -30,9 +50,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
-
-
-Progress = Callable[[int, int], None]  # (images done, images)
 
 
 def open_images(
@@ -69,17 +86,23 @@ def open_images(
 
     Raises `DataError`; `SeveralSizes` if the images have several sizes and `size` is None.
     """
-    _check_options(size, channels, fit, background)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise DataError(f"data.size is {size}. Give a height and a width of at least 1.")
+    if channels is not None and channels < 1:
+        raise DataError(f"data.channels is {channels}. Give 1, 3, or the number in an array.")
+    if fit not in get_args(Fit):
+        raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
+    if len(background) != 3 or not all(0 <= value <= 255 for value in background):
+        raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
-    request = SourceRequest(path, split, background, cache, download, only)
-    listing = get_source(source)(request)
+    listing = get_source(source)(SourceRequest(path, split, background, cache, download, only))
     where = str(path.expanduser().resolve()) if path is not None else None
     key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
     entry = cache.absolute() / key
-    fields = load_entry(entry)
-    if fields is None:
+    images = load_entry(entry, source)
+    if images is None:
         with closing(listing.open()) as reader:
             depth, shape = _detect(reader, channels, size, background)
 
@@ -88,12 +111,11 @@ def open_images(
                 return fit_picture(picture, shape, fit=fit, background=background)
 
             # closing ends the threads before the archive closes
-            with closing(_results(reader, prepare, progress, where or source)) as results:
-                write_entry(entry, results, reader)
-        fields = load_entry(entry)
-    if fields is None:
+            with closing(read_each(reader, prepare, progress)) as results:
+                write_entry(entry, results, reader, where=where or source)
+        images = load_entry(entry, source)
+    if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
-    images = ImageSet(**fields, source=source)
     if strict and images.skipped:
         raise DataError(
             f"{where or source}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
@@ -103,29 +125,16 @@ def open_images(
     return images
 
 
-def _results(
-    reader: ImageReader, prepare: Callable[[int], np.ndarray], progress: Progress | None, where: str
-) -> Generator[np.ndarray | str, None, None]:
-    """Yield each image, or why it cannot be read. Raises `DataError` if none can."""
-
-    def result(i: int) -> np.ndarray | str:
-        try:
-            return prepare(i)
-        except BrokenImage as error:
-            return f"{reader.names[i]}: {error}"
-
-    total, broken = len(reader.names), []
-    for done, image in enumerate(map_in_order(result, total), start=1):
-        if isinstance(image, str):
-            broken.append(image)
-        yield image
-        if progress is not None:
-            progress(done, total)
-    if len(broken) == total:
-        raise DataError(
-            f"data.path: none of the {total} images of {where} can be read: "
-            f"{abbreviate(broken)}. {ACCEPTED}"
-        )
+def open_with_log(source: str, path: str | Path | None, **options: Any) -> ImageSet:
+    """Open images as `open_images` does, with a progress bar, and log what was read and skipped."""
+    with progress_bar("decoding") as progress:
+        images = open_images(source, path, progress=progress, **options)
+    logger.info("%s: %d images, %d channels, %dx%d", path or source, *images.images.shape)
+    for line in images.skipped:
+        logger.warning("skipped %s", line)
+    if images.skipped:
+        logger.warning("skipped %d images of %s", len(images.skipped), path or source)
+    return images
 
 
 def _detect(
@@ -134,18 +143,11 @@ def _detect(
     """Return the channels and the size for all images: those given, or from their headers."""
     if channels is not None and size is not None:
         return channels, size
-
-    def header_of(i: int) -> Header | None:
-        try:
-            return reader.read_header(i)
-        except BrokenImage:  # decoding will report it
-            return None
-
-    count = 1 if reader.uniform else len(reader.names)
-    results = enumerate(map_in_order(header_of, count))
-    headers = [(reader.names[i], header) for i, header in results if header is not None]
+    examined = replace(reader, names=reader.names[:1]) if reader.uniform else reader
+    named = read_each(examined, lambda i: (reader.names[i], reader.read_header(i)))
+    headers = [each for each in named if not isinstance(each, str)]
     if not headers:
-        return channels or 1, size or (1, 1)  # all are broken
+        return channels or 1, size or (1, 1)  # all are broken; decoding will report it
     sizes = Counter((header.height, header.width) for _, header in headers)
     common, times = sizes.most_common(1)[0]
     if size is None and len(sizes) > 1:
@@ -157,14 +159,98 @@ def _detect(
     return channels or max(h.channels_on(background) for _, h in headers), size or common
 
 
-def _check_options(
-    size: tuple[int, int] | None, channels: int | None, fit: str, background: RGB
+def default_cache() -> Path:
+    """Return $FROMNOISE_CACHE, else the system's folder for caches, such as ~/.cache/fromnoise.
+
+    On macOS and Windows, a ~/.cache/fromnoise of earlier versions is used while it exists.
+    """
+    if own := os.environ.get("FROMNOISE_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    earlier = (Path(base) if base else Path.home() / ".cache") / "fromnoise"
+    return earlier if earlier.is_dir() else user_cache_path("fromnoise", appauthor=False)
+
+
+def cache_key(inputs: object) -> str:
+    """Return the SHA-256 (hex) of `inputs`, anything that JSON can hold, and of the format."""
+    return hashlib.sha256(json.dumps([FORMAT, inputs]).encode()).hexdigest()
+
+
+def load_entry(entry: Path, source: str) -> ImageSet | None:
+    """Return the images of a source, mapped read-only, or None if no complete entry exists."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(entry / "images.npy", mmap_mode="r")
+        names, skipped = tuple(meta["label_names"]), tuple(meta["skipped"])
+        labels = np.load(entry / "labels.npy", mmap_mode="r") if names else None
+        complete = list(images.shape) == meta["shape"]
+        data = ImageSet(images, labels, names, meta["fingerprint"], skipped, source)
+    except (OSError, EOFError, ValueError, KeyError):
+        return None
+    return data if complete else None
+
+
+def write_entry(
+    entry: Path, results: Iterable[np.ndarray | str], reader: ImageReader, *, where: str
 ) -> None:
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise DataError(f"data.size is {size}. Give a height and a width of at least 1.")
-    if channels is not None and channels < 1:
-        raise DataError(f"data.channels is {channels}. Give 1, 3, or the number in an array.")
-    if fit not in get_args(Fit):
-        raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
-    if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-        raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
+    """Write an entry, image by image. It appears when it is complete.
+
+    results: for each image of `reader`, uint8 (C, H, W), or the line that explains why it was
+    skipped. where: the source in messages.
+    Raises `DataError` if no image can be read, or if the disk cannot be written.
+    """
+    try:
+        for left_over in entry.parent.glob(".partial-*"):  # of earlier versions
+            shutil.rmtree(left_over, ignore_errors=True)
+        with atomic_file(entry, room=ROOM) as partial:
+            partial.mkdir()
+            _write(partial, results, reader, where)
+            if entry.is_dir() and load_entry(entry, "") is None:  # damaged
+                shutil.rmtree(entry)
+    except DiskFull as error:
+        raise DataError(error.strerror) from error
+    except OSError as error:
+        if load_entry(entry, "") is None:  # no other process wrote it first
+            raise DataError(
+                f"the cache {entry.parent} cannot be written ({reason(error)}). Check it, or set "
+                "the environment variable FROMNOISE_CACHE to another folder."
+            ) from error
+
+
+def _write(
+    folder: Path, results: Iterable[np.ndarray | str], reader: ImageReader, where: str
+) -> None:
+    digest, kept, skipped, shape = hashlib.sha256(), [], [], ()
+    with open(folder / "images.npy", "wb") as file:
+        file.seek(_HEADER)
+        for i, result in enumerate(results):
+            if isinstance(result, str):
+                skipped.append(result)
+                continue
+            kept.append(i)
+            shape, content = result.shape, result.tobytes()
+            digest.update(content)
+            file.write(content)
+        if not kept:
+            raise DataError(
+                f"data.path: none of the {len(skipped)} images of {where} can be read: "
+                f"{abbreviate(skipped)}. {ACCEPTED}"
+            )
+        shape, names = (len(kept), *shape), []
+        file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        assert file.tell() == _HEADER
+    if reader.labels is not None:
+        labels = np.ascontiguousarray(reader.labels[kept], dtype=np.int8)
+        digest.update(labels.tobytes())
+        np.save(folder / "labels.npy", labels)
+        names = list(reader.label_names)
+    digest.update(json.dumps([*shape, names]).encode())
+    content = {
+        "fingerprint": digest.hexdigest(),
+        "shape": shape,
+        "label_names": names,
+        "skipped": skipped,
+    }
+    (folder / "meta.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,6 +1,7 @@
 """Errors about data, and how their messages shorten lists and exceptions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class DataError(ValueError):
@@ -21,6 +22,17 @@ class NotAvailable(DataError):
 
 class BrokenImage(Exception):
     """An image that cannot be read. The message is the reason. Never leaves `fromnoise.data`."""
+
+
+@contextmanager
+def unreadable(problem: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise exceptions of these kinds as `DataError`: the problem, then their reason."""
+    try:
+        yield
+    except DataError:
+        raise
+    except kinds as error:
+        raise DataError(f"{problem}: {reason(error)}") from error
 
 
 def abbreviate(names: Sequence[str], limit: int = 3) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fromnoise.data.errors import DataError, reason
+from fromnoise.data.errors import DataError, unreadable
 
 
 def decode_utf8(content: bytes, *, where: str) -> str:
@@ -30,20 +30,15 @@ def parse_json(text: str, *, where: str) -> Any:
             raise DataError(f"{where} has the key {twice!r} twice. Remove one of them.")
         return values
 
-    try:
+    # also numbers too long, lists too deep
+    with unreadable(f"{where} is not valid JSON", ValueError, RecursionError):
         return json.loads(text, object_pairs_hook=without_repeats)
-    except DataError:
-        raise
-    except (ValueError, RecursionError) as error:  # also numbers too long, lists too deep
-        raise DataError(f"{where} is not valid JSON: {error}") from error
 
 
 def read_json(path: Path, *, where: str) -> Any:
     """Read and parse a JSON file. Raises `DataError` as above, or if the file cannot be read."""
-    try:
+    with unreadable(f"{where} cannot be read", OSError):
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {reason(error)}") from error
     return parse_json(decode_utf8(content, where=where), where=where)
 
 

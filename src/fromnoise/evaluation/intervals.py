@@ -9,9 +9,8 @@ from fromnoise.classifier.label_scores import (
     SCORES,
     LabelPredictions,
     Ratio,
-    counts_per_label,
-    label_counts,
     ratio_of_sums,
+    ratios_per_label,
     score_ratios,
 )
 
@@ -92,10 +91,10 @@ def score_with_intervals(
     and 62 % with 2. If they do not differ and have several images each: 98 to 99 %, because the
     second stage counts the spread among seeds once more.
 
-    predictions, targets: as for `label_counts`. condition: int (N,), any integers. seed: the same
+    predictions, targets: as for `score_ratios`. condition: int (N,), any integers. seed: the same
     one gives the same intervals for any order and numbers of conditions.
     """
-    ratios = list(score_ratios(label_counts(predictions, targets)).values())
+    ratios = list(score_ratios(predictions, targets).values())
     one = np.zeros(len(targets))
     return dict(zip(SCORES, _intervals(ratios, condition, one, resamples, seed), strict=True))
 
@@ -116,8 +115,7 @@ def scores_per_label(
     not count.
     """
     label_scores = []
-    for k, counts in enumerate(counts_per_label(predictions, targets)):
-        ratios = score_ratios(counts)
+    for k, ratios in enumerate(ratios_per_label(predictions, targets)):
         chosen = [ratios[name] for name in ("precision", "recall", "f1", "extra")]
         intervals = _intervals(chosen, condition, targets[:, k], resamples, seed)
         positives, negatives = (int((targets[:, k] == sign).sum()) for sign in (1, -1))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from fromnoise.classifier.classifier import Classifier, load_classifier
-from fromnoise.classifier.label_scores import LabelPredictions, label_counts
+from fromnoise.classifier.label_scores import LabelPredictions, score_ratios
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
@@ -279,7 +279,7 @@ def label_captions(
     predictions: LabelPredictions, targets: np.ndarray, names: Sequence[str]
 ) -> list[str]:
     """Return a caption for each image: a mark for right or wrong, and one line for each label."""
-    exact = label_counts(predictions, targets).exact
+    exact, _ = score_ratios(predictions, targets)["exact_match"]
     return [
         f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, targets, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 from fromnoise.checkpoints import atomic_file, sha256
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
-from fromnoise.data.cache import ROOM, cache_key, default_cache
+from fromnoise.data.dataset import ROOM, cache_key, default_cache
 from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,

@@ -19,12 +19,12 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
-from fromnoise.data import ImageSet, detect_source, open_images
+from fromnoise.data import ImageSet, detect_source
+from fromnoise.data.dataset import open_with_log
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
-from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
 from fromnoise.training.compiling import all_versions, check_compiles
 from fromnoise.training.log import check_tensorboard
@@ -190,20 +190,8 @@ def resolve_recipe(
 
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     """Open the images of a recipe, and log what was skipped. Raises as `open_images`."""
-    options = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
-    with progress_bar("decoding") as progress:
-        images = open_images(
-            recipe.data.source, recipe.data.path, download=download, progress=progress, **options
-        )
-    _, channels, height, width = images.images.shape
-    logger.info(
-        "%s: %d images, %d channels, %dx%d", images.source, len(images), channels, height, width
-    )
-    for line in images.skipped:
-        logger.warning("skipped %s", line)
-    if images.skipped:
-        logger.warning("%d files could not be read and were skipped", len(images.skipped))
-    return images
+    options = recipe.data.model_dump(exclude={"flip", "labels"})
+    return open_with_log(download=download, **options)
 
 
 def with_steps(recipe: Recipe, num_images: int) -> Recipe:

@@ -25,9 +25,9 @@ def test_a_list_of_names_is_exactly_these_and_a_text_leaves_the_rest_open(tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": ["red cube"]}, r"test.json is not a list of conditions\. Write \[\[\"name\""),
-        ([["red cube"], 3], r"test.json is not a list of conditions"),
-        ([], r"test.json has no conditions"),
+        ({"a": ["red cube"]}, r"test.json has no list of conditions\. Write \[\[\"name\""),
+        ([["red cube"], 3], r"condition 2 of 2: 3 is invalid\. Write \[\"name\", …\] or"),
+        ([], r"test.json has no list of conditions"),
         ([["red cube"], []], r"condition 2 of 2: \[\] is invalid\. Write \[\"name\", …\] or"),
         ([[["red cube"]]], r"condition 1 of 1: \[\[\"red cube\"\]\] is invalid"),
         ([["red kube"]], r"condition 1 of 1: there is no label 'red kube'\. Did you mean red cube"),

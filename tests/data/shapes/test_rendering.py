@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 
-from fromnoise.data.shapes import scenes
+from fromnoise.data.shapes import rendering as scenes
 from fromnoise.data.shapes.rendering import (
     BALLS,
+    COLOURS,
     FLOOR,
     GRID,
+    MIN_AREA,
+    MIN_VISIBLE,
+    NAMES,
     Camera,
     Light,
     Scene,
@@ -14,11 +18,11 @@ from fromnoise.data.shapes.rendering import (
     intersect,
     normals,
     occludes,
+    random_scene,
     shade,
     to_linear,
     to_srgb,
 )
-from fromnoise.data.shapes.scenes import COLOURS, MIN_AREA, MIN_VISIBLE, NAMES, random_scene
 
 INSIDE = {  # an independent definition of the shapes
     "cube": lambda x, y, z: np.maximum(np.maximum(abs(x), abs(y)), abs(z)) < 1,

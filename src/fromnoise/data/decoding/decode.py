@@ -21,7 +21,8 @@ _GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
 # For PNGs with 16 bits per channel, Pillow unpacks the high bytes only.
 _PNG_16_BIT = {"RGB;16B": "RGB", "RGBA;16B": "RGBA", "LA;16B": "LA"}
 _PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-_PNG_FEW_BITS = {"L;2": 85, "L;4": 17}  # the factor by which Pillow scales their samples
+# The factor by which Pillow scales their samples to 0..255, but not their transparent value.
+_PNG_FEW_BITS = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_header(file: IO[bytes]) -> Header:
         # Pillow rotates TIFFs itself, so `size` is already rotated.
         if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
-        deep = _png_16_bit(image)
+        deep = _PNG_16_BIT.get(_png_raw_mode(image))
         mode = deep or image.mode
         return Header(
             height=height,
@@ -88,9 +89,11 @@ def read_picture(data: bytes, *, background: RGB) -> Picture:
     if not data:
         raise BrokenImage("the file is empty")
     with Image.open(io.BytesIO(data)) as image:
-        if mode := _png_16_bit(image):
+        raw_mode, clear = _png_raw_mode(image), image.info.get("transparency")
+        if mode := _PNG_16_BIT.get(raw_mode):
             return _composite(_keyed(_png_samples(data, mode), image), background)
-        _scale_transparency(image)
+        if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
+            image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
         upright = _upright(image)
         if upright.mode[0] in "IF":
             return _deep_grey(upright, background)
@@ -119,8 +122,7 @@ def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint
         flat.paste(layer, mask=layer.getchannel("A"))
     else:
         flat = image.convert("L" if grey else "RGB")
-    pixels = np.asarray(flat)
-    return pixels[..., None] if grey else pixels
+    return np.atleast_3d(np.asarray(flat))
 
 
 def _deep_grey(image: Image.Image, background: RGB) -> Picture:
@@ -136,19 +138,10 @@ def _deep_grey(image: Image.Image, background: RGB) -> Picture:
     return _composite(_keyed(pixels.astype(np.uint16), image), background)
 
 
-def _scale_transparency(image: Image.Image) -> None:
-    """Scale the transparent value to 0..255, as Pillow scales grey of 2 and 4 bits."""
-    if image.format == "PNG" and (tiles := getattr(image, "tile", None)):
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            image.info["transparency"] = clear * _PNG_FEW_BITS.get(tiles[0].args, 1)
-
-
-def _png_16_bit(image: Image.Image) -> str | None:
-    """Return RGB, RGBA or LA for a PNG with 16 bits in each of these channels, else None."""
-    if image.format != "PNG" or not (tiles := getattr(image, "tile", None)):
-        return None
-    return _PNG_16_BIT.get(tiles[0].args)
+def _png_raw_mode(image: Image.Image) -> str:
+    """Return how a PNG stores its samples, such as "RGB;16B", and "" for other files."""
+    tiles = getattr(image, "tile", None)
+    return tiles[0].args if image.format == "PNG" and tiles else ""
 
 
 def _png_samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(mode))

@@ -7,10 +7,10 @@ from PIL import Image
 
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, read_picture
 from fromnoise.data.decoding.transforms import RGB, Fit, Picture, fit_picture, to_channels
-from fromnoise.data.errors import BrokenImage, DataError
+from fromnoise.data.errors import BrokenImage, DataError, unreadable
 from fromnoise.data.text import natural_key
 
-COLOUR_TOLERANCE = 0.03  # of the peak, between two channels
+COLOUR_TOLERANCE = 0.03  # of the peak, between two channels: JPEG artefacts of a grey image
 WHITE_FROM = 128  # grey level of a mask, in 0..255
 BLACK = (0, 0, 0)
 
@@ -60,11 +60,13 @@ def read_image(
             f"{path} has {picture.pixels.shape[2]} channels, but this model's images have "
             f"{channels}. Use a model of 1 (grey) or 3 (colour) channels."
         )
-    if channels == 1 and _in_colour(picture):
-        raise DataError(
-            f"{path} is in colour (3 channels), but this model's images are grey (1 channel). "
-            "Convert it to grey first."
-        )
+    if channels == 1:
+        spread = np.ptp(picture.pixels.astype(np.int64), axis=2)
+        if (spread > COLOUR_TOLERANCE * picture.peak).any():
+            raise DataError(
+                f"{path} is in colour (3 channels), but this model's images are grey (1 channel). "
+                "Convert it to grey first."
+            )
     return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
 
 
@@ -107,17 +109,8 @@ def read_mask(
     return fitted[0] > 0
 
 
-def _in_colour(picture: Picture) -> bool:
-    """Return whether the channels differ by more than the JPEG artefacts of a grey image."""
-    pixels = picture.pixels.astype(np.int64)
-    spread = pixels.max(axis=2) - pixels.min(axis=2)
-    return bool((spread > COLOUR_TOLERANCE * picture.peak).any())
-
-
 def _open(path: Path, background: RGB) -> Picture:
     if not path.is_file():
         raise DataError(f"{path.absolute()} is not a file. Give the path of an image file.")
-    try:
+    with unreadable(f"{path.absolute()} cannot be read as an image", BrokenImage):
         return read_picture(path.read_bytes(), background=background)
-    except BrokenImage as error:
-        raise DataError(f"{path.absolute()} cannot be read as an image: {error}") from error

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from fromnoise.data.errors import DataError
-from fromnoise.data.labels.names import one_hot
+from fromnoise.data.labels.names import signs_of
 from fromnoise.data.text import natural_key, parse_json
 
 Table = tuple[dict[str, np.ndarray], tuple[str, ...]]
-
 FILE_COLUMNS = ("file", "filename", "image", "path")
 LIST_COLUMNS = ("label", "labels")
 CELLS = {  # with ".0", as pandas writes a column with missing values
@@ -42,21 +41,30 @@ def labels_json(text: str, *, where: str) -> Table:
 
     Raises `DataError` for other shapes, and for repeated or empty names.
     """
-    content = parse_json(text, where=where)
+    lists = lists_of_names(parse_json(text, where=where), where=where, or_rename=_OR_RENAME)
+    places = {file: (f"{where}: {file!r}", names) for file, names in lists.items()}
+    return _to_table(places, where=where)
+
+
+def lists_of_names(content: Any, *, where: str, or_rename: str = ".") -> dict[str, list[str]]:
+    """Check {file: [names]}, or {file: "name"}. `or_rename` ends the messages of a `DataError`."""
     if not isinstance(content, dict) or not content:
         raise DataError(
-            f'{where} is not a table of labels. Write {{"file": ["name", …], …}}{_OR_RENAME}'
+            f'{where} is not a table of labels. Write {{"file": ["name", …], …}}{or_rename}'
         )
-    named = {}
+    lists = {}
     for file, names in content.items():
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        lists[file] = [names] if isinstance(names, str) else names
+        if not _are_texts(lists[file]):
             raise DataError(
                 f"{where}: {file!r}: {_short(names)} is not a list of names. "
-                f'Write ["name", …]{_OR_RENAME}'
+                f'Write ["name", …]{or_rename}'
             )
-        named[file] = _signs(names, where=f"{where}: {file!r}")
-    return _to_table(named, where=where)
+    return lists
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def labels_csv(text: str, *, where: str) -> Table:
@@ -70,10 +78,11 @@ def labels_csv(text: str, *, where: str) -> Table:
     """
     columns, rows = _csv_rows(text, where=where)
     if len(columns) == 1 and columns[0].lower() in LIST_COLUMNS:
-        named = {}
-        for file, (line, (cell,)) in rows.items():
-            named[file] = _signs(re.split("[;,]", cell) if cell else [], where=line)
-        return _to_table(named, where=where)
+        lists = {
+            file: (line, re.split("[;,]", cell) if cell else [])
+            for file, (line, (cell,)) in rows.items()
+        }
+        return _to_table(lists, where=where)
     label_names = unique_names(columns, where=f"{where}: the header")
     for line, cells in rows.values():
         for column, cell in zip(columns, cells, strict=True):
@@ -89,9 +98,10 @@ def labels_csv(text: str, *, where: str) -> Table:
 def dataset_json(text: str, *, where: str) -> Table:
     """Read {"labels": [["file", label], …]} of EDM and StyleGAN; {"labels": null} has no labels.
 
-    Each label is a class 0..K−1, or each is a list of K numbers. In these lists 0 is absent if the
-    file contains no −1, and unknown otherwise. The labels are named "0".."K−1", or by a list
-    "label_names", our extension, which EDM and StyleGAN neither write nor read.
+    Each label is a class 0..K−1, or each is a list of K numbers, as the first one says. In these
+    lists 0 is absent if the file contains no −1, and unknown otherwise. The labels are named
+    "0".."K−1", or by a list "label_names", our extension, which EDM and StyleGAN neither write nor
+    read.
 
     Raises `DataError` for other shapes and numbers, and for repeated names.
     """
@@ -104,9 +114,8 @@ def dataset_json(text: str, *, where: str) -> Table:
             f'{where} has no list of labels. Write {{"labels": [["file", 0], …]}} or '
             f'{{"labels": null}}{_OR_RENAME}'
         )
-    names = content.get("label_names")
-    if names is not None:
-        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+    if (names := content.get("label_names")) is not None:
+        if not names or not _are_texts(names):
             raise DataError(f'{where}: "label_names" is {_short(names)}. Write ["name", …].')
         names = unique_names(names, where=f'{where}: "label_names"')
     labels: dict[str, Any] = {}
@@ -117,8 +126,24 @@ def dataset_json(text: str, *, where: str) -> Table:
         if file in labels:
             raise DataError(f"{where}: entry {i} has the file {file!r} again. Remove one of them.")
         labels[file] = label
-    signs = _numbers(labels, names, where=where)
+        first = entries[0][1]
+        lists = isinstance(first, list)
+        count = len(names) if names else len(first) if lists else _MAX_CLASSES
+        if not (_are_signs(label, count) if lists else type(label) is int and 0 <= label < count):
+            expected = f"whole number in 0..{count - 1}"
+            if lists:
+                expected = f"list of {count or 'K'} numbers, each -1, 0 or 1, as many as in entry 1"
+            raise DataError(
+                f"{where}: entry {i} ({file!r}): {_short(label)} is invalid. Write a {expected}"
+                + (', one per name in "label_names".' if names else ".")
+            )
+    signs = signs_of(np.array(list(labels.values())), len(names) if names else None)
     return dict(zip(labels, signs, strict=True)), tuple(names or map(str, range(signs.shape[1])))
+
+
+def _are_signs(label: Any, count: int) -> bool:
+    numbers = isinstance(label, list) and len(label) == count > 0
+    return numbers and all(type(v) in (int, float) and v in (-1, 0, 1) for v in label)
 
 
 LABEL_FILES: dict[str, Callable[..., Table]] = {
@@ -128,31 +153,26 @@ LABEL_FILES: dict[str, Callable[..., Table]] = {
 }
 
 
-def _signs(names: Sequence[str], *, where: str) -> dict[str, int]:
-    """Return +1 for each "name", −1 for each "-name"."""
-    signs: dict[str, int] = {}
-    for label in map(str.strip, names):
-        name = label.removeprefix("-").strip()
-        if not name:
-            raise DataError(f"{where} has the empty name {label!r}. Remove it.")
-        if name in signs:
-            raise DataError(f"{where} has the label {name!r} twice. Remove one of them.")
-        signs[name] = 1 if label == name else -1
-    return signs
-
-
-def _to_table(named: Mapping[str, Mapping[str, int]], *, where: str) -> Table:
-    """Fill in the signs of the labels that an image does not name, as `labels_json` describes."""
-    names = {name for signs in named.values() for name in signs}
-    if not names:
+def _to_table(lists: Mapping[str, tuple[str, Sequence[str]]], *, where: str) -> Table:
+    """Convert {file: (where, names)} to a table, as `labels_json` describes."""
+    named: dict[str, dict[str, int]] = {}
+    for file, (place, names) in lists.items():
+        named[file] = {}
+        for label in map(str.strip, names):
+            name = label.removeprefix("-").strip()
+            if not name:
+                raise DataError(f"{place} has the empty name {label!r}. Remove it.")
+            if name in named[file]:
+                raise DataError(f"{place} has the label {name!r} twice. Remove one of them.")
+            named[file][name] = 1 if label == name else -1
+    every = {name for signs in named.values() for name in signs}
+    if not every:
         raise DataError(f"{where} has no label for any image. Add at least one label.")
-    label_names = tuple(sorted(names, key=lambda name: (natural_key(name), name)))
-    number = {name: k for k, name in enumerate(label_names)}
+    label_names = sorted(every, key=lambda name: (natural_key(name), name))
     negated = any(sign < 0 for signs in named.values() for sign in signs.values())
-    table = np.full((len(named), len(number)), 0 if negated else -1, dtype=np.int8)
-    for row, signs in zip(table, named.values(), strict=True):
-        row[[number[name] for name in signs]] = list(signs.values())
-    return dict(zip(named, table, strict=True)), label_names
+    unnamed = 0 if negated else -1
+    signs = [[signs.get(name, unnamed) for name in label_names] for signs in named.values()]
+    return dict(zip(named, np.array(signs, np.int8), strict=True)), tuple(label_names)
 
 
 def _csv_rows(
@@ -187,36 +207,6 @@ def _csv_rows(
     if not rows:
         raise DataError(f"{where} has only a header. Add one line per image.")
     return columns, rows
-
-
-def _numbers(
-    labels: Mapping[str, Any], names: Sequence[str] | None, *, where: str
-) -> np.ndarray:  # int8 (n, K)
-    """Convert classes, or lists of K numbers; the first label says which of the two they are."""
-    first = next(iter(labels.values()))
-    lists = isinstance(first, list)
-    count = len(names) if names else len(first) if lists else _MAX_CLASSES
-
-    def valid(label: Any) -> bool:
-        if lists:
-            numbers = isinstance(label, list) and len(label) == count > 0
-            return numbers and all(type(v) in (int, float) and v in (-1, 0, 1) for v in label)
-        return type(label) is int and 0 <= label < count
-
-    for i, (file, label) in enumerate(labels.items(), start=1):
-        if not valid(label):
-            expected = f"whole number in 0..{count - 1}"
-            if lists:
-                expected = f"list of {count or 'K'} numbers, each -1, 0 or 1, as many as in entry 1"
-            raise DataError(
-                f"{where}: entry {i} ({file!r}): {_short(label)} is invalid. Write a {expected}"
-                + (', one per name in "label_names".' if names else ".")
-            )
-    values = np.array(list(labels.values()))
-    if not lists:
-        return one_hot(values, len(names) if names else int(values.max()) + 1)
-    signs = values.astype(np.int8)
-    return signs if signs.min() < 0 else signs * 2 - 1  # without any -1, 0 means absent
 
 
 def unique_names(names: Iterable[str], *, where: str) -> tuple[str, ...]:

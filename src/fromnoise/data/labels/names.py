@@ -22,7 +22,7 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     is ignored. Raises `DataError` for an unknown name, a repeated name, or an empty text.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for label in _split(text.removesuffix(f", {OPEN}")):
+    for label in map(str.strip, text.removesuffix(f", {OPEN}").split(",")):
         negated = label.startswith("-") and label not in names
         k = label_index(label.removeprefix("-").strip() if negated else label, names)
         if condition[k]:
@@ -37,7 +37,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     Raises `DataError` for an unknown name, a repeated name, or a weight that is not a number.
     """
     weights: dict[str, float] = {}
-    for item in _split(text):
+    for item in map(str.strip, text.split(",")):
         label, equals, number = item.rpartition("=")
         try:
             weight = float(number)
@@ -91,17 +91,16 @@ def read_conditions(path: str | Path, label_names: Sequence[str]) -> np.ndarray:
     """
     path = Path(path).expanduser().absolute()
     conditions = read_json(path, where=str(path))
-    if not isinstance(conditions, list) or not all(isinstance(c, list | str) for c in conditions):
+    if not isinstance(conditions, list) or not conditions:
         raise DataError(
-            f"{path} is not a list of conditions. "
+            f"{path} has no list of conditions. "
             'Write [["name", "name"], "name, -name", …], each a list or a text.'
         )
-    if not conditions:
-        raise DataError(f"{path} has no conditions. Add at least one to the list.")
     rows = []
     for i, condition in enumerate(conditions, start=1):
         where = f"{path}: condition {i} of {len(conditions)}"
-        if not condition or not all(isinstance(name, str) for name in condition):
+        texts = type(condition) in (list, str) and all(isinstance(c, str) for c in condition)
+        if not condition or not texts:
             text = json.dumps(condition)
             raise DataError(f'{where}: {text} is invalid. Write ["name", …] or "name, -name".')
         parse = parse_labels if isinstance(condition, str) else exact_labels
@@ -151,8 +150,15 @@ def one_hot(classes: np.ndarray, count: int) -> np.ndarray:
     return labels
 
 
-def _split(text: str) -> list[str]:
-    return [label.strip() for label in text.split(",")]
+def signs_of(values: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Return class numbers (N,), or signs (N, K) in which 0 means absent without any −1, as labels.
+
+    count: the K of the classes, by default their highest number + 1.
+    """
+    if values.ndim == 1:
+        return one_hot(values.astype(np.int64), count or int(values.max()) + 1)
+    signs = values.astype(np.int8)
+    return signs if signs.min() < 0 else signs * 2 - 1
 
 
 def _simplify(name: str) -> str:

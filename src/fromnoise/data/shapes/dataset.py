@@ -8,10 +8,10 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from math import comb
@@ -23,8 +23,7 @@ from PIL import Image
 
 from fromnoise.checkpoints import atomic_folder, require_empty_folder
 from fromnoise.data.errors import DataError
-from fromnoise.data.shapes.rendering import shade
-from fromnoise.data.shapes.scenes import NAMES, random_scene
+from fromnoise.data.shapes.rendering import NAMES, random_scene, shade
 from fromnoise.rng import seed_of
 
 IMAGES = "iclevr"  # the folder of the images
@@ -35,18 +34,6 @@ _IMAGES_PER_WORKER = 400  # they take as long as the start of a process
 _MAX_CONDITIONS = {k: comb(len(NAMES), k) // 3 for k in (1, 2, 3)}
 
 Names = tuple[str, ...]
-
-_README = """\
-SYNTHETIC: rendered by fromnoise {version} (write_shapes). No photographs, no CLEVR data.
-
-{train} images of {height}×{width} pixels (H×W), seed {seed}, 1 to 3 objects each.
-objects.json    the 24 names and their ids
-train.json      the names of the objects in each image of {images}/
-test.json       {test} conditions that occur in the images
-new_test.json   {test} conditions that occur in none of them
-
-Licence: CC0 1.0 (public domain), https://creativecommons.org/publicdomain/zero/1.0/
-"""
 
 
 class Plan(NamedTuple):
@@ -86,29 +73,38 @@ def write_shapes(
     Raises `DataError`, `FolderNotEmpty` and `DiskFull`.
     """
     shape = (size, size) if isinstance(size, int) else (size[0], size[1])
-    for name, value, least in (("train", train, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    limits = (("train", train, 1), ("test", test, 1), ("seed", seed, 0), ("workers", workers, 1))
+    for name, value, least in (*limits, ("size", min(shape), _MIN_SIDE)):
         if value is not None and value < least:
             raise DataError(f"{name} is {value}. Give at least {least}.")
-    max_test = sum(_MAX_CONDITIONS.values())
-    if not 1 <= test <= max_test:
-        raise DataError(f"test is {test}. Give 1..{max_test} conditions.")
-    if min(shape) < _MIN_SIDE:
-        raise DataError(
-            f"size is {shape[0]}×{shape[1]} (H×W). Give at least {_MIN_SIDE} pixels per side."
-        )
+    if test > (most := sum(_MAX_CONDITIONS.values())):
+        raise DataError(f"test is {test}. Give at most {most}.")
     folder = Path(folder).expanduser().resolve()
     require_empty_folder(folder)  # before the plan, which takes a while
     plan = plan_sets(train, test, seed=seed)
     try:
-        with atomic_folder(folder) as writing:
+        with atomic_folder(folder) as writing, ExitStack() as stack:
             (writing / IMAGES).mkdir()
             _write_texts(writing, plan, shape, seed)
+            workers = workers or min(os.cpu_count() or 1, train // _IMAGES_PER_WORKER)
+            render_all = map
+            if workers > 1:
+                # Threads would wait for each other (the arrays are small), and a fork copies locks.
+                # Only the main process handles Ctrl-C.
+                pool = ProcessPoolExecutor(
+                    workers,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=signal.signal,
+                    initargs=(signal.SIGINT, signal.SIG_IGN),
+                )
+                stack.callback(pool.shutdown, cancel_futures=True)
+                render_all = partial(pool.map, chunksize=_CHUNK)
             render = partial(_render, writing / IMAGES, shape, seed)
-            workers = workers or _default_workers(train)
-            with closing(_render_all(render, plan.train, workers)) as images:
-                for done, _ in enumerate(images, start=1):
-                    if progress is not None:
-                        progress(done, train)
+            for done, _ in enumerate(render_all(render, range(train), plan.train), start=1):
+                if progress is not None:
+                    progress(done, train)
+            if hasattr(os, "sync"):
+                os.sync()  # all at once: one by one, thousands of files take many seconds
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process ended early. Free some memory, call this function below "
@@ -187,43 +183,23 @@ def _render(folder: Path, size: tuple[int, int], seed: int, i: int, names: Names
     Image.fromarray(shade(scene, rays)).save(folder / _file_name(i))
 
 
-def _render_all(
-    render: Callable[[int, Names], None], sets: Sequence[Names], workers: int
-) -> Generator[None, None, None]:
-    """Yield once for each image, in order, after it is written."""
-    if workers == 1:
-        yield from map(render, range(len(sets)), sets)
-        return
-    # Threads would wait for each other (the arrays are small), and a fork copies locks.
-    spawn = multiprocessing.get_context("spawn")
-    quiet = (signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=signal.signal, initargs=quiet)
-    with pool:  # `map` cancels waiting tasks if this ends early
-        yield from pool.map(render, range(len(sets)), sets, chunksize=_CHUNK)
-
-
-def _default_workers(images: int) -> int:
-    return max(1, min(os.cpu_count() or 1, images // _IMAGES_PER_WORKER))
-
-
 def _write_texts(folder: Path, plan: Plan, size: tuple[int, int], seed: int) -> None:
+    objects = {name: i for i, name in enumerate(NAMES)}
     named = {_file_name(i): names for i, names in enumerate(plan.train)}
-    for name, content in (
-        ("objects", {name: i for i, name in enumerate(NAMES)}),
-        ("train", named),
-        ("test", plan.test),
-        ("new_test", plan.new_test),
-    ):
+    for name, content in (plan._asdict() | {"objects": objects, "train": named}).items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    text = _README.format(
-        version=version("fromnoise"),
-        train=len(plan.train),
-        test=len(plan.test),
-        height=size[0],
-        width=size[1],
-        seed=seed,
-        images=IMAGES,
-    )
+    release = version("fromnoise")
+    text = f"""\
+SYNTHETIC: rendered by fromnoise {release} (write_shapes). No photographs, no CLEVR data.
+
+{len(plan.train)} images of {size[0]}×{size[1]} pixels (H×W), seed {seed}, 1 to 3 objects each.
+objects.json    the 24 names and their ids
+train.json      the names of the objects in each image of {IMAGES}/
+test.json       {len(plan.test)} conditions that occur in the images
+new_test.json   {len(plan.test)} conditions that occur in none of them
+
+Licence: CC0 1.0 (public domain), https://creativecommons.org/publicdomain/zero/1.0/
+"""
     (folder / "README.txt").write_text(text, encoding="utf-8")
 
 

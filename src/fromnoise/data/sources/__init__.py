@@ -6,12 +6,9 @@ from pathlib import Path
 from fromnoise.data.decoding.decode import EXTENSIONS
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources.base import SourceListing, SourceRequest
-from fromnoise.data.sources.digits import digits
-from fromnoise.data.sources.folder import folder, zip_file
-from fromnoise.data.sources.iclevr import has_iclevr, iclevr
-from fromnoise.data.sources.idx import has_idx, idx
-from fromnoise.data.sources.npz import npz
-from fromnoise.data.sources.torchvision import cifar10, fashion_mnist, mnist
+from fromnoise.data.sources.folder import folder, has_iclevr, iclevr, zip_file
+from fromnoise.data.sources.idx import cifar10, fashion_mnist, has_idx, idx, mnist
+from fromnoise.data.sources.npz import digits, npz
 
 SOURCES: dict[str, Callable[[SourceRequest], SourceListing]] = {
     "digits": digits,
@@ -24,6 +21,7 @@ SOURCES: dict[str, Callable[[SourceRequest], SourceListing]] = {
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
 }
+ENDINGS = {".zip": "zip", ".npz": "npz", ".npy": "npz", "ubyte": "idx", "ubyte.gz": "idx"}
 
 
 def get_source(name: str) -> Callable[[SourceRequest], SourceListing]:
@@ -49,19 +47,15 @@ def detect_source(path: str | Path, *, named: str | None = None) -> str:
             f"data.path: {path} has no objects.json and train.json, which this recipe needs. Give "
             f"the folder that contains them{other}."
         )
-    if path.is_dir() and has_idx(path):
-        return named if named in {"mnist", "fashion-mnist"} else "idx"
-    if path.is_dir() and has_iclevr(path):
-        return "iclevr"
     if path.is_dir():
+        if has_idx(path):
+            return named if named in {"mnist", "fashion-mnist"} else "idx"
+        if has_iclevr(path):
+            return "iclevr"
         return "cifar10" if (path / "cifar-10-batches-py").is_dir() else "folder"
-    name = path.name.lower()
-    if name.endswith(".zip"):
-        return "zip"
-    if name.endswith((".npz", ".npy")):
-        return "npz"
-    if name.endswith(("ubyte", "ubyte.gz")):
-        return "idx"
+    for ending, source in ENDINGS.items():
+        if path.name.lower().endswith(ending):
+            return source
     kind = f"extension {path.suffix}" if path.suffix else "no extension"
     raise DataError(
         f"data.path: {path} is a file with {kind}. Give a folder of images "

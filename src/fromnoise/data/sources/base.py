@@ -11,13 +11,13 @@ checks the path and the split, and may read small metadata files. The listing th
 - Every other problem is a `DataError` of one line.
 
 To add a source, write the function in a file of this folder, add one line to `SOURCES` in
-`__init__.py`, and add a test. `digits.py` is the shortest example. `array_reader` and `file_reader`
-build the reader for arrays and for image files.
+`__init__.py`, and add a test. `digits` in `npz.py` is the shortest example. `array_reader` and
+`file_reader` build the reader for arrays and for image files.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -28,9 +28,10 @@ import numpy as np
 
 from fromnoise.data.decoding.decode import Header, broken_if_it_fails, read_header, read_picture
 from fromnoise.data.decoding.transforms import RGB, Picture
-from fromnoise.data.errors import DataError, NotAvailable
+from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 
 T = TypeVar("T")
+Progress = Callable[[int, int], None]  # (done, total)
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
@@ -92,30 +93,55 @@ def array_reader(
 
 def file_reader(
     names: Sequence[str],
-    open_file: Callable[[int], IO[bytes]],
+    open_file: Callable[[str], IO[bytes]],
     *,
+    found: Container[str],
+    missing: str,
     background: RGB,
     labels: np.ndarray | None,
     label_names: tuple[str, ...],
     labels_from: str = "",
 ) -> ImageReader:
-    """Return a reader of image files. Any exception of `open_file` makes the image broken."""
+    """Return a reader of image files. Any exception of `open_file` makes the image broken.
+
+    found: the names that exist. missing: why the others are broken.
+    """
+
+    def opened(i: int) -> IO[bytes]:
+        if names[i] not in found:
+            raise BrokenImage(missing)
+        return open_file(names[i])
 
     # also the errors of a zip: wrong CRC, password, unknown compression, …
     @broken_if_it_fails()
     def header(i: int) -> Header:
-        with open_file(i) as file:
+        with opened(i) as file:
             return read_header(file)
 
     @broken_if_it_fails()
-    def content(i: int) -> bytes:
-        with open_file(i) as file:
-            return file.read()
-
     def image(i: int) -> Picture:
-        return read_picture(content(i), background=background)
+        with opened(i) as file:
+            return read_picture(file.read(), background=background)
 
     return ImageReader(names, header, image, labels, label_names, labels_from)
+
+
+def read_each(
+    reader: ImageReader, read: Callable[[int], T], progress: Progress | None = None
+) -> Generator[T | str, None, None]:
+    """Yield read(i) of every image, or the line that explains why it is broken."""
+
+    def result(i: int) -> T | str:
+        try:
+            return read(i)
+        except BrokenImage as error:
+            return f"{reader.names[i]}: {error}"
+
+    total = len(reader.names)
+    for done, each in enumerate(map_in_order(result, total), start=1):
+        yield each
+        if progress is not None:
+            progress(done, total)
 
 
 def map_in_order(function: Callable[[int], T], count: int) -> Generator[T, None, None]:
@@ -158,10 +184,12 @@ def stat_stamp(path: Path) -> list[object]:
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def require_path(request: SourceRequest, source: str, *, splits: bool = False) -> Path:
+def require_path(
+    request: SourceRequest, source: str, *, splits: bool = False, folder: bool = False
+) -> Path:
     """Return the absolute path. Raises `DataError` if there is none.
 
-    splits: whether the source has other splits than "train".
+    splits: whether the source has other splits than "train". folder: whether it must be a folder.
     """
     if not splits:
         require_train_split(request, source)
@@ -172,6 +200,8 @@ def require_path(request: SourceRequest, source: str, *, splits: bool = False) -
     path = path.expanduser().absolute()
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist. Check the path.")
+    if folder and not path.is_dir():
+        raise DataError(f"data.path: {path} is a file. Source {source} needs a folder.")
     return path
 
 

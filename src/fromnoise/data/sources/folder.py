@@ -1,4 +1,4 @@
-"""Sources `folder` and `zip`: image files in natural order, with their labels.
+"""Sources `folder`, `zip` and `iclevr`: image files in natural order, with their labels.
 
 A label file is used if it is in the folder that contains all images, or in a folder above. Images
 that it does not name have no known labels (0). A file that it names, but that is missing, counts
@@ -7,12 +7,19 @@ as a broken image.
 Without a label file, sub-folders are classes: the first folder of each path below the folder that
 contains all images (`photos/` in `photos.zip`). An image outside the class folders has no known
 class (0). If no image is in a sub-folder, there are no labels.
+
+Source `iclevr` reads several labels for each image, in the layout of i-CLEVR:
+
+    objects.json                {name: id}, ids 0..K−1
+    train.json                  {file name: [names]}
+    test.json, new_test.json    conditions to sample for; see `read_conditions`
+    iclevr/                     the images, or any other folder inside the root, or the root itself
 """
 
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
@@ -23,9 +30,9 @@ import numpy as np
 
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS
 from fromnoise.data.decoding.transforms import RGB
-from fromnoise.data.errors import BrokenImage, DataError, abbreviate, reason
-from fromnoise.data.labels.files import LABEL_FILES
-from fromnoise.data.labels.names import one_hot
+from fromnoise.data.errors import DataError, abbreviate, unreadable
+from fromnoise.data.labels.files import LABEL_FILES, lists_of_names
+from fromnoise.data.labels.names import one_hot, suggest_labels
 from fromnoise.data.sources.base import (
     ImageReader,
     SourceListing,
@@ -34,19 +41,19 @@ from fromnoise.data.sources.base import (
     require_path,
     stat_stamp,
 )
-from fromnoise.data.text import decode_utf8, natural_key
+from fromnoise.data.text import decode_utf8, natural_key, read_json
+
+OBJECTS, TRAIN = "objects.json", "train.json"
+_USUAL_FOLDERS = ("iclevr", "images", "")
 
 
 def folder(request: SourceRequest) -> SourceListing:
     """Open every image below a folder. Links are followed; hidden files and `__MACOSX` are not."""
-    root = require_path(request, "folder")
-    if not root.is_dir():
-        raise DataError(f"data.path: {root} is a file. Source folder needs a folder.")
+    root = require_path(request, "folder", folder=True)
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
-    images = _image_names(stats, where=root)
-    label_file = _find_label_file(stats, images, where=root)
+    images, label_file = _choose(stats, root)
 
     def open_reader() -> ImageReader:
         return _reader(
@@ -64,18 +71,13 @@ def zip_file(request: SourceRequest) -> SourceListing:
 
     def open_reader() -> ImageReader:
         with ExitStack() as stack:
-            try:
+            problem = f"data.path: {path} cannot be read as a zip archive"
+            with unreadable(problem, zipfile.BadZipFile, OSError):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-            except (zipfile.BadZipFile, OSError) as error:
-                problem = f"data.path: {path} cannot be read as a zip archive: {reason(error)}"
-                raise DataError(problem) from error
             files = [info for info in archive.infolist() if not info.is_dir()]
             members = {str(PurePosixPath(info.filename)): info for info in files}
-            images = _image_names(members, where=path)
-            label_file = _find_label_file(members, images, where=path)
-            reader = _reader(
-                images, label_file, lambda n: archive.open(members[n]), path, request.background
-            )
+            chosen, background = _choose(members, path), request.background
+            reader = _reader(*chosen, lambda name: archive.open(members[name]), path, background)
             return replace(reader, close=stack.pop_all().close)
 
     return SourceListing(stat_stamp(path), open_reader)
@@ -93,44 +95,19 @@ def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, .
     return one_hot(np.array([number[name] for name in classes]), len(label_names)), label_names
 
 
-def _reader(
-    images: Sequence[str],
-    label_file: str | None,
-    open_file: Callable[[str], IO[bytes]],
-    where: Path,
-    background: RGB,
-) -> ImageReader:
-    """Return a reader of the images, then of the missing files that the label file names."""
-    names = images
-    if label_file is None:
-        labels, label_names = folder_labels(images)
-    else:
-        label_path = f"data.path: {where / label_file}"
-        try:
-            with open_file(label_file) as file:
-                content = file.read()
-        except Exception as error:  # as for an image
-            raise DataError(f"{label_path} cannot be read: {reason(error)}") from error
-        names, labels, label_names = _file_labels(images, label_file, content, where=label_path)
+def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None]:
+    """Return the images among these relative names, in natural order, and their label file."""
 
-    def open_image(i: int) -> IO[bytes]:
-        if i >= len(images):
-            kind = PurePosixPath(str(label_file)).name
-            raise BrokenImage(f"named in {kind}, but not among the images of {where.name}")
-        return open_file(names[i])
+    def hidden(step: str) -> bool:
+        return step.startswith(".") or step == "__MACOSX"
 
-    return file_reader(
-        names,
-        open_image,
-        background=background,
-        labels=labels,
-        label_names=label_names,
-        labels_from=label_file or "sub-folders",
-    )
-
-
-def _find_label_file(files: Container[str], images: Sequence[str], *, where: Path) -> str | None:
-    """Return which of the relative names `files` is the label file of these images, or None."""
+    visible = [name for name in files if not any(map(hidden, PurePosixPath(name).parts))]
+    images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
+    if not images:
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
+        counts = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(6))
+        others = f"only {counts}" if counts else "and no other files"
+        raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
     shared = _shared_folder(images)
     folders = [PurePosixPath(*shared[:depth]) for depth in range(len(shared) + 1)]
     names = [str(folder / name) for folder in folders for name in LABEL_FILES]
@@ -139,37 +116,53 @@ def _find_label_file(files: Container[str], images: Sequence[str], *, where: Pat
         raise DataError(
             f"data.path: {where} has several label files: {' and '.join(label_files)}. Keep one."
         )
-    return label_files[0] if label_files else None
+    return sorted(images, key=natural_key), label_files[0] if label_files else None
 
 
-def _file_labels(
-    images: Sequence[str], label_file: str, content: bytes, *, where: str
-) -> tuple[Sequence[str], np.ndarray | None, tuple[str, ...]]:
-    """Return the labels that a label file gives to images.
-
-    Returns the N names: first `images`, then the files that are named but missing; labels int8
-    (N, K), or None if the file states that there are none; and the K label names.
-    """
-    path = PurePosixPath(label_file)
-    rows, label_names = LABEL_FILES[path.name](decode_utf8(content, where=where), where=where)
-    if not rows:
-        return images, None, ()
-    labels_of: dict[str, np.ndarray] = {}
-    for file, row in rows.items():
-        name = str(path.parent / file)
-        if name in labels_of:  # "./a.png" and "a.png" are one file
-            raise DataError(f"{where} has the file {name!r} twice. Remove one of them.")
-        labels_of[name] = row
-    missing = labels_of.keys() - set(images)
-    if len(missing) == len(labels_of):
-        relative = [str(PurePosixPath(name).relative_to(path.parent)) for name in images]
-        raise DataError(
-            f"{where}: none of the {len(rows)} files that it names exists ({abbreviate(list(rows))}"
-            f"). Name the images by their paths from its folder: {abbreviate(relative)}."
-        )
-    names = [*images, *(name for name in labels_of if name in missing)]
-    unknown = np.zeros(len(label_names), dtype=np.int8)
-    return names, np.stack([labels_of.get(name, unknown) for name in names]), label_names
+def _reader(
+    images: Sequence[str],
+    label_file: str | None,
+    open_file: Callable[[str], IO[bytes]],
+    where: Path,
+    background: RGB,
+) -> ImageReader:
+    """Return a reader of the images, then of the missing files that the label file names."""
+    names, path = images, PurePosixPath(label_file or "")
+    labels, label_names = (None, ()) if label_file else folder_labels(images)
+    if label_file:
+        place = f"data.path: {where / label_file}"
+        # any exception, as for an image
+        with unreadable(f"{place} cannot be read", Exception), open_file(label_file) as file:
+            content = file.read()
+        rows, label_names = LABEL_FILES[path.name](decode_utf8(content, where=place), where=place)
+        labels_of: dict[str, np.ndarray] = {}
+        for file, row in rows.items():
+            name = str(path.parent / file)
+            if name in labels_of:  # "./a.png" and "a.png" are one file
+                raise DataError(f"{place} has the file {name!r} twice. Remove one of them.")
+            labels_of[name] = row
+        missing = labels_of.keys() - set(images)
+        if rows and len(missing) == len(labels_of):
+            relative = [str(PurePosixPath(name).relative_to(path.parent)) for name in images]
+            raise DataError(
+                f"{place}: none of the {len(rows)} files that it names exists "
+                f"({abbreviate(list(rows))}). Name the images by their paths from its folder: "
+                f"{abbreviate(relative)}."
+            )
+        names = [*images, *(name for name in labels_of if name in missing)]
+        if rows:
+            unknown = np.zeros(len(label_names), dtype=np.int8)
+            labels = np.stack([labels_of.get(name, unknown) for name in names])
+    return file_reader(
+        names,
+        open_file,
+        found=set(images),
+        missing=f"named in {path.name}, but not among the images of {where.name}",
+        background=background,
+        labels=labels,
+        label_names=label_names,
+        labels_from=label_file or "sub-folders",
+    )
 
 
 def _shared_folder(names: Sequence[str]) -> tuple[str, ...]:
@@ -202,15 +195,90 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, path.lstat()
 
 
-def _image_names(names: Iterable[str], *, where: Path) -> list[str]:
-    def hidden(step: str) -> bool:
-        return step.startswith(".") or step == "__MACOSX"
+def iclevr(request: SourceRequest) -> SourceListing:
+    """Open the images in train.json: +1 for the objects that it lists, −1 for all others.
 
-    visible = [name for name in names if not any(map(hidden, PurePosixPath(name).parts))]
-    images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
-    if not images:
-        kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
-        counts = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(6))
-        others = f"only {counts}" if counts else "and no other files"
-        raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
-    return sorted(images, key=natural_key)
+    A missing file counts as a broken image.
+    """
+    root = require_path(request, "iclevr", splits=True, folder=True)
+    if request.split != "train":
+        raise DataError(
+            f"data.split is {request.split!r}, but test.json and new_test.json of i-CLEVR have "
+            "only conditions and no images. Leave it at 'train'."
+        )
+    if not has_iclevr(root):
+        raise DataError(f"data.path: {root} lacks {OBJECTS} or {TRAIN}. Add the missing file.")
+    label_names = read_objects(root / OBJECTS)
+    where = f"data.path: {root / TRAIN}"
+    named = lists_of_names(read_json(root / TRAIN, where=where), where=where)
+    for file, present in named.items():
+        if not present:
+            raise DataError(f"{where}: {file!r} has no names. Add at least one.")
+        for name in present:
+            if name not in label_names:
+                hint = suggest_labels(name, label_names)
+                raise DataError(f"{where}: {file!r}: there is no label {name!r}. {hint}")
+    names = list(named)
+    signs = [[1 if name in present else -1 for name in label_names] for present in named.values()]
+    labels = np.array(signs, dtype=np.int8)
+    folder = _image_folder(root, names)
+    found = {entry.name for entry in os.scandir(folder) if entry.is_file()}
+
+    def open_reader() -> ImageReader:
+        return file_reader(
+            names,
+            lambda name: (folder / name).open("rb"),
+            found=found,
+            missing=f"named in {TRAIN}, but not in {folder.name}/",
+            background=request.background,
+            labels=labels,
+            label_names=label_names,
+        )
+
+    images = [stat_stamp(folder / name) if name in found else [name] for name in names]
+    files = [stat_stamp(root / name) for name in (OBJECTS, TRAIN)]
+    return SourceListing([files, folder.relative_to(root).as_posix(), images], open_reader)
+
+
+def has_iclevr(folder: Path) -> bool:
+    """Return whether a folder contains objects.json and train.json."""
+    return all((folder / name).is_file() for name in (OBJECTS, TRAIN))
+
+
+def read_objects(path: Path, *, where: str = "data.path") -> tuple[str, ...]:
+    """Read the names in an objects.json, in the order of their ids.
+
+    where: the beginning of error messages. Raises `DataError` if the file is not {name: id} with
+    each of the ids 0..K−1 once.
+    """
+    ids = read_json(path, where=f"{where}: {path}")
+    if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
+        raise DataError(f'{where}: {path} is invalid. Write {{"name": id, …}} with whole numbers.')
+    counts = Counter(ids.values())
+    wrong = [
+        f"{i} appears {counts[i]} times" if counts[i] else f"{i} is missing"
+        for i in range(len(ids))
+        if counts[i] != 1
+    ]
+    if wrong:
+        raise DataError(
+            f"{where}: the ids in {path} are wrong: {abbreviate(wrong)}. Use each of "
+            f"0..{len(ids) - 1} once."
+        )
+    return tuple(sorted(ids, key=ids.__getitem__))
+
+
+def _image_folder(root: Path, names: Sequence[str]) -> Path:
+    """Return the folder, `root` or one inside it, that contains most of the files."""
+    inside = sorted(path.name for path in root.iterdir() if path.is_dir())
+    folders = [name for name in _USUAL_FOLDERS if name in inside or not name]
+    folders += [name for name in inside if name not in folders and not name.startswith(".")]
+    counts = {name: len(set(names).intersection(os.listdir(root / name))) for name in folders}
+    best = max(folders, key=lambda name: counts[name])
+    if not counts[best]:
+        places = ", ".join(str(root / name) for name in folders)
+        raise DataError(
+            f"data.path: none of the {len(names)} images that {TRAIN} names ({abbreviate(names)}) "
+            f"is in {places}. Move their folder into {root}."
+        )
+    return root / best

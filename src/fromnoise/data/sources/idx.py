@@ -1,19 +1,24 @@
-"""Source `idx`: the file format of MNIST and its successors, gzipped or not.
+"""Source `idx`, the file format of MNIST and its successors, gzipped or not; and data sets by name.
 
 The format (http://yann.lecun.com/exdb/mnist): two zero bytes, the type, the number of axes, their
 lengths as big-endian 32-bit integers, and the values.
+
+`mnist`, `fashion-mnist` and `cifar10` are downloaded by torchvision if they are missing. It is
+imported only for a download, and to read the files of CIFAR-10.
 """
 
 import gzip
 import re
 import struct
 import zlib
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, reason
+from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
 from fromnoise.data.labels.names import one_hot
 from fromnoise.data.sources.base import (
     ImageReader,
@@ -28,6 +33,26 @@ from fromnoise.data.sources.base import (
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
 _UBYTE = 8  # the type of MNIST's files: unsigned bytes
 SPLITS = {"train": ("train",), "test": ("t10k", "test")}
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The facts about a data set that are known before its download."""
+
+    counts: dict[str, int]  # images per split
+    shape: tuple[int, int, int]  # (C,H,W)
+    classes: int
+
+
+DOWNLOADABLE = {
+    "mnist": DatasetInfo({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "fashion-mnist": DatasetInfo({"train": 60_000, "test": 10_000}, (1, 28, 28), 10),
+    "cifar10": DatasetInfo({"train": 50_000, "test": 10_000}, (3, 32, 32), 10),
+}
 
 
 def idx(request: SourceRequest) -> SourceListing:
@@ -79,7 +104,10 @@ def has_idx(folder: Path) -> bool:
 
 def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceListing:
     """Open one file of images and its labels. Without `names`, classes are named by number."""
-    labels = _labels_beside(images)
+    own = images.name.removesuffix(".gz")
+    name = own.replace("images", "labels").replace("idx3", "idx1")
+    beside = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
+    labels = next((path for path in beside if path.is_file()), None)
 
     def open_reader() -> ImageReader:
         pixels = channels_last(_read(images), where=f"data.path: {images}")
@@ -103,29 +131,92 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceLis
     return SourceListing(stamp, open_reader)
 
 
-def _labels_beside(images: Path) -> Path | None:
-    own = images.name.removesuffix(".gz")
-    name = own.replace("images", "labels").replace("idx3", "idx1")
-    paths = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _read(path: Path) -> np.ndarray:
     """Return the uint8 array of one file."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            zeros, kind, axes = struct.unpack(">HBB", file.read(4))
-            if zeros != 0 or kind != _UBYTE:
-                raise DataError(f"data.path: {path} is not an idx file of unsigned bytes")
-            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-            values = np.frombuffer(file.read(), dtype=np.uint8)
-    except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(
-            f"data.path: {path} cannot be read as an idx file: {reason(error)}"
-        ) from error
+    kinds = (OSError, EOFError, struct.error, zlib.error)
+    with (
+        unreadable(f"data.path: {path} cannot be read as an idx file", *kinds),
+        gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file,
+    ):
+        zeros, kind, axes = struct.unpack(">HBB", file.read(4))
+        if zeros != 0 or kind != _UBYTE:
+            raise DataError(
+                f"data.path: {path} is not an idx file of unsigned bytes. Convert it to one."
+            )
+        shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+        values = np.frombuffer(file.read(), dtype=np.uint8)
     if len(values) != prod(shape) or len(values) == 0:
         raise DataError(
             f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "
             f"{len(values):,}. Copy it again."
         )
     return values.reshape(shape)
+
+
+def mnist(request: SourceRequest) -> SourceListing:
+    """Open handwritten digits, 28×28 grey: 60,000 for training and 10,000 for testing."""
+    return _idx_set(request, "mnist", "MNIST", names=tuple("0123456789"))
+
+
+def fashion_mnist(request: SourceRequest) -> SourceListing:
+    """Open images of clothes, 28×28 grey: 60,000 for training and 10,000 for testing."""
+    return _idx_set(request, "fashion-mnist", "FashionMNIST", names=FASHION)
+
+
+def cifar10(request: SourceRequest) -> SourceListing:
+    """Open photographs of ten classes, 32×32 RGB: 50,000 for training and 10,000 for testing."""
+    if request.split not in SPLITS:
+        raise DataError(f"data.split is {request.split!r}. Choose one of {', '.join(SPLITS)}.")
+    root = _root(request)
+    inner = "cifar-10-batches-py"
+    root = root.parent if root.name == inner else root
+
+    if not any((root / inner).glob("*_batch*")):
+        _download(request, "cifar10", "CIFAR10", root)
+
+    def open_reader() -> ImageReader:
+        from torchvision import datasets
+
+        with unreadable(f"data.path: {root} has no complete CIFAR-10", RuntimeError, OSError):
+            data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
+        labels = one_hot(np.array(data.targets), len(data.classes))
+        return array_reader(data.data, labels=labels, label_names=tuple(data.classes))
+
+    files = sorted((root / inner).glob("*_batch*"))
+    return SourceListing([stat_stamp(path) for path in files], open_reader)
+
+
+def _idx_set(
+    request: SourceRequest, source: str, torchvision_name: str, *, names: tuple[str, ...]
+) -> SourceListing:
+    """Open idx files in the path itself, or in the folders that torchvision creates below it."""
+    root = _root(request)
+    folders = (root, root / "raw", root / torchvision_name / "raw")
+
+    def find() -> Path | None:
+        files = (find_images(folder, request.split) for folder in folders)
+        return next((file for file in files if file), None)
+
+    if (images := find()) is None:
+        _download(request, source, torchvision_name, root)
+        images = find()
+    if images is None:
+        raise DataError(f"data.path: {root} has no {source} after its download. Download it again.")
+    return idx_listing(images, names)
+
+
+def _root(request: SourceRequest) -> Path:
+    return (request.path or request.cache / "downloads").expanduser().absolute()
+
+
+def _download(request: SourceRequest, source: str, torchvision_name: str, root: Path) -> None:
+    fix = f"{root} has no copy. Download it yourself and set data.path (--data PATH) to its folder."
+    if not request.download:
+        raise NotAvailable(f"{source}: downloads are off, and {fix}")
+    try:
+        from torchvision import datasets
+
+        dataset: Any = getattr(datasets, torchvision_name)
+        dataset(str(root), train=request.split == "train", download=True)
+    except (RuntimeError, OSError, ImportError) as error:  # OSError: also urllib's URLError
+        raise DataError(f"{source}: the download failed ({reason(error)}), and {fix}") from error

@@ -1,4 +1,4 @@
-"""Source `npz`: arrays in .npz and .npy files.
+"""Sources `npz`, arrays in .npz and .npy files, and `digits`, which comes with the package.
 
 | type | values | as 0..255 |
 |---|---|---|
@@ -15,14 +15,14 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, reason
+from fromnoise.data.errors import DataError, unreadable
 from fromnoise.data.labels.files import unique_names
-from fromnoise.data.labels.names import one_hot
+from fromnoise.data.labels.names import one_hot, signs_of
 from fromnoise.data.sources.base import (
     ImageReader,
     SourceListing,
@@ -30,13 +30,33 @@ from fromnoise.data.sources.base import (
     array_reader,
     channels_last,
     require_path,
+    require_train_split,
     stat_stamp,
 )
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 NAME_KEYS = ("label_names", "classes")
+PEAKS = {"uint8": 255, "uint16": 65535, "bool": 1}  # white, by the type of the images
 _MAX_CLASSES = 65_536
+
+
+def digits(request: SourceRequest) -> SourceListing:
+    """Open 1,797 real handwritten digits, 8×8 grey, white on black (see `assets/README.md`)."""
+    require_train_split(request, "digits")
+    if request.path is not None:
+        raise DataError(
+            f"data.path is {request.path}, but source digits comes with the package. "
+            "Remove data.path."
+        )
+
+    def open_reader() -> ImageReader:
+        asset = resources.files("fromnoise.data") / "assets" / "digits.npz"
+        with asset.open("rb") as file, np.load(file) as arrays:
+            images, labels = arrays["images"][..., None], one_hot(arrays["labels"], 10)
+        return array_reader(images, peak=16, labels=labels, label_names=tuple("0123456789"))
+
+    return SourceListing("UCI optical digits, test part", open_reader)
 
 
 def npz(request: SourceRequest) -> SourceListing:
@@ -48,42 +68,36 @@ def npz(request: SourceRequest) -> SourceListing:
     treated as alpha.
     """
     path = require_path(request, "npz")
+    where = f"data.path: {path}"
 
     def open_reader() -> ImageReader:
-        try:
+        kinds = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+        with unreadable(f"{where} cannot be read as arrays", *kinds):
             arrays = _load(path)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"data.path: {path} cannot be read as arrays: {reason(error)}"
-            ) from error
-        return _reader(arrays, path)
+        images = _first(arrays, IMAGE_KEYS)
+        if images is None:
+            keys = ", ".join(arrays) or "no arrays"
+            raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
+        images = channels_last(images, where=where)
+        if images.size == 0:
+            raise DataError(f"{where} has no images: its shape is {images.shape}. Add some.")
+        peak, convert = _scale(images, where=where)
+        labels, label_names = None, ()
+        if (stored := _first(arrays, LABEL_KEYS)) is not None:
+            labels = read_labels(np.asarray(stored), len(images), where=where)
+            names = _first(arrays, NAME_KEYS)
+            names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
+            label_names = read_names(names, where=where)
+            if len(label_names) != labels.shape[1]:
+                raise DataError(
+                    f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
+                    "Save one name per label."
+                )
+        return array_reader(
+            images, peak=peak, convert=convert, labels=labels, label_names=label_names
+        )
 
     return SourceListing(stat_stamp(path), open_reader)
-
-
-def _reader(arrays: Mapping[str, np.ndarray], path: Path) -> ImageReader:
-    where = f"data.path: {path}"
-    images = _first(arrays, IMAGE_KEYS)
-    if images is None:
-        keys = ", ".join(arrays) or "no arrays"
-        raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
-    images = channels_last(images, where=where)
-    if images.size == 0:
-        raise DataError(f"{where} has no images: its shape is {images.shape}.")
-    peak, convert = _scale(images, where=where)
-    stored = _first(arrays, LABEL_KEYS)
-    if stored is None:
-        return array_reader(images, peak=peak, convert=convert)
-    labels = read_labels(np.asarray(stored), len(images), where=where)
-    names = _first(arrays, NAME_KEYS)
-    names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
-    label_names = read_names(names, where=where)
-    if len(label_names) != labels.shape[1]:
-        raise DataError(
-            f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. Save one "
-            "name per label."
-        )
-    return array_reader(images, peak=peak, convert=convert, labels=labels, label_names=label_names)
 
 
 def read_names(stored: np.ndarray, *, where: str) -> tuple[str, ...]:
@@ -110,21 +124,16 @@ def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
     if stored.ndim == 1 or (stored.shape[1] == 1 and high > 1):
         if low < 0 or high >= _MAX_CLASSES:
             raise DataError(f"{problem}. Save {count} class numbers in 0..{_MAX_CLASSES - 1}.")
-        return one_hot(stored.reshape(-1).astype(np.int64), high + 1)
+        return signs_of(stored.reshape(-1))
     if low < -1 or high > 1:
         raise DataError(f"{problem}. Save {count} rows of 0 and 1, or of -1, 0 and 1.")
-    signs = stored.astype(np.int8)
-    return signs if low < 0 else signs * 2 - 1  # without any -1, 0 means absent
+    return signs_of(stored)
 
 
 def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
     """Return the value of white, and a function that maps black to 0."""
-    if images.dtype == np.uint8:
-        return 255, np.asarray
-    if images.dtype == np.uint16:
-        return 65535, np.asarray
-    if images.dtype == np.bool_:
-        return 1, lambda image: image.astype(np.float32)
+    if peak := PEAKS.get(images.dtype.name):
+        return peak, np.asarray
     if images.dtype.kind != "f":
         raise DataError(
             f"{where}: the images have type {images.dtype}. Save uint8, uint16, bool or float."
@@ -152,8 +161,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npy":
         return {IMAGE_KEYS[0]: np.load(path, mmap_mode="r")}
     arrays = {}
-    temporary = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
-    with zipfile.ZipFile(path) as archive, temporary() as folder:
+    with (
+        zipfile.ZipFile(path) as archive,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+    ):
         for member in archive.namelist():
             if (name := member.removesuffix(".npy")).lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
                 arrays[name] = np.load(archive.extract(member, folder), mmap_mode="r")
