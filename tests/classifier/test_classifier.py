@@ -553,10 +553,10 @@ def test_settings_are_read_as_in_a_recipe():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 1}, "batch_size = 1: input should be greater than or equal to 2"),
-        ({"epochs": 0}, "epochs = 0: input should be greater than 0"),
-        ({"learning_rate": -1}, "learning_rate = -1: input should be greater than 0"),
-        ({"size": 4}, "size.0 = 4: input should be greater than or equal to 8"),
+        ({"batch_size": 1}, "batch_size = 1 is too small. Give at least 2"),
+        ({"epochs": 0}, "epochs = 0 is too small. Give more than 0"),
+        ({"learning_rate": -1}, "learning_rate = -1 is too small. Give more than 0"),
+        ({"size": 4}, "size.0 = 4 is too small. Give at least 8"),
         ({"epoch": 4}, "unknown key epoch; did you mean epochs. Known keys: source, size, "),
     ],
 )

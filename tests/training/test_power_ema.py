@@ -89,7 +89,7 @@ def test_snapshots_are_told_from_other_files_and_later_ones_dropped(tmp_path):
         ("ema_lengths", [0.0], r"ema_lengths\.0 = 0\.0: the length .+ above 0 and below 1/√12"),
         ("ema_lengths", 0.1, r"ema_lengths = 0\.1: it must be a list, as in \[0\.05, 0\.1\]; the"),
         ("ema_lengths", [0.1, 0.1], r"a length twice: 0\.1, 0\.1; say each once"),
-        ("ema_snapshot_every", 0, r"training\.ema_snapshot_every = 0: input should be greater"),
+        ("ema_snapshot_every", 0, r"training\.ema_snapshot_every = 0 is too small"),
     ],
 )
 def test_a_wrong_setting(tiny, key, value, said):
