@@ -146,8 +146,14 @@ def test_a_composition_is_of_single_labels_and_guides_as_one(labelled_run):
             {"cond": torch.ones(2, 10), "guidance_interval": (9, 21)},
             r"9-21 is out of range\. .* 1 ≤ first ≤ last ≤ T = 20",
         ),
-        ({"cond": torch.ones(2, 10), "guidance_rescale": 2.0}, r"guidance_rescale = 2\.0 is too large. Give at most 1"),
-        ({"cond": torch.ones(2, 10), "guidance_interval": (0, 3)}, r"guidance_interval.0 = 0 is too small"),
+        (
+            {"cond": torch.ones(2, 10), "guidance_rescale": 2.0},
+            r"guidance_rescale = 2\.0 is too large. Give at most 1",
+        ),
+        (
+            {"cond": torch.ones(2, 10), "guidance_interval": (0, 3)},
+            r"guidance_interval.0 = 0 is too small",
+        ),
         ({"cond": torch.ones(2, 10), "clamp": "Dynamic"}, "clamp = 'Dynamic' is unknown"),
         ({"cond": torch.ones(2, 3)}, r"cond has shape \(2, 3\)\. Give \(2, 10\)"),
         ({"cond": torch.ones(2, 10), "guidance": -0.5}, r"guidance = -0.5: use s ≥ 0 in ε = ε_∅"),
