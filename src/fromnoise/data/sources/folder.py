@@ -33,43 +33,36 @@ from fromnoise.data.decoding.transforms import RGB
 from fromnoise.data.errors import DataError, abbreviate, unreadable
 from fromnoise.data.labels.files import LABEL_FILES, lists_of_names
 from fromnoise.data.labels.names import one_hot, suggest_labels
-from fromnoise.data.sources.base import (
-    ImageReader,
-    SourceListing,
-    SourceRequest,
-    file_reader,
-    require_path,
-    stat_stamp,
-)
+from fromnoise.data.sources import base
 from fromnoise.data.text import decode_utf8, natural_key, read_json
 
 OBJECTS, TRAIN = "objects.json", "train.json"
 _USUAL_FOLDERS = ("iclevr", "images", "")
 
 
-def folder(request: SourceRequest) -> SourceListing:
+def folder(request: base.SourceRequest) -> base.SourceListing:
     """Open every image below a folder. Links are followed; hidden files and `__MACOSX` are not."""
-    root = require_path(request, "folder", folder=True)
+    root = base.require_path(request, "folder", folder=True)
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
     images, label_file = _choose(stats, root)
 
-    def open_reader() -> ImageReader:
+    def open_reader() -> base.ImageReader:
         return _reader(
             images, label_file, lambda name: (root / name).open("rb"), root, request.background
         )
 
     files = [*images, label_file] if label_file else images
     stamp = [[name, stats[name].st_size, stats[name].st_mtime_ns] for name in files]
-    return SourceListing(stamp, open_reader)
+    return base.SourceListing(stamp, open_reader)
 
 
-def zip_file(request: SourceRequest) -> SourceListing:
+def zip_file(request: base.SourceRequest) -> base.SourceListing:
     """Open every image in a zip archive, as in a folder. The archive is never unpacked."""
-    path = require_path(request, "zip")
+    path = base.require_path(request, "zip")
 
-    def open_reader() -> ImageReader:
+    def open_reader() -> base.ImageReader:
         with ExitStack() as stack:
             problem = f"data.path: {path} cannot be read as a zip archive"
             with unreadable(problem, zipfile.BadZipFile, OSError):
@@ -80,7 +73,7 @@ def zip_file(request: SourceRequest) -> SourceListing:
             reader = _reader(*chosen, lambda name: archive.open(members[name]), path, background)
             return replace(reader, close=stack.pop_all().close)
 
-    return SourceListing(stat_stamp(path), open_reader)
+    return base.SourceListing(base.stat_stamp(path), open_reader)
 
 
 def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -125,7 +118,7 @@ def _reader(
     open_file: Callable[[str], IO[bytes]],
     where: Path,
     background: RGB,
-) -> ImageReader:
+) -> base.ImageReader:
     """Return a reader of the images, then of the missing files that the label file names."""
     names, path = images, PurePosixPath(label_file or "")
     labels, label_names = (None, ()) if label_file else folder_labels(images)
@@ -153,7 +146,7 @@ def _reader(
         if rows:
             unknown = np.zeros(len(label_names), dtype=np.int8)
             labels = np.stack([labels_of.get(name, unknown) for name in names])
-    return file_reader(
+    return base.file_reader(
         names,
         open_file,
         found=set(images),
@@ -195,12 +188,12 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, path.lstat()
 
 
-def iclevr(request: SourceRequest) -> SourceListing:
+def iclevr(request: base.SourceRequest) -> base.SourceListing:
     """Open the images in train.json: +1 for the objects that it lists, −1 for all others.
 
     A missing file counts as a broken image.
     """
-    root = require_path(request, "iclevr", splits=True, folder=True)
+    root = base.require_path(request, "iclevr", splits=True, folder=True)
     if request.split != "train":
         raise DataError(
             f"data.split is {request.split!r}, but test.json and new_test.json of i-CLEVR have "
@@ -224,8 +217,8 @@ def iclevr(request: SourceRequest) -> SourceListing:
     folder = _image_folder(root, names)
     found = {entry.name for entry in os.scandir(folder) if entry.is_file()}
 
-    def open_reader() -> ImageReader:
-        return file_reader(
+    def open_reader() -> base.ImageReader:
+        return base.file_reader(
             names,
             lambda name: (folder / name).open("rb"),
             found=found,
@@ -235,9 +228,9 @@ def iclevr(request: SourceRequest) -> SourceListing:
             label_names=label_names,
         )
 
-    images = [stat_stamp(folder / name) if name in found else [name] for name in names]
-    files = [stat_stamp(root / name) for name in (OBJECTS, TRAIN)]
-    return SourceListing([files, folder.relative_to(root).as_posix(), images], open_reader)
+    images = [base.stat_stamp(folder / name) if name in found else [name] for name in names]
+    files = [base.stat_stamp(root / name) for name in (OBJECTS, TRAIN)]
+    return base.SourceListing([files, folder.relative_to(root).as_posix(), images], open_reader)
 
 
 def has_iclevr(folder: Path) -> bool:

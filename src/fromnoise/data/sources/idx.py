@@ -20,15 +20,7 @@ import numpy as np
 
 from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
 from fromnoise.data.labels.names import one_hot
-from fromnoise.data.sources.base import (
-    ImageReader,
-    SourceListing,
-    SourceRequest,
-    array_reader,
-    channels_last,
-    require_path,
-    stat_stamp,
-)
+from fromnoise.data.sources import base
 
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
 _UBYTE = 8  # the type of MNIST's files: unsigned bytes
@@ -55,13 +47,13 @@ DOWNLOADABLE = {
 }
 
 
-def idx(request: SourceRequest) -> SourceListing:
+def idx(request: base.SourceRequest) -> base.SourceListing:
     """Open a folder with `train-images-idx3-ubyte[.gz]` and so on, or one such file.
 
     The labels are in the file beside it whose name has `labels` instead of `images`. Without that
     file there are no labels.
     """
-    path = require_path(request, "idx", splits=True)
+    path = base.require_path(request, "idx", splits=True)
     if path.is_file():
         if request.split != "train":
             raise DataError(
@@ -102,17 +94,17 @@ def has_idx(folder: Path) -> bool:
     return any(_IMAGES.fullmatch(path.name) for path in folder.iterdir())
 
 
-def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceListing:
+def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> base.SourceListing:
     """Open one file of images and its labels. Without `names`, classes are named by number."""
     own = images.name.removesuffix(".gz")
     name = own.replace("images", "labels").replace("idx3", "idx1")
     beside = [images.with_name(file) for file in (name, f"{name}.gz") if name != own]
     labels = next((path for path in beside if path.is_file()), None)
 
-    def open_reader() -> ImageReader:
-        pixels = channels_last(_read(images), where=f"data.path: {images}")
+    def open_reader() -> base.ImageReader:
+        pixels = base.channels_last(_read(images), where=f"data.path: {images}")
         if labels is None:
-            return array_reader(pixels)
+            return base.array_reader(pixels)
         classes = _read(labels)
         if classes.shape != pixels.shape[:1]:
             raise DataError(
@@ -125,10 +117,10 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> SourceLis
             raise DataError(
                 f"data.path: {labels} has class {highest}. Its classes must be 0..{len(known) - 1}."
             )
-        return array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
+        return base.array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
 
-    stamp = [stat_stamp(path) for path in (images, labels) if path is not None]
-    return SourceListing(stamp, open_reader)
+    stamp = [base.stat_stamp(path) for path in (images, labels) if path is not None]
+    return base.SourceListing(stamp, open_reader)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -153,17 +145,17 @@ def _read(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def mnist(request: SourceRequest) -> SourceListing:
+def mnist(request: base.SourceRequest) -> base.SourceListing:
     """Open handwritten digits, 28×28 grey: 60,000 for training and 10,000 for testing."""
     return _idx_set(request, "mnist", "MNIST", names=tuple("0123456789"))
 
 
-def fashion_mnist(request: SourceRequest) -> SourceListing:
+def fashion_mnist(request: base.SourceRequest) -> base.SourceListing:
     """Open images of clothes, 28×28 grey: 60,000 for training and 10,000 for testing."""
     return _idx_set(request, "fashion-mnist", "FashionMNIST", names=FASHION)
 
 
-def cifar10(request: SourceRequest) -> SourceListing:
+def cifar10(request: base.SourceRequest) -> base.SourceListing:
     """Open photographs of ten classes, 32×32 RGB: 50,000 for training and 10,000 for testing."""
     if request.split not in SPLITS:
         raise DataError(f"data.split is {request.split!r}. Choose one of {', '.join(SPLITS)}.")
@@ -174,21 +166,21 @@ def cifar10(request: SourceRequest) -> SourceListing:
     if not any((root / inner).glob("*_batch*")):
         _download(request, "cifar10", "CIFAR10", root)
 
-    def open_reader() -> ImageReader:
+    def open_reader() -> base.ImageReader:
         from torchvision import datasets
 
         with unreadable(f"data.path: {root} has no complete CIFAR-10", RuntimeError, OSError):
             data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
         labels = one_hot(np.array(data.targets), len(data.classes))
-        return array_reader(data.data, labels=labels, label_names=tuple(data.classes))
+        return base.array_reader(data.data, labels=labels, label_names=tuple(data.classes))
 
     files = sorted((root / inner).glob("*_batch*"))
-    return SourceListing([stat_stamp(path) for path in files], open_reader)
+    return base.SourceListing([base.stat_stamp(path) for path in files], open_reader)
 
 
 def _idx_set(
-    request: SourceRequest, source: str, torchvision_name: str, *, names: tuple[str, ...]
-) -> SourceListing:
+    request: base.SourceRequest, source: str, torchvision_name: str, *, names: tuple[str, ...]
+) -> base.SourceListing:
     """Open idx files in the path itself, or in the folders that torchvision creates below it."""
     root = _root(request)
     folders = (root, root / "raw", root / torchvision_name / "raw")
@@ -205,11 +197,11 @@ def _idx_set(
     return idx_listing(images, names)
 
 
-def _root(request: SourceRequest) -> Path:
+def _root(request: base.SourceRequest) -> Path:
     return (request.path or request.cache / "downloads").expanduser().absolute()
 
 
-def _download(request: SourceRequest, source: str, torchvision_name: str, root: Path) -> None:
+def _download(request: base.SourceRequest, source: str, torchvision_name: str, root: Path) -> None:
     fix = f"{root} has no copy. Download it yourself and set data.path (--data PATH) to its folder."
     if not request.download:
         raise NotAvailable(f"{source}: downloads are off, and {fix}")

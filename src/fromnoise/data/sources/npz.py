@@ -23,16 +23,7 @@ import numpy as np
 from fromnoise.data.errors import DataError, unreadable
 from fromnoise.data.labels.files import unique_names
 from fromnoise.data.labels.names import one_hot, signs_of
-from fromnoise.data.sources.base import (
-    ImageReader,
-    SourceListing,
-    SourceRequest,
-    array_reader,
-    channels_last,
-    require_path,
-    require_train_split,
-    stat_stamp,
-)
+from fromnoise.data.sources import base
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
@@ -41,25 +32,25 @@ PEAKS = {"uint8": 255, "uint16": 65535, "bool": 1}  # white, by the type of the 
 _MAX_CLASSES = 65_536
 
 
-def digits(request: SourceRequest) -> SourceListing:
+def digits(request: base.SourceRequest) -> base.SourceListing:
     """Open 1,797 real handwritten digits, 8×8 grey, white on black (see `assets/README.md`)."""
-    require_train_split(request, "digits")
+    base.require_train_split(request, "digits")
     if request.path is not None:
         raise DataError(
             f"data.path is {request.path}, but source digits comes with the package. "
             "Remove data.path."
         )
 
-    def open_reader() -> ImageReader:
+    def open_reader() -> base.ImageReader:
         asset = resources.files("fromnoise.data") / "assets" / "digits.npz"
         with asset.open("rb") as file, np.load(file) as arrays:
             images, labels = arrays["images"][..., None], one_hot(arrays["labels"], 10)
-        return array_reader(images, peak=16, labels=labels, label_names=tuple("0123456789"))
+        return base.array_reader(images, peak=16, labels=labels, label_names=tuple("0123456789"))
 
-    return SourceListing("UCI optical digits, test part", open_reader)
+    return base.SourceListing("UCI optical digits, test part", open_reader)
 
 
-def npz(request: SourceRequest) -> SourceListing:
+def npz(request: base.SourceRequest) -> base.SourceListing:
     """Open images (N, H, W), (N, H, W, C) or (N, C, H, W) in an .npz or .npy file.
 
     Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
@@ -67,10 +58,10 @@ def npz(request: SourceRequest) -> SourceListing:
     1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not
     treated as alpha.
     """
-    path = require_path(request, "npz")
+    path = base.require_path(request, "npz")
     where = f"data.path: {path}"
 
-    def open_reader() -> ImageReader:
+    def open_reader() -> base.ImageReader:
         kinds = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
         with unreadable(f"{where} cannot be read as arrays", *kinds):
             arrays = _load(path)
@@ -78,7 +69,7 @@ def npz(request: SourceRequest) -> SourceListing:
         if images is None:
             keys = ", ".join(arrays) or "no arrays"
             raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
-        images = channels_last(images, where=where)
+        images = base.channels_last(images, where=where)
         if images.size == 0:
             raise DataError(f"{where} has no images: its shape is {images.shape}. Add some.")
         peak, convert = _scale(images, where=where)
@@ -93,11 +84,11 @@ def npz(request: SourceRequest) -> SourceListing:
                     f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
                     "Save one name per label."
                 )
-        return array_reader(
+        return base.array_reader(
             images, peak=peak, convert=convert, labels=labels, label_names=label_names
         )
 
-    return SourceListing(stat_stamp(path), open_reader)
+    return base.SourceListing(base.stat_stamp(path), open_reader)
 
 
 def read_names(stored: np.ndarray, *, where: str) -> tuple[str, ...]:
