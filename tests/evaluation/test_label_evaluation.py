@@ -24,6 +24,7 @@ from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
 from fromnoise.evaluation import label_evaluation
+from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.label_evaluation import (
     PromptSet,
     evaluate_labels_to_folder,
@@ -65,14 +66,13 @@ def model():
     return model_of(NAMES)
 
 
-def score_labels(model, classifier, prompts, folder, *, scales, **options):
+def score_labels(model, classifier, prompts, folder, *, batch_size=64, **options):
     """Score loaded objects; return the results and the table."""
     loaded = {"load_in_fp32": model, "load_classifier": classifier, "read_prompts": prompts}
     returned = {name: lambda *_, of=value, **__: of for name, value in loaded.items()}
     with mock.patch.multiple(label_evaluation, **returned):
-        table, _ = evaluate_labels_to_folder(
-            Path("m"), Path("c"), scales=scales, out=folder, **options
-        )
+        drawing = Drawing(batch_size=batch_size)
+        table, _ = evaluate_labels_to_folder(Path("m"), Path("c"), drawing, out=folder, **options)
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))["results"], table
 
 
@@ -126,9 +126,7 @@ def test_the_files_hold_the_scores(model, tmp_path):
     assert table.splitlines()[2].endswith("| – |")
     assert written["conditions"] == {"a": ["red, …"]}
     assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table
-    with pytest.raises(
-        ConfigError, match=r"has the scores of an earlier evaluation\. Give another"
-    ):
+    with pytest.raises(ConfigError, match=r"has scores already\. Give another"):
         score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
 
 
@@ -210,7 +208,8 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
 
     def evaluate(scales, **sampling):
         paths, out = (tmp_path / "run", tmp_path / "classifier"), tmp_path / "out"
-        evaluate_labels_to_folder(*paths, scales=scales, num=1, out=out, sampling=sampling)
+        drawing = Drawing(sampling=sampling)
+        evaluate_labels_to_folder(*paths, drawing, scales=scales, num=1, out=out)
         return json.loads((out / "scores.json").read_text(encoding="utf-8"))
 
     for scales, wrong, message in (

@@ -16,7 +16,7 @@ from fromnoise.diffusion import (
     estimated_bits_per_dimension,
 )
 from fromnoise.evaluation.intervals import mean_interval
-from fromnoise.evaluation.likelihood import measure_bits, variance_of
+from fromnoise.evaluation.likelihood import as_json, measure_bits, save_curve, variance_of
 from fromnoise.model.model import Model, build_denoiser
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import image_noise, seed_of
@@ -129,7 +129,7 @@ def test_images_and_labels_are_told_apart(model, images):
 
 def test_the_result_is_ready_for_json(model, images):
     got = measure_bits(model, images // 64 * 64, data="noise in 4 levels")
-    tree = json.loads(json.dumps(got.as_json()))
+    tree = json.loads(json.dumps(as_json(got)))
     assert (tree["data"], tree["num_images"], tree["levels"]) == ("noise in 4 levels", 7, 4)
     assert (tree["evaluations"], tree["T"]) == (10, 10)  # 50 by default, but there are 10
     assert (tree["variance"], tree["labels"]) == ("small", False)
@@ -142,7 +142,7 @@ def test_the_result_is_ready_for_json(model, images):
 @pytest.mark.parametrize("evaluations", [2, 5, 10])
 def test_the_curve_is_drawn(model, images, tmp_path, evaluations):
     got = measure_bits(model, images, data="noise", evaluations=evaluations)
-    with Image.open(got.save_curve(tmp_path / "new" / "curve.png")) as picture:
+    with Image.open(save_curve(got, tmp_path / "new" / "curve.png")) as picture:
         assert np.asarray(picture.convert("L")).std() > 0
 
 

@@ -12,11 +12,11 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
-from fromnoise.evaluation.evaluate import evaluate
+from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
+    Drawing,
     RealImages,
-    evenly_spaced,
     generate_images,
     interleave_labels,
     read_images,
@@ -24,6 +24,8 @@ from fromnoise.evaluation.images import (
 )
 from fromnoise.evaluation.metrics import kernel_distance
 from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
+from fromnoise.evaluation.reference import Against
+from fromnoise.evaluation.sets import evaluate
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
 
@@ -106,9 +108,11 @@ def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, m
     folder = run / "evaluation" / f"likelihood-{fromnoise.load(run).spec.step:06d}-ema"
     record = written(folder)
     model, images = fromnoise.load(run), run_images_of(run).training.images.images
-    images = evenly_spaced(images, 30)
+    images = images[evenly_spaced(len(images), 30)]
     expected = likelihood.measure_bits(model, images, data="30 images of digits, train")
-    assert record["bits"] == json.loads(json.dumps(expected.as_json())) | {"picture": "bits.png"}
+    assert record["bits"] == json.loads(json.dumps(likelihood.as_json(expected))) | {
+        "picture": "bits.png"
+    }
     parts = sum(record["bits"][part]["value"] for part in ("L_T", "middle", "L_0"))
     assert record["bits"]["total"]["value"] == pytest.approx(parts)
     assert record["complete"]
@@ -256,8 +260,9 @@ def evaluate_with_kid(tmp_path, monkeypatch):
 
     def call(kid):
         monkeypatch.setitem(set_evaluation.METRICS, "kid", kid)
-        files = {"reference": str(tmp_path / "real.npz"), "out": tmp_path / "out"}
-        evaluate(tmp_path / "made.npz", extractor="pixels", metrics=["fid", "kid", "prc"], **files)
+        against = Against(str(tmp_path / "real.npz"), "pixels")
+        how = {"metrics": ["fid", "kid", "prc"], "out": tmp_path / "out"}
+        evaluate(tmp_path / "made.npz", against, Drawing(), **how)
         return written(tmp_path / "out")
 
     return call

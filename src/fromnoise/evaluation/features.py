@@ -1,7 +1,7 @@
 """Extract features of images, in whose space sets of images are compared."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Features(NamedTuple):
     """The features and logits of N images."""
 
     features: np.ndarray  # float32 (N, D)
-    logits: np.ndarray | None  # float32 (N, K); None without classes
+    logits: np.ndarray | None = None  # float32 (N, K); None without classes
 
 
 class Extractor(NamedTuple):
@@ -113,7 +113,7 @@ def pixels(shape: tuple[int, int, int]) -> Extractor:
         x = torch.from_numpy(np.array(images)).float() / 255
         if small != (height, width):
             x = torch.nn.functional.adaptive_avg_pool2d(x, small)
-        return Features(x.flatten(1).numpy(), None)
+        return Features(x.flatten(1).numpy())
 
     resize = "none" if small == (height, width) else f"averaged to {small[0]}×{small[1]}"
     return Extractor("pixels", channels * small[0] * small[1], "", resize, extract)
@@ -209,12 +209,16 @@ def extract_in_parts(
 
 def extract_features(
     extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
-) -> np.ndarray:
-    """Return the features of images uint8 (N, C, H, W): float32 (N, D).
+) -> Features:
+    """Return the features of images uint8 (N, C, H, W); raises as `extract_in_parts`."""
+    return _joined([part for _, part in extract_in_parts(extractor, images, progress)])
 
-    Raises the errors of `extract_in_parts`.
-    """
-    return np.concatenate([p.features for _, p in extract_in_parts(extractor, images, progress)])
+
+def _joined(parts: Sequence[Features]) -> Features:
+    features, logits = zip(*parts, strict=True)
+    return Features(
+        np.concatenate(features), np.concatenate(logits) if logits[0] is not None else None
+    )
 
 
 PRETRAINED = ("inception", "dinov2")
@@ -234,14 +238,13 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
     device = next(network.parameters()).device
 
     def extract(images: np.ndarray) -> Features:
-        outputs = []
+        parts = []
         with torch.inference_mode(), without_tf32():
             for i in range(0, len(images), BATCH_SIZE):
                 batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 batch = batch.expand(-1, 3, -1, -1)  # grey is repeated
-                outputs.append([out.cpu().numpy() for out in network(batch)])
-        features, *logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return Features(features, logits[0] if logits else None)
+                parts.append(Features(*(out.cpu().numpy() for out in network(batch))))
+        return _joined(parts)
 
     return extract
 

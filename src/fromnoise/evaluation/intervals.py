@@ -1,9 +1,11 @@
 """Compute 95 % intervals of scores: Student's, Wilson's, by a jackknife and by a bootstrap."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator
 
 from fromnoise.classifier.label_scores import (
     SCORES,
@@ -16,12 +18,37 @@ from fromnoise.classifier.label_scores import (
 )
 
 
+def _number(value: Any) -> Any:
+    return math.nan if value in (None, math.inf, -math.inf) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+"""A number of a JSON file, in which null stands for NaN."""
+
+
 class Interval(NamedTuple):
     """A score and its 95 % interval; all three are NaN if the score is 0/0."""
 
-    value: float
-    low: float
-    high: float
+    value: Number = math.nan
+    low: Number = math.nan
+    high: Number = math.nan
+
+    def known(self) -> tuple[float, float, float]:
+        """Return the three, with the value in place of unknown ends."""
+        low, high = (self.value if math.isnan(end) else end for end in (self.low, self.high))
+        return self.value, low, high
+
+
+def _interval(value: Any) -> Any:
+    """Return the fields in a JSON file. A number alone has no interval; other keys are ignored."""
+    if isinstance(value, Interval):
+        return value
+    found = value if isinstance(value, Mapping) else {"value": value}
+    return {key: found.get(key) for key in Interval._fields}
+
+
+Score = Annotated[Interval, BeforeValidator(_interval)]
+"""An interval of a record, see `records`."""
 
 
 def student_interval(value: float, error: float, parts: int) -> Interval:
@@ -56,15 +83,15 @@ def jackknife_error(left_out: np.ndarray) -> float:
     return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())
 
 
-class LabelScores(NamedTuple):
+class LabelScores(BaseModel):
     """The scores of one label."""
 
-    asked: int  # images with target +1
-    negated: int  # images with target −1
-    precision: Interval
-    recall: Interval
-    f1: Interval
-    extra: Interval  # share of the negated images in which the label is present
+    asked: int = 0  # images with target +1
+    negated: int = 0  # images with target −1
+    precision: Score = Interval()
+    recall: Score = Interval()
+    f1: Score = Interval()
+    extra: Score = Interval()  # share of the negated images in which the label is present
 
 
 def score_with_intervals(
@@ -118,10 +145,12 @@ def scores_per_label(
     label_scores = []
     for k, counts in enumerate(counts_per_label(predictions, targets)):
         ratios = score_ratios(counts)
-        chosen = [ratios[name] for name in ("precision", "recall", "f1", "extra")]
+        names = ("precision", "recall", "f1", "extra")
+        chosen = [ratios[name] for name in names]
         intervals = _intervals(chosen, condition, targets[:, k], resamples, seed)
-        positives, negatives = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
-        label_scores.append(LabelScores(positives, negatives, *intervals))
+        asked, negated = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
+        found = dict(zip(names, intervals, strict=True))
+        label_scores.append(LabelScores(asked=asked, negated=negated, **found))
     return label_scores
 
 

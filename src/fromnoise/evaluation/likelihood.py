@@ -9,7 +9,6 @@ likelihood-…/metrics.json    the bound with its parts, its interval and its cu
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +18,16 @@ from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
+from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Progress, check_installed, no_progress
-from fromnoise.evaluation.images import evenly_spaced, has_labels, run_images_of
-from fromnoise.evaluation.intervals import Interval, mean_interval
+from fromnoise.evaluation.images import has_labels, run_images_of
+from fromnoise.evaluation.intervals import mean_interval
 from fromnoise.evaluation.records import (
+    METRICS_FILE,
+    Bits,
     NotDefined,
+    Record,
+    Stretch,
     new_record,
     plain,
     require_no_scores,
@@ -41,49 +45,20 @@ CURVE, MAX_IMAGES = "bits.png", 1000
 LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
-class Stretch(NamedTuple):
-    """The mean L_{t−1} of a step in t = first..last, in bits per dimension; L_0 for t = 1."""
-
-    first: int
-    last: int
-    per_step: float
-    low: float
-    high: float
+def as_json(bits: Bits) -> Record:
+    """Return the fields for JSON; intervals as value, low and high."""
+    return {"unit": "bits per dimension, an upper bound", **plain(bits)}
 
 
-class Bits(NamedTuple):
-    """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
-
-    Intervals are over other images of the same distribution and other noise; the model is fixed.
-    """
-
-    data: str  # a description of the images
-    num_images: int
-    levels: int  # of the 256 grey levels, those that occur
-    labels: bool  # whether the model had their labels
-    evaluations: int  # of the network per image; T: every t, without random t
-    T: int
-    variance: Variance  # of the model's steps
-    seed: int
-    total: Interval  # = L_T + middle + L_0
-    L_T: Interval
-    middle: Interval  # Σ L_{t−1}, t = 2..T
-    L_0: Interval
-    curve: list[Stretch]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for JSON; intervals as value, low and high."""
-        return {"unit": "bits per dimension, an upper bound", **plain(self)}
-
-    def save_curve(self, path: str | Path) -> Path:
-        """Write the curve as a PNG."""
-        value, low, high = self.total
-        title = (
-            f"Bits per dimension of {self.data}\n{value:.3f} [{low:.3f}, {high:.3f}] = "
-            f"{self.L_T.value:.2g} ($L_T$) + {self.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
-            f"{self.L_0.value:.3f} ($L_0$)"
-        )
-        return bits_figure(self.curve, path, title=title)
+def save_curve(bits: Bits, path: Path) -> Path:
+    """Write the curve as a PNG."""
+    value, low, high = bits.total
+    title = (
+        f"Bits per dimension of {bits.data}\n{value:.3f} [{low:.3f}, {high:.3f}] = "
+        f"{bits.L_T.value:.2g} ($L_T$) + {bits.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
+        f"{bits.L_0.value:.3f} ($L_0$)"
+    )
+    return bits_figure([tuple(dict(of).values()) for of in bits.curve], path, title=title)
 
 
 @without_tf32()
@@ -158,8 +133,9 @@ def measure_bits(
         middle=mean_interval(sums[:, 1:].sum(axis=1)),
         L_0=mean_interval(sums[:, 0]),
         curve=[
-            Stretch(times[0], times[-1], *mean_interval(sums[:, k] / len(times)))
+            Stretch(first=times[0], last=times[-1], per_step=value, low=low, high=high)
             for k, times in enumerate(parts[0].strata)
+            for value, low, high in [mean_interval(sums[:, k] / len(times))]
         ],
     )
 
@@ -215,22 +191,23 @@ def evaluate_likelihood(
     model = load(path, weights=weights, device=device)
     name = f"likelihood-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or run_folder_of(path) / "evaluation" / name
-    require_no_scores(folder)
+    require_no_scores(folder / METRICS_FILE)
     run_images = run_images_of(run_folder_of(path))
     real = run_images.held_out or run_images.training
     if real is None:
         raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
     labels = real.images.labels if has_labels(model, real) else None
+    rows = evenly_spaced(len(real.images), MAX_IMAGES)
     with progress_bar("images") as progress:
         bits = measure_bits(
             model,
-            images := evenly_spaced(real.images.images, MAX_IMAGES),
-            None if labels is None else evenly_spaced(labels, MAX_IMAGES),
-            data=f"{len(images):,} images of {real.what}",
+            real.images.images[rows],
+            None if labels is None else labels[rows],
+            data=f"{len(rows):,} images of {real.what}",
             progress=progress,
         )
-    bits.save_curve(folder / CURVE)
+    save_curve(bits, folder / CURVE)
     record = new_record(LIBRARIES) | {
         "complete": True,
         "generated": {
@@ -239,7 +216,8 @@ def evaluate_likelihood(
             **model.spec.weights_info(),
         },
         "seconds": {"bits": time.perf_counter() - started},
-        "bits": {**bits.as_json(), "picture": CURVE},
+        "bits": {**as_json(bits), "picture": CURVE},
     }
-    write_record(folder, record)
-    return table(record), folder
+    text = table(record)
+    write_record(folder / METRICS_FILE, record, text)
+    return text, folder

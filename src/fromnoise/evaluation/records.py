@@ -1,4 +1,7 @@
-"""Evaluation records: metrics.json, its table, and published results beside them."""
+"""Evaluation records: metrics.json, sweep.json and scores.json, tables, and published results.
+
+A record that is read may have other keys, and may lack all but the essential ones.
+"""
 
 import json
 import math
@@ -6,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, Field
 
 from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import FORMULA
+from fromnoise.data.text import read_json
+from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
 
 Record = dict[str, Any]  # what metrics.json holds
-METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.md"
+METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
@@ -21,12 +29,132 @@ class NotDefined(ValueError):
     """A metric that is not defined, with the reason."""
 
 
+class Stretch(BaseModel):
+    """The mean L_{t−1} of a step in t = first..last, in bits per dimension; L_0 for t = 1."""
+
+    first: Annotated[int, Field(ge=0)]
+    last: Annotated[int, Field(ge=0)]
+    per_step: Number
+    low: Number = math.nan
+    high: Number = math.nan
+
+
+class Bits(BaseModel):
+    """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
+
+    Intervals are over other images of the same distribution and other noise; the model is fixed.
+    """
+
+    data: str = ""  # a description of the images
+    num_images: int = 0
+    levels: int = 0  # of the 256 grey levels, those that occur
+    labels: bool = False  # whether the model had their labels
+    evaluations: int = 0  # of the network per image; T: every t, without random t
+    T: int = 0
+    variance: str = ""  # of the model's steps
+    seed: int = 0
+    total: Score = Interval()  # = L_T + middle + L_0
+    L_T: Score = Interval()
+    middle: Score = Interval()  # Σ L_{t−1}, t = 2..T
+    L_0: Score = Interval()
+    curve: list[Stretch] = []
+
+
+class Row(BaseModel):
+    """The cost of one sampling configuration, and its distance to the real images."""
+
+    sampler: str
+    steps: int
+    guidance: float = 1.0
+    seconds_per_image: Annotated[float, Field(gt=0)]
+    fid: Score  # the Fréchet distance in the features of an extractor
+    left_out: list[float] = []  # the same without each block of seeds; older files have none
+    on_front: bool = False  # the Pareto front
+
+    def name(self, *, steps: bool = True) -> str:
+        """Return `ddim 50`, or with guidance `ddim 50, s = 2`."""
+        name = f"{self.sampler} {self.steps}" if steps else self.sampler
+        return name if self.guidance == 1 else f"{name}, s = {self.guidance:g}"
+
+
+class LabelResult(BaseModel):
+    """The scores of one set of prompts at one guidance scale."""
+
+    prompts: str
+    guidance: float
+    num_images: int
+    seconds: float = 0.0  # of sampling
+    scores: dict[str, Score]
+    per_label: dict[str, LabelScores] = {}
+
+
+class Stored(BaseModel):
+    """The content of a record's file."""
+
+    date: str = ""
+
+
+class Metrics(Stored):
+    """metrics.json: scores of generated images against real ones, or bits per dimension."""
+
+    versions: Record = {}
+    seconds: Record = {}
+    complete: bool = True
+    generated: Record = {}
+    reference: Record = {}
+    extractor: Record = {}
+    scores: dict[str, Score] = {}
+    marks: list[str] = []
+    missing: dict[str, str] = {}
+    published: list[Record] = []  # results of papers with the same protocol
+    copies: Record = {}
+    bits: Bits | None = None
+
+
+class Sweep(Stored):
+    """sweep.json: distance against time for several sampling settings."""
+
+    extractor: Annotated[
+        str, BeforeValidator(lambda value: value.get("name") if isinstance(value, dict) else value)
+    ] = ""
+    count: int | None = None
+    rows: list[Row]
+
+
+class LabelRecord(Stored):
+    """scores.json: agreement of generated images with the requested labels."""
+
+    classifier: Record = {}
+    results: list[LabelResult]
+
+
+def read_record(file: Path, *, where: str) -> Any:
+    """Return the content of a record's JSON file with today's keys, not validated.
+
+    where: the file, for the message. Raises DataError if it is not JSON.
+    """
+    record = read_json(file, where=where)
+    if not isinstance(record, dict):
+        return record
+    record = {"classifier" if key == "judge" else key: value for key, value in record.items()}
+    if "ways" in record:
+        precision = {"precision": record.pop("precision", "fp32")}  # older files have none
+        sections = [migrate_section("sampling", section) for section in record.pop("ways")]
+        record["sampling"] = [section | precision for section in sections]
+    extractor, generated = record.get("extractor"), record.get("generated")
+    if isinstance(extractor, dict) and "name" in extractor:
+        record["extractor"] = migrate_extractor(extractor)
+    if isinstance(generated, dict) and isinstance(sampling := generated.get("sampling"), dict):
+        record["generated"] = generated | {"sampling": migrate_section("sampling", sampling)}
+    return record
+
+
 def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
     """Return a record before anything was measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": False,
-        "versions": {name: version(name) for name in libraries},
+        "versions": versions(*libraries),
         "generated": {},
         "reference": {},
         "extractor": {},
@@ -37,26 +165,24 @@ def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
     }
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Write metrics.json and metrics.md, each complete or not at all."""
-    write_files(folder, {TABLE_FILE: table(record), METRICS_FILE: to_json(record)})
+def versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of libraries."""
+    return {name: version(name) for name in libraries}
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write text files in order, each complete or not at all."""
-    for name, text in files.items():
-        with atomic_file(folder / name) as writing:
-            writing.write_text(text, encoding="utf-8")
-
-
-def to_json(content: Mapping[str, Any]) -> str:
-    """Return the text of a record's JSON file."""
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+def write_record(file: Path, content: Mapping[str, Any], text: str) -> None:
+    """Write a table as .md, and then the record as .json, each complete or not at all."""
+    json_text = json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
+    for path, written in ((file.with_suffix(".md"), text), (file, json_text)):
+        with atomic_file(path) as writing:
+            writing.write_text(written, encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """Return named tuples as dicts, and None for NaN, at any depth."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    """Return models and named tuples as dicts, and None for NaN, at any depth."""
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
@@ -65,11 +191,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def require_no_scores(folder: Path) -> None:
-    """Raise ConfigError if `folder` has scores already."""
-    if (folder / METRICS_FILE).exists():
+def require_no_scores(file: Path) -> None:
+    """Raise ConfigError if there is a record already."""
+    if file.exists():
         raise ConfigError(
-            f"{folder.absolute()} has scores already. Give another --out, or remove it."
+            f"{file.parent.absolute()} has scores already. Give another --out, or remove it."
         )
 
 
@@ -80,19 +206,32 @@ HEADINGS = {
     "inception_score": "Inception Score",
     "precision": "precision",
     "recall": "recall",
-    # metrics, whose name stands for their scores if they are not defined
+}
+METRIC_HEADINGS = {  # of a metric that is not defined, for its scores
     "is": "Inception Score",
     "prc": "precision and recall",
     "copies": "copies of training images",
+    "bits": "bits/dim",
 }
-INCEPTION_HEADINGS = {"fid": "FID", "fid_infinity": "FID∞"}  # of Inception's features alone
+LABEL_HEADINGS = {
+    "recall_at_k": "recall@k",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "extra": "extra",
+}
+
+
+def headings_in(extractor: str | None) -> dict[str, str]:
+    """Return the headings for the features of an extractor: only Inception's give an FID."""
+    of_inception = {"fid": "FID", "fid_infinity": "FID∞"} if extractor == "inception" else {}
+    return HEADINGS | METRIC_HEADINGS | of_inception
 
 
 def table(record: Record) -> str:
     """Return the scores with 95 % intervals in Markdown, and below them the settings."""
-    headings = HEADINGS
-    if record["extractor"].get("name") == "inception":
-        headings = HEADINGS | INCEPTION_HEADINGS
+    headings = headings_in(record["extractor"].get("name"))
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
     row = "{value:.4g} | {low:.4g} to {high:.4g}".format
     for key, score in record["scores"].items():
@@ -108,18 +247,17 @@ def table(record: Record) -> str:
     ]
     if "copies" in record:
         lines += ["", record["copies"]["verdict"]]
-    lines += ["", *(f"- {line}" for line in settings_of(record))]
+    lines += ["", *(f"- {line}" for line in _settings(record))]
     return "\n".join(lines) + "\n"
 
 
-def settings_of(record: Record) -> list[str]:
+def _settings(record: Record) -> list[str]:
     """Return the settings that the scores depend on, in a few lines."""
     generated = record["generated"]
-    lines = (
-        _describe_set(record)
-        if record["extractor"]
-        else [f"{generated['loaded from']} {_describe_weights(generated)}"]
-    )
+    if record["extractor"]:
+        lines = _describe_set(record)
+    else:
+        lines = [f"{generated['loaded from']} {_describe_weights(generated)}"]
     if "bits" in record:
         parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
         lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")

@@ -35,7 +35,7 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
     if settings.extractor == "classifier" and settings.classifier is None:
         raise ConfigError(
             "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
-            "folder that `fromnoise classifier train` writes"
+            "folder that `fromnoise classifier train` writes."
         )
     extractor = open_extractor(
         settings.extractor,
@@ -47,7 +47,7 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the "
             f"{extractor.width:,} features of {extractor.name}, so its Fréchet "
-            "distance would be far too large. Set a larger number, or another evaluation.extractor"
+            "distance would be far too large. Set a larger number, or another evaluation.extractor."
         )
     return extractor
 
@@ -81,7 +81,7 @@ def score(
         samples = generate_images(
             model, settings.num_images, config, labels_of=images, progress=check_signal
         )
-        features = extract_features(extractor, samples.images, check_signal)
+        features = extract_features(extractor, samples.images, check_signal).features
         distance, _ = frechet_scores(blocks_of(features), real.mean, real.covariance)
     except Stopped:
         return
