@@ -13,7 +13,7 @@ from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
     ExtractorError,
     classifier_features,
-    extract_in_parts,
+    extract_features,
     open_extractor,
 )
 
@@ -86,14 +86,13 @@ def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
     assert logits is None
 
 
-def test_features_come_extract_in_parts_and_are_counted(monkeypatch):
+def test_features_are_extracted_in_parts_and_are_counted(monkeypatch):
     monkeypatch.setattr(extractors, "PART", 4)
     done = []
     pixels = open_extractor("pixels", (3, 8, 8))
-    parts = list(extract_in_parts(pixels, IMAGES, lambda *of: done.append(of)))
+    found = extract_features(pixels, IMAGES, lambda *of: done.append(of)).features
     assert done == [(4, 9), (8, 9), (9, 9)]
-    together = np.concatenate([part.features for _, part in parts])
-    np.testing.assert_array_equal(together, pixels.extract(IMAGES).features)
+    np.testing.assert_array_equal(found, pixels.extract(IMAGES).features)
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -104,7 +103,7 @@ def test_features_that_are_not_finite_are_refused():
 
     broken = extractors.Extractor("pixels", 2, "", "none", extract)
     with pytest.raises(ExtractorError, match=r"NaN or infinite for 1 of the images 0-8\. Check"):
-        next(extract_in_parts(broken, IMAGES))
+        extract_features(broken, IMAGES)
 
 
 def no_network(*_, **__):

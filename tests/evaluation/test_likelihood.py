@@ -16,7 +16,8 @@ from fromnoise.diffusion import (
     estimated_bits_per_dimension,
 )
 from fromnoise.evaluation.intervals import mean_interval
-from fromnoise.evaluation.likelihood import as_json, measure_bits, save_curve, variance_of
+from fromnoise.evaluation.likelihood import measure_bits, save_curve, variance_of
+from fromnoise.evaluation.records import plain
 from fromnoise.model.model import Model, build_denoiser
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import image_noise, seed_of
@@ -85,7 +86,9 @@ def test_with_every_time_the_numbers_are_those_of_the_whole_bound(model, images)
     ]:
         low, high = stats.t.interval(0.95, 6, values.mean().item(), stats.sem(values.numpy()))
         assert interval == pytest.approx((values.mean().item(), low, high), rel=1e-4)
-    assert [stretch[:2] for stretch in got.curve] == [(t, t) for t in range(1, 11)]
+    assert [(stretch.first, stretch.last) for stretch in got.curve] == [
+        (t, t) for t in range(1, 11)
+    ]
     means = whole.terms.mean(dim=0).tolist()
     assert [stretch.per_step for stretch in got.curve] == pytest.approx(means, rel=1e-4)
 
@@ -129,7 +132,7 @@ def test_images_and_labels_are_told_apart(model, images):
 
 def test_the_result_is_ready_for_json(model, images):
     got = measure_bits(model, images // 64 * 64, data="noise in 4 levels")
-    tree = json.loads(json.dumps(as_json(got)))
+    tree = json.loads(json.dumps(plain(got)))
     assert (tree["data"], tree["num_images"], tree["levels"]) == ("noise in 4 levels", 7, 4)
     assert (tree["evaluations"], tree["T"]) == (10, 10)  # 50 by default, but there are 10
     assert (tree["variance"], tree["labels"]) == ("small", False)

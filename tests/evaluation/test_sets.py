@@ -23,9 +23,16 @@ from fromnoise.evaluation.images import (
     run_images_of,
 )
 from fromnoise.evaluation.metrics import kernel_distance
-from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
+from fromnoise.evaluation.records import (
+    WEIGHTS,
+    Metrics,
+    NotDefined,
+    plain,
+    published_beside,
+    table,
+)
 from fromnoise.evaluation.reference import Against
-from fromnoise.evaluation.sets import evaluate
+from fromnoise.evaluation.sets import LIBRARIES, evaluate
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
 
@@ -72,7 +79,7 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert record["extractor"] == {"name": "pixels", "width": 64, "weights": "", "resize": "none"}
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
-    assert out == table(record) + f"{folder.absolute()}\n"
+    assert out == table(Metrics(**record)) + f"{folder.absolute()}\n"
     assert "| Inception Score | – | the extractor has no classes" in out
     assert "| Fréchet distance, N → ∞ | – | 3 images per feature" in out
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
@@ -110,9 +117,7 @@ def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, m
     model, images = fromnoise.load(run), run_images_of(run).training.images.images
     images = images[evenly_spaced(len(images), 30)]
     expected = likelihood.measure_bits(model, images, data="30 images of digits, train")
-    assert record["bits"] == json.loads(json.dumps(likelihood.as_json(expected))) | {
-        "picture": "bits.png"
-    }
+    assert record["bits"] == json.loads(json.dumps(plain(expected))) | {"picture": "bits.png"}
     parts = sum(record["bits"][part]["value"] for part in ("L_T", "middle", "L_0"))
     assert record["bits"]["total"]["value"] == pytest.approx(parts)
     assert record["complete"]
@@ -595,12 +600,12 @@ def test_some_images_of_a_file_are_evenly_interleave_labels(tmp_path):
 
 def test_published_numbers_stand_beside_the_same_protocol_alone():
     record = {
-        "scores": {"fid": {}},
+        "scores": {"fid": 3.0},
         "generated": {"weights": "ema", "count": 50_000, "labels": "none: the model has none"},
         "reference": {"what": "cifar10, train", "count": 50_000, "shape": [3, 32, 32]},
         "extractor": {"name": "inception", "weights": WEIGHTS + "0" * 56},
     }
-    assert [r["fid"] for r in published_beside(record)] == [3.17, 2.90, 1.97]
+    assert [r["fid"] for r in published_beside(Metrics(**record))] == [3.17, 2.90, 1.97]
     for section, key, other in (
         ("generated", "count", 10_000),
         ("generated", "weights", "raw"),
@@ -609,6 +614,7 @@ def test_published_numbers_stand_beside_the_same_protocol_alone():
         ("extractor", "name", "classifier"),
         ("extractor", "weights", "0" * 64),
     ):
-        assert published_beside(record | {section: record[section] | {key: other}}) == []
+        changed = record | {section: record[section] | {key: other}}
+        assert published_beside(Metrics(**changed)) == []
     of_a_file = {"what": "stats.npz", "count": 50_000, "fingerprint": "0" * 64}  # mu and sigma
-    assert published_beside(record | {"reference": of_a_file}) == []
+    assert published_beside(Metrics(**record | {"reference": of_a_file})) == []

@@ -1,7 +1,7 @@
 """Extract features of images, in whose space sets of images are compared."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,38 +187,31 @@ def no_progress(done: int, total: int) -> None:
     """Ignore the progress."""
 
 
-def extract_in_parts(
-    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
-) -> Iterator[tuple[slice, Features]]:
-    """Yield the features of images uint8 (N, C, H, W) in parts: (rows, features of these rows).
+def extract_features(
+    extractor: Extractor,
+    images: np.ndarray,
+    progress: Progress = no_progress,
+    *,
+    out: np.ndarray | None = None,
+) -> Features:
+    """Return the features of images uint8 (N, C, H, W), in `out` (N, D) if it is given.
 
     Raises ExtractorError for features that are not finite.
     """
+    out = np.empty((len(images), extractor.width), np.float32) if out is None else out
+    logits = []
     for i in range(0, len(images), PART):
         rows = slice(i, min(i + PART, len(images)))
         part = extractor.extract(images[rows])
-        broken = int((~np.isfinite(part.features)).any(axis=1).sum())
-        if broken:
+        if broken := int((~np.isfinite(part.features)).any(axis=1).sum()):
             raise ExtractorError(
                 f"{extractor.name} gives features that are NaN or infinite for {broken} of the "
                 f"images {rows.start}-{rows.stop - 1}. Check its weights."
             )
-        yield rows, part
+        out[rows] = part.features
+        logits += [] if part.logits is None else [part.logits]
         progress(rows.stop, len(images))
-
-
-def extract_features(
-    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
-) -> Features:
-    """Return the features of images uint8 (N, C, H, W); raises as `extract_in_parts`."""
-    return _joined([part for _, part in extract_in_parts(extractor, images, progress)])
-
-
-def _joined(parts: Sequence[Features]) -> Features:
-    features, logits = zip(*parts, strict=True)
-    return Features(
-        np.concatenate(features), np.concatenate(logits) if logits[0] is not None else None
-    )
+    return Features(out, np.concatenate(logits) if logits else None)
 
 
 PRETRAINED = ("inception", "dinov2")
@@ -243,8 +236,8 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
             for i in range(0, len(images), BATCH_SIZE):
                 batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 batch = batch.expand(-1, 3, -1, -1)  # grey is repeated
-                parts.append(Features(*(out.cpu().numpy() for out in network(batch))))
-        return _joined(parts)
+                parts.append([out.cpu().numpy() for out in network(batch)])
+        return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
     return extract
 

@@ -12,7 +12,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from fromnoise.evaluation.records import (
     LABEL_HEADINGS,
     SCORES_FILE,
     LabelResult,
+    now,
     require_no_scores,
     versions,
     write_record,
@@ -110,7 +110,7 @@ def evaluate_labels_to_folder(
     folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
     require_no_scores(folder / SCORES_FILE)
     metadata = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "versions": versions("fromnoise", "torch", "torchvision"),
         "model": {
             "loaded from": str(path.absolute()),

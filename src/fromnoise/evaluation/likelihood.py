@@ -25,14 +25,12 @@ from fromnoise.evaluation.intervals import mean_interval
 from fromnoise.evaluation.records import (
     METRICS_FILE,
     Bits,
+    Metrics,
     NotDefined,
-    Record,
     Stretch,
-    new_record,
-    plain,
+    now,
     require_no_scores,
-    table,
-    write_record,
+    versions,
 )
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import without_tf32
@@ -42,12 +40,6 @@ from fromnoise.rng import generator, image_noise, seed_of
 
 EVALUATIONS = 50  # of the network per image, by default
 CURVE, MAX_IMAGES = "bits.png", 1000
-LIBRARIES = ("fromnoise", "torch", "numpy")
-
-
-def as_json(bits: Bits) -> Record:
-    """Return the fields for JSON; intervals as value, low and high."""
-    return {"unit": "bits per dimension, an upper bound", **plain(bits)}
 
 
 def save_curve(bits: Bits, path: Path) -> Path:
@@ -208,16 +200,15 @@ def evaluate_likelihood(
             progress=progress,
         )
     save_curve(bits, folder / CURVE)
-    record = new_record(LIBRARIES) | {
-        "complete": True,
-        "generated": {
+    record = Metrics(
+        date=now(),
+        versions=versions("fromnoise", "torch", "numpy"),
+        generated={
             "what": "none",
             "loaded from": str(path.absolute()),
             **model.spec.weights_info(),
         },
-        "seconds": {"bits": time.perf_counter() - started},
-        "bits": {**as_json(bits), "picture": CURVE},
-    }
-    text = table(record)
-    write_record(folder / METRICS_FILE, record, text)
-    return text, folder
+        seconds={"bits": time.perf_counter() - started},
+        bits=bits.model_copy(update={"picture": CURVE}),
+    )
+    return record.write(folder), folder

@@ -5,13 +5,13 @@ A record that is read may have other keys, and may lack all but the essential on
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
@@ -20,9 +20,8 @@ from fromnoise.config.schema import FORMULA
 from fromnoise.data.text import read_json
 from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
 
-Record = dict[str, Any]  # what metrics.json holds
+Metadata = dict[str, Any]
 METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
-LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 
 
 class NotDefined(ValueError):
@@ -45,6 +44,7 @@ class Bits(BaseModel):
     Intervals are over other images of the same distribution and other noise; the model is fixed.
     """
 
+    unit: str = "bits per dimension, an upper bound"
     data: str = ""  # a description of the images
     num_images: int = 0
     levels: int = 0  # of the 256 grey levels, those that occur
@@ -58,6 +58,7 @@ class Bits(BaseModel):
     middle: Score = Interval()  # Σ L_{t−1}, t = 2..T
     L_0: Score = Interval()
     curve: list[Stretch] = []
+    picture: str = ""  # of the curve
 
 
 class Row(BaseModel):
@@ -97,18 +98,30 @@ class Stored(BaseModel):
 class Metrics(Stored):
     """metrics.json: scores of generated images against real ones, or bits per dimension."""
 
-    versions: Record = {}
-    seconds: Record = {}
+    model_config = ConfigDict(extra="allow", validate_assignment=True)  # a metric's own keys
     complete: bool = True
-    generated: Record = {}
-    reference: Record = {}
-    extractor: Record = {}
+    versions: Metadata = {}
+    generated: Metadata = {}
+    reference: Metadata = {}
+    extractor: Metadata = {}
     scores: dict[str, Score] = {}
+    missing: dict[str, str] = {}  # metric → why it is not defined
     marks: list[str] = []
-    missing: dict[str, str] = {}
-    published: list[Record] = []  # results of papers with the same protocol
-    copies: Record = {}
+    seconds: Metadata = {}
+    copies: Metadata | None = None
+    published: list[Metadata] | None = None  # results of papers with the same protocol
     bits: Bits | None = None
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Add what a metric returns."""
+        for key, value in part.items():
+            setattr(self, key, plain(getattr(self, key, None) or {}) | value)
+
+    def write(self, folder: Path) -> str:
+        """Write metrics.json and metrics.md; return the latter."""
+        content = {key: value for key, value in self if value is not None}
+        write_record(folder / METRICS_FILE, content, text := table(self))
+        return text
 
 
 class Sweep(Stored):
@@ -124,7 +137,7 @@ class Sweep(Stored):
 class LabelRecord(Stored):
     """scores.json: agreement of generated images with the requested labels."""
 
-    classifier: Record = {}
+    classifier: Metadata = {}
     results: list[LabelResult]
 
 
@@ -149,20 +162,9 @@ def read_record(file: Path, *, where: str) -> Any:
     return record
 
 
-def new_record(libraries: Sequence[str] = LIBRARIES) -> Record:
-    """Return a record before anything was measured."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": False,
-        "versions": versions(*libraries),
-        "generated": {},
-        "reference": {},
-        "extractor": {},
-        "scores": {},
-        "missing": {},
-        "marks": [],
-        "seconds": {},
-    }
+def now() -> str:
+    """Return the date of a record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(*libraries: str) -> dict[str, str]:
@@ -229,51 +231,48 @@ def headings_in(extractor: str | None) -> dict[str, str]:
     return HEADINGS | METRIC_HEADINGS | of_inception
 
 
-def table(record: Record) -> str:
+def table(record: Metrics) -> str:
     """Return the scores with 95 % intervals in Markdown, and below them the settings."""
-    headings = headings_in(record["extractor"].get("name"))
+    headings = headings_in(record.extractor.get("name"))
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
-    row = "{value:.4g} | {low:.4g} to {high:.4g}".format
-    for key, score in record["scores"].items():
-        lines.append(f"| {headings.get(key, key)} | {row(**score)} |")
-    if "bits" in record:
-        lines.append(f"| bits per dimension | {row(**record['bits']['total'])} |")
-    lines += [
-        f"| {headings.get(key, key)} | – | {reason} |" for key, reason in record["missing"].items()
-    ]
-    lines += [
-        f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |"
-        for r in record.get("published", [])
-    ]
-    if "copies" in record:
-        lines += ["", record["copies"]["verdict"]]
+    row = "{:.4g} | {:.4g} to {:.4g}".format
+    for key, score in record.scores.items():
+        lines.append(f"| {headings.get(key, key)} | {row(*score)} |")
+    if record.bits:
+        lines.append(f"| bits per dimension | {row(*record.bits.total)} |")
+    for key, reason in record.missing.items():
+        lines.append(f"| {headings.get(key, key)} | – | {reason} |")
+    for r in record.published or ():
+        lines.append(f"| FID of {r['system']}, {r['how']} | {r['fid']:g} | published |")
+    if record.copies:
+        lines += ["", record.copies["verdict"]]
     lines += ["", *(f"- {line}" for line in _settings(record))]
     return "\n".join(lines) + "\n"
 
 
-def _settings(record: Record) -> list[str]:
+def _settings(record: Metrics) -> list[str]:
     """Return the settings that the scores depend on, in a few lines."""
-    generated = record["generated"]
-    if record["extractor"]:
+    if record.extractor:
         lines = _describe_set(record)
     else:
-        lines = [f"{generated['loaded from']} {_describe_weights(generated)}"]
-    if "bits" in record:
-        parts = ", ".join(f"{k} {record['bits'][k]['value']:.3g}" for k in ("L_T", "middle", "L_0"))
-        lines.append(f"bits per dimension: a bound, of {record['bits']['data']}; {parts}")
-    took = ", ".join(f"{k} {v:.1f}" for k, v in record["seconds"].items() if v is not None)
-    lines.append(f"{record['date']}; seconds: {took}")
-    if not record["complete"]:
+        lines = [f"{record.generated['loaded from']} {_describe_weights(record.generated)}"]
+    if bits := record.bits:
+        parts = {"L_T": bits.L_T, "middle": bits.middle, "L_0": bits.L_0}
+        listed = ", ".join(f"{name} {part.value:.3g}" for name, part in parts.items())
+        lines.append(f"bits per dimension: a bound, of {bits.data}; {listed}")
+    took = ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items() if v is not None)
+    lines.append(f"{record.date}; seconds: {took}")
+    if not record.complete:
         lines.append("incomplete: the evaluation was stopped, or is still running")
-    return [*lines, *record["marks"]]
+    return [*lines, *record.marks]
 
 
 def _describe_weights(generated: Mapping[str, Any]) -> str:
     return f"after {generated['step']:,} steps, {generated['weights']} weights"
 
 
-def _describe_set(record: Record) -> list[str]:
-    generated, real, extractor = (record[k] for k in ("generated", "reference", "extractor"))
+def _describe_set(record: Metrics) -> list[str]:
+    generated, extractor = record.generated, record.extractor
     lines = [f"{generated['count']:,} generated images: {generated['what']}"]
     if "sampling" in generated:
         config = generated["sampling"]
@@ -285,7 +284,7 @@ def _describe_set(record: Record) -> list[str]:
         )
         if config["guidance"] != 1:
             lines[0] += f", s = {config['guidance']:g} in {FORMULA}"
-    lines.append(describe_reference(real))
+    lines.append(describe_reference(record.reference))
     weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
     lines.append(
         f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
@@ -328,15 +327,15 @@ RESULTS = (
 )
 
 
-def published_beside(record: dict[str, Any]) -> list[dict[str, Any]]:
+def published_beside(record: Metrics) -> list[Metadata]:
     """Return the results with the protocol of a record: data, split, count, features, EMA.
 
     Their samplers differ, and are named.
     """
-    generated, reference, extractor = (record[k] for k in ("generated", "reference", "extractor"))
+    generated, reference, extractor = record.generated, record.reference, record.extractor
     if extractor["name"] != "inception" or not extractor["weights"].startswith(WEIGHTS):
         return []
-    if generated.get("weights") != "ema" or "fid" not in record["scores"]:
+    if generated.get("weights") != "ema" or "fid" not in record.scores:
         return []
     return [
         result._asdict()

@@ -61,13 +61,13 @@ from fromnoise.evaluation.metrics import (
 )
 from fromnoise.evaluation.records import (
     METRICS_FILE,
+    Metadata,
+    Metrics,
     NotDefined,
-    Record,
-    new_record,
+    now,
     published_beside,
     require_no_scores,
-    table,
-    write_record,
+    versions,
 )
 from fromnoise.evaluation.reference import (
     RUN_SPLITS,
@@ -81,6 +81,7 @@ from fromnoise.model.spec import ModelSpec, is_model, run_folder_of
 from fromnoise.progress import progress_bar
 
 DEFAULT_COUNT = 10_000  # images
+LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 SHEET = "copies.png"
 MIN_PER_FEATURE = 3  # images per feature, for FID∞
 MIN_REAL = 2  # images, for a covariance
@@ -108,34 +109,34 @@ class Subject(NamedTuple):
         return self.reference.features
 
 
-def fid(subject: Subject) -> Record:
+def fid(subject: Subject) -> Metadata:
     """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
     blocks, reference = blocks_of(subject.in_blocks()), subject.reference
-    value, at_infinity = frechet_scores(blocks, reference.mean, reference.covariance)
+    scores = frechet_scores(blocks, reference.mean, reference.covariance)
     if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
         reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
-        return {**_scores(fid=value), "missing": {"fid_infinity": reason}}
-    return _scores(fid=value, fid_infinity=at_infinity)
+        return {**_scores(fid=scores.fid), "missing": {"fid_infinity": reason}}
+    return _scores(fid=scores.fid, fid_infinity=scores.at_infinity)
 
 
-def kid(subject: Subject) -> Record:
+def kid(subject: Subject) -> Metadata:
     """Return the kernel distance."""
     return _scores(kid=kernel_distance(subject.in_blocks(), subject.real()))
 
 
-def isc(subject: Subject) -> Record:
+def isc(subject: Subject) -> Metadata:
     """Return the Inception Score, by the classes of the extractor."""
     assert subject.logits is not None
     return _scores(inception_score=inception_score(subject.logits))
 
 
-def prc(subject: Subject) -> Record:
+def prc(subject: Subject) -> Metadata:
     """Return precision and recall."""
     precision, recall = precision_and_recall(subject.features, subject.real())
     return _scores(precision=precision, recall=recall)
 
 
-def copies(subject: Subject) -> Record:
+def copies(subject: Subject) -> Metadata:
     """Find copies of training images, in pixels and in the features of the extractor."""
     training, held_out, _ = subject.run_images
     assert training is not None
@@ -150,7 +151,7 @@ def copies(subject: Subject) -> Record:
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
 
-METRICS: dict[str, Callable[[Subject], Record]] = {
+METRICS: dict[str, Callable[[Subject], Metadata]] = {
     "fid": fid,
     "kid": kid,
     "is": isc,
@@ -170,23 +171,34 @@ def check_metrics(names: Sequence[str]) -> None:
 
 def check_enough_images(
     num: int, real: RealImages | None, extractor: Extractor, *, allow_small: bool = False
-) -> None:
-    """Raise ExtractorError for almost no images, or for fewer than features unless `allow_small`.
+) -> list[str]:
+    """Return the marks of scores of few images, which `allow_small` allows.
 
     real: None if the reference is a mean and a covariance.
+    Raises ExtractorError for almost no images, or for fewer than features unless `allow_small`.
     """
+    marks = {
+        "images": "Small: {} images in {} dimensions. The Fréchet distance of so few is far too "
+        "large. Compare it only with the same number of images.",
+        "real images": "The reference is small: {} images in {} dimensions.",
+    }
+    few = []
     counts = [("images", num, 2 * BLOCKS, "Use")]
     if real is not None:
         counts.append(("real images", len(real.images), MIN_REAL, "Give --reference"))
     for what, count, fewest, use in counts:
         if count < fewest:
             raise ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
-        if count < extractor.width and not allow_small:
+        if count >= extractor.width:
+            continue
+        if not allow_small:
             raise ExtractorError(
                 f"{count:,} {what} are fewer than the {extractor.width:,} features of "
                 f"{extractor.name}, which makes the Fréchet distance far too large. {use} more "
                 "(10,000 or 50,000 are usual), or add --allow-small to get marked scores."
             )
+        few.append(marks[what].format(f"{count:,}", f"{extractor.width:,}"))
+    return few
 
 
 def undefined_metrics(
@@ -222,28 +234,7 @@ def undefined_metrics(
     return reasons
 
 
-def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
-    """Return warnings to the reader of the scores."""
-    warnings = []
-    if num < extractor.width:
-        warnings.append(
-            f"Small: {num:,} images in {extractor.width:,} dimensions. The Fréchet distance of so "
-            "few is far too large. Compare it only with the same number of images."
-        )
-    real = reference.features
-    if real is not None and len(real) < extractor.width:
-        warnings.append(
-            f"The reference is small: {len(real):,} images in {extractor.width:,} dimensions."
-        )
-    if extractor.name not in PRETRAINED:
-        warnings.append(
-            f"Distances in the features of {extractor.name} are not FIDs. Compare them only with "
-            "distances in the same features."
-        )
-    return warnings
-
-
-def _scores(**scores: Interval) -> Record:
+def _scores(**scores: Interval) -> Metadata:
     return {"scores": {name: score._asdict() for name, score in scores.items()}}
 
 
@@ -312,7 +303,12 @@ def evaluate(
     name = reference if reference in RUN_SPLITS else Path(reference).stem
     folder = out or folder / "-".join([*parts, space.name, name, str(count)])
     require_no_scores(folder / METRICS_FILE)
-    check_enough_images(count, real, space, allow_small=against.allow_small)
+    marks = check_enough_images(count, real, space, allow_small=against.allow_small)
+    if space.name not in PRETRAINED:
+        marks.append(
+            f"Distances in the features of {space.name} are not FIDs. Compare them only with "
+            "distances in the same features."
+        )
     undefined = undefined_metrics(metrics, shape, real, space, run_images)
     real_features = open_reference(reference, real, space)
     if model and config:
@@ -328,18 +324,21 @@ def evaluate(
                 progress=progress,
             )
     assert generated is not None
-    record = new_record() | {
-        "generated": generated.info,
-        "reference": real_features.info,
-        "extractor": space.info(),
-        "marks": marks(count, real_features, space),
-        "seconds": {"drawing": generated.seconds},
-    }
+    record = Metrics(
+        date=now(),
+        complete=False,
+        versions=versions(*LIBRARIES),
+        generated=generated.info,
+        reference=real_features.info,
+        extractor=space.info(),
+        marks=marks,
+        seconds={"drawing": generated.seconds},
+    )
     started = time.perf_counter()
     with progress_bar("features") as progress:
         features = extract_features(space, generated.images, progress)
     subject = Subject(generated, *features, real_features, space, run_images, folder)
-    record["seconds"]["features"] = time.perf_counter() - started
+    record.seconds["features"] = time.perf_counter() - started
     for name in metrics:
         started = time.perf_counter()
         try:
@@ -347,14 +346,13 @@ def evaluate(
                 raise NotDefined(undefined[name])
             result = METRICS[name](subject)
         except NotDefined as reason:
-            record["missing"][name] = str(reason)
+            record.missing[name] = str(reason)
         else:
-            record |= {key: record.get(key, {}) | value for key, value in result.items()}
-            record["seconds"][name] = time.perf_counter() - started
-        write_record(folder / METRICS_FILE, record, table(record))
-    record |= {"complete": True, "published": published_beside(record)}
-    write_record(folder / METRICS_FILE, record, table(record))
-    return table(record), folder
+            record.add(result)
+            record.seconds[name] = time.perf_counter() - started
+        record.write(folder)
+    record.complete, record.published = True, published_beside(record)
+    return record.write(folder), folder
 
 
 def sampling_name(spec: ModelSpec, config: SamplingConfig) -> list[str]:

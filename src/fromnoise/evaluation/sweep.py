@@ -11,7 +11,6 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,13 @@ from fromnoise.evaluation.images import (
     run_images_of,
 )
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.metrics import (
-    Jackknifed,
-    blocks_of,
-    fid_intervals,
-    frechet_jackknifed,
-    ratio,
-)
+from fromnoise.evaluation.metrics import blocks_of, frechet_scores, ratio
 from fromnoise.evaluation.records import (
     SWEEP_FILE,
     Row,
     describe_reference,
     headings_in,
+    now,
     read_record,
     versions,
     write_record,
@@ -130,14 +124,14 @@ def sweep_to_folder(
                 model, num, config, labels_of=real, batch_size=batch_size, progress=progress
             )
         blocks = blocks_of(extract_features(space, generated.images).features)
-        distance = frechet_jackknifed(blocks, features.mean, features.covariance)
+        distance = frechet_scores(blocks, features.mean, features.covariance)
         assert generated.seconds is not None
         row = Row(
             sampler=config.sampler.name,
             steps=config.steps,
             guidance=config.guidance if guided else 1.0,
             seconds_per_image=generated.seconds / num,
-            fid=fid_intervals(distance)[0],
+            fid=distance.fid,
             left_out=distance.left_out.tolist(),
         )
         rows.append(row)
@@ -198,7 +192,7 @@ def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
         return Interval(1.0, 1.0, 1.0)
     if not row.left_out or not nearest.left_out:
         return None
-    times = ratio(*(Jackknifed(r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
+    times = ratio(*((r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
     return None if math.isnan(times.value) else times
 
 
@@ -239,7 +233,7 @@ def write_sweep(file: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> No
     """Write sweep.png, sweep.md and sweep.json, each complete or not at all."""
     of_front = zip(rows, front(rows), strict=True)
     rows = [row.model_copy(update={"on_front": on_front}) for row, on_front in of_front]
-    content = {**facts, "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
+    content = {**facts, "date": now(), "rows": rows}
     sweep_figure(*drawn(rows), file.with_name(PICTURE), distance=distance_name(facts))
     write_record(file, content, table(rows, facts))
 

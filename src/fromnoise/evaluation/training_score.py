@@ -82,7 +82,7 @@ def score(
             model, settings.num_images, config, labels_of=images, progress=check_signal
         )
         features = extract_features(extractor, samples.images, check_signal).features
-        distance, _ = frechet_scores(blocks_of(features), real.mean, real.covariance)
+        distance = frechet_scores(blocks_of(features), real.mean, real.covariance).fid
     except Stopped:
         return
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
