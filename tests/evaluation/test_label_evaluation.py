@@ -26,7 +26,6 @@ from fromnoise.data import DataError
 from fromnoise.evaluation import label_evaluation
 from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.label_evaluation import (
-    PromptSet,
     evaluate_labels_to_folder,
     label_captions,
     read_prompts,
@@ -84,7 +83,7 @@ def all_right(conditions, num):
 def test_perfect_predictions_have_perfect_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     classifier.predictions = lambda images: all_right(CONDITIONS, 4)
-    prompts = [PromptSet("test", CONDITIONS)]
+    prompts = {"test": CONDITIONS}
     rows, _ = score_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
     assert [(row["prompts"], row["guidance"], row["num_images"]) for row in rows] == [
         ("test", 1.0, 12),
@@ -103,15 +102,13 @@ def test_the_labels_of_model_and_classifier_may_differ_in_order(model, tmp_path)
     classifier = classifier_of(("blue", "red", "green"))
     seen = all_right(CONDITIONS, 2)
     classifier.predictions = lambda images: LabelPredictions(*(part[:, [2, 0, 1]] for part in seen))
-    [row], _ = score_labels(
-        model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[2.0], num=2
-    )
+    [row], _ = score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[2.0], num=2)
     assert row["scores"]["exact_match"]["value"] == 1
 
 
 def test_the_files_hold_the_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
-    prompts = [PromptSet("a", np.array([[1, 0, 0]], dtype=np.int8))]  # no −1
+    prompts = {"a": np.array([[1, 0, 0]], dtype=np.int8)}  # no −1
     _, table = score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     [result] = written["results"]
@@ -154,9 +151,7 @@ def test_an_interrupt_keeps_the_finished_results(model, tmp_path):
 
     classifier.predictions = predictions
     with pytest.raises(KeyboardInterrupt):
-        score_labels(
-            model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0, 2.0], num=2
-        )
+        score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[1.0, 2.0], num=2)
     [result] = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
     assert result["guidance"] == 1
 
@@ -165,7 +160,7 @@ def test_images_resized_differently_cause_a_warning(model, tmp_path, caplog):
     classifier = classifier_of(NAMES)
     classifier.spec = classifier.spec.model_copy(update={"fit": "pad"})
     classifier.predictions = lambda images: all_right(CONDITIONS, 1)
-    score_labels(model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0], num=1)
+    score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[1.0], num=1)
     assert "The scores may be wrong" in caplog.text
 
 
@@ -178,7 +173,7 @@ def test_batches_have_the_given_size_and_do_not_mix_prompt_sets(model, tmp_path,
         return denoise(seeds, *arguments, **options)
 
     monkeypatch.setattr(model, "denoise", counted)
-    prompts = [PromptSet("a", CONDITIONS), PromptSet("b", CONDITIONS)]
+    prompts = {"a": CONDITIONS, "b": CONDITIONS}
     each = 2 * len(CONDITIONS)
     rows, _ = score_labels(
         model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
@@ -231,12 +226,7 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
 def test_images_that_are_nan_are_not_classified(model, tmp_path, nan_seeds):
     with pytest.raises(NotFinite, match="2 of 12 images are NaN or infinite, of seeds 5, 6"):
         score_labels(
-            model,
-            classifier_of(NAMES),
-            [PromptSet("a", CONDITIONS)],
-            tmp_path / "out",
-            scales=[1.0],
-            num=4,
+            model, classifier_of(NAMES), {"a": CONDITIONS}, tmp_path / "out", scales=[1.0], num=4
         )
     assert not (tmp_path / "out").exists()
 
@@ -257,7 +247,7 @@ def test_seeds_count_from_the_first_seed_as_in_sample(model, tmp_path):
 
     classifier = classifier_of(NAMES)
     classifier.predictions = predictions
-    prompts = [PromptSet("a", CONDITIONS)]
+    prompts = {"a": CONDITIONS}
     score_labels(
         model, classifier, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
     )
@@ -271,9 +261,9 @@ def test_prompts_come_from_files_and_texts(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps([["red"], ["green", "blue"]]))
     files = [tmp_path / "test.json", tmp_path / "new_test.json"]
     prompts = read_prompts(NAMES, files, ["red, -blue", "Blue"])
-    assert [p.name for p in prompts] == ["test", "new_test", "labels"]
-    np.testing.assert_array_equal(prompts[0].conditions, [[1, -1, -1], [-1, 1, 1]])
-    np.testing.assert_array_equal(prompts[2].conditions, [[1, 0, -1], [0, 0, 1]])
+    assert list(prompts) == ["test", "new_test", "labels"]
+    np.testing.assert_array_equal(prompts["test"], [[1, -1, -1], [-1, 1, 1]])
+    np.testing.assert_array_equal(prompts["labels"], [[1, 0, -1], [0, 0, 1]])
     with pytest.raises(DataError, match=r"two sets of conditions are called test\. Rename"):
         read_prompts(NAMES, [files[0], files[0]], [])
 
@@ -289,7 +279,7 @@ def test_prompts_come_from_files_and_texts(tmp_path):
 def test_mismatches_are_refused_before_sampling(names, size, classified, message, tmp_path):
     out = tmp_path / "out"
     model, classifier = model_of(names, size), classifier_of(classified)
-    prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
+    prompts = {"a": np.ones((1, len(names)), dtype=np.int8)}
     with pytest.raises(ValueError, match=message):
         score_labels(model, classifier, prompts, out, scales=None)
     assert not out.exists()
@@ -298,11 +288,7 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
 def test_a_negative_scale_is_refused_with_the_formula(model, tmp_path):
     with pytest.raises(ValueError, match=r"guidance = -1.*: use s ≥ 0 in ε = ε_∅ \+"):
         score_labels(
-            model,
-            classifier_of(NAMES),
-            [PromptSet("a", CONDITIONS)],
-            tmp_path / "out",
-            scales=[1.0, -1.0],
+            model, classifier_of(NAMES), {"a": CONDITIONS}, tmp_path / "out", scales=[1.0, -1.0]
         )
     assert not (tmp_path / "out").exists()
 
@@ -366,9 +352,9 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     )
     assert "| test | 2 | 48 | " in result.out
     results = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
-    [prompts] = read_prompts(NAMES, [squares / "test.json"], [])
+    conditions = read_prompts(NAMES, [squares / "test.json"], [])["test"]
     real = fromnoise.open_images("iclevr", squares).images[:48]
-    targets = np.repeat(prompts.conditions, 8, axis=0)
+    targets = np.repeat(conditions, 8, axis=0)
     chance = scores(label_counts(load_classifier(classifier).predictions(real), targets))["f1"]
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3

@@ -7,6 +7,7 @@ The result is reported as sentences, as numbers for JSON, and as a sheet of pict
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,104 +26,6 @@ QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0
 PAIRS = 24  # on a sheet
 COLUMNS = 11  # three pairs of three images, and a gap between them
 MIN_SIGMA, MIN_SHARE = 3.0, 0.55  # of `share_nearer`, for a sign of overfitting
-
-
-class Space(NamedTuple):
-    """Features of all images, in which distances are measured; each (·, D), any real dtype.
-
-    Without held-out images, `held_out` are the training images of `left_out_rows`.
-    """
-
-    samples: np.ndarray
-    mirrored: np.ndarray  # of the samples, each mirrored left to right
-    train: np.ndarray
-    held_out: np.ndarray
-    held_out_mirrored: np.ndarray
-    unit: float = 1.0  # the distance that is reported as 1
-
-
-def left_out_rows(num_train: int) -> np.ndarray:
-    """Return the rows of evenly spaced training images that replace held-out ones: int64 (L,)."""
-    return evenly_spaced(num_train, MAX_LEFT_OUT)
-
-
-def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Return at most `most` of the rows 0..count − 1, evenly spaced: int64."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
-
-
-def space_of(
-    features: Callable[[np.ndarray], np.ndarray],
-    samples: np.ndarray,
-    train: np.ndarray,
-    held_out: np.ndarray | None = None,
-    *,
-    unit: float = 1.0,
-) -> Space:
-    """Return the space of a function that maps images uint8 (·, C, H, W) to features (·, D)."""
-    real = train[left_out_rows(len(train))] if held_out is None else held_out
-    images = (samples, samples[..., ::-1], train, real, real[..., ::-1])
-    return Space(*(features(each) for each in images), unit=unit)
-
-
-def check_copies(
-    samples: np.ndarray,
-    train: np.ndarray,
-    held_out: np.ndarray | None = None,
-    *,
-    spaces: Mapping[str, Space] | None = None,
-) -> "CopyCheck":
-    """Find copies of training images, in pixels and in further spaces.
-
-    Each image has three figures: its distance d_1 to the nearest training image, the ratio d_1/d_2
-    to the second nearest, and its nearness d_1/d_k to the k-th, k = 10, or the last of fewer images
-    (Carlini et al. 2023 divide by half the mean of the 50 nearest instead). d_1 alone would flag
-    images with little content. d_1/d_2 finds the most copies, but not that of an image with a twin
-    in the training set, which d_1/d_k finds. A sample is a copy if any figure, in any space, is at
-    most its threshold. Mirrored training images count too.
-
-    The threshold: for points scattered in D dimensions, the distance to the nearest follows
-    Weibull's law, P(d_1 ≤ d) = 1 − exp(−c d^D), and P of the two quotients falls with the same
-    power D where they are small. The line through the 25 % and the 5 % quantile of real images'
-    figures, in log d over log(−log(1 − P)), is extrapolated to P = 10⁻⁶. One real image in a
-    hundred that is itself a copy changes it little. With fewer than 20 images the threshold is 0:
-    only equal images are copies.
-
-    samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3. held_out: real images that
-    were not trained on, uint8 (L, C, H, W). None: at most 4,096 training images, each compared with
-    all others. spaces: further features of the same images by name, as in "in the features of
-    inception", see `space_of`. Distances in pixels are root mean squares over the numbers of an
-    image, in [0, 1].
-    """
-    rows = left_out_rows(len(train)) if held_out is None else None
-    unit = float(255 * np.prod(train.shape[1:]) ** 0.5)
-    pixels = space_of(lambda x: x.reshape(len(x), -1), samples, train, held_out, unit=unit)
-    checks = {
-        name: _check_space(space, rows)
-        for name, space in {PIXELS: pixels, **(spaces or {})}.items()
-    }
-    return CopyCheck(
-        num_train=len(train),
-        unseen="held-out real images" if rows is None else "training images, each left out",
-        spaces=checks,
-        flagged=np.any([of.flagged for of in checks.values()], axis=0),
-        held_out_flagged=np.any([of.held_out_flagged for of in checks.values()], axis=0),
-        exact=checks[PIXELS].samples.distance == 0,
-    )
-
-
-def rare_threshold(figures: np.ndarray, *, share: float = FLAGGED_SHARE) -> float:
-    """Return the value that a share of images falls below, by Weibull's law; see `check_copies`.
-
-    figures: of real images (L,), ≥ 0. Returns 0 for few images, and if the smaller quantile is 0 or
-    equal to the larger one.
-    """
-    few, quarter = np.quantile(figures, (FEW, QUARTER))
-    if len(figures) < MIN_IMAGES or few in (0, quarter):
-        return 0.0
-    x = np.log(-np.log1p(-np.array([share, FEW, QUARTER])))
-    slope = np.log(quarter / few) / (x[2] - x[1])  # 1/D
-    return float(few * np.exp(slope * (x[0] - x[1])))
 
 
 class Figures(NamedTuple):
@@ -150,6 +53,7 @@ class CopyCheck(NamedTuple):
     """The check of all spaces; `PIXELS` is the first of them."""
 
     num_train: int
+    k: int  # `KTH`, or the rank of the last of fewer training images
     unseen: str  # what the held-out images are
     spaces: dict[str, SpaceCheck]
     flagged: np.ndarray  # bool (N,): samples that are copies in any space
@@ -157,25 +61,93 @@ class CopyCheck(NamedTuple):
     exact: np.ndarray  # bool (N,): samples that equal a training image or its mirror image
 
 
-def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
-    ranks = (1, 2, min(KTH, len(space.train) - 1))  # without the row left out, M − 1 remain
+def evenly_spaced(count: int, most: int = MAX_LEFT_OUT) -> np.ndarray:
+    """Return at most `most` of the rows 0..count − 1, evenly spaced: int64."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
-    def figures(images: np.ndarray, mirrored: np.ndarray, rows: np.ndarray | None) -> Figures:
-        near = ranked_neighbours(images, mirrored, space.train, ranks=ranks, leave_out=rows)
-        first, second, kth = (near.distance / space.unit).T
-        ratio, nearness = (
-            np.divide(first, d, out=np.ones_like(first), where=d > 0) for d in (second, kth)
+
+def check_copies(
+    samples: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray | None = None,
+    *,
+    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType({}),
+) -> CopyCheck:
+    """Find copies of training images, in pixels and in further spaces.
+
+    Each image has three figures: its distance d_1 to the nearest training image, the ratio d_1/d_2
+    to the second nearest, and its nearness d_1/d_k to the k-th, k = 10, or the last of fewer images
+    (Carlini et al. 2023 divide by half the mean of the 50 nearest instead). d_1 alone would flag
+    images with little content. d_1/d_2 finds the most copies, but not that of an image with a twin
+    in the training set, which d_1/d_k finds. A sample is a copy if any figure, in any space, is at
+    most its threshold. Mirrored training images count too.
+
+    The threshold: for points scattered in D dimensions, the distance to the nearest follows
+    Weibull's law, P(d_1 ≤ d) = 1 − exp(−c d^D), and P of the two quotients falls with the same
+    power D where they are small. The line through the 25 % and the 5 % quantile of real images'
+    figures, in log d over log(−log(1 − P)), is extrapolated to P = 10⁻⁶. One real image in a
+    hundred that is itself a copy changes it little. With fewer than 20 images the threshold is 0:
+    only equal images are copies.
+
+    samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3. held_out: real images that
+    were not trained on, uint8 (L, C, H, W). None: at most 4,096 training images, each compared with
+    all others. spaces: functions of images to features (·, D) of any real dtype by name, as in "the
+    features of inception". Distances in pixels are root mean squares over the numbers of an image,
+    in [0, 1].
+    """
+    rows = evenly_spaced(len(train)) if held_out is None else None
+    real = train[rows] if held_out is None else held_out
+    ranks = (1, 2, min(KTH, len(train) - 1))  # without the row left out, M − 1 remain
+
+    def check(features: Callable[[np.ndarray], np.ndarray], unit: float = 1.0) -> SpaceCheck:
+        of_train = features(train)
+
+        def figures(images: np.ndarray, found: np.ndarray, rows: np.ndarray | None) -> Figures:
+            mirrored = features(images[..., ::-1])
+            near = ranked_neighbours(found, mirrored, of_train, ranks=ranks, leave_out=rows)
+            first, second, kth = (near.distance / unit).T
+            ratio, nearness = (
+                np.divide(first, d, out=np.ones_like(first), where=d > 0) for d in (second, kth)
+            )
+            return Figures(first, second, ratio, nearness, near.index[:, :2], near.mirrored[:, :2])
+
+        of_samples = figures(samples, features(samples), None)
+        of_real = figures(real, features(real) if rows is None else of_train[rows], rows)
+        thresholds = {key: rare_threshold(getattr(of_real, key)) for key in FIGURES}
+        flags = (
+            np.any([getattr(of, key) <= most for key, most in thresholds.items()], axis=0)
+            for of in (of_samples, of_real)
         )
-        return Figures(first, second, ratio, nearness, near.index[:, :2], near.mirrored[:, :2])
+        return SpaceCheck(of_samples, of_real, thresholds, *flags)
 
-    samples = figures(space.samples, space.mirrored, None)
-    real = figures(space.held_out, space.held_out_mirrored, rows)
-    thresholds = {key: rare_threshold(getattr(real, key)) for key in FIGURES}
-    flags = (
-        np.any([getattr(of, key) <= most for key, most in thresholds.items()], axis=0)
-        for of in (samples, real)
+    pixels = check(lambda x: x.reshape(len(x), -1), float(255 * np.prod(train.shape[1:]) ** 0.5))
+    checks = {
+        PIXELS: pixels,
+        **{name: check(features) for name, features in (spaces or {}).items()},
+    }
+    return CopyCheck(
+        num_train=len(train),
+        k=ranks[-1],
+        unseen="held-out real images" if rows is None else "training images, each left out",
+        spaces=checks,
+        flagged=np.any([of.flagged for of in checks.values()], axis=0),
+        held_out_flagged=np.any([of.held_out_flagged for of in checks.values()], axis=0),
+        exact=pixels.samples.distance == 0,
     )
-    return SpaceCheck(samples, real, thresholds, *flags)
+
+
+def rare_threshold(figures: np.ndarray, *, share: float = FLAGGED_SHARE) -> float:
+    """Return the value that a share of images falls below, by Weibull's law; see `check_copies`.
+
+    figures: of real images (L,), ≥ 0. Returns 0 for few images, and if the smaller quantile is 0 or
+    equal to the larger one.
+    """
+    few, quarter = np.quantile(figures, (FEW, QUARTER))
+    if len(figures) < MIN_IMAGES or few in (0, quarter):
+        return 0.0
+    x = np.log(-np.log1p(-np.array([share, FEW, QUARTER])))
+    slope = np.log(quarter / few) / (x[2] - x[1])  # 1/D
+    return float(few * np.exp(slope * (x[0] - x[1])))
 
 
 def share_nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -237,7 +209,7 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
         "verdict": copy_verdict(check),
         "rule": (
             "distance d_1, ratio d_1/d_2 or nearness d_1/d_k with "
-            f"k = {_kth(check)} at most its threshold, below which one unseen "
+            f"k = {check.k} at most its threshold, below which one unseen "
             f"image in {1 / FLAGGED_SHARE:,.0f} is expected"
         ),
         "compared with": check.unseen,
@@ -268,7 +240,7 @@ def save_copy_sheet(
             captions.append("")
         near = check.spaces[space].samples
         images.append(samples[i])
-        lines = [f"sample {i}", f"d1/d{_kth(check)} = {near.nearness[i]:.2f}"]
+        lines = [f"sample {i}", f"d1/d{check.k} = {near.nearness[i]:.2f}"]
         lines += ["COPY"] * bool(check.flagged[i])
         lines += [f"by {space}"] * (len(check.spaces) > 1)
         captions.append("\n".join(lines))
@@ -294,10 +266,6 @@ def _likeliest_first(check: CopyCheck) -> list[tuple[int, str]]:
     suspicion = np.stack([of.samples.nearness / m for of, m in zip(spaces, medians, strict=True)])
     order = np.lexsort((suspicion.min(axis=0), ~check.flagged))
     return [(int(i), names[suspicion[:, i].argmin()]) for i in order]
-
-
-def _kth(check: CopyCheck) -> int:
-    return min(KTH, check.num_train - 1)
 
 
 def _format_share(flags: np.ndarray, images: str) -> str:

@@ -10,10 +10,9 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,30 +45,22 @@ RIGHT, WRONG = "✓", "✗"
 logger = logging.getLogger("fromnoise")
 
 
-class PromptSet(NamedTuple):
-    """A named set of conditions to sample images for."""
-
-    name: str
-    conditions: np.ndarray  # int8 (M, K): +1 must appear, −1 must not appear, 0 open
-
-
 def read_prompts(
     names: Sequence[str], files: Sequence[Path], texts: Sequence[str]
-) -> list[PromptSet]:
-    """Read one set of conditions from each file, and one from all texts (`red cube, -blue sphere`).
+) -> dict[str, np.ndarray]:
+    """Read sets of conditions: one from each file, one from all texts (`red cube, -blue sphere`).
 
-    Without files and texts: each label alone. names: the labels of the model.
+    Without files and texts: each label alone. names: the labels of the model. Returns name → int8
+    (M, K): +1 must appear, −1 must not appear, 0 open.
     """
     _check_labels(names)
-    prompts = [PromptSet(file.stem, read_conditions(file, names)) for file in files]
+    prompts = [(file.stem, read_conditions(file, names)) for file in files]
     if texts:
-        conditions = np.stack([parse_labels(text, names) for text in texts])
-        prompts.append(PromptSet("labels", conditions))
-    if repeated := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
-        raise DataError(
-            f"two sets of conditions are called {repeated[0]}. Rename one of the files."
-        )
-    return prompts or [PromptSet("each label", one_label_each(names, len(names)))]
+        prompts.append(("labels", np.stack([parse_labels(text, names) for text in texts])))
+    for i, (name, _) in enumerate(prompts):
+        if name in dict(prompts[:i]):
+            raise DataError(f"two sets of conditions are called {name}. Rename one of the files.")
+    return dict(prompts or [("each label", one_label_each(names, len(names)))])
 
 
 def evaluate_labels_to_folder(
@@ -101,11 +92,13 @@ def evaluate_labels_to_folder(
     order = _column_order(model, loaded)
     configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
     config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
-    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].conditions[:1]))  # raises
+    model.guided_denoiser(
+        config, 1, cond=torch.from_numpy(next(iter(prompts.values()))[:1])
+    )  # raises
     parts = ["labels", *sampling_name(model.spec, with_guidance(config, 1.0))]
-    parts += [p.name.replace(" ", "-") for p in prompts]
+    parts += [name.replace(" ", "-") for name in prompts]
     if texts:  # others would have the same name
-        parts += [hashlib.sha256(prompts[-1].conditions.tobytes()).hexdigest()[:8]]
+        parts += [hashlib.sha256(prompts["labels"].tobytes()).hexdigest()[:8]]
     parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
     folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
     require_no_scores(folder / SCORES_FILE)
@@ -123,12 +116,12 @@ def evaluate_labels_to_folder(
         "seeds": f"counted from {first_seed}, one per image, condition by condition",
         "images per condition": num,
         "conditions": {
-            p.name: [describe_labels(row, names) for row in p.conditions] for p in prompts
+            name: [describe_labels(row, names) for row in rows] for name, rows in prompts.items()
         },
         "classifier": loaded.spec.model_dump(mode="json"),
     }
     results: list[LabelResult] = []
-    for (name, conditions), config in itertools.product(prompts, configs):
+    for (name, conditions), config in itertools.product(prompts.items(), configs):
         condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
         targets, seeds = conditions[condition], range(first_seed, first_seed + len(condition))
         started = time.perf_counter()

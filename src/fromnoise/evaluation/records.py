@@ -332,16 +332,15 @@ def published_beside(record: Metrics) -> list[Metadata]:
 
     Their samplers differ, and are named.
     """
-    generated, reference, extractor = record.generated, record.reference, record.extractor
-    if extractor["name"] != "inception" or not extractor["weights"].startswith(WEIGHTS):
+    generated, real, extractor = record.generated, record.reference, record.extractor
+    found = (extractor["name"], extractor["weights"][:8], generated.get("weights"))
+    reference = (real["what"], real["count"], real.get("shape"))
+    if found != ("inception", WEIGHTS, "ema") or "fid" not in record.scores:
         return []
-    if generated.get("weights") != "ema" or "fid" not in record.scores:
-        return []
+    conditional = generated.get("labels", "").startswith("those")
     return [
         result._asdict()
         for result in RESULTS
-        if (f"{result.source}, train", 50_000, [3, 32, 32])
-        == (reference["what"], reference["count"], reference.get("shape"))
-        and result.count == generated["count"]
-        and result.conditional == generated.get("labels", "").startswith("those")
+        if (f"{result.source}, train", 50_000, [3, 32, 32]) == reference
+        and (result.count, result.conditional) == (generated["count"], conditional)
     ]

@@ -22,13 +22,10 @@ from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.evaluation.copies import (
-    MAX_LEFT_OUT,
     MIN_IMAGES,
-    Space,
     check_copies,
     copies_as_json,
     evenly_spaced,
-    left_out_rows,
     save_copy_sheet,
 )
 from fromnoise.evaluation.features import (
@@ -143,10 +140,19 @@ def copies(subject: Subject) -> Metadata:
     extractor, images, train = subject.extractor, subject.generated.images, training.images.images
     real = None
     if held_out is not None:
-        real = held_out.images.images[evenly_spaced(len(held_out.images), MAX_LEFT_OUT)]
+        real = held_out.images.images[evenly_spaced(len(held_out.images))]
+
+    def features(of: np.ndarray) -> np.ndarray:
+        """Return the features of images; those of two sets are known."""
+        if of is images:
+            return subject.features
+        if of is train and (known := reference_of(training, extractor).features) is not None:
+            return known
+        return extract_features(extractor, of).features
+
     pixels = extractor.name == "pixels"
-    space = {} if pixels else {f"the features of {extractor.name}": _space(subject, training, real)}
-    check = check_copies(images, train, real, spaces=space)
+    spaces = {} if pixels else {f"the features of {extractor.name}": features}
+    check = check_copies(images, train, real, spaces=spaces)
     save_copy_sheet(check, images, train, subject.folder / SHEET)
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
@@ -236,25 +242,6 @@ def undefined_metrics(
 
 def _scores(**scores: Interval) -> Metadata:
     return {"scores": {name: score._asdict() for name, score in scores.items()}}
-
-
-def _space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
-    """Return the extractor's features of all images that a check for copies compares."""
-
-    def features(images: np.ndarray) -> np.ndarray:
-        return extract_features(subject.extractor, images).features
-
-    train = reference_of(training, subject.extractor).features
-    assert train is not None
-    rows = left_out_rows(len(train))
-    real = training.images.images[rows] if held_out is None else held_out
-    return Space(
-        subject.features,
-        features(subject.generated.images[..., ::-1]),
-        train,
-        train[rows] if held_out is None else features(held_out),
-        features(real[..., ::-1]),
-    )
 
 
 def evaluate(

@@ -130,7 +130,7 @@ def _scores(runs: Sequence[RunFolder]) -> Chart | None:
             steps, values, low, high = np.array([score[:4] for score in scores]).T
             curves.append(Curve(steps, values, run.colour, low=low, high=high))
             legend.append((run.name, css_class(run.colour), f"{values[-1]:.4g}"))
-            kinds |= {(score.extractor, score.num_images) for score in scores}
+            kinds |= {score[4:] for score in scores}
     if not curves:
         return None
     [(extractor, count)] = kinds if len(kinds) == 1 else [("", 0)]

@@ -15,6 +15,7 @@ from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import COLOURS
 from fromnoise.evaluation.records import HEADINGS, LABEL_HEADINGS, headings_in
+from fromnoise.progress import format_duration
 from fromnoise.report import charts, formatting
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
 
@@ -97,6 +98,7 @@ def _template() -> "Template":
         "interval": formatting.interval,
         "setting": formatting.setting,
         "facts": formatting.facts,
+        "duration": format_duration,
         "inline": formatting.inline_grid,
         "css_class": charts.css_class,
     }

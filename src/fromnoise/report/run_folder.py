@@ -23,7 +23,6 @@ from fromnoise.data.text import natural_key
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.records import LabelRecord, Metrics, Stored, Sweep, read_record
 from fromnoise.model.model import Model, load, to_uint8
-from fromnoise.progress import format_duration
 from fromnoise.report.formatting import InlineImage, inline_png
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
@@ -60,22 +59,12 @@ class Trajectory(NamedTuple):
     """Samples of the seeds 0, 1, …, and the denoising trajectories of the first ones."""
 
     model: Model
+    parameters: int  # of the model
     steps: int
     captions: list[str]  # the labels of each image, "" for an unconditional model
     images: np.ndarray  # uint8 (N, C, H, W)
     stages: list[tuple[int, np.ndarray, np.ndarray]]
     """(t, x_t, x̂_0 predicted from it) from T to 0, each uint8 (STRIPS, C, H, W); x̂_0 = x_0 at 0."""
-
-
-class LoggedScore(NamedTuple):
-    """A Fréchet distance during training with its 95 % interval."""
-
-    step: int
-    value: float
-    low: float
-    high: float
-    extractor: str
-    num_images: int
 
 
 @dataclass(kw_only=True)
@@ -92,8 +81,8 @@ class RunFolder:
     trajectory: Trajectory | None = None
     problems: list[str] = field(default_factory=list)  # messages about damaged files
 
-    def scores(self) -> list[LoggedScore]:
-        """Return the distances that `evaluation.every` logged."""
+    def scores(self) -> list[tuple[int, float, float, float, str, int]]:
+        """Return the distances of `evaluation.every`: step, value, low, high, features, images."""
         scores = []
         for row in self.rows:
             match row.get("evaluation"):
@@ -102,42 +91,13 @@ class RunFolder:
                 ):
                     extractor = migrate_extractor({"name": str(more.get("extractor"))})["name"]
                     count = int(more.get("num_images", 0))
-                    scores.append(LoggedScore(row["step"], value, low, high, extractor, count))
+                    scores.append((row["step"], value, low, high, extractor, count))
         return scores
 
     def last(self, key: str) -> float | None:
         """Return the last value of one column of the log."""
         _, values = series(self.rows, key)
         return float(values[-1]) if len(values) else None
-
-    def facts(self) -> dict[str, str]:
-        """Return what the page tells first about a run."""
-        recipe, last = self.recipe, self.last
-        facts = {
-            "data": recipe.get("data.source"),
-            "images": "",
-            "network": recipe.get("network.name"),
-        }
-        if self.trajectory is not None:
-            spec = self.trajectory.model.spec
-            height, width = spec.size
-            channels = {1: "grey", 3: "colour"}.get(spec.channels, f"{spec.channels} channels")
-            labels = f", {len(spec.label_names)} labels" if spec.label_names else ""
-            facts["images"] = f"{width} × {height}, {channels}{labels}"
-            count = sum(p.numel() for p in self.trajectory.model.denoiser.parameters())
-            facts["network"] = f"{spec.network.name}, {count:,} parameters"
-        if (steps := last("step")) is not None:
-            planned = recipe.get("training.steps")
-            total = f" of {planned:,}" if isinstance(planned, int) and planned > steps else ""
-            facts["steps"] = f"{steps:,.0f}{total}"
-        if (images := last("images")) is not None:
-            epochs = "" if (epoch := last("epoch")) is None else f" ({epoch:.3g} epochs)"
-            facts["images seen"] = f"{images:,.0f}{epochs}"
-        if (seconds := last("seconds")) is not None:
-            facts["time"] = format_duration(seconds)
-        if skipped := sum("skipped" in row for row in self.rows):  # loss or gradient not finite
-            facts["skipped steps"] = str(skipped)
-        return {name: str(fact) for name, fact in facts.items() if fact}
 
     def sample(self, *, progress: Callable[[int, int], None]) -> None:
         """Set `trajectory`, or tell why there is none. progress: as in `sample_trajectory`."""
@@ -193,7 +153,8 @@ def sample_trajectory(
         progress(done, steps)
     stages.append((0, images[:STRIPS], images[:STRIPS]))
     shown = [stages[i] for i in evenly_spaced(len(stages), STAGES)]
-    return Trajectory(model, steps, captions, images, shown)
+    count = sum(p.numel() for p in model.denoiser.parameters())
+    return Trajectory(model, count, steps, captions, images, shown)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -221,12 +182,11 @@ def all_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the dotted keys whose values differ between the recipes."""
-    missing = object()
-    first, *others = recipes
+    first = recipes[0]
     return [
         key
         for key in all_keys(recipes)
-        if any(other.get(key, missing) != first.get(key, missing) for other in others)
+        if any(key not in recipe or recipe[key] != first.get(key) for recipe in recipes)
     ]
 
 
