@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.images import Drawing
-from fromnoise.evaluation.reference import Against
 from fromnoise.evaluation.sets import evaluate
 
 library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")

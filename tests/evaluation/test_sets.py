@@ -13,6 +13,7 @@ from fromnoise.data import open_images
 from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.copies import evenly_spaced
+from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
     Drawing,
@@ -31,7 +32,6 @@ from fromnoise.evaluation.records import (
     published_beside,
     table,
 )
-from fromnoise.evaluation.reference import Against
 from fromnoise.evaluation.sets import LIBRARIES, evaluate
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)

@@ -14,11 +14,11 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import reference, sweep
+from fromnoise.evaluation import images, reference, sweep
+from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.records import Row
-from fromnoise.evaluation.reference import Against
 from fromnoise.evaluation.sweep import best, front, read_rows, relative_distance, table
 
 
@@ -111,7 +111,7 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
-    drawn, generate_images = [], sweep.generate_images
+    drawn, generate_images = [], images.generate_images
 
     def stopped(model, num, config, **options):
         drawn.append((config.sampler.name, config.steps))
@@ -119,7 +119,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
             raise MemoryError("stopped")
         return generate_images(model, num, config, **options)
 
-    monkeypatch.setattr(sweep, "generate_images", stopped)
+    monkeypatch.setattr(images, "generate_images", stopped)
     command = ("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "1,2")
     assert cli(*command).code == 1
     [folder] = (run / "evaluation").iterdir()
@@ -237,8 +237,8 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     same = ["--samplers", "ddim", "--steps", "1", *QUICK, "--out", "sweep"]
     files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
     assert cli("sweep", "run", *same).code == 0
-    for name in ("generate_images", "extract_features"):
-        monkeypatch.setattr(sweep, name, None)
+    monkeypatch.setattr(images, "generate_images", None)
+    monkeypatch.setattr(sweep, "extract_features", None)
     monkeypatch.setattr(reference, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)

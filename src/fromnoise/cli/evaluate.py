@@ -39,8 +39,8 @@ def evaluate(
 ) -> None:
     """Compare a set of images with real ones: FID, KID, precision, recall, copies."""
     from fromnoise.evaluation import sets
+    from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing
-    from fromnoise.evaluation.reference import Against
 
     sampling = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     text, folder = sets.evaluate(
@@ -134,8 +134,8 @@ def sweep(
     device: options.Device = "auto",
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing
-    from fromnoise.evaluation.reference import Against
     from fromnoise.evaluation.sweep import sweep_to_folder
 
     sampling = parse_sampling(settings)

@@ -57,23 +57,28 @@ def check_installed() -> None:
         )
 
 
+class Against(NamedTuple):
+    """What images are compared with, and in which features."""
+
+    reference: str = "train"
+    """`train` or `test` of the run; a folder, zip or npz; an npz of `mu` and `sigma`."""
+    extractor: str | None = None  # of EXTRACTORS; None: the classifier if given, else inception
+    classifier: Path | None = None  # a folder, for `classifier`
+    features_weights: Path | None = None  # a file, for `inception`; None downloads it
+    allow_small: bool = False  # accept fewer images than features
+
+
 def open_extractor(
-    name: str | None,
-    shape: tuple[int, int, int],
-    *,
-    classifier: Path | None = None,
-    features_weights: Path | None = None,
-    device: str = "auto",
+    against: Against, shape: tuple[int, int, int], device: str = "auto"
 ) -> Extractor:
     """Open one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
 
-    name: None is `classifier` if one is given, else `inception`. classifier: a folder, for
-    `classifier`. features_weights: a file, for `inception`; None downloads it.
     Raises ExtractorError for an unknown name, an option of another extractor, an unsuitable number
     of channels and missing files; ValueError for images that do not fit the classifier; and the
     errors of `load_classifier`.
     """
-    name = name or ("inception" if classifier is None else "classifier")
+    classifier, features_weights = against.classifier, against.features_weights
+    name = against.extractor or ("inception" if classifier is None else "classifier")
     if name not in EXTRACTORS:
         raise ExtractorError(f"--extractor {unknown_name(name, EXTRACTORS)}")
     for option, value, owner in (

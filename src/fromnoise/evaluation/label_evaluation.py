@@ -22,17 +22,9 @@ from fromnoise.classifier.label_scores import LabelPredictions, label_counts
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
+from fromnoise.evaluation import records
 from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
 from fromnoise.evaluation.intervals import score_with_intervals, scores_per_label
-from fromnoise.evaluation.records import (
-    LABEL_HEADINGS,
-    SCORES_FILE,
-    LabelResult,
-    now,
-    require_no_scores,
-    versions,
-    write_record,
-)
 from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
@@ -101,10 +93,10 @@ def evaluate_labels_to_folder(
         parts += [hashlib.sha256(prompts["labels"].tobytes()).hexdigest()[:8]]
     parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
     folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
-    require_no_scores(folder / SCORES_FILE)
+    records.require_no_scores(folder / records.SCORES_FILE)
     metadata = {
-        "date": now(),
-        "versions": versions("fromnoise", "torch", "torchvision"),
+        "date": records.now(),
+        "versions": records.versions("fromnoise", "torch", "torchvision"),
         "model": {
             "loaded from": str(path.absolute()),
             "source": model.spec.source,
@@ -120,7 +112,7 @@ def evaluate_labels_to_folder(
         },
         "classifier": loaded.spec.model_dump(mode="json"),
     }
-    results: list[LabelResult] = []
+    results: list[records.LabelResult] = []
     for (name, conditions), config in itertools.product(prompts.items(), configs):
         condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
         targets, seeds = conditions[condition], range(first_seed, first_seed + len(condition))
@@ -133,7 +125,7 @@ def evaluate_labels_to_folder(
         seconds = time.perf_counter() - started
         predictions = loaded.predictions(images).select(slice(None), order)
         per_label = scores_per_label(predictions, targets, condition)
-        result = LabelResult(
+        result = records.LabelResult(
             prompts=name,
             guidance=config.guidance,
             num_images=len(images),
@@ -145,7 +137,7 @@ def evaluate_labels_to_folder(
         captions = label_captions(predictions, targets, names)
         _save_picture(images, captions, num, result, folder)
         content = {**metadata, "results": results}
-        write_record(folder / SCORES_FILE, content, label_table(results, loaded))
+        records.write_record(folder / records.SCORES_FILE, content, label_table(results, loaded))
     return label_table(results, loaded), folder
 
 
@@ -161,10 +153,10 @@ def _configs(
     return configs
 
 
-def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
+def label_table(results: Sequence[records.LabelResult], classifier: Classifier) -> str:
     """Return scores with 95 % intervals, and the classifier's held-out scores, as Markdown."""
     classes = classifier.spec.kind == "classes"
-    columns = {"exact_match": "accuracy"} if classes else LABEL_HEADINGS
+    columns = {"exact_match": "accuracy"} if classes else records.LABEL_HEADINGS
     lines = [
         "| conditions | s | images | " + " | ".join(columns.values()) + " |",
         "|---" * (3 + len(columns)) + "|",
@@ -213,7 +205,7 @@ def _check_labels(names: Sequence[str]) -> None:
 
 
 def _save_picture(
-    images: np.ndarray, captions: Sequence[str], num: int, result: LabelResult, folder: Path
+    images: np.ndarray, captions: Sequence[str], num: int, result: records.LabelResult, folder: Path
 ) -> None:
     """Save the first images of every condition; several of each if there are few conditions."""
     per_condition = min(num, max(1, MAX_IN_PICTURE // (len(images) // num)))
@@ -225,8 +217,8 @@ def _save_picture(
     )
     path = folder / f"{result.prompts}-s{result.guidance:g}.png"
     columns = per_condition * max(1, COLUMNS // per_condition)  # those of a condition side by side
-    captions = [captions[i] for i in chosen]
-    grid_figure(images[chosen], path, title=title, captions=captions, columns=columns)
+    of_chosen = np.array(captions)[chosen].tolist()
+    grid_figure(images[chosen], path, title=title, captions=of_chosen, columns=columns)
 
 
 def label_captions(

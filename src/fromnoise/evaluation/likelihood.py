@@ -18,20 +18,11 @@ from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
+from fromnoise.evaluation import records
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Progress, check_installed, no_progress
 from fromnoise.evaluation.images import has_labels, run_images_of
 from fromnoise.evaluation.intervals import mean_interval
-from fromnoise.evaluation.records import (
-    METRICS_FILE,
-    Bits,
-    Metrics,
-    NotDefined,
-    Stretch,
-    now,
-    require_no_scores,
-    versions,
-)
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import Weights, run_folder_of
@@ -42,7 +33,7 @@ EVALUATIONS = 50  # of the network per image, by default
 CURVE, MAX_IMAGES = "bits.png", 1000
 
 
-def save_curve(bits: Bits, path: Path) -> Path:
+def save_curve(bits: records.Bits, path: Path) -> Path:
     """Write the curve as a PNG."""
     value, low, high = bits.total
     title = (
@@ -64,7 +55,7 @@ def measure_bits(
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress = no_progress,
-) -> Bits:
+) -> records.Bits:
     """Return the bits per dimension of images under the model, and their parts.
 
     An upper bound on −log2 p_θ(x_0) / (C·H·W) (Ho et al. 2020, Eqs. 5 and 13), x̂_0 clamped to
@@ -111,7 +102,7 @@ def measure_bits(
     totals, priors, sums = (
         torch.cat([part[k] for part in parts]).double().cpu().numpy() for k in range(3)
     )  # (N,), (N,), (N,K)
-    return Bits(
+    return records.Bits(
         data=data,
         num_images=len(images),
         levels=len(np.unique(images)),
@@ -125,7 +116,7 @@ def measure_bits(
         middle=mean_interval(sums[:, 1:].sum(axis=1)),
         L_0=mean_interval(sums[:, 0]),
         curve=[
-            Stretch(first=times[0], last=times[-1], per_step=value, low=low, high=high)
+            records.Stretch(first=times[0], last=times[-1], per_step=value, low=low, high=high)
             for k, times in enumerate(parts[0].strata)
             for value, low, high in [mean_interval(sums[:, k] / len(times))]
         ],
@@ -176,18 +167,18 @@ def evaluate_likelihood(
 
     path: a run or a checkpoint in it. Returns the table and the folder of metrics.json, metrics.md
     and bits.png. No image is sampled and no feature extracted.
-    Raises ConfigError if the folder has scores, NotDefined without images, and the errors of
+    Raises ConfigError if the folder has scores, `NotDefined` without images, and the errors of
     `measure_bits`.
     """
     check_installed()
     model = load(path, weights=weights, device=device)
     name = f"likelihood-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or run_folder_of(path) / "evaluation" / name
-    require_no_scores(folder / METRICS_FILE)
+    records.require_no_scores(folder / records.METRICS_FILE)
     run_images = run_images_of(run_folder_of(path))
     real = run_images.held_out or run_images.training
     if real is None:
-        raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")
+        raise records.NotDefined(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
     labels = real.images.labels if has_labels(model, real) else None
     rows = evenly_spaced(len(real.images), MAX_IMAGES)
@@ -200,9 +191,9 @@ def evaluate_likelihood(
             progress=progress,
         )
     save_curve(bits, folder / CURVE)
-    record = Metrics(
-        date=now(),
-        versions=versions("fromnoise", "torch", "numpy"),
+    record = records.Metrics(
+        date=records.now(),
+        versions=records.versions("fromnoise", "torch", "numpy"),
         generated={
             "what": "none",
             "loaded from": str(path.absolute()),

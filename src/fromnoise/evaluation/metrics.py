@@ -74,8 +74,8 @@ def frechet_scores(
     left_out, G = np.array(rest), len(blocks)
     error = jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
-    intervals = (student_interval(value, error, G) for value in (fid, unbiased))
-    return FrechetScores(*intervals, left_out)
+    scores = (student_interval(value, error, G) for value in (fid, unbiased))
+    return FrechetScores(*scores, left_out=left_out)
 
 
 def ratio(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> Interval:
@@ -106,13 +106,9 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of `generated` are
     consecutive rows; `real` may have any order.
     """
-    from torch_fidelity.metric_kid import (
-        KEY_METRIC_KID_MEAN,
-        KEY_METRIC_KID_STD,
-        kid_features_to_metric,
-    )
+    from torch_fidelity import metric_kid
 
-    result = kid_features_to_metric(
+    result = metric_kid.kid_features_to_metric(
         torch.from_numpy(np.array(generated)),
         torch.from_numpy(np.array(real)),
         kid_subsets=SUBSETS,
@@ -131,8 +127,9 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    error = math.hypot(jackknife_error(left_out), result[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
-    return student_interval(result[KEY_METRIC_KID_MEAN], error, BLOCKS)
+    of_subsets = result[metric_kid.KEY_METRIC_KID_STD] / math.sqrt(SUBSETS)
+    error = math.hypot(jackknife_error(left_out), of_subsets)
+    return student_interval(result[metric_kid.KEY_METRIC_KID_MEAN], error, BLOCKS)
 
 
 def fixed_order(n: int) -> np.ndarray:

@@ -21,7 +21,6 @@ from fromnoise.evaluation.features import (
     Progress,
     extract_features,
     no_progress,
-    open_extractor,
 )
 from fromnoise.evaluation.fid import moments_of
 from fromnoise.evaluation.images import NO_RUN, RealImages, RunImages, open_comparable
@@ -29,22 +28,6 @@ from fromnoise.model.spec import ModelSpec, is_model
 from fromnoise.progress import progress_bar
 
 RUN_SPLITS = ("train", "test")
-
-
-class Against(NamedTuple):
-    """What images are compared with, and in which features."""
-
-    reference: str = "train"
-    """`train` or `test` of the run; a folder, zip or npz; an npz of `mu` and `sigma`."""
-    extractor: str | None = None  # of EXTRACTORS; None: the classifier if given, else inception
-    classifier: Path | None = None
-    features_weights: Path | None = None
-    allow_small: bool = False  # accept fewer images than features
-
-    def open_extractor(self, shape: tuple[int, int, int], device: str) -> Extractor:
-        """Open the extractor; see `open_extractor`."""
-        files = {"classifier": self.classifier, "features_weights": self.features_weights}
-        return open_extractor(self.extractor, shape, device=device, **files)
 
 
 class Reference(NamedTuple):

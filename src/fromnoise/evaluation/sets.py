@@ -21,6 +21,7 @@ import numpy as np
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.schema import SamplingConfig
+from fromnoise.evaluation import images, records
 from fromnoise.evaluation.copies import (
     MIN_IMAGES,
     check_copies,
@@ -30,24 +31,13 @@ from fromnoise.evaluation.copies import (
 )
 from fromnoise.evaluation.features import (
     PRETRAINED,
+    Against,
     Extractor,
     ExtractorError,
     check_installed,
     extract_features,
+    open_extractor,
 )
-from fromnoise.evaluation.images import (
-    NO_RUN,
-    Drawing,
-    Generated,
-    RealImages,
-    RunImages,
-    generate_images,
-    has_labels,
-    load_in_fp32,
-    read_images,
-    run_images_of,
-)
-from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import (
     BLOCKS,
     blocks_of,
@@ -56,19 +46,9 @@ from fromnoise.evaluation.metrics import (
     kernel_distance,
     precision_and_recall,
 )
-from fromnoise.evaluation.records import (
-    METRICS_FILE,
-    Metadata,
-    Metrics,
-    NotDefined,
-    now,
-    published_beside,
-    require_no_scores,
-    versions,
-)
+from fromnoise.evaluation.records import Metadata
 from fromnoise.evaluation.reference import (
     RUN_SPLITS,
-    Against,
     Reference,
     open_real,
     open_reference,
@@ -87,12 +67,12 @@ MIN_REAL = 2  # images, for a covariance
 class Subject(NamedTuple):
     """The images to score, their features, and what metrics compare them with."""
 
-    generated: Generated
+    generated: images.Generated
     features: np.ndarray  # float32 (N, D), in the order of the seeds
     logits: np.ndarray | None  # float32 (N, K)
     reference: Reference
     extractor: Extractor
-    run_images: RunImages
+    run_images: images.RunImages
     folder: Path  # for pictures
 
     def in_blocks(self) -> np.ndarray:
@@ -108,52 +88,53 @@ class Subject(NamedTuple):
 
 def fid(subject: Subject) -> Metadata:
     """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
-    blocks, reference = blocks_of(subject.in_blocks()), subject.reference
-    scores = frechet_scores(blocks, reference.mean, reference.covariance)
+    blocks, real = blocks_of(subject.in_blocks()), subject.reference
+    scores = frechet_scores(blocks, real.mean, real.covariance)
     if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
         reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
-        return {**_scores(fid=scores.fid), "missing": {"fid_infinity": reason}}
-    return _scores(fid=scores.fid, fid_infinity=scores.at_infinity)
+        return {"scores": {"fid": scores.fid}, "missing": {"fid_infinity": reason}}
+    return {"scores": {"fid": scores.fid, "fid_infinity": scores.at_infinity}}
 
 
 def kid(subject: Subject) -> Metadata:
     """Return the kernel distance."""
-    return _scores(kid=kernel_distance(subject.in_blocks(), subject.real()))
+    return {"scores": {"kid": kernel_distance(subject.in_blocks(), subject.real())}}
 
 
 def isc(subject: Subject) -> Metadata:
     """Return the Inception Score, by the classes of the extractor."""
     assert subject.logits is not None
-    return _scores(inception_score=inception_score(subject.logits))
+    return {"scores": {"inception_score": inception_score(subject.logits)}}
 
 
 def prc(subject: Subject) -> Metadata:
     """Return precision and recall."""
     precision, recall = precision_and_recall(subject.features, subject.real())
-    return _scores(precision=precision, recall=recall)
+    return {"scores": {"precision": precision, "recall": recall}}
 
 
 def copies(subject: Subject) -> Metadata:
     """Find copies of training images, in pixels and in the features of the extractor."""
     training, held_out, _ = subject.run_images
     assert training is not None
-    extractor, images, train = subject.extractor, subject.generated.images, training.images.images
+    extractor, samples, train = subject.extractor, subject.generated.images, training.images.images
     real = None
     if held_out is not None:
         real = held_out.images.images[evenly_spaced(len(held_out.images))]
 
     def features(of: np.ndarray) -> np.ndarray:
         """Return the features of images; those of two sets are known."""
-        if of is images:
+        if of is samples:
             return subject.features
-        if of is train and (known := reference_of(training, extractor).features) is not None:
+        known = reference_of(training, extractor).features if of is train else None
+        if known is not None:
             return known
         return extract_features(extractor, of).features
 
     pixels = extractor.name == "pixels"
     spaces = {} if pixels else {f"the features of {extractor.name}": features}
-    check = check_copies(images, train, real, spaces=spaces)
-    save_copy_sheet(check, images, train, subject.folder / SHEET)
+    check = check_copies(samples, train, real, spaces=spaces)
+    save_copy_sheet(check, samples, train, subject.folder / SHEET)
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
 
@@ -176,7 +157,7 @@ def check_metrics(names: Sequence[str]) -> None:
 
 
 def check_enough_images(
-    num: int, real: RealImages | None, extractor: Extractor, *, allow_small: bool = False
+    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool = False
 ) -> list[str]:
     """Return the marks of scores of few images, which `allow_small` allows.
 
@@ -210,9 +191,9 @@ def check_enough_images(
 def undefined_metrics(
     metrics: Sequence[str],
     shape: tuple[int, int, int],
-    real: RealImages | None,
+    real: images.RealImages | None,
     extractor: Extractor,
-    run_images: RunImages,
+    run_images: images.RunImages,
 ) -> dict[str, str]:
     """Return the reasons of metrics that are not defined for a set of images, before it is sampled.
 
@@ -240,14 +221,10 @@ def undefined_metrics(
     return reasons
 
 
-def _scores(**scores: Interval) -> Metadata:
-    return {"scores": {name: score._asdict() for name, score in scores.items()}}
-
-
 def evaluate(
     path: Path,
     against: Against,
-    drawing: Drawing,
+    drawing: images.Drawing,
     *,
     num: int | None = None,
     metrics: Sequence[str] = tuple(METRICS),
@@ -266,7 +243,7 @@ def evaluate(
         raise ConfigError(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
         )
-    model = load_in_fp32(path, drawing) if is_model(path) else None
+    model = images.load_in_fp32(path, drawing) if is_model(path) else None
     flags = {"--weights": drawing.weights, "--seed": first_seed, "--batch-size": drawing.batch_size}
     given = [*drawing.sampling, *(flag for flag, value in flags.items() if value is not None)]
     if model is None and given:
@@ -276,20 +253,21 @@ def evaluate(
     reference = against.reference
     if model:
         generated, count, shape = None, num or DEFAULT_COUNT, model.image_shape
-        run_images = run_images_of(run_folder_of(path))
+        run_images = images.run_images_of(run_folder_of(path))
         real = open_real(reference, shape, model.spec, run_images)
-        config = model.sampling_config(conditional=has_labels(model, real), **drawing.sampling)
+        conditional = images.has_labels(model, real)
+        config = model.sampling_config(conditional=conditional, **drawing.sampling)
         folder = run_folder_of(path) / "evaluation"
         parts = ["set", *sampling_name(model.spec, config)]
     else:
-        generated, config, run_images = read_images(path, num), None, NO_RUN
+        generated, config, run_images = images.read_images(path, num), None, images.NO_RUN
         count, shape = len(generated.images), generated.images.shape[1:]
         real = open_real(reference, shape)
         folder, parts = path.absolute().parent, ["set", path.stem]
-    space = against.open_extractor(shape, drawing.device)
+    space = open_extractor(against, shape, drawing.device)
     name = reference if reference in RUN_SPLITS else Path(reference).stem
     folder = out or folder / "-".join([*parts, space.name, name, str(count)])
-    require_no_scores(folder / METRICS_FILE)
+    records.require_no_scores(folder / records.METRICS_FILE)
     marks = check_enough_images(count, real, space, allow_small=against.allow_small)
     if space.name not in PRETRAINED:
         marks.append(
@@ -300,7 +278,7 @@ def evaluate(
     real_features = open_reference(reference, real, space)
     if model and config:
         with progress_bar("images") as progress:
-            generated = generate_images(
+            generated = images.generate_images(
                 model,
                 count,
                 config,
@@ -311,10 +289,10 @@ def evaluate(
                 progress=progress,
             )
     assert generated is not None
-    record = Metrics(
-        date=now(),
+    record = records.Metrics(
+        date=records.now(),
         complete=False,
-        versions=versions(*LIBRARIES),
+        versions=records.versions(*LIBRARIES),
         generated=generated.info,
         reference=real_features.info,
         extractor=space.info(),
@@ -330,15 +308,15 @@ def evaluate(
         started = time.perf_counter()
         try:
             if name in undefined:
-                raise NotDefined(undefined[name])
+                raise records.NotDefined(undefined[name])
             result = METRICS[name](subject)
-        except NotDefined as reason:
+        except records.NotDefined as reason:
             record.missing[name] = str(reason)
         else:
             record.add(result)
             record.seconds[name] = time.perf_counter() - started
         record.write(folder)
-    record.complete, record.published = True, published_beside(record)
+    record.complete, record.published = True, records.published_beside(record)
     return record.write(folder), folder
 
 

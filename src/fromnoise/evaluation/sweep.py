@@ -19,34 +19,18 @@ import numpy as np
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.curves import sweep_figure
-from fromnoise.evaluation.features import check_installed, digest, extract_features
-from fromnoise.evaluation.images import (
-    BATCH_SIZE,
-    Drawing,
-    generate_images,
-    has_labels,
-    load_in_fp32,
-    run_images_of,
+from fromnoise.evaluation import images, records
+from fromnoise.evaluation.features import (
+    Against,
+    check_installed,
+    digest,
+    extract_features,
+    open_extractor,
 )
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import blocks_of, frechet_scores, ratio
-from fromnoise.evaluation.records import (
-    SWEEP_FILE,
-    Row,
-    describe_reference,
-    headings_in,
-    now,
-    read_record,
-    versions,
-    write_record,
-)
-from fromnoise.evaluation.reference import (
-    Against,
-    describe,
-    open_real,
-    open_reference,
-    reference_from_npz,
-)
+from fromnoise.evaluation.records import Row, describe_reference
+from fromnoise.evaluation.reference import describe, open_real, open_reference, reference_from_npz
 from fromnoise.evaluation.sets import check_enough_images
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import SHAPES_OF_GUIDANCE
@@ -61,7 +45,7 @@ logger = logging.getLogger("fromnoise")
 def sweep_to_folder(
     path: Path,
     against: Against,
-    drawing: Drawing,
+    drawing: images.Drawing,
     *,
     samplers: Sequence[str],
     steps: Sequence[int],
@@ -81,10 +65,11 @@ def sweep_to_folder(
         raise ConfigError(f"--save-best {save_best} is not a model file. Name it FILE.safetensors.")
     if save_best is not None and save_best.exists():
         raise ConfigError(f"--save-best {save_best.absolute()} exists. Give a new name.")
-    model = load_in_fp32(path, drawing)
+    model = images.load_in_fp32(path, drawing)
     run = run_folder_of(path)
-    real = open_real(against.reference, model.image_shape, model.spec, run_images_of(run))
-    guided = has_labels(model, real)
+    run_images = images.run_images_of(run)
+    real = open_real(against.reference, model.image_shape, model.spec, run_images)
+    guided = images.has_labels(model, real)
     if scales and not guided:
         raise ConfigError(
             f"--guidance has no effect: the images of --reference {against.reference} lack the "
@@ -95,14 +80,15 @@ def sweep_to_folder(
     for sampler, count, scale in combinations:
         settings = {**drawing.sampling, "sampler": sampler, "steps": count, "guidance": scale}
         configs.append(model.sampling_config(conditional=guided, **settings))
-    space = against.open_extractor(model.image_shape, drawing.device)
-    num, batch_size = num or max(DEFAULT_COUNT, space.width), drawing.batch_size or BATCH_SIZE
+    space = open_extractor(against, model.image_shape, drawing.device)
+    num = num or max(DEFAULT_COUNT, space.width)
+    batch_size = drawing.batch_size or images.BATCH_SIZE
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
-    file = (out or run / "evaluation" / "-".join(parts)) / SWEEP_FILE
+    file = (out or run / "evaluation" / "-".join(parts)) / records.SWEEP_FILE
     check_enough_images(num, real, space, allow_small=against.allow_small)
     npz = Path(against.reference)
     facts = {  # all that the rows depend on
-        "versions": versions("fromnoise", "torch"),
+        "versions": records.versions("fromnoise", "torch"),
         "model": digest(model.denoiser),
         **model.spec.weights_info(),
         "sampling": [config.model_dump(mode="json") for config in configs],
@@ -120,7 +106,7 @@ def sweep_to_folder(
     model.sample(range(min(batch_size, num)), batch_size=batch_size, **warm_up)
     for config in configs[len(rows) :]:
         with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
-            generated = generate_images(
+            generated = images.generate_images(
                 model, num, config, labels_of=real, batch_size=batch_size, progress=progress
             )
         blocks = blocks_of(extract_features(space, generated.images).features)
@@ -159,7 +145,7 @@ def read_rows(file: Path, facts: Mapping[str, Any]) -> list[Row]:
     """
     if not file.exists():
         return []
-    stored = read_record(file, where=str(file.absolute()))
+    stored = records.read_record(file, where=str(file.absolute()))
     stored = stored if isinstance(stored, dict) else {}
     if other := [key for key, fact in facts.items() if stored.get(key) != fact]:
         raise ConfigError(
@@ -225,7 +211,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
 def distance_name(facts: Mapping[str, Any]) -> str:
     """Return the name of the Fréchet distance in the features of a sweep."""
     extractor = facts["extractor"]["name"]
-    heading = headings_in(extractor)["fid"]
+    heading = records.headings_in(extractor)["fid"]
     return heading if extractor == "inception" else f"{heading} ({extractor})"
 
 
@@ -233,9 +219,9 @@ def write_sweep(file: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> No
     """Write sweep.png, sweep.md and sweep.json, each complete or not at all."""
     of_front = zip(rows, front(rows), strict=True)
     rows = [row.model_copy(update={"on_front": on_front}) for row, on_front in of_front]
-    content = {**facts, "date": now(), "rows": rows}
+    content = {**facts, "date": records.now(), "rows": rows}
     sweep_figure(*drawn(rows), file.with_name(PICTURE), distance=distance_name(facts))
-    write_record(file, content, table(rows, facts))
+    records.write_record(file, content, table(rows, facts))
 
 
 def drawn(

@@ -7,6 +7,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import (
+    Against,
     Extractor,
     check_installed,
     extract_features,
@@ -37,12 +38,9 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
             "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
             "folder that `fromnoise classifier train` writes."
         )
-    extractor = open_extractor(
-        settings.extractor,
-        (spec.channels, *spec.size),
-        classifier=settings.classifier if settings.extractor == "classifier" else None,
-        device=device,
-    )
+    classifier = settings.classifier if settings.extractor == "classifier" else None
+    against = Against(extractor=settings.extractor, classifier=classifier)
+    extractor = open_extractor(against, (spec.channels, *spec.size), device)
     if settings.num_images < extractor.width:
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the "
