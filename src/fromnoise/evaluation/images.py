@@ -104,11 +104,6 @@ def samples_in(folder: Path) -> list[str] | None:
     return None
 
 
-UNCONDITIONAL = "none: the model is unconditional"
-NO_SHARED_LABELS = "none: the reference lacks the labels of the model"
-AS_REFERENCE = "those of the reference images, in about the same proportions"
-
-
 class Drawing(NamedTuple):
     """How the images of a model are sampled."""
 
@@ -156,9 +151,12 @@ def generate_images(
 
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
-    cond, labels = None, NO_SHARED_LABELS if model.spec.label_names else UNCONDITIONAL
+    cond, labels = None, "none: the model is unconditional"
+    if model.spec.label_names:
+        labels = "none: the reference lacks the labels of the model"
     if labels_of is not None and has_labels(model, labels_of):
-        labels, rows_of_labels = AS_REFERENCE, np.asarray(labels_of.images.labels)
+        labels = "those of the reference images, in about the same proportions"
+        rows_of_labels = np.asarray(labels_of.images.labels)
         order = np.resize(interleave_labels(rows_of_labels), num)  # repeated if needed
         cond = torch.from_numpy(rows_of_labels[order])
     config = config if cond is not None else with_guidance(config, 1.0)

@@ -95,12 +95,7 @@ class LabelScores(BaseModel):
 
 
 def score_with_intervals(
-    predictions: LabelPredictions,
-    targets: np.ndarray,
-    condition: np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    predictions: LabelPredictions, targets: np.ndarray, condition: np.ndarray, **bootstrap: int
 ) -> dict[str, Interval]:
     """Return the scores of `scores` with 95 % intervals, over new conditions and new seeds.
 
@@ -119,21 +114,17 @@ def score_with_intervals(
     and 62 % with 2. If they do not differ and have several images each: 98 to 99 %, because the
     second stage counts the spread among seeds once more.
 
-    predictions, targets: as for `label_counts`. condition: int (N,), any integers. seed: the same
-    one gives the same intervals for any order and numbers of conditions.
+    predictions, targets: as for `label_counts`. condition: int (N,), any integers. bootstrap:
+    `resamples` (2,000), and `seed` (0), which gives the same intervals for any order and numbers of
+    conditions.
     """
     ratios = list(score_ratios(label_counts(predictions, targets)).values())
     one = np.zeros(len(targets))
-    return dict(zip(SCORES, _intervals(ratios, condition, one, resamples, seed), strict=True))
+    return dict(zip(SCORES, _intervals(ratios, condition, one, **bootstrap), strict=True))
 
 
 def scores_per_label(
-    predictions: LabelPredictions,
-    targets: np.ndarray,
-    condition: np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    predictions: LabelPredictions, targets: np.ndarray, condition: np.ndarray, **bootstrap: int
 ) -> list[LabelScores]:
     """Return precision, recall, f1 and extra of each label alone, in the order of the labels.
 
@@ -147,7 +138,7 @@ def scores_per_label(
         ratios = score_ratios(counts)
         names = ("precision", "recall", "f1", "extra")
         chosen = [ratios[name] for name in names]
-        intervals = _intervals(chosen, condition, targets[:, k], resamples, seed)
+        intervals = _intervals(chosen, condition, targets[:, k], **bootstrap)
         asked, negated = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
         found = dict(zip(names, intervals, strict=True))
         label_scores.append(LabelScores(asked=asked, negated=negated, **found))
@@ -155,7 +146,12 @@ def scores_per_label(
 
 
 def _intervals(
-    ratios: list[Ratio], group: np.ndarray, strata: np.ndarray, resamples: int, seed: int
+    ratios: list[Ratio],
+    group: np.ndarray,
+    strata: np.ndarray,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[Interval]:
     numerators, denominators = (np.stack(part, axis=1) for part in zip(*ratios, strict=True))
     images = np.concatenate([numerators, denominators], axis=1)

@@ -45,7 +45,6 @@ def read_prompts(
     Without files and texts: each label alone. names: the labels of the model. Returns name → int8
     (M, K): +1 must appear, −1 must not appear, 0 open.
     """
-    _check_labels(names)
     prompts = [(file.stem, read_conditions(file, names)) for file in files]
     if texts:
         prompts.append(("labels", np.stack([parse_labels(text, names) for text in texts])))
@@ -80,6 +79,8 @@ def evaluate_labels_to_folder(
     """
     model = load_in_fp32(path, drawing)
     loaded, names = load_classifier(classifier, device=drawing.device), model.spec.label_names
+    if not names:
+        raise DataError("this model is unconditional. Train one with data.labels=true.")
     prompts = read_prompts(names, files, texts)
     order = _column_order(model, loaded)
     configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
@@ -178,7 +179,6 @@ def label_table(results: Sequence[records.LabelResult], classifier: Classifier) 
 def _column_order(model: Model, classifier: Classifier) -> list[int]:
     """Return the index of each of the model's labels among the classifier's labels."""
     names, known = model.spec.label_names, classifier.spec.label_names
-    _check_labels(names)
     if set(names) != set(known):
         differing = sorted(set(names) ^ set(known))
         raise DataError(
@@ -197,11 +197,6 @@ def _column_order(model: Model, classifier: Classifier) -> list[int]:
             *theirs,
         )
     return [known.index(name) for name in names]
-
-
-def _check_labels(names: Sequence[str]) -> None:
-    if not names:
-        raise DataError("this model is unconditional. Train one with data.labels=true.")
 
 
 def _save_picture(

@@ -135,29 +135,22 @@ def variance_of(model: Model) -> Variance:
 
 
 def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
-    if offset := model.spec.diffusion.offset_noise:
-        raise ValueError(
-            f"this model was trained with diffusion.offset_noise = {offset:g}, but the bound "
-            "assumes standard normal noise. Use a model without it."
-        )
-    low, high = model.spec.data_range
-    if (low, high) != (-1, 1):
-        raise ValueError(
-            f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 "
-            "levels in -1..1. Use a model of that range."
-        )
-    if images.dtype != np.uint8 or images.shape[1:] != model.image_shape:
-        raise ValueError(
-            f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W) of the model's "
-            f"{model.image_shape}."
-        )
-    if len(images) < 2:
-        raise ValueError(f"{len(images)} images give no interval. Give at least 2 images.")
-    names = model.spec.label_names
-    if labels is not None and not names:
-        raise ValueError("this model is unconditional. Remove labels.")
-    if labels is not None and labels.shape != (len(images), len(names)):
-        raise ValueError(f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}).")
+    offset, (low, high) = model.spec.diffusion.offset_noise, model.spec.data_range
+    expected = (len(images), len(model.spec.label_names))
+    shape = () if labels is None else labels.shape
+    problems = {
+        f"this model was trained with diffusion.offset_noise = {offset:g}, but the bound assumes "
+        "standard normal noise. Use a model without it.": offset,
+        f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 levels in "
+        "-1..1. Use a model of that range.": (low, high) != (-1, 1),
+        f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W) of the model's "
+        f"{model.image_shape}.": images.dtype != np.uint8 or images.shape[1:] != model.image_shape,
+        f"{len(images)} images give no interval. Give at least 2 images.": len(images) < 2,
+        "this model is unconditional. Remove labels.": shape and not expected[1],
+        f"labels have shape {shape}. Give {expected}.": shape and shape != expected,
+    }
+    if found := [problem for problem, wrong in problems.items() if wrong]:
+        raise ValueError(found[0])
 
 
 def evaluate_likelihood(

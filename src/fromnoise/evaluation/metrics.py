@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fromnoise.evaluation.fid import (
     Moments,
-    frechet_to,
+    frechet_distance,
     merge_moments,
     moments_of,
     subtract_moments,
+    symmetric_root,
 )
 from fromnoise.evaluation.intervals import (
     Interval,
@@ -68,9 +69,12 @@ def frechet_scores(
     blocks: the moments of G ≥ 2 disjoint sets of about equal size. mean, covariance: of the real
     images, (D,) and (D, D).
     """
-    to_reference, everything = frechet_to(mean, covariance), merge_moments(*blocks)
-    rests = [everything, *(subtract_moments(everything, block) for block in blocks)]
-    fid, *rest = (to_reference(m.mean, m.covariance) for m in rests)
+    everything = merge_moments(*blocks)
+    parts = [everything, *(subtract_moments(everything, block) for block in blocks)]
+    root = symmetric_root(covariance)
+    fid, *rest = (
+        frechet_distance(of.mean, of.covariance, mean, covariance, root_b=root) for of in parts
+    )
     left_out, G = np.array(rest), len(blocks)
     error = jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fromnoise.checkpoints import atomic_file
+from fromnoise.classifier.label_scores import SCORES
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import FORMULA
@@ -215,14 +216,9 @@ METRIC_HEADINGS = {  # of a metric that is not defined, for its scores
     "copies": "copies of training images",
     "bits": "bits/dim",
 }
-LABEL_HEADINGS = {
-    "recall_at_k": "recall@k",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "exact_match": "exact match",
-    "extra": "extra",
-}
+LABEL_HEADINGS = dict(
+    zip(SCORES, ("recall@k", "precision", "recall", "F1", "exact match", "extra"), strict=True)
+)
 
 
 def headings_in(extractor: str | None) -> dict[str, str]:

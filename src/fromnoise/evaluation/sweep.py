@@ -39,6 +39,7 @@ from fromnoise.progress import progress_bar
 
 DEFAULT_COUNT = 1000  # images per configuration
 PICTURE = "sweep.png"
+Lines = dict[str, list[tuple[float, ...]]]
 logger = logging.getLogger("fromnoise")
 
 
@@ -224,11 +225,9 @@ def write_sweep(file: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> No
     records.write_record(file, content, table(rows, facts))
 
 
-def drawn(
-    rows: Sequence[Row],
-) -> tuple[dict[str, list[tuple[float, ...]]], list[tuple[float, float]]]:
+def drawn(rows: Sequence[Row]) -> tuple[Lines, list[tuple[float, float]]]:
     """Return the lines and the Pareto front for `sweep_axes`."""
-    lines: dict[str, list[tuple[float, ...]]] = {}
+    lines: Lines = {}
     for row in sorted(rows, key=lambda row: row.steps):
         if not math.isnan(row.fid.value):
             point = (row.steps, row.seconds_per_image, *row.fid.known())

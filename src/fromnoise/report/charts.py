@@ -52,13 +52,13 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
         return [(run.name, run.rows, key, run.colour) for run in runs]
 
     note = "As logged, and the geometric mean over ± 10 % of the step."
-    charts = [_lines("Loss", columns("loss"), _last, smoothed=True, note=note)]
+    charts = [_lines("Loss", columns("loss"), smoothed=True, note=note)]
     for run in runs:
         title = "Loss by noise level" + (f", {run.name}" if len(runs) > 1 else "")
         quarters = enumerate(zip(QUARTER_NAMES, QUARTERS, strict=True), start=1)
         of_t = [(name, run.rows, f"loss_q{i}", colour) for i, (name, colour) in quarters]
         note = "The four quarters of t, smoothed."
-        charts.append(_lines(title, of_t, _last, smoothed=True, note=note))
+        charts.append(_lines(title, of_t, smoothed=True, note=note))
     charts.append(_scores(runs))
     for key, title, value_of in (
         ("learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),
@@ -93,14 +93,10 @@ def bits_chart(bits: Bits, run: RunFolder) -> Chart:
     return Chart(title, Markup(svg), note=note)
 
 
-def _last(values: np.ndarray) -> str:
-    return f"{values[-1]:.4f}"
-
-
 def _lines(
     title: str,
     columns: Iterable[Column],
-    value_of: Callable[[np.ndarray], str],
+    value_of: Callable[[np.ndarray], str] = lambda values: f"{values[-1]:.4f}",
     *,
     smoothed: bool = False,
     note: str = "",
