@@ -427,6 +427,12 @@ def test_a_run_with_only_a_recipe(bare):
     Page(html)
 
 
+def test_samples_that_are_nan_are_a_problem_of_the_run(home, nan_seeds):
+    html = write_report([home / "a"], home / "nan.html").read_text()
+    assert "sampling failed: 2 of 16 images are NaN or infinite, of seeds 5, 6." in html
+    assert "12.35" in section(html, "metrics")
+
+
 def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):
     run = bare
     rows = [{"step": s, "loss": 0.5 + s, "learning_rate": 1e-3} for s in (1, 2, 4)]

@@ -11,7 +11,6 @@ from fromnoise.config.errors import ConfigError
 
 Out = Annotated[Path | None, Option(help="a new folder", show_default="in evaluation/ of the run")]
 Scales = Annotated[str | None, Option(help="s, as in 1,2,3", show_default="the model's")]
-Seed = Annotated[int, Option(min=0, help="of the first image")]
 
 
 def evaluate(
@@ -67,7 +66,7 @@ def evaluate_labels(
     ] = None,
     num: Annotated[int, Option(min=1, help="images per condition")] = 8,
     guidance: Scales = None,
-    seed: Seed = 0,
+    seed: Annotated[int, Option(min=0, help="of the first image")] = 0,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     weights: options.Weights = None,

@@ -73,9 +73,8 @@ def open_extractor(
 ) -> Extractor:
     """Open one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
 
-    Raises ExtractorError for an unknown name, an option of another extractor, an unsuitable number
-    of channels and missing files; ValueError for images that do not fit the classifier; and the
-    errors of `load_classifier`.
+    Raises ExtractorError for settings that do not match and missing files, and the errors of the
+    classifier.
     """
     classifier, features_weights = against.classifier, against.features_weights
     name = against.extractor or ("inception" if classifier is None else "classifier")

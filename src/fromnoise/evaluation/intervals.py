@@ -17,12 +17,9 @@ from fromnoise.classifier.label_scores import (
     score_ratios,
 )
 
-
-def _number(value: Any) -> Any:
-    return math.nan if value in (None, math.inf, -math.inf) else value
-
-
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[
+    float, BeforeValidator(lambda x: math.nan if x in (None, math.inf, -math.inf) else x)
+]
 """A number of a JSON file, in which null stands for NaN."""
 
 

@@ -85,9 +85,8 @@ def evaluate_labels_to_folder(
     order = _column_order(model, loaded)
     configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
     config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
-    model.guided_denoiser(
-        config, 1, cond=torch.from_numpy(next(iter(prompts.values()))[:1])
-    )  # raises
+    [first, *_] = prompts.values()
+    model.guided_denoiser(config, 1, cond=torch.from_numpy(first[:1]))  # raises
     parts = ["labels", *sampling_name(model.spec, with_guidance(config, 1.0))]
     parts += [name.replace(" ", "-") for name in prompts]
     if texts:  # others would have the same name

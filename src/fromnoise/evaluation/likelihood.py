@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
+from fromnoise.diffusion.likelihood import estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
 from fromnoise.evaluation import records
 from fromnoise.evaluation.copies import evenly_spaced
@@ -77,16 +77,18 @@ def measure_bits(
     evaluations = min(EVALUATIONS, T) if evaluations is None else evaluations
     variance = variance_of(model)
 
-    def estimate(rows: range) -> BitsPerDimension:
+    parts = []
+    for start in range(0, len(images), batch_size):
+        rows = range(start, min(start + batch_size, len(images)))
         seeds = [seed_of(seed, i, "bits") for i in rows]
         draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
 
-        def noise(t: Tensor) -> Tensor:
+        def noise(t: Tensor, seeds: list[int] = seeds) -> Tensor:
             each = zip(seeds, t.tolist(), strict=True)
             drawn = [image_noise([s], t_i, images.shape[1:]) for s, t_i in each]
             return torch.cat(drawn).to(like.device)
 
-        return estimated_bits_per_dimension(
+        part = estimated_bits_per_dimension(
             model.denoiser,
             to_float(torch.tensor(images[rows]).to(like.device)),  # a copy: it may be read-only
             None if labels is None else torch.tensor(labels[rows]).to(like),
@@ -94,11 +96,8 @@ def measure_bits(
             noise=noise,
             variance=variance,
         )
-
-    parts = []
-    for i in range(0, len(images), batch_size):
-        parts.append(estimate(range(i, min(i + batch_size, len(images)))))
-        progress(min(i + batch_size, len(images)), len(images))
+        parts.append(part)
+        progress(rows.stop, len(images))
     totals, priors, sums = (
         torch.cat([part[k] for part in parts]).double().cpu().numpy() for k in range(3)
     )  # (N,), (N,), (N,K)

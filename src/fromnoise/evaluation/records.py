@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -300,27 +300,17 @@ def describe_reference(real: Mapping[str, Any]) -> str:
 WEIGHTS = "6726825d"  # first digits of the SHA-256 of the published Inception weights
 
 
-class Published(NamedTuple):
-    """One row of a paper's table."""
-
-    system: str
-    source: str  # of the training images and of the reference
-    count: int  # generated images
-    conditional: bool
-    fid: float
-    inception_score: float | None
-    how: str  # sampler
-
-
 HEUN = "35 evaluations of Heun, the least of three draws"
-RESULTS = (
-    Published("Ho et al. 2020", "cifar10", 50_000, False, 3.17, 9.46, "1,000 ancestral steps"),
-    Published(
-        "Nichol and Dhariwal 2021, linear", "cifar10", 50_000, False, 2.90, None, "T = 4,000"
-    ),
-    Published("Karras et al. 2022", "cifar10", 50_000, False, 1.97, None, HEUN),
-    Published("Karras et al. 2022", "cifar10", 50_000, True, 1.79, None, HEUN),
-)
+KEYS = ("system", "source", "count", "conditional", "fid", "inception_score", "how")
+RESULTS: list[Metadata] = [
+    dict(zip(KEYS, row, strict=True))
+    for row in (  # source: of the training images and of the reference; count: generated images
+        ("Ho et al. 2020", "cifar10", 50_000, False, 3.17, 9.46, "1,000 ancestral steps"),
+        ("Nichol and Dhariwal 2021, linear", "cifar10", 50_000, False, 2.90, None, "T = 4,000"),
+        ("Karras et al. 2022", "cifar10", 50_000, False, 1.97, None, HEUN),
+        ("Karras et al. 2022", "cifar10", 50_000, True, 1.79, None, HEUN),
+    )
+]
 
 
 def published_beside(record: Metrics) -> list[Metadata]:
@@ -335,8 +325,8 @@ def published_beside(record: Metrics) -> list[Metadata]:
         return []
     conditional = generated.get("labels", "").startswith("those")
     return [
-        result._asdict()
+        result
         for result in RESULTS
-        if (f"{result.source}, train", 50_000, [3, 32, 32]) == reference
-        and (result.count, result.conditional) == (generated["count"], conditional)
+        if (f"{result['source']}, train", 50_000, [3, 32, 32]) == reference
+        and (result["count"], result["conditional"]) == (generated["count"], conditional)
     ]
