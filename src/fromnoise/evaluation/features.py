@@ -58,7 +58,7 @@ def check_installed() -> None:
 
 
 class Against(NamedTuple):
-    """What images are compared with, and in which features."""
+    """The real images of a comparison, and the features that are compared."""
 
     reference: str = "train"
     """`train` or `test` of the run; a folder, zip or npz; an npz of `mu` and `sigma`."""

@@ -105,7 +105,7 @@ def samples_in(folder: Path) -> list[str] | None:
 
 
 class Drawing(NamedTuple):
-    """How the images of a model are sampled."""
+    """The settings by which images of a model are sampled."""
 
     weights: Weights | None = None
     batch_size: int | None = None  # None: 64
