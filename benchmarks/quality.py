@@ -15,8 +15,7 @@ from report import machine, save
 from two_sample import one_nearest_neighbour_accuracy
 
 import fromnoise
-from fromnoise.evaluation.copies import check_copies
-from fromnoise.evaluation.copy_report import copy_verdict
+from fromnoise.evaluation.copies import check_copies, copy_verdict
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 
 

@@ -78,7 +78,7 @@ def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
 def distance(images: np.ndarray, measure: Measure) -> Interval:
     """That of `fromnoise evaluate` (its `fid`), of uint8 (N, C, H, W)."""
     space = classifier_features(measure.classifier)
-    features = extract_features(space, images)
+    features = extract_features(space, images).features
     blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
     return frechet_scores(blocks, measure.reference.mean, measure.reference.covariance)[0]
 

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fromnoise.evaluation.evaluate import evaluate
+from fromnoise.evaluation.features import Against
+from fromnoise.evaluation.images import Drawing
+from fromnoise.evaluation.sets import evaluate
 
 library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
@@ -55,14 +57,8 @@ def test_all_scores_are_those_of_its_command(random_inception, tmp_path):
     command += ["--input1", str(made), "--input2", str(real)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     theirs = json.loads(finished.stdout)
-    _, folder = evaluate(
-        made,
-        reference=str(real),
-        features_weights=random_inception,
-        allow_small=True,
-        out=tmp_path / "out",
-        device="cpu",
-    )
+    against = Against(str(real), features_weights=random_inception, allow_small=True)
+    _, folder = evaluate(made, against, Drawing(device="cpu"), out=tmp_path / "out")
     ours = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
     for name, key in {
         "fid": "frechet_inception_distance",

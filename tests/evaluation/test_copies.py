@@ -7,15 +7,16 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import open_images
-from fromnoise.evaluation import copy_report, neighbours
+from fromnoise.evaluation import copies, neighbours
 from fromnoise.evaluation.copies import (
     check_copies,
-    left_out_rows,
+    copies_as_json,
+    copy_verdict,
+    evenly_spaced,
     rare_threshold,
+    save_copy_sheet,
     share_nearer,
-    space_of,
 )
-from fromnoise.evaluation.copy_report import copies_as_json, copy_verdict, save_copy_sheet
 
 cdist = pytest.importorskip("scipy.spatial.distance").cdist
 stats = pytest.importorskip("scipy.stats")
@@ -115,8 +116,8 @@ def test_without_held_out_images_each_training_image_is_left_out():
     held_out = check.spaces["pixels"].held_out
     np.testing.assert_allclose(held_out.distance, distance.min(axis=1), rtol=1e-12)
     assert "30 training images, each left out" in copy_verdict(check)
-    assert len(left_out_rows(100_000)) == len(set(left_out_rows(100_000))) == 4096
-    assert (left_out_rows(100_000)[[0, -1]] == (0, 99_999)).all()
+    assert len(evenly_spaced(100_000)) == len(set(evenly_spaced(100_000))) == 4096
+    assert (evenly_spaced(100_000)[[0, -1]] == (0, 99_999)).all()
 
 
 def test_the_copy_of_an_image_with_twins_is_found():
@@ -198,15 +199,14 @@ def test_a_further_space_finds_what_pixels_do_not_and_says_so():
     train, held_out, samples = smooth(1000, 1), smooth(1000, 2), smooth(1000, 3)
     samples[:5] = to_uint8(train[:5] + 40.0)  # brighter
     samples[5:8] = train[5:8]
-    space = space_of(without_brightness, samples, train, held_out)
-    check = check_copies(samples, train, held_out, spaces={"shape": space})
+    spaces = {"shape": without_brightness}
+    check = check_copies(samples, train, held_out, spaces=spaces)
     assert check.flagged.nonzero()[0].tolist() == list(range(8))
-    copies = {copy["sample"]: copy for copy in copies_as_json(check)["copies"]}
-    assert all(copies[i]["flagged by"] == ["shape"] for i in range(5))
-    assert all(copies[i]["flagged by"] == ["pixels", "shape"] for i in range(5, 8))
+    found = {copy["sample"]: copy for copy in copies_as_json(check)["copies"]}
+    assert all(found[i]["flagged by"] == ["shape"] for i in range(5))
+    assert all(found[i]["flagged by"] == ["pixels", "shape"] for i in range(5, 8))
     assert "(3 of them exact; 3 by pixels, 8 by shape)" in copy_verdict(check)
-    left = space_of(without_brightness, samples, train)
-    assert check_copies(samples, train, spaces={"shape": left}).flagged[:8].all()
+    assert check_copies(samples, train, spaces=spaces).flagged[:8].all()
 
 
 def test_nearer_is_mann_and_whitneys_u():
@@ -278,8 +278,8 @@ def test_the_sheet_shows_the_closest_pairs_first(tmp_path, monkeypatch):
         recorded.update(images=images, **options)
         return grid_figure(images, path, **options)
 
-    grid_figure = copy_report.grid_figure
-    monkeypatch.setattr(copy_report, "grid_figure", record)
+    grid_figure = copies.grid_figure
+    monkeypatch.setattr(copies, "grid_figure", record)
     train, held_out, samples = smooth(100, 1), smooth(100, 2), smooth(50, 3)
     samples[13] = flipped(train[7:8])[0]
     check = check_copies(samples, train, held_out)

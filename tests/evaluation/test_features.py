@@ -11,9 +11,10 @@ from fromnoise.classifier.classifier import (
 )
 from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
+    Against,
     ExtractorError,
     classifier_features,
-    extract_in_parts,
+    extract_features,
     open_extractor,
 )
 
@@ -28,7 +29,7 @@ def judge_of(kind="classes", channels=3, size=(8, 8)):
 
 
 def test_pixels_are_themselves_between_0_and_1():
-    pixels = open_extractor("pixels", (1, 2, 2))
+    pixels = open_extractor(Against(extractor="pixels"), (1, 2, 2))
     images = np.array([0, 51, 102, 255], dtype=np.uint8).reshape(1, 1, 2, 2)
     features, logits = pixels.extract(images)
     np.testing.assert_allclose(features, [[0, 0.2, 0.4, 1]])
@@ -37,7 +38,7 @@ def test_pixels_are_themselves_between_0_and_1():
 
 def test_large_images_are_averaged():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), dtype=np.uint8)
-    pixels = open_extractor("pixels", (3, 64, 96))
+    pixels = open_extractor(Against(extractor="pixels"), (3, 64, 96))
     expected = images.reshape(2, 3, 32, 2, 32, 3).mean(axis=(3, 5)) / 255
     np.testing.assert_allclose(pixels.extract(images).features, expected.reshape(2, -1), rtol=1e-5)
     assert (pixels.width, pixels.resize) == (3072, "averaged to 32×32")
@@ -86,14 +87,13 @@ def test_grey_is_repeated_and_batches_are_put_together(monkeypatch):
     assert logits is None
 
 
-def test_features_come_extract_in_parts_and_are_counted(monkeypatch):
+def test_features_are_extracted_in_parts_and_are_counted(monkeypatch):
     monkeypatch.setattr(extractors, "PART", 4)
     done = []
-    pixels = open_extractor("pixels", (3, 8, 8))
-    parts = list(extract_in_parts(pixels, IMAGES, lambda *of: done.append(of)))
+    pixels = open_extractor(Against(extractor="pixels"), (3, 8, 8))
+    found = extract_features(pixels, IMAGES, lambda *of: done.append(of)).features
     assert done == [(4, 9), (8, 9), (9, 9)]
-    together = np.concatenate([part.features for _, part in parts])
-    np.testing.assert_array_equal(together, pixels.extract(IMAGES).features)
+    np.testing.assert_array_equal(found, pixels.extract(IMAGES).features)
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -104,7 +104,7 @@ def test_features_that_are_not_finite_are_refused():
 
     broken = extractors.Extractor("pixels", 2, "", "none", extract)
     with pytest.raises(ExtractorError, match=r"NaN or infinite for 1 of the images 0-8\. Check"):
-        next(extract_in_parts(broken, IMAGES))
+        extract_features(broken, IMAGES)
 
 
 def no_network(*_, **__):
@@ -117,7 +117,7 @@ def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(mon
         library.feature_extractor_inceptionv3, "load_state_dict_from_url", no_network
     )
     with pytest.raises(ExtractorError) as error:
-        open_extractor("inception", (3, 8, 8))
+        open_extractor(Against(extractor="inception"), (3, 8, 8))
     line = str(error.value)
     assert f"Download {library.feature_extractor_inceptionv3.URL_INCEPTION_V3}" in line
     assert "checkpoints/weights-inception-2015-12-05-6726825d.pth" in line
@@ -128,7 +128,7 @@ def test_without_weights_and_network_it_is_said_what_to_fetch_and_what_works(mon
     )
     monkeypatch.setattr(torch.hub, "load", no_network)
     with pytest.raises(ExtractorError, match="DINOv2 is missing and the download failed"):
-        open_extractor("dinov2", (3, 8, 8))
+        open_extractor(Against(extractor="dinov2"), (3, 8, 8))
 
 
 class Code:
@@ -140,7 +140,7 @@ class Code:
 
 def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path, capsys):
     def opened(file):
-        return open_extractor("inception", (3, 8, 8), features_weights=file)
+        return open_extractor(Against(extractor="inception", features_weights=file), (3, 8, 8))
 
     with pytest.raises(ExtractorError, match=r"missing\.pth does not exist"):
         opened(tmp_path / "missing.pth")
@@ -174,16 +174,19 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
 def test_what_does_not_fit_together_is_one_line(tmp_path, name, shape, options, said):
     folder = save_classifier(judge_of(), tmp_path / "classifier")
     with pytest.raises(ValueError, match=said) as error:
-        open_extractor(name, shape, **dict.fromkeys(options, folder))
+        open_extractor(Against(extractor=name, **dict.fromkeys(options, folder)), shape)
     assert "\n" not in str(error.value)
 
 
 def test_the_extractor_is_the_named_one_or_that_of_what_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(extractors, "inception", lambda weights, *, device: ("inception", weights))
     folder = save_classifier(judge_of(), tmp_path / "classifier")
-    assert open_extractor(None, (3, 8, 8)) == ("inception", None)
+    assert open_extractor(Against(), (3, 8, 8)) == ("inception", None)
     for name in (None, "classifier"):
-        assert open_extractor(name, (3, 8, 8), classifier=folder).name == "classifier"
+        assert (
+            open_extractor(Against(extractor=name, classifier=folder), (3, 8, 8)).name
+            == "classifier"
+        )
     for name in (None, "inception"):
-        found = open_extractor(name, (3, 8, 8), features_weights=folder)
+        found = open_extractor(Against(extractor=name, features_weights=folder), (3, 8, 8))
         assert found == ("inception", folder)

@@ -24,8 +24,8 @@ from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
 from fromnoise.evaluation import label_evaluation
+from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.label_evaluation import (
-    PromptSet,
     evaluate_labels_to_folder,
     label_captions,
     read_prompts,
@@ -65,14 +65,13 @@ def model():
     return model_of(NAMES)
 
 
-def score_labels(model, classifier, prompts, folder, *, scales, **options):
+def score_labels(model, classifier, prompts, folder, *, batch_size=64, **options):
     """Score loaded objects; return the results and the table."""
     loaded = {"load_in_fp32": model, "load_classifier": classifier, "read_prompts": prompts}
     returned = {name: lambda *_, of=value, **__: of for name, value in loaded.items()}
     with mock.patch.multiple(label_evaluation, **returned):
-        table, _ = evaluate_labels_to_folder(
-            Path("m"), Path("c"), scales=scales, out=folder, **options
-        )
+        drawing = Drawing(batch_size=batch_size)
+        table, _ = evaluate_labels_to_folder(Path("m"), Path("c"), drawing, out=folder, **options)
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))["results"], table
 
 
@@ -84,7 +83,7 @@ def all_right(conditions, num):
 def test_perfect_predictions_have_perfect_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
     classifier.predictions = lambda images: all_right(CONDITIONS, 4)
-    prompts = [PromptSet("test", CONDITIONS)]
+    prompts = {"test": CONDITIONS}
     rows, _ = score_labels(model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=4)
     assert [(row["prompts"], row["guidance"], row["num_images"]) for row in rows] == [
         ("test", 1.0, 12),
@@ -103,15 +102,13 @@ def test_the_labels_of_model_and_classifier_may_differ_in_order(model, tmp_path)
     classifier = classifier_of(("blue", "red", "green"))
     seen = all_right(CONDITIONS, 2)
     classifier.predictions = lambda images: LabelPredictions(*(part[:, [2, 0, 1]] for part in seen))
-    [row], _ = score_labels(
-        model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[2.0], num=2
-    )
+    [row], _ = score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[2.0], num=2)
     assert row["scores"]["exact_match"]["value"] == 1
 
 
 def test_the_files_hold_the_scores(model, tmp_path):
     classifier = classifier_of(NAMES)
-    prompts = [PromptSet("a", np.array([[1, 0, 0]], dtype=np.int8))]  # no −1
+    prompts = {"a": np.array([[1, 0, 0]], dtype=np.int8)}  # no −1
     _, table = score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     [result] = written["results"]
@@ -126,9 +123,7 @@ def test_the_files_hold_the_scores(model, tmp_path):
     assert table.splitlines()[2].endswith("| – |")
     assert written["conditions"] == {"a": ["red, …"]}
     assert "s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off" in table
-    with pytest.raises(
-        ConfigError, match=r"has the scores of an earlier evaluation\. Give another"
-    ):
+    with pytest.raises(ConfigError, match=r"has scores already\. Give another"):
         score_labels(model, classifier, prompts, tmp_path, scales=[1.5], num=3)
 
 
@@ -156,9 +151,7 @@ def test_an_interrupt_keeps_the_finished_results(model, tmp_path):
 
     classifier.predictions = predictions
     with pytest.raises(KeyboardInterrupt):
-        score_labels(
-            model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0, 2.0], num=2
-        )
+        score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[1.0, 2.0], num=2)
     [result] = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
     assert result["guidance"] == 1
 
@@ -167,7 +160,7 @@ def test_images_resized_differently_cause_a_warning(model, tmp_path, caplog):
     classifier = classifier_of(NAMES)
     classifier.spec = classifier.spec.model_copy(update={"fit": "pad"})
     classifier.predictions = lambda images: all_right(CONDITIONS, 1)
-    score_labels(model, classifier, [PromptSet("a", CONDITIONS)], tmp_path, scales=[1.0], num=1)
+    score_labels(model, classifier, {"a": CONDITIONS}, tmp_path, scales=[1.0], num=1)
     assert "The scores may be wrong" in caplog.text
 
 
@@ -180,7 +173,7 @@ def test_batches_have_the_given_size_and_do_not_mix_prompt_sets(model, tmp_path,
         return denoise(seeds, *arguments, **options)
 
     monkeypatch.setattr(model, "denoise", counted)
-    prompts = [PromptSet("a", CONDITIONS), PromptSet("b", CONDITIONS)]
+    prompts = {"a": CONDITIONS, "b": CONDITIONS}
     each = 2 * len(CONDITIONS)
     rows, _ = score_labels(
         model, classifier, prompts, tmp_path, scales=[1.0, 2.0], num=2, batch_size=each - 1
@@ -210,7 +203,8 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
 
     def evaluate(scales, **sampling):
         paths, out = (tmp_path / "run", tmp_path / "classifier"), tmp_path / "out"
-        evaluate_labels_to_folder(*paths, scales=scales, num=1, out=out, sampling=sampling)
+        drawing = Drawing(sampling=sampling)
+        evaluate_labels_to_folder(*paths, drawing, scales=scales, num=1, out=out)
         return json.loads((out / "scores.json").read_text(encoding="utf-8"))
 
     for scales, wrong, message in (
@@ -232,12 +226,7 @@ def test_options_that_shape_guidance_are_left_out_at_scale_1(model, tmp_path, mo
 def test_images_that_are_nan_are_not_classified(model, tmp_path, nan_seeds):
     with pytest.raises(NotFinite, match="2 of 12 images are NaN or infinite, of seeds 5, 6"):
         score_labels(
-            model,
-            classifier_of(NAMES),
-            [PromptSet("a", CONDITIONS)],
-            tmp_path / "out",
-            scales=[1.0],
-            num=4,
+            model, classifier_of(NAMES), {"a": CONDITIONS}, tmp_path / "out", scales=[1.0], num=4
         )
     assert not (tmp_path / "out").exists()
 
@@ -258,7 +247,7 @@ def test_seeds_count_from_the_first_seed_as_in_sample(model, tmp_path):
 
     classifier = classifier_of(NAMES)
     classifier.predictions = predictions
-    prompts = [PromptSet("a", CONDITIONS)]
+    prompts = {"a": CONDITIONS}
     score_labels(
         model, classifier, prompts, tmp_path, scales=[2.0], num=2, first_seed=7, batch_size=4
     )
@@ -272,9 +261,9 @@ def test_prompts_come_from_files_and_texts(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps([["red"], ["green", "blue"]]))
     files = [tmp_path / "test.json", tmp_path / "new_test.json"]
     prompts = read_prompts(NAMES, files, ["red, -blue", "Blue"])
-    assert [p.name for p in prompts] == ["test", "new_test", "labels"]
-    np.testing.assert_array_equal(prompts[0].conditions, [[1, -1, -1], [-1, 1, 1]])
-    np.testing.assert_array_equal(prompts[2].conditions, [[1, 0, -1], [0, 0, 1]])
+    assert list(prompts) == ["test", "new_test", "labels"]
+    np.testing.assert_array_equal(prompts["test"], [[1, -1, -1], [-1, 1, 1]])
+    np.testing.assert_array_equal(prompts["labels"], [[1, 0, -1], [0, 0, 1]])
     with pytest.raises(DataError, match=r"two sets of conditions are called test\. Rename"):
         read_prompts(NAMES, [files[0], files[0]], [])
 
@@ -290,7 +279,7 @@ def test_prompts_come_from_files_and_texts(tmp_path):
 def test_mismatches_are_refused_before_sampling(names, size, classified, message, tmp_path):
     out = tmp_path / "out"
     model, classifier = model_of(names, size), classifier_of(classified)
-    prompts = [PromptSet("a", np.ones((1, len(names)), dtype=np.int8))]
+    prompts = {"a": np.ones((1, len(names)), dtype=np.int8)}
     with pytest.raises(ValueError, match=message):
         score_labels(model, classifier, prompts, out, scales=None)
     assert not out.exists()
@@ -299,11 +288,7 @@ def test_mismatches_are_refused_before_sampling(names, size, classified, message
 def test_a_negative_scale_is_refused_with_the_formula(model, tmp_path):
     with pytest.raises(ValueError, match=r"guidance = -1.*: use s ≥ 0 in ε = ε_∅ \+"):
         score_labels(
-            model,
-            classifier_of(NAMES),
-            [PromptSet("a", CONDITIONS)],
-            tmp_path / "out",
-            scales=[1.0, -1.0],
+            model, classifier_of(NAMES), {"a": CONDITIONS}, tmp_path / "out", scales=[1.0, -1.0]
         )
     assert not (tmp_path / "out").exists()
 
@@ -367,9 +352,9 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     )
     assert "| test | 2 | 48 | " in result.out
     results = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
-    [prompts] = read_prompts(NAMES, [squares / "test.json"], [])
+    conditions = read_prompts(NAMES, [squares / "test.json"], [])["test"]
     real = fromnoise.open_images("iclevr", squares).images[:48]
-    targets = np.repeat(prompts.conditions, 8, axis=0)
+    targets = np.repeat(conditions, 8, axis=0)
     chance = scores(score_ratios(load_classifier(classifier).predictions(real), targets))["f1"]
     assert 0.3 < chance < 0.7
     assert max(result["scores"]["f1"]["value"] for result in results) > chance + 0.3

@@ -11,7 +11,8 @@ from torch import nn
 from fromnoise.config.components import with_checked_components
 from fromnoise.diffusion import Denoiser, NoiseSchedule, bits_per_dimension
 from fromnoise.evaluation.intervals import mean_interval
-from fromnoise.evaluation.likelihood import measure_bits, variance_of
+from fromnoise.evaluation.likelihood import measure_bits, save_curve, variance_of
+from fromnoise.evaluation.records import plain
 from fromnoise.model.model import Model, build_denoiser
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import image_noise, seed_of
@@ -80,7 +81,9 @@ def test_with_every_time_the_numbers_are_those_of_the_whole_bound(model, images)
     ]:
         low, high = stats.t.interval(0.95, 6, values.mean().item(), stats.sem(values.numpy()))
         assert interval == pytest.approx((values.mean().item(), low, high), rel=1e-4)
-    assert [stretch[:2] for stretch in got.curve] == [(t, t) for t in range(1, 11)]
+    assert [(stretch.first, stretch.last) for stretch in got.curve] == [
+        (t, t) for t in range(1, 11)
+    ]
     means = whole.terms.mean(dim=0).tolist()
     assert [stretch.per_step for stretch in got.curve] == pytest.approx(means, rel=1e-4)
 
@@ -124,7 +127,7 @@ def test_images_and_labels_are_told_apart(model, images):
 
 def test_the_result_is_ready_for_json(model, images):
     got = measure_bits(model, images // 64 * 64, data="noise in 4 levels")
-    tree = json.loads(json.dumps(got.as_json()))
+    tree = json.loads(json.dumps(plain(got)))
     assert (tree["data"], tree["num_images"], tree["levels"]) == ("noise in 4 levels", 7, 4)
     assert (tree["evaluations"], tree["T"]) == (10, 10)  # 50 by default, but there are 10
     assert (tree["variance"], tree["labels"]) == ("small", False)
@@ -137,7 +140,7 @@ def test_the_result_is_ready_for_json(model, images):
 @pytest.mark.parametrize("evaluations", [2, 5, 10])
 def test_the_curve_is_drawn(model, images, tmp_path, evaluations):
     got = measure_bits(model, images, data="noise", evaluations=evaluations)
-    with Image.open(got.save_curve(tmp_path / "new" / "curve.png")) as picture:
+    with Image.open(save_curve(got, tmp_path / "new" / "curve.png")) as picture:
         assert np.asarray(picture.convert("L")).std() > 0
 
 

@@ -12,18 +12,27 @@ import fromnoise
 from fromnoise.data import open_images
 from fromnoise.evaluation import features, likelihood, reference
 from fromnoise.evaluation import sets as set_evaluation
-from fromnoise.evaluation.evaluate import evaluate
+from fromnoise.evaluation.copies import evenly_spaced
+from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
+    Drawing,
     RealImages,
-    evenly_spaced,
     generate_images,
     interleave_labels,
     read_images,
     run_images_of,
 )
 from fromnoise.evaluation.metrics import kernel_distance
-from fromnoise.evaluation.records import LIBRARIES, WEIGHTS, NotDefined, published_beside, table
+from fromnoise.evaluation.records import (
+    WEIGHTS,
+    Metrics,
+    NotDefined,
+    plain,
+    published_beside,
+    table,
+)
+from fromnoise.evaluation.sets import LIBRARIES, evaluate
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
 
@@ -70,7 +79,7 @@ def test_a_run_is_scored_against_what_it_was_trained_on(cli, run, tmp_path):
     assert record["extractor"] == {"name": "pixels", "width": 64, "weights": "", "resize": "none"}
     assert set(record["versions"]) == set(LIBRARIES)
     assert record["seconds"]["drawing"] > 0
-    assert out == table(record) + f"{folder.absolute()}\n"
+    assert out == table(Metrics(**record)) + f"{folder.absolute()}\n"
     assert "| Inception Score | – | the extractor has no classes" in out
     assert "| Fréchet distance, N → ∞ | – | 3 images per feature" in out
     assert out == (folder / "metrics.md").read_text(encoding="utf-8") + f"{folder.absolute()}\n"
@@ -106,9 +115,9 @@ def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, m
     folder = run / "evaluation" / f"likelihood-{fromnoise.load(run).spec.step:06d}-ema"
     record = written(folder)
     model, images = fromnoise.load(run), run_images_of(run).training.images.images
-    images = evenly_spaced(images, 30)
+    images = images[evenly_spaced(len(images), 30)]
     expected = likelihood.measure_bits(model, images, data="30 images of digits, train")
-    assert record["bits"] == json.loads(json.dumps(expected.as_json())) | {"picture": "bits.png"}
+    assert record["bits"] == json.loads(json.dumps(plain(expected))) | {"picture": "bits.png"}
     parts = sum(record["bits"][part]["value"] for part in ("L_T", "middle", "L_0"))
     assert record["bits"]["total"]["value"] == pytest.approx(parts)
     assert record["complete"]
@@ -256,8 +265,9 @@ def evaluate_with_kid(tmp_path, monkeypatch):
 
     def call(kid):
         monkeypatch.setitem(set_evaluation.METRICS, "kid", kid)
-        files = {"reference": str(tmp_path / "real.npz"), "out": tmp_path / "out"}
-        evaluate(tmp_path / "made.npz", extractor="pixels", metrics=["fid", "kid", "prc"], **files)
+        against = Against(str(tmp_path / "real.npz"), "pixels")
+        how = {"metrics": ["fid", "kid", "prc"], "out": tmp_path / "out"}
+        evaluate(tmp_path / "made.npz", against, Drawing(), **how)
         return written(tmp_path / "out")
 
     return call
@@ -590,12 +600,12 @@ def test_some_images_of_a_file_are_evenly_interleave_labels(tmp_path):
 
 def test_published_numbers_stand_beside_the_same_protocol_alone():
     record = {
-        "scores": {"fid": {}},
+        "scores": {"fid": 3.0},
         "generated": {"weights": "ema", "count": 50_000, "labels": "none: the model has none"},
         "reference": {"what": "cifar10, train", "count": 50_000, "shape": [3, 32, 32]},
         "extractor": {"name": "inception", "weights": WEIGHTS + "0" * 56},
     }
-    assert [r["fid"] for r in published_beside(record)] == [3.17, 2.90, 1.97]
+    assert [r["fid"] for r in published_beside(Metrics(**record))] == [3.17, 2.90, 1.97]
     for section, key, other in (
         ("generated", "count", 10_000),
         ("generated", "weights", "raw"),
@@ -604,6 +614,7 @@ def test_published_numbers_stand_beside_the_same_protocol_alone():
         ("extractor", "name", "classifier"),
         ("extractor", "weights", "0" * 64),
     ):
-        assert published_beside(record | {section: record[section] | {key: other}}) == []
+        changed = record | {section: record[section] | {key: other}}
+        assert published_beside(Metrics(**changed)) == []
     of_a_file = {"what": "stats.npz", "count": 50_000, "fingerprint": "0" * 64}  # mu and sigma
-    assert published_beside(record | {"reference": of_a_file}) == []
+    assert published_beside(Metrics(**record | {"reference": of_a_file})) == []

@@ -11,23 +11,20 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.migration import migrate_extractor
 from fromnoise.curves import sweep_figure
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import reference, sweep
+from fromnoise.evaluation import images, reference, sweep
+from fromnoise.evaluation.features import Against
+from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.sweep import (
-    Row,
-    best,
-    front,
-    migrate_extractor,
-    read_rows,
-    relative_distance,
-    table,
-)
+from fromnoise.evaluation.records import Row
+from fromnoise.evaluation.sweep import best, front, read_rows, relative_distance, table
 
 
 def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):
-    return Row(sampler, steps, 1.0, seconds, Interval(fid, fid - margin, fid + margin))
+    score = Interval(fid, fid - margin, fid + margin)
+    return Row(sampler=sampler, steps=steps, seconds_per_image=seconds, fid=score)
 
 
 def test_the_front_is_what_no_other_beats_in_both():
@@ -47,7 +44,8 @@ def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_near
 
 def test_the_table_has_the_fastest_first_and_the_front_bold():
     rows = [row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)]
-    said = table(rows, "pixels", num=1000, reference={"what": "digits, train", "count": 1797})
+    real = {"what": "digits, train", "count": 1797}
+    said = table(rows, {"extractor": {"name": "pixels"}, "count": 1000, "reference": real})
     heads = [line.split("|")[1].strip() for line in said.splitlines()[:5]]
     assert heads == ["sampler and steps", "---", "**ddim 10**", "**ddim 20**", "ddim 30"]
     times = [line.split("|")[4].strip() for line in said.splitlines()[2:5]]
@@ -57,9 +55,12 @@ def test_the_table_has_the_fastest_first_and_the_front_bold():
 
 def test_how_many_times_as_far_as_the_nearest_by_the_same_seeds():
     near, far = np.linspace(4, 6, 20), 1.5 * np.linspace(4, 6, 20)
-    rows = [row(1, 7.5)._replace(left_out=far.tolist()), row(2, 5)._replace(left_out=near.tolist())]
+    rows = [
+        row(seconds, fid).model_copy(update={"left_out": blocks.tolist()})
+        for seconds, fid, blocks in ((1, 7.5, far), (2, 5, near))
+    ]
     assert relative_distance(rows[0], rows)[:] == pytest.approx((1.5, 1.5, 1.5))
-    shuffled = rows[0]._replace(left_out=far[::-1].tolist())
+    shuffled = rows[0].model_copy(update={"left_out": far[::-1].tolist()})
     found = relative_distance(shuffled, [shuffled, rows[1]])
     assert found.low < 1.2 < 1.8 < found.high
 
@@ -110,7 +111,7 @@ def test_a_sweep_from_end_to_end(cli, run, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
-    drawn, generate_images = [], sweep.generate_images
+    drawn, generate_images = [], images.generate_images
 
     def stopped(model, num, config, **options):
         drawn.append((config.sampler.name, config.steps))
@@ -118,7 +119,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(cli, run, monkeypatch):
             raise MemoryError("stopped")
         return generate_images(model, num, config, **options)
 
-    monkeypatch.setattr(sweep, "generate_images", stopped)
+    monkeypatch.setattr(images, "generate_images", stopped)
     command = ("sweep", run, *QUICK, "--samplers", "ddpm,ddim", "--steps", "1,2")
     assert cli(*command).code == 1
     [folder] = (run / "evaluation").iterdir()
@@ -173,7 +174,7 @@ def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_pat
         for sampler in ({"name": "ddpm", "variance": "small"}, {"name": "ddim", "eta": 0.0})
         for steps in (2, 5)
     ]
-    rows = read_rows(STORED, facts)
+    rows = read_rows(STORED / "sweep.json", facts)
     assert [(row.sampler, row.steps) for row in rows] == [
         ("ddpm", 2),
         ("ddpm", 5),
@@ -181,12 +182,12 @@ def test_a_sweep_of_an_earlier_version_is_read_where_the_facts_are_equal(tmp_pat
         ("ddim", 5),
     ]
     for row, stored in zip(rows, file["rows"], strict=True):
-        assert figures(row._asdict() | {"fid": row.fid._asdict()}) == figures(stored)
+        assert figures(dict(row) | {"fid": row.fid._asdict()}) == figures(stored)
     facts["sampling"][0]["timesteps"] = "trailing"
     with pytest.raises(
         ConfigError, match=r"has a sweep with another sampling\. Give another --out"
     ):
-        read_rows(STORED, facts)
+        read_rows(STORED / "sweep.json", facts)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,11 @@ def swept(finished_run, tmp_path_factory):
     home = tmp_path_factory.mktemp("swept")
     shutil.copytree(finished_run, home / "run")
     sweep.sweep_to_folder(
-        home / "run", samplers=["ddim"], steps=[1], num=66, extractor="pixels", out=home / "sweep"
+        *(home / "run", Against(extractor="pixels"), Drawing()),
+        samplers=["ddim"],
+        steps=[1],
+        num=66,
+        out=home / "sweep",
     )
     return home
 
@@ -232,8 +237,8 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     same = ["--samplers", "ddim", "--steps", "1", *QUICK, "--out", "sweep"]
     files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
     assert cli("sweep", "run", *same).code == 0
-    for name in ("generate_images", "extract_features"):
-        monkeypatch.setattr(sweep, name, None)
+    monkeypatch.setattr(images, "generate_images", None)
+    monkeypatch.setattr(sweep, "extract_features", None)
     monkeypatch.setattr(reference, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)
@@ -245,10 +250,10 @@ def test_a_file_that_is_no_sweep_is_one_line(tmp_path):
     for content in ("[]", "{}"):
         (tmp_path / "sweep.json").write_text(content)
         with pytest.raises(ConfigError, match="a sweep with another count"):
-            read_rows(tmp_path, {"count": 1})
+            read_rows(tmp_path / "sweep.json", {"count": 1})
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(DataError, match=r"sweep\.json is not valid JSON"):
-        read_rows(tmp_path, {"count": 1})
+        read_rows(tmp_path / "sweep.json", {"count": 1})
 
 
 def test_without_labels_to_ask_for_no_scale_is_swept_and_the_models_own_stays(

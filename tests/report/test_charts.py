@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fromnoise.curves import COLOURS, Curve, bits_axes, draw, format_tick, sweep_axes, to_svg
-from fromnoise.report.charts import bits_chart, css_class, sweep_chart, training_charts
+from fromnoise.evaluation.intervals import Interval
+from fromnoise.evaluation.records import Sweep
+from fromnoise.report.charts import css_class, sweep_chart, training_charts
 from fromnoise.report.formatting import facts, interval, number, setting
-from fromnoise.report.records import Bits, Interval, Sweep
 from fromnoise.report.report import HERE
 
 
@@ -72,7 +73,6 @@ def test_a_chart_without_values_is_left_out_and_one_point_is_a_dot():
     zero = Curve(np.array([0.0, 1.0]), np.zeros(2), COLOURS[0])
     assert "nan" not in to_svg(draw([zero], "x"), "T")
     assert training_charts([]) == []
-    assert bits_chart(Bits(), "a", COLOURS[0]).svg == ""
     assert sweep_chart(Sweep(rows=[])).svg == ""
 
 

@@ -20,10 +20,9 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import series
 from fromnoise.data.labels.names import one_label_each
+from fromnoise.report.formatting import inline_grid
 from fromnoise.report.report import write_report
-from fromnoise.report.run_folder import read_run, short_names
-from fromnoise.report.summary import inline_grid
-from fromnoise.report.trajectory import sample_trajectory
+from fromnoise.report.run_folder import read_run, sample_trajectory, short_names
 
 STORED = Path(__file__).parents[1] / "stored"  # written by an earlier version, see write.sh
 BITS = ("total", "L_T", "middle", "L_0")
@@ -343,7 +342,7 @@ def test_previews_equal_those_of_the_run(page, home):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_an_inline_grid_has_every_pixel_once_and_transparent_gaps(channels):
     images = np.random.default_rng(0).integers(0, 256, (5, channels, 6, 8), np.uint8)
-    grid = inline_grid(images, "five", columns=3)
+    grid = inline_grid(images, columns=3)
     png = base64.b64decode(grid.src.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     kept = 3 if channels >= 3 else 1
@@ -426,6 +425,12 @@ def test_a_run_with_only_a_recipe(bare):
     assert "<img" not in html
     assert 'id="differences"' not in html
     Page(html)
+
+
+def test_samples_that_are_nan_are_a_problem_of_the_run(home, nan_seeds):
+    html = write_report([home / "a"], home / "nan.html").read_text()
+    assert "sampling failed: 2 of 16 images are NaN or infinite, of seeds 5, 6." in html
+    assert "12.35" in section(html, "metrics")
 
 
 def test_damaged_files_are_named_and_the_rest_is_shown(home, bare, tmp_path):

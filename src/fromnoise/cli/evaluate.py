@@ -11,7 +11,6 @@ from fromnoise.config.errors import ConfigError
 
 Out = Annotated[Path | None, Option(help="a new folder", show_default="in evaluation/ of the run")]
 Scales = Annotated[str | None, Option(help="s, as in 1,2,3", show_default="the model's")]
-Seed = Annotated[int, Option(min=0, help="of the first image")]
 
 
 def evaluate(
@@ -38,27 +37,21 @@ def evaluate(
     device: options.Device = "auto",
 ) -> None:
     """Compare a set of images with real ones: FID, KID, precision, recall, copies."""
-    from fromnoise.evaluation import evaluate as sets
-    from fromnoise.evaluation.sets import METRICS
+    from fromnoise.evaluation import sets
+    from fromnoise.evaluation.features import Against
+    from fromnoise.evaluation.images import Drawing
 
+    sampling = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     text, folder = sets.evaluate(
         path,
+        Against(reference, extractor, classifier, features_weights, allow_small),
+        Drawing(weights, batch_size, device, sampling),
         num=num_images,
-        reference=reference,
-        extractor=extractor,
-        classifier=classifier,
-        features_weights=features_weights,
-        metrics=parse_names(metrics) if metrics is not None else list(METRICS),
-        allow_small=allow_small,
+        metrics=parse_names(metrics) if metrics is not None else list(sets.METRICS),
         first_seed=seed,
-        batch_size=batch_size,
-        weights=weights,
         out=out,
-        device=device,
-        sampling=parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance),
     )
-    print(text, end="")
-    print(folder.absolute())
+    print(f"{text}{folder.absolute()}")
 
 
 def evaluate_labels(
@@ -73,7 +66,7 @@ def evaluate_labels(
     ] = None,
     num: Annotated[int, Option(min=1, help="images per condition")] = 8,
     guidance: Scales = None,
-    seed: Seed = 0,
+    seed: Annotated[int, Option(min=0, help="of the first image")] = 0,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     weights: options.Weights = None,
@@ -85,26 +78,23 @@ def evaluate_labels(
 
     Without --conditions and --labels, each label is requested alone.
     """
+    from fromnoise.evaluation.images import Drawing
     from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
 
-    overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
-    scales = overrides.pop("guidance", None)
+    sampling = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    scales = sampling.pop("guidance", None)
     text, folder = evaluate_labels_to_folder(
         model,
         classifier,
+        Drawing(weights, batch_size, device, sampling),
         files=conditions or [],
         texts=labels or [],
         scales=None if scales is None else parse_numbers(str(scales), "--guidance", "1,2,3"),
         num=num,
         first_seed=seed,
-        batch_size=batch_size,
-        weights=weights,
         out=out,
-        device=device,
-        sampling=overrides,
     )
-    print(text, end="")
-    print(folder.absolute())
+    print(f"{text}{folder.absolute()}")
 
 
 def likelihood(
@@ -117,8 +107,7 @@ def likelihood(
     from fromnoise.evaluation.likelihood import evaluate_likelihood
 
     text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)
-    print(text, end="")
-    print(folder.absolute())
+    print(f"{text}{folder.absolute()}")
 
 
 def sweep(
@@ -144,6 +133,8 @@ def sweep(
     device: options.Device = "auto",
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    from fromnoise.evaluation.features import Against
+    from fromnoise.evaluation.images import Drawing
     from fromnoise.evaluation.sweep import sweep_to_folder
 
     sampling = parse_sampling(settings)
@@ -152,21 +143,13 @@ def sweep(
             raise ConfigError(f"{key} has no effect: a sweep sets it. Use {flag}.")
     text, folder = sweep_to_folder(
         model,
+        Against(reference, extractor, classifier, features_weights, allow_small),
+        Drawing(weights, batch_size, device, sampling),
         samplers=parse_names(samplers),
         steps=parse_numbers(steps, "--steps", "5,10,20", int),
         scales=parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
         num=num_images,
-        reference=reference,
-        extractor=extractor,
-        classifier=classifier,
-        features_weights=features_weights,
-        allow_small=allow_small,
-        batch_size=batch_size,
-        weights=weights,
         out=out,
         save_best=save_best,
-        device=device,
-        sampling=sampling,
     )
-    print(text, end="")
-    print(folder.absolute())
+    print(f"{text}{folder.absolute()}")

@@ -2,15 +2,18 @@
 
 How near is too near depends on the data: in some sets every image has a near twin. So thresholds
 are fitted to real images that the model never saw, such that one in a million would be flagged.
+The result is reported as sentences, as numbers for JSON, and as a sheet of pictures.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fromnoise.evaluation.neighbours import ranked_neighbours
+from fromnoise.pictures import StrPath, grid_figure
 
 PIXELS = "pixels"
 KTH = 10  # rank of the neighbour that measures the local density
@@ -19,39 +22,48 @@ QUARTER, FEW = 0.25, 0.05  # the quantiles that Weibull's law is fitted to
 FIGURES = ("distance", "ratio", "nearness")  # of `Figures`; each has a threshold
 MIN_IMAGES = 20  # real images that a threshold is fitted to
 MAX_LEFT_OUT = 4096  # training images that replace missing held-out images
+QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
+PAIRS = 24  # on a sheet
+COLUMNS = 11  # three pairs of three images, and a gap between them
+MIN_SIGMA, MIN_SHARE = 3.0, 0.55  # of `share_nearer`, for a sign of overfitting
 
 
-class Space(NamedTuple):
-    """Features of all images, in which distances are measured; each (·, D), any real dtype.
+class Figures(NamedTuple):
+    """Distances of N images to the training images of rank 1, 2 and k = `KTH`."""
 
-    Without held-out images, `held_out` are the training images of `left_out_rows`.
-    """
-
-    samples: np.ndarray
-    mirrored: np.ndarray  # of the samples, each mirrored left to right
-    train: np.ndarray
-    held_out: np.ndarray
-    held_out_mirrored: np.ndarray
-    unit: float = 1.0  # the distance that is reported as 1
+    distance: np.ndarray  # float64 (N,): d_1, to the nearest
+    second: np.ndarray  # float64 (N,): d_2, to the second nearest
+    ratio: np.ndarray  # float64 (N,): d_1/d_2 in [0, 1]; 1 where both are 0
+    nearness: np.ndarray  # float64 (N,): d_1/d_k in [0, 1]; 1 where both are 0
+    index: np.ndarray  # int64 (N, 2), the nearest and the second nearest training image
+    mirrored: np.ndarray  # bool (N, 2): the distance is that of its mirror image
 
 
-def left_out_rows(num_train: int) -> np.ndarray:
-    """Return the rows of evenly spaced training images that replace held-out ones: int64 (L,)."""
-    return np.linspace(0, num_train - 1, min(MAX_LEFT_OUT, num_train)).round().astype(np.int64)
+class SpaceCheck(NamedTuple):
+    """The figures and thresholds of one space."""
+
+    samples: Figures
+    held_out: Figures
+    thresholds: dict[str, float]  # of each of `FIGURES`
+    flagged: np.ndarray  # bool (N,): samples that are copies by these figures
+    held_out_flagged: np.ndarray  # bool (L,)
 
 
-def space_of(
-    features: Callable[[np.ndarray], np.ndarray],
-    samples: np.ndarray,
-    train: np.ndarray,
-    held_out: np.ndarray | None = None,
-    *,
-    unit: float = 1.0,
-) -> Space:
-    """Return the space of a function that maps images uint8 (·, C, H, W) to features (·, D)."""
-    real = train[left_out_rows(len(train))] if held_out is None else held_out
-    images = (samples, samples[..., ::-1], train, real, real[..., ::-1])
-    return Space(*(features(each) for each in images), unit=unit)
+class CopyCheck(NamedTuple):
+    """The check of all spaces; `PIXELS` is the first of them."""
+
+    num_train: int
+    k: int  # `KTH`, or the rank of the last of fewer training images
+    unseen: str  # what the held-out images are
+    spaces: dict[str, SpaceCheck]
+    flagged: np.ndarray  # bool (N,): samples that are copies in any space
+    held_out_flagged: np.ndarray  # bool (L,): held-out images that the same rule flags
+    exact: np.ndarray  # bool (N,): samples that equal a training image or its mirror image
+
+
+def evenly_spaced(count: int, most: int = MAX_LEFT_OUT) -> np.ndarray:
+    """Return at most `most` of the rows 0..count − 1, evenly spaced: int64."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
 def check_copies(
@@ -59,8 +71,8 @@ def check_copies(
     train: np.ndarray,
     held_out: np.ndarray | None = None,
     *,
-    spaces: Mapping[str, Space] | None = None,
-) -> "CopyCheck":
+    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType({}),
+) -> CopyCheck:
     """Find copies of training images, in pixels and in further spaces.
 
     Each image has three figures: its distance d_1 to the nearest training image, the ratio d_1/d_2
@@ -79,20 +91,48 @@ def check_copies(
 
     samples, train: uint8 (N, C, H, W) and (M, C, H, W), N ≥ 1, M ≥ 3. held_out: real images that
     were not trained on, uint8 (L, C, H, W). None: at most 4,096 training images, each compared with
-    all others. spaces: further features of the same images by name, as in "in the features of
-    inception", see `space_of`. Distances in pixels are root mean squares over the numbers of an
-    image, in [0, 1].
+    all others. spaces: functions of images to features (·, D) of any real dtype by name, as in "the
+    features of inception". Distances in pixels are root mean squares over the numbers of an image,
+    in [0, 1].
     """
-    rows = left_out_rows(len(train)) if held_out is None else None
-    unit = float(255 * np.prod(train.shape[1:]) ** 0.5)
-    pixels = space_of(lambda x: x.reshape(len(x), -1), samples, train, held_out, unit=unit)
+    rows = evenly_spaced(len(train)) if held_out is None else None
+    real = train[rows] if held_out is None else held_out
+    ranks = (1, 2, min(KTH, len(train) - 1))  # without the row left out, M − 1 remain
+
+    def check(features: Callable[[np.ndarray], np.ndarray], unit: float = 1.0) -> SpaceCheck:
+        of_train = features(train)
+
+        def figures(images: np.ndarray, found: np.ndarray, rows: np.ndarray | None) -> Figures:
+            mirrored = features(images[..., ::-1])
+            near = ranked_neighbours(found, mirrored, of_train, ranks=ranks, leave_out=rows)
+            first, second, kth = (near.distance / unit).T
+            ratio, nearness = (
+                np.divide(first, d, out=np.ones_like(first), where=d > 0) for d in (second, kth)
+            )
+            return Figures(first, second, ratio, nearness, near.index[:, :2], near.mirrored[:, :2])
+
+        of_samples = figures(samples, features(samples), None)
+        of_real = figures(real, features(real) if rows is None else of_train[rows], rows)
+        thresholds = {key: rare_threshold(getattr(of_real, key)) for key in FIGURES}
+        flags = (
+            np.any([getattr(of, key) <= most for key, most in thresholds.items()], axis=0)
+            for of in (of_samples, of_real)
+        )
+        return SpaceCheck(of_samples, of_real, thresholds, *flags)
+
+    pixels = check(lambda x: x.reshape(len(x), -1), float(255 * np.prod(train.shape[1:]) ** 0.5))
+    checks = {
+        PIXELS: pixels,
+        **{name: check(features) for name, features in (spaces or {}).items()},
+    }
     return CopyCheck(
         num_train=len(train),
-        leave_one_out=held_out is None,
-        spaces={
-            name: _check_space(space, rows)
-            for name, space in {PIXELS: pixels, **(spaces or {})}.items()
-        },
+        k=ranks[-1],
+        unseen="held-out real images" if rows is None else "training images, each left out",
+        spaces=checks,
+        flagged=np.any([of.flagged for of in checks.values()], axis=0),
+        held_out_flagged=np.any([of.held_out_flagged for of in checks.values()], axis=0),
+        exact=pixels.samples.distance == 0,
     )
 
 
@@ -110,40 +150,6 @@ def rare_threshold(figures: np.ndarray, *, share: float = FLAGGED_SHARE) -> floa
     return float(few * np.exp(slope * (x[0] - x[1])))
 
 
-class Figures(NamedTuple):
-    """Distances of N images to the training images of rank 1, 2 and `KTH`."""
-
-    distance: np.ndarray  # float64 (N,), to the nearest
-    second: np.ndarray  # float64 (N,), to the second nearest
-    kth: np.ndarray  # float64 (N,), to that of rank KTH
-    index: np.ndarray  # int64 (N, 2), the nearest and the second nearest training image
-    mirrored: np.ndarray  # bool (N, 2): the distance is that of its mirror image
-
-    @property
-    def ratio(self) -> np.ndarray:
-        """Return d_1/d_2 in [0, 1], (N,); 1 where both are 0."""
-        return _quotient(self.distance, self.second)
-
-    @property
-    def nearness(self) -> np.ndarray:
-        """Return d_1/d_k in [0, 1], (N,); 1 where both are 0."""
-        return _quotient(self.distance, self.kth)
-
-
-@dataclass(frozen=True)
-class SpaceCheck:
-    """The figures and thresholds of one space."""
-
-    samples: Figures
-    held_out: Figures
-    thresholds: dict[str, float]  # of each of `FIGURES`
-
-    def flags(self, figures: Figures) -> np.ndarray:
-        """Return which images are copies by these figures: bool (N,)."""
-        near = [getattr(figures, key) <= most for key, most in self.thresholds.items()]
-        return np.any(near, axis=0)
-
-
 def share_nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Return how often a number of a is below one of b, ties half, and by how many σ above ½.
 
@@ -158,42 +164,154 @@ def share_nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return share, (share - 0.5) / sigma
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopyCheck:
-    """The check of all spaces; `PIXELS` is the first of them."""
-
-    num_train: int
-    leave_one_out: bool  # held-out images are training images, each compared with all others
-    spaces: dict[str, SpaceCheck]
-
-    @property
-    def flagged(self) -> np.ndarray:
-        """Return which samples are copies in any space: bool (N,)."""
-        return np.any([of.flags(of.samples) for of in self.spaces.values()], axis=0)
-
-    @property
-    def held_out_flagged(self) -> np.ndarray:
-        """Return which held-out images the same rule flags: bool (L,)."""
-        return np.any([of.flags(of.held_out) for of in self.spaces.values()], axis=0)
-
-    @property
-    def exact(self) -> np.ndarray:
-        """Return which samples equal a training image or its mirror image: bool (N,)."""
-        return self.spaces[PIXELS].samples.distance == 0
+def copy_verdict(check: CopyCheck) -> str:
+    """Return the result in two or three sentences; the last names the images compared with."""
+    copies, real, unseen = check.flagged, check.held_out_flagged, check.unseen
+    found = _format_share(copies, "samples")
+    if not copies.any():
+        first = f"None of {len(copies):,} samples is a copy of a training image."
+    elif copies.mean() <= real.mean():
+        first = (
+            f"{found} are as near to a training image as copies, but so are "
+            f"{_format_share(real, unseen)}: the data has near twins."
+        )
+    else:
+        parts = [f"{of.flagged.sum():,} by {name}" for name, of in check.spaces.items()]
+        evidence = f"{check.exact.sum():,} of them exact; {', '.join(parts)}"
+        first = f"{found} are copies of training images ({evidence})."
+    compared = f"Compared with {len(real):,} {unseen}, of which {real.sum():,} are flagged too"
+    if not any(max(of.thresholds.values()) for of in check.spaces.values()):
+        compared += ". They give no threshold, so only equal images are copies"
+    return " ".join([first, *_overfitting_notes(check), f"{compared}."])
 
 
-def _check_space(space: Space, rows: np.ndarray | None) -> SpaceCheck:
-    ranks = (1, 2, min(KTH, len(space.train) - 1))  # without the row left out, M − 1 remain
+def copies_as_json(check: CopyCheck) -> dict[str, Any]:
+    """Return every figure for JSON.
 
-    def figures(images: np.ndarray, mirrored: np.ndarray, rows: np.ndarray | None) -> Figures:
-        near = ranked_neighbours(images, mirrored, space.train, ranks=ranks, leave_out=rows)
-        first, second, kth = (near.distance / space.unit).T
-        return Figures(first, second, kth, near.index[:, :2], near.mirrored[:, :2])
+    Distances are in the unit of their space: in pixels the root mean square difference, in [0, 1].
+    `distance` is d_1, to the nearest training image, `ratio` d_1/d_2, `nearness` d_1/d_k.
+    """
 
-    samples = figures(space.samples, space.mirrored, None)
-    real = figures(space.held_out, space.held_out_mirrored, rows)
-    return SpaceCheck(samples, real, {key: rare_threshold(getattr(real, key)) for key in FIGURES})
+    def copy(i: int, space: str) -> dict[str, Any]:
+        """Return a flagged sample with its figures in the most suspicious space."""
+        near = check.spaces[space].samples
+        return {
+            "sample": i,
+            "flagged by": [name for name, of in check.spaces.items() if of.flagged[i]],
+            "space": space,
+            "training_image": int(near.index[i, 0]),
+            "mirrored": bool(near.mirrored[i, 0]),
+            **{key: float(getattr(near, key)[i]) for key in FIGURES},
+        }
+
+    pixels = check.spaces[PIXELS]
+    return {
+        "verdict": copy_verdict(check),
+        "rule": (
+            "distance d_1, ratio d_1/d_2 or nearness d_1/d_k with "
+            f"k = {check.k} at most its threshold, below which one unseen "
+            f"image in {1 / FLAGGED_SHARE:,.0f} is expected"
+        ),
+        "compared with": check.unseen,
+        "samples": _counts(check.flagged, pixels.samples.distance),
+        "held_out": _counts(check.held_out_flagged, pixels.held_out.distance),
+        "training_images": check.num_train,
+        "copies": [copy(*of) for of in _likeliest_first(check)[: check.flagged.sum()]],
+        "held_out_flagged": check.held_out_flagged.nonzero()[0].tolist(),
+        "spaces": {name: _space(of) for name, of in check.spaces.items()},
+    }
 
 
-def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.ones_like(a), where=b > 0)
+def save_copy_sheet(
+    check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: StrPath, *, pairs: int = PAIRS
+) -> Path:
+    """Write samples with their nearest and second nearest training images as a PNG.
+
+    A training image is mirrored if its mirror image is nearer. The caption of a sample has d_1/d_k
+    and marks a copy; that of a training image has its index and distance, the nearest d_1/d_2 too.
+
+    samples, train: the images that were checked, uint8 (N, C, H, W) and (M, C, H, W). pairs: the
+    largest number of samples: flagged ones, then those of the lowest nearness for their space.
+    """
+    images, captions = [], []
+    for i, space in _likeliest_first(check)[:pairs]:
+        if images and len(images) % COLUMNS:
+            images.append(np.full_like(samples[i], 255))  # a gap between pairs
+            captions.append("")
+        near = check.spaces[space].samples
+        images.append(samples[i])
+        lines = [f"sample {i}", f"d1/d{check.k} = {near.nearness[i]:.2f}"]
+        lines += ["COPY"] * bool(check.flagged[i])
+        lines += [f"by {space}"] * (len(check.spaces) > 1)
+        captions.append("\n".join(lines))
+        for rank, distance in enumerate((near.distance[i], near.second[i])):
+            row, mirrored = near.index[i, rank], near.mirrored[i, rank]
+            images.append(train[row][..., ::-1] if mirrored else train[row])
+            lines = [f"training {row}", f"d{rank + 1} = {distance:.3f}"]
+            lines += ["mirrored"] * bool(mirrored)
+            lines += [f"d1/d2 = {near.ratio[i]:.2f}"] * (rank == 0)
+            captions.append("\n".join(lines))
+    title = "The samples nearest to training images; "
+    title += f"{_format_share(check.flagged, 'samples')} are copies"
+    return grid_figure(np.stack(images), path, title=title, captions=captions, columns=COLUMNS)
+
+
+def _likeliest_first(check: CopyCheck) -> list[tuple[int, str]]:
+    """Return the samples, flagged ones first, each with the space in which it is most suspicious.
+
+    Suspicious is a low nearness over its median among real images.
+    """
+    names, spaces = list(check.spaces), check.spaces.values()
+    medians = [max(float(np.median(of.held_out.nearness)), 1e-9) for of in spaces]
+    suspicion = np.stack([of.samples.nearness / m for of, m in zip(spaces, medians, strict=True)])
+    order = np.lexsort((suspicion.min(axis=0), ~check.flagged))
+    return [(int(i), names[suspicion[:, i].argmin()]) for i in order]
+
+
+def _format_share(flags: np.ndarray, images: str) -> str:
+    return f"{flags.sum():,} of {len(flags):,} {images} ({100 * flags.mean():.2g} %)"
+
+
+def _overfitting_notes(check: CopyCheck) -> list[str]:
+    """Return a sentence for each space in which samples that are no copies are too near."""
+    sentences, rest = [], ~check.flagged
+    subject = "the samples" if rest.all() else "the other samples"
+    for name, of in check.spaces.items() if rest.any() else ():
+        distance, real = of.samples.distance[rest], of.held_out.distance
+        share, z = share_nearer(distance, real)
+        if share < MIN_SHARE or z < MIN_SIGMA:
+            continue
+        sentences.append(
+            f"As a whole {subject} are nearer to the training images than unseen real images "
+            f"(median {np.median(distance):.3f} against {np.median(real):.3f}, by {name}): "
+            "a sign of overfitting, or of samples smoother than the data."
+        )
+    return sentences
+
+
+def _counts(flagged: np.ndarray, distance: np.ndarray) -> dict[str, Any]:
+    return {
+        "images": len(flagged),
+        "flagged": int(flagged.sum()),
+        "share flagged": float(flagged.mean()),
+        "exact": int((distance == 0).sum()),
+    }
+
+
+def _space(of: SpaceCheck) -> dict[str, Any]:
+    share, z = share_nearer(of.samples.distance, of.held_out.distance)
+    return {
+        "thresholds": of.thresholds,
+        "flagged": int(of.flagged.sum()),
+        "held_out_flagged": int(of.held_out_flagged.sum()),
+        "samples": _quantiles(of.samples),
+        "held_out": _quantiles(of.held_out),
+        "nearer than held-out": {"share": share, "z": z},
+    }
+
+
+def _quantiles(figures: Figures) -> dict[str, dict[str, float]]:
+    return {
+        key: {name: float(np.quantile(getattr(figures, key), q)) for name, q in QUANTILES.items()}
+        for key in FIGURES
+    }

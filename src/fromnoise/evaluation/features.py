@@ -1,7 +1,7 @@
 """Extract features of images, in whose space sets of images are compared."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Features(NamedTuple):
     """The features and logits of N images."""
 
     features: np.ndarray  # float32 (N, D)
-    logits: np.ndarray | None  # float32 (N, K); None without classes
+    logits: np.ndarray | None = None  # float32 (N, K); None without classes
 
 
 class Extractor(NamedTuple):
@@ -57,23 +57,27 @@ def check_installed() -> None:
         )
 
 
+class Against(NamedTuple):
+    """The real images of a comparison, and the features that are compared."""
+
+    reference: str = "train"
+    """`train` or `test` of the run; a folder, zip or npz; an npz of `mu` and `sigma`."""
+    extractor: str | None = None  # of EXTRACTORS; None: the classifier if given, else inception
+    classifier: Path | None = None  # a folder, for `classifier`
+    features_weights: Path | None = None  # a file, for `inception`; None downloads it
+    allow_small: bool = False  # accept fewer images than features
+
+
 def open_extractor(
-    name: str | None,
-    shape: tuple[int, int, int],
-    *,
-    classifier: Path | None = None,
-    features_weights: Path | None = None,
-    device: str = "auto",
+    against: Against, shape: tuple[int, int, int], device: str = "auto"
 ) -> Extractor:
     """Open one of EXTRACTORS for images of `shape` (C, H, W), with its files loaded.
 
-    name: None is `classifier` if one is given, else `inception`. classifier: a folder, for
-    `classifier`. features_weights: a file, for `inception`; None downloads it.
-    Raises ExtractorError for an unknown name, an option of another extractor, an unsuitable number
-    of channels and missing files; ValueError for images that do not fit the classifier; and the
-    errors of `load_classifier`.
+    Raises ExtractorError for settings that do not match and missing files, and the errors of the
+    classifier.
     """
-    name = name or ("inception" if classifier is None else "classifier")
+    classifier, features_weights = against.classifier, against.features_weights
+    name = against.extractor or ("inception" if classifier is None else "classifier")
     if name not in EXTRACTORS:
         raise ExtractorError(f"--extractor {unknown_name(name, EXTRACTORS)}")
     for option, value, owner in (
@@ -113,7 +117,7 @@ def pixels(shape: tuple[int, int, int]) -> Extractor:
         x = torch.from_numpy(np.array(images)).float() / 255
         if small != (height, width):
             x = torch.nn.functional.adaptive_avg_pool2d(x, small)
-        return Features(x.flatten(1).numpy(), None)
+        return Features(x.flatten(1).numpy())
 
     resize = "none" if small == (height, width) else f"averaged to {small[0]}×{small[1]}"
     return Extractor("pixels", channels * small[0] * small[1], "", resize, extract)
@@ -187,34 +191,31 @@ def no_progress(done: int, total: int) -> None:
     """Ignore the progress."""
 
 
-def extract_in_parts(
-    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
-) -> Iterator[tuple[slice, Features]]:
-    """Yield the features of images uint8 (N, C, H, W) in parts: (rows, features of these rows).
+def extract_features(
+    extractor: Extractor,
+    images: np.ndarray,
+    progress: Progress = no_progress,
+    *,
+    out: np.ndarray | None = None,
+) -> Features:
+    """Return the features of images uint8 (N, C, H, W), in `out` (N, D) if it is given.
 
     Raises ExtractorError for features that are not finite.
     """
+    out = np.empty((len(images), extractor.width), np.float32) if out is None else out
+    logits = []
     for i in range(0, len(images), PART):
         rows = slice(i, min(i + PART, len(images)))
         part = extractor.extract(images[rows])
-        broken = int((~np.isfinite(part.features)).any(axis=1).sum())
-        if broken:
+        if broken := int((~np.isfinite(part.features)).any(axis=1).sum()):
             raise ExtractorError(
                 f"{extractor.name} gives features that are NaN or infinite for {broken} of the "
                 f"images {rows.start}-{rows.stop - 1}. Check its weights."
             )
-        yield rows, part
+        out[rows] = part.features
+        logits += [] if part.logits is None else [part.logits]
         progress(rows.stop, len(images))
-
-
-def extract_features(
-    extractor: Extractor, images: np.ndarray, progress: Progress = no_progress
-) -> np.ndarray:
-    """Return the features of images uint8 (N, C, H, W): float32 (N, D).
-
-    Raises the errors of `extract_in_parts`.
-    """
-    return np.concatenate([p.features for _, p in extract_in_parts(extractor, images, progress)])
+    return Features(out, np.concatenate(logits) if logits else None)
 
 
 PRETRAINED = ("inception", "dinov2")
@@ -234,14 +235,13 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
     device = next(network.parameters()).device
 
     def extract(images: np.ndarray) -> Features:
-        outputs = []
+        parts = []
         with torch.inference_mode(), without_tf32():
             for i in range(0, len(images), BATCH_SIZE):
                 batch = torch.from_numpy(np.array(images[i : i + BATCH_SIZE])).to(device)
                 batch = batch.expand(-1, 3, -1, -1)  # grey is repeated
-                outputs.append([out.cpu().numpy() for out in network(batch)])
-        features, *logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return Features(features, logits[0] if logits else None)
+                parts.append([out.cpu().numpy() for out in network(batch)])
+        return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
     return extract
 

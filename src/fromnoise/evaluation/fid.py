@@ -1,6 +1,5 @@
 """Compute the Fréchet distance between two sets of features, each described by a Gaussian."""
 
-from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
@@ -8,7 +7,12 @@ import numpy as np
 
 
 def frechet_distance(
-    mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray
+    mean_a: np.ndarray,
+    cov_a: np.ndarray,
+    mean_b: np.ndarray,
+    cov_b: np.ndarray,
+    *,
+    root_b: np.ndarray | None = None,
 ) -> float:
     """Return the squared Fréchet (2-Wasserstein) distance between two Gaussians.
 
@@ -18,36 +22,30 @@ def frechet_distance(
     here, "distance" stands for its square.
 
     mean_a, mean_b: (D,). cov_a, cov_b: (D, D), symmetric and positive semi-definite, possibly
-    singular. The distance is ≥ 0, in the squared unit of the features.
+    singular. root_b: the matrix root of cov_b, if it is known. The distance is ≥ 0, in the squared
+    unit of the features.
     Raises ValueError: the shapes do not match.
     """
-    return frechet_to(mean_b, cov_b)(mean_a, cov_a)
-
-
-def frechet_to(mean_b: np.ndarray, cov_b: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return `frechet_distance` to one Gaussian, whose matrix root is computed once."""
-    mean_b, cov_b = np.asarray(mean_b, dtype=np.float64), np.asarray(cov_b, dtype=np.float64)
+    mean_a, cov_a, mean_b, cov_b = (
+        np.asarray(of, dtype=np.float64) for of in (mean_a, cov_a, mean_b, cov_b)
+    )
     d = mean_b.size
+    if not mean_a.shape == mean_b.shape == (d,) or not cov_a.shape == cov_b.shape == (d, d):
+        raise ValueError(
+            f"the shapes {mean_a.shape}, {cov_a.shape}, {mean_b.shape}, {cov_b.shape} do not "
+            "match. Give means (D,) and covariances (D, D) of one D."
+        )
     # Σ_a Σ_b has the eigenvalues of Σ_b^½ Σ_a Σ_b^½, which is symmetric, so they are real, and the
     # trace of the matrix root is the sum of their roots.
-    root_b = _symmetric_root(cov_b) if cov_b.shape == (d, d) else cov_b
-
-    def distance(mean_a: np.ndarray, cov_a: np.ndarray) -> float:
-        mean_a, cov_a = np.asarray(mean_a, dtype=np.float64), np.asarray(cov_a, dtype=np.float64)
-        if not mean_a.shape == mean_b.shape == (d,) or not cov_a.shape == cov_b.shape == (d, d):
-            raise ValueError(
-                f"the shapes {mean_a.shape}, {cov_a.shape}, {mean_b.shape}, {cov_b.shape} do not "
-                "match. Give means (D,) and covariances (D, D) of one D."
-            )
-        eigenvalues = np.linalg.eigvalsh(root_b @ cov_a @ root_b)
-        trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
-        squared = np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b)
-        return max(0.0, float(squared - 2 * trace_of_root))
-
-    return distance
+    root_b = symmetric_root(cov_b) if root_b is None else root_b
+    eigenvalues = np.linalg.eigvalsh(root_b @ cov_a @ root_b)
+    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
+    squared = np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b)
+    return max(0.0, float(squared - 2 * trace_of_root))
 
 
-def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
+def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """Return the root of a symmetric positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T  # rounding makes some values < 0
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from fromnoise.config.recipe import load_recipe
 from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.data.errors import abbreviate
+from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Progress, no_progress
 from fromnoise.evaluation.metrics import fixed_order
 from fromnoise.model.model import Model, load
@@ -24,6 +26,7 @@ from fromnoise.rng import generator
 
 SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
+BATCH_SIZE = 64  # images sampled at a time
 
 
 class RealImages(NamedTuple):
@@ -66,12 +69,6 @@ def _open_split(data: Data, split: str) -> RealImages:
     return RealImages(images, f"{data.source}, {split}")
 
 
-def evenly_spaced(images: np.ndarray, most: int) -> np.ndarray:
-    """Return at most `most` of the images, evenly spaced."""
-    rows = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(np.int64)
-    return images[rows]
-
-
 def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> ImageSet:
     """Open the images of a folder, zip or npz; of a folder of `fromnoise sample`, the samples.
 
@@ -107,14 +104,19 @@ def samples_in(folder: Path) -> list[str] | None:
     return None
 
 
-UNCONDITIONAL = "none: the model is unconditional"
-NO_SHARED_LABELS = "none: the reference lacks the labels of the model"
-AS_REFERENCE = "those of the reference images, in about the same proportions"
+class Drawing(NamedTuple):
+    """The settings by which images of a model are sampled."""
+
+    weights: Weights | None = None
+    batch_size: int | None = None  # None: 64
+    device: str = "auto"
+    sampling: Mapping[str, Any] = {}
+    """Overrides, see `resolve_sampling`; `precision` is fp32 unless it is set."""
 
 
-def load_in_fp32(path: Path, *, weights: Weights | None = None, device: str = "auto") -> Model:
+def load_in_fp32(path: Path, drawing: Drawing) -> Model:
     """Load a model for which `precision=auto` is fp32: its scores do not depend on the device."""
-    model = load(path, weights=weights, device=device)
+    model = load(path, weights=drawing.weights, device=drawing.device)
     model.auto_precision = "fp32"
     return model
 
@@ -141,7 +143,7 @@ def generate_images(
     *,
     labels_of: RealImages | None = None,
     first_seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     loaded_from: str = "",
     progress: Progress = no_progress,
 ) -> Generated:
@@ -149,9 +151,12 @@ def generate_images(
 
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
-    cond, labels = None, NO_SHARED_LABELS if model.spec.label_names else UNCONDITIONAL
+    cond, labels = None, "none: the model is unconditional"
+    if model.spec.label_names:
+        labels = "none: the reference lacks the labels of the model"
     if labels_of is not None and has_labels(model, labels_of):
-        labels, rows_of_labels = AS_REFERENCE, np.asarray(labels_of.images.labels)
+        labels = "those of the reference images, in about the same proportions"
+        rows_of_labels = np.asarray(labels_of.images.labels)
         order = np.resize(interleave_labels(rows_of_labels), num)  # repeated if needed
         cond = torch.from_numpy(rows_of_labels[order])
     config = config if cond is not None else with_guidance(config, 1.0)
@@ -178,11 +183,11 @@ def sample_batches(
     config: SamplingConfig,
     cond: Tensor | None,
     *,
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress,
 ) -> np.ndarray:
     """Return the image of each seed, uint8 (N, C, H, W), with progress after each batch."""
-    images = []
+    images, batch_size = [], batch_size or BATCH_SIZE
     for i in range(0, len(seeds), batch_size):
         rows = slice(i, min(i + batch_size, len(seeds)))
         of_rows = None if cond is None else cond[rows]
@@ -225,6 +230,6 @@ def read_images(path: Path, num: int | None = None) -> Generated:
             f"{path.absolute()} has {len(images):,} images, fewer than --num-images {num:,}. "
             "Use fewer."
         )
-    images = np.asarray(images if num is None else evenly_spaced(images, num))
+    images = np.asarray(images if num is None else images[evenly_spaced(len(images), num)])
     info = {"what": str(path.absolute()), "count": len(images)}
     return Generated(images, info, None, fixed_order(len(images)))

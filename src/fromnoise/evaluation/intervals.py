@@ -1,9 +1,11 @@
 """Compute 95 % intervals of scores: Student's, Wilson's, by a jackknife and by a bootstrap."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator
 
 from fromnoise.classifier.label_scores import (
     SCORES,
@@ -14,13 +16,35 @@ from fromnoise.classifier.label_scores import (
     score_ratios,
 )
 
+Number = Annotated[
+    float, BeforeValidator(lambda x: math.nan if x in (None, math.inf, -math.inf) else x)
+]
+"""A number of a JSON file, in which null stands for NaN."""
+
 
 class Interval(NamedTuple):
     """A score and its 95 % interval; all three are NaN if the score is 0/0."""
 
-    value: float
-    low: float
-    high: float
+    value: Number = math.nan
+    low: Number = math.nan
+    high: Number = math.nan
+
+    def known(self) -> tuple[float, float, float]:
+        """Return the three, with the value in place of unknown ends."""
+        low, high = (self.value if math.isnan(end) else end for end in (self.low, self.high))
+        return self.value, low, high
+
+
+def _interval(value: Any) -> Any:
+    """Return the fields in a JSON file. A number alone has no interval; other keys are ignored."""
+    if isinstance(value, Interval):
+        return value
+    found = value if isinstance(value, Mapping) else {"value": value}
+    return {key: found.get(key) for key in Interval._fields}
+
+
+Score = Annotated[Interval, BeforeValidator(_interval)]
+"""An interval of a record, see `records`."""
 
 
 def student_interval(value: float, error: float, parts: int) -> Interval:
@@ -55,24 +79,19 @@ def jackknife_error(left_out: np.ndarray) -> float:
     return math.sqrt((G - 1) / G * np.square(left_out - left_out.mean()).sum())
 
 
-class LabelScores(NamedTuple):
+class LabelScores(BaseModel):
     """The scores of one label."""
 
-    asked: int  # images with target +1
-    negated: int  # images with target −1
-    precision: Interval
-    recall: Interval
-    f1: Interval
-    extra: Interval  # share of the negated images in which the label is present
+    asked: int = 0  # images with target +1
+    negated: int = 0  # images with target −1
+    precision: Score = Interval()
+    recall: Score = Interval()
+    f1: Score = Interval()
+    extra: Score = Interval()  # share of the negated images in which the label is present
 
 
 def score_with_intervals(
-    predictions: LabelPredictions,
-    targets: np.ndarray,
-    condition: np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    predictions: LabelPredictions, targets: np.ndarray, condition: np.ndarray, **bootstrap: int
 ) -> dict[str, Interval]:
     """Return the scores of `scores` with 95 % intervals, over new conditions and new seeds.
 
@@ -91,21 +110,17 @@ def score_with_intervals(
     and 62 % with 2. If they do not differ and have several images each: 98 to 99 %, because the
     second stage counts the spread among seeds once more.
 
-    predictions, targets: as for `score_ratios`. condition: int (N,), any integers. seed: the same
-    one gives the same intervals for any order and numbers of conditions.
+    predictions, targets: as for `score_ratios`. condition: int (N,), any integers. bootstrap:
+    `resamples` (2,000), and `seed` (0), which gives the same intervals for any order and numbers of
+    conditions.
     """
     ratios = list(score_ratios(predictions, targets).values())
     one = np.zeros(len(targets))
-    return dict(zip(SCORES, _intervals(ratios, condition, one, resamples, seed), strict=True))
+    return dict(zip(SCORES, _intervals(ratios, condition, one, **bootstrap), strict=True))
 
 
 def scores_per_label(
-    predictions: LabelPredictions,
-    targets: np.ndarray,
-    condition: np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    predictions: LabelPredictions, targets: np.ndarray, condition: np.ndarray, **bootstrap: int
 ) -> list[LabelScores]:
     """Return precision, recall, f1 and extra of each label alone, in the order of the labels.
 
@@ -115,16 +130,23 @@ def scores_per_label(
     not count.
     """
     label_scores = []
+    names = ("precision", "recall", "f1", "extra")
     for k, ratios in enumerate(ratios_per_label(predictions, targets)):
-        chosen = [ratios[name] for name in ("precision", "recall", "f1", "extra")]
-        intervals = _intervals(chosen, condition, targets[:, k], resamples, seed)
-        positives, negatives = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
-        label_scores.append(LabelScores(positives, negatives, *intervals))
+        chosen = [ratios[name] for name in names]
+        intervals = _intervals(chosen, condition, targets[:, k], **bootstrap)
+        asked, negated = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
+        found = dict(zip(names, intervals, strict=True))
+        label_scores.append(LabelScores(asked=asked, negated=negated, **found))
     return label_scores
 
 
 def _intervals(
-    ratios: list[Ratio], group: np.ndarray, strata: np.ndarray, resamples: int, seed: int
+    ratios: list[Ratio],
+    group: np.ndarray,
+    strata: np.ndarray,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[Interval]:
     numerators, denominators = (np.stack(part, axis=1) for part in zip(*ratios, strict=True))
     images = np.concatenate([numerators, denominators], axis=1)

@@ -10,102 +10,61 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.classifier.label_scores import LabelPredictions, score_ratios
-from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
-from fromnoise.evaluation.evaluate import sampling_name
-from fromnoise.evaluation.images import load_in_fp32, sample_batches
-from fromnoise.evaluation.intervals import (
-    Interval,
-    LabelScores,
-    score_with_intervals,
-    scores_per_label,
-)
-from fromnoise.evaluation.records import plain, to_json, write_files
+from fromnoise.evaluation import records
+from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
+from fromnoise.evaluation.intervals import score_with_intervals, scores_per_label
+from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
-from fromnoise.model.spec import Weights, run_folder_of
+from fromnoise.model.spec import run_folder_of
 from fromnoise.pictures import grid_figure
 from fromnoise.progress import progress_bar
 
 MAX_IN_PICTURE, COLUMNS = 64, 8  # images in a picture, and about as many in a row
 RIGHT, WRONG = "✓", "✗"
-SCORES_FILE, TABLE_FILE = "scores.json", "scores.md"
-HEADINGS = {
-    "recall_at_k": "recall@k",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "exact_match": "exact match",
-    "extra": "extra",
-}
 logger = logging.getLogger("fromnoise")
-
-
-class PromptSet(NamedTuple):
-    """A named set of conditions to sample images for."""
-
-    name: str
-    conditions: np.ndarray  # int8 (M, K): +1 must appear, −1 must not appear, 0 open
 
 
 def read_prompts(
     names: Sequence[str], files: Sequence[Path], texts: Sequence[str]
-) -> list[PromptSet]:
-    """Read one set of conditions from each file, and one from all texts (`red cube, -blue sphere`).
+) -> dict[str, np.ndarray]:
+    """Read sets of conditions: one from each file, one from all texts (`red cube, -blue sphere`).
 
-    Without files and texts: each label alone. names: the labels of the model.
+    Without files and texts: each label alone. names: the labels of the model. Returns name → int8
+    (M, K): +1 must appear, −1 must not appear, 0 open.
     """
-    _check_labels(names)
-    prompts = [PromptSet(file.stem, read_conditions(file, names)) for file in files]
+    prompts = [(file.stem, read_conditions(file, names)) for file in files]
     if texts:
-        conditions = np.stack([parse_labels(text, names) for text in texts])
-        prompts.append(PromptSet("labels", conditions))
-    if repeated := [name for name, n in Counter(p.name for p in prompts).items() if n > 1]:
-        raise DataError(
-            f"two sets of conditions are called {repeated[0]}. Rename one of the files."
-        )
-    return prompts or [PromptSet("each label", one_label_each(names, len(names)))]
-
-
-class LabelResult(NamedTuple):
-    """The scores of one set of prompts at one guidance scale."""
-
-    prompts: str
-    guidance: float
-    num_images: int
-    seconds: float  # of sampling
-    scores: dict[str, Interval]
-    per_label: dict[str, LabelScores]
+        prompts.append(("labels", np.stack([parse_labels(text, names) for text in texts])))
+    for i, (name, _) in enumerate(prompts):
+        if name in dict(prompts[:i]):
+            raise DataError(f"two sets of conditions are called {name}. Rename one of the files.")
+    return dict(prompts or [("each label", one_label_each(names, len(names)))])
 
 
 def evaluate_labels_to_folder(
     path: Path,
     classifier: Path,
+    drawing: Drawing,
     *,
     files: Sequence[Path] = (),
     texts: Sequence[str] = (),
     scales: Sequence[float] | None = None,
     num: int = 8,
     first_seed: int = 0,
-    batch_size: int = 64,
-    weights: Weights | None = None,
     out: Path | None = None,
-    device: str = "auto",
-    sampling: Mapping[str, Any] | None = None,
 ) -> tuple[str, Path]:
     """Score how often a model's images show the requested labels; return the table and its folder.
 
@@ -114,32 +73,30 @@ def evaluate_labels_to_folder(
     every set of conditions and scale.
 
     path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
-    guidance; None is the model's own. sampling: overrides, see `resolve_sampling`; `precision` is
-    fp32 unless it is set.
+    guidance; None is the model's own.
     Raises, before sampling, ConfigError if the folder has scores already, DataError if the model
     and the classifier have different labels, and ValueError for other settings that do not match.
     """
-    model = load_in_fp32(path, weights=weights, device=device)
-    loaded, names = load_classifier(classifier, device=device), model.spec.label_names
+    model = load_in_fp32(path, drawing)
+    loaded, names = load_classifier(classifier, device=drawing.device), model.spec.label_names
+    if not names:
+        raise DataError("this model is unconditional. Train one with data.labels=true.")
     prompts = read_prompts(names, files, texts)
     order = _column_order(model, loaded)
-    configs = _configs(model, scales or [model.spec.sampling.guidance], sampling or {})
+    configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
     config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
-    model.guided_denoiser(config, 1, cond=torch.from_numpy(prompts[0].conditions[:1]))  # raises
+    [first, *_] = prompts.values()
+    model.guided_denoiser(config, 1, cond=torch.from_numpy(first[:1]))  # raises
     parts = ["labels", *sampling_name(model.spec, with_guidance(config, 1.0))]
-    parts += [p.name.replace(" ", "-") for p in prompts]
+    parts += [name.replace(" ", "-") for name in prompts]
     if texts:  # others would have the same name
-        parts += [hashlib.sha256(prompts[-1].conditions.tobytes()).hexdigest()[:8]]
+        parts += [hashlib.sha256(prompts["labels"].tobytes()).hexdigest()[:8]]
     parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
     folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
-    if (folder / SCORES_FILE).exists():
-        raise ConfigError(
-            f"{folder.absolute()} has the scores of an earlier evaluation. Give another --out, or "
-            "remove it."
-        )
+    records.require_no_scores(folder / records.SCORES_FILE)
     metadata = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("fromnoise", "torch", "torchvision")},
+        "date": records.now(),
+        "versions": records.versions("fromnoise", "torch", "torchvision"),
         "model": {
             "loaded from": str(path.absolute()),
             "source": model.spec.source,
@@ -151,40 +108,36 @@ def evaluate_labels_to_folder(
         "seeds": f"counted from {first_seed}, one per image, condition by condition",
         "images per condition": num,
         "conditions": {
-            p.name: [describe_labels(row, names) for row in p.conditions] for p in prompts
+            name: [describe_labels(row, names) for row in rows] for name, rows in prompts.items()
         },
         "classifier": loaded.spec.model_dump(mode="json"),
     }
-    results: list[LabelResult] = []
-    for (name, conditions), config in itertools.product(prompts, configs):
+    results: list[records.LabelResult] = []
+    for (name, conditions), config in itertools.product(prompts.items(), configs):
         condition = np.repeat(np.arange(len(conditions)), num)  # (N,)
         targets, seeds = conditions[condition], range(first_seed, first_seed + len(condition))
         started = time.perf_counter()
         with progress_bar(f"images of {name}, s = {config.guidance:g}") as progress:
+            cond = torch.from_numpy(targets)
             images = sample_batches(
-                model,
-                seeds,
-                config,
-                torch.from_numpy(targets),
-                batch_size=batch_size,
-                progress=progress,
+                model, seeds, config, cond, batch_size=drawing.batch_size, progress=progress
             )
         seconds = time.perf_counter() - started
         predictions = loaded.predictions(images).select(slice(None), order)
         per_label = scores_per_label(predictions, targets, condition)
-        result = LabelResult(
-            name,
-            config.guidance,
-            len(images),
-            seconds,
-            score_with_intervals(predictions, targets, condition),
-            dict(zip(names, per_label, strict=True)),
+        result = records.LabelResult(
+            prompts=name,
+            guidance=config.guidance,
+            num_images=len(images),
+            seconds=seconds,
+            scores=score_with_intervals(predictions, targets, condition),
+            per_label=dict(zip(names, per_label, strict=True)),
         )
         results.append(result)
-        _save_picture(images, predictions, targets, num, names, result, folder)
-        content = {**metadata, "results": [plain(result) for result in results]}
-        table = label_table(results, loaded)
-        write_files(folder, {TABLE_FILE: table, SCORES_FILE: to_json(content)})
+        captions = label_captions(predictions, targets, names)
+        _save_picture(images, captions, num, result, folder)
+        content = {**metadata, "results": results}
+        records.write_record(folder / records.SCORES_FILE, content, label_table(results, loaded))
     return label_table(results, loaded), folder
 
 
@@ -200,10 +153,10 @@ def _configs(
     return configs
 
 
-def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
+def label_table(results: Sequence[records.LabelResult], classifier: Classifier) -> str:
     """Return scores with 95 % intervals, and the classifier's held-out scores, as Markdown."""
     classes = classifier.spec.kind == "classes"
-    columns = {"exact_match": "accuracy"} if classes else HEADINGS
+    columns = {"exact_match": "accuracy"} if classes else records.LABEL_HEADINGS
     lines = [
         "| conditions | s | images | " + " | ".join(columns.values()) + " |",
         "|---" * (3 + len(columns)) + "|",
@@ -225,14 +178,13 @@ def label_table(results: Sequence[LabelResult], classifier: Classifier) -> str:
 def _column_order(model: Model, classifier: Classifier) -> list[int]:
     """Return the index of each of the model's labels among the classifier's labels."""
     names, known = model.spec.label_names, classifier.spec.label_names
-    _check_labels(names)
     if set(names) != set(known):
         differing = sorted(set(names) ^ set(known))
         raise DataError(
             f"the model and the classifier have different labels: the model has {len(names)}, the "
             f"classifier {len(known)}, and only one of them has {', '.join(differing[:4])}"
             f"{', …' if len(differing) > 4 else ''}. Train a classifier on the data of the model "
-            f"with the same source={model.spec.source or 'SOURCE'}"
+            f"with the same source={model.spec.source or 'SOURCE'}."
         )
     classifier.check(np.empty((0, model.spec.channels, *model.spec.size), dtype=np.uint8))
     ours, theirs = ((owner.spec.fit, owner.spec.background) for owner in (classifier, model))
@@ -246,25 +198,12 @@ def _column_order(model: Model, classifier: Classifier) -> list[int]:
     return [known.index(name) for name in names]
 
 
-def _check_labels(names: Sequence[str]) -> None:
-    if not names:
-        raise DataError("this model is unconditional. Train one with data.labels=true")
-
-
 def _save_picture(
-    images: np.ndarray,
-    predictions: LabelPredictions,
-    targets: np.ndarray,
-    num: int,
-    names: Sequence[str],
-    result: LabelResult,
-    folder: Path,
+    images: np.ndarray, captions: Sequence[str], num: int, result: records.LabelResult, folder: Path
 ) -> None:
     """Save the first images of every condition; several of each if there are few conditions."""
     per_condition = min(num, max(1, MAX_IN_PICTURE // (len(images) // num)))
     chosen = (np.arange(len(images)) % num < per_condition).nonzero()[0][:MAX_IN_PICTURE]
-    of_chosen = predictions.select(chosen, slice(None))
-    captions = label_captions(of_chosen, targets[chosen], names)
     exact = result.scores["exact_match"]
     title = (
         f"{result.prompts}, s = {result.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
@@ -272,7 +211,8 @@ def _save_picture(
     )
     path = folder / f"{result.prompts}-s{result.guidance:g}.png"
     columns = per_condition * max(1, COLUMNS // per_condition)  # those of a condition side by side
-    grid_figure(images[chosen], path, title=title, captions=captions, columns=columns)
+    of_chosen = np.array(captions)[chosen].tolist()
+    grid_figure(images[chosen], path, title=title, captions=of_chosen, columns=columns)
 
 
 def label_captions(

@@ -9,7 +9,6 @@ likelihood-…/metrics.json    the bound with its parts, its interval and its cu
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,19 +16,13 @@ from torch import Tensor
 
 from fromnoise.curves import bits_figure
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion.likelihood import BitsPerDimension, bits_per_dimension
+from fromnoise.diffusion.likelihood import bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
+from fromnoise.evaluation import records
+from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Progress, check_installed, no_progress
-from fromnoise.evaluation.images import evenly_spaced, has_labels, run_images_of
-from fromnoise.evaluation.intervals import Interval, mean_interval
-from fromnoise.evaluation.records import (
-    NotDefined,
-    new_record,
-    plain,
-    require_no_scores,
-    table,
-    write_record,
-)
+from fromnoise.evaluation.images import has_labels, run_images_of
+from fromnoise.evaluation.intervals import mean_interval
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import Weights, run_folder_of
@@ -38,52 +31,17 @@ from fromnoise.rng import generator, image_noise, seed_of
 
 EVALUATIONS = 50  # of the network per image, by default
 CURVE, MAX_IMAGES = "bits.png", 1000
-LIBRARIES = ("fromnoise", "torch", "numpy")
 
 
-class Stretch(NamedTuple):
-    """The mean L_{t−1} of a step in t = first..last, in bits per dimension; L_0 for t = 1."""
-
-    first: int
-    last: int
-    per_step: float
-    low: float
-    high: float
-
-
-class Bits(NamedTuple):
-    """The bound on −log2 p(x_0) of images, in bits per dimension, with 95 % intervals.
-
-    Intervals are over other images of the same distribution and other noise; the model is fixed.
-    """
-
-    data: str  # a description of the images
-    num_images: int
-    levels: int  # of the 256 grey levels, those that occur
-    labels: bool  # whether the model had their labels
-    evaluations: int  # of the network per image; T: every t, without random t
-    T: int
-    variance: Variance  # of the model's steps
-    seed: int
-    total: Interval  # = L_T + middle + L_0
-    L_T: Interval
-    middle: Interval  # Σ L_{t−1}, t = 2..T
-    L_0: Interval
-    curve: list[Stretch]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for JSON; intervals as value, low and high."""
-        return {"unit": "bits per dimension, an upper bound", **plain(self)}
-
-    def save_curve(self, path: str | Path) -> Path:
-        """Write the curve as a PNG."""
-        value, low, high = self.total
-        title = (
-            f"Bits per dimension of {self.data}\n{value:.3f} [{low:.3f}, {high:.3f}] = "
-            f"{self.L_T.value:.2g} ($L_T$) + {self.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
-            f"{self.L_0.value:.3f} ($L_0$)"
-        )
-        return bits_figure(self.curve, path, title=title)
+def save_curve(bits: records.Bits, path: Path) -> Path:
+    """Write the curve as a PNG."""
+    value, low, high = bits.total
+    title = (
+        f"Bits per dimension of {bits.data}\n{value:.3f} [{low:.3f}, {high:.3f}] = "
+        f"{bits.L_T.value:.2g} ($L_T$) + {bits.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
+        f"{bits.L_0.value:.3f} ($L_0$)"
+    )
+    return bits_figure([tuple(dict(of).values()) for of in bits.curve], path, title=title)
 
 
 @without_tf32()
@@ -97,7 +55,7 @@ def measure_bits(
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress = no_progress,
-) -> Bits:
+) -> records.Bits:
     """Return the bits per dimension of images under the model, and their parts.
 
     An upper bound on −log2 p_θ(x_0) / (C·H·W) (Ho et al. 2020, Eqs. 5 and 13), x̂_0 clamped to
@@ -119,16 +77,18 @@ def measure_bits(
     evaluations = min(EVALUATIONS, T) if evaluations is None else evaluations
     variance = variance_of(model)
 
-    def estimate(rows: range) -> BitsPerDimension:
+    parts = []
+    for start in range(0, len(images), batch_size):
+        rows = range(start, min(start + batch_size, len(images)))
         seeds = [seed_of(seed, i, "bits") for i in rows]
         draws = [torch.rand(evaluations, generator=generator(seed, i, "bits, t")) for i in rows]
 
-        def noise(t: Tensor) -> Tensor:
+        def noise(t: Tensor, seeds: list[int] = seeds) -> Tensor:
             each = zip(seeds, t.tolist(), strict=True)
             drawn = [image_noise([s], t_i, images.shape[1:]) for s, t_i in each]
             return torch.cat(drawn).to(like.device)
 
-        return bits_per_dimension(
+        part = bits_per_dimension(
             model.denoiser,
             to_float(torch.tensor(images[rows]).to(like.device)),  # a copy: it may be read-only
             None if labels is None else torch.tensor(labels[rows]).to(like),
@@ -136,15 +96,12 @@ def measure_bits(
             noise=noise,
             variance=variance,
         )
-
-    parts = []
-    for i in range(0, len(images), batch_size):
-        parts.append(estimate(range(i, min(i + batch_size, len(images)))))
-        progress(min(i + batch_size, len(images)), len(images))
+        parts.append(part)
+        progress(rows.stop, len(images))
     totals, priors, sums = (
         torch.cat([part[k] for part in parts]).double().cpu().numpy() for k in range(3)
     )  # (N,), (N,), (N,K)
-    return Bits(
+    return records.Bits(
         data=data,
         num_images=len(images),
         levels=len(np.unique(images)),
@@ -158,8 +115,9 @@ def measure_bits(
         middle=mean_interval(sums[:, 1:].sum(axis=1)),
         L_0=mean_interval(sums[:, 0]),
         curve=[
-            Stretch(times[0], times[-1], *mean_interval(sums[:, k] / len(times)))
+            records.Stretch(first=times[0], last=times[-1], per_step=value, low=low, high=high)
             for k, times in enumerate(parts[0].strata)
+            for value, low, high in [mean_interval(sums[:, k] / len(times))]
         ],
     )
 
@@ -176,29 +134,22 @@ def variance_of(model: Model) -> Variance:
 
 
 def _check(model: Model, images: np.ndarray, labels: np.ndarray | None) -> None:
-    if offset := model.spec.diffusion.offset_noise:
-        raise ValueError(
-            f"this model was trained with diffusion.offset_noise = {offset:g}, but the bound "
-            "assumes standard normal noise. Use a model without it."
-        )
-    low, high = model.spec.data_range
-    if (low, high) != (-1, 1):
-        raise ValueError(
-            f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 "
-            "levels in -1..1. Use a model of that range."
-        )
-    if images.dtype != np.uint8 or images.shape[1:] != model.image_shape:
-        raise ValueError(
-            f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W) of the model's "
-            f"{model.image_shape}."
-        )
-    if len(images) < 2:
-        raise ValueError(f"{len(images)} images give no interval. Give at least 2 images.")
-    names = model.spec.label_names
-    if labels is not None and not names:
-        raise ValueError("this model is unconditional. Remove labels.")
-    if labels is not None and labels.shape != (len(images), len(names)):
-        raise ValueError(f"labels have shape {labels.shape}. Give ({len(images)}, {len(names)}).")
+    offset, (low, high) = model.spec.diffusion.offset_noise, model.spec.data_range
+    expected = (len(images), len(model.spec.label_names))
+    shape = () if labels is None else labels.shape
+    problems = {
+        f"this model was trained with diffusion.offset_noise = {offset:g}, but the bound assumes "
+        "standard normal noise. Use a model without it.": offset,
+        f"this model's images lie in {low:g}..{high:g}, but bits per dimension count 256 levels in "
+        "-1..1. Use a model of that range.": (low, high) != (-1, 1),
+        f"the images are {images.dtype} {images.shape}. Give uint8 (N, C, H, W) of the model's "
+        f"{model.image_shape}.": images.dtype != np.uint8 or images.shape[1:] != model.image_shape,
+        f"{len(images)} images give no interval. Give at least 2 images.": len(images) < 2,
+        "this model is unconditional. Remove labels.": shape and not expected[1],
+        f"labels have shape {shape}. Give {expected}.": shape and shape != expected,
+    }
+    if found := [problem for problem, wrong in problems.items() if wrong]:
+        raise ValueError(found[0])
 
 
 def evaluate_likelihood(
@@ -208,38 +159,39 @@ def evaluate_likelihood(
 
     path: a run or a checkpoint in it. Returns the table and the folder of metrics.json, metrics.md
     and bits.png. No image is sampled and no feature extracted.
-    Raises ConfigError if the folder has scores, NotDefined without images, and the errors of
+    Raises ConfigError if the folder has scores, `NotDefined` without images, and the errors of
     `measure_bits`.
     """
     check_installed()
     model = load(path, weights=weights, device=device)
     name = f"likelihood-{model.spec.step:06d}-{model.spec.weights_name}"
     folder = out or run_folder_of(path) / "evaluation" / name
-    require_no_scores(folder)
+    records.require_no_scores(folder / records.METRICS_FILE)
     run_images = run_images_of(run_folder_of(path))
     real = run_images.held_out or run_images.training
     if real is None:
-        raise NotDefined(f"bits per dimension need real images, and {run_images.reason}")
+        raise records.NotDefined(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
     labels = real.images.labels if has_labels(model, real) else None
+    rows = evenly_spaced(len(real.images), MAX_IMAGES)
     with progress_bar("images") as progress:
         bits = measure_bits(
             model,
-            images := evenly_spaced(real.images.images, MAX_IMAGES),
-            None if labels is None else evenly_spaced(labels, MAX_IMAGES),
-            data=f"{len(images):,} images of {real.what}",
+            real.images.images[rows],
+            None if labels is None else labels[rows],
+            data=f"{len(rows):,} images of {real.what}",
             progress=progress,
         )
-    bits.save_curve(folder / CURVE)
-    record = new_record(LIBRARIES) | {
-        "complete": True,
-        "generated": {
+    save_curve(bits, folder / CURVE)
+    record = records.Metrics(
+        date=records.now(),
+        versions=records.versions("fromnoise", "torch", "numpy"),
+        generated={
             "what": "none",
             "loaded from": str(path.absolute()),
             **model.spec.weights_info(),
         },
-        "seconds": {"bits": time.perf_counter() - started},
-        "bits": {**bits.as_json(), "picture": CURVE},
-    }
-    write_record(folder, record)
-    return table(record), folder
+        seconds={"bits": time.perf_counter() - started},
+        bits=bits.model_copy(update={"picture": CURVE}),
+    )
+    return record.write(folder), folder

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fromnoise.evaluation.fid import (
     Moments,
-    frechet_to,
+    frechet_distance,
     merge_moments,
     moments_of,
     subtract_moments,
+    symmetric_root,
 )
 from fromnoise.evaluation.intervals import (
     Interval,
@@ -35,11 +36,12 @@ HALVINGS, CANDIDATES = 10, 64  # of the interval of precision and recall
 ROWS = 2000  # of a distance matrix at a time: 400 MB with 50,000 images
 
 
-class Jackknifed(NamedTuple):
-    """A statistic of a whole set, and of the set without each of its G blocks."""
+class FrechetScores(NamedTuple):
+    """The scores of `frechet_scores`."""
 
-    value: float
-    left_out: np.ndarray  # float64 (G,)
+    fid: Interval
+    at_infinity: Interval  # FID∞
+    left_out: np.ndarray  # float64 (G,): FID without each of the G blocks
 
 
 def blocks_of(features: np.ndarray) -> list[Moments]:
@@ -47,19 +49,9 @@ def blocks_of(features: np.ndarray) -> list[Moments]:
     return [moments_of(block) for block in np.array_split(features, BLOCKS)]
 
 
-def frechet_jackknifed(
-    blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
-) -> Jackknifed:
-    """Return the Fréchet distance of all blocks, and without each; see `frechet_scores`."""
-    to_reference, everything = frechet_to(mean, covariance), merge_moments(*blocks)
-    rests = [everything, *(subtract_moments(everything, block) for block in blocks)]
-    value, *left_out = (to_reference(m.mean, m.covariance) for m in rests)
-    return Jackknifed(value, np.array(left_out))
-
-
 def frechet_scores(
     blocks: Sequence[Moments], mean: np.ndarray, covariance: np.ndarray
-) -> tuple[Interval, Interval]:
+) -> FrechetScores:
     """Return FID of N images, and FID∞, its limit for N → ∞.
 
     N images overstate the distance by about c/N (Chong & Forsyth 2020, arXiv:1911.07023). The
@@ -77,28 +69,33 @@ def frechet_scores(
     blocks: the moments of G ≥ 2 disjoint sets of about equal size. mean, covariance: of the real
     images, (D,) and (D, D).
     """
-    return fid_intervals(frechet_jackknifed(blocks, mean, covariance))
-
-
-def fid_intervals(distance: Jackknifed) -> tuple[Interval, Interval]:
-    """Return FID and FID∞ of `frechet_scores`."""
-    (fid, left_out), G = distance, len(distance.left_out)
+    everything = merge_moments(*blocks)
+    parts = [everything, *(subtract_moments(everything, block) for block in blocks)]
+    root = symmetric_root(covariance)
+    fid, *rest = (
+        frechet_distance(of.mean, of.covariance, mean, covariance, root_b=root) for of in parts
+    )
+    left_out, G = np.array(rest), len(blocks)
     error = jackknife_error(left_out)
     unbiased = float(G * fid - (G - 1) * left_out.mean())
-    return student_interval(fid, error, G), student_interval(unbiased, error, G)
+    scores = (student_interval(value, error, G) for value in (fid, unbiased))
+    return FrechetScores(*scores, left_out=left_out)
 
 
-def ratio(a: Jackknifed, b: Jackknifed) -> Interval:
+def ratio(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> Interval:
     """Return a/b of two sets whose blocks are paired, as those of the same seeds.
 
     Common noise cancels: se(log a/b) is the jackknife's of log a₍₋g₎ − log b₍₋g₎, so the interval
     is narrower than those of a and b suggest. It is over other seeds, and covers the mean ratio of
     so many images, whose bias moves it towards 1. NaN if a distance is 0.
+
+    a, b: the FID of each set, and its `left_out`.
     """
-    if min(a.value, b.value, *a.left_out, *b.left_out) <= 0:
-        return Interval(math.nan, math.nan, math.nan)
-    error = jackknife_error(np.log(a.left_out) - np.log(b.left_out))
-    logs = student_interval(math.log(a.value / b.value), error, len(a.left_out))
+    (fid_a, left_a), (fid_b, left_b) = a, b
+    if min(fid_a, fid_b, *left_a, *left_b) <= 0:
+        return Interval()
+    error = jackknife_error(np.log(left_a) - np.log(left_b))
+    logs = student_interval(math.log(fid_a / fid_b), error, len(left_a))
     return Interval(*map(math.exp, logs))
 
 
@@ -113,13 +110,9 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
     generated, real: float (N, D) and (M, D); N, M ≥ 2 · BLOCKS. The blocks of `generated` are
     consecutive rows; `real` may have any order.
     """
-    from torch_fidelity.metric_kid import (
-        KEY_METRIC_KID_MEAN,
-        KEY_METRIC_KID_STD,
-        kid_features_to_metric,
-    )
+    from torch_fidelity import metric_kid
 
-    result = kid_features_to_metric(
+    result = metric_kid.kid_features_to_metric(
         torch.from_numpy(np.array(generated)),
         torch.from_numpy(np.array(real)),
         kid_subsets=SUBSETS,
@@ -138,8 +131,9 @@ def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Interval:
 
     everything = np.arange(BLOCKS)
     left_out = np.array([mmd(np.delete(everything, g)) for g in everything])
-    error = math.hypot(jackknife_error(left_out), result[KEY_METRIC_KID_STD] / math.sqrt(SUBSETS))
-    return student_interval(result[KEY_METRIC_KID_MEAN], error, BLOCKS)
+    of_subsets = result[metric_kid.KEY_METRIC_KID_STD] / math.sqrt(SUBSETS)
+    error = math.hypot(jackknife_error(left_out), of_subsets)
+    return student_interval(result[metric_kid.KEY_METRIC_KID_MEAN], error, BLOCKS)
 
 
 def fixed_order(n: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from fromnoise.evaluation.features import (
     Extractor,
     ExtractorError,
     Progress,
-    extract_in_parts,
+    extract_features,
     no_progress,
 )
 from fromnoise.evaluation.fid import moments_of
@@ -58,8 +58,7 @@ def reference_of(
                 # a process is killed if its mapped file finds no space later
                 with writing.open("r+b") as opened:
                     os.posix_fallocate(opened.fileno(), 0, writing.stat().st_size)
-            for rows, part in extract_in_parts(extractor, images, progress):
-                mapped[rows] = part.features
+            extract_features(extractor, images, progress, out=mapped)
             mapped.flush()
         features = np.load(file, mmap_mode="r")
     moments = moments_of(features)

@@ -1,29 +1,43 @@
-"""Metrics of a set of generated images, compared with real ones.
+"""Evaluate the images of a model, or of a folder or file, as a set against real ones.
+
+    set-…/metrics.json    scores with their intervals, and the settings
+          metrics.md      the same as a table
+          copies.png      generated images beside their nearest training images
+
+The first two are rewritten after every metric, so that an interruption loses none.
 
 A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
 "low", "high"}}}, or a key of its own. It raises `NotDefined` with the reason if it is not defined.
 To add one, write the function, add a line to METRICS, and a test.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError, unknown_name
-from fromnoise.evaluation.copies import MAX_LEFT_OUT, MIN_IMAGES, Space, check_copies, left_out_rows
-from fromnoise.evaluation.copy_report import copies_as_json, save_copy_sheet
+from fromnoise.config.schema import SamplingConfig
+from fromnoise.evaluation import images, records
+from fromnoise.evaluation.copies import (
+    MIN_IMAGES,
+    check_copies,
+    copies_as_json,
+    evenly_spaced,
+    save_copy_sheet,
+)
 from fromnoise.evaluation.features import (
     PRETRAINED,
+    Against,
     Extractor,
     ExtractorError,
+    check_installed,
     extract_features,
-    extract_in_parts,
+    open_extractor,
 )
-from fromnoise.evaluation.images import Generated, RealImages, RunImages, evenly_spaced
-from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import (
     BLOCKS,
     blocks_of,
@@ -32,10 +46,19 @@ from fromnoise.evaluation.metrics import (
     kernel_distance,
     precision_and_recall,
 )
-from fromnoise.evaluation.records import Record
-from fromnoise.evaluation.reference import Reference, reference_of
+from fromnoise.evaluation.records import Metadata
+from fromnoise.evaluation.reference import (
+    RUN_SPLITS,
+    Reference,
+    open_real,
+    open_reference,
+    reference_of,
+)
+from fromnoise.model.spec import ModelSpec, is_model, run_folder_of
 from fromnoise.progress import progress_bar
 
+DEFAULT_COUNT = 10_000  # images
+LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 SHEET = "copies.png"
 MIN_PER_FEATURE = 3  # images per feature, for FID∞
 MIN_REAL = 2  # images, for a covariance
@@ -44,12 +67,12 @@ MIN_REAL = 2  # images, for a covariance
 class Subject(NamedTuple):
     """The images to score, their features, and what metrics compare them with."""
 
-    generated: Generated
+    generated: images.Generated
     features: np.ndarray  # float32 (N, D), in the order of the seeds
     logits: np.ndarray | None  # float32 (N, K)
     reference: Reference
     extractor: Extractor
-    run_images: RunImages
+    run_images: images.RunImages
     folder: Path  # for pictures
 
     def in_blocks(self) -> np.ndarray:
@@ -63,47 +86,59 @@ class Subject(NamedTuple):
         return self.reference.features
 
 
-def fid(subject: Subject) -> Record:
+def fid(subject: Subject) -> Metadata:
     """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
-    blocks, reference = blocks_of(subject.in_blocks()), subject.reference
-    value, at_infinity = frechet_scores(blocks, reference.mean, reference.covariance)
+    blocks, real = blocks_of(subject.in_blocks()), subject.reference
+    scores = frechet_scores(blocks, real.mean, real.covariance)
     if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
         reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
-        return {**_scores(fid=value), "missing": {"fid_infinity": reason}}
-    return _scores(fid=value, fid_infinity=at_infinity)
+        return {"scores": {"fid": scores.fid}, "missing": {"fid_infinity": reason}}
+    return {"scores": {"fid": scores.fid, "fid_infinity": scores.at_infinity}}
 
 
-def kid(subject: Subject) -> Record:
+def kid(subject: Subject) -> Metadata:
     """Return the kernel distance."""
-    return _scores(kid=kernel_distance(subject.in_blocks(), subject.real()))
+    return {"scores": {"kid": kernel_distance(subject.in_blocks(), subject.real())}}
 
 
-def isc(subject: Subject) -> Record:
+def isc(subject: Subject) -> Metadata:
     """Return the Inception Score, by the classes of the extractor."""
     assert subject.logits is not None
-    return _scores(inception_score=inception_score(subject.logits))
+    return {"scores": {"inception_score": inception_score(subject.logits)}}
 
 
-def prc(subject: Subject) -> Record:
+def prc(subject: Subject) -> Metadata:
     """Return precision and recall."""
     precision, recall = precision_and_recall(subject.features, subject.real())
-    return _scores(precision=precision, recall=recall)
+    return {"scores": {"precision": precision, "recall": recall}}
 
 
-def copies(subject: Subject) -> Record:
+def copies(subject: Subject) -> Metadata:
     """Find copies of training images, in pixels and in the features of the extractor."""
     training, held_out, _ = subject.run_images
     assert training is not None
-    extractor, images, train = subject.extractor, subject.generated.images, training.images.images
-    real = None if held_out is None else evenly_spaced(held_out.images.images, MAX_LEFT_OUT)
+    extractor, samples, train = subject.extractor, subject.generated.images, training.images.images
+    real = None
+    if held_out is not None:
+        real = held_out.images.images[evenly_spaced(len(held_out.images))]
+
+    def features(of: np.ndarray) -> np.ndarray:
+        """Return the features of images; those of two sets are known."""
+        if of is samples:
+            return subject.features
+        known = reference_of(training, extractor).features if of is train else None
+        if known is not None:
+            return known
+        return extract_features(extractor, of).features
+
     pixels = extractor.name == "pixels"
-    space = {} if pixels else {f"the features of {extractor.name}": _space(subject, training, real)}
-    check = check_copies(images, train, real, spaces=space)
-    save_copy_sheet(check, images, train, subject.folder / SHEET)
+    spaces = {} if pixels else {f"the features of {extractor.name}": features}
+    check = check_copies(samples, train, real, spaces=spaces)
+    save_copy_sheet(check, samples, train, subject.folder / SHEET)
     return {"copies": {**copies_as_json(check), "sheet": SHEET}}
 
 
-METRICS: dict[str, Callable[[Subject], Record]] = {
+METRICS: dict[str, Callable[[Subject], Metadata]] = {
     "fid": fid,
     "kid": kid,
     "is": isc,
@@ -122,114 +157,177 @@ def check_metrics(names: Sequence[str]) -> None:
 
 
 def check_enough_images(
-    num: int, num_real: int | None, extractor: Extractor, *, allow_small: bool = False
-) -> None:
-    """Raise ExtractorError for almost no images, or for fewer than features unless `allow_small`.
+    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool = False
+) -> list[str]:
+    """Return the marks of scores of few images, which `allow_small` allows.
 
-    num_real: None if the reference is a mean and a covariance.
+    real: None if the reference is a mean and a covariance.
+    Raises ExtractorError for almost no images, or for fewer than features unless `allow_small`.
     """
+    marks = {
+        "images": "Small: {} images in {} dimensions. The Fréchet distance of so few is far too "
+        "large. Compare it only with the same number of images.",
+        "real images": "The reference is small: {} images in {} dimensions.",
+    }
+    few = []
     counts = [("images", num, 2 * BLOCKS, "Use")]
-    if num_real is not None:
-        counts.append(("real images", num_real, MIN_REAL, "Give --reference"))
+    if real is not None:
+        counts.append(("real images", len(real.images), MIN_REAL, "Give --reference"))
     for what, count, fewest, use in counts:
         if count < fewest:
             raise ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
-        if count < extractor.width and not allow_small:
+        if count >= extractor.width:
+            continue
+        if not allow_small:
             raise ExtractorError(
                 f"{count:,} {what} are fewer than the {extractor.width:,} features of "
                 f"{extractor.name}, which makes the Fréchet distance far too large. {use} more "
                 "(10,000 or 50,000 are usual), or add --allow-small to get marked scores."
             )
+        few.append(marks[what].format(f"{count:,}", f"{extractor.width:,}"))
+    return few
 
 
 def undefined_metrics(
     metrics: Sequence[str],
     shape: tuple[int, int, int],
-    num_real: int | None,
+    real: images.RealImages | None,
     extractor: Extractor,
-    run_images: RunImages,
+    run_images: images.RunImages,
 ) -> dict[str, str]:
     """Return the reasons of metrics that are not defined for a set of images, before it is sampled.
 
-    shape: (C, H, W) of the images. num_real: None if the reference is a mean and a covariance.
+    shape: (C, H, W) of the images. real: None if the reference is a mean and a covariance.
     Raises ConfigError if no metric is defined.
     """
-
-    def reason(metric: str) -> str | None:
-        training, few = run_images.training, "{} images are too few, {} are needed".format
-        if metric in ("kid", "prc") and num_real is None:
-            return "the reference is a mean and a covariance, not images"
-        if metric in ("kid", "prc") and num_real is not None and num_real < 2 * BLOCKS:
-            return few(f"{num_real} real", 2 * BLOCKS)
-        if metric == "is":
-            one = np.zeros((1, *shape), dtype=np.uint8)
-            if extractor.extract(one).logits is None:
-                return "the extractor has no classes; use inception or a classifier"
-        if metric == "copies" and training is None:
-            return run_images.reason
-        if metric == "copies" and training is not None and len(training.images) < MIN_IMAGES:
-            return few(f"{len(training.images)} training", MIN_IMAGES)
-        return None
-
-    reasons = {metric: why for metric in metrics if (why := reason(metric))}
+    reasons: dict[str, str] = {}
+    training, few = run_images.training, "{} images are too few, {} are needed".format
+    if real is None:
+        why = "the reference is a mean and a covariance, not images"
+        reasons |= {"kid": why, "prc": why}
+    elif len(real.images) < 2 * BLOCKS:
+        why = few(f"{len(real.images)} real", 2 * BLOCKS)
+        reasons |= {"kid": why, "prc": why}
+    if "is" in metrics and extractor.extract(np.zeros((1, *shape), np.uint8)).logits is None:
+        reasons["is"] = "the extractor has no classes; use inception or a classifier"
+    if training is None:
+        reasons["copies"] = run_images.reason
+    elif len(training.images) < MIN_IMAGES:
+        reasons["copies"] = few(f"{len(training.images)} training", MIN_IMAGES)
+    reasons = {metric: reasons[metric] for metric in metrics if metric in reasons}
     if metrics and len(reasons) == len(metrics):
         listed = "; ".join(f"{metric}: {why}" for metric, why in reasons.items())
         raise ConfigError(f"no metric of --metrics is available ({listed}). Choose others.")
     return reasons
 
 
-def subject_of(
-    generated: Generated,
-    reference: Reference,
-    extractor: Extractor,
-    run_images: RunImages,
-    folder: Path,
-) -> Subject:
-    """Return generated images with their features, for metrics."""
-    with progress_bar("features") as progress:
-        parts = [part for _, part in extract_in_parts(extractor, generated.images, progress)]
-    features, logits = np.concatenate([part.features for part in parts]), None
-    if parts[0].logits is not None:
-        logits = np.concatenate([part.logits for part in parts if part.logits is not None])
-    return Subject(generated, features, logits, reference, extractor, run_images, folder)
+def evaluate(
+    path: Path,
+    against: Against,
+    drawing: images.Drawing,
+    *,
+    num: int | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+    first_seed: int | None = None,
+    out: Path | None = None,
+) -> tuple[str, Path]:
+    """Score a set of images, and return the table and the folder of the scores.
 
-
-def marks(num: int, reference: Reference, extractor: Extractor) -> list[str]:
-    """Return warnings to the reader of the scores."""
-    warnings = []
-    if num < extractor.width:
-        warnings.append(
-            f"Small: {num:,} images in {extractor.width:,} dimensions. The Fréchet distance of so "
-            "few is far too large. Compare it only with the same number of images."
+    path: a run, a checkpoint or a .safetensors file, whose model samples `num` images (10,000) from
+    `first_seed` (0) on; or a folder, zip or npz of images, of which `num` are taken (all).
+    Raises ValueError: settings, images or labels that do not match, before any image is sampled.
+    """
+    check_installed()
+    check_metrics(metrics)
+    if not path.exists():
+        raise ConfigError(
+            f"there is no run, model or folder of images at {path.absolute()}. Check the path."
         )
-    real = reference.features
-    if real is not None and len(real) < extractor.width:
-        warnings.append(
-            f"The reference is small: {len(real):,} images in {extractor.width:,} dimensions."
+    model = images.load_in_fp32(path, drawing) if is_model(path) else None
+    flags = {"--weights": drawing.weights, "--seed": first_seed, "--batch-size": drawing.batch_size}
+    given = [*drawing.sampling, *(flag for flag, value in flags.items() if value is not None)]
+    if model is None and given:
+        raise ConfigError(
+            f"{given[0]} has no effect: {path.absolute()} holds images, not a model. Remove it."
         )
-    if extractor.name not in PRETRAINED:
-        warnings.append(
-            f"Distances in the features of {extractor.name} are not FIDs. Compare them only with "
+    reference = against.reference
+    if model:
+        generated, count, shape = None, num or DEFAULT_COUNT, model.image_shape
+        run_images = images.run_images_of(run_folder_of(path))
+        real = open_real(reference, shape, model.spec, run_images)
+        conditional = images.has_labels(model, real)
+        config = model.sampling_config(conditional=conditional, **drawing.sampling)
+        folder = run_folder_of(path) / "evaluation"
+        parts = ["set", *sampling_name(model.spec, config)]
+    else:
+        generated, config, run_images = images.read_images(path, num), None, images.NO_RUN
+        count, shape = len(generated.images), generated.images.shape[1:]
+        real = open_real(reference, shape)
+        folder, parts = path.absolute().parent, ["set", path.stem]
+    space = open_extractor(against, shape, drawing.device)
+    name = reference if reference in RUN_SPLITS else Path(reference).stem
+    folder = out or folder / "-".join([*parts, space.name, name, str(count)])
+    records.require_no_scores(folder / records.METRICS_FILE)
+    marks = check_enough_images(count, real, space, allow_small=against.allow_small)
+    if space.name not in PRETRAINED:
+        marks.append(
+            f"Distances in the features of {space.name} are not FIDs. Compare them only with "
             "distances in the same features."
         )
-    return warnings
-
-
-def _scores(**scores: Interval) -> Record:
-    return {"scores": {name: score._asdict() for name, score in scores.items()}}
-
-
-def _space(subject: Subject, training: RealImages, held_out: np.ndarray | None) -> Space:
-    """Return the extractor's features of all images that a check for copies compares."""
-    features = partial(extract_features, subject.extractor)
-    train = reference_of(training, subject.extractor).features
-    assert train is not None
-    rows = left_out_rows(len(train))
-    real = training.images.images[rows] if held_out is None else held_out
-    return Space(
-        subject.features,
-        features(subject.generated.images[..., ::-1]),
-        train,
-        train[rows] if held_out is None else features(held_out),
-        features(real[..., ::-1]),
+    undefined = undefined_metrics(metrics, shape, real, space, run_images)
+    real_features = open_reference(reference, real, space)
+    if model and config:
+        with progress_bar("images") as progress:
+            generated = images.generate_images(
+                model,
+                count,
+                config,
+                labels_of=real,
+                first_seed=first_seed or 0,
+                batch_size=drawing.batch_size,
+                loaded_from=str(path.absolute()),
+                progress=progress,
+            )
+    assert generated is not None
+    record = records.Metrics(
+        date=records.now(),
+        complete=False,
+        versions=records.versions(*LIBRARIES),
+        generated=generated.info,
+        reference=real_features.info,
+        extractor=space.info(),
+        marks=marks,
+        seconds={"drawing": generated.seconds},
     )
+    started = time.perf_counter()
+    with progress_bar("features") as progress:
+        features = extract_features(space, generated.images, progress)
+    subject = Subject(generated, *features, real_features, space, run_images, folder)
+    record.seconds["features"] = time.perf_counter() - started
+    for name in metrics:
+        started = time.perf_counter()
+        try:
+            if name in undefined:
+                raise records.NotDefined(undefined[name])
+            result = METRICS[name](subject)
+        except records.NotDefined as reason:
+            record.missing[name] = str(reason)
+        else:
+            record.add(result)
+            record.seconds[name] = time.perf_counter() - started
+        record.write(folder)
+    record.complete, record.published = True, records.published_beside(record)
+    return record.write(folder), folder
+
+
+def sampling_name(spec: ModelSpec, config: SamplingConfig) -> list[str]:
+    """Return the parts of a folder's name that tell the model and its sampling settings."""
+    usual, sampler = spec.sampling, config.sampler
+    parts = [f"{spec.step:06d}", spec.weights_name, sampler.name, str(config.steps)]
+    stored = usual.sampler
+    if stored.name != sampler.name:
+        stored = check_component(Component(name=sampler.name), "sampling.sampler")
+    parts += [f"{k}{v}" for k, v in sampler.options.items() if stored.options.get(k) != v]
+    parts += [config.timesteps] if config.timesteps != usual.timesteps else []
+    parts += [f"s{config.guidance:g}"] if config.guidance != 1 else []
+    return [*parts, config.precision]

@@ -7,6 +7,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
 from fromnoise.evaluation.features import (
+    Against,
     Extractor,
     check_installed,
     extract_features,
@@ -35,19 +36,16 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
     if settings.extractor == "classifier" and settings.classifier is None:
         raise ConfigError(
             "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
-            "folder that `fromnoise classifier train` writes"
+            "folder that `fromnoise classifier train` writes."
         )
-    extractor = open_extractor(
-        settings.extractor,
-        (spec.channels, *spec.size),
-        classifier=settings.classifier if settings.extractor == "classifier" else None,
-        device=device,
-    )
+    classifier = settings.classifier if settings.extractor == "classifier" else None
+    against = Against(extractor=settings.extractor, classifier=classifier)
+    extractor = open_extractor(against, (spec.channels, *spec.size), device)
     if settings.num_images < extractor.width:
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the "
             f"{extractor.width:,} features of {extractor.name}, so its Fréchet "
-            "distance would be far too large. Set a larger number, or another evaluation.extractor"
+            "distance would be far too large. Set a larger number, or another evaluation.extractor."
         )
     return extractor
 
@@ -81,8 +79,8 @@ def score(
         samples = generate_images(
             model, settings.num_images, config, labels_of=images, progress=check_signal
         )
-        features = extract_features(extractor, samples.images, check_signal)
-        distance, _ = frechet_scores(blocks_of(features), real.mean, real.covariance)
+        features = extract_features(extractor, samples.images, check_signal).features
+        distance = frechet_scores(blocks_of(features), real.mean, real.covariance).fid
     except Stopped:
         return
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

@@ -5,47 +5,25 @@ import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from markupsafe import Markup
 
 from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
-from fromnoise.evaluation import label_evaluation
-from fromnoise.evaluation.records import HEADINGS, INCEPTION_HEADINGS
-from fromnoise.report import formatting
-from fromnoise.report.charts import training_charts
+from fromnoise.curves import COLOURS
+from fromnoise.evaluation.records import HEADINGS, LABEL_HEADINGS, headings_in
+from fromnoise.progress import format_duration
+from fromnoise.report import charts, formatting
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
-from fromnoise.report.summary import RunSummary, summarize
 
 if TYPE_CHECKING:  # jinja2 is slow to import
     from jinja2 import Template
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
-SCORES = ("fid", "fid_infinity", "kid", "inception_score", "precision", "recall")
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall")
-SECTIONS = {  # one template each
-    "differences": "Differences",
-    "samples": "Samples from the same noise",
-    "denoising": "Denoising",
-    "training": "Training",
-    "previews": "Previews over time",
-    "metrics": "Metrics",
-    "labels": "Label scores",
-    "copies": "Closest copies",
-    "sweep": "Sampler sweep",
-    "recipe": "Recipe",
-    "environment": "Environment",
-}
-BITS_NAMES = {
-    "total": "bits/dim",
-    "L_T": Markup("of these L<sub>T</sub>"),
-    "middle": Markup("of these L<sub>1</sub> … L<sub>T−1</sub>"),
-    "L_0": Markup("of these L<sub>0</sub>"),
-}
 
 
 def write_report(
@@ -68,47 +46,38 @@ def write_report(
         raise ConfigError(f"{out.absolute()} is a folder. Give --out a file such as {REPORT}.")
     if out.suffix not in (".html", ".htm"):
         raise ConfigError(f"--out is {out}. Give a file name that ends in .html.")
-    names = short_names(folders)
-    runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    summaries = [
-        summarize(run, i, progress=lambda done, of, i=i: progress(i * of + done, len(runs) * of))
-        for i, run in enumerate(runs)
-    ]
+    colours = cycle(COLOURS)
+    runs = [read_run(*of) for of in zip(folders, short_names(folders), colours, strict=False)]
+    for i, run in enumerate(runs):
+        run.sample(progress=lambda done, of, i=i: progress(i * of + done, len(runs) * of))
     with atomic_file(out) as writing:
-        writing.write_text(_render(runs, summaries), encoding="utf-8")
+        writing.write_text(_render(runs), encoding="utf-8")
     return out.absolute()
 
 
-def _render(runs: Sequence[RunFolder], summaries: Sequence[RunSummary]) -> str:
+def _render(runs: Sequence[RunFolder]) -> str:
     recipes = [run.recipe for run in runs]
-    labelled = any(run.labels for run in summaries) or any(r.get("data.labels") for r in recipes)
-    hidden = {"differences": len(runs) == 1, "labels": not labelled}
-    differing = differences(recipes)
-    columns = [(run, record) for run in summaries for record in run.metrics]
+    columns = [(run, record) for run in runs for record in run.records["metrics"]]
     scores = {key for _, record in columns for key in record.content.scores}
     sets = [record.content for _, record in columns if record.content.extractor]  # not of bits only
-    inception = {content.extractor.get("name") for content in sets} == {"inception"}
-    protocols = {repr((content.extractor, content.reference)) for content in sets}
-    counts = {content.generated.get("count") for content in sets}
+    extractors = {content.extractor.get("name") for content in sets}
     return _template().render(
-        title=_join([run.name for run in runs]),
-        sections={k: name for k, name in SECTIONS.items() if not hidden.get(k)},
-        runs=summaries,
+        runs=runs,
         recipes=recipes,
         all_keys=all_keys(recipes),
-        differing=differing,
-        different_loss=any(key.startswith("diffusion.") for key in differing),
-        different_shape=len({run.shape for run in summaries if run.shape}) > 1,
-        charts=training_charts(runs),
+        differing=differences(recipes),
+        charts=charts.training_charts(runs),
         columns=columns,
-        scores=[*SCORES, *sorted(scores - {*SCORES})],
-        different_protocol=len(protocols) > 1,
-        different_count=len(counts) > 1,
-        names=HEADINGS | {"bits": "bits/dim"} | (INCEPTION_HEADINGS if inception else {}),
-        arrows={key: "↑" if key in HIGHER_IS_BETTER else "↓" for key in (*SCORES, "total")},
-        label_score_names=label_evaluation.HEADINGS,
-        bits_names=BITS_NAMES,
-        distance_name=formatting.distance_name,
+        known_scores=HEADINGS,
+        scores=[*HEADINGS, *sorted(scores - {*HEADINGS})],
+        different_protocol=len({repr((of.extractor, of.reference)) for of in sets}) > 1,
+        different_count=len({of.generated.get("count") for of in sets}) > 1,
+        names=headings_in(extractors.pop() if len(extractors) == 1 else None),
+        labelled=any(run.records["scores"] or run.recipe.get("data.labels") for run in runs),
+        label_headings=LABEL_HEADINGS,
+        headings_in=headings_in,
+        sweep_chart=charts.sweep_chart,
+        bits_chart=charts.bits_chart,
         environment=_environment(),
         style=(HERE / "style.css").read_text(encoding="utf-8"),
     )
@@ -129,12 +98,11 @@ def _template() -> "Template":
         "interval": formatting.interval,
         "setting": formatting.setting,
         "facts": formatting.facts,
+        "duration": format_duration,
+        "inline": formatting.inline_grid,
+        "css_class": charts.css_class,
     }
     return environment.get_template("page.html.jinja")
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _environment() -> dict[str, str]:

@@ -1,23 +1,40 @@
-"""Read a run folder as plain data. Damaged files become messages, not exceptions."""
+"""Read a run folder, and sample its model. Damaged files become messages, not exceptions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
+from pydantic import ValidationError
 
+from fromnoise.checkpoints import NotFinite
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe
-from fromnoise.curves import is_number, series
+from fromnoise.curves import COLOURS, is_number, series
+from fromnoise.data import DataError
+from fromnoise.data.labels.names import describe_labels, one_label_each
+from fromnoise.data.text import natural_key
+from fromnoise.evaluation.copies import evenly_spaced
+from fromnoise.evaluation.records import LabelRecord, Metrics, Stored, Sweep, read_record
+from fromnoise.model.model import Model, load, to_uint8
+from fromnoise.report.formatting import InlineImage, inline_png
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
 
-RECIPE, LOG = "recipe.yaml", "log.jsonl"
+RECIPE, LOG, EVALUATION = "recipe.yaml", "log.jsonl", "evaluation"
+KINDS: dict[str, tuple[type[Stored], str]] = {  # the pictures beside a record that are shown
+    "metrics": (Metrics, "copies.png"),
+    "scores": (LabelRecord, "*.png"),
+    "sweep": (Sweep, ""),
+}
+SAMPLES, STRIPS, STAGES = 16, 2, 10  # images, those with a denoising strip, and their times
+STEPS = 25  # of DDIM, which is fast and deterministic
 MAX_PREVIEWS, MAX_IMAGES, MIN_COUNT = 16, 24, 4
 PREVIEW_BYTES = 2 * 2**20  # pixels of all previews of a run
 MAX_LINES_NAMED = 5
@@ -30,30 +47,42 @@ class Preview(NamedTuple):
     images: np.ndarray  # uint8 (N, C, H, W)
 
 
-class LoggedScore(NamedTuple):
-    """A Fréchet distance during training with its 95 % interval."""
+class StoredRecord(NamedTuple):
+    """An evaluation record with its pictures."""
 
-    step: int
-    value: float
-    low: float
-    high: float
-    extractor: str
-    num_images: int
+    folder: str  # relative to the run
+    content: Any
+    pictures: list[InlineImage]
+
+
+class Trajectory(NamedTuple):
+    """Samples of the seeds 0, 1, …, and the denoising trajectories of the first ones."""
+
+    model: Model
+    parameters: int  # of the model
+    steps: int
+    captions: list[str]  # the labels of each image, "" for an unconditional model
+    images: np.ndarray  # uint8 (N, C, H, W)
+    stages: list[tuple[int, np.ndarray, np.ndarray]]
+    """(t, x_t, x̂_0 predicted from it) from T to 0, each uint8 (STRIPS, C, H, W); x̂_0 = x_0 at 0."""
 
 
 @dataclass(kw_only=True)
 class RunFolder:
-    """A run's recipe, log and previews."""
+    """A run's recipe, log, previews, evaluation records and samples."""
 
     name: str  # unique on the page
+    colour: str
     folder: Path
     recipe: dict[str, Any]  # dotted key → value
     rows: list[dict[str, Any]]  # of the log, sorted by step
     previews: list[Preview]
+    records: dict[str, list[StoredRecord]]  # of each of KINDS, oldest first
+    trajectory: Trajectory | None = None
     problems: list[str] = field(default_factory=list)  # messages about damaged files
 
-    def scores(self) -> list[LoggedScore]:
-        """Return the distances that `evaluation.every` logged."""
+    def scores(self) -> list[tuple[int, float, float, float, str, int]]:
+        """Return the distances of `evaluation.every`: step, value, low, high, features, images."""
         scores = []
         for row in self.rows:
             match row.get("evaluation"):
@@ -62,7 +91,7 @@ class RunFolder:
                 ):
                     extractor = migrate_extractor({"name": str(more.get("extractor"))})["name"]
                     count = int(more.get("num_images", 0))
-                    scores.append(LoggedScore(row["step"], value, low, high, extractor, count))
+                    scores.append((row["step"], value, low, high, extractor, count))
         return scores
 
     def last(self, key: str) -> float | None:
@@ -70,14 +99,16 @@ class RunFolder:
         _, values = series(self.rows, key)
         return float(values[-1]) if len(values) else None
 
-    @property
-    def skipped(self) -> int:
-        """Return how many steps were skipped because the loss or gradient was not finite."""
-        return sum("skipped" in row for row in self.rows)
+    def sample(self, *, progress: Callable[[int, int], None]) -> None:
+        """Set `trajectory`, or tell why there is none. progress: as in `sample_trajectory`."""
+        try:
+            self.trajectory = sample_trajectory(self.folder, progress=progress)
+        except (ValueError, OSError, NotFinite) as error:
+            self.problems.append(f"sampling failed: {error}")
 
 
-def read_run(folder: Path, name: str) -> RunFolder:
-    """Read the recipe, log and previews of a run. Raises ConfigError if `folder` is not a run."""
+def read_run(folder: Path, name: str, colour: str = COLOURS[0]) -> RunFolder:
+    """Read the files of a run. Raises ConfigError if `folder` is not a run."""
     if not (folder / RECIPE).is_file():
         raise ConfigError(
             f"{folder.absolute()} is not a run: it has no {RECIPE}. Give a folder that `fromnoise "
@@ -86,12 +117,44 @@ def read_run(folder: Path, name: str) -> RunFolder:
     problems: list[str] = []
     return RunFolder(
         name=name,
+        colour=colour,
         folder=folder,
         recipe=_recipe(folder / RECIPE, problems),
         rows=_rows(folder / LOG, problems),
         previews=_previews(folder / PREVIEWS, problems),
+        records={kind: _records(folder, kind, problems) for kind in KINDS},
         problems=problems,
     )
+
+
+def sample_trajectory(
+    run: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Trajectory:
+    """Sample the EMA weights of a run's newest checkpoint with DDIM and the recipe's guidance.
+
+    All runs of a page share the initial noise. A model with labels gets each label in turn.
+    progress is called with (steps done, total).
+    Raises CheckpointError if the run has no complete checkpoint.
+    """
+    model = load(run, weights="ema")
+    names, steps, seeds = model.spec.label_names, min(STEPS, model.spec.diffusion.T), range(SAMPLES)
+    labels = one_label_each(names, SAMPLES) if names else None
+    cond = None if labels is None else torch.from_numpy(labels)
+    captions = [""] * SAMPLES if labels is None else [describe_labels(row, names) for row in labels]
+
+    def to_numpy(x: torch.Tensor) -> np.ndarray:
+        return to_uint8(x, model.spec.data_range).numpy()
+
+    images, stages = to_numpy(model.start(seeds)), []
+    trajectory = model.denoise(seeds, cond=cond, sampler="ddim", steps=steps, eta=0.0)
+    for done, step in enumerate(trajectory, start=1):
+        stages.append((step.t, images[:STRIPS], to_numpy(step.x0[:STRIPS])))
+        images = to_numpy(step.x)
+        progress(done, steps)
+    stages.append((0, images[:STRIPS], images[:STRIPS]))
+    shown = [stages[i] for i in evenly_spaced(len(stages), STAGES)]
+    count = sum(p.numel() for p in model.denoiser.parameters())
+    return Trajectory(model, count, steps, captions, images, shown)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -119,12 +182,11 @@ def all_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the dotted keys whose values differ between the recipes."""
-    missing = object()
-    first, *others = recipes
+    first = recipes[0]
     return [
         key
         for key in all_keys(recipes)
-        if any(other.get(key, missing) != first.get(key, missing) for other in others)
+        if any(key not in recipe or recipe[key] != first.get(key) for recipe in recipes)
     ]
 
 
@@ -177,5 +239,32 @@ def _previews(folder: Path, problems: list[str]) -> list[Preview]:
     count, steps = min(len(previews[0].images), MAX_IMAGES), min(len(previews), MAX_PREVIEWS)
     while count * steps * size > PREVIEW_BYTES and max(count, steps) > MIN_COUNT:
         count, steps = (count // 2, steps) if count >= steps else (count, steps // 2)
-    chosen = np.linspace(0, len(previews) - 1, steps).round().astype(int)
+    chosen = evenly_spaced(len(previews), steps)
     return [Preview(previews[i].step, previews[i].images[:count]) for i in chosen]
+
+
+def _records(run: Path, kind: str, problems: list[str]) -> list[StoredRecord]:
+    model, pictures = KINDS[kind]
+    records = []
+    for file in sorted((run / EVALUATION).glob(f"*/{kind}.json")):
+        where, folder = file.relative_to(run).as_posix(), file.parent
+        try:
+            content = model.model_validate(read_record(file, where=where))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+            problems.append(f"{where} cannot be shown: {key}: {message}")
+            continue
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        record = StoredRecord(folder.relative_to(run).as_posix(), content, [])
+        files = folder.glob(pictures) if pictures else ()
+        for picture in sorted(files, key=lambda path: natural_key(path.name)):
+            try:
+                record.pictures.append(inline_png(picture))
+            except (ValueError, OSError) as error:
+                problems.append(f"{record.folder}/{picture.name} cannot be shown: {error}")
+        records.append(record)
+    return sorted(records, key=lambda record: record.content.date)
