@@ -441,7 +441,7 @@ def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, mo
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--guidance", "1,2"], "'--guidance'"), (["--num", "5"], "No such option: --num")],
+    [(["--guidance", "1,2"], "--guidance 1,2: "), (["--num", "5"], "No such option: --num")],
 )
 def test_options_of_evaluate_labels_are_no_options_of_evaluate(cli, run, arguments, message):
     code, out, err = cli("evaluate", run, *QUICK, *arguments)

@@ -78,7 +78,8 @@ def usage_line(error: Any, arguments: list[str]) -> str:
     flags = getattr(getattr(error, "param", None), "opts", [])
     for flag in set(flags) & set(arguments[:-1]):
         given = f"{flag} {arguments[arguments.index(flag) + 1]}"
-        message = f"{given}: {message.partition(': ')[2].removeprefix('Value error, ')}"
+        message = message.partition(": ")[2].partition(", unable")[0]
+        message = f"{given}: {message.removeprefix('Value error, ').replace('Input ', 'it ')}"
     command = getattr(error.ctx, "command_path", "fromnoise")
     stop = "" if message.endswith((".", "?")) else "."
     return message and f"{message}{stop} See {command} --help."
