@@ -33,6 +33,7 @@ from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.generation import interpolations as generation
+from fromnoise.generation.request import Request
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
@@ -602,7 +603,8 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     monkeypatch.setattr(generation, "grid_figure", lambda images, path, **how: path)
     model, out = untrained(tiny), tmp_path / "out"
     config = model.sampling_config(steps=100)
-    files = generation.interpolate_to_folder(model, *ends, out, config, frames=3, strength=0.01)
+    request = Request(model, config, out)
+    files = generation.interpolate_to_folder(request, *ends, frames=3, strength=0.01)
     frames = [np.asarray(Image.open(file)) for file in files[:3]]
     for frame, image in zip((frames[0], frames[-1]), digits, strict=True):
         assert frame.dtype == np.uint8

@@ -30,7 +30,7 @@ class Conditioning(NamedTuple):
     compose: Mapping[str, float] | None = None  # label → weight, for all images
     autoguidance: Autoguidance | None = None
 
-    def rows(self, rows: slice) -> dict[str, Any]:
+    def rows(self, rows: slice | list[int]) -> dict[str, Any]:
         """Return the arguments of `Model.denoise` for some of the images."""
         cond = None if self.cond is None else torch.from_numpy(self.cond[rows])
         return {"cond": cond, "compose": self.compose, "autoguidance": self.autoguidance}

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,36 +9,24 @@ from fromnoise.config.components import Component, check_component
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data.labels.names import describe_labels
 from fromnoise.generation.conditioning import Conditioning, composition_text
+from fromnoise.generation.request import Request
 from fromnoise.model.model import Model
 from fromnoise.model.precision import default_precision
-from fromnoise.model.spec import FILE_OF, ModelSpec, run_folder_of
+from fromnoise.model.spec import FILE_OF, run_folder_of
 
 LONGEST_NAME = 100  # bytes of the labels in a file name
 CLAMP_NAMES = {True: "clamped", False: "unclamped", "dynamic": "dynamic"}
 
 
 def describe(
-    spec: ModelSpec,
-    config: SamplingConfig,
-    seeds: Sequence[int],
-    conditioning: Conditioning,
-    captions: Sequence[str],
-) -> tuple[str, str, list[str], list[dict[str, str]]]:
-    """Return a title, a heading, and the name (no suffix) and PNG metadata of each image.
-
-    The heading is the title, with the labels if all images have the same ones.
-    """
-    settings = _settings(spec, config, conditioning)
-    labelled = list(zip(seeds, captions, strict=True))
-    metadata = [
-        {**settings, "seed": str(seed), **({"labels": text} if text else {})}
-        for seed, text in labelled
-    ]
-    names = [f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}" for seed, text in labelled]
-    title = heading = _title(spec, config, conditioning)
-    if len(set(captions)) == 1 and captions[0]:
-        heading = f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
-    return title, heading, names, metadata
+    request: Request, seeds: Sequence[int], captions: Sequence[str]
+) -> tuple[str, list[str], list[dict[str, str]]]:
+    """Return a title, and the name (no suffix) and PNG metadata of each image."""
+    settings, names, metadata = _settings(request), [], []
+    for seed, text in zip(seeds, captions, strict=True):
+        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
+        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
+    return _title(request), names, metadata
 
 
 def default_folder(
@@ -75,9 +62,8 @@ def default_folder(
     return run_folder_of(path) / "samples" / "-".join(parts)
 
 
-def _settings(
-    spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning
-) -> dict[str, str]:
+def _settings(request: Request) -> dict[str, str]:
+    config, conditioning, spec = request.config, request.conditioning, request.model.spec
     settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
     settings |= {"sampler": config.sampler.name, **config.sampler.options}
     settings |= {"weights": spec.weights_name, "trained steps": spec.step}
@@ -93,14 +79,15 @@ def _settings(
     return {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
 
 
-def _title(spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning) -> str:
+def _title(request: Request) -> str:
+    config, conditioning, spec = request.config, request.conditioning, request.model.spec
     weights = {"ema": "EMA weights", "raw": "raw weights"}[spec.weights]
     if spec.power_average is not None:
         weights += f" of length {spec.power_average.length:g}"
     rule = config.timesteps
     at = f" at {rule} timesteps" if rule != SamplingConfig().timesteps else ""
     title = f"{config.steps} {config.sampler.name.upper()} steps{at}, {weights}"
-    if conditioning.cond is not None and config.guidance != 1:
+    if config.guidance != 1:
         title += f", guidance {config.guidance:g}"
     if conditioning.autoguidance is not None:
         weak, scale = conditioning.autoguidance

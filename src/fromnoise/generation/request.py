@@ -1,0 +1,66 @@
+"""What the commands that generate images share: a request, and the folder of its images."""
+
+import textwrap
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromnoise.config.schema import SamplingConfig
+from fromnoise.diffusion import Step
+from fromnoise.generation.conditioning import Conditioning
+from fromnoise.model.model import Model, to_uint8
+from fromnoise.model.precision import without_tf32
+from fromnoise.pictures import save_pngs
+from fromnoise.progress import progress_bar
+
+
+class Request(NamedTuple):
+    """A model, how to sample from it, and a folder for the images.
+
+    conditioning: a row per image for samples; one row, for all images, for edits.
+    """
+
+    model: Model
+    config: SamplingConfig
+    folder: Path
+    conditioning: Conditioning = Conditioning()
+    batch_size: int = 64
+
+    def for_all(self, title: str) -> str:
+        """Return a title that begins with the labels, of an edit."""
+        return heading(title, self.conditioning.captions(self.model.spec.label_names, 1))
+
+    def write(
+        self, batches: Iterable[Tensor], names: Sequence[str], metadata: Sequence[Mapping[str, str]]
+    ) -> tuple[list[Path], np.ndarray]:
+        """Write each batch of x_0, (B,C,H,W), when it is there: NAME.png with metadata.
+
+        Returns the files and all images, uint8 (N,C,H,W).
+        """
+        files: list[Path] = []
+        images: list[np.ndarray] = []
+        with progress_bar("images") as progress:
+            for x in batches:
+                rows = slice(len(files), len(files) + len(x))
+                images.append(to_uint8(x, self.model.spec.data_range).numpy())
+                files += save_pngs(images[-1], self.folder, names[rows], metadata[rows])
+                progress(len(files), len(names))
+        return files, np.concatenate(images)
+
+
+def heading(title: str, captions: Sequence[str]) -> str:
+    """Return a title that begins with the caption of the images, if all have the same one."""
+    if len(set(captions)) > 1 or not captions[0]:
+        return title
+    return f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
+
+
+def last_x(steps: Iterator[Step]) -> Tensor:
+    """Return x of the last step, without keeping the others in memory."""
+    with torch.inference_mode(), without_tf32():
+        return deque(steps, maxlen=1).pop().x
