@@ -15,7 +15,7 @@ from fromnoise.evaluation.copies import (
     SpaceCheck,
     share_nearer,
 )
-from fromnoise.pictures import StrPath, grid_figure
+from fromnoise.pictures import grid_figure
 
 QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
 PAIRS = 24  # on a sheet
@@ -83,7 +83,7 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
 
 
 def save_copy_sheet(
-    check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: StrPath, *, pairs: int = PAIRS
+    check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: Path, *, pairs: int = PAIRS
 ) -> Path:
     """Write samples with their nearest and second nearest training images as a PNG.
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.curves import bits_figure
+from fromnoise.curves import bits_axes, save_png
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import BitsPerDimension, estimated_bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
@@ -75,7 +75,7 @@ class Bits(NamedTuple):
         """Return the fields for JSON; intervals as value, low and high."""
         return {"unit": "bits per dimension, an upper bound", **plain(self)}
 
-    def save_curve(self, path: str | Path) -> Path:
+    def save_curve(self, path: Path) -> Path:
         """Write the curve as a PNG."""
         value, low, high = self.total
         title = (
@@ -83,7 +83,8 @@ class Bits(NamedTuple):
             f"{self.L_T.value:.2g} ($L_T$) + {self.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
             f"{self.L_0.value:.3f} ($L_0$)"
         )
-        return bits_figure(self.curve, path, title=title)
+        label = "bits per dimension in one step"
+        return save_png(bits_axes(self.curve), path, title=title, y_label=label)
 
 
 @without_tf32()

@@ -21,7 +21,7 @@ import numpy as np
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.curves import sweep_figure
+from fromnoise.curves import save_png, sweep_axes
 from fromnoise.data.text import read_json
 from fromnoise.evaluation.features import check_installed, digest, extract_features, open_extractor
 from fromnoise.evaluation.images import generate_images, has_labels, load_in_fp32, run_images_of
@@ -272,6 +272,8 @@ def write_sweep(
             (row.steps, row.seconds_per_image, *row.fid)
         )
     edge = [(row.seconds_per_image, row.fid.value) for row, on_front in marked if on_front]
-    sweep_figure(lines, edge, folder / PICTURE, distance=distance_name(extractor))
+    title = "Quality against cost (numbers: steps; grey: Pareto front)"
+    label = f"{distance_name(extractor)} (lower is better)"
+    save_png(sweep_axes(lines, edge), folder / PICTURE, title=title, y_label=label)
     text = table(rows, extractor, num=facts["count"], reference=facts["reference"])
     write_files(folder, {TABLE_FILE: text, SWEEP_FILE: to_json(content)})  # in this order
