@@ -22,6 +22,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, label_counts, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
@@ -645,8 +646,7 @@ def test_the_last_time_is_noise():
 
 
 def test_too_much_image_at_the_last_time_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
-    run = importlib.import_module("fromnoise.training.run")
-    monkeypatch.setattr(run, "_fit", lambda *what: None)  # all but the training itself
+    monkeypatch.setattr(runs, "fit_run", lambda *what: None)  # all but the training itself
     for beta_T, warned in ((0.02, True), (0.05, False)):
         caplog.clear()
         tiny["diffusion"] = {"T": 400, "schedule": {"name": "linear", "beta_T": beta_T}}

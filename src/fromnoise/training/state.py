@@ -12,12 +12,11 @@ from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
-from fromnoise.training.compiling import compile_regions
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.optimizer import build_optimizer
-from fromnoise.training.precision import Computation, set_memory_layout
+from fromnoise.training.precision import Computation, compile_regions, set_memory_layout
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
