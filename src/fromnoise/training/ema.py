@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fromnoise.checkpoints import TensorFile, save_tensors_atomic
 from fromnoise.config.schema import Training
 from fromnoise.model.spec import ModelSpec, PowerAverage
-from fromnoise.training.power_profiles import beta, gamma_of
+from fromnoise.training.power_profiles import gamma_of
 
 FOLDER = "ema"  # of the snapshots, in the run
 SNAPSHOTS = 20  # of each length, unless training.ema_snapshot_every is set
@@ -50,8 +50,9 @@ class EMA:
 class PowerEMA(EMA):
     """A power-function average: θ̂ ← β_γ(t) θ̂ + (1 − β_γ(t)) θ, with β_γ(t) = (1 − 1/t)^{γ+1}.
 
-    t = n + 1 in update n = 0, 1, …, so the first update forgets the initial weights. γ follows from
-    `length`, σ_rel. Karras et al. 2023 (arXiv:2312.02696), section 3.1.
+    t = n + 1 in update n = 0, 1, …, so the first update forgets the initial weights. The
+    coefficient of θ(i) is (i/t)^{γ+1} − ((i−1)/t)^{γ+1}, the integral of the profile over its step.
+    γ follows from `length`, σ_rel. Karras et al. 2023 (arXiv:2312.02696), section 3.1.
     """
 
     def __init__(self, module: nn.Module, length: float) -> None:
@@ -61,7 +62,7 @@ class PowerEMA(EMA):
 
     def decay_of(self, n: int) -> float:
         """Return β_γ of update n."""
-        return beta(self.gamma, n + 1)
+        return (1 - 1 / (n + 1)) ** (self.gamma + 1)
 
     def file(self, spec: ModelSpec, step: int, updates: int) -> TensorFile:
         """Return the average after `updates` updates as a model file. spec: of the network."""

@@ -32,15 +32,6 @@ def gamma_of(length: float) -> float:
     return 2 * math.sqrt(-p / 3) * math.cos(angle) - 1 / 3 - 2
 
 
-def beta(gamma: float, t: int) -> float:
-    """Return β_γ(t) = (1 − 1/t)^{γ+1} of θ̂_γ(t) = β_γ(t) θ̂_γ(t−1) + (1 − β_γ(t)) θ(t), t ≥ 1.
-
-    The coefficient of θ(i) is (i/t)^{γ+1} − ((i−1)/t)^{γ+1}, the integral of the profile over its
-    step. β_γ(1) = 0: the coefficient of the initial weights is 0.
-    """
-    return (1 - 1 / t) ** (gamma + 1)
-
-
 def inner_product(
     gamma: np.ndarray | float,
     t: np.ndarray | float,
@@ -52,11 +43,8 @@ def inner_product(
     It is (γ_a+1)(γ_b+1) / (γ_a+γ_b+1) · (t_min/t_max)^{γ of t_max} / t_max: with the ratio of
     times, no power overflows. γ > −1/2, t > 0; float64 arrays that broadcast.
     """
-    gamma, t, other_gamma, other_t = np.broadcast_arrays(
-        *(np.asarray(x, dtype=np.float64) for x in (gamma, t, other_gamma, other_t))
-    )
     first, last = np.minimum(t, other_t), np.maximum(t, other_t)
-    later_gamma = np.where(t > other_t, gamma, other_gamma)
+    later_gamma = np.where(np.greater(t, other_t), gamma, other_gamma)
     scale = (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1)
     return scale * (first / last) ** later_gamma / last
 
