@@ -13,7 +13,6 @@ from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score
 from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
-from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback
 from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures
@@ -22,13 +21,11 @@ from fromnoise.training.run import (
     Run,
     Setup,
     fit_run,
-    model_spec,
-    open_data,
+    prepare,
     require_run,
     resolve_recipe,
     start,
     with_absolute_paths,
-    with_steps,
 )
 
 FIXED = (  # when a run is resumed
@@ -58,16 +55,13 @@ def train(
     Raises ValueError for a mistake in these, before anything is written.
     """
     resolved, folder = resolve_recipe(recipe, out, data, overrides)
-    check_tensorboard(resolved.training)
     if (folder / RECIPE_FILE).exists():
         raise ConfigError(
             f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
             "another run: --out with a new folder."
         )
     require_empty_folder(folder)
-    images = open_data(resolved)
-    resolved = with_steps(resolved, len(images))
-    setup = Setup(resolved, model_spec(resolved, images), images, folder)
+    setup = prepare(resolved, folder)
     called = callbacks(setup)
     state = start(setup)
     log_warnings(setup, state)
@@ -83,42 +77,36 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     folder = Path(folder)
     require_run(folder)
     recipe = with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
-    check_tensorboard(recipe.training)
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
     for line in damaged:
         logger.warning("%s. Using an earlier checkpoint", line)
     saved = read_state(checkpoint) if checkpoint else None
-    images = None
-    if recipe.training.epochs is not None:  # a new override: the images give its number of steps
-        images = open_data(recipe)
-        recipe = with_steps(recipe, len(images))
-    if saved is not None:
-        before = parse_recipe(saved["recipe"], str(folder))  # adds keys that are newer
+    before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
+    if before is not None:
         _refuse_changes(before, recipe, folder)
-        if saved["step"] >= recipe.training.steps:
-            logger.info(
-                "%s already finished at step %d. To train longer, increase training.steps or "
-                "training.epochs",
-                *(folder.absolute(), saved["step"]),
-            )
-            return Run(folder)
-        _warn_of_jump(before.training, recipe.training, saved["step"], folder)
-    images = open_data(recipe) if images is None else images
-    setup = Setup(recipe, model_spec(recipe, images), images, folder)
-    called = callbacks(setup)
-    if checkpoint is None or saved is None:
+    setup = prepare(recipe, folder)
+    if checkpoint is None or saved is None or before is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
-        state = start(setup)
-    else:
-        _refuse_other_labels(setup.spec, checkpoint)
-        state = start(setup, saved, overrides)
-        state.restore(checkpoint)
-        logger.info("continuing %s", checkpoint.absolute())
-        if saved["data_fingerprint"] != images.fingerprint:
-            logger.warning(
-                "the images are not those of step %d: there are %d now, and their order differs",
-                *(state.step, len(images)),
-            )
+        return fit_run(setup, start(setup), callbacks(setup))
+    settings = setup.recipe.training
+    if saved["step"] >= settings.steps:
+        logger.info(
+            "%s already finished at step %d. To train longer, increase training.steps or "
+            "training.epochs",
+            *(folder.absolute(), saved["step"]),
+        )
+        return Run(folder)
+    _warn_of_jump(before.training, settings, saved["step"], folder)
+    _refuse_other_labels(setup.spec, checkpoint)
+    called = callbacks(setup)
+    state = start(setup, saved, overrides)
+    state.restore(checkpoint)
+    logger.info("continuing %s", checkpoint.absolute())
+    if saved["data_fingerprint"] != setup.images.fingerprint:
+        logger.warning(
+            "the images are not those of step %d: there are %d now, and their order differs",
+            *(state.step, len(setup.images)),
+        )
     return fit_run(setup, state, called)
 
 

@@ -86,13 +86,8 @@ class Model:
         self, *, conditional: bool | None = None, **overrides: Any
     ) -> SamplingConfig:
         """Return the stored sampling settings with overrides, checked: see `resolve_sampling`."""
-        return resolve_sampling(
-            self.spec,
-            self.denoiser.schedule,
-            auto_precision=self.auto_precision,
-            conditional=conditional,
-            **overrides,
-        )
+        schedule, auto = self.denoiser.schedule, self.auto_precision
+        return resolve_sampling(self.spec, schedule, auto, conditional, overrides)
 
     def sample(
         self,

@@ -20,6 +20,7 @@ from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import ModelSpec, Weights
 from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
+from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, fit
 from fromnoise.training.precision import (
     Computation,
@@ -92,6 +93,14 @@ def resolve_recipe(
         source = detect_source(data, named=parsed.data.source)
         parsed = _with(parsed, "data", path=Path(data), source=source)
     return with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
+
+
+def prepare(recipe: Recipe, folder: Path) -> Setup:
+    """Open the images of a recipe, and return all that a training needs of them."""
+    check_tensorboard(recipe.training)
+    images = open_data(recipe)
+    recipe = with_steps(recipe, len(images))
+    return Setup(recipe, model_spec(recipe, images), images, folder)
 
 
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:

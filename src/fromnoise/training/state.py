@@ -21,6 +21,7 @@ from fromnoise.training.precision import Computation, compile_regions, set_memor
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
+COUNTERS = ("updates", "skipped_in_a_row", "seconds")
 OLD_WINDOW_FIELDS = {  # likewise, and the name now
     "loss": "loss_sums",
     "count": "loss_counts",
@@ -58,17 +59,17 @@ class TrainingState:
         if computation.compiled:
             compile_regions(denoiser.network)
         device = next(denoiser.parameters()).device
-        return cls(
+        state = cls(
             denoiser,
             EMA(denoiser.network, settings.ema_decay),
             build_optimizer(denoiser.network, settings),
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
-            history=LossHistory.empty(denoiser.schedule.T)
-            if settings.noise_levels == "importance"
-            else None,
         )
+        if settings.noise_levels == "importance":
+            state.history = LossHistory.empty(denoiser.schedule.T)
+        return state
 
     @property
     def sampling_precision(self) -> Literal["fp32", "bf16"]:
@@ -99,9 +100,7 @@ class TrainingState:
             "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
             "tf32": False,  # fp32 is IEEE float32
-            "updates": self.updates,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTERS},
             "window": asdict(self.window),
             "epoch": asdict(self.epoch),
             "scaler": self.scaler.state_dict(),
@@ -124,10 +123,8 @@ class TrainingState:
                 self.history = LossHistory(**{name: t.clone() for name, t in tensors.items()})
         if saved["scaler"]:  # empty unless it was saved in fp16
             self.scaler.load_state_dict(saved["scaler"])
-        self.step = saved["step"]
-        self.updates = saved["updates"]
-        self.skipped_in_a_row = saved["skipped_in_a_row"]
-        self.seconds = saved["seconds"]
+        for name in ("step", *COUNTERS):
+            setattr(self, name, saved[name])
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none

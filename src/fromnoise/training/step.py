@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -91,7 +90,9 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
     """
     device, count = next(state.denoiser.parameters()).device, len(batch.x0)
     losses = []
-    for part in split_batch(batch, accumulation):
+    for rows in torch.arange(count).chunk(accumulation):
+        kept = slice(int(rows[0]), int(rows[-1]) + 1)
+        part = Batch._make(None if each is None else each[kept] for each in batch)
         x0 = to_float(part.x0.to(device, non_blocking=True))  # on CUDA it is pinned
         eps = part.eps.to(device, non_blocking=True)
         cond = None if part.cond is None else part.cond.to(device, non_blocking=True)
@@ -160,13 +161,6 @@ def apply_gradients(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return losses, norm, finite
-
-
-def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
-    """Split a batch into at most `count` parts."""
-    for indices in torch.arange(len(batch.x0)).chunk(count):
-        part = slice(int(indices[0]), int(indices[-1]) + 1)
-        yield Batch._make(None if each is None else each[part] for each in batch)
 
 
 def keep_freed_memory() -> None:
