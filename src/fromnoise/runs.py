@@ -13,13 +13,12 @@ from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score
 from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
-from fromnoise.training.loop import Callback
+from fromnoise.training.loop import Callback, Setup
 from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures
 from fromnoise.training.run import (
     RECIPE_FILE,
     Run,
-    Setup,
     fit_run,
     prepare,
     require_run,

@@ -15,7 +15,6 @@ from fromnoise.diffusion import inpaint
 from fromnoise.generation.request import Request, last_x
 from fromnoise.model.model import Model, from_uint8, require_finite
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import grid_figure
 from fromnoise.rng import Key, require_unique_seeds
 
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
@@ -178,11 +177,5 @@ def _edit_to_folder(
             cells.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
         shown = results[i * len(seeds) :][:SHOWN_COLUMNS]
         cells += [(f"seed {seed}", x) for seed, x in zip(seeds, shown, strict=False)]
-    comparison = grid_figure(
-        np.stack([image for _, image in cells]),
-        request.folder / "comparison.png",
-        title=request.for_all(title),
-        captions=[caption for caption, _ in cells],
-        columns=len(cells) // len(inputs.names[:SHOWN_ROWS]),
-    )
-    return [*pngs, comparison]
+    columns = len(cells) // len(inputs.names[:SHOWN_ROWS])
+    return [*pngs, request.compare(cells, columns, title)]

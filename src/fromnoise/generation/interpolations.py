@@ -15,7 +15,7 @@ from fromnoise.diffusion import ddim_inversion, interpolation_starts, slerp
 from fromnoise.generation.edits import SHOWN_ROWS, read_inputs
 from fromnoise.generation.request import Request, last_x
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import grid_figure, save_gif, tile
+from fromnoise.pictures import save_gif, tile
 
 DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # it leads back to the image
 
@@ -131,19 +131,16 @@ def _denoise_to_folder(
 
     names = [f"{a}-{b}-{i:03d}" for a, b in pairs for i in range(len(fractions))]
     pngs, images = request.write(denoised(), names, [{}] * len(names))
-    rows = results = images.reshape(len(pairs), len(fractions), *images.shape[1:])
+    results = images.reshape(len(pairs), len(fractions), *images.shape[1:])
     shares = [f"λ = {share:.2f}" for share in fractions]
-    if ends is None:
-        captions = [(f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}") for a, b in pairs]
-    else:
-        rows = np.concatenate([ends[0][:, None], results, ends[1][:, None]], axis=1)
-        captions = [(a, *shares, b) for a, b in pairs]
-    comparison = grid_figure(
-        rows[:SHOWN_ROWS].reshape(-1, *images.shape[1:]),
-        request.folder / "comparison.png",
-        title=request.for_all(title),
-        captions=[caption for row in captions[:SHOWN_ROWS] for caption in row],
-        columns=rows.shape[1],
-    )
+    cells: list[tuple[str, np.ndarray]] = []
+    for i, (a, b) in enumerate(pairs[:SHOWN_ROWS]):
+        if ends is None:
+            captions = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"]
+            cells += zip(captions, results[i], strict=True)
+        else:
+            between = zip(shares, results[i], strict=True)
+            cells += [(a, ends[0][i]), *between, (b, ends[1][i])]
+    comparison = request.compare(cells, len(cells) // len(pairs[:SHOWN_ROWS]), title)
     frames = [tile(results[:, i]) for i in range(len(fractions))]
     return [*pngs, comparison, save_gif(frames, request.folder / "interpolation.gif")]

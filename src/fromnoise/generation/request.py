@@ -15,7 +15,7 @@ from fromnoise.diffusion import Step
 from fromnoise.generation.conditioning import Conditioning
 from fromnoise.model.model import Model, to_uint8
 from fromnoise.model.precision import without_tf32
-from fromnoise.pictures import save_pngs
+from fromnoise.pictures import grid_figure, save_pngs
 from fromnoise.progress import progress_bar
 
 
@@ -30,10 +30,6 @@ class Request(NamedTuple):
     folder: Path
     conditioning: Conditioning = Conditioning()
     batch_size: int = 64
-
-    def for_all(self, title: str) -> str:
-        """Return a title that begins with the labels, of an edit."""
-        return heading(title, self.conditioning.captions(self.model.spec.label_names, 1))
 
     def write(
         self, batches: Iterable[Tensor], names: Sequence[str], metadata: Sequence[Mapping[str, str]]
@@ -51,6 +47,13 @@ class Request(NamedTuple):
                 files += save_pngs(images[-1], self.folder, names[rows], metadata[rows])
                 progress(len(files), len(names))
         return files, np.concatenate(images)
+
+    def compare(self, cells: Iterable[tuple[str, np.ndarray]], columns: int, title: str) -> Path:
+        """Write comparison.png of captions and images, under the labels of an edit and a title."""
+        captions, images = zip(*cells, strict=True)
+        title = heading(title, self.conditioning.captions(self.model.spec.label_names, 1))
+        path, images = self.folder / "comparison.png", np.stack(images)
+        return grid_figure(images, path, title=title, captions=captions, columns=columns)
 
 
 def heading(title: str, captions: Sequence[str]) -> str:

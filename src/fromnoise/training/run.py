@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,7 +21,7 @@ from fromnoise.model.spec import ModelSpec, Weights
 from fromnoise.progress import progress_bar
 from fromnoise.rng import seed_of
 from fromnoise.training.log import check_tensorboard
-from fromnoise.training.loop import Callback, fit
+from fromnoise.training.loop import Callback, Setup, fit
 from fromnoise.training.precision import (
     Computation,
     all_versions,
@@ -59,15 +59,6 @@ class Run:
     def model(self, weights: Weights = "ema") -> Model:
         """Load the model of the newest checkpoint."""
         return load(self.folder, weights=weights)
-
-
-class Setup(NamedTuple):
-    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run."""
-
-    recipe: Recipe
-    spec: ModelSpec
-    images: ImageSet
-    folder: Path
 
 
 def require_run(folder: Path) -> None:
@@ -252,14 +243,14 @@ def start(
 
 def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
     """Write the recipe and train."""
-    recipe, spec, images, folder = setup
+    folder = setup.folder
     with atomic_file(folder / RECIPE_FILE) as writing:
-        writing.write_text(recipe.to_yaml(), encoding="utf-8")
+        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
     # self-conditioning, where the number of images that are estimated first varies
     benchmark = not state.denoiser.self_conditioning
     with without_tf32(benchmark=benchmark), all_versions(state.computation):
-        fit(state, recipe, spec, images, folder, callbacks)
+        fit(setup, state, callbacks)
     return Run(folder)
