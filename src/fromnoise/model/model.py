@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fromnoise import checkpoints
-from fromnoise.checkpoints import CheckpointError, NotFinite
+from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
     SAMPLERS,
@@ -129,14 +129,10 @@ class Model:
         batches = [torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)]
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
-            steps = self.denoise(
-                seeds[rows],
-                config,
-                cond=None if cond is None else cond[rows],
-                compose=compose,
-                autoguidance=autoguidance,
+            labels = None if cond is None else cond[rows]
+            *_, last = self.denoise(
+                seeds[rows], config, cond=labels, compose=compose, autoguidance=autoguidance
             )
-            *_, last = steps
             batches.append(to_uint8(last.x, self.spec.data_range))
         return torch.cat(batches)
 
@@ -163,19 +159,12 @@ class Model:
         if origin is not None:
             first, x = origin
             times = [first, *(t for t in times if t < first)]
-        denoise = self.guided_denoiser(
-            config, len(seeds), cond=cond, compose=compose, autoguidance=autoguidance
-        )
-
-        def noise(t: int) -> Tensor:
-            return self.noise(seeds, t).to(self.device)
-
         steps = SAMPLERS[config.sampler.name](
-            denoise,
+            self.guided_denoiser(config, len(seeds), cond, compose, autoguidance),
             self.denoiser.schedule,
             x.to(self.device),
             times,
-            noise=noise,
+            noise=lambda t: self.noise(seeds, t).to(self.device),
             **config.sampler.options,
         )
         return _in_inference_mode(require_finite(steps, seeds))
@@ -191,7 +180,6 @@ class Model:
         self,
         config: SamplingConfig,
         count: int,
-        *,
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
@@ -228,10 +216,10 @@ class Model:
             return denoiser
         if not names:
             raise ValueError("this model is unconditional. Remove the labels.")
-        if cond is not None and compose is not None:
-            raise ValueError("cond and compose exclude each other. Give one.")
         like = next(self.denoiser.parameters())
         if compose is not None:
+            if cond is not None:
+                raise ValueError("cond and compose exclude each other. Give one.")
             if unknown := [name for name in compose if name not in names]:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
             each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
@@ -307,13 +295,7 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     """
     file, spec, tensors = read_model_file(Path(path), weights)
     denoiser = build_denoiser(spec)
-    try:
-        denoiser.network.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{file} has other weights than its metadata says: {detail}"
-        ) from error
+    checkpoints.load_weights(denoiser.network, tensors, file)
     target = select_device(device)
     denoiser.to(target).to(memory_format=torch.channels_last)
     denoiser.eval().requires_grad_(False)

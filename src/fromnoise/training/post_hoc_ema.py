@@ -11,6 +11,7 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
+    load_weights,
     read_metadata,
     read_tensors,
     save_tensors_atomic,
@@ -146,13 +147,7 @@ def _weighted(snapshots: list[Snapshot], x: np.ndarray) -> dict[str, Tensor]:
     network = build_denoiser(snapshots[-1].spec).network.requires_grad_(False)
     total = {name: p.double().zero_() for name, p in network.named_parameters()}
     for snapshot, coefficient in zip(snapshots, x.tolist(), strict=True):
-        try:
-            network.load_state_dict(dict(read_tensors(snapshot.file).tensors))
-        except RuntimeError as error:
-            detail = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{snapshot.file} does not fit the network in its metadata: {detail}"
-            ) from error
+        load_weights(network, read_tensors(snapshot.file).tensors, snapshot.file)
         for name, parameter in network.named_parameters():
             total[name].add_(parameter, alpha=coefficient)
     for name, parameter in network.named_parameters():

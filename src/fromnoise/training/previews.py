@@ -48,7 +48,8 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     names = spec.label_names
     cond = torch.from_numpy(one_label_each(names, count)) if names else None
     images: dict[str, np.ndarray] = {}
-    raw, precision = state.denoiser.network, state.sampling_precision
+    raw = state.denoiser.network
+    precision = "bf16" if state.computation.precision == "bf16" else "fp32"  # never fp16
     if state.computation.compiled and precision == "fp32":  # in bf16, Model copies it
         raw = copy.deepcopy(raw)  # a copy is not compiled, so this batch size is not either
     for weights, network in (("EMA", state.ema.module), ("raw", raw)):

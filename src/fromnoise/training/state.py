@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
+from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_tensors
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
@@ -18,6 +18,7 @@ from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.optimizer import build_optimizer
 from fromnoise.training.precision import Computation, compile_regions, set_memory_layout
 
+POWER_FILE = "ema-{:g}.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
@@ -71,11 +72,6 @@ class TrainingState:
             state.history = LossHistory.empty(denoiser.schedule.T)
         return state
 
-    @property
-    def sampling_precision(self) -> Literal["fp32", "bf16"]:
-        """The precision of previews and scores: that of the training, but never fp16."""
-        return "bf16" if self.computation.precision == "bf16" else "fp32"
-
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
         """Return the .safetensors files of a checkpoint."""
         network, files = self.denoiser.network, {}
@@ -83,7 +79,7 @@ class TrainingState:
             described = spec.model_copy(update={"weights": weights, "step": self.step})
             files[FILE_OF[weights]] = TensorFile(module.state_dict(), described.metadata())
         for average in self.power_emas:
-            files[_file_of(average)] = average.file(spec, self.step, self.updates)
+            files[POWER_FILE.format(average.length)] = average.file(spec, self.step, self.updates)
         moments = {
             f"{kind}/{name}": tensor
             for name, parameter in network.named_parameters()
@@ -110,12 +106,11 @@ class TrainingState:
         """Load a checkpoint. Raises CheckpointError if its weights are those of another network."""
         saved = read_state(checkpoint)
         modules = {FILE_OF["raw"]: self.denoiser.network, FILE_OF["ema"]: self.ema.module}
-        modules |= {_file_of(average): average.module for average in self.power_emas}
-        try:
-            for name, module in modules.items():
-                module.load_state_dict(dict(read_tensors(checkpoint / name).tensors))
-        except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint} does not fit this network: {error}") from error
+        modules |= {
+            POWER_FILE.format(average.length): average.module for average in self.power_emas
+        }
+        for name, module in modules.items():
+            load_weights(module, read_tensors(checkpoint / name).tensors, checkpoint / name)
         self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
         for file in (checkpoint / HISTORY_FILE, checkpoint / OLD_HISTORY_FILE):
             if self.history is not None and file.is_file():
@@ -139,7 +134,3 @@ class TrainingState:
             moment = tensor.shape == parameter.shape
             like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
             self.optimizer.state[parameter][kind] = like.copy_(tensor)
-
-
-def _file_of(average: PowerEMA) -> str:
-    return f"ema-{average.length:g}.safetensors"
