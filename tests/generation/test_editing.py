@@ -17,8 +17,8 @@ from fromnoise.generation.interpolations import (
     interpolate_seeds_to_folder,
     interpolate_to_folder,
 )
-from fromnoise.generation.request import Request, last_x
-from fromnoise.model.model import Model, build_denoiser, from_uint8, to_uint8
+from fromnoise.generation.request import Request
+from fromnoise.model.model import Model, build_denoiser, from_uint8, last_x, to_uint8
 
 SIDE = 8
 

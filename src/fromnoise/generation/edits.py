@@ -12,8 +12,8 @@ from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError, image_files, read_image, read_mask
 from fromnoise.diffusion import inpaint
-from fromnoise.generation.request import Request, last_x
-from fromnoise.model.model import Model, from_uint8, require_finite
+from fromnoise.generation.request import Request
+from fromnoise.model.model import Model, from_uint8, last_x, watched
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
@@ -87,7 +87,7 @@ def inpaint_to_folder(
             jump=jump,
             **config.sampler.options,
         )
-        return last_x(require_finite(steps, seeds))
+        return last_x(watched(steps, seeds))
 
     settings = {"edit": "inpaint", "steps": config.steps, "resample": resample, "jump": jump}
     title = f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×"

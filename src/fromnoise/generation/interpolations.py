@@ -13,7 +13,8 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError
 from fromnoise.diffusion import ddim_inversion, interpolation_starts, slerp
 from fromnoise.generation.edits import SHOWN_ROWS, read_inputs
-from fromnoise.generation.request import Request, last_x
+from fromnoise.generation.request import Request
+from fromnoise.model.model import last_x, watched
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.pictures import save_gif, tile
 
@@ -63,8 +64,8 @@ def interpolate_to_folder(
         if strength is not None:
             return interpolation_starts(schedule, x0, other, fractions, t, eps)
         denoise = model.guided_denoiser(config, 2, **request.conditioning.rows([0, 0]))
-        x_T = last_x(ddim_inversion(denoise, schedule, torch.stack([x0, other]), times))
-        return _slerps(x_T, fractions)
+        inversion = ddim_inversion(denoise, schedule, torch.stack([x0, other]), times)
+        return _slerps(last_x(watched(inversion)), fractions)
 
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"

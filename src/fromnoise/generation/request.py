@@ -1,20 +1,16 @@
 """What the commands that generate images share: a request, and the folder of its images."""
 
 import textwrap
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.diffusion import Step
 from fromnoise.generation.conditioning import Conditioning
 from fromnoise.model.model import Model, to_uint8
-from fromnoise.model.precision import without_tf32
 from fromnoise.pictures import grid_figure, save_pngs
 from fromnoise.progress import progress_bar
 
@@ -61,9 +57,3 @@ def heading(title: str, captions: Sequence[str]) -> str:
     if len(set(captions)) > 1 or not captions[0]:
         return title
     return f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
-
-
-def last_x(steps: Iterator[Step]) -> Tensor:
-    """Return x of the last step, without keeping the others in memory."""
-    with torch.inference_mode(), without_tf32():
-        return deque(steps, maxlen=1).pop().x

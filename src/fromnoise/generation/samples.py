@@ -11,8 +11,8 @@ from torch import Tensor
 from fromnoise.config.errors import ConfigError
 from fromnoise.diffusion import Step
 from fromnoise.generation.naming import describe
-from fromnoise.generation.request import Request, heading, last_x
-from fromnoise.model.model import to_uint8
+from fromnoise.generation.request import Request, heading
+from fromnoise.model.model import last_x, to_uint8
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.pictures import grid_figure, grids_side_by_side, save_gif, strip_figure, tile
 from fromnoise.rng import require_unique_seeds

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -102,22 +103,19 @@ class Model:
     ) -> Tensor:
         """Return one image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
 
-        Equality over batch sizes is exact up to the rounding of the library's kernels, which may
-        choose another order of summation: at most one grey level in rare pixels, and two or three
-        in bf16.
+        Other batch sizes may sum in another order, which is at most one grey level in rare pixels,
+        and two or three in bf16.
 
         Args:
-            seeds: one per image.
+            seeds: one per image. batch_size: images at a time.
             config: resolved settings; None resolves `overrides`, as in `steps=50, eta=0.5`.
-            batch_size: images at a time.
             cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None
                 samples unconditionally.
             compose: labels and weights instead of cond: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
             autoguidance: a weaker model, which gets the same cond without guidance, and a scale.
-            overrides: see `resolve_sampling`.
+            overrides: see `resolve_sampling`, for its errors too.
 
-        Raises ValueError: labels that the model lacks; the errors of `resolve_sampling`. Raises
-        NotFinite: an image is NaN or infinite.
+        Raises ValueError for labels that the model lacks; NotFinite for an image of NaN or ∞.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is too small. Use at least 1.")
@@ -130,10 +128,10 @@ class Model:
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
             labels = None if cond is None else cond[rows]
-            *_, last = self.denoise(
+            steps = self.denoise(
                 seeds[rows], config, cond=labels, compose=compose, autoguidance=autoguidance
             )
-            batches.append(to_uint8(last.x, self.spec.data_range))
+            batches.append(to_uint8(last_x(steps), self.spec.data_range))
         return torch.cat(batches)
 
     def denoise(
@@ -167,7 +165,7 @@ class Model:
             noise=lambda t: self.noise(seeds, t).to(self.device),
             **config.sampler.options,
         )
-        return _in_inference_mode(require_finite(steps, seeds))
+        return watched(steps, seeds)
 
     def _resolve(
         self, config: SamplingConfig | None, cond: Tensor | None, overrides: Mapping[str, Any]
@@ -302,19 +300,16 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     return Model(denoiser, spec, precision=default_precision(target))
 
 
-def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
-    """Yield the same steps; the caller's code between them is not in inference mode."""
+def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
+    """Yield the steps, computed in inference mode and IEEE float32; what the caller does is not.
+
+    Raises NotFinite, with the seeds, if an x_0 is NaN or infinite.
+    """
     while True:
         with torch.inference_mode(), without_tf32():
             step = next(walk, None)
         if step is None:
             return
-        yield step
-
-
-def require_finite(steps: Iterator[Step], seeds: Sequence[int]) -> Iterator[Step]:
-    """Yield the same steps. Raises NotFinite, with the seeds, if an x_0 is NaN or infinite."""
-    for step in steps:
         if step.s == 0:
             finite = step.x.isfinite().flatten(1).all(dim=1).tolist()
             if broken := [str(seed) for seed, of in zip(seeds, finite, strict=True) if not of]:
@@ -324,6 +319,11 @@ def require_finite(steps: Iterator[Step], seeds: Sequence[int]) -> Iterator[Step
                     "Check the weights and the sampling settings, or use precision=fp32."
                 )
         yield step
+
+
+def last_x(steps: Iterator[Step]) -> Tensor:
+    """Return x of the last step, without keeping the others in memory."""
+    return deque(steps, maxlen=1).pop().x
 
 
 def select_device(name: str) -> torch.device:

@@ -69,14 +69,8 @@ def sample_batch(
     t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, size, rng, history)
     cond = self_conditioned = None
     if recipe.data.labels:
-        cond = load_conditions(
-            data,
-            seed=seed,
-            step=step,
-            batch_size=size,
-            dropout=settings.condition_dropout,
-            label_dropout=settings.label_dropout,
-        )
+        shares = {"dropout": settings.condition_dropout, "label_dropout": settings.label_dropout}
+        cond = load_conditions(data, seed=seed, step=step, batch_size=size, **shares)
     if recipe.network.options.get("self_conditioning", False):
         draws = generator(seed, step, "hint")  # this key is the stream of stored runs
         self_conditioned = torch.rand(size, generator=draws) < 0.5
@@ -143,10 +137,9 @@ def apply_gradients(
     *,
     clip_norm: float | None = None,
 ) -> tuple[Tensor, float, bool]:
-    """Clip the gradients, step the optimiser, reset the gradients.
+    """Clip the gradients, step the optimiser unless a loss or the norm is not finite, and reset.
 
-    The step is skipped if a loss or the norm is not finite. Returns the losses (B,) on the CPU,
-    the norm of the gradient before clipping, and whether the optimiser stepped.
+    Returns the losses (B,) on the CPU, the norm before clipping, and whether it stepped.
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
