@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fromnoise.training.ema import PowerEMA
-from fromnoise.training.power_profiles import LONGEST, coefficients, gamma_of, inner_product
+from fromnoise.training.ema import LONGEST, PowerEMA, coefficients, gamma_of, inner_product
 
 hypothesis = pytest.importorskip("hypothesis")
 example, given, st = hypothesis.example, hypothesis.given, hypothesis.strategies

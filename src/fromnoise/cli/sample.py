@@ -65,9 +65,8 @@ def sample(
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
     from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
-    from fromnoise.generation.naming import default_folder
     from fromnoise.generation.request import Request
-    from fromnoise.generation.samples import Outputs, sample_to_folder
+    from fromnoise.generation.samples import Outputs, default_folder, sample_to_folder
     from fromnoise.model import Autoguidance, load
 
     requested = parse_seeds_or_count(seeds, num)

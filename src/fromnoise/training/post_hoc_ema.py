@@ -19,8 +19,7 @@ from fromnoise.checkpoints import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec, PowerAverage, read_spec
-from fromnoise.training.ema import FOLDER, list_snapshots
-from fromnoise.training.power_profiles import coefficients, gamma_of
+from fromnoise.training.ema import FOLDER, coefficients, gamma_of, list_snapshots
 from fromnoise.training.run import require_run
 
 WARN_ERROR, MAX_ERROR = 0.05, 0.5  # relative errors of a profile

@@ -63,7 +63,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     if names:
         title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    write_preview(path.with_suffix(".npz"), **images)
+    write_preview(path.with_suffix(".npz"), images["EMA"], images["raw"])
     return path
 
 
@@ -85,11 +85,11 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         )
     steps = sorted(files)
     rows = [(row.get("epoch", row.get("finished_epoch")), row["step"]) for row in read_log(run)]
-    per_step = next((epoch / step for epoch, step in reversed(rows) if epoch is not None), None)
+    per_step = next((epoch / step for epoch, step in reversed(rows) if epoch is not None), 0.0)
     if epochs is None:
         spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
         chosen = [steps[i] for i in spread]
-    elif per_step is None:
+    elif not per_step:
         raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer.")
     else:
         chosen = sorted({min(steps, key=lambda s: abs(s * per_step - e)) for e in epochs})
@@ -106,10 +106,10 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     return grids_side_by_side(panels, run / "progress.png", title=title)
 
 
-def write_preview(file: Path, **images: np.ndarray) -> None:
-    """Write EMA and raw images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
+def write_preview(file: Path, ema: np.ndarray, raw: np.ndarray) -> None:
+    """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
     with atomic_file(file) as writing, writing.open("wb") as opened:
-        np.savez_compressed(opened, **images)
+        np.savez_compressed(opened, EMA=ema, raw=raw)
 
 
 def read_preview(file: Path) -> np.ndarray:
