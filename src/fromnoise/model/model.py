@@ -20,12 +20,14 @@ from fromnoise.diffusion import (
     Denoiser,
     Step,
     autoguided,
+    clamp_x0,
     classifier_free,
     composed,
+    dynamic_threshold,
     with_self_conditioning,
 )
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
-from fromnoise.model.sampling import clamped, resolve_sampling, visited_timesteps, with_guidance
+from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
@@ -198,7 +200,10 @@ class Model:
                 )
             beside = weak._conditioned(with_guidance(config, 1.0), count, cond, None)
             denoise = autoguided(denoise, beside, scale)
-        return clamped(denoise, config, self.spec)
+        if not config.clamp:
+            return denoise
+        keep = dynamic_threshold if config.clamp == "dynamic" else clamp_x0
+        return keep(denoise, *self.spec.data_range)
 
     def _conditioned(
         self,

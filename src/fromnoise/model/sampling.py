@@ -10,13 +10,7 @@ from fromnoise.config.components import Component, check_component, check_option
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.overrides import full_key
 from fromnoise.config.schema import FORMULA, SamplingConfig
-from fromnoise.diffusion import (
-    Denoise,
-    NoiseSchedule,
-    clamp_x0,
-    dynamic_threshold,
-    sampling_timesteps,
-)
+from fromnoise.diffusion import NoiseSchedule, sampling_timesteps
 from fromnoise.model.precision import Precision
 from fromnoise.model.spec import ModelSpec
 
@@ -79,13 +73,6 @@ def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
 def visited_timesteps(config: SamplingConfig, schedule: NoiseSchedule) -> list[int]:
     """Return the falling times of {1..T} that the sampler visits."""
     return sampling_timesteps(schedule, config.steps, config.timesteps)
-
-
-def clamped(denoise: Denoise, config: SamplingConfig, spec: ModelSpec) -> Denoise:
-    """Return the denoiser with x̂_0 kept in range as the settings say."""
-    if config.clamp == "dynamic":
-        return dynamic_threshold(denoise, *spec.data_range)
-    return clamp_x0(denoise, *spec.data_range) if config.clamp else denoise
 
 
 def _useless_guidance(

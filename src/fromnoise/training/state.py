@@ -1,12 +1,10 @@
 """The state that a training step changes; how it is saved into a checkpoint and restored."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_tensors
 from fromnoise.config.schema import Training
@@ -111,7 +109,15 @@ class TrainingState:
         }
         for name, module in modules.items():
             load_weights(module, read_tensors(checkpoint / name).tensors, checkpoint / name)
-        self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
+        parameters = dict(self.denoiser.network.named_parameters())
+        for key, tensor in read_tensors(checkpoint / OPTIMIZER_FILE).tensors.items():
+            kind, name = key.split("/", 1)
+            parameter = parameters[name]
+            # moments have the parameter's memory layout, as the optimiser creates them. All
+            # tensors are copied, because one that is read from the file keeps it open
+            moment = tensor.shape == parameter.shape
+            like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
+            self.optimizer.state[parameter][kind] = like.copy_(tensor)
         for file in (checkpoint / HISTORY_FILE, checkpoint / OLD_HISTORY_FILE):
             if self.history is not None and file.is_file():
                 tensors = read_tensors(file).tensors
@@ -123,14 +129,3 @@ class TrainingState:
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
-
-    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        parameters = dict(self.denoiser.network.named_parameters())
-        for key, tensor in tensors.items():
-            kind, name = key.split("/", 1)
-            parameter = parameters[name]
-            # moments have the parameter's memory layout, as the optimiser creates them. All
-            # tensors are copied, because one that is read from the file keeps it open
-            moment = tensor.shape == parameter.shape
-            like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
-            self.optimizer.state[parameter][kind] = like.copy_(tensor)
