@@ -1,4 +1,4 @@
-"""What the commands that generate images share: a request, and the folder of its images."""
+"""A request for generated images, of any command, and the folder of its images."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
