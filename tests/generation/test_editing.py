@@ -330,7 +330,7 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
         "inpaint", "--image", one, "--mask", tmp_path / "black.png"
     )
     for option, wrong in (("--resample", 0), ("--jump", -1)):
-        assert "resample and jump must be at least 1, not" in refused(
+        assert "are out of range. Use at least 1 for both" in refused(
             "inpaint", "--image", one, "--mask", mask, option, wrong
         )
     assert "gone.png does not exist. Give an image or a folder" in refused(
