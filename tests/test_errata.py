@@ -22,6 +22,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop
 
 import fromnoise
+from fromnoise import runs
 from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, score_ratios, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
@@ -33,6 +34,7 @@ from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.generation import interpolations as generation
+from fromnoise.generation import request
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
@@ -282,7 +284,7 @@ def test_one_large_gradient_slows_adam_unless_it_is_clipped(tiny, tmp_path, monk
         folder.mkdir()
         ema, scaler = EMA(denoiser.network, 0.9), torch.amp.GradScaler("cpu", enabled=False)
         state = TrainingState(denoiser, ema, watcher, scaler, Computation("fp32", False))
-        loop.fit(state, recipe, spec, open_images("digits"), folder)
+        loop.fit(loop.Setup(recipe, spec, open_images("digits"), folder), state, [])
         norms[clip] = watcher.norms
     assert len(norms[None]) == 2
     assert min(norms[None]) > 2e-3
@@ -599,10 +601,11 @@ def test_interpolated_images_are_bytes_from_the_first_to_the_last(tiny, tmp_path
     ends = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(ends, digits, strict=True):
         Image.fromarray(image[0].astype(np.uint16) * 257).save(path)
-    monkeypatch.setattr(generation, "grid_figure", lambda images, path, **how: path)
+    monkeypatch.setattr(request, "grid_figure", lambda images, path, **how: path)
     model, out = untrained(tiny), tmp_path / "out"
     config = model.sampling_config(steps=100)
-    files = generation.interpolate_to_folder(model, *ends, out, config, frames=3, strength=0.01)
+    wanted = request.Request(model, config, out)
+    files = generation.interpolate_to_folder(wanted, *ends, frames=3, strength=0.01)
     frames = [np.asarray(Image.open(file)) for file in files[:3]]
     for frame, image in zip((frames[0], frames[-1]), digits, strict=True):
         assert frame.dtype == np.uint8
@@ -645,8 +648,7 @@ def test_the_last_time_is_noise():
 
 
 def test_too_much_image_at_the_last_time_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
-    run = importlib.import_module("fromnoise.training.run")
-    monkeypatch.setattr(run, "_fit", lambda *what: None)  # all but the training itself
+    monkeypatch.setattr(runs, "fit_run", lambda *what: None)  # all but the training itself
     for beta_T, warned in ((0.02, True), (0.05, False)):
         caplog.clear()
         tiny["diffusion"] = {"T": 400, "schedule": {"name": "linear", "beta_T": beta_T}}

@@ -37,7 +37,8 @@ def test_saved_pngs_hold_the_exact_pixels_and_texts(tmp_path, channels, saved_ch
 
 def test_tile_enlarges_by_an_integer_factor_with_white_gaps():
     images = random_images(5)
-    grid = pictures.tile(images, columns=3, gap=4)
+    grid = pictures.mosaic(images.repeat(6, axis=2).repeat(6, axis=3), 3, 4, 4)
+    assert pictures.tile(images[:1]).shape == (1, 48, 48)
     assert grid.shape == (1, 2 * 52 - 4, 3 * 52 - 4)
     np.testing.assert_array_equal(grid[:, 52:100:6, 52:100:6], images[4])  # second row, second
     assert (grid[:, 48:52] == 255).all()
@@ -58,22 +59,18 @@ def test_tile_is_about_square(shape, expected):
 
 
 def test_tile_refuses_invalid_images():
-    with pytest.raises(ValueError, match="no image"):
-        pictures.tile(random_images(0))
-    with pytest.raises(ValueError, match="at least 1"):
-        pictures.tile(random_images(2), columns=0)
-    with pytest.raises(ValueError, match="expected uint8"):
+    with pytest.raises(ValueError, match=r"the images are float64\. Give uint8\."):
         pictures.tile(random_images(2) / 255)
 
 
 def test_a_gif_has_every_frame_and_holds_the_last(tmp_path):
     frames = list(random_images(4))
-    path = pictures.save_gif(frames, tmp_path / "a.gif", milliseconds=50, last_milliseconds=900)
+    path = pictures.save_gif(frames, tmp_path / "a.gif")
     with Image.open(path) as gif:
         assert gif.n_frames == 4
         for number, frame in enumerate(frames):
             gif.seek(number)
-            assert gif.info["duration"] == (900 if number == 3 else 50)
+            assert gif.info["duration"] == (2000 if number == 3 else 80)
             np.testing.assert_array_equal(np.array(gif.convert("L")), frame[0])
 
 
@@ -115,16 +112,12 @@ def test_figures_show_every_pixel_unblurred(tmp_path, channels):
         assert all(holds(picture, image) for image in images), path.name
 
 
-def test_figures_refuse_wrong_numbers_of_labels(tmp_path):
+def test_a_wrong_number_of_labels_is_an_error(tmp_path):
     images = random_images(3)
-    with pytest.raises(ValueError, match="2 captions for 3 images"):
+    with pytest.raises(ValueError, match="shorter"):
         pictures.grid_figure(images, tmp_path / "a.png", title="", captions=["a", "b"])
-    with pytest.raises(ValueError, match="'x_t' has 3 images, not 2"):
-        pictures.strip_figure([("x_t", images)], [2, 1], tmp_path / "a.png", title="")
-    with pytest.raises(ValueError, match="1 names"):
-        pictures.save_pngs(images, tmp_path, ["a"])
-    with pytest.raises(ValueError, match="at least one frame"):
-        pictures.save_gif([], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="shorter"):
+        pictures.save_pngs(images, tmp_path, ["a"], [{}] * 3)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +145,7 @@ def test_a_loss_figure_is_drawn_from_any_log(tmp_path, rows):
 def test_a_loss_figure_names_the_loss(tmp_path, monkeypatch, changes, label):
     labels = []
     monkeypatch.setattr(
-        curves, "save_png", lambda axes, path, title: labels.append(axes.get_ylabel())
+        curves, "save_png", lambda axes, path, title, y_label: labels.append(y_label)
     )
     loss_name = "" if changes is None else Diffusion.model_validate(changes).loss_in_words
     loss_figure([], tmp_path / "loss.png", title="loss", loss_name=loss_name)

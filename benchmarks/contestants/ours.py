@@ -23,8 +23,7 @@ from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16, without_tf32
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
-from fromnoise.training.compiling import all_versions
-from fromnoise.training.precision import choose_computation
+from fromnoise.training.precision import all_versions, choose_computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, keep_freed_memory, train_step
 

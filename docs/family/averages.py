@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from style import ACCENT, GREY, SECOND, THIRD, panels
 
-from fromnoise.training.power_profiles import coefficients, gamma_of
+from fromnoise.training.ema import coefficients, gamma_of
 
 STEPS = 14_000
 SHARE = np.linspace(0, 1, 701)[1:]  # of the training

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 FORMAT_VERSION = 1
 STATE = "state.json"
@@ -237,6 +238,15 @@ def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
             return TensorFile(tensors, opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a valid .safetensors file ({error})") from error
+
+
+def load_weights(module: "Module", tensors: "Mapping[str, Tensor]", file: Path) -> None:
+    """Load tensors of a file into a module. Raises CheckpointError if they do not fit it."""
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: the weights do not fit the network: {detail}") from error
 
 
 def read_metadata(file: Path) -> Mapping[str, str]:

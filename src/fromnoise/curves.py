@@ -43,7 +43,7 @@ class Curve(NamedTuple):
 
 
 def loss_figure(
-    log_rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str, loss_name: str = ""
+    log_rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, loss_name: str = ""
 ) -> Path:
     """Write the loss against the training step as a PNG, both axes logarithmic.
 
@@ -65,17 +65,7 @@ def loss_figure(
         name = f"quarter {quarter} of $t${note}"
         curves.append(Curve(steps, smooth(steps, losses), colour, name))
     axes = draw(curves, "training step", log_x=True, log_y=True)
-    axes.set_ylabel(f"loss: {loss_name}" if loss_name else "loss")
-    return save_png(axes, path, title=title)
-
-
-def bits_figure(
-    curve: Sequence[tuple[int, int, float, float, float]], path: str | Path, *, title: str
-) -> Path:
-    """Write the plot of `bits_axes` as a PNG."""
-    axes = bits_axes(curve)
-    axes.set_ylabel("bits per dimension in one step")
-    return save_png(axes, path, title=title)
+    return save_png(axes, path, title=title, y_label=f"loss: {loss_name}" if loss_name else "loss")
 
 
 def bits_axes(
@@ -101,20 +91,6 @@ def bits_axes(
         axes.stairs(highs, edges, baseline=lows, fill=True, alpha=0.25, **style)
         axes.use_sticky_edges = False
     return axes
-
-
-def sweep_figure(
-    lines: Mapping[str, Sequence[Sequence[float]]],
-    front: Sequence[tuple[float, float]],
-    path: str | Path,
-    *,
-    distance: str,
-) -> Path:
-    """Write the plot of `sweep_axes` as a PNG. distance: its name, for the axis."""
-    axes = sweep_axes(lines, front)
-    axes.set_ylabel(f"{distance} (lower is better)")
-    title = "Quality against cost (numbers: steps; grey: Pareto front)"
-    return save_png(axes, path, title=title)
 
 
 def sweep_axes(
@@ -171,12 +147,12 @@ def draw(
     return axes
 
 
-def save_png(axes: "Axes", path: str | Path, *, title: str) -> Path:
+def save_png(axes: "Axes", path: Path, *, title: str, y_label: str) -> Path:
     """Write a plot as a PNG, with a title and a legend beside it."""
     axes.set_title(title, fontsize=TITLE, loc="left", pad=12)
+    axes.set_ylabel(y_label)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=SMALL)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _finished(axes).savefig(path)
     return path

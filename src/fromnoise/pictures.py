@@ -6,7 +6,6 @@ factors and never interpolated.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -18,38 +17,29 @@ from PIL import Image, PngImagePlugin
 if TYPE_CHECKING:  # slow to import, so only the figures import it
     from matplotlib.figure import Figure
 
-StrPath = str | os.PathLike[str]
-
 WHITE = 255
 TILE_SIDE = 48  # pixels; images with a smaller side are enlarged to at least this
 FIGURE_SIDE = 64  # the same in figures, which are drawn for dense screens
 DPI = 128  # a power of two, so that pixels / DPI · DPI is exact
 MARGIN = 28  # pixels
 TITLE, LABEL, CAPTION = 11, 9, 7  # points
+FRAME, LAST_FRAME = 80, 2000  # milliseconds in an animation
 
 
 # ---- images as files ----------------------------------------------------------------------------
 
 
 def save_pngs(
-    images: np.ndarray,
-    folder: StrPath,
-    names: Sequence[str],
-    metadata: Sequence[Mapping[str, str]] | None = None,
+    images: np.ndarray, folder: Path, names: Sequence[str], metadata: Sequence[Mapping[str, str]]
 ) -> list[Path]:
-    """Write each image as folder/name.png, with text metadata.
+    """Write each image as folder/name.png, with a mapping from keyword to text as metadata.
 
-    images: uint8 (N, C, H, W). folder: created if missing. Files of the same names are replaced.
-    names: N file names without ".png". metadata: N mappings from keyword to text, or None.
-
-    Raises ValueError: wrong dtype or shape, or the numbers of images, names and metadata differ.
+    images: uint8 (N, C, H, W). Files of the same names are replaced. Raises ValueError if the
+    numbers of images, names and metadata differ.
     """
-    images = displayable(images)
-    metadata = [{}] * len(images) if metadata is None else metadata
-    if not len(images) == len(names) == len(metadata):
-        raise ValueError(f"{len(images)} images, {len(names)} names and {len(metadata)} metadata")
-    paths = [_make_parent(Path(folder) / f"{name}.png") for name in names]
-    for image, path, texts in zip(images, paths, metadata, strict=True):
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in names]
+    for image, path, texts in zip(displayable(images), paths, metadata, strict=True):
         info = PngImagePlugin.PngInfo()
         for keyword, text in texts.items():
             info.add_text(keyword, text)
@@ -57,43 +47,27 @@ def save_pngs(
     return paths
 
 
-def save_gif(
-    frames: Sequence[np.ndarray],
-    path: StrPath,
-    *,
-    milliseconds: int = 80,
-    last_milliseconds: int = 2000,
-) -> Path:
-    """Write an endlessly looping GIF. Colours are reduced to the best 256 of each frame.
+def save_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
+    """Write an endlessly looping GIF, of at least one frame, each uint8 (C, H, W) of one shape.
 
-    frames: uint8 (C, H, W), all of one shape, at least one. milliseconds: duration of each frame.
-    GIF rounds to 10 ms, and viewers slow down frames shorter than 20 ms. last_milliseconds:
-    duration of the last frame.
-
-    Raises ValueError: no frame, wrong dtype, or different shapes.
+    Colours are reduced to the best 256 of each frame.
     """
-    if len(frames) == 0:
-        raise ValueError("an animation needs at least one frame. Give one.")
     first, *rest = [to_pillow(frame) for frame in displayable(np.stack(frames))]
     if first.mode == "RGB":
         first, *rest = [frame.quantize(256) for frame in (first, *rest)]
-    durations = [milliseconds] * len(rest) + [last_milliseconds]
-    path = _make_parent(path)
+    durations = [FRAME] * len(rest) + [LAST_FRAME]
+    path.parent.mkdir(parents=True, exist_ok=True)
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
     return path
 
 
-def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Arrange images row by row in one picture on white.
+def tile(images: np.ndarray) -> np.ndarray:
+    """Arrange images, uint8 (N, C, H, W) with N ≥ 1, in one picture (C, rows, columns) on white.
 
-    images: uint8 (N, C, H, W), N ≥ 1. Small images are enlarged by an integer factor, until the
-    smaller side has at least 48 pixels. columns: images per row, ≥ 1. By default the picture is
-    about square. gap: pixels between neighbours.
-
-    Returns uint8 (C, rows·(h + gap) − gap, columns·(w + gap) − gap) with C 1 or 3, and (h, w) the
-    enlarged size. Raises ValueError: wrong dtype or shape, no image, or columns < 1.
+    It is about square. Small images are enlarged by an integer factor, until the smaller side has
+    at least 48 pixels.
     """
-    return mosaic(_enlarge(images, TILE_SIDE), columns, gap, gap)
+    return mosaic(_enlarge(images, TILE_SIDE), None, 2, 2)
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -101,7 +75,7 @@ def tile(images: np.ndarray, *, columns: int | None = None, gap: int = 2) -> np.
 
 def grid_figure(
     images: np.ndarray,
-    path: StrPath,
+    path: Path,
     *,
     title: str,
     captions: Sequence[str] | None = None,
@@ -109,16 +83,11 @@ def grid_figure(
 ) -> Path:
     """Write a titled grid of images as a PNG.
 
-    images: uint8 (N, C, H, W), N ≥ 1. title: above the grid. captions: N short texts, one below
-    each image, each of one or more lines. columns: images per row. By default the grid is about
-    square.
-
-    Raises ValueError: as `tile`, or if the numbers of captions and images differ.
+    images: uint8 (N, C, H, W), N ≥ 1. captions: N short texts, one below each image, each of one or
+    more lines. columns: images per row. By default the grid is about square.
     """
     if captions is None:
         return grids_side_by_side([("", images)], path, title=title, columns=columns)
-    if len(captions) != len(images):
-        raise ValueError(f"{len(captions)} captions for {len(images)} images. Give one for each.")
     images = _enlarge(images, FIGURE_SIDE)
     h, w = images.shape[-2:]
     columns = columns or _square_columns(images)
@@ -127,25 +96,18 @@ def grid_figure(
     grid = mosaic(images, columns, overhang + 4, below)
     figure = _Figure(title, grid.shape[2] + overhang, grid.shape[1] + below)
     figure.add_image(overhang // 2, 0, grid)
-    for i, caption in enumerate(captions):
+    for i, caption in zip(range(len(images)), captions, strict=True):
         x = overhang // 2 + i % columns * (w + overhang + 4) + w // 2
         figure.add_text(x, i // columns * (h + below) + h + 3, caption, CAPTION, ha="center")
     return figure.save(path)
 
 
 def grids_side_by_side(
-    panels: Sequence[tuple[str, np.ndarray]],
-    path: StrPath,
-    *,
-    title: str,
-    columns: int | None = None,
+    panels: Sequence[tuple[str, np.ndarray]], path: Path, *, title: str, columns: int | None = None
 ) -> Path:
     """Write grids side by side as a PNG, each under its own title.
 
-    panels: at least one pair of a title and images, uint8 (N, C, H, W), N ≥ 1. title: above all of
-    them. columns: images per row of each grid. By default each grid is about square.
-
-    Raises ValueError: as `tile`.
+    panels: at least one pair of a title and images, as in `grid_figure`. columns: of each grid.
     """
     grids = [mosaic(_enlarge(images, FIGURE_SIDE), columns, 2, 2) for _, images in panels]
     top = _line_height(LABEL) + 6 if any(name for name, _ in panels) else 0
@@ -161,19 +123,13 @@ def grids_side_by_side(
 
 
 def strip_figure(
-    rows: Sequence[tuple[str, np.ndarray]], timesteps: Sequence[int], path: StrPath, *, title: str
+    rows: Sequence[tuple[str, np.ndarray]], timesteps: Sequence[int], path: Path, *, title: str
 ) -> Path:
     """Write a denoising trajectory as a PNG: one column per timestep, one row per quantity.
 
-    rows: pairs of a label, such as "x_t" or "predicted x_0", and that quantity at each timestep,
-    uint8 (len(timesteps), C, H, W). `$…$` in a label is set as mathematics. timesteps: t of each
-    column, in order. title: above the strip.
-
-    Raises ValueError: as `tile`, or if a row does not have one image per timestep.
+    rows: pairs of a label, such as "predicted $x_0$", and that quantity at each of the timesteps,
+    uint8 (len(timesteps), C, H, W).
     """
-    for label, images in rows:
-        if len(images) != len(timesteps):
-            raise ValueError(f"row {label!r} has {len(images)} images, not {len(timesteps)}")
     images = _enlarge(np.concatenate([images for _, images in rows]), FIGURE_SIDE)
     h, w = images.shape[-2:]
     headings = [f"$t$ = {t}" for t in timesteps]
@@ -215,8 +171,8 @@ class _Figure:
         left, down = (MARGIN + x) / self.width, 1 - (self.top + y) / self.height
         self.figure.text(left, down, text, fontsize=points, ha=ha, va=va)
 
-    def save(self, path: StrPath) -> Path:
-        path = _make_parent(path)
+    def save(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.figure.savefig(path)
         return path
 
@@ -242,9 +198,9 @@ def _line_height(points: int) -> int:
 
 
 def displayable(images: np.ndarray) -> np.ndarray:
-    """Return images (N, C, H, W) with 1 or 3 channels."""
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
+    """Return images (N, C, H, W) with 1 or 3 channels. Raises ValueError unless they are uint8."""
+    if images.dtype != np.uint8:
+        raise ValueError(f"the images are {images.dtype}. Give uint8.")
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1]
 
 
@@ -270,20 +226,10 @@ def mosaic(
 ) -> np.ndarray:
     """Return images (N, C, H, W) row by row, with gaps of the value `fill`: (C, rows, columns)."""
     n, c, h, w = images.shape
-    if n == 0:
-        raise ValueError("there is no image. Give at least one.")
-    columns = _square_columns(images) if columns is None else columns
-    if columns < 1:
-        raise ValueError(f"columns is {columns}. It must be at least 1.")
+    columns = columns or _square_columns(images)
     rows = math.ceil(n / columns)
     cells = np.full((rows * columns, c, h + gap_y, w + gap_x), fill, dtype=np.uint8)
     cells[:n, :, :h, :w] = images
     grid = cells.reshape(rows, columns, c, h + gap_y, w + gap_x).transpose(2, 0, 3, 1, 4)
     grid = grid.reshape(c, rows * (h + gap_y), columns * (w + gap_x))
     return grid[:, : grid.shape[1] - gap_y, : grid.shape[2] - gap_x]
-
-
-def _make_parent(path: StrPath) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

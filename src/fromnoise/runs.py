@@ -1,15 +1,42 @@
 """Train and resume: the training, with the doctor's warnings, previews and scores in its loop."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fromnoise.checkpoints import newest_checkpoint, read_metadata, read_state, require_empty_folder
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.overrides import dotted
+from fromnoise.config.recipe import load_recipe, parse_recipe
+from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score
-from fromnoise.training import run as training
-from fromnoise.training.loop import Callback
+from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
+from fromnoise.training.loop import Callback, Setup
+from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures
-from fromnoise.training.run import Run, Setup
+from fromnoise.training.run import (
+    RECIPE_FILE,
+    Run,
+    fit_run,
+    prepare,
+    require_run,
+    resolve_recipe,
+    start,
+    with_absolute_paths,
+)
+
+FIXED = (  # when a run is resumed
+    "data.",
+    "network.",
+    "diffusion.",
+    "training.seed",
+    "training.batch_size",
+    "training.ema_lengths",
+)
+NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
+logger = logging.getLogger("fromnoise")
 
 
 def train(
@@ -26,17 +53,60 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError for a mistake in these, before anything is written.
     """
-    settings = {"out": out, "data": data, "overrides": overrides}
-    return training.train(recipe, callbacks=callbacks, before_training=log_warnings, **settings)
+    resolved, folder = resolve_recipe(recipe, out, data, overrides)
+    if (folder / RECIPE_FILE).exists():
+        raise ConfigError(
+            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
+            "another run: --out with a new folder."
+        )
+    require_empty_folder(folder)
+    setup = prepare(resolved, folder)
+    called = callbacks(setup)
+    state = start(setup)
+    log_warnings(setup, state)
+    return fit_run(setup, state, called)
 
 
 def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
-    overrides: dotted keys. The keys in `training.run.FIXED` cannot change.
+    overrides: dotted keys. The keys in `FIXED` cannot change.
     Raises ValueError if `folder` is not a run, or for such a change.
     """
-    return training.resume(folder, overrides=overrides, callbacks=callbacks)
+    folder = Path(folder)
+    require_run(folder)
+    recipe = with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
+    checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
+    for line in damaged:
+        logger.warning("%s. Using an earlier checkpoint", line)
+    saved = read_state(checkpoint) if checkpoint else None
+    before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
+    if before is not None:
+        _refuse_changes(before, recipe, folder)
+    setup = prepare(recipe, folder)
+    if checkpoint is None or saved is None or before is None:
+        logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
+        return fit_run(setup, start(setup), callbacks(setup))
+    settings = setup.recipe.training
+    if saved["step"] >= settings.steps:
+        logger.info(
+            "%s already finished at step %d. To train longer, increase training.steps or "
+            "training.epochs",
+            *(folder.absolute(), saved["step"]),
+        )
+        return Run(folder)
+    _warn_of_jump(before.training, settings, saved["step"], folder)
+    _refuse_other_labels(setup.spec, checkpoint)
+    called = callbacks(setup)
+    state = start(setup, saved, overrides)
+    state.restore(checkpoint)
+    logger.info("continuing %s", checkpoint.absolute())
+    if saved["data_fingerprint"] != setup.images.fingerprint:
+        logger.warning(
+            "the images are not those of step %d: there are %d now, and their order differs",
+            *(state.step, len(setup.images)),
+        )
+    return fit_run(setup, state, called)
 
 
 def callbacks(setup: Setup) -> list[Callback]:
@@ -56,3 +126,41 @@ def callbacks(setup: Setup) -> list[Callback]:
         score(state, spec, images, settings, extractor, log, stop)
 
     return [previews, Callback("score", settings.every, evaluate, slow=True)]
+
+
+def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
+    """Raise ConfigError for a change of a fixed key since the checkpoint was saved."""
+    was, now = (dotted(r.model_dump(mode="json")) for r in (before, recipe))
+    for key in sorted(was.keys() | now.keys()):
+        fixed = key.startswith(FIXED) and key not in NOT_FIXED
+        if fixed and was.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key} = {now.get(key)!r}, but {folder} was trained with {was.get(key)!r}. "
+                "Resume cannot change it. Start another run with train."
+            )
+
+
+def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> None:
+    """Warn if another number of steps moves the learning rate of the next step, number `step`."""
+    old, new = learning_rate(before, min(step, before.steps - 1)), learning_rate(now, step)
+    falls = now.lr_schedule != "constant" and step >= now.warmup_steps
+    if not falls or now.steps == before.steps or 0.99 < new / old < 1.01:
+        return
+    logger.warning(
+        "training.steps = %d instead of %d moves the end of the %s decay: the learning rate "
+        "continues at %.3g instead of %.3g. To keep %.3g until the end: fromnoise resume %s "
+        "steps=%d lr_schedule=constant learning_rate=%.3g",
+        *(now.steps, before.steps, now.lr_schedule, new, old, old, folder, now.steps, old),
+    )
+
+
+def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
+    """Raise ConfigError unless each column of the conditioning is still the same label."""
+    file = checkpoint / FILE_OF["raw"]
+    before = read_spec(read_metadata(file), file).label_names
+    if before != spec.label_names:
+        raise ConfigError(
+            f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
+            f"trained with {', '.join(before) or 'none'}. Restore the names, or start another run "
+            "with train."
+        )

@@ -12,7 +12,7 @@ from PIL import Image
 import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
-from fromnoise.curves import sweep_figure
+from fromnoise.curves import save_png, sweep_axes
 from fromnoise.data import DataError, open_images
 from fromnoise.evaluation import images, reference, sweep
 from fromnoise.evaluation.features import Against
@@ -68,7 +68,8 @@ def test_how_many_times_as_far_as_the_nearest_by_the_same_seeds():
 def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
     lines = {"ddim": [(5, 1, 9, -1, 19), (10, 2, -0.1, -0.3, 0.1)], "ddpm": [(5, 3, 5, 4, 6)]}
     for some in (lines, {"ddim": lines["ddim"][1:]}):
-        sweep_figure(some, [(1, 9), (2, -0.1)], tmp_path / "x.png", distance="d")
+        axes = sweep_axes(some, [(1, 9), (2, -0.1)])
+        save_png(axes, tmp_path / "x.png", title="t", y_label="d")
         with Image.open(tmp_path / "x.png") as png:
             assert png.width > 800
 

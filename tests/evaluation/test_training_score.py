@@ -11,7 +11,6 @@ from fromnoise.data import open_images
 from fromnoise.evaluation import training_score as scoring
 from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.training.log import read_log
-from fromnoise.training.state import TrainingState
 
 
 @pytest.fixture
@@ -89,9 +88,8 @@ def test_images_that_are_nan_are_a_failed_score_and_no_preview(train, nan_seeds,
     assert "cannot write the pictures (2 of 16 images are NaN" in caplog.text
 
 
-def test_scores_are_those_of_fp32(train, monkeypatch):
-    monkeypatch.setattr(TrainingState, "sampling_precision", "bf16", raising=False)
-    run = train({"training.steps": 2})
+def test_scores_are_those_of_fp32(train):
+    run = train({"training.steps": 2, "training.precision": "bf16"})
     assert [score["precision"] for score in scores(run).values()] == ["fp32"]
 
 

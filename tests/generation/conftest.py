@@ -9,6 +9,7 @@ import torch
 
 import fromnoise
 from fromnoise.generation.conditioning import Conditioning
+from fromnoise.generation.request import Request
 from fromnoise.generation.samples import Outputs, sample_to_folder
 from fromnoise.model.model import Model, build_denoiser
 
@@ -55,6 +56,7 @@ def write_samples() -> Callable[..., list[Path]]:
         outputs = Outputs(**{"grid": False} | taken(list(Outputs.__dataclass_fields__)))
         rest = taken(["batch_size"])
         config = model.sampling_config(conditional=conditioning.cond is not None, **how)
-        return sample_to_folder(model, seeds, folder, config, conditioning, outputs, **rest)
+        request = Request(model, config, folder, conditioning, **rest)
+        return sample_to_folder(request, seeds, outputs)
 
     return write

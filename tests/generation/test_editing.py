@@ -12,13 +12,13 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError, read_image
 from fromnoise.diffusion import Step, slerp
 from fromnoise.generation.edits import inpaint_to_folder, vary_to_folder
-from fromnoise.generation.inputs import last_x
 from fromnoise.generation.interpolations import (
     DETERMINISTIC,
     interpolate_seeds_to_folder,
     interpolate_to_folder,
 )
-from fromnoise.model.model import Model, build_denoiser, from_uint8, to_uint8
+from fromnoise.generation.request import Request
+from fromnoise.model.model import Model, build_denoiser, from_uint8, last_x, to_uint8
 
 SIDE = 8
 
@@ -78,7 +78,7 @@ def test_frames_do_not_depend_on_the_batch(model, pair, tmp_path):
     config = model.sampling_config(**DETERMINISTIC, steps=3)
     for size in (2, 64):
         out = tmp_path / f"{size}"
-        interpolate_to_folder(model, *pair, out, config, frames=5, batch_size=size)
+        interpolate_to_folder(Request(model, config, out, batch_size=size), *pair, frames=5)
     for i in range(5):
         few, many = (read(tmp_path / size / f"a-b-{i:03d}.png") for size in ("2", "64"))
         assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
@@ -91,9 +91,8 @@ def test_known_pixels_come_back_byte_for_byte_and_the_others_are_made(
     model, photos, masks, tmp_path
 ):
     config = model.sampling_config(sampler="ddpm")
-    files = inpaint_to_folder(
-        model, photos, masks, tmp_path / "out", config, seeds=[0, 7], resample=2, jump=2
-    )
+    request = Request(model, config, tmp_path / "out")
+    files = inpaint_to_folder(request, photos, masks, [0, 7], resample=2, jump=2)
     names = [f"{name}-{seed:06d}.png" for name in ("one", "two") for seed in (0, 7)]
     assert [file.name for file in files] == [*names, "comparison.png"]
     for name in ("one", "two"):
@@ -112,9 +111,9 @@ def test_an_image_is_made_alike_in_any_company(model, photos, masks, tmp_path):
     how = {"seeds": [0, 7], "resample": 2, "jump": 2}
     one, two = tmp_path / "1", tmp_path / "2"
     config = model.sampling_config(sampler="ddpm")
-    inpaint_to_folder(model, photos, masks, one, config, batch_size=64, **how)
+    inpaint_to_folder(Request(model, config, one), photos, masks, **how)
     alone = photos / "two.png", masks / "two.png"
-    inpaint_to_folder(model, *alone, two, config, batch_size=1, **how)
+    inpaint_to_folder(Request(model, config, two, batch_size=1), *alone, **how)
     for name in ("two-000000.png", "two-000007.png"):
         apart = read(one / name).astype(int) - read(two / name)
         assert np.abs(apart).max() <= 1
@@ -124,9 +123,8 @@ def test_a_mask_all_white_is_plain_sampling(model, photos, tmp_path):
     white = tmp_path / "white.png"
     Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(white)
     config = model.sampling_config(sampler="ddpm", steps=7)
-    inpaint_to_folder(
-        model, photos / "one.png", white, tmp_path / "out", config, seeds=[5], resample=1
-    )
+    request = Request(model, config, tmp_path / "out")
+    inpaint_to_folder(request, photos / "one.png", white, [5], resample=1)
     plain = model.sample([5], sampler="ddpm", steps=7)[0, 0].numpy()
     np.testing.assert_array_equal(read(tmp_path / "out" / "one-000005.png"), plain)
 
@@ -140,7 +138,7 @@ def test_without_strength_it_is_the_image_and_with_all_of_it_plain_sampling(
     for strength in (0, 1):
         config = model.sampling_config(sampler="ddpm" if strength else None)
         out = tmp_path / f"{strength}"
-        vary_to_folder(model, photos, out, config, seeds=[0, 1], strength=strength)
+        vary_to_folder(Request(model, config, out), photos, [0, 1], strength=strength)
     plain = model.sample([0, 1, 0, 1], sampler="ddpm")[:, 0].numpy()
     for i, (name, seed) in enumerate([("one", 0), ("one", 1), ("two", 0), ("two", 1)]):
         file = f"{name}-{seed:06d}.png"
@@ -155,7 +153,7 @@ def test_a_greater_strength_leaves_less_of_the_image(model, photos, tmp_path):
     apart = []
     for strength in (0.02, 0.2, 0.9):
         out, config = tmp_path / f"{strength}", model.sampling_config(steps=100)
-        vary_to_folder(model, photos / "one.png", out, config, seeds=[0], strength=strength)
+        vary_to_folder(Request(model, config, out), photos / "one.png", [0], strength=strength)
         apart.append(np.abs(read(out / "one-000000.png") - before).mean())
     assert apart == sorted(apart)
     assert apart[0] < 20
@@ -172,7 +170,7 @@ def test_inverted_images_come_back_at_the_ends_and_the_middle_is_between_them(
     new = Model(build_denoiser(model.spec).eval().requires_grad_(False), model.spec)
     ends = [photos / "one.png", photos / "two.png"]
     config = new.sampling_config(**DETERMINISTIC)
-    files = interpolate_to_folder(new, *ends, tmp_path / "out", config, frames=3)
+    files = interpolate_to_folder(Request(new, config, tmp_path / "out"), *ends, frames=3)
     names = [f"one-two-{i:03d}.png" for i in range(3)]
     assert [file.name for file in files] == [*names, "comparison.png", "interpolation.gif"]
     a, b = (from_uint8(torch.tensor(seen(model, end)))[None] for end in ends)
@@ -185,7 +183,8 @@ def test_inverted_images_come_back_at_the_ends_and_the_middle_is_between_them(
 
 def test_folders_are_paired_in_their_order(model, photos, tmp_path):
     config = model.sampling_config(**DETERMINISTIC)
-    files = interpolate_to_folder(model, photos, photos, tmp_path / "out", config, frames=2)
+    request = Request(model, config, tmp_path / "out")
+    files = interpolate_to_folder(request, photos, photos, frames=2)
     names = ["one-one-000", "one-one-001", "two-two-000", "two-two-001"]
     assert [file.stem for file in files[:4]] == names
     np.testing.assert_array_equal(read(files[0]), read(files[1]))  # parallel noises
@@ -193,7 +192,8 @@ def test_folders_are_paired_in_their_order(model, photos, tmp_path):
 
 def test_between_seeds_the_ends_are_what_sample_makes(model, tmp_path):
     config = model.sampling_config(**DETERMINISTIC)
-    files = interpolate_seeds_to_folder(model, [3, 8, 4], tmp_path / "out", config, frames=3)
+    request = Request(model, config, tmp_path / "out")
+    files = interpolate_seeds_to_folder(request, [3, 8, 4], frames=3)
     stems = [f"{a:06d}-{b:06d}-{i:03d}" for a, b in ((3, 8), (8, 4)) for i in range(3)]
     assert [file.stem for file in files] == [*stems, "comparison", "interpolation"]
     plain = model.sample([3, 8, 8, 4], config)[:, 0].numpy().astype(int)
@@ -205,7 +205,7 @@ def test_with_a_strength_it_goes_from_the_one_to_the_other(model, pair, tmp_path
     """So little noise that an untrained model cannot change much: the ends are the inputs."""
     out = tmp_path / "out"
     config = model.sampling_config(steps=100)
-    files = interpolate_to_folder(model, *pair, out, config, frames=5, strength=0.02)
+    files = interpolate_to_folder(Request(model, config, out), *pair, frames=5, strength=0.02)
     means = []
     for file in files[:5]:
         with Image.open(file) as image:
@@ -232,7 +232,7 @@ def test_every_byte_survives_the_range_of_any_model(data_range):
 def test_known_pixels_come_back_from_a_model_of_another_range(model, photos, masks, tmp_path):
     other = Model(model.denoiser, model.spec.model_copy(update={"data_range": (0.0, 1.0)}))
     config = other.sampling_config(sampler="ddpm")
-    inpaint_to_folder(other, photos, masks, tmp_path / "out", config, seeds=[0], resample=1)
+    inpaint_to_folder(Request(other, config, tmp_path / "out"), photos, masks, [0], resample=1)
     made, before = read(tmp_path / "out" / "two-000000.png"), seen(model, photos / "two.png")
     np.testing.assert_array_equal(made[SIDE // 2 :], before[SIDE // 2 :])
 
@@ -314,10 +314,9 @@ def test_a_strength_outside_is_refused(refused, photos, strength):
 
 @pytest.mark.parametrize("strength", [0.0, 0.001, -1, 1.5])
 def test_a_strength_that_is_none_is_refused(model, pair, tmp_path, strength):
+    request = Request(model, model.sampling_config(), tmp_path / "out")
     with pytest.raises(ConfigError, match=rf"^strength = {strength} is out of range\. Use above 0"):
-        interpolate_to_folder(
-            model, *pair, tmp_path / "out", model.sampling_config(), strength=strength
-        )
+        interpolate_to_folder(request, *pair, strength=strength)
     assert not (tmp_path / "out").exists()
 
 

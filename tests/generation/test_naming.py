@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels
-from fromnoise.generation import naming, samples
+from fromnoise.generation import samples
 from fromnoise.generation.conditioning import Conditioning
-from fromnoise.generation.naming import default_folder
+from fromnoise.generation.samples import default_folder
 from fromnoise.model.model import Autoguidance, Model
 from fromnoise.model.precision import default_precision
 from fromnoise.model.spec import PowerAverage
@@ -96,7 +96,7 @@ def test_the_metadata_say_how_it_was_guided(labelled, tmp_path, write_samples):
 
 
 def test_names_that_are_cut_stay_apart():
-    a, b = (naming._safe("ü" * 60 + end) for end in "ab")
+    a, b = (samples._safe("ü" * 60 + end) for end in "ab")
     assert a != b
     assert max(len(a.encode()), len(b.encode())) < 120
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.generation import samples
+from fromnoise.generation import request, samples
 from fromnoise.model.model import to_uint8
 
 SEEDS = [4, 0, 9, 10, 2]
@@ -46,7 +46,7 @@ def test_an_image_says_how_it_was_made(model, tmp_path, write_samples):
 def test_everything_that_can_be_asked_for(model, tmp_path, monkeypatch, write_samples):
     done = []
     bar = nullcontext(lambda *numbers: done.append(numbers))
-    monkeypatch.setattr(samples, "progress_bar", lambda _: bar)
+    monkeypatch.setattr(request, "progress_bar", lambda _: bar)
     files = write_samples(
         model,
         SEEDS,

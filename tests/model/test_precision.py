@@ -179,6 +179,24 @@ def test_fp32_is_not_tf32_and_the_switches_of_torch_are_restored(switch, name, v
         setattr(switch, name, of_the_tests)
 
 
+@pytest.mark.parametrize("chosen", ["high", "medium"])
+def test_a_program_may_have_chosen_the_precision_of_products(chosen):
+    """By the older setting, which is also that of oneDNN; torch refuses to read contradictions."""
+    of_the_tests = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(chosen)
+    try:
+        before = switches(), torch.backends.mkldnn.matmul.fp32_precision
+        with without_tf32():
+            assert switches()[:3] == EXACT
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert (switches(), torch.backends.mkldnn.matmul.fp32_precision) == before
+        assert torch.get_float32_matmul_precision() == chosen
+    finally:
+        torch.set_float32_matmul_precision(of_the_tests)
+
+
 def test_sampling_computes_without_tf32(finished_run):
     seen, before = [], switches()
     model = load(finished_run, device="cpu")

@@ -19,9 +19,8 @@ from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.doctor.cost import measure
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
-from fromnoise.training import compiling
-from fromnoise.training.compiling import all_versions, check_compiles, compile_regions
-from fromnoise.training.precision import Computation
+from fromnoise.training import precision
+from fromnoise.training.precision import Computation, all_versions, check_compiles, compile_regions
 
 # torch asks for it itself while it compiles
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
@@ -63,7 +62,7 @@ def backend(monkeypatch):
         traced.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(compiling, "BACKEND", count)
+    monkeypatch.setattr(precision, "BACKEND", count)
     torch._dynamo.reset()
     yield traced
     torch._dynamo.reset()

@@ -6,8 +6,13 @@ from torch import nn
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
-from fromnoise.training.ema import PowerEMA, delete_later_snapshots, list_snapshots, snapshot_every
-from fromnoise.training.power_profiles import gamma_of
+from fromnoise.training.ema import (
+    PowerEMA,
+    delete_later_snapshots,
+    gamma_of,
+    list_snapshots,
+    snapshot_every,
+)
 
 
 def walk(length: float, updates: int) -> tuple[PowerEMA, np.ndarray]:

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from torch import nn
 
-from fromnoise.training.power_profiles import LONGEST, beta, coefficients, gamma_of, inner_product
+from fromnoise.training.ema import LONGEST, PowerEMA, coefficients, gamma_of, inner_product
 
 hypothesis = pytest.importorskip("hypothesis")
 example, given, st = hypothesis.example, hypothesis.given, hypothesis.strategies
@@ -70,12 +71,14 @@ def test_what_is_no_length(length):
 
 @pytest.mark.parametrize("gamma", [0.2, 6.94, 50.0])
 def test_the_recursion_gives_each_step_the_integral_of_the_profile(gamma):
-    t = 30
+    t, average = 30, PowerEMA(nn.Linear(1, 1), 0.1)
+    average.gamma = gamma
     weights = np.zeros(t + 1)
     weights[0] = 1
     for n in range(1, t + 1):
-        weights *= beta(gamma, n)
-        weights[n] += 1 - beta(gamma, n)
+        beta = average.decay_of(n - 1)
+        weights *= beta
+        weights[n] += 1 - beta
     assert weights[0] == 0
     expected = [integral(lambda x: profile(gamma, t, x), (i - 1, i)) for i in range(1, t + 1)]
     np.testing.assert_allclose(weights[1:], expected, rtol=1e-6, atol=1e-15)

@@ -37,7 +37,7 @@ for command in (evaluate, evaluate_labels, likelihood, sweep, report):
 app.command("import")(import_)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
-UsageError = typer.BadParameter.__base__ or Exception  # of typer, which does not export it
+UsageError: Any = typer.BadParameter.__base__  # of every wrong argument; typer does not export it
 
 
 def main() -> None:

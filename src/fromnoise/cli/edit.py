@@ -11,10 +11,7 @@ from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_co
 from fromnoise.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from fromnoise.config.schema import SamplingConfig
-    from fromnoise.model import Model
+    from fromnoise.generation.request import Request
 
 edit = Typer(name="edit", help="Edit images: inpaint, vary, interpolate.", no_args_is_help=True)
 logger = logging.getLogger("fromnoise")
@@ -56,20 +53,9 @@ def edit_inpaint(
     from fromnoise.generation.edits import inpaint_to_folder
 
     overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
-    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    files = inpaint_to_folder(
-        loaded,
-        image,
-        mask,
-        out,
-        config,
-        seeds=parse_seeds_or_count(seeds, num) or [0],
-        resample=resample,
-        jump=jump,
-        cond=cond,
-        batch_size=batch_size,
-    )
-    _print(files)
+    request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
+    chosen = parse_seeds_or_count(seeds, num) or [0]
+    _print(inpaint_to_folder(request, image, mask, chosen, resample=resample, jump=jump))
 
 
 @edit.command("vary")
@@ -94,18 +80,9 @@ def edit_vary(
     from fromnoise.generation.edits import vary_to_folder
 
     overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
-    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    files = vary_to_folder(
-        loaded,
-        image,
-        out,
-        config,
-        seeds=parse_seeds_or_count(seeds, num) or range(8),
-        strength=strength,
-        cond=cond,
-        batch_size=batch_size,
-    )
-    _print(files)
+    request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
+    chosen = parse_seeds_or_count(seeds, num) or range(8)
+    _print(vary_to_folder(request, image, chosen, strength=strength))
 
 
 @edit.command("interpolate")
@@ -148,36 +125,38 @@ def edit_interpolate(
         raise ConfigError("--seed has no effect without --strength. Remove it.")
     fixed = interpolations.DETERMINISTIC if strength is None else {}
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
-    loaded, config, cond = _open(model, weights, device, class_, labels, overrides)
-    how: dict[str, Any] = {"frames": frames, "cond": cond, "batch_size": batch_size}
+    request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
     if a is None or b is None:
         between = parse_seeds(seeds or "")
-        files = interpolations.interpolate_seeds_to_folder(loaded, between, out, config, **how)
+        files = interpolations.interpolate_seeds_to_folder(request, between, frames=frames)
     else:
-        how |= {"strength": strength, "seed": seed or 0}
-        files = interpolations.interpolate_to_folder(loaded, a, b, out, config, **how)
+        how: dict[str, Any] = {"frames": frames, "strength": strength, "seed": seed or 0}
+        files = interpolations.interpolate_to_folder(request, a, b, **how)
     _print(files)
 
 
-def _open(
+def _request(
     path: Path,
-    weights: options.Weights,
-    device: str,
+    out: Path,
+    overrides: dict[str, Any],
     class_: str | None,
     labels: str | None,
-    overrides: dict[str, Any],
-) -> "tuple[Model, SamplingConfig, np.ndarray | None]":
-    """Return the model, its sampling settings, and the labels of all images, int8 (K,)."""
+    weights: options.Weights,
+    batch_size: int,
+    device: str,
+) -> "Request":
+    """Load the model and resolve its sampling settings, with the labels of all images."""
     from fromnoise.generation.conditioning import guidance_notes, read_conditioning
+    from fromnoise.generation.request import Request
     from fromnoise.model import load
 
     model = load(path, weights=weights, device=device)
     conditioning = read_conditioning(model.spec.label_names, 1, class_=class_, labels=labels)
-    cond = conditioning.cond
-    config = model.sampling_config(conditional=cond is not None, **overrides)
-    for line in guidance_notes(model.spec, config, conditioning) if cond is not None else ():
+    labelled = conditioning.cond is not None
+    config = model.sampling_config(conditional=labelled, **overrides)
+    for line in guidance_notes(model.spec, config, conditioning) if labelled else ():
         logger.info(line)
-    return model, config, None if cond is None else cond[0]
+    return Request(model, config, out, conditioning, batch_size)
 
 
 def _print(files: list[Path]) -> None:

@@ -65,8 +65,8 @@ def sample(
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
     from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
-    from fromnoise.generation.naming import default_folder
-    from fromnoise.generation.samples import Outputs, sample_to_folder
+    from fromnoise.generation.request import Request
+    from fromnoise.generation.samples import Outputs, default_folder, sample_to_folder
     from fromnoise.model import Autoguidance, load
 
     requested = parse_seeds_or_count(seeds, num)
@@ -114,9 +114,8 @@ def sample(
         cond = conditioning.cond
         requested = list(range(DEFAULT_COUNT if cond is None else len(cond)))
     out = out or default_folder(loaded, model, config, conditioning)
-    files = sample_to_folder(
-        loaded, requested, out, config, conditioning, outputs, batch_size=batch_size
-    )
+    request = Request(loaded, config, out, conditioning, batch_size)
+    files = sample_to_folder(request, requested, outputs)
     print(f"{len(requested)} images in {out.absolute()}")
     for file in files[len(requested) :]:
         if file.parent == out:

@@ -42,7 +42,9 @@ def inpaint(
     and jump are at least 1 and the times fall.
     """
     if resample < 1 or jump < 1:
-        raise ValueError(f"resample and jump must be at least 1, not {resample} and {jump}")
+        raise ValueError(
+            f"resample = {resample}, jump = {jump} are out of range. Use at least 1 for both."
+        )
     steps_between(times, schedule)  # raises unless they fall
     for piece in _pieces(times, jump):
         rounds = resample if piece[-1] > 0 else 1  # a finished image gets no new noise

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -147,9 +148,12 @@ def final_noise(facts: Facts) -> Finding:
         return Finding(topic, f"√ᾱ_T = {signal:.2g}: x_T is nearly pure noise")
     # √ᾱ_T of the same β is about exp(−c·T)
     longer = 10 * round(diffusion.T * math.log(PAPER_FINAL_SIGNAL) / math.log(signal) / 10)
-    ways = {f"T={longer}": {"T": longer}} if diffusion.T < longer <= 10_000 else {}
-    for name in ("linear_rescaled", "cosine"):
-        ways[f"schedule={name}"] = {"schedule": Component(name=name)}
+    ways: dict[str, dict[str, Any]] = {
+        f"schedule={name}": {"schedule": Component(name=name)}
+        for name in ("linear_rescaled", "cosine")
+    }
+    if diffusion.T < longer <= 10_000:
+        ways = {f"T={longer}": {"T": longer}} | ways
     works = []
     for way, change in ways.items():
         with suppress(ValueError):  # such as a β above 1

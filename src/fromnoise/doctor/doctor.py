@@ -15,8 +15,9 @@ from fromnoise.doctor.checks import CHECKS, Facts, Finding
 from fromnoise.doctor.cost import free_memory, measure
 from fromnoise.model.model import build_denoiser, select_device
 from fromnoise.model.spec import ModelSpec
+from fromnoise.training.loop import Setup
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.run import Setup, model_spec, open_data, resolve_recipe, with_steps
+from fromnoise.training.run import model_spec, open_data, resolve_recipe, with_steps
 from fromnoise.training.state import TrainingState
 
 SECONDS = 20.0  # for the command

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fromnoise.evaluation.neighbours import ranked_neighbours
-from fromnoise.pictures import StrPath, grid_figure
+from fromnoise.pictures import grid_figure
 
 PIXELS = "pixels"
 KTH = 10  # rank of the neighbour that measures the local density
@@ -223,7 +223,7 @@ def copies_as_json(check: CopyCheck) -> dict[str, Any]:
 
 
 def save_copy_sheet(
-    check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: StrPath, *, pairs: int = PAIRS
+    check: CopyCheck, samples: np.ndarray, train: np.ndarray, path: Path, *, pairs: int = PAIRS
 ) -> Path:
     """Write samples with their nearest and second nearest training images as a PNG.
 

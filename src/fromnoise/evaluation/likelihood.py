@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.curves import bits_figure
+from fromnoise.curves import bits_axes, save_png
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
@@ -41,7 +41,8 @@ def save_curve(bits: records.Bits, path: Path) -> Path:
         f"{bits.L_T.value:.2g} ($L_T$) + {bits.middle.value:.3f} ($\\sum L_{{t-1}}$) + "
         f"{bits.L_0.value:.3f} ($L_0$)"
     )
-    return bits_figure([tuple(dict(of).values()) for of in bits.curve], path, title=title)
+    curve = bits_axes([tuple(dict(of).values()) for of in bits.curve])
+    return save_png(curve, path, title=title, y_label="bits per dimension in one step")
 
 
 @without_tf32()

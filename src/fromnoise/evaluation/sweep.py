@@ -18,7 +18,7 @@ import numpy as np
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.curves import sweep_figure
+from fromnoise.curves import save_png, sweep_axes
 from fromnoise.evaluation import images, records
 from fromnoise.evaluation.features import (
     Against,
@@ -221,7 +221,9 @@ def write_sweep(file: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> No
     of_front = zip(rows, front(rows), strict=True)
     rows = [row.model_copy(update={"on_front": on_front}) for row, on_front in of_front]
     content = {**facts, "date": records.now(), "rows": rows}
-    sweep_figure(*drawn(rows), file.with_name(PICTURE), distance=distance_name(facts))
+    title = "Quality against cost (numbers: steps; grey: Pareto front)"
+    label = f"{distance_name(facts)} (lower is better)"
+    save_png(sweep_axes(*drawn(rows)), file.with_name(PICTURE), title=title, y_label=label)
     records.write_record(file, content, table(rows, facts))
 
 

@@ -30,7 +30,7 @@ class Conditioning(NamedTuple):
     compose: Mapping[str, float] | None = None  # label → weight, for all images
     autoguidance: Autoguidance | None = None
 
-    def rows(self, rows: slice) -> dict[str, Any]:
+    def rows(self, rows: slice | list[int]) -> dict[str, Any]:
         """Return the arguments of `Model.denoise` for some of the images."""
         cond = None if self.cond is None else torch.from_numpy(self.cond[rows])
         return {"cond": cond, "compose": self.compose, "autoguidance": self.autoguidance}
@@ -56,13 +56,11 @@ def read_conditioning(
 ) -> Conditioning:
     """Return the conditioning of `count` images from the label options of a command.
 
-    Args:
-        names: labels of the model.
-        count: images; None is 64, one per condition of a file, or whole rounds of the classes.
-        class_: these labels, separated by commas, present, and all others absent.
-        labels: `red cube, -blue sphere`: present and absent, the others open.
-        compose: `red cube=3, blue sphere=-1`: weights for all images.
-        cycle_classes: each label in turn. file: a condition per image, repeated if needed.
+    names: labels of the model. count: None is 64, one per condition of a file, or whole rounds of
+    the classes. class_: these labels, separated by commas, present, and all others absent. labels:
+    `red cube, -blue sphere`: present and absent, the others open. compose: `red cube=3, blue
+    sphere=-1`: weights for all images. cycle_classes: each label in turn. file: a condition per
+    image, repeated if needed.
 
     Raises ConfigError for several of these, or an unconditional model; DataError for labels.
     """
@@ -78,17 +76,18 @@ def read_conditioning(
         raise ConfigError("this model is unconditional. Remove the label options.")
     if compose is not None:
         return Conditioning(compose=parse_weights(compose, names))
+    usual = DEFAULT_COUNT
     if cycle_classes:
-        rounds = max(DEFAULT_COUNT // len(names), 1)
-        return Conditioning(one_label_each(names, count or rounds * len(names)))
-    if file is not None:
-        conditions = read_conditions(file, names)
-        return Conditioning(conditions[np.arange(count or len(conditions)) % len(conditions)])
-    if class_ is not None:
-        row = exact_labels([name.strip() for name in class_.split(",")], names)
+        rows = one_label_each(names, len(names))
+        usual = max(DEFAULT_COUNT // len(names), 1) * len(names)
+    elif file is not None:
+        rows = read_conditions(file, names)
+        usual = len(rows)
+    elif class_ is not None:
+        rows = exact_labels([name.strip() for name in class_.split(",")], names)[None]
     else:
-        row = parse_labels(labels or "", names)
-    return Conditioning(np.repeat(row[None], count or DEFAULT_COUNT, axis=0))
+        rows = parse_labels(labels or "", names)[None]
+    return Conditioning(rows[np.arange(count or usual) % len(rows)])
 
 
 def guidance_notes(

@@ -1,42 +1,59 @@
 """Edit images: inpaint the white area of a mask (RePaint), or vary them (SDEdit)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
-from fromnoise.data import DataError, image_files, read_mask
+from fromnoise.data import DataError, image_files, read_image, read_mask
 from fromnoise.diffusion import inpaint
-from fromnoise.generation.inputs import (
-    InputImages,
-    edit_to_folder,
-    last_x,
-    read_inputs,
-    repeat_labels,
-    title_with_condition,
-    to_x0,
-)
-from fromnoise.model.model import Model, require_finite
+from fromnoise.generation.request import Request
+from fromnoise.model.model import Model, from_uint8, last_x, watched
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.rng import Key, require_unique_seeds
 
+SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
+MASKED = np.uint8(128)  # grey
+Edit = Callable[[Tensor, list[int], list[int]], Tensor]  # x_0, seeds, indices of images → x_0
+
+
+class InputImages(NamedTuple):
+    """Images at the model's size and channels."""
+
+    files: list[Path]
+    names: list[str]
+    images: np.ndarray  # uint8 (N, C, H, W)
+
+    def x0(self, model: Model, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+        """Return images as x_0: float32, on the device of the model."""
+        return from_uint8(torch.tensor(self.images[rows]), model.spec.data_range).to(model.device)
+
+
+def read_inputs(request: Request, path: Path) -> InputImages:
+    """Read an image file, or those of a folder, at the model's size and channels.
+
+    Raises FolderNotEmpty for the folder of the results, and DataError for an unreadable file.
+    """
+    require_empty_folder(request.folder)
+    files = image_files(path)
+    how = request.model.spec.model_dump(include={"size", "channels", "fit", "background"})
+    images = np.stack([read_image(file, **how) for file in files.values()])
+    return InputImages(list(files.values()), list(files), images)
+
 
 def inpaint_to_folder(
-    model: Model,
+    request: Request,
     image: Path,
     mask: Path,
-    folder: Path,
-    config: SamplingConfig,
-    *,
     seeds: Sequence[int],
+    *,
     resample: int = 10,
     jump: int = 5,
-    cond: np.ndarray | None = None,
-    batch_size: int = 64,
 ) -> list[Path]:
     """Inpaint the white area of a mask, once per image and seed: NAME-SEED.png.
 
@@ -44,64 +61,41 @@ def inpaint_to_folder(
     All other pixels of the image, at the model's size, are preserved exactly. The noise is a
     function of (seed, t, round); in the first round it is that of `Model.sample`.
 
-    image: a file or a folder. mask: a file for all images, or a folder with a mask named as each
-    image; see `read_mask`. config: its sampler is ddpm. cond: labels in {−1, 0, +1}, (K,).
+    request: its sampler is ddpm. image: a file or a folder. mask: a file for all images, or a
+    folder with a mask named as each image; see `read_mask`.
     Returns the PNGs and a comparison. Raises ValueError before anything is written.
     """
-    if resample < 1 or jump < 1:
-        raise ConfigError(
-            f"resample = {resample}, jump = {jump} are out of range. Use at least 1 for both."
-        )
-    if config.sampler.name != "ddpm":
-        raise ConfigError(f"sampler = {config.sampler.name} cannot inpaint. Use ddpm.")
-    require_unique_seeds(seeds)
-    inputs = read_inputs(model, image, folder)
+    model, config = request.model, request.config
+    inputs = read_inputs(request, image)
     masks = _read_masks(model, mask, inputs)
     schedule = model.denoiser.schedule
 
-    def edit(rows: list[int], seeds: list[int]) -> Tensor:
+    def edit(x0: Tensor, seeds: list[int], rows: list[int]) -> Tensor:
         def noise(t: int, *key: Key) -> Tensor:
             return model.noise(seeds, t, *key).to(model.device)
 
+        labels = request.conditioning.rows([0] * len(seeds))
         steps = inpaint(
-            model.guided_denoiser(config, len(seeds), cond=repeat_labels(cond, len(seeds))),
+            model.guided_denoiser(config, len(seeds), **labels),
             schedule,
             noise(0),
             visited_timesteps(config, schedule),
-            image=to_x0(model, inputs.images[rows]),
+            image=x0,
             known=torch.from_numpy(~masks[rows])[:, None].to(model.device),
             noise=noise,
             resample=resample,
             jump=jump,
             **config.sampler.options,
         )
-        return last_x(require_finite(steps, seeds))
+        return last_x(watched(steps, seeds))
 
     settings = {"edit": "inpaint", "steps": config.steps, "resample": resample, "jump": jump}
     title = f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×"
-    return edit_to_folder(
-        model,
-        edit,
-        inputs,
-        seeds,
-        folder,
-        settings=settings,
-        title=title_with_condition(title, model, cond),
-        batch_size=batch_size,
-        masks=masks,
-    )
+    return _edit_to_folder(request, inputs, seeds, edit, settings, title, masks)
 
 
 def vary_to_folder(
-    model: Model,
-    image: Path,
-    folder: Path,
-    config: SamplingConfig,
-    *,
-    seeds: Sequence[int],
-    strength: float = 0.6,
-    cond: np.ndarray | None = None,
-    batch_size: int = 64,
+    request: Request, image: Path, seeds: Sequence[int], *, strength: float = 0.6
 ) -> list[Path]:
     """Write a variation of each input image for each seed: NAME-SEED.png.
 
@@ -115,34 +109,23 @@ def vary_to_folder(
         raise ConfigError(
             f"strength = {strength:g} is out of range. Use 0 (the image) to 1 (none of it)."
         )
-    require_unique_seeds(seeds)
-    inputs = read_inputs(model, image, folder)
+    model, config = request.model, request.config
     schedule = model.denoiser.schedule
     t = round(strength * schedule.T)
 
-    def edit(rows: list[int], seeds: list[int]) -> Tensor:
-        x0 = to_x0(model, inputs.images[rows])
+    def edit(x0: Tensor, seeds: list[int], rows: list[int]) -> Tensor:
         if t == 0:
             return x0
         origin = None
         if t < schedule.T:  # at T it is the noise of plain sampling, without √ᾱ_T x_0
             origin = (t, schedule.add_noise(x0, model.start(seeds).to(x0.device), t))
-        labels = repeat_labels(cond, len(seeds))
-        return last_x(model.denoise(seeds, config, origin=origin, cond=labels))
+        labels = request.conditioning.rows([0] * len(seeds))
+        return last_x(model.denoise(seeds, config, origin=origin, **labels))
 
     settings = {"edit": "vary", "strength": f"{strength:g}"}
     settings |= {"sampler": config.sampler.name, "steps": config.steps}
     title = f"noised to t = {t} of {schedule.T} (strength {strength:g}), then denoised"
-    return edit_to_folder(
-        model,
-        edit,
-        inputs,
-        seeds,
-        folder,
-        settings=settings,
-        title=title_with_condition(title, model, cond),
-        batch_size=batch_size,
-    )
+    return _edit_to_folder(request, read_inputs(request, image), seeds, edit, settings, title)
 
 
 def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
@@ -158,3 +141,41 @@ def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
     how = {"size": model.spec.size, "fit": model.spec.fit}
     files = zip(inputs.names, inputs.files, strict=True)
     return np.stack([read_mask(masks[name], image=file, **how) for name, file in files])
+
+
+def _edit_to_folder(
+    request: Request,
+    inputs: InputImages,
+    seeds: Sequence[int],
+    edit: Edit,
+    settings: Mapping[str, object],
+    title: str,
+    masks: np.ndarray | None = None,
+) -> list[Path]:
+    """Edit each image with each seed: NAME-SEED.png, and comparison.png beside them.
+
+    settings: for the metadata. masks: bool (N, H, W), for the comparison, which shows inputs and
+    results.
+    """
+    require_unique_seeds(seeds)
+    jobs = [(i, seed) for i in range(len(inputs.names)) for seed in seeds]
+
+    def edited() -> Iterator[Tensor]:
+        for start in range(0, len(jobs), request.batch_size):
+            part = jobs[start : start + request.batch_size]
+            rows, of_rows = map(list, zip(*part, strict=True))
+            yield edit(inputs.x0(request.model, rows), of_rows, rows)
+
+    names = [f"{inputs.names[i]}-{seed:06d}" for i, seed in jobs]
+    said = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
+    metadata = [{**said, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
+    pngs, results = request.write(edited(), names, metadata)
+    cells: list[tuple[str, np.ndarray]] = []
+    for i, name in enumerate(inputs.names[:SHOWN_ROWS]):
+        cells.append((name, inputs.images[i]))
+        if masks is not None:
+            cells.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
+        shown = results[i * len(seeds) :][:SHOWN_COLUMNS]
+        cells += [(f"seed {seed}", x) for seed, x in zip(seeds, shown, strict=False)]
+    columns = len(cells) // len(inputs.names[:SHOWN_ROWS])
+    return [*pngs, request.compare(cells, columns, title)]

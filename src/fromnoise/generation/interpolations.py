@@ -1,6 +1,6 @@
 """Interpolate between images or seeds, through the noise."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,37 +10,25 @@ from torch import Tensor
 
 from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError
 from fromnoise.diffusion import ddim_inversion, interpolation_starts, slerp
-from fromnoise.generation.inputs import (
-    SHOWN_ROWS,
-    last_x,
-    read_inputs,
-    repeat_labels,
-    title_with_condition,
-    to_x0,
-)
-from fromnoise.model.model import Model, to_uint8
+from fromnoise.generation.edits import SHOWN_ROWS, read_inputs
+from fromnoise.generation.request import Request
+from fromnoise.model.model import last_x, watched
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import grid_figure, save_gif, save_pngs, tile
-from fromnoise.progress import progress_bar
+from fromnoise.pictures import save_gif, tile
 
 DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # it leads back to the image
 
 
 def interpolate_to_folder(
-    model: Model,
+    request: Request,
     a: Path,
     b: Path,
-    folder: Path,
-    config: SamplingConfig,
     *,
     frames: int = 8,
     strength: float | None = None,
     seed: int = 0,
-    cond: np.ndarray | None = None,
-    batch_size: int = 64,
 ) -> list[Path]:
     """Write images from a to b: a PNG for each λ from 0 to 1, a comparison and an animation.
 
@@ -50,23 +38,21 @@ def interpolate_to_folder(
     t = strength·T, are mixed there and denoised (Ho et al. 2020, section 4.3): a small strength
     blends the images, a large one lets the model invent what lies between. seed: of that noise.
 
-    a, b: two files, or two folders with the same number of images, paired in order. config: without
-    strength, resolved with `DETERMINISTIC`. cond: labels in {−1, 0, +1}, (K,).
+    request: without strength, its settings are resolved with `DETERMINISTIC`. a, b: two files, or
+    two folders with the same number of images, paired in order.
 
     Raises ValueError: unreadable or out of range, before anything is written.
     """
-    schedule = model.denoiser.schedule
-    fractions = _fractions(frames)
-    if strength is None:
-        _check_deterministic(config)
-        t = visited_timesteps(config, schedule)[0]
-    else:
+    model, config, schedule = request.model, request.config, request.model.denoiser.schedule
+    fractions, times = _fractions(frames), visited_timesteps(config, schedule)
+    t = times[0]
+    if strength is not None:
         t = round(strength * schedule.T) if 0 < strength <= 1 else 0
     if t < 1:
         raise ConfigError(
             f"strength = {strength} is out of range. Use above 0 (t ≥ 1 of T = {schedule.T}) to 1."
         )
-    first, last = read_inputs(model, a, folder), read_inputs(model, b, folder)
+    first, last = read_inputs(request, a), read_inputs(request, b)
     if len(first.names) != len(last.names):
         raise DataError(
             f"{a} has {len(first.names)} images and {b} has {len(last.names)}. They are paired in "
@@ -77,69 +63,36 @@ def interpolate_to_folder(
     def start(x0: Tensor, other: Tensor) -> Tensor:
         if strength is not None:
             return interpolation_starts(schedule, x0, other, fractions, t, eps)
-        denoise = model.guided_denoiser(config, 2, cond=repeat_labels(cond, 2))
-        times = visited_timesteps(config, schedule)
-        x_T = last_x(ddim_inversion(denoise, schedule, torch.stack([x0, other]), times))
-        return _slerps(x_T, fractions)
+        denoise = model.guided_denoiser(config, 2, **request.conditioning.rows([0, 0]))
+        inversion = ddim_inversion(denoise, schedule, torch.stack([x0, other]), times)
+        return _slerps(last_x(watched(inversion)), fractions)
 
     pairs = list(zip(first.names, last.names, strict=True))
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
     how = "between the noises of both" if strength is None else f"mixed at t = {t} of {schedule.T}"
-    return _denoise_to_folder(
-        model,
-        map(start, to_x0(model, first.images), to_x0(model, last.images)),
-        t,
-        folder,
-        config,
-        pairs=pairs,
-        fractions=fractions,
-        seed=seed,
-        cond=cond,
-        batch_size=batch_size,
-        title=f"{what}, {how}",
-        ends=(first.images, last.images),
-    )
+    starts = map(start, first.x0(model), last.x0(model))
+    ends = (first.images, last.images)
+    return _denoise_to_folder(request, starts, t, seed, pairs, fractions, f"{what}, {how}", ends)
 
 
 def interpolate_seeds_to_folder(
-    model: Model,
-    seeds: Sequence[int],
-    folder: Path,
-    config: SamplingConfig,
-    *,
-    frames: int = 8,
-    cond: np.ndarray | None = None,
-    batch_size: int = 64,
+    request: Request, seeds: Sequence[int], *, frames: int = 8
 ) -> list[Path]:
     """Write the images that DDIM makes of noise between each seed and the next.
 
     x_T = slerp(x_T of the one, x_T of the other, λ); at λ = 0 and 1 the images are those of
-    `Model.sample` with DDIM. Files, config and cond as in `interpolate_to_folder`.
+    `Model.sample` with DDIM. Files and settings as in `interpolate_to_folder`.
     Raises ValueError for fewer than two seeds, and as there.
     """
     if len(seeds) < 2:
         raise ConfigError(f"seeds = {seeds} are too few. Give at least 2, as in 3,8.")
-    _check_deterministic(config)
-    fractions = _fractions(frames)
-    require_empty_folder(folder)
-    return _denoise_to_folder(
-        model,
-        (_slerps(model.start(pair), fractions) for pair in pairwise(seeds)),
-        visited_timesteps(config, model.denoiser.schedule)[0],
-        folder,
-        config,
-        pairs=[(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)],
-        fractions=fractions,
-        seed=seeds[0],
-        cond=cond,
-        batch_size=batch_size,
-        title=f"between the noises of seeds {', '.join(map(str, seeds[: SHOWN_ROWS + 1]))}",
-    )
-
-
-def _check_deterministic(config: SamplingConfig) -> None:
-    if config.sampler.name != "ddim" or config.sampler.options["eta"]:
-        raise ConfigError(f"sampler = {config.sampler.name} is not DDIM with eta = 0. Use that.")
+    model, fractions = request.model, _fractions(frames)
+    require_empty_folder(request.folder)
+    starts = (_slerps(model.start(pair), fractions) for pair in pairwise(seeds))
+    t = visited_timesteps(request.config, model.denoiser.schedule)[0]
+    pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
+    title = f"between the noises of seeds {', '.join(map(str, seeds[: SHOWN_ROWS + 1]))}"
+    return _denoise_to_folder(request, starts, t, seeds[0], pairs, fractions, title)
 
 
 def _fractions(frames: int) -> list[float]:
@@ -156,17 +109,12 @@ def _slerps(x_T: Tensor, fractions: Sequence[float]) -> Tensor:
 
 
 def _denoise_to_folder(
-    model: Model,
+    request: Request,
     starts: Iterable[Tensor],
     t: int,
-    folder: Path,
-    config: SamplingConfig,
-    *,
+    seed: int,
     pairs: Sequence[tuple[str, str]],
     fractions: Sequence[float],
-    seed: int,
-    cond: np.ndarray | None,
-    batch_size: int,
     title: str,
     ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Path]:
@@ -175,31 +123,25 @@ def _denoise_to_folder(
     They are A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
     ends: the input images, (pairs, C, H, W) each; None for the seeds `pairs`.
     """
-    images: list[np.ndarray] = []
-    with progress_bar("images") as progress:
-        for x_t in starts:
-            for part in x_t.split(batch_size):
-                # the sampler's own noise is shared too, so that frames differ by λ alone
-                seeds, labels = [seed] * len(part), repeat_labels(cond, len(part))
-                steps = model.denoise(seeds, config, origin=(t, part), cond=labels)
-                images.extend(to_uint8(last_x(steps), model.spec.data_range).numpy())
-                progress(len(images), len(pairs) * len(fractions))
+
+    def denoised() -> Iterator[Tensor]:
+        for part in (part for x_t in starts for part in x_t.split(request.batch_size)):
+            # the sampler's own noise is shared too, so that frames differ by λ alone
+            seeds, labels = [seed] * len(part), request.conditioning.rows([0] * len(part))
+            yield last_x(request.model.denoise(seeds, request.config, origin=(t, part), **labels))
+
     names = [f"{a}-{b}-{i:03d}" for a, b in pairs for i in range(len(fractions))]
-    pngs = save_pngs(np.stack(images), folder, names)
-    results = np.stack(images).reshape(len(pairs), len(fractions), *images[0].shape)
+    pngs, images = request.write(denoised(), names, [{}] * len(names))
+    results = images.reshape(len(pairs), len(fractions), *images.shape[1:])
     shares = [f"λ = {share:.2f}" for share in fractions]
-    if ends is None:
-        rows = results
-        captions = [(f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}") for a, b in pairs]
-    else:
-        rows = np.concatenate([ends[0][:, None], results, ends[1][:, None]], axis=1)
-        captions = [(a, *shares, b) for a, b in pairs]
-    comparison = grid_figure(
-        rows[:SHOWN_ROWS].reshape(-1, *images[0].shape),
-        folder / "comparison.png",
-        title=title_with_condition(title, model, cond),
-        captions=[caption for row in captions[:SHOWN_ROWS] for caption in row],
-        columns=rows.shape[1],
-    )
+    cells: list[tuple[str, np.ndarray]] = []
+    for i, (a, b) in enumerate(pairs[:SHOWN_ROWS]):
+        if ends is None:
+            captions = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"]
+            cells += zip(captions, results[i], strict=True)
+        else:
+            between = zip(shares, results[i], strict=True)
+            cells += [(a, ends[0][i]), *between, (b, ends[1][i])]
+    comparison = request.compare(cells, len(cells) // len(pairs[:SHOWN_ROWS]), title)
     frames = [tile(results[:, i]) for i in range(len(fractions))]
-    return [*pngs, comparison, save_gif(frames, folder / "interpolation.gif")]
+    return [*pngs, comparison, save_gif(frames, request.folder / "interpolation.gif")]

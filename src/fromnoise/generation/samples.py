@@ -1,6 +1,8 @@
 """Sample to a folder: a PNG per seed, a grid, and what else is requested."""
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,27 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.generation.conditioning import Conditioning
-from fromnoise.generation.inputs import last_x
-from fromnoise.generation.naming import describe
-from fromnoise.model.model import Model, to_uint8
+from fromnoise.data.labels.names import describe_labels
+from fromnoise.diffusion import Step
+from fromnoise.generation.conditioning import Conditioning, composition_text
+from fromnoise.generation.request import Request, heading
+from fromnoise.model.model import Model, last_x, to_uint8
+from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import (
-    grid_figure,
-    grids_side_by_side,
-    save_gif,
-    save_pngs,
-    strip_figure,
-    tile,
-)
-from fromnoise.progress import progress_bar
+from fromnoise.model.spec import FILE_OF, run_folder_of
+from fromnoise.pictures import grid_figure, grids_side_by_side, save_gif, strip_figure, tile
 from fromnoise.rng import require_unique_seeds
 
 GRID_IMAGES = 64  # in a grid and in the animation
 STRIP_TIMES = 10
 MAX_FRAMES = 60
+LONGEST_NAME = 100  # bytes of the labels in a file name
+CLAMP_NAMES = {True: "clamped", False: "unclamped", "dynamic": "dynamic"}
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,7 @@ class Outputs:
 
 
 def sample_to_folder(
-    model: Model,
-    seeds: Sequence[int],
-    folder: Path,
-    config: SamplingConfig,
-    conditioning: Conditioning | None = None,
-    outputs: Outputs | None = None,
-    *,
-    batch_size: int = 64,
+    request: Request, seeds: Sequence[int], outputs: Outputs | None = None
 ) -> list[Path]:
     """Sample one image per seed, and write each as a PNG named by its seed.
 
@@ -62,37 +55,28 @@ def sample_to_folder(
     then all other files. Raises ValueError for a seed that is repeated with the same labels, and
     for times that are out of range.
     """
-    conditioning, outputs = conditioning or Conditioning(), outputs or Outputs()
+    model, config, folder, conditioning, size = request
+    outputs = outputs or Outputs()
     captions = conditioning.captions(model.spec.label_names, len(seeds))
-    title, heading, names, metadata = describe(model.spec, config, seeds, conditioning, captions)
     require_unique_seeds(seeds, captions)
-    trajectory = Trajectory(model, config, outputs, folder, title)
-    pngs: list[Path] = []
-    images: list[np.ndarray] = []
-    with progress_bar("images") as progress:
-        for i in range(0, len(seeds), batch_size):
-            rows = slice(i, i + batch_size)
+    title, names, metadata = describe(request, seeds, captions)
+    trajectory = Trajectory(request, outputs, title)
+
+    def sampled() -> Iterator[Tensor]:
+        for i in range(0, len(seeds), size):
+            rows = slice(i, i + size)
             steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
-            if i == 0:
-                x = model.start(seeds[rows])
-                for step in steps:
-                    trajectory.record(step.t, x, step.x0)
-                    x = step.x
-                trajectory.record(0, x, x)
-            else:
-                x = last_x(steps)
-            images.append(to_uint8(x, model.spec.data_range).numpy())
-            pngs += save_pngs(images[-1], folder, names[rows], metadata[rows])
-            progress(i + len(images[-1]), len(seeds))
-    every = np.concatenate(images)
-    first, files = every[:GRID_IMAGES], trajectory.save()
+            yield last_x(steps) if i else trajectory.follow(model.start(seeds[rows]), steps)
+
+    pngs, images = request.write(sampled(), names, metadata)
+    first, files = images[:GRID_IMAGES], trajectory.save()
     if outputs.grid:
-        shown = captions[:GRID_IMAGES] if len(set(captions)) > 1 else None
+        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]]
         grid = grid_figure(
             first,
             folder / "grid.png",
-            title=heading,
-            captions=None if shown is None else [text.replace(", ", "\n") for text in shown],
+            title=heading(title, captions),
+            captions=shown if len(set(captions)) > 1 else None,
             columns=outputs.columns,
         )
         files.append(grid)
@@ -102,7 +86,7 @@ def sample_to_folder(
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
     if outputs.npz:
-        arrays = {"arr_0": every.transpose(0, 2, 3, 1)}
+        arrays = {"arr_0": images.transpose(0, 2, 3, 1)}
         arrays |= {} if conditioning.cond is None else {"arr_1": conditioning.cond}
         files.append(folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz")
         np.savez(files[-1], allow_pickle=False, **arrays)
@@ -110,46 +94,35 @@ def sample_to_folder(
 
 
 class Trajectory:
-    """Pictures of one batch on its way from noise to images: `record` every t, then `save`."""
+    """Pictures of one batch on its way from noise to images: `follow` it, then `save`."""
 
-    def __init__(
-        self, model: Model, config: SamplingConfig, outputs: Outputs, folder: Path, title: str
-    ) -> None:
+    def __init__(self, request: Request, outputs: Outputs, title: str) -> None:
         """Select the timesteps to show. Raises ConfigError for times out of range."""
-        T = model.denoiser.schedule.T
-        visited = [*visited_timesteps(config, model.denoiser.schedule), 0]
-        times = outputs.times or [visited[i] for i in _evenly_spaced(len(visited), STRIP_TIMES)]
-        if outside := [t for t in times if not 0 <= t <= T]:
-            raise ConfigError(f"times = {outside[0]} is out of range. Use 0 to {T}.")
+        self.folder, self.outputs, self.title = request.folder, outputs, title
+        self.data_range, schedule = request.model.spec.data_range, request.model.denoiser.schedule
+        visited = [*visited_timesteps(request.config, schedule), 0]
+        times = outputs.times or _evenly_spaced(visited, STRIP_TIMES)
+        if outside := [t for t in times if not 0 <= t <= schedule.T]:
+            raise ConfigError(f"times = {outside[0]} is out of range. Use 0 to {schedule.T}.")
         nearest = {min(visited, key=lambda kept: abs(kept - t)) for t in times}
         self.times = sorted(nearest, reverse=True) if outputs.trajectory else []
-        frames = _evenly_spaced(len(visited), MAX_FRAMES) if outputs.gif else []
-        self.frame_times = {visited[i] for i in frames}
-        self.data_range, self.outputs = model.spec.data_range, outputs
-        self.folder, self.title = folder, title
+        self.frame_times = _evenly_spaced(visited, MAX_FRAMES) if outputs.gif else []
         self.frames: list[np.ndarray] = []  # of the animation
         self.strip: list[np.ndarray] = []  # x_t and x̂_0 of a few images, (2, B, C, H, W), per time
-        self.grids: list[Path] = []
+        self.files: list[Path] = []
 
-    def record(self, t: int, x: Tensor, x0: Tensor) -> None:
-        """Keep x_t and the x̂_0 that is predicted from it, where they are shown."""
-        if not (self.outputs.each_step or t in self.frame_times or t in self.times):
-            return
-        x_t, predicted = (to_uint8(each, self.data_range).numpy() for each in (x, x0))
-        if t in self.frame_times:
-            self.frames.append(tile(x_t[:GRID_IMAGES]))
-        if t in self.times:
-            self.strip.append(np.stack([x_t, predicted])[:, : self.outputs.strips])
-        if self.outputs.each_step:
-            self._save_grid("x_t", "$x_t$", t, x_t)
-            if t > 0:
-                self._save_grid("predicted_x0", "$x_0$ as predicted", t, predicted)
+    def follow(self, x: Tensor, steps: Iterable[Step]) -> Tensor:
+        """Keep x_t and the x̂_0 that is predicted from it, where they are shown. Return x_0."""
+        for step in steps:
+            self._keep(step.t, x, step.x0)
+            x = step.x
+        self._keep(0, x, x)
+        return x
 
     def save(self) -> list[Path]:
-        """Write the animation and the strip; return them and the grids of each step."""
-        files = list(self.grids)
+        """Write the animation and the strip; return them after the grids of each step."""
         if self.outputs.gif:
-            files.append(save_gif(self.frames, self.folder / "denoising.gif"))
+            self.files.append(save_gif(self.frames, self.folder / "denoising.gif"))
         if self.outputs.trajectory:
             rows = [
                 (label, np.stack([pixels[j, i] for pixels in self.strip]))
@@ -157,15 +130,118 @@ class Trajectory:
                 for j, label in enumerate(("$x_t$", "predicted $x_0$"))
             ]
             path = self.folder / "trajectory.png"
-            files.append(strip_figure(rows, self.times, path, title=self.title))
-        return files
+            self.files.append(strip_figure(rows, self.times, path, title=self.title))
+        return self.files
 
-    def _save_grid(self, name: str, symbol: str, t: int, images: np.ndarray) -> None:
-        path = self.folder / "steps" / f"{name}-{t:04d}.png"
-        title = f"{symbol} at $t$ = {t}, {self.title}"
-        self.grids.append(grid_figure(images[:GRID_IMAGES], path, title=title))
+    def _keep(self, t: int, x: Tensor, x0: Tensor) -> None:
+        def pixels(images: Tensor, count: int = GRID_IMAGES) -> np.ndarray:
+            return to_uint8(images[:count], self.data_range).numpy()
+
+        if t in self.frame_times:
+            self.frames.append(tile(pixels(x)))
+        if t in self.times:
+            self.strip.append(np.stack([pixels(each, self.outputs.strips) for each in (x, x0)]))
+        grids = [("x_t", "$x_t$", x), ("predicted_x0", "$x_0$ as predicted", x0)]
+        for name, symbol, images in grids[: 2 if t > 0 else 1] if self.outputs.each_step else ():
+            path = self.folder / "steps" / f"{name}-{t:04d}.png"
+            title = f"{symbol} at $t$ = {t}, {self.title}"
+            self.files.append(grid_figure(pixels(images), path, title=title))
 
 
-def _evenly_spaced(count: int, at_most: int) -> list[int]:
-    """Return indices from 0 to count−1, both included, evenly spaced."""
-    return torch.linspace(0, count - 1, min(at_most, count)).round().int().tolist()
+def _evenly_spaced(times: Sequence[int], at_most: int) -> list[int]:
+    """Return some of the times, evenly spaced, the first and the last included."""
+    indices = torch.linspace(0, len(times) - 1, min(at_most, len(times))).round()
+    return [times[int(i)] for i in indices]
+
+
+# ---- names, titles and metadata -----------------------------------------------------------------
+
+
+def describe(
+    request: Request, seeds: Sequence[int], captions: Sequence[str]
+) -> tuple[str, list[str], list[dict[str, str]]]:
+    """Return a title, and the name (no suffix) and PNG metadata of each image."""
+    settings, names, metadata = _settings(request), [], []
+    for seed, text in zip(seeds, captions, strict=True):
+        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
+        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
+    return _title(request), names, metadata
+
+
+def default_folder(
+    model: Model, path: Path, config: SamplingConfig, conditioning: Conditioning
+) -> Path:
+    """Return samples/NAME in the run, or beside a lone file.
+
+    path: where the model was loaded from. NAME holds the step, the weights, the sampler with its
+    options and the labels, so that other settings go to other folders. For a file outside a run it
+    begins with the file's name. It ends with the precision if that is not the default one.
+    """
+    spec, (cond, compose, autoguidance) = model.spec, conditioning
+    usual = check_component(Component(name=config.sampler.name), "sampling.sampler").options
+    parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
+    if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
+        parts.insert(0, path.stem)
+    parts += [f"{k}{value}" for k, value in config.sampler.options.items() if value != usual[k]]
+    parts += [config.timesteps] if config.timesteps != SamplingConfig().timesteps else []
+    parts += [CLAMP_NAMES[config.clamp]] if config.clamp != spec.sampling.clamp else []
+    if cond is not None:
+        parts += [f"guidance{config.guidance:g}"] if config.guidance != 1 else []
+        if config.guidance_interval is not None:
+            parts += ["t{}-{}".format(*config.guidance_interval)]
+        parts += [f"rescale{config.guidance_rescale:g}"] if config.guidance_rescale else []
+        same = (cond == cond[0]).all()
+        text = describe_labels(cond[0], spec.label_names)
+        parts += [_safe(text) if same else f"labels {_digest(cond.tobytes())}"]
+    parts += [_safe(composition_text(compose))] if compose is not None else []
+    if autoguidance is not None:
+        parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
+    if config.precision != default_precision(model.device):
+        parts += [config.precision]
+    return run_folder_of(path) / "samples" / "-".join(parts)
+
+
+def _settings(request: Request) -> dict[str, str]:
+    config, conditioning, spec = request.config, request.conditioning, request.model.spec
+    settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
+    settings |= {"sampler": config.sampler.name, **config.sampler.options}
+    settings |= {"weights": spec.weights_name, "trained steps": spec.step}
+    if conditioning.autoguidance is not None:
+        weak, scale = conditioning.autoguidance
+        settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": weak.spec.step}
+    if conditioning.cond is not None:
+        settings["guidance"] = f"{config.guidance:g}"
+        if config.guidance_interval is not None:
+            settings["guidance interval"] = "{}-{}".format(*config.guidance_interval)
+        if config.guidance_rescale:
+            settings["guidance rescale"] = f"{config.guidance_rescale:g}"
+    return {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
+
+
+def _title(request: Request) -> str:
+    config, conditioning, spec = request.config, request.conditioning, request.model.spec
+    weights = {"ema": "EMA weights", "raw": "raw weights"}[spec.weights]
+    if spec.power_average is not None:
+        weights += f" of length {spec.power_average.length:g}"
+    rule = config.timesteps
+    at = f" at {rule} timesteps" if rule != SamplingConfig().timesteps else ""
+    title = f"{config.steps} {config.sampler.name.upper()} steps{at}, {weights}"
+    if config.guidance != 1:
+        title += f", guidance {config.guidance:g}"
+    if conditioning.autoguidance is not None:
+        weak, scale = conditioning.autoguidance
+        title += f", autoguidance {scale:g} by step {weak.spec.step:,}"
+    return title
+
+
+def _safe(text: str) -> str:
+    """Return a text as a part of a file name, cut at LONGEST_NAME bytes."""
+    safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", text).strip(" .")
+    if len(safe.encode()) <= LONGEST_NAME:
+        return safe
+    short = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{short} {_digest(text.encode())}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=4).hexdigest()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fromnoise import checkpoints
-from fromnoise.checkpoints import CheckpointError, NotFinite
+from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion import (
     SAMPLERS,
@@ -19,12 +20,14 @@ from fromnoise.diffusion import (
     Denoiser,
     Step,
     autoguided,
+    clamp_x0,
     classifier_free,
     composed,
+    dynamic_threshold,
     with_self_conditioning,
 )
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
-from fromnoise.model.sampling import clamped, resolve_sampling, visited_timesteps, with_guidance
+from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
 from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
@@ -86,13 +89,8 @@ class Model:
         self, *, conditional: bool | None = None, **overrides: Any
     ) -> SamplingConfig:
         """Return the stored sampling settings with overrides, checked: see `resolve_sampling`."""
-        return resolve_sampling(
-            self.spec,
-            self.denoiser.schedule,
-            auto_precision=self.auto_precision,
-            conditional=conditional,
-            **overrides,
-        )
+        schedule, auto = self.denoiser.schedule, self.auto_precision
+        return resolve_sampling(self.spec, schedule, auto, conditional, overrides)
 
     def sample(
         self,
@@ -107,22 +105,19 @@ class Model:
     ) -> Tensor:
         """Return one image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
 
-        Equality over batch sizes is exact up to the rounding of the library's kernels, which may
-        choose another order of summation: at most one grey level in rare pixels, and two or three
-        in bf16.
+        Other batch sizes may sum in another order, which is at most one grey level in rare pixels,
+        and two or three in bf16.
 
         Args:
-            seeds: one per image.
+            seeds: one per image. batch_size: images at a time.
             config: resolved settings; None resolves `overrides`, as in `steps=50, eta=0.5`.
-            batch_size: images at a time.
             cond: labels in {−1, 0, +1}, (len(seeds), K) in the order of `spec.label_names`; None
                 samples unconditionally.
             compose: labels and weights instead of cond: ε = ε_∅ + Σ_m w_m·(ε_m − ε_∅).
             autoguidance: a weaker model, which gets the same cond without guidance, and a scale.
-            overrides: see `resolve_sampling`.
+            overrides: see `resolve_sampling`, for its errors too.
 
-        Raises ValueError: labels that the model lacks; the errors of `resolve_sampling`. Raises
-        NotFinite: an image is NaN or infinite.
+        Raises ValueError for labels that the model lacks; NotFinite for an image of NaN or ∞.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is too small. Use at least 1.")
@@ -134,15 +129,11 @@ class Model:
         batches = [torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)]
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
+            labels = None if cond is None else cond[rows]
             steps = self.denoise(
-                seeds[rows],
-                config,
-                cond=None if cond is None else cond[rows],
-                compose=compose,
-                autoguidance=autoguidance,
+                seeds[rows], config, cond=labels, compose=compose, autoguidance=autoguidance
             )
-            *_, last = steps
-            batches.append(to_uint8(last.x, self.spec.data_range))
+            batches.append(to_uint8(last_x(steps), self.spec.data_range))
         return torch.cat(batches)
 
     def denoise(
@@ -168,22 +159,15 @@ class Model:
         if origin is not None:
             first, x = origin
             times = [first, *(t for t in times if t < first)]
-        denoise = self.guided_denoiser(
-            config, len(seeds), cond=cond, compose=compose, autoguidance=autoguidance
-        )
-
-        def noise(t: int) -> Tensor:
-            return self.noise(seeds, t).to(self.device)
-
         steps = SAMPLERS[config.sampler.name](
-            denoise,
+            self.guided_denoiser(config, len(seeds), cond, compose, autoguidance),
             self.denoiser.schedule,
             x.to(self.device),
             times,
-            noise=noise,
+            noise=lambda t: self.noise(seeds, t).to(self.device),
             **config.sampler.options,
         )
-        return _in_inference_mode(require_finite(steps, seeds))
+        return watched(steps, seeds)
 
     def _resolve(
         self, config: SamplingConfig | None, cond: Tensor | None, overrides: Mapping[str, Any]
@@ -196,7 +180,6 @@ class Model:
         self,
         config: SamplingConfig,
         count: int,
-        *,
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
@@ -217,7 +200,10 @@ class Model:
                 )
             beside = weak._conditioned(with_guidance(config, 1.0), count, cond, None)
             denoise = autoguided(denoise, beside, scale)
-        return clamped(denoise, config, self.spec)
+        if not config.clamp:
+            return denoise
+        keep = dynamic_threshold if config.clamp == "dynamic" else clamp_x0
+        return keep(denoise, *self.spec.data_range)
 
     def _conditioned(
         self,
@@ -233,10 +219,10 @@ class Model:
             return denoiser
         if not names:
             raise ValueError("this model is unconditional. Remove the labels.")
-        if cond is not None and compose is not None:
-            raise ValueError("cond and compose exclude each other. Give one.")
         like = next(self.denoiser.parameters())
         if compose is not None:
+            if cond is not None:
+                raise ValueError("cond and compose exclude each other. Give one.")
             if unknown := [name for name in compose if name not in names]:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
             each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
@@ -312,32 +298,23 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     """
     file, spec, tensors = read_model_file(Path(path), weights)
     denoiser = build_denoiser(spec)
-    try:
-        denoiser.network.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{file} has other weights than its metadata says: {detail}"
-        ) from error
+    checkpoints.load_weights(denoiser.network, tensors, file)
     target = select_device(device)
     denoiser.to(target).to(memory_format=torch.channels_last)
     denoiser.eval().requires_grad_(False)
     return Model(denoiser, spec, precision=default_precision(target))
 
 
-def _in_inference_mode(walk: Iterator[Step]) -> Iterator[Step]:
-    """Yield the same steps; the caller's code between them is not in inference mode."""
+def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
+    """Yield the steps, computed in inference mode and IEEE float32; what the caller does is not.
+
+    Raises NotFinite, with the seeds, if an x_0 is NaN or infinite.
+    """
     while True:
         with torch.inference_mode(), without_tf32():
             step = next(walk, None)
         if step is None:
             return
-        yield step
-
-
-def require_finite(steps: Iterator[Step], seeds: Sequence[int]) -> Iterator[Step]:
-    """Yield the same steps. Raises NotFinite, with the seeds, if an x_0 is NaN or infinite."""
-    for step in steps:
         if step.s == 0:
             finite = step.x.isfinite().flatten(1).all(dim=1).tolist()
             if broken := [str(seed) for seed, of in zip(seeds, finite, strict=True) if not of]:
@@ -347,6 +324,11 @@ def require_finite(steps: Iterator[Step], seeds: Sequence[int]) -> Iterator[Step
                     "Check the weights and the sampling settings, or use precision=fp32."
                 )
         yield step
+
+
+def last_x(steps: Iterator[Step]) -> Tensor:
+    """Return x of the last step, without keeping the others in memory."""
+    return deque(steps, maxlen=1).pop().x
 
 
 def select_device(name: str) -> torch.device:

@@ -80,20 +80,28 @@ def without_tf32(*, benchmark: bool | None = None) -> Iterator[None]:
     """Compute fp32 in IEEE float32, and restore the settings of torch afterwards.
 
     By default CUDA rounds the factors of convolutions to the 10 bits of TF32, and a program may
-    have allowed it for matrix products. benchmark: of cuDNN, None to leave it.
+    have allowed it for matrix products, in CUDA and in oneDNN. benchmark: of cuDNN, None to leave
+    it. Within, torch finds its older switches and the newer ones in agreement.
     """
     backends, tried = torch.backends, torch.backends.cudnn.benchmark
-    switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    cudnn, onednn = backends.cudnn, backends.mkldnn
+    switches = (cudnn.conv, cudnn.rnn, backends.cuda.matmul, onednn.conv, onednn.rnn, onednn.matmul)
     before = [switch.fp32_precision for switch in switches]
-    torch.backends.cudnn.allow_tf32 = False  # the older switch, which torch must find in agreement
+    try:
+        products = torch.get_float32_matmul_precision()
+    except RuntimeError:  # a newer switch allows what the older one does not
+        products = "highest"
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
     for switch in switches:
         switch.fp32_precision = "ieee"
-    torch.backends.cudnn.benchmark = tried if benchmark is None else benchmark
+    cudnn.benchmark = tried if benchmark is None else benchmark
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = tried
-        torch.backends.cudnn.allow_tf32 = before[1] == "tf32"
+        cudnn.benchmark = tried
+        cudnn.allow_tf32 = before[1] == "tf32"
+        torch.set_float32_matmul_precision(products)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
 

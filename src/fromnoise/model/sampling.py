@@ -1,5 +1,6 @@
 """Resolve how to sample: the stored `SamplingConfig` of a model with overrides, checked once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,13 +10,7 @@ from fromnoise.config.components import Component, check_component, check_option
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.overrides import full_key
 from fromnoise.config.schema import FORMULA, SamplingConfig
-from fromnoise.diffusion import (
-    Denoise,
-    NoiseSchedule,
-    clamp_x0,
-    dynamic_threshold,
-    sampling_timesteps,
-)
+from fromnoise.diffusion import NoiseSchedule, sampling_timesteps
 from fromnoise.model.precision import Precision
 from fromnoise.model.spec import ModelSpec
 
@@ -25,10 +20,9 @@ SHAPES_OF_GUIDANCE = ("guidance_interval", "guidance_rescale")  # no effect wher
 def resolve_sampling(
     spec: ModelSpec,
     schedule: NoiseSchedule,
-    *,
     auto_precision: Precision,
-    conditional: bool | None = None,
-    **overrides: Any,
+    conditional: bool | None,
+    overrides: Mapping[str, Any],
 ) -> SamplingConfig:
     """Return the stored sampling settings of a model with overrides, complete and checked.
 
@@ -49,7 +43,6 @@ def resolve_sampling(
     options = {key: value for key, value in overrides.items() if key not in fields}
     if isinstance(sampler := fields.get("sampler"), dict):  # options alone are of the stored one
         fields["sampler"] = {"name": stored.sampler.name, **sampler}
-    _check_guidance(spec, fields, conditional)
     if isinstance(steps := fields.get("steps"), int) and not 1 <= steps <= T:
         raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
     changes = {"steps": min(stored.steps, T), "sampler": stored.sampler.name, **fields}
@@ -65,8 +58,9 @@ def resolve_sampling(
     config = config.model_copy(
         update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
     )
-    check_sampling(spec.model_copy(update={"sampling": config}), labels=bool(spec.label_names))
-    _check_shapes_of_guidance(config, schedule, fields)
+    check_sampling(spec.model_copy(update={"sampling": config}), labels=True)
+    if useless := _useless_guidance(spec, schedule, config, fields, conditional):
+        raise ConfigError(useless)
     return with_guidance(config, 1.0 if conditional is False else config.guidance)
 
 
@@ -81,41 +75,32 @@ def visited_timesteps(config: SamplingConfig, schedule: NoiseSchedule) -> list[i
     return sampling_timesteps(schedule, config.steps, config.timesteps)
 
 
-def clamped(denoise: Denoise, config: SamplingConfig, spec: ModelSpec) -> Denoise:
-    """Return the denoiser with x̂_0 kept in range as the settings say."""
-    if config.clamp == "dynamic":
-        return dynamic_threshold(denoise, *spec.data_range)
-    return clamp_x0(denoise, *spec.data_range) if config.clamp else denoise
-
-
-def _check_guidance(spec: ModelSpec, fields: dict[str, Any], conditional: bool | None) -> None:
+def _useless_guidance(
+    spec: ModelSpec,
+    schedule: NoiseSchedule,
+    config: SamplingConfig,
+    fields: Mapping[str, Any],
+    conditional: bool | None,
+) -> str | None:
+    """Return which override of guidance has no effect and why, if there is one."""
     guiding = [key for key in ("guidance", *SHAPES_OF_GUIDANCE) if key in fields]
-    if not guiding:
-        return
-    if not spec.label_names:
-        raise ConfigError(
+    shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
+    if guiding and not spec.label_names:
+        return (
             f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
             f"Remove {guiding[0]}."
         )
-    if conditional is False:
-        raise ConfigError(
+    if guiding and conditional is False:
+        return (
             f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
             f"--labels, cond), not a composition, or remove {guiding[0]}."
         )
-
-
-def _check_shapes_of_guidance(
-    config: SamplingConfig, schedule: NoiseSchedule, fields: dict[str, Any]
-) -> None:
-    shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
     if shapes and config.guidance == 1:
-        raise ConfigError(
-            f"{shapes[0]} has no effect: guidance is off, s = 1 in {FORMULA}. Set guidance too."
-        )
-    span = config.guidance_interval if "guidance_interval" in shapes else None
-    times = visited_timesteps(config, schedule)
-    if span is not None and not any(span[0] <= t <= span[1] for t in times):
-        raise ConfigError(
+        return f"{shapes[0]} has no effect: guidance is off, s = 1 in {FORMULA}. Set guidance too."
+    span, times = config.guidance_interval, visited_timesteps(config, schedule)
+    if "guidance_interval" in shapes and span and not any(span[0] <= t <= span[1] for t in times):
+        return (
             f"guidance_interval = {span[0]}-{span[1]} has no effect: none of the {len(times)} "
             "timesteps lies in it. Widen it, or take more steps."
         )
+    return None

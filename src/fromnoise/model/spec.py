@@ -28,7 +28,7 @@ logger = logging.getLogger("fromnoise")
 
 
 class PowerAverage(Section):
-    """A power-function average of the weights; see `training/power_profiles.py`."""
+    """A power-function average of the weights; see `training/ema.py`."""
 
     length: float  # σ_rel
     updates: int  # of the weights, until its end

@@ -58,6 +58,15 @@ class StopSignal:
             signal.signal(s, handler)
 
 
+class Setup(NamedTuple):
+    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run."""
+
+    recipe: Recipe
+    spec: ModelSpec
+    images: ImageSet
+    folder: Path
+
+
 class Callback(NamedTuple):
     """A function that `fit` calls every `every` steps and after the last step.
 
@@ -71,19 +80,13 @@ class Callback(NamedTuple):
     slow: bool = False
 
 
-def fit(
-    state: TrainingState,
-    recipe: Recipe,
-    spec: ModelSpec,
-    data: ImageSet,
-    folder: Path,
-    callbacks: Sequence[Callback] = (),
-) -> None:
+def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> None:
     """Train from `state.step` to the last step, or until a signal; then save the state.
 
-    Writes the log, checkpoints and snapshots of averages into `folder`.
+    Writes the log, checkpoints and snapshots of averages into the run folder.
     Raises Diverged, DiskFull, NotFinite.
     """
+    recipe, spec, data, folder = setup
     settings, T = recipe.training, recipe.diffusion.T
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)

@@ -10,13 +10,9 @@ from fromnoise.config.schema import Training
 
 def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """Return Adam or AdamW over all parameters of `module`, as one fused kernel."""
-    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return cls(
-        module.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 def learning_rate(settings: Training, step: int) -> float:

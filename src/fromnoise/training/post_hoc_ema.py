@@ -11,6 +11,7 @@ from torch import Tensor
 from fromnoise.checkpoints import (
     CheckpointError,
     TensorFile,
+    load_weights,
     read_metadata,
     read_tensors,
     save_tensors_atomic,
@@ -18,8 +19,7 @@ from fromnoise.checkpoints import (
 from fromnoise.config.errors import ConfigError
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec, PowerAverage, read_spec
-from fromnoise.training.ema import FOLDER, list_snapshots
-from fromnoise.training.power_profiles import coefficients, gamma_of
+from fromnoise.training.ema import FOLDER, coefficients, gamma_of, list_snapshots
 from fromnoise.training.run import require_run
 
 WARN_ERROR, MAX_ERROR = 0.05, 0.5  # relative errors of a profile
@@ -146,13 +146,7 @@ def _weighted(snapshots: list[Snapshot], x: np.ndarray) -> dict[str, Tensor]:
     network = build_denoiser(snapshots[-1].spec).network.requires_grad_(False)
     total = {name: p.double().zero_() for name, p in network.named_parameters()}
     for snapshot, coefficient in zip(snapshots, x.tolist(), strict=True):
-        try:
-            network.load_state_dict(dict(read_tensors(snapshot.file).tensors))
-        except RuntimeError as error:
-            detail = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{snapshot.file} does not fit the network in its metadata: {detail}"
-            ) from error
+        load_weights(network, read_tensors(snapshot.file).tensors, snapshot.file)
         for name, parameter in network.named_parameters():
             total[name].add_(parameter, alpha=coefficient)
     for name, parameter in network.named_parameters():

@@ -1,18 +1,24 @@
 """The number format, memory layout and compilation of a training. Weights stay in float32."""
 
+import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.utils._triton import has_triton
 
+from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
-from fromnoise.diffusion import Denoiser
+from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.model.precision import auto, channels_last, default_precision
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # A step of a U-Net on a GPU launches over a thousand kernels, and compiling saves at least 5 ms of
 # it. Not measured here, nor is compiling on CUDA, which takes about 100 s on 2 CPU cores.
 COMPILING, SAVED = 100.0, 0.005  # seconds, and of a step
+BACKEND = "inductor"
+VERSIONS = 2**16  # of a block. All blocks share the code of one call, and torch's limit is 8
 
 
 class Computation(NamedTuple):
@@ -20,7 +26,7 @@ class Computation(NamedTuple):
 
     precision: Precision
     channels_last: bool
-    compiled: bool = False  # the blocks of the network, see `compiling`
+    compiled: bool = False  # the blocks of the network
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "channels first"
@@ -58,3 +64,66 @@ def set_memory_layout(denoiser: Denoiser, channels_last: bool) -> Denoiser:
     """Set the memory layout of the convolutions, in place. Return the denoiser."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return denoiser.to(memory_format=layout)
+
+
+def compile_regions(network: nn.Module) -> None:
+    """Let torch compile the blocks of `network.regions` at their first call, in place.
+
+    Names of weights and checkpoints do not change. Copies of the network are not compiled.
+    """
+    kinds = getattr(network, "regions", ())
+    for block in network.modules():
+        if isinstance(block, kinds):
+            block.compile(dynamic=False, backend=BACKEND)
+
+
+def all_versions(computation: Computation) -> AbstractContextManager[None]:
+    """Return the context in which every compiled block runs compiled.
+
+    Beyond a limit of versions of the same code, torch silently runs eagerly.
+    """
+    if not computation.compiled:
+        return nullcontext()
+    return torch._dynamo.config.patch(
+        {"recompile_limit": VERSIONS, "accumulated_recompile_limit": VERSIONS}
+    )
+
+
+def check_compiles(
+    computation: Computation,
+    denoiser: Denoiser,
+    objective: Objective,
+    x0: Tensor,
+    cond: Tensor | None = None,
+) -> None:
+    """Compile a copy for a forward and a backward pass. The denoiser does not change.
+
+    torch keeps the code and uses it for the denoiser. x0: a part of a batch, float32 (B,C,H,W).
+    Raises ConfigError if compiling is impossible, or if each step would need it again.
+    """
+    if denoiser.self_conditioning:
+        raise ConfigError(
+            "training.compile = true, but network.self_conditioning estimates x_0 for another "
+            "number of images at each step, and each number would be compiled. Set "
+            "training.compile = false."
+        )
+    trial = set_memory_layout(copy.deepcopy(denoiser).train(), computation.channels_last)
+    compile_regions(trial.network)
+    t = torch.full((len(x0),), trial.schedule.T // 2 + 1)
+    try:
+        with all_versions(computation):
+            with autocast(x0.device, computation.precision):
+                loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
+            loss.backward()
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "training.compile: not enough memory to try it, which needs a second copy of the "
+            "network. Set training.compile = false, or a larger training.accumulation."
+        ) from error
+    except RuntimeError as error:
+        lines = (line.strip() for line in str(error).splitlines())  # the first may be a heading
+        reason = next((s for s in lines if s and not s.endswith(":")), type(error).__name__)
+        raise ConfigError(
+            f"training.compile: torch cannot compile the network on {x0.device.type} ({reason}). "
+            "Install a C++ compiler, such as g++, or set training.compile = false."
+        ) from error

@@ -44,13 +44,13 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     A conditional model gets each label in turn. `progress_figure` reads the same images from
     000500.npz.
     """
-    steps = min(STEPS, spec.diffusion.T)
-    names = spec.label_names
+    steps, names = min(STEPS, spec.diffusion.T), spec.label_names
     cond = torch.from_numpy(one_label_each(names, count)) if names else None
-    images: dict[str, np.ndarray] = {}
-    raw, precision = state.denoiser.network, state.sampling_precision
+    raw = state.denoiser.network
+    precision = "bf16" if state.computation.precision == "bf16" else "fp32"  # never fp16
     if state.computation.compiled and precision == "fp32":  # in bf16, Model copies it
         raw = copy.deepcopy(raw)  # a copy is not compiled, so this batch size is not either
+    images: dict[str, np.ndarray] = {}
     for weights, network in (("EMA", state.ema.module), ("raw", raw)):
         network.eval()
         denoiser = state.denoiser.with_network(network)
@@ -63,7 +63,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     if names:
         title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    write_preview(path.with_suffix(".npz"), ema=images["EMA"], raw=images["raw"])
+    write_preview(path.with_suffix(".npz"), images["EMA"], images["raw"])
     return path
 
 
@@ -85,18 +85,17 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         )
     steps = sorted(files)
     rows = [(row.get("epoch", row.get("finished_epoch")), row["step"]) for row in read_log(run)]
-    ratios = [epoch / step for epoch, step in rows if epoch is not None]
-    if epochs is not None and not ratios:
-        raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer.")
-    per_step = ratios[-1] if ratios else 0.0
+    per_step = next((epoch / step for epoch, step in reversed(rows) if epoch is not None), 0.0)
     if epochs is None:
         spread = np.linspace(0, len(steps) - 1, min(STAGES, len(steps))).round().astype(int)
         chosen = [steps[i] for i in spread]
+    elif not per_step:
+        raise ConfigError(f"the log of {run.absolute()} has no epoch yet. Train longer.")
     else:
         chosen = sorted({min(steps, key=lambda s: abs(s * per_step - e)) for e in epochs})
     panels = []
     for step in chosen:
-        title = f"epoch {step * per_step:.3g}, step {step:,}" if ratios else f"step {step:,}"
+        title = f"epoch {step * per_step:.3g}, step {step:,}" if per_step else f"step {step:,}"
         try:
             panels.append((title, read_preview(files[step])))
         except ConfigError as error:
@@ -107,7 +106,7 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     return grids_side_by_side(panels, run / "progress.png", title=title)
 
 
-def write_preview(file: Path, *, ema: np.ndarray, raw: np.ndarray) -> None:
+def write_preview(file: Path, ema: np.ndarray, raw: np.ndarray) -> None:
     """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
     with atomic_file(file) as writing, writing.open("wb") as opened:
         np.savez_compressed(opened, EMA=ema, raw=raw)

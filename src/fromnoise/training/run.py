@@ -1,50 +1,42 @@
-"""A run folder: start a training in it, resume it, load its model."""
+"""A run folder: what a training in it begins with, and its model."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import (
-    atomic_file,
-    newest_checkpoint,
-    read_state,
-    read_tensors,
-    require_empty_folder,
-)
+from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
-from fromnoise.config.schema import Recipe, Training
+from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
-from fromnoise.model.spec import FILE_OF, ModelSpec, Weights, read_spec
+from fromnoise.model.spec import ModelSpec, Weights
 from fromnoise.rng import seed_of
-from fromnoise.training.compiling import all_versions, check_compiles
 from fromnoise.training.log import check_tensorboard
-from fromnoise.training.loop import Callback, fit
-from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.start_from import load_initial_weights
+from fromnoise.training.loop import Callback, Setup, fit
+from fromnoise.training.precision import (
+    Computation,
+    all_versions,
+    check_compiles,
+    choose_computation,
+)
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
 RECIPE_FILE = "recipe.yaml"
-FIXED = (  # when a run is resumed
-    "data.",
-    "network.",
-    "diffusion.",
-    "training.seed",
-    "training.batch_size",
-    "training.ema_lengths",
-)
-NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
+MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
+    "include": dict.fromkeys(("network", "channels", "label_names"), True)
+    | {"diffusion": {"prediction", "variance_reading"}},
+    "exclude": {"network": {"dropout"}},
+}
 logger = logging.getLogger("fromnoise")
 
 
@@ -69,100 +61,6 @@ class Run:
         return load(self.folder, weights=weights)
 
 
-class Setup(NamedTuple):
-    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run."""
-
-    recipe: Recipe
-    spec: ModelSpec
-    images: ImageSet
-    folder: Path
-
-
-def train(
-    recipe: str | Path | Mapping[str, Any],
-    *,
-    out: str | Path | None = None,
-    data: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    callbacks: Callable[[Setup], Sequence[Callback]] = lambda setup: (),
-    before_training: Callable[[Setup, TrainingState], None] = lambda setup, state: None,
-) -> Run:
-    """Train a recipe into a new run folder, as `fromnoise.train`.
-
-    callbacks: makes the callbacks of the loop; an error here comes before anything is written.
-    before_training: called before the run folder is made.
-    """
-    resolved, folder = resolve_recipe(recipe, out, data, overrides)
-    check_tensorboard(resolved.training)
-    if (folder / RECIPE_FILE).exists():
-        raise ConfigError(
-            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
-            "another run: --out with a new folder."
-        )
-    require_empty_folder(folder)
-    images = open_data(resolved)
-    resolved = with_steps(resolved, len(images))
-    setup = Setup(resolved, model_spec(resolved, images), images, folder)
-    called = callbacks(setup)
-    state = _start(setup)
-    before_training(setup, state)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _fit(setup, state, called)
-
-
-def resume(
-    folder: str | Path,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    callbacks: Callable[[Setup], Sequence[Callback]] = lambda setup: (),
-) -> Run:
-    """Resume a run from its newest whole checkpoint, as `fromnoise.resume`.
-
-    callbacks: as in `train`.
-    """
-    folder = Path(folder)
-    require_run(folder)
-    recipe = _with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
-    check_tensorboard(recipe.training)
-    checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
-    for line in damaged:
-        logger.warning("%s. Using an earlier checkpoint", line)
-    saved = read_state(checkpoint) if checkpoint else None
-    images = None
-    if recipe.training.epochs is not None:  # a new override: the images give its number of steps
-        images = open_data(recipe)
-        recipe = with_steps(recipe, len(images))
-    if saved is not None:
-        before = parse_recipe(saved["recipe"], str(folder))  # adds keys that are newer
-        _refuse_changes(before, recipe, folder)
-        if saved["step"] >= recipe.training.steps:
-            logger.info(
-                "%s already finished at step %d. To train longer, increase training.steps or "
-                "training.epochs",
-                *(folder.absolute(), saved["step"]),
-            )
-            return Run(folder)
-        _warn_of_jump(before.training, recipe.training, saved["step"], folder)
-
-    images = open_data(recipe) if images is None else images
-    setup = Setup(recipe, model_spec(recipe, images), images, folder)
-    called = callbacks(setup)
-    if checkpoint is None or saved is None:
-        logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
-        state = _start(setup)
-    else:
-        _refuse_other_labels(setup.spec, checkpoint)
-        state = _start(setup, saved, overrides)
-        state.restore(checkpoint)
-        logger.info("continuing %s", checkpoint.absolute())
-        if saved["data_fingerprint"] != images.fingerprint:
-            logger.warning(
-                "the images are not those of step %d: there are %d now, and their order differs",
-                *(state.step, len(images)),
-            )
-    return _fit(setup, state, called)
-
-
 def require_run(folder: Path) -> None:
     """Raise ConfigError if `folder` is not a run."""
     if not (folder / RECIPE_FILE).is_file():
@@ -185,7 +83,15 @@ def resolve_recipe(
     if data is not None:
         source = detect_source(data, named=parsed.data.source)
         parsed = _with(parsed, "data", path=Path(data), source=source)
-    return _with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
+    return with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
+
+
+def prepare(recipe: Recipe, folder: Path) -> Setup:
+    """Open the images of a recipe, and return all that a training needs of them."""
+    check_tensorboard(recipe.training)
+    images = open_data(recipe)
+    recipe = with_steps(recipe, len(images))
+    return Setup(recipe, model_spec(recipe, images), images, folder)
 
 
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
@@ -226,50 +132,12 @@ def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
     )
 
 
-def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
-    """Raise ConfigError for a change of a fixed key since the checkpoint was saved."""
-    was, now = (dotted(r.model_dump(mode="json")) for r in (before, recipe))
-    for key in sorted(was.keys() | now.keys()):
-        fixed = key.startswith(FIXED) and key not in NOT_FIXED
-        if fixed and was.get(key) != now.get(key):
-            raise ConfigError(
-                f"{key} = {now.get(key)!r}, but {folder} was trained with {was.get(key)!r}. "
-                "Resume cannot change it. Start another run with train."
-            )
-
-
-def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> None:
-    """Warn if another number of steps moves the learning rate of the next step, number `step`."""
-    old, new = learning_rate(before, min(step, before.steps - 1)), learning_rate(now, step)
-    falls = now.lr_schedule != "constant" and step >= now.warmup_steps
-    if not falls or now.steps == before.steps or 0.99 < new / old < 1.01:
-        return
-    logger.warning(
-        "training.steps = %d instead of %d moves the end of the %s decay: the learning rate "
-        "continues at %.3g instead of %.3g. To keep %.3g until the end: fromnoise resume %s "
-        "steps=%d lr_schedule=constant learning_rate=%.3g",
-        *(now.steps, before.steps, now.lr_schedule, new, old, old, folder, now.steps, old),
-    )
-
-
-def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
-    """Raise ConfigError unless each column of the conditioning is still the same label."""
-    file = checkpoint / FILE_OF["raw"]
-    before = read_spec(read_tensors(file).metadata, file).label_names
-    if before != spec.label_names:
-        raise ConfigError(
-            f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
-            f"trained with {', '.join(before) or 'none'}. Restore the names, or start another run "
-            "with train."
-        )
-
-
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
     updated = getattr(recipe, section).model_copy(update=changes)
     return recipe.model_copy(update={section: updated})
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths, so that a run can be resumed from any folder."""
     keys = {"data": "path", "training": "start_from", "evaluation": "classifier"}
     for section, key in keys.items():
@@ -313,7 +181,36 @@ def _computation(
     return computation
 
 
-def _start(
+def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
+    """Load the weights of another model, without its optimiser and its step count.
+
+    path: as in `load`. Raises ConfigError if the weights have another meaning: another network,
+    prediction or other labels. Another schedule or range of the images is a warning.
+    """
+    other = load(path, device="cpu")
+    theirs, ours = (dotted(each.model_dump(**MEANING)) for each in (other.spec, spec))
+    different = [
+        f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
+        for key in theirs | ours
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"training.start_from: {path} has {', '.join(different)}, so its weights do not fit. "
+            "Set the same values in the recipe."
+        )
+    denoiser.network.load_state_dict(other.denoiser.network.state_dict())
+    if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
+        logger.warning("%s was trained with another schedule and has to learn this one", path)
+    if other.spec.data_range != (-1.0, 1.0):
+        logger.warning(
+            "%s was trained on images in %s and has to learn that they are in [−1, 1]",
+            *(path, list(other.spec.data_range)),
+        )
+    logger.info("starting from the %s weights of %s", other.spec.weights, path)
+
+
+def start(
     setup: Setup, saved: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> TrainingState:
     """Return the state before step 0. The initial weights are a function of the seed.
@@ -332,16 +229,16 @@ def _start(
     return TrainingState.start(denoiser, settings, computation)
 
 
-def _fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
+def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
     """Write the recipe and train."""
-    recipe, spec, images, folder = setup
+    folder = setup.folder
     with atomic_file(folder / RECIPE_FILE) as writing:
-        writing.write_text(recipe.to_yaml(), encoding="utf-8")
+        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
     # self-conditioning, where the number of images that are estimated first varies
     benchmark = not state.denoiser.self_conditioning
     with without_tf32(benchmark=benchmark), all_versions(state.computation):
-        fit(state, recipe, spec, images, folder, callbacks)
+        fit(setup, state, callbacks)
     return Run(folder)

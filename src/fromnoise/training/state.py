@@ -1,27 +1,26 @@
 """The state that a training step changes; how it is saved into a checkpoint and restored."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from fromnoise.checkpoints import CheckpointError, TensorFile, read_state, read_tensors
+from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_tensors
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
-from fromnoise.training.compiling import compile_regions
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.optimizer import build_optimizer
-from fromnoise.training.precision import Computation, set_memory_layout
+from fromnoise.training.precision import Computation, compile_regions, set_memory_layout
 
+POWER_FILE = "ema-{:g}.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
+COUNTERS = ("updates", "skipped_in_a_row", "seconds")
 OLD_WINDOW_FIELDS = {  # likewise, and the name now
     "loss": "loss_sums",
     "count": "loss_counts",
@@ -59,22 +58,17 @@ class TrainingState:
         if computation.compiled:
             compile_regions(denoiser.network)
         device = next(denoiser.parameters()).device
-        return cls(
+        state = cls(
             denoiser,
             EMA(denoiser.network, settings.ema_decay),
             build_optimizer(denoiser.network, settings),
             torch.amp.GradScaler(device.type, enabled=computation.precision == "fp16"),
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
-            history=LossHistory.empty(denoiser.schedule.T)
-            if settings.noise_levels == "importance"
-            else None,
         )
-
-    @property
-    def sampling_precision(self) -> Literal["fp32", "bf16"]:
-        """The precision of previews and scores: that of the training, but never fp16."""
-        return "bf16" if self.computation.precision == "bf16" else "fp32"
+        if settings.noise_levels == "importance":
+            state.history = LossHistory.empty(denoiser.schedule.T)
+        return state
 
     def files(self, spec: ModelSpec) -> dict[str, TensorFile]:
         """Return the .safetensors files of a checkpoint."""
@@ -83,7 +77,7 @@ class TrainingState:
             described = spec.model_copy(update={"weights": weights, "step": self.step})
             files[FILE_OF[weights]] = TensorFile(module.state_dict(), described.metadata())
         for average in self.power_emas:
-            files[_file_of(average)] = average.file(spec, self.step, self.updates)
+            files[POWER_FILE.format(average.length)] = average.file(spec, self.step, self.updates)
         moments = {
             f"{kind}/{name}": tensor
             for name, parameter in network.named_parameters()
@@ -100,9 +94,7 @@ class TrainingState:
             "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
             "tf32": False,  # fp32 is IEEE float32
-            "updates": self.updates,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTERS},
             "window": asdict(self.window),
             "epoch": asdict(self.epoch),
             "scaler": self.scaler.state_dict(),
@@ -112,30 +104,13 @@ class TrainingState:
         """Load a checkpoint. Raises CheckpointError if its weights are those of another network."""
         saved = read_state(checkpoint)
         modules = {FILE_OF["raw"]: self.denoiser.network, FILE_OF["ema"]: self.ema.module}
-        modules |= {_file_of(average): average.module for average in self.power_emas}
-        try:
-            for name, module in modules.items():
-                module.load_state_dict(dict(read_tensors(checkpoint / name).tensors))
-        except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint} does not fit this network: {error}") from error
-        self._restore_optimizer(read_tensors(checkpoint / OPTIMIZER_FILE).tensors)
-        for file in (checkpoint / HISTORY_FILE, checkpoint / OLD_HISTORY_FILE):
-            if self.history is not None and file.is_file():
-                tensors = read_tensors(file).tensors
-                self.history = LossHistory(**{name: t.clone() for name, t in tensors.items()})
-        if saved["scaler"]:  # empty unless it was saved in fp16
-            self.scaler.load_state_dict(saved["scaler"])
-        self.step = saved["step"]
-        self.updates = saved["updates"]
-        self.skipped_in_a_row = saved["skipped_in_a_row"]
-        self.seconds = saved["seconds"]
-        window: dict[str, Any] = saved["window"]
-        self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
-        self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
-
-    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        modules |= {
+            POWER_FILE.format(average.length): average.module for average in self.power_emas
+        }
+        for name, module in modules.items():
+            load_weights(module, read_tensors(checkpoint / name).tensors, checkpoint / name)
         parameters = dict(self.denoiser.network.named_parameters())
-        for key, tensor in tensors.items():
+        for key, tensor in read_tensors(checkpoint / OPTIMIZER_FILE).tensors.items():
             kind, name = key.split("/", 1)
             parameter = parameters[name]
             # moments have the parameter's memory layout, as the optimiser creates them. All
@@ -143,7 +118,14 @@ class TrainingState:
             moment = tensor.shape == parameter.shape
             like = torch.empty_like(parameter if moment else tensor, device=parameter.device)
             self.optimizer.state[parameter][kind] = like.copy_(tensor)
-
-
-def _file_of(average: PowerEMA) -> str:
-    return f"ema-{average.length:g}.safetensors"
+        for file in (checkpoint / HISTORY_FILE, checkpoint / OLD_HISTORY_FILE):
+            if self.history is not None and file.is_file():
+                tensors = read_tensors(file).tensors
+                self.history = LossHistory(**{name: t.clone() for name, t in tensors.items()})
+        if saved["scaler"]:  # empty unless it was saved in fp16
+            self.scaler.load_state_dict(saved["scaler"])
+        for name in ("step", *COUNTERS):
+            setattr(self, name, saved[name])
+        window: dict[str, Any] = saved["window"]
+        self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
+        self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none

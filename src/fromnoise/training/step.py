@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -70,14 +69,8 @@ def sample_batch(
     t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, size, rng, history)
     cond = self_conditioned = None
     if recipe.data.labels:
-        cond = load_conditions(
-            data,
-            seed=seed,
-            step=step,
-            batch_size=size,
-            dropout=settings.condition_dropout,
-            label_dropout=settings.label_dropout,
-        )
+        shares = {"dropout": settings.condition_dropout, "label_dropout": settings.label_dropout}
+        cond = load_conditions(data, seed=seed, step=step, batch_size=size, **shares)
     if recipe.network.options.get("self_conditioning", False):
         draws = generator(seed, step, "hint")  # this key is the stream of stored runs
         self_conditioned = torch.rand(size, generator=draws) < 0.5
@@ -91,7 +84,9 @@ def backward(state: TrainingState, objective: Objective, batch: Batch, accumulat
     """
     device, count = next(state.denoiser.parameters()).device, len(batch.x0)
     losses = []
-    for part in split_batch(batch, accumulation):
+    for rows in torch.arange(count).chunk(accumulation):
+        kept = slice(int(rows[0]), int(rows[-1]) + 1)
+        part = Batch._make(None if each is None else each[kept] for each in batch)
         x0 = to_float(part.x0.to(device, non_blocking=True))  # on CUDA it is pinned
         eps = part.eps.to(device, non_blocking=True)
         cond = None if part.cond is None else part.cond.to(device, non_blocking=True)
@@ -142,10 +137,9 @@ def apply_gradients(
     *,
     clip_norm: float | None = None,
 ) -> tuple[Tensor, float, bool]:
-    """Clip the gradients, step the optimiser, reset the gradients.
+    """Clip the gradients, step the optimiser unless a loss or the norm is not finite, and reset.
 
-    The step is skipped if a loss or the norm is not finite. Returns the losses (B,) on the CPU,
-    the norm of the gradient before clipping, and whether the optimiser stepped.
+    Returns the losses (B,) on the CPU, the norm before clipping, and whether it stepped.
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -160,13 +154,6 @@ def apply_gradients(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return losses, norm, finite
-
-
-def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
-    """Split a batch into at most `count` parts."""
-    for indices in torch.arange(len(batch.x0)).chunk(count):
-        part = slice(int(indices[0]), int(indices[-1]) + 1)
-        yield Batch._make(None if each is None else each[part] for each in batch)
 
 
 def keep_freed_memory() -> None:
