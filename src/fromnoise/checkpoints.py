@@ -237,7 +237,10 @@ def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
             tensors = {key: opened.get_tensor(key) for key in keys}
             return TensorFile(tensors, opened.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is not a valid .safetensors file ({error})") from error
+        raise CheckpointError(
+            f"{file} is not a valid .safetensors file ({error}). Give a model of fromnoise; a "
+            "checkpoint of another program becomes one by fromnoise import."
+        ) from error
 
 
 def load_weights(module: "Module", tensors: "Mapping[str, Tensor]", file: Path) -> None:

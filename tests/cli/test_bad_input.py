@@ -138,7 +138,6 @@ BAD = {
     # edits
     "no image to vary": ("edit", "vary", "run", "--out", "new", "--image", "none.png"),
     "a strength above 1": (*VARY, "--strength", "2"),
-    "an image of another size": ("edit", "vary", "run", "--out", "new", "--image", "9.png"),
     "a mask of another size": (*INPAINT, "--mask", "9.png"),
     "no mask": INPAINT,
     "nothing to interpolate": INTERPOLATE,

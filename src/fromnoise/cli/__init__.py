@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import sys
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -22,6 +23,7 @@ from fromnoise.cli.recipes import recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train
+from fromnoise.config.errors import ConfigError
 from fromnoise.progress import console
 
 app = typer.Typer(
@@ -58,6 +60,8 @@ def main() -> None:
         else None,
     )
     try:
+        if "--out=" in arguments or ("--out", "") in pairwise(arguments):
+            raise ConfigError("--out is empty. Give a path, or leave it out.")
         check_not_renamed(arguments)
         sys.exit(app(arguments, prog_name="fromnoise", standalone_mode=False) or 0)
     except UsageError as error:
@@ -81,13 +85,17 @@ def usage_line(error: Any, arguments: list[str]) -> str:
         message = message.partition(": ")[2].partition(", unable")[0]
         message = f"{given}: {message.removeprefix('Value error, ').replace('Input ', 'it ')}"
     command = getattr(error.ctx, "command_path", "fromnoise")
-    stop = "" if message.endswith((".", "?")) else "."
-    return message and f"{message}{stop} See {command} --help."
+    return message and f"{sentence(message)} See {command} --help."
+
+
+def sentence(message: str) -> str:
+    """Return a message with a full stop, which those of other libraries lack."""
+    return message if message.endswith((".", "?", "…")) else f"{message}."
 
 
 def error_line(error: Exception) -> str | None:
     """Return the message of an expected error, or None for a bug."""
-    message = re.sub(r"\s*\n\s*", " ", str(error))
+    message = sentence(re.sub(r"\s*\n\s*", " ", str(error)))
     if isinstance(error, ValueError):
         return message
     from fromnoise.checkpoints import DiskFull, NotFinite

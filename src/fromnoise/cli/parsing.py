@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from fromnoise.config.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
+MAX_SEEDS = 10_000_000
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -20,7 +21,10 @@ def parse_seeds(text: str) -> list[int]:
             raise ConfigError(
                 f"--seeds {text!r}: {part.strip()} runs backwards. Write 0-63, or 0,5."
             )
-        seeds += range(int(first), int(last or first) + 1)
+        more = range(int(first), int(last or first) + 1)
+        if len(seeds) + len(more) > MAX_SEEDS:
+            raise ConfigError(f"--seeds {text!r} are too many. Give at most {MAX_SEEDS:,}.")
+        seeds += more
     return seeds
 
 

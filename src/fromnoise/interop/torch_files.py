@@ -98,7 +98,7 @@ def read_payload(file: Path) -> Payload:
         raise
     except Exception as error:  # of many kinds for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{file} is not a valid torch checkpoint ({reason})") from error
+        raise CheckpointError(f"{file} is not a checkpoint of torch ({reason}).") from error
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
         raise CheckpointError(
             f"{file} holds a {type(payload).__name__}. Give a state dict or a dict of state dicts."

@@ -344,8 +344,8 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device = {name!r} is not available: {reason}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device = {name!r}: {reason}. Use cpu, cuda or mps.") from error
     return device
 
 
