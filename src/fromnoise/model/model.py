@@ -345,7 +345,9 @@ def select_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ValueError(f"device = {name!r}: {reason}. Use cpu, cuda or mps.") from error
+        raise ValueError(
+            f"device = {name!r} is not available: {reason}. Use cpu, cuda or mps."
+        ) from error
     return device
 
 
