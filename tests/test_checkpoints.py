@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from fromnoise import checkpoints
 from fromnoise.checkpoints import (
+    OWN_HASH,
     CheckpointError,
     DiskFull,
     NotFinite,
@@ -198,6 +199,32 @@ def test_a_flipped_bit_is_detected_and_the_previous_checkpoint_is_used(tmp_path,
     found, damaged = newest_checkpoint(tmp_path)
     assert found == earlier
     assert damaged == [f"{newest}: {name} is damaged (its SHA-256 differs from state.json)"]
+
+
+def test_any_flipped_bit_of_the_state_is_detected_or_changes_nothing(tmp_path):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    whole, state = (newest / "state.json").read_bytes(), read_state(newest)
+    for i in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[i // 8] ^= 1 << i % 8
+        (newest / "state.json").write_bytes(content)
+        try:
+            damaged = find_damage(newest) is not None
+        except CheckpointError:  # of a newer version, as it seems
+            damaged = True
+        left = read_state(newest) if not damaged else {}
+        rest = {key: value for key, value in left.items() if key in state and key != OWN_HASH}
+        assert damaged or rest == {k: v for k, v in state.items() if k != OWN_HASH}, i
+
+
+@pytest.mark.parametrize("change", [{"step": -1}, {"sha256": []}, {"sha256": {}}, {"step": None}])
+def test_a_state_that_cannot_be_is_damage(tmp_path, change):
+    earlier, newest = save(tmp_path, 1), save(tmp_path, 2)
+    state = read_state(newest) | change
+    del state[OWN_HASH]
+    (newest / "state.json").write_text(json.dumps(state))
+    assert newest_checkpoint(tmp_path)[0] == earlier
 
 
 def test_a_missing_file_is_damage(tmp_path):

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 FORMAT_VERSION = 1
-STATE = "state.json"
+STATE, OWN_HASH = "state.json", "sha256 of the rest"
 ROOM = "Free some space, then try again or resume."
+LOCK, OWNER = ".lock", ".process"  # of a run folder; the latter has the number of the process
 _WRITING = ".writing-"  # the beginning of temporary names: .writing-NAME-PROCESS-RANDOM
 _LEFT_OVER = f"{_WRITING}*-[0-9]*-{'[0-9a-f]' * 8}"
+_LEFT = (LOCK, OWNER, _WRITING)
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is removed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -42,6 +45,10 @@ class NotFinite(RuntimeError):
 
 class FolderNotEmpty(ValueError):
     """An output folder that already has files in it."""
+
+
+class FolderInUse(ValueError):
+    """A run folder in which another process trains."""
 
 
 class DiskFull(OSError):
@@ -78,6 +85,7 @@ def save_checkpoint(
             write_tensors(writing / name, file)
             hashes[name] = sha256(writing / name)
         content = {"format_version": FORMAT_VERSION, "step": step, **state, "sha256": hashes}
+        content |= {OWN_HASH: _own_hash(content)}
         (writing / STATE).write_text(json.dumps(content, indent=1))
         if target.exists():  # damaged, see above
             shutil.rmtree(target)
@@ -95,9 +103,34 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
 
 
 def require_empty_folder(folder: Path) -> None:
-    """Raise FolderNotEmpty unless `folder` is missing or an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raise FolderNotEmpty unless `folder` is missing or empty, but for what a kill has left."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderNotEmpty(f"{folder.absolute()} is a file. Give --out a new folder.")
+    if folder.exists() and not all(p.name.startswith(_LEFT) for p in folder.iterdir()):
         raise FolderNotEmpty(f"{folder.absolute()} is not empty. Give --out a new folder.")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make `folder` that of this process. The system releases it when the process ends.
+
+    Raises FolderInUse if another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(folder / LOCK), folder / OWNER
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        number = owner.read_text() if owner.is_file() else "unknown"
+        raise FolderInUse(
+            f"{folder.absolute()} is in use by process {number}. Wait for it, or give another "
+            "folder."
+        ) from error
+    try:
+        owner.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -148,7 +181,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         writing.mkdir()
         yield writing
         if folder.exists():  # some systems do not rename onto an empty folder
-            folder.rmdir()
+            shutil.rmtree(folder)
 
 
 def _remove_left_over(folder: Path) -> None:
@@ -197,7 +230,12 @@ def find_damage(path: Path, *, file: str | None = None) -> str | None:
     Raises CheckpointError for a newer format version, which is not damage.
     """
     try:
-        hashes = read_state(path)["sha256"]
+        state = read_state(path)
+        hashes = state["sha256"]
+        if state.pop(OWN_HASH, None) not in (_own_hash(state), None):  # older ones have none
+            return f"{path}: {STATE} is damaged (its SHA-256 differs)"
+        if state["step"] != int(path.name) or not hashes:
+            return f"{path}: {STATE} is of step {state['step']}, with {len(hashes)} files"
         for name in [file] if file else hashes:
             if not (path / name).is_file():
                 return f"{path}: {name} is missing"
@@ -208,6 +246,10 @@ def find_damage(path: Path, *, file: str | None = None) -> str | None:
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # or not UTF-8
         return f"{path}: {STATE} cannot be read ({error})"
     return None
+
+
+def _own_hash(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -2,20 +2,27 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromnoise.checkpoints import newest_checkpoint, read_metadata, read_state, require_empty_folder
+from fromnoise.checkpoints import (
+    claimed,
+    newest_checkpoint,
+    read_metadata,
+    read_state,
+    require_empty_folder,
+)
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
-from fromnoise.evaluation.training_score import open_score_extractor, score
+from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
 from fromnoise.training.loop import Callback, Setup
 from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.previews import draw_pictures
+from fromnoise.training.previews import draw_pictures, pictures_made
 from fromnoise.training.run import (
     RECIPE_FILE,
     Run,
@@ -54,31 +61,41 @@ def train(
     Raises ValueError for a mistake in these, before anything is written.
     """
     resolved, folder = resolve_recipe(recipe, out, data, overrides)
-    if (folder / RECIPE_FILE).exists():
-        raise ConfigError(
-            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
-            "another run: --out with a new folder."
-        )
-    require_empty_folder(folder)
+    _require_new(folder)
     setup = prepare(resolved, folder)
     called = callbacks(setup)
     state = start(setup)
     log_warnings(setup, state)
-    return fit_run(setup, state, called)
+    with claimed(folder):
+        _require_new(folder)  # another process may have been faster
+        return fit_run(setup, state, called)
 
 
-def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
+def resume(
+    folder: str | Path, *, overrides: Mapping[str, Any] | None = None, from_scratch: bool = False
+) -> Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
-    overrides: dotted keys. The keys in `FIXED` cannot change.
-    Raises ValueError if `folder` is not a run, or for such a change.
+    overrides: dotted keys. The keys in `FIXED` cannot change. from_scratch: begin at step 0 if
+    every checkpoint is damaged.
+    Raises ValueError if `folder` is not a run, for such a change, and if another process trains it.
     """
     folder = Path(folder)
     require_run(folder)
+    with claimed(folder):
+        return _resume(folder, overrides or {}, from_scratch)
+
+
+def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> Run:
     recipe = with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
-    for line in damaged:
+    for line in damaged if checkpoint else ():
         logger.warning("%s. Using an earlier checkpoint", line)
+    if checkpoint is None and damaged and not from_scratch:
+        raise ConfigError(
+            f"{damaged[0]}. No checkpoint of {folder.absolute()} is whole: restore one, or add "
+            "--from-scratch to begin at step 0."
+        )
     saved = read_state(checkpoint) if checkpoint else None
     before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
     if before is not None:
@@ -88,7 +105,9 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
         return fit_run(setup, start(setup), callbacks(setup))
     settings = setup.recipe.training
-    if saved["step"] >= settings.steps:
+    scores = not setup.recipe.evaluation.every or scored(folder, saved["step"])
+    made = pictures_made(folder, saved["step"]) and scores
+    if saved["step"] >= settings.steps and made:
         logger.info(
             "%s already finished at step %d. To train longer, increase training.steps or "
             "training.epochs",
@@ -109,6 +128,16 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     return fit_run(setup, state, called)
 
 
+def _require_new(folder: Path) -> None:
+    """Raise ValueError if `folder` is a run or has other files."""
+    if (folder / RECIPE_FILE).exists():
+        raise ConfigError(
+            f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
+            "another run: --out with a new folder."
+        )
+    require_empty_folder(folder)
+
+
 def callbacks(setup: Setup) -> list[Callback]:
     """Return the previews, and the score if `evaluation.every` is set. Raises as the extractor."""
     recipe, spec, images, folder = setup
@@ -117,7 +146,8 @@ def callbacks(setup: Setup) -> list[Callback]:
     def preview(state, log, stop) -> None:
         draw_pictures(state, spec, folder, count=count)
 
-    previews = Callback("preview", recipe.training.preview_every, preview)
+    made = partial(pictures_made, folder)
+    previews = Callback("preview", recipe.training.preview_every, preview, made)
     if not settings.every:
         return [previews]
     extractor = open_score_extractor(settings, spec, recipe.training.device)
@@ -125,7 +155,10 @@ def callbacks(setup: Setup) -> list[Callback]:
     def evaluate(state, log, stop) -> None:
         score(state, spec, images, settings, extractor, log, stop)
 
-    return [previews, Callback("score", settings.every, evaluate, slow=True)]
+    return [
+        previews,
+        Callback("score", settings.every, evaluate, partial(scored, folder), slow=True),
+    ]
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:

@@ -235,8 +235,7 @@ def test_ten_in_a_row_stop_it_and_name_step_and_timestep(train, poison, tiny, tm
     assert f"it was the loss at timestep t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"
     steps = [int(path.name) for path in list_checkpoints(run / "checkpoints")]
-    assert steps == [2, 4, 6, 8, 10, 12]
-    assert all(tensor.isfinite().all() for tensor in weights(run, 12).values())
+    assert steps == [2]  # while steps are skipped, nothing is saved, and so nothing is pruned
 
 
 # ---- the log ------------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ def test_a_checkpoint_that_was_just_written_is_not_written_again(train, monkeypa
         return save(folder, step, *others)
 
     def callbacks(setup):
-        return [Callback("score", 2, lambda state, log, stop: None, slow=True)]
+        return [Callback("score", 2, lambda state, log, stop: None, lambda step: True, slow=True)]
 
     monkeypatch.setattr(loop, "save_checkpoint", saving)
     monkeypatch.setattr(runs, "callbacks", callbacks)
@@ -319,7 +318,7 @@ def test_out_of_memory_in_a_preview_or_score_does_not_end_the_training(
             if state.step <= len(OUT_OF_MEMORY):
                 raise OUT_OF_MEMORY[state.step - 1]
 
-        return [Callback(name, 1, fail, slow=name == "score")]
+        return [Callback(name, 1, fail, lambda step: True, slow=name == "score")]
 
     monkeypatch.setattr(runs, "callbacks", callbacks)
     run = train(steps=6, checkpoint_every=6)

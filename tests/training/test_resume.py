@@ -20,7 +20,14 @@ from PIL import Image
 
 import fromnoise
 from fromnoise import runs
-from fromnoise.checkpoints import list_checkpoints, newest_checkpoint, read_tensors
+from fromnoise.checkpoints import (
+    LOCK,
+    OWN_HASH,
+    OWNER,
+    list_checkpoints,
+    newest_checkpoint,
+    read_tensors,
+)
 from fromnoise.config.errors import ConfigError
 from fromnoise.training.log import read_log
 from fromnoise.training.state import HISTORY_FILE
@@ -37,13 +44,13 @@ def final(run: Path, step: int) -> dict[str, object]:
     assert {"model.safetensors", "ema.safetensors"} <= {path.name for path in tensors}
     return {
         **{path.relative_to(run): path.read_bytes() for path in tensors},
-        "state": {key: value for key, value in state.items() if key not in CLOCK},
+        "state": {key: value for key, value in state.items() if key not in {*CLOCK, OWN_HASH}},
         "log": rows,
     }
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name not in (LOCK, OWNER))
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -137,14 +144,17 @@ def test_any_number_of_kills_at_any_moments_changes_nothing(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
+)
 def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     run = tmp_path / "run"
     process = begin("train", recipe_file, "--out", run, "training.steps=1000000")
     wait_for(run / "log.jsonl", process)
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=240)
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
+    assert f"{number.name}: finishing the step and saving. Once more to end at once" in said
     newest, damaged = newest_checkpoint(run / "checkpoints")
     assert damaged == []
     step = int(newest.name)
@@ -152,6 +162,91 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
         f"saved {newest}",
         f"stopped by {number.name} at step {step}. To continue: fromnoise resume {run}",
     ]
+
+
+@pytest.mark.slow
+def test_a_hangup_that_is_ignored_stays_so(recipe_file, tmp_path):
+    """As under nohup."""
+    run = tmp_path / "run"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = begin("train", recipe_file, "--out", run, "training.steps=400")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(run / "log.jsonl", process)
+    os.kill(process.pid, signal.SIGHUP)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert fromnoise.Run(run).finished
+
+
+def test_a_run_belongs_to_one_process(run, recipe_file, cli, tmp_path):
+    hold = "import sys, time, pathlib\nfrom fromnoise.checkpoints import claimed\n"
+    hold += "with claimed(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(240)"
+    command = [sys.executable, "-c", hold, str(run)]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert owner.stdout.readline() == b"\n"
+    before = contents(run)
+    code, _, err = cli("resume", run, "steps=9")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"is in use by process {owner.pid}." in err
+    assert contents(run) == before
+    owner.kill()  # the system releases the folder
+    owner.communicate()
+    fromnoise.resume(run, overrides={"training.steps": 7})
+
+
+def test_two_trainings_into_one_folder(tiny, tmp_path, monkeypatch):
+    """The second begins while the first still measures, and is faster."""
+    claim = runs.claimed
+    monkeypatch.setattr(runs, "claimed", lambda folder: other(folder))
+
+    def other(folder):
+        monkeypatch.setattr(runs, "claimed", claim)
+        fromnoise.train(tiny, out=folder, overrides={"training.seed": 1})
+        return claim(folder)
+
+    with pytest.raises(ConfigError, match="is a run already"):
+        fromnoise.train(tiny, out=tmp_path / "run")
+    assert fromnoise.Run(tmp_path / "run").recipe().training.seed == 1
+    assert fromnoise.Run(tmp_path / "run").finished
+
+
+def test_a_folder_that_a_kill_left_without_a_recipe_is_no_run(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (LOCK, OWNER, ".writing-recipe.yaml-12-0123abcd"):
+        (tmp_path / "run" / name).touch()
+    assert fromnoise.train(tiny, out=tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("missing", ["previews/000006.npz", "progress.png", "loss.png"])
+def test_pictures_that_a_kill_prevented_are_made(run, missing):
+    (run / missing).unlink()
+    fromnoise.resume(run)
+    assert (run / missing).is_file()
+
+
+def test_a_score_that_a_kill_prevented_is_made(tiny, tmp_path):
+    tiny["evaluation"] = {"every": 3, "num_images": 64}
+    run = fromnoise.train(tiny, out=tmp_path / "run").folder
+    rows = read_log(run)
+    assert [row["step"] for row in rows if "evaluation" in row] == [3, 6]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    fromnoise.resume(run)
+    made = read_log(run)
+    assert len(made) == len(rows)
+    assert made[-1]["evaluation"]["fid"] == rows[-1]["evaluation"]["fid"]
+
+
+@pytest.mark.parametrize("line", [b"5", b"null", b"{}", b"\xff\xfe", b'{"step": "3"}', b"[" * 9999])
+def test_damaged_rows_of_the_log_are_set_aside(run, prolonged, line, caplog):
+    first, *others = (run / "log.jsonl").read_bytes().splitlines()
+    (run / "log.jsonl").write_bytes(b"\n".join([first, line, *others]) + b"\n")
+    fromnoise.resume(run, overrides={"training.steps": 9})
+    assert final(run, 9) == final(prolonged, 9)
+    assert "1 lines of log.jsonl are damaged, see" in caplog.text
+    aside = (run / "log.damaged-000006.txt").read_text()
+    assert aside == line.decode(errors="backslashreplace") + "\n"
 
 
 # ---- going on -----------------------------------------------------------------------------------
@@ -199,7 +294,7 @@ def test_a_checkpoint_without_such_losses_begins_to_gather_them(by_importance):
     run = by_importance(15)
     checkpoint = run / "checkpoints" / "000015"
     state = json.loads((checkpoint / "state.json").read_text())
-    del state["sha256"][HISTORY_FILE]
+    del state["sha256"][HISTORY_FILE], state[OWN_HASH]
     (checkpoint / "state.json").write_text(json.dumps(state))
     (checkpoint / HISTORY_FILE).unlink()
     fromnoise.resume(run, overrides={"training.steps": 17})
@@ -214,6 +309,17 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run, prolo
     assert final(run, 9) == final(prolonged, 9)
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(run, cli):
+    for path in list_checkpoints(run / "checkpoints"):
+        (path / "state.json").write_text("{")
+    before = contents(run)
+    code, _, err = cli("resume", run)
+    assert code == 2
+    assert "000006: state.json cannot be read" in err
+    assert "add --from-scratch to begin at step 0." in err
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize("how", ["damaged", "killed before the first"])
 def test_without_any_whole_checkpoint_a_run_begins_again(run, prolonged, caplog, how):
     if how == "damaged":
@@ -221,7 +327,7 @@ def test_without_any_whole_checkpoint_a_run_begins_again(run, prolonged, caplog,
             (path / "state.json").write_text("{")
     else:
         shutil.rmtree(run / "checkpoints")
-    fromnoise.resume(run, overrides={"training.steps": 9})
+    fromnoise.resume(run, overrides={"training.steps": 9}, from_scratch=how == "damaged")
     assert "no whole checkpoint. Starting at step 0" in caplog.text
     assert final(run, 9) == final(prolonged, 9)
 

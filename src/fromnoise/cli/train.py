@@ -1,5 +1,6 @@
 """Commands that train a run or read one: doctor, train, resume, progress, ema, report."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -22,18 +23,29 @@ def train(
     overrides = parse_training(recipe, settings)
     from fromnoise import runs
 
-    runs.train(recipe, out=out, data=data, overrides=overrides)
+    exit_as_stopped(runs.train(recipe, out=out, data=data, overrides=overrides).stopped_by)
+
+
+def exit_as_stopped(name: str | None) -> None:
+    """Exit with the code of a shell after a signal, so that no command after && goes on."""
+    if name is not None:
+        raise Exit(128 + signal.Signals[name])
 
 
 def resume(
-    run: Annotated[Path, Argument(help="a run folder")], settings: TrainingKeys = None
+    run: Annotated[Path, Argument(help="a run folder")],
+    settings: TrainingKeys = None,
+    from_scratch: Annotated[
+        bool, Option("--from-scratch", help="begin at step 0 if every checkpoint is damaged")
+    ] = False,
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
     recipe = run / "recipe.yaml"
     overrides = parse_training(recipe, settings) if recipe.is_file() else {}
     from fromnoise import runs
 
-    runs.resume(run, overrides=overrides)
+    resumed = runs.resume(run, overrides=overrides, from_scratch=from_scratch)
+    exit_as_stopped(resumed.stopped_by)
 
 
 def progress(

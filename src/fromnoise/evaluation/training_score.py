@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
@@ -19,7 +20,7 @@ from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
-from fromnoise.training.log import RunLog
+from fromnoise.training.log import RunLog, read_log
 from fromnoise.training.loop import StopSignal
 from fromnoise.training.state import TrainingState
 
@@ -48,6 +49,11 @@ def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> 
             "distance would be far too large. Set a larger number, or another evaluation.extractor."
         )
     return extractor
+
+
+def scored(run: Path, step: int) -> bool:
+    """Return whether the log has the score of a step."""
+    return any("evaluation" in row and row["step"] == step for row in read_log(run))
 
 
 def score(

@@ -25,14 +25,22 @@ logger = logging.getLogger("fromnoise")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's log.jsonl, in order, without a last line that a crash cut off."""
-    rows = []
-    for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
+    """Return the rows of a run's log.jsonl, in order, without lines that are damaged."""
+    return [row for _, row in parse_log(run) if row is not None]
+
+
+def parse_log(run: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    """Return each line of a run's log.jsonl with its row, which is None if the line is damaged."""
+    parsed = []
+    text = (run / LOG_FILE).read_text(encoding="utf-8", errors="backslashreplace")
+    for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        whole = isinstance(row, dict) and type(row.get("step")) is int
+        parsed.append((line, row if whole else None))
+    return parsed
 
 
 def check_tensorboard(settings: Training) -> None:
@@ -51,7 +59,13 @@ class RunLog:
         """Drop the rows later than `from_step`, which a session that crashed has left."""
         self._file = run / LOG_FILE
         if self._file.exists():
-            kept = [row for row in read_log(run) if row["step"] <= from_step]
+            lines = parse_log(run)
+            # a line that a kill has cut off is the last one, and its row is written again
+            if damaged := [line for line, row in lines[:-1] if row is None]:
+                aside = run / f"log.damaged-{from_step:06d}.txt"
+                aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
+                logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)
+            kept = [row for _, row in lines if row is not None and row["step"] <= from_step]
             with atomic_file(self._file) as writing:
                 writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file.touch()  # a preview may read it before the first row

@@ -26,7 +26,7 @@ from fromnoise.training.state import TrainingState
 from fromnoise.training.step import sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 logger = logging.getLogger("fromnoise")
 
 
@@ -35,9 +35,9 @@ class Diverged(RuntimeError):
 
 
 class StopSignal:
-    """A context in which Ctrl-C or SIGTERM does not end the process, but sets `received`.
+    """A context in which Ctrl-C, SIGTERM or SIGHUP does not end the process, but sets `received`.
 
-    A second signal has its usual effect.
+    A second signal has its usual effect. A signal that is ignored, as by nohup, stays so.
     """
 
     def __init__(self) -> None:
@@ -46,12 +46,14 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():  # only it can set handlers
-            self._handlers = {s: signal.signal(s, self._receive) for s in SIGNALS}
+            heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+            self._handlers = {s: signal.signal(s, self._receive) for s in heard}
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         self.__exit__()
+        logger.info("%s: finishing the step and saving. Once more to end at once", self.received)
 
     def __exit__(self, *error: object) -> None:
         for s, handler in self._handlers.items():
@@ -70,32 +72,41 @@ class Setup(NamedTuple):
 class Callback(NamedTuple):
     """A function that `fit` calls every `every` steps and after the last step.
 
-    If memory runs out in it, a warning with its name is the only effect. slow: save a checkpoint
-    before the call, and skip the call after a stop signal.
+    If memory runs out in it, a warning with its name is the only effect. made: whether its result
+    for a step is there; a killed run may lack it. slow: save a checkpoint before the call, and skip
+    the call after a stop signal.
     """
 
     name: str
     every: int
     call: Callable[[TrainingState, RunLog, StopSignal], None]
+    made: Callable[[int], bool]
     slow: bool = False
 
+    def due(self, step: int, steps: int) -> bool:
+        """Return whether it is called after `step` of so many steps."""
+        return step > 0 and (step % self.every == 0 or step == steps)
 
-def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> None:
+
+def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> str | None:
     """Train from `state.step` to the last step, or until a signal; then save the state.
 
-    Writes the log, checkpoints and snapshots of averages into the run folder.
-    Raises Diverged, DiskFull, NotFinite.
+    Writes the log, checkpoints and snapshots of averages into the run folder. Returns the name of
+    the signal. Raises Diverged, DiskFull, NotFinite.
     """
     recipe, spec, data, folder = setup
     settings, T = recipe.training, recipe.diffusion.T
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
 
-    saved_step = None
+    saved_step = state.step or None  # a state after step 0 comes from a checkpoint
 
     def checkpoint() -> None:
         nonlocal saved_step
         if state.step == saved_step:
+            return
+        if state.skipped_in_a_row and state.step < settings.steps:  # the good ones stay
+            logger.warning("step %d was skipped, so no checkpoint is saved", state.step)
             return
         contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
@@ -105,6 +116,23 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
         prune(saved, keep=keep, milestone_every=settings.milestone_every)
         logger.info("saved %s", saved.absolute())
 
+    def call(callback: Callback) -> None:
+        if callback.slow:
+            checkpoint()
+        failed = False
+        try:
+            callback.call(state, log, stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            why = " ".join(str(error).split()) or type(error).__name__
+            said = state.step, callback.name, why
+            logger.warning("step %d: no %s, for lack of memory (%s)", *said)
+            failed = True
+        if failed:  # here, where the error no longer holds what it could not use
+            torch.cuda.empty_cache()
+        state.denoiser.network.train()
+
     state.denoiser.network.train()
     device = next(state.denoiser.parameters()).device
     with (
@@ -112,6 +140,9 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
         RunLog(folder, settings, from_step=state.step) as log,
         feed(partial(sample_images, recipe, data), device) as images,
     ):
+        for callback in callbacks:  # what a kill after the checkpoint has prevented
+            if callback.due(state.step, settings.steps) and not callback.made(state.step):
+                call(callback)
         while state.step < settings.steps:
             # one optimiser step
             started = time.perf_counter()
@@ -158,24 +189,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
 
             # previews, scores, …
             for callback in callbacks:
-                due = state.step % callback.every == 0 or last
-                if not due or (callback.slow and stopped_by):
-                    continue
-                if callback.slow:
-                    checkpoint()
-                failed = False
-                try:
-                    callback.call(state, log, stop)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    why = " ".join(str(error).split()) or type(error).__name__
-                    said = state.step, callback.name, why
-                    logger.warning("step %d: no %s, for lack of memory (%s)", *said)
-                    failed = True
-                if failed:  # here, where the error no longer holds what it could not use
-                    torch.cuda.empty_cache()
-                state.denoiser.network.train()
+                if callback.due(state.step, settings.steps) and not (callback.slow and stopped_by):
+                    call(callback)
 
             if stopped_by and not last:
                 logger.info(
@@ -184,7 +199,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
                     state.step,
                     folder.absolute(),
                 )
-                return
+                return stopped_by
+    return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -210,6 +226,6 @@ def report_skipped_step(
     if state.skipped_in_a_row >= MAX_SKIPPED:
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
-            f"the last one it was the {where}. The checkpoints are intact. Resume with a lower "
-            "training.learning_rate, or with training.precision=fp32."
+            f"the last one it was the {where}. The checkpoints before them are intact. Resume with "
+            "a lower training.learning_rate, or with training.precision=fp32."
         )

@@ -38,6 +38,15 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
         logger.warning("step %d: cannot write the pictures (%s)", state.step, error)
 
 
+def pictures_made(run: Path, step: int) -> bool:
+    """Return whether the preview of a step exists, and pictures that are not older."""
+    files = [run / FOLDER / f"{step:06d}.npz", run / "progress.png", run / "loss.png"]
+    if not all(file.is_file() for file in files):
+        return False
+    preview, *others = (file.stat().st_mtime_ns for file in files)
+    return preview <= min(others)
+
+
 def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int = 16) -> Path:
     """Write previews/000500.png: images from the EMA weights beside those from the raw weights.
 

@@ -45,6 +45,7 @@ class Run:
     """A run folder: recipe.yaml, log.jsonl, checkpoints/, previews/."""
 
     folder: Path
+    stopped_by: str | None = None  # the name of a signal
 
     def recipe(self) -> Recipe:
         """Return the resolved recipe."""
@@ -240,5 +241,5 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     # self-conditioning, where the number of images that are estimated first varies
     benchmark = not state.denoiser.self_conditioning
     with without_tf32(benchmark=benchmark), all_versions(state.computation):
-        fit(setup, state, callbacks)
-    return Run(folder)
+        stopped_by = fit(setup, state, callbacks)
+    return Run(folder, stopped_by)
