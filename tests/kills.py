@@ -21,8 +21,8 @@ from pathlib import Path
 
 import yaml
 
-from fromnoise import runs
 from fromnoise.cli import main
+from fromnoise.training.run import RECIPE_FILE
 
 RECIPE = {
     "data": {"source": "digits", "flip": True},
@@ -111,7 +111,7 @@ def trial(folder: Path, recipe: Path, seconds: float, draws: random.Random) -> s
         kill_after(start(*arguments, log=log), moment)
         checkpoints = sorted(run.glob("checkpoints/[0-9]*"))
         moments.append(f"{moment:.2f} s ({checkpoints[-1].name if checkpoints else 'none'})")
-        if (run / runs.training.RECIPE_FILE).is_file():
+        if (run / RECIPE_FILE).is_file():
             arguments = ("resume", run)
     _, status = os.waitpid(start(*arguments, log=log), 0)
     return ", ".join(moments) + (
