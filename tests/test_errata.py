@@ -43,9 +43,8 @@ from fromnoise.networks.layers import Attention, sinusoid
 from fromnoise.rng import image_noise
 from fromnoise.training import loop
 from fromnoise.training.ema import EMA
-from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.precision import Computation
-from fromnoise.training.state import TrainingState
+from fromnoise.training.state import TrainingState, learning_rate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "errata.md"

@@ -14,18 +14,19 @@ from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score
 from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
 from fromnoise.training.loop import Callback, Setup
-from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures
 from fromnoise.training.run import (
     RECIPE_FILE,
     Run,
     fit_run,
+    open_data,
     prepare,
     require_run,
     resolve_recipe,
     start,
     with_absolute_paths,
 )
+from fromnoise.training.state import learning_rate
 
 FIXED = (  # when a run is resumed
     "data.",
@@ -60,7 +61,7 @@ def train(
             "another run: --out with a new folder."
         )
     require_empty_folder(folder)
-    setup = prepare(resolved, folder)
+    setup = prepare(resolved, open_data(resolved), folder)
     called = callbacks(setup)
     state = start(setup)
     log_warnings(setup, state)
@@ -79,15 +80,17 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
     for line in damaged:
         logger.warning("%s. Using an earlier checkpoint", line)
-    saved = read_state(checkpoint) if checkpoint else None
-    before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
-    if before is not None:
-        _refuse_changes(before, recipe, folder)
-    setup = prepare(recipe, folder)
-    if checkpoint is None or saved is None or before is None:
+    if checkpoint is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
+        setup = prepare(recipe, open_data(recipe), folder)
         return fit_run(setup, start(setup), callbacks(setup))
-    settings = setup.recipe.training
+    saved = read_state(checkpoint)
+    before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
+    _refuse_changes(before, recipe, folder)
+    setup, settings = None, recipe.training
+    if settings.epochs is not None:  # a new override: the images give its number of steps
+        setup = prepare(recipe, open_data(recipe), folder)
+        settings = setup.recipe.training
     if saved["step"] >= settings.steps:
         logger.info(
             "%s already finished at step %d. To train longer, increase training.steps or "
@@ -96,6 +99,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         )
         return Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
+    setup = setup or prepare(recipe, open_data(recipe), folder)
     _refuse_other_labels(setup.spec, checkpoint)
     called = callbacks(setup)
     state = start(setup, saved, overrides)

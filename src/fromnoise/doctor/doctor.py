@@ -18,7 +18,7 @@ from fromnoise.doctor.cost import free_memory, measure
 from fromnoise.model.model import build_denoiser, select_device
 from fromnoise.training.loop import Setup
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.run import model_spec, open_data, resolve_recipe, with_steps
+from fromnoise.training.run import open_data, prepare, resolve_recipe
 from fromnoise.training.state import TrainingState
 
 SECONDS = 20.0  # for the command
@@ -43,12 +43,11 @@ def diagnose(
         images = open_data(resolved, download=False)
     except NotAvailable:
         images = stand_in(resolved.data)
-    if len(images):
-        resolved = with_steps(resolved, len(images))
-    settings, spec = resolved.training, model_spec(resolved, images)
-    denoiser = build_denoiser(spec).to(select_device(settings.device))
+    setup = prepare(resolved, images, folder)
+    settings = setup.recipe.training
+    denoiser = build_denoiser(setup.spec).to(select_device(settings.device))
     computation = choose_computation(settings, denoiser, settings.steps)
-    return check(Setup(resolved, spec, images, folder), denoiser, computation, SECONDS)
+    return check(setup, denoiser, computation, SECONDS)
 
 
 def log_warnings(setup: Setup, state: TrainingState) -> None:

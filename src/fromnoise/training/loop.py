@@ -21,8 +21,7 @@ from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
-from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.state import TrainingState
+from fromnoise.training.state import TrainingState, learning_rate
 from fromnoise.training.step import sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10

@@ -86,50 +86,37 @@ def resolve_recipe(
     return with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
 
 
-def prepare(recipe: Recipe, folder: Path) -> Setup:
-    """Open the images of a recipe, and return all that a training needs of them."""
-    check_tensorboard(recipe.training)
-    images = open_data(recipe)
-    recipe = with_steps(recipe, len(images))
-    return Setup(recipe, model_spec(recipe, images), images, folder)
-
-
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     """Open the images of a recipe, and log what was skipped. Raises as `open_images`."""
     options = recipe.data.model_dump(exclude={"flip", "labels"})
     return open_with_log(download=download, **options)
 
 
-def with_steps(recipe: Recipe, num_images: int) -> Recipe:
-    """Return the recipe with its epochs as a number of steps."""
-    settings = recipe.training
-    if settings.epochs is None:
-        return recipe
-    steps = max(1, round(settings.epochs * num_images / settings.batch_size))
-    logger.info("%g epochs of %d images are %d steps", settings.epochs, num_images, steps)
-    return _with(recipe, "training", steps=steps, epochs=None)
-
-
-def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
-    """Return the spec of the model that the recipe trains on these images."""
-    _, channels, height, width = images.images.shape
+def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
+    """Return the parts of a training on these images. Without any, epochs remain epochs."""
+    settings, count = recipe.training, len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
             "class, put a labels.csv beside the images, or set data.labels = false."
         )
-    return ModelSpec(
+    if settings.epochs is not None and count:
+        steps = max(1, round(settings.epochs * count / settings.batch_size))
+        logger.info("%g epochs of %d images are %d steps", settings.epochs, count, steps)
+        recipe = _with(recipe, "training", steps=steps, epochs=None)
+    spec = ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
-        channels=channels,
-        size=(height, width),
+        channels=images.images.shape[1],
+        size=images.images.shape[2:],
         fit=recipe.data.fit,
         background=recipe.data.background,
         label_names=images.label_names if recipe.data.labels else (),
-        label_dropout=recipe.training.label_dropout if recipe.data.labels else None,
+        label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
+    return Setup(recipe, spec, images, folder)
 
 
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
@@ -218,6 +205,7 @@ def start(
     saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
     """
     spec, settings = setup.spec, setup.recipe.training
+    check_tensorboard(settings)
     device = select_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
