@@ -146,8 +146,7 @@ def _request(
     device: str,
 ) -> "Request":
     """Load the model and resolve its sampling settings, with the labels of all images."""
-    from fromnoise.generation.conditioning import guidance_notes, read_conditioning
-    from fromnoise.generation.request import Request
+    from fromnoise.generation.request import Request, guidance_notes, read_conditioning
     from fromnoise.model import load
 
     model = load(path, weights=weights, device=device)

@@ -170,12 +170,11 @@ def _edit_to_folder(
     said = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
     metadata = [{**said, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
     pngs, results = request.write(edited(), names, metadata)
-    cells: list[tuple[str, np.ndarray]] = []
+    rows = []
+    captions = [f"seed {seed}" for seed in seeds[:SHOWN_COLUMNS]]
     for i, name in enumerate(inputs.names[:SHOWN_ROWS]):
-        cells.append((name, inputs.images[i]))
+        row = [(name, inputs.images[i])]
         if masks is not None:
-            cells.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
-        shown = results[i * len(seeds) :][:SHOWN_COLUMNS]
-        cells += [(f"seed {seed}", x) for seed, x in zip(seeds, shown, strict=False)]
-    columns = len(cells) // len(inputs.names[:SHOWN_ROWS])
-    return [*pngs, request.compare(cells, columns, title)]
+            row.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
+        rows.append(row + list(zip(captions, results[i * len(seeds) :], strict=False)))
+    return [*pngs, request.compare(rows, title)]

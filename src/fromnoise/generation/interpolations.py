@@ -134,14 +134,13 @@ def _denoise_to_folder(
     pngs, images = request.write(denoised(), names, [{}] * len(names))
     results = images.reshape(len(pairs), len(fractions), *images.shape[1:])
     shares = [f"λ = {share:.2f}" for share in fractions]
-    cells: list[tuple[str, np.ndarray]] = []
+    rows = []
     for i, (a, b) in enumerate(pairs[:SHOWN_ROWS]):
         if ends is None:
-            captions = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"]
-            cells += zip(captions, results[i], strict=True)
+            captions, row = [f"seed {int(a)}", *shares[1:-1], f"seed {int(b)}"], results[i]
         else:
-            between = zip(shares, results[i], strict=True)
-            cells += [(a, ends[0][i]), *between, (b, ends[1][i])]
-    comparison = request.compare(cells, len(cells) // len(pairs[:SHOWN_ROWS]), title)
-    frames = [tile(results[:, i]) for i in range(len(fractions))]
-    return [*pngs, comparison, save_gif(frames, request.folder / "interpolation.gif")]
+            captions, row = [a, *shares, b], [ends[0][i], *results[i], ends[1][i]]
+        rows.append(list(zip(captions, row, strict=True)))
+    frames = [tile(each) for each in results.swapaxes(0, 1)]
+    animation = save_gif(frames, request.folder / "interpolation.gif")
+    return [*pngs, request.compare(rows, title), animation]

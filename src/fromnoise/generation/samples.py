@@ -15,8 +15,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
-from fromnoise.generation.conditioning import Conditioning, composition_text
-from fromnoise.generation.request import Request, heading
+from fromnoise.generation.request import Conditioning, Request, composition_text, heading
 from fromnoise.model.model import Model, last_x, to_uint8
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
@@ -59,7 +58,10 @@ def sample_to_folder(
     outputs = outputs or Outputs()
     captions = conditioning.captions(model.spec.label_names, len(seeds))
     require_unique_seeds(seeds, captions)
-    title, names, metadata = describe(request, seeds, captions)
+    settings, title, names, metadata = _settings(request), _title(request), [], []
+    for seed, text in zip(seeds, captions, strict=True):
+        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
+        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
     trajectory = Trajectory(request, outputs, title)
 
     def sampled() -> Iterator[Tensor]:
@@ -155,17 +157,6 @@ def _evenly_spaced(times: Sequence[int], at_most: int) -> list[int]:
 
 
 # ---- names, titles and metadata -----------------------------------------------------------------
-
-
-def describe(
-    request: Request, seeds: Sequence[int], captions: Sequence[str]
-) -> tuple[str, list[str], list[dict[str, str]]]:
-    """Return a title, and the name (no suffix) and PNG metadata of each image."""
-    settings, names, metadata = _settings(request), [], []
-    for seed, text in zip(seeds, captions, strict=True):
-        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
-        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
-    return _title(request), names, metadata
 
 
 def default_folder(

@@ -42,15 +42,11 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     arguments = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
     if "T" in inspect.signature(build).parameters:
         arguments["T"] = spec.diffusion.T
-    network = build(**arguments, **spec.network.options)
+    network, process = build(**arguments, **spec.network.options), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
-    return Denoiser(
-        network,
-        spec.diffusion.noise_schedule(),
-        spec.diffusion.prediction,
-        spec.diffusion.variance_reading,
-    )
+    schedule = process.noise_schedule()
+    return Denoiser(network, schedule, process.prediction, process.variance_reading)
 
 
 class Autoguidance(NamedTuple):
@@ -126,13 +122,12 @@ class Model:
                 f"cond has {len(cond)} rows for {len(seeds)} images. Give one row per image."
             )
         config = self._resolve(config, cond, overrides)
-        batches = [torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)]
+        batches = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]
+        how: dict[str, Any] = {"compose": compose, "autoguidance": autoguidance}
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
             labels = None if cond is None else cond[rows]
-            steps = self.denoise(
-                seeds[rows], config, cond=labels, compose=compose, autoguidance=autoguidance
-            )
+            steps = self.denoise(seeds[rows], config, cond=labels, **how)
             batches.append(to_uint8(last_x(steps), self.spec.data_range))
         return torch.cat(batches)
 
@@ -212,14 +207,13 @@ class Model:
         cond: Tensor | None,
         compose: Mapping[str, float] | None,
     ) -> Denoise:
-        names = self.spec.label_names
-        denoiser = self._in_bf16 if config.precision == "bf16" else self.denoiser
-        denoiser = with_self_conditioning(denoiser)
+        names, like = self.spec.label_names, next(self.denoiser.parameters())
+        computing = self._in_bf16 if config.precision == "bf16" else self.denoiser
+        denoiser = with_self_conditioning(computing)
         if cond is None and compose is None:
             return denoiser
         if not names:
             raise ValueError("this model is unconditional. Remove the labels.")
-        like = next(self.denoiser.parameters())
         if compose is not None:
             if cond is not None:
                 raise ValueError("cond and compose exclude each other. Give one.")
@@ -234,27 +228,21 @@ class Model:
                 f"cond has shape {tuple(cond.shape)}. Give ({count}, {len(names)}): a row per "
                 f"image, a column per label ({', '.join(names)})."
             )
-        return classifier_free(
-            denoiser,
-            cond.to(like),
-            config.guidance,
-            interval=config.guidance_interval,
-            rescale=config.guidance_rescale,
-        )
+        shape = {"interval": config.guidance_interval, "rescale": config.guidance_rescale}
+        return classifier_free(denoiser, cond.to(like), config.guidance, **shape)
 
     def check_compatible(self, weak: "Model") -> None:
         """Raise ValueError unless a weaker model takes the same x_t and the same conditions."""
-        for what in ("channels", "size", "data_range", "label_names"):
-            ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
-            if ours != theirs:
-                raise ValueError(
-                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. "
-                    "Use an earlier checkpoint."
-                )
+        different = [
+            f"{what} = {theirs}, not {ours}"
+            for what in ("channels", "size", "data_range", "label_names")
+            if (theirs := getattr(weak.spec, what)) != (ours := getattr(self.spec, what))
+        ]
         if not torch.equal(self.denoiser.schedule.alpha_bar, weak.denoiser.schedule.alpha_bar):
+            different.append("another noise schedule")
+        if different:
             raise ValueError(
-                "autoguidance: the weaker model has another noise schedule. "
-                "Use an earlier checkpoint."
+                f"autoguidance: the weaker model has {different[0]}. Use an earlier checkpoint."
             )
 
     def same_weights(self, other: "Model") -> bool:
@@ -274,11 +262,11 @@ class Model:
         It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal
         number per image and channel. key: see `rng.image_noise`.
         """
-        channels, strength = self.spec.channels, self.spec.diffusion.offset_noise
-        eps = image_noise(seeds, t, (channels, *self.spec.size), *key)
+        eps = image_noise(seeds, t, self.image_shape, *key)
+        strength = self.spec.diffusion.offset_noise
         if strength == 0:
             return eps
-        return eps + strength * image_noise(seeds, t, (channels, 1, 1), *key, "offset")
+        return eps + strength * image_noise(seeds, t, (self.spec.channels, 1, 1), *key, "offset")
 
     def save(self, file: str | Path) -> Path:
         """Write one .safetensors file that `load` reads without any other information.
@@ -300,8 +288,7 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     denoiser = build_denoiser(spec)
     checkpoints.load_weights(denoiser.network, tensors, file)
     target = select_device(device)
-    denoiser.to(target).to(memory_format=torch.channels_last)
-    denoiser.eval().requires_grad_(False)
+    denoiser.to(target, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(denoiser, spec, precision=default_precision(target))
 
 
