@@ -647,7 +647,7 @@ def test_the_last_time_is_noise():
 
 
 def test_too_much_image_at_the_last_time_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(runs, "fit_run", lambda *what: None)  # all but the training itself
+    monkeypatch.setattr(runs.running, "fit_run", lambda *what: None)  # all but the training itself
     for beta_T, warned in ((0.02, True), (0.05, False)):
         caplog.clear()
         tiny["diffusion"] = {"T": 400, "schedule": {"name": "linear", "beta_T": beta_T}}

@@ -11,21 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise import checkpoints
+from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.diffusion import (
-    SAMPLERS,
-    Denoise,
-    Denoiser,
-    Step,
-    autoguided,
-    clamp_x0,
-    classifier_free,
-    composed,
-    dynamic_threshold,
-    with_self_conditioning,
-)
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
@@ -33,7 +21,7 @@ from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
 
-def build_denoiser(spec: ModelSpec) -> Denoiser:
+def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
     """Return the untrained denoiser of a specification.
 
     Raises ValueError if the image size does not fit the network, or T its schedule.
@@ -46,7 +34,7 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
     schedule = process.noise_schedule()
-    return Denoiser(network, schedule, process.prediction, process.variance_reading)
+    return diffusion.Denoiser(network, schedule, process.prediction, process.variance_reading)
 
 
 class Autoguidance(NamedTuple):
@@ -60,7 +48,7 @@ class Model:
     """A denoiser in evaluation mode, on the device where it samples."""
 
     def __init__(
-        self, denoiser: Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
+        self, denoiser: diffusion.Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
     ) -> None:
         """precision: what `auto` in the sampling settings means; `denoiser` stays in float32."""
         self.denoiser = denoiser
@@ -68,7 +56,7 @@ class Model:
         self.auto_precision: Precision = precision
 
     @cached_property
-    def _in_bf16(self) -> Denoiser:
+    def _in_bf16(self) -> diffusion.Denoiser:
         return in_bf16(self.denoiser)
 
     @property
@@ -141,7 +129,7 @@ class Model:
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
         **overrides: Any,
-    ) -> Iterator[Step]:
+    ) -> Iterator[diffusion.Step]:
         """Yield every step from x_T to x_0 of one batch.
 
         origin: (t, x_t) to start from instead of (T, noise); timesteps above t are left out. x and
@@ -154,7 +142,7 @@ class Model:
         if origin is not None:
             first, x = origin
             times = [first, *(t for t in times if t < first)]
-        steps = SAMPLERS[config.sampler.name](
+        steps = diffusion.SAMPLERS[config.sampler.name](
             self.guided_denoiser(config, len(seeds), cond, compose, autoguidance),
             self.denoiser.schedule,
             x.to(self.device),
@@ -178,7 +166,7 @@ class Model:
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
-    ) -> Denoise:
+    ) -> diffusion.Denoise:
         """Return the denoiser for `count` images, guided and with x̂_0 kept in range.
 
         Use it for one trajectory only: a self-conditioned network remembers its last x̂_0.
@@ -194,10 +182,10 @@ class Model:
                     "(--labels, --class), or leave one of the two out."
                 )
             beside = weak._conditioned(with_guidance(config, 1.0), count, cond, None)
-            denoise = autoguided(denoise, beside, scale)
+            denoise = diffusion.autoguided(denoise, beside, scale)
         if not config.clamp:
             return denoise
-        keep = dynamic_threshold if config.clamp == "dynamic" else clamp_x0
+        keep = diffusion.dynamic_threshold if config.clamp == "dynamic" else diffusion.clamp_x0
         return keep(denoise, *self.spec.data_range)
 
     def _conditioned(
@@ -206,10 +194,10 @@ class Model:
         count: int,
         cond: Tensor | None,
         compose: Mapping[str, float] | None,
-    ) -> Denoise:
+    ) -> diffusion.Denoise:
         names, like = self.spec.label_names, next(self.denoiser.parameters())
         computing = self._in_bf16 if config.precision == "bf16" else self.denoiser
-        denoiser = with_self_conditioning(computing)
+        denoiser = diffusion.with_self_conditioning(computing)
         if cond is None and compose is None:
             return denoiser
         if not names:
@@ -221,7 +209,7 @@ class Model:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
             each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
-            return composed(denoiser, conds, list(compose.values()))
+            return diffusion.composed(denoiser, conds, list(compose.values()))
         assert cond is not None
         if tuple(cond.shape) != (count, len(names)):
             raise ValueError(
@@ -229,7 +217,7 @@ class Model:
                 f"image, a column per label ({', '.join(names)})."
             )
         shape = {"interval": config.guidance_interval, "rescale": config.guidance_rescale}
-        return classifier_free(denoiser, cond.to(like), config.guidance, **shape)
+        return diffusion.classifier_free(denoiser, cond.to(like), config.guidance, **shape)
 
     def check_compatible(self, weak: "Model") -> None:
         """Raise ValueError unless a weaker model takes the same x_t and the same conditions."""
@@ -292,7 +280,7 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     return Model(denoiser, spec, precision=default_precision(target))
 
 
-def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
+def watched(walk: Iterator[diffusion.Step], seeds: Sequence[int] = ()) -> Iterator[diffusion.Step]:
     """Yield the steps, computed in inference mode and IEEE float32; what the caller does is not.
 
     Raises NotFinite, with the seeds, if an x_0 is NaN or infinite.
@@ -313,7 +301,7 @@ def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
         yield step
 
 
-def last_x(steps: Iterator[Step]) -> Tensor:
+def last_x(steps: Iterator[diffusion.Step]) -> Tensor:
     """Return x of the last step, without keeping the others in memory."""
     return deque(steps, maxlen=1).pop().x
 

@@ -18,20 +18,14 @@ from fromnoise.data.dataset import open_with_log
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
-from fromnoise.model.spec import ModelSpec, Weights
+from fromnoise.model.spec import RECIPE_FILE, ModelSpec, Weights
 from fromnoise.rng import seed_of
+from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, Setup, fit
-from fromnoise.training.precision import (
-    Computation,
-    all_versions,
-    check_compiles,
-    choose_computation,
-)
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
-RECIPE_FILE = "recipe.yaml"
 MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
     "include": dict.fromkeys(("network", "channels", "label_names"), True)
     | {"diffusion": {"prediction", "variance_reading"}},
@@ -59,14 +53,6 @@ class Run:
     def model(self, weights: Weights = "ema") -> Model:
         """Load the model of the newest checkpoint."""
         return load(self.folder, weights=weights)
-
-
-def require_run(folder: Path) -> None:
-    """Raise ConfigError if `folder` is not a run."""
-    if not (folder / RECIPE_FILE).is_file():
-        raise ConfigError(
-            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder."
-        )
 
 
 def resolve_recipe(
@@ -135,14 +121,14 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def _computation(
     setup: Setup, denoiser: Denoiser, saved: Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> Computation:
+) -> precision.Computation:
     """Return the computation: of the checkpoint if there is one, except for overrides.
 
     A run that was compiled continues without where that is impossible, by `auto`.
     """
     recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
     device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
-    computation = choose_computation(settings, denoiser, settings.steps - done)
+    computation = precision.choose_computation(settings, denoiser, settings.steps - done)
     if saved and device.type != saved["device"]:
         logger.warning("resumed on another device than before: not bit for bit the same")
     elif saved:
@@ -153,12 +139,13 @@ def _computation(
         if device.type == "cuda" and computation.precision == "fp32" and "tf32" not in saved:
             logger.warning("earlier steps rounded convolutions to TF32: not bit for bit the same")
     if computation.compiled:
+        objective = recipe.diffusion.objective()
         part = -(-settings.batch_size // settings.accumulation)
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         try:
             with without_tf32():
-                check_compiles(computation, denoiser, recipe.diffusion.objective(), x0, cond)
+                precision.check_compiles(computation, denoiser, objective, x0, cond)
         except ConfigError as error:
             if settings.compile is True:
                 raise
@@ -227,6 +214,6 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
     # self-conditioning, where the number of images that are estimated first varies
     benchmark = not state.denoiser.self_conditioning
-    with without_tf32(benchmark=benchmark), all_versions(state.computation):
+    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
         fit(setup, state, callbacks)
     return Run(folder)
