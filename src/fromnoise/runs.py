@@ -108,18 +108,18 @@ def callbacks(setup: Setup) -> list[Callback]:
     recipe, spec, images, folder = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
-    def preview(state, log, stop) -> None:
+    def preview(state, *_: object) -> None:
         draw_pictures(state, spec, folder, count=count)
 
-    previews = Callback("preview", recipe.training.preview_every, preview)
-    if not settings.every:
-        return [previews]
-    extractor = open_score_extractor(settings, spec, recipe.training.device)
+    called = [Callback("preview", recipe.training.preview_every, preview)]
+    if settings.every:
+        extractor = open_score_extractor(settings, spec, recipe.training.device)
 
-    def evaluate(state, log, stop) -> None:
-        score(state, spec, images, settings, extractor, log, stop)
+        def evaluate(state, *others) -> None:
+            score(state, spec, images, settings, extractor, *others)
 
-    return [previews, Callback("score", settings.every, evaluate, slow=True)]
+        called.append(Callback("score", settings.every, evaluate, slow=True))
+    return called
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:

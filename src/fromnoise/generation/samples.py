@@ -73,15 +73,10 @@ def sample_to_folder(
     pngs, images = request.write(sampled(), names, metadata)
     first, files = images[:GRID_IMAGES], trajectory.save()
     if outputs.grid:
-        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]]
-        grid = grid_figure(
-            first,
-            folder / "grid.png",
-            title=heading(title, captions),
-            captions=shown if len(set(captions)) > 1 else None,
-            columns=outputs.columns,
-        )
-        files.append(grid)
+        differ, columns = len(set(captions)) > 1, outputs.columns
+        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]] if differ else None
+        path, above = folder / "grid.png", heading(title, captions)
+        files.append(grid_figure(first, path, title=above, captions=shown, columns=columns))
     if outputs.noise:
         x_T = to_uint8(model.start(seeds[:GRID_IMAGES]), model.spec.data_range).numpy()
         panels = [("$x_T$, the starting noise", x_T), ("$x_0$, the image made from it", first)]

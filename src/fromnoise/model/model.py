@@ -73,8 +73,8 @@ class Model:
         self, *, conditional: bool | None = None, **overrides: Any
     ) -> SamplingConfig:
         """Return the stored sampling settings with overrides, checked: see `resolve_sampling`."""
-        schedule, auto = self.denoiser.schedule, self.auto_precision
-        return resolve_sampling(self.spec, schedule, auto, conditional, overrides)
+        own = self.spec, self.denoiser.schedule, self.auto_precision
+        return resolve_sampling(*own, conditional, overrides)
 
     def sample(
         self,
@@ -236,9 +236,7 @@ class Model:
     def same_weights(self, other: "Model") -> bool:
         """Return whether another model has the same weights."""
         ours, theirs = self.denoiser.network.state_dict(), other.denoiser.network.state_dict()
-        return ours.keys() == theirs.keys() and all(
-            torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
-        )
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """Return x_T, the noise of each seed: float32 (B,C,H,W), on the CPU."""

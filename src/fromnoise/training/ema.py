@@ -116,11 +116,9 @@ def list_snapshots(run: Path) -> list[Path]:
 
 def delete_later_snapshots(run: Path, step: int) -> None:
     """Delete the snapshots of steps after `step`: a resumed run may have other settings."""
-    for path in list_snapshots(run):
-        if int(path.name.split("-")[0]) > step:
-            path.unlink()
-    for left_over in (run / FOLDER).glob(".writing-[0-9]*"):
-        left_over.unlink()
+    later = [path for path in list_snapshots(run) if int(path.name.split("-")[0]) > step]
+    for path in (*later, *(run / FOLDER).glob(".writing-[0-9]*")):  # and what a killed process left
+        path.unlink()
 
 
 # ---- profiles of power-function averages --------------------------------------------------------

@@ -100,8 +100,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
         saved_step = state.step
-        keep = settings.keep_checkpoints
-        prune(saved, keep=keep, milestone_every=settings.milestone_every)
+        prune(saved, settings.keep_checkpoints, settings.milestone_every)
         logger.info("saved %s", saved.absolute())
 
     state.denoiser.network.train()
@@ -177,12 +176,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> No
                 state.denoiser.network.train()
 
             if stopped_by and not last:
-                logger.info(
-                    "stopped by %s at step %d. To continue: fromnoise resume %s",
-                    stopped_by,
-                    state.step,
-                    folder.absolute(),
-                )
+                said = stopped_by, state.step, folder.absolute()
+                logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
                 return
 
 

@@ -63,7 +63,8 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     if names:
         title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    write_preview(path.with_suffix(".npz"), images["EMA"], images["raw"])
+    with atomic_file(path.with_suffix(".npz")) as writing, writing.open("wb") as opened:
+        np.savez_compressed(opened, allow_pickle=False, **images)
     return path
 
 
@@ -104,12 +105,6 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         raise ConfigError(f"{run.absolute()}: none of its previews can be read. Train on.")
     title = "the same noise at several steps of the training, EMA weights"
     return grids_side_by_side(panels, run / "progress.png", title=title)
-
-
-def write_preview(file: Path, ema: np.ndarray, raw: np.ndarray) -> None:
-    """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
-    with atomic_file(file) as writing, writing.open("wb") as opened:
-        np.savez_compressed(opened, EMA=ema, raw=raw)
 
 
 def read_preview(file: Path) -> np.ndarray:
