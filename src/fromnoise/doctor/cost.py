@@ -128,10 +128,10 @@ def measure(
         def batch(count: int) -> Batch:
             shape, labels = (count, spec.channels, *spec.size), len(spec.label_names)
             x0 = torch.randint(256, shape, dtype=torch.uint8, device=device)
-            eps, t = torch.randn(shape, device=device), torch.full((count,), denoiser.schedule.T)
+            t = torch.full((count,), denoiser.schedule.T // 2 + 1)
             cond = torch.zeros(count, labels, device=device) if labels else None
             half = torch.arange(count) % 2 == 0 if denoiser.self_conditioning else None
-            return Batch(x0, eps, t // 2 + 1, cond, self_conditioned=half)
+            return Batch(x0, torch.randn(shape, device=device), t, cond, None, half)
 
         def passes() -> Tensor:
             return backward(trial, objective, images, accumulation=1)

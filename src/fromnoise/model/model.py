@@ -274,7 +274,7 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     denoiser = build_denoiser(spec)
     checkpoints.load_weights(denoiser.network, tensors, file)
     target = select_device(device)
-    denoiser.to(target, memory_format=torch.channels_last).eval().requires_grad_(False)
+    denoiser.to(target).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(denoiser, spec, precision=default_precision(target))
 
 
