@@ -10,7 +10,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
 from fromnoise.data.loader import batch_indices, load_conditions
 from fromnoise.training.log import read_log
-from fromnoise.training.previews import progress_figure
+from fromnoise.training.previews import progress_figure, write_preview
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_preview_for_which_there_is_no_room_leaves_no_half_of_it(tmp_path, mon
     monkeypatch.setattr(np, "savez_compressed", full)
     image = np.zeros((1, 1, 8, 8), np.uint8)
     with pytest.raises(OSError, match=r"the disk is full: .*000001\.npz was not written"):
-        np.savez(tmp_path / "000001.npz", EMA=image, raw=image)
+        write_preview(tmp_path / "000001.npz", {"EMA": image, "raw": image})
     assert list(tmp_path.iterdir()) == []
 
 
