@@ -5,27 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fromnoise.checkpoints import newest_checkpoint, read_metadata, read_state, require_empty_folder
+from fromnoise.checkpoints import newest_checkpoint, read_state, read_tensors, require_empty_folder
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score
-from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
+from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
+from fromnoise.training import run as running
 from fromnoise.training.loop import Callback, Setup
-from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures
-from fromnoise.training.run import (
-    RECIPE_FILE,
-    Run,
-    fit_run,
-    prepare,
-    require_run,
-    resolve_recipe,
-    start,
-    with_absolute_paths,
-)
+from fromnoise.training.state import learning_rate
 
 FIXED = (  # when a run is resumed
     "data.",
@@ -45,7 +36,7 @@ def train(
     out: str | Path | None = None,
     data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> Run:
+) -> running.Run:
     """Train a recipe into a new run folder and return it.
 
     recipe: the name of a shipped recipe, a YAML file, or a dict. out: `runs/NAME` by default.
@@ -53,21 +44,21 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError for a mistake in these, before anything is written.
     """
-    resolved, folder = resolve_recipe(recipe, out, data, overrides)
+    resolved, folder = running.resolve_recipe(recipe, out, data, overrides)
     if (folder / RECIPE_FILE).exists():
         raise ConfigError(
             f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
             "another run: --out with a new folder."
         )
     require_empty_folder(folder)
-    setup = prepare(resolved, folder)
+    setup = running.prepare(resolved, running.open_data(resolved), folder)
     called = callbacks(setup)
-    state = start(setup)
+    state = running.start(setup)
     log_warnings(setup, state)
-    return fit_run(setup, state, called)
+    return running.fit_run(setup, state, called)
 
 
-def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
+def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) -> running.Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
     overrides: dotted keys. The keys in `FIXED` cannot change.
@@ -75,30 +66,33 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     """
     folder = Path(folder)
     require_run(folder)
-    recipe = with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
+    recipe = running.with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
     checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
     for line in damaged:
         logger.warning("%s. Using an earlier checkpoint", line)
-    saved = read_state(checkpoint) if checkpoint else None
-    before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
-    if before is not None:
-        _refuse_changes(before, recipe, folder)
-    setup = prepare(recipe, folder)
-    if checkpoint is None or saved is None or before is None:
+    if checkpoint is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
-        return fit_run(setup, start(setup), callbacks(setup))
-    settings = setup.recipe.training
+        setup = running.prepare(recipe, running.open_data(recipe), folder)
+        return running.fit_run(setup, running.start(setup), callbacks(setup))
+    saved = read_state(checkpoint)
+    before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
+    _refuse_changes(before, recipe, folder)
+    setup, settings = None, recipe.training
+    if settings.epochs is not None:  # a new override: the images give its number of steps
+        setup = running.prepare(recipe, running.open_data(recipe), folder)
+        settings = setup.recipe.training
     if saved["step"] >= settings.steps:
         logger.info(
             "%s already finished at step %d. To train longer, increase training.steps or "
             "training.epochs",
             *(folder.absolute(), saved["step"]),
         )
-        return Run(folder)
+        return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
+    setup = setup or running.prepare(recipe, running.open_data(recipe), folder)
     _refuse_other_labels(setup.spec, checkpoint)
     called = callbacks(setup)
-    state = start(setup, saved, overrides)
+    state = running.start(setup, saved, overrides)
     state.restore(checkpoint)
     logger.info("continuing %s", checkpoint.absolute())
     if saved["data_fingerprint"] != setup.images.fingerprint:
@@ -106,7 +100,7 @@ def resume(folder: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
             "the images are not those of step %d: there are %d now, and their order differs",
             *(state.step, len(setup.images)),
         )
-    return fit_run(setup, state, called)
+    return running.fit_run(setup, state, called)
 
 
 def callbacks(setup: Setup) -> list[Callback]:
@@ -114,18 +108,18 @@ def callbacks(setup: Setup) -> list[Callback]:
     recipe, spec, images, folder = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
-    def preview(state, log, stop) -> None:
+    def preview(state, *_: object) -> None:
         draw_pictures(state, spec, folder, count=count)
 
-    previews = Callback("preview", recipe.training.preview_every, preview)
-    if not settings.every:
-        return [previews]
-    extractor = open_score_extractor(settings, spec, recipe.training.device)
+    called = [Callback("preview", recipe.training.preview_every, preview)]
+    if settings.every:
+        extractor = open_score_extractor(settings, spec, recipe.training.device)
 
-    def evaluate(state, log, stop) -> None:
-        score(state, spec, images, settings, extractor, log, stop)
+        def evaluate(state, *others) -> None:
+            score(state, spec, images, settings, extractor, *others)
 
-    return [previews, Callback("score", settings.every, evaluate, slow=True)]
+        called.append(Callback("score", settings.every, evaluate, slow=True))
+    return called
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
@@ -157,7 +151,7 @@ def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> N
 def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
     """Raise ConfigError unless each column of the conditioning is still the same label."""
     file = checkpoint / FILE_OF["raw"]
-    before = read_spec(read_metadata(file), file).label_names
+    before = read_spec(read_tensors(file, metadata_only=True).metadata, file).label_names
     if before != spec.label_names:
         raise ConfigError(
             f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
