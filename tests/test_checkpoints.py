@@ -24,7 +24,6 @@ from fromnoise.checkpoints import (
     list_checkpoints,
     newest_checkpoint,
     prune,
-    read_metadata,
     read_state,
     read_tensors,
     save_checkpoint,
@@ -305,7 +304,7 @@ def test_a_single_file_is_replaced_or_unchanged(tmp_path, monkeypatch):
     for value in (1.0, 2.0):
         save_tensors_atomic(path, TensorFile({"a": torch.tensor([value])}, {"about": "x"}))
         assert read_tensors(path) == ({"a": torch.tensor([value])}, {"about": "x"})
-    assert read_metadata(path) == {"about": "x"}
+    assert read_tensors(path).metadata == {"about": "x"}
     assert list(path.parent.iterdir()) == [path]
     before = path.read_bytes()
 

@@ -33,7 +33,7 @@ from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
 from fromnoise.evaluation.fid import frechet_distance, moments_of
-from fromnoise.generation import interpolations as generation
+from fromnoise.generation import edits as generation
 from fromnoise.generation import request
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8
 from fromnoise.model.spec import ModelSpec
@@ -43,9 +43,8 @@ from fromnoise.networks.layers import Attention, sinusoid
 from fromnoise.rng import image_noise
 from fromnoise.training import loop
 from fromnoise.training.ema import EMA
-from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.precision import Computation
-from fromnoise.training.state import TrainingState
+from fromnoise.training.state import TrainingState, learning_rate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "errata.md"
@@ -648,7 +647,7 @@ def test_the_last_time_is_noise():
 
 
 def test_too_much_image_at_the_last_time_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(runs, "fit_run", lambda *what: None)  # all but the training itself
+    monkeypatch.setattr(runs.running, "fit_run", lambda *what: None)  # all but the training itself
     for beta_T, warned in ((0.02, True), (0.05, False)):
         caplog.clear()
         tiny["diffusion"] = {"T": 400, "schedule": {"name": "linear", "beta_T": beta_T}}

@@ -294,11 +294,6 @@ def load_weights(module: "Module", tensors: "Mapping[str, Tensor]", file: Path) 
         raise CheckpointError(f"{file}: the weights do not fit the network: {detail}") from error
 
 
-def read_metadata(file: Path) -> Mapping[str, str]:
-    """Return the metadata of a .safetensors file. Raises CheckpointError."""
-    return read_tensors(file, metadata_only=True).metadata
-
-
 def check_version(version: int, where: Path) -> None:
     """Raise CheckpointError if a newer fromnoise wrote `where`."""
     if version > FORMAT_VERSION:
@@ -308,7 +303,7 @@ def check_version(version: int, where: Path) -> None:
         )
 
 
-def prune(newest: Path, *, keep: int, milestone_every: int | None) -> None:
+def prune(newest: Path, keep: int, milestone_every: int | None) -> None:
     """Delete checkpoints before `newest`, except `keep` − 1 and the milestones.
 
     A milestone is the first checkpoint at or after each multiple of `milestone_every`.

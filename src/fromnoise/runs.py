@@ -6,33 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fromnoise.checkpoints import (
-    claimed,
-    newest_checkpoint,
-    read_metadata,
-    read_state,
-    require_empty_folder,
-)
+from fromnoise import checkpoints
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
-from fromnoise.model.spec import FILE_OF, ModelSpec, read_spec
+from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
+from fromnoise.training import run as running
 from fromnoise.training.loop import Callback, Setup
-from fromnoise.training.optimizer import learning_rate
 from fromnoise.training.previews import draw_pictures, pictures_made
-from fromnoise.training.run import (
-    RECIPE_FILE,
-    Run,
-    fit_run,
-    prepare,
-    require_run,
-    resolve_recipe,
-    start,
-    with_absolute_paths,
-)
+from fromnoise.training.state import learning_rate
 
 FIXED = (  # when a run is resumed
     "data.",
@@ -52,7 +37,7 @@ def train(
     out: str | Path | None = None,
     data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> Run:
+) -> running.Run:
     """Train a recipe into a new run folder and return it.
 
     recipe: the name of a shipped recipe, a YAML file, or a dict. out: `runs/NAME` by default.
@@ -60,20 +45,20 @@ def train(
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError for a mistake in these, before anything is written.
     """
-    resolved, folder = resolve_recipe(recipe, out, data, overrides)
+    resolved, folder = running.resolve_recipe(recipe, out, data, overrides)
     _require_new(folder)
-    setup = prepare(resolved, folder)
+    setup = running.prepare(resolved, running.open_data(resolved), folder)
     called = callbacks(setup)
-    state = start(setup)
+    state = running.start(setup)
     log_warnings(setup, state)
-    with claimed(folder):
+    with checkpoints.claimed(folder):
         _require_new(folder)  # another process may have been faster
-        return fit_run(setup, state, called)
+        return running.fit_run(setup, state, called)
 
 
 def resume(
     folder: str | Path, *, overrides: Mapping[str, Any] | None = None, from_scratch: bool = False
-) -> Run:
+) -> running.Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
     overrides: dotted keys. The keys in `FIXED` cannot change. from_scratch: begin at step 0 if
@@ -82,13 +67,13 @@ def resume(
     """
     folder = Path(folder)
     require_run(folder)
-    with claimed(folder):
+    with checkpoints.claimed(folder):
         return _resume(folder, overrides or {}, from_scratch)
 
 
-def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> Run:
-    recipe = with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
-    checkpoint, damaged = newest_checkpoint(folder / "checkpoints")
+def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> running.Run:
+    recipe = running.with_absolute_paths(load_recipe(folder / RECIPE_FILE, overrides))
+    checkpoint, damaged = checkpoints.newest_checkpoint(folder / "checkpoints")
     for line in damaged if checkpoint else ():
         logger.warning("%s. Using an earlier checkpoint", line)
     if checkpoint is None and damaged and not from_scratch:
@@ -96,28 +81,31 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> R
             f"{damaged[0]}. No checkpoint of {folder.absolute()} is whole: restore one, or add "
             "--from-scratch to begin at step 0."
         )
-    saved = read_state(checkpoint) if checkpoint else None
-    before = parse_recipe(saved["recipe"], str(folder)) if saved else None  # adds newer keys
-    if before is not None:
-        _refuse_changes(before, recipe, folder)
-    setup = prepare(recipe, folder)
-    if checkpoint is None or saved is None or before is None:
+    if checkpoint is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
-        return fit_run(setup, start(setup), callbacks(setup))
-    settings = setup.recipe.training
-    scores = not setup.recipe.evaluation.every or scored(folder, saved["step"])
-    made = pictures_made(folder, saved["step"]) and scores
+        setup = running.prepare(recipe, running.open_data(recipe), folder)
+        return running.fit_run(setup, running.start(setup), callbacks(setup))
+    saved = checkpoints.read_state(checkpoint)
+    before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
+    _refuse_changes(before, recipe, folder)
+    setup, settings = None, recipe.training
+    if settings.epochs is not None:  # a new override: the images give its number of steps
+        setup = running.prepare(recipe, running.open_data(recipe), folder)
+        settings = setup.recipe.training
+    made = pictures_made(folder, saved["step"])  # a kill may have prevented them
+    made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
     if saved["step"] >= settings.steps and made:
         logger.info(
             "%s already finished at step %d. To train longer, increase training.steps or "
             "training.epochs",
             *(folder.absolute(), saved["step"]),
         )
-        return Run(folder)
+        return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
+    setup = setup or running.prepare(recipe, running.open_data(recipe), folder)
     _refuse_other_labels(setup.spec, checkpoint)
     called = callbacks(setup)
-    state = start(setup, saved, overrides)
+    state = running.start(setup, saved, overrides)
     state.restore(checkpoint)
     logger.info("continuing %s", checkpoint.absolute())
     if saved["data_fingerprint"] != setup.images.fingerprint:
@@ -125,7 +113,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> R
             "the images are not those of step %d: there are %d now, and their order differs",
             *(state.step, len(setup.images)),
         )
-    return fit_run(setup, state, called)
+    return running.fit_run(setup, state, called)
 
 
 def _require_new(folder: Path) -> None:
@@ -135,7 +123,7 @@ def _require_new(folder: Path) -> None:
             f"{folder} is a run already. To continue it: fromnoise resume {folder}. To start "
             "another run: --out with a new folder."
         )
-    require_empty_folder(folder)
+    checkpoints.require_empty_folder(folder)
 
 
 def callbacks(setup: Setup) -> list[Callback]:
@@ -143,22 +131,20 @@ def callbacks(setup: Setup) -> list[Callback]:
     recipe, spec, images, folder = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
-    def preview(state, log, stop) -> None:
+    def preview(state, *_: object) -> None:
         draw_pictures(state, spec, folder, count=count)
 
     made = partial(pictures_made, folder)
-    previews = Callback("preview", recipe.training.preview_every, preview, made)
-    if not settings.every:
-        return [previews]
-    extractor = open_score_extractor(settings, spec, recipe.training.device)
+    called = [Callback("preview", recipe.training.preview_every, preview, made)]
+    if settings.every:
+        extractor = open_score_extractor(settings, spec, recipe.training.device)
 
-    def evaluate(state, log, stop) -> None:
-        score(state, spec, images, settings, extractor, log, stop)
+        def evaluate(state, *others) -> None:
+            score(state, spec, images, settings, extractor, *others)
 
-    return [
-        previews,
-        Callback("score", settings.every, evaluate, partial(scored, folder), slow=True),
-    ]
+        made = partial(scored, folder)
+        called.append(Callback("score", settings.every, evaluate, made, slow=True))
+    return called
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
@@ -190,7 +176,9 @@ def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> N
 def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
     """Raise ConfigError unless each column of the conditioning is still the same label."""
     file = checkpoint / FILE_OF["raw"]
-    before = read_spec(read_metadata(file), file).label_names
+    before = read_spec(
+        checkpoints.read_tensors(file, metadata_only=True).metadata, file
+    ).label_names
     if before != spec.label_names:
         raise ConfigError(
             f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "

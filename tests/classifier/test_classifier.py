@@ -39,7 +39,7 @@ from fromnoise.classifier.training import (
 )
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError, ImageSet, open_images
-from fromnoise.training.optimizer import learning_rate
+from fromnoise.training.state import learning_rate
 
 STORED = Path(__file__).parent.parent / "stored"
 NAMES = ("red", "green", "blue")

@@ -81,7 +81,7 @@ def test_what_is_kept_is_counted_once_and_by_image(count):
     denoiser = Denoiser(Squares(), NoiseSchedule.named("cosine", 10))
     x0, t = torch.zeros(count, 3, 4, 4), torch.ones(count).long()
     loss = partial(Objective(), denoiser, x0, torch.zeros_like(x0), t)
-    kept = activation_bytes(denoiser, lambda: loss().mean(), half=False)
+    kept = activation_bytes(denoiser, lambda: loss().mean().backward(), half=False)
     # three tensors of 3×4×4 floats and the weight of the loss; no weight of the network
     assert kept // count == 3 * 3 * 4 * 4 * 4 + 4
     assert all(p.grad is None for p in denoiser.parameters())

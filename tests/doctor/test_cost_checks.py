@@ -113,7 +113,7 @@ def test_averages_of_other_lengths_take_memory_and_disk(facts):
     assert "about 141 MiB" in checks.memory(without).message
     said = checks.disk(with_them).message
     assert "2 checkpoints of 23 MiB" in said  # 4·(1+2+3) MB
-    assert "and 40 snapshots of averages: 153 MiB" in said
+    assert "and 40 snapshots of averages, 221 MiB in all" in said
     full = checks.disk(facts(lengths, disk_free=150 * 2**20))
     assert full.level == "error"
     assert checks.disk(facts(disk_free=150 * 2**20)).level == "ok"

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import fromnoise
-from fromnoise.generation.conditioning import Conditioning
-from fromnoise.generation.request import Request
+from fromnoise.generation.request import Conditioning, Request
 from fromnoise.generation.samples import Outputs, sample_to_folder
 from fromnoise.model.model import Model, build_denoiser
 

@@ -9,7 +9,7 @@ from fromnoise.config.components import Component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Diffusion, SamplingConfig
 from fromnoise.data import DataError
-from fromnoise.generation.conditioning import (
+from fromnoise.generation.request import (
     Conditioning,
     guidance_formula,
     guidance_notes,

@@ -11,11 +11,12 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import DataError, read_image
 from fromnoise.diffusion import Step, slerp
-from fromnoise.generation.edits import inpaint_to_folder, vary_to_folder
-from fromnoise.generation.interpolations import (
+from fromnoise.generation.edits import (
     DETERMINISTIC,
+    inpaint_to_folder,
     interpolate_seeds_to_folder,
     interpolate_to_folder,
+    vary_to_folder,
 )
 from fromnoise.generation.request import Request
 from fromnoise.model.model import Model, build_denoiser, from_uint8, last_x, to_uint8

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels
 from fromnoise.generation import samples
-from fromnoise.generation.conditioning import Conditioning
+from fromnoise.generation.request import Conditioning
 from fromnoise.generation.samples import default_folder
 from fromnoise.model.model import Autoguidance, Model
 from fromnoise.model.precision import default_precision

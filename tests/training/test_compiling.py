@@ -291,7 +291,7 @@ def test_without_memory_to_try_it_true_says_so_too(monkeypatch):
 def test_where_the_rule_compiles_and_the_machine_cannot_a_run_is_eager(
     no_compiler, tiny, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr("fromnoise.training.run.choose_computation", lambda *_: COMPILED)
+    monkeypatch.setattr("fromnoise.training.precision.choose_computation", lambda *_: COMPILED)
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
     assert any(m.startswith("not compiled: ") and "no compiler found" in m for m in caplog.messages)
     assert computation_at(run, 6) == FP32

@@ -264,7 +264,7 @@ def test_a_preview_for_which_there_is_no_room_leaves_no_half_of_it(tmp_path, mon
     monkeypatch.setattr(np, "savez_compressed", full)
     image = np.zeros((1, 1, 8, 8), np.uint8)
     with pytest.raises(OSError, match=r"the disk is full: .*000001\.npz was not written"):
-        write_preview(tmp_path / "000001.npz", ema=image, raw=image)
+        write_preview(tmp_path / "000001.npz", {"EMA": image, "raw": image})
     assert list(tmp_path.iterdir()) == []
 
 

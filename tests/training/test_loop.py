@@ -19,7 +19,7 @@ from fromnoise.training import log, loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
 from fromnoise.training.loop import Callback, Diverged
-from fromnoise.training.optimizer import learning_rate
+from fromnoise.training.state import learning_rate
 from fromnoise.training.step import Batch, backward, sample_batch
 
 

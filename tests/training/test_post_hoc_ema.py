@@ -14,8 +14,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.model.spec import read_spec
 from fromnoise.training import loop
-from fromnoise.training.ema import PowerEMA, save_snapshots
-from fromnoise.training.post_hoc_ema import reconstruct
+from fromnoise.training.ema import PowerEMA, reconstruct, save_snapshots
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 

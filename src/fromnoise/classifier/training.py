@@ -36,8 +36,8 @@ from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import progress_bar
 from fromnoise.rng import generator, seed_of
-from fromnoise.training.optimizer import build_optimizer, learning_rate
 from fromnoise.training.precision import Precision, autocast
+from fromnoise.training.state import build_optimizer, learning_rate
 from fromnoise.training.step import apply_gradients
 
 SMALL_SIZE = 40  # pixels; the stem is `small` up to this size

@@ -115,7 +115,7 @@ def edit_interpolate(
     device: options.Device = "auto",
 ) -> None:
     """Interpolate between two images, or between seeds, through the noise (DDIM)."""
-    from fromnoise.generation import interpolations
+    from fromnoise.generation import edits
 
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
         raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both.")
@@ -123,15 +123,15 @@ def edit_interpolate(
         raise ConfigError("--strength has no effect with --seeds. Remove it.")
     if seed is not None and strength is None:
         raise ConfigError("--seed has no effect without --strength. Remove it.")
-    fixed = interpolations.DETERMINISTIC if strength is None else {}
+    fixed = edits.DETERMINISTIC if strength is None else {}
     overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
     request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
     if a is None or b is None:
         between = parse_seeds(seeds or "")
-        files = interpolations.interpolate_seeds_to_folder(request, between, frames=frames)
+        files = edits.interpolate_seeds_to_folder(request, between, frames=frames)
     else:
         how: dict[str, Any] = {"frames": frames, "strength": strength, "seed": seed or 0}
-        files = interpolations.interpolate_to_folder(request, a, b, **how)
+        files = edits.interpolate_to_folder(request, a, b, **how)
     _print(files)
 
 
@@ -146,8 +146,7 @@ def _request(
     device: str,
 ) -> "Request":
     """Load the model and resolve its sampling settings, with the labels of all images."""
-    from fromnoise.generation.conditioning import guidance_notes, read_conditioning
-    from fromnoise.generation.request import Request
+    from fromnoise.generation.request import Request, guidance_notes, read_conditioning
     from fromnoise.model import load
 
     model = load(path, weights=weights, device=device)

@@ -64,8 +64,12 @@ def sample(
     device: options.Device = "auto",
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
-    from fromnoise.generation.conditioning import DEFAULT_COUNT, guidance_notes, read_conditioning
-    from fromnoise.generation.request import Request
+    from fromnoise.generation.request import (
+        DEFAULT_COUNT,
+        Request,
+        guidance_notes,
+        read_conditioning,
+    )
     from fromnoise.generation.samples import Outputs, default_folder, sample_to_folder
     from fromnoise.model import Autoguidance, load
 

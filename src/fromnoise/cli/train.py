@@ -74,7 +74,7 @@ def ema(
     ] = None,
 ) -> None:
     """Make an average of any length out of a run's snapshots, as a model file."""
-    from fromnoise.training.post_hoc_ema import reconstruct
+    from fromnoise.training.ema import reconstruct
 
     average = reconstruct(run, length, step=step, out=out)
     print(average.file.absolute())

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config.schema import Component, Diffusion, Recipe
+from fromnoise.config.schema import Component, Recipe
 from fromnoise.doctor.cost import Cost
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -21,7 +21,7 @@ MAX_FINAL_SIGNAL, PAPER_FINAL_SIGNAL = 0.05, 0.0064  # √ᾱ_T; that of the pap
 USUAL_RATES = (1e-6, 1e-2)  # of Adam. Published ones are between 2e-5 and 1e-3
 LARGE_SCORES = 2**30  # bytes
 NEARLY_FULL = 0.8  # of the free memory or disk. A training took up to 1.25 times the estimate
-LONG = 24 * 3600  # seconds
+DAY = 24 * 3600  # seconds
 TOO_SLOW = "not measured: a pass of two images takes too long"
 
 
@@ -29,7 +29,7 @@ TOO_SLOW = "not measured: a pass of two images takes too long"
 class Facts:
     """The facts that the checks need. None: unknown."""
 
-    recipe: Recipe  # with its epochs as steps, if the number of images is known
+    recipe: Recipe  # with its epochs as steps. steps = 0: unknown, as is the number of images
     spec: ModelSpec
     cost: Cost
     computation: Computation
@@ -37,11 +37,6 @@ class Facts:
     device: str
     memory_free: int | None = None  # bytes
     disk_free: int | None = None  # bytes, at the run folder
-
-    @property
-    def steps(self) -> int | None:
-        """The steps of the training. None while its epochs are not a number of steps."""
-        return self.recipe.training.steps or None
 
     @property
     def part(self) -> int:
@@ -54,8 +49,7 @@ class Facts:
         return self.cost.weight_bytes * (4 + len(self.recipe.training.ema_lengths))
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """The result of one check. error: the training will fail, or its samples will be bad."""
 
     topic: str
@@ -80,20 +74,17 @@ def images_seen(facts: Facts) -> Finding:
     seen = settings.steps * settings.batch_size
     message, advice = f"{seen:,} in {settings.steps:,} steps", ""
     if count is None:
-        message += ", images are not here: epochs unknown"
-        if facts.steps is None:
-            message = f"{settings.epochs:g} epochs of images that are not here: steps unknown"
+        if not settings.steps:
+            message = f"{settings.epochs:g} epochs"
+        message += f" of images that are not here: {'epochs' if seen else 'steps'} unknown"
         return Finding("images seen", message, "Give --data PATH with a copy of them")
     epochs = seen / count
-    message += f": {epochs:,.0f}" if epochs >= 100 else f": {epochs:.3g}"
-    message += f" epochs of {count:,}"
+    message += f": {f'{epochs:,.0f}' if epochs >= 100 else f'{epochs:.3g}'} epochs of {count:,}"
     if epochs < 1:
-        message += ", some are never seen"
-        advice = f"training.steps={math.ceil(count / settings.batch_size)} is one epoch"
+        advice = f"training.steps={-(-count // settings.batch_size)} is one epoch"
     elif epochs > MANY_EPOCHS and count < FEW_IMAGES:
-        message += ", the model may memorise some"
-        advice = "Use more images, fewer training.steps, or network.dropout. "
-        advice += "Then look for copies: fromnoise evaluate"
+        advice = "The model may memorise some. Use more images, fewer training.steps, or "
+        advice += "network.dropout. Then look for copies: fromnoise evaluate"
     return Finding("images seen", message, advice)
 
 
@@ -101,9 +92,8 @@ def batch(facts: Facts) -> Finding:
     """Check the batch size against the number of images."""
     settings, count = facts.recipe.training, facts.num_images
     if count is not None and settings.batch_size > count:
-        message = f"training.batch_size = {settings.batch_size} is more than the {count} images"
-        advice = f"Set training.batch_size={count} or less"
-        return Finding("batch", f"{message}: a batch has some of them twice", advice)
+        message = f"a batch of {settings.batch_size} has some of the {count} images twice"
+        return Finding("batch", message, f"Set training.batch_size={count} or less")
     message = f"{settings.batch_size} images a step"
     if settings.accumulation > 1:
         same = "" if facts.recipe.network.options.get("dropout") else ", same gradient"
@@ -120,51 +110,43 @@ def learning_rate(facts: Facts) -> Finding:
     if not low <= settings.learning_rate <= high:
         message += f": unusually {'large' if settings.learning_rate > high else 'small'}"
         advice = "A usual value is training.learning_rate=2e-4"
-    elif facts.steps is not None and settings.warmup_steps >= facts.steps:
-        message += f", but the training has {facts.steps:,} steps"
-        advice = f"Set training.warmup_steps={facts.steps // 20}"
+    elif settings.warmup_steps >= settings.steps > 0:
+        message += f", but the training has {settings.steps:,} steps"
+        advice = f"Set training.warmup_steps={settings.steps // 20}"
     return Finding("learning rate", message, advice)
 
 
 def flip(facts: Facts) -> Finding:
     """Check that mirrored images are valid, and that their labels stay true."""
-    data, message = facts.recipe.data, "no image is mirrored"
-    words = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
-    sides = list(filter(words.search, facts.spec.label_names)) if data.labels else []
-    wrong = data.flip and (data.source in ("digits", "mnist") or sides)
-    if wrong:  # a mirrored 2 is not a digit
-        message = f"data.flip on {data.source}: the model learns mirrored digits"
-        message = f"data.flip makes labels wrong: {', '.join(sides[:3])}" if sides else message
-    elif data.flip:
-        message = "half of the images are mirrored, at random"
-    return Finding("flip", message, "Set data.flip=false" if wrong else "")
+    data, words = facts.recipe.data, re.compile(r"(?i)(?<![a-z])(left|right)(?![a-z])")
+    wrong = list(filter(words.search, facts.spec.label_names)) if data.labels else []
+    wrong = wrong or ["digits"] * (data.source in ("digits", "mnist"))  # a mirrored 2 is none
+    if data.flip and wrong:
+        message = f"data.flip on {data.source} makes these wrong: {', '.join(wrong[:3])}"
+        return Finding("flip", message, "Set data.flip=false")
+    return Finding("flip", f"{'half of the images are' if data.flip else 'no image is'} mirrored")
 
 
 def final_noise(facts: Facts) -> Finding:
     """Check √ᾱ_T ≈ 0: sampling starts from x_T ~ N(0, I), so training must see nearly that."""
     topic, diffusion = "noise at t = T", facts.recipe.diffusion
-    signal = _final_signal(diffusion)
+
+    def signal_after(**change: Any) -> float:
+        with suppress(ValueError):  # such as a β above 1
+            return math.sqrt(diffusion.model_copy(update=change).noise_schedule().alpha_bar[-1])
+        return 1.0
+
+    signal = signal_after()
     if signal <= MAX_FINAL_SIGNAL:
         return Finding(topic, f"√ᾱ_T = {signal:.2g}: x_T is nearly pure noise")
     # √ᾱ_T of the same β is about exp(−c·T)
     longer = 10 * round(diffusion.T * math.log(PAPER_FINAL_SIGNAL) / math.log(signal) / 10)
-    ways: dict[str, dict[str, Any]] = {
-        f"schedule={name}": {"schedule": Component(name=name)}
-        for name in ("linear_rescaled", "cosine")
-    }
-    if diffusion.T < longer <= 10_000:
-        ways = {f"T={longer}": {"T": longer}} | ways
-    works = []
-    for way, change in ways.items():
-        with suppress(ValueError):  # such as a β above 1
-            if _final_signal(diffusion.model_copy(update=change)) <= MAX_FINAL_SIGNAL:
-                works.append(f"diffusion.{way}")
+    ways: list[tuple[str, Any]] = [("T", longer)] if diffusion.T < longer <= 10_000 else []
+    ways += [("schedule", Component(name=name)) for name in ("linear_rescaled", "cosine")]
+    works = [way for way in ways if signal_after(**dict([way])) <= MAX_FINAL_SIGNAL]
+    said = [f"diffusion.{key}={getattr(value, 'name', value)}" for key, value in works]
     message = f"√ᾱ_T = {signal:.2f}: x_T still shows the image, but sampling starts from pure noise"
-    return Finding(topic, message, f"Set {', or '.join(works)}", error=True)
-
-
-def _final_signal(diffusion: Diffusion) -> float:
-    return math.sqrt(diffusion.noise_schedule().alpha_bar[-1])
+    return Finding(topic, message, f"Set {', or '.join(said)}", error=True)
 
 
 def ema(facts: Facts) -> Finding:
@@ -173,9 +155,9 @@ def ema(facts: Facts) -> Finding:
     With d = min(decay, (1+n)/(10+n)), the coefficient of the initial weights is Π d. With a
     constant decay it would be decay^steps.
     """
-    decay, steps = facts.recipe.training.ema_decay, facts.steps
+    decay, steps = facts.recipe.training.ema_decay, facts.recipe.training.steps
     length = 1 / (1 - decay)
-    if steps is None:
+    if not steps:
         return Finding("EMA", f"an average over about {length:,.0f} steps (decay {decay:g})")
     if steps < FEW_STEPS:
         return Finding("EMA", f"{steps} steps are too few for an average")
@@ -197,7 +179,7 @@ def network(facts: Facts) -> Finding:
     shape = (facts.spec.channels, *facts.spec.size)
     values, message, advice = count * math.prod(shape), f"{cost.parameters:,} parameters", ""
     if values and cost.parameters > 10 * values:
-        message += f" for {count:,} images of {values:,} values in all: it can memorise every image"
+        message += f" for {values:,} values in {count:,} images: it can memorise every image"
         advice = "Use more images, a narrower network, data.flip or network.dropout"
     million = f"{cost.multiply_adds / 1e6:,.4g} million multiply-adds"
     message += f"; {million} a forward pass of one image of {'×'.join(map(str, shape))}"
@@ -206,36 +188,27 @@ def network(facts: Facts) -> Finding:
 
 def attention(facts: Facts) -> Finding:
     """Check attention over all pixels: N²·heads scores an image, a sixteenth of it at half size."""
-    layers, (height, width) = facts.cost.attention, facts.spec.size
+    layers, total = facts.cost.attention, facts.cost.multiply_adds
     if not layers:
         return Finding("attention", "no attention over all pixels")
-
-    def size(tokens: int) -> str:
-        """Return `32×32` for 1024 tokens, if the size of the images was halved to that."""
-        half = round(math.sqrt(height * width / tokens))
-        h, w = -(-height // half), -(-width // half)
-        return f"{h}×{w}" if h * w == tokens else f"{tokens} tokens"
-
-    lines, sizes, largest = [], sorted({layer.tokens for layer in layers}, reverse=True), 0
-    for tokens in sizes:
+    halved = ([-(-side // 2**n) for side in facts.spec.size] for n in range(16))
+    sizes = {height * width: f"{height}×{width}" for height, width in halved}
+    lines, largest = {}, 0
+    for tokens in sorted({layer.tokens for layer in layers}, reverse=True):
         here = [layer for layer in layers if layer.tokens == tokens]
         scores = 4 * facts.part * max(a.heads * a.tokens * a.keys for a in here)
-        largest = max(largest, scores)
-        lines.append(
-            f"{len(here)} layer{'s' * (len(here) > 1)} at {size(tokens)}: "
-            f"{sum(a.multiply_adds for a in here) / facts.cost.multiply_adds:.0%} of the "
+        largest, share = max(largest, scores), sum(a.multiply_adds for a in here) / total
+        size = sizes.get(tokens, f"{tokens} tokens")
+        lines[size] = (
+            f"{len(here)} layer{'s' * (len(here) > 1)} at {size}: {share:.0%} of the "
             f"multiply-adds, scores of {_bytes(scores)}"
         )
-    message = f"{'; '.join(lines)} ({facts.part} images at once, if the kernel stores them)"
+    message = f"{'; '.join(lines.values())} (of {facts.part} images, if the kernel stores them)"
     advice, options = "", facts.recipe.network.options
-    if (
-        sum(a.multiply_adds for a in layers) > facts.cost.multiply_adds / 4
-        or largest > LARGE_SCORES
-    ):
+    if sum(a.multiply_adds for a in layers) > total / 4 or largest > LARGE_SCORES:
         keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
-        advice = f"Remove it at {size(sizes[0])}{''.join(keys[:1])}: at half the size it costs a "
-        advice += "sixteenth. Or use a smaller data.size, or for the memory a larger "
-        advice += "training.accumulation"
+        advice = f"Remove it at {next(iter(lines))}{''.join(keys[:1])}: at half the size it costs "
+        advice += "a sixteenth. Or use a smaller data.size, or a larger training.accumulation"
     return Finding("attention", message, advice)
 
 
@@ -259,25 +232,25 @@ def memory(facts: Facts) -> Finding:
 
 def time(facts: Facts) -> Finding:
     """Check the time of all steps, without previews and scores."""
-    step, steps = facts.cost.step_seconds, facts.steps
+    step, steps = facts.cost.step_seconds, facts.recipe.training.steps
     if step is None:
         return Finding("time", TOO_SLOW, "Use a GPU, a smaller network or data.size")
     rate = facts.recipe.training.batch_size / step
     speed = f"({rate:,.3g} images/s in {facts.computation} on {facts.device})"
-    if steps is None:
+    if not steps:
         return Finding("time", f"about {step:.2g} s a step {speed}")
-    whole, days = step * steps, step * steps / 86400
-    duration = f"{days:,.0f} days" if days >= 2 else format_duration(whole)
+    whole = step * steps
+    duration = f"{whole / DAY:,.0f} days" if whole >= 2 * DAY else format_duration(whole)
     advice = "Use a GPU, a smaller network or data.size, or fewer training.steps"
     message = f"about {duration} for {steps:,} steps {speed}"
-    return Finding("time", message, advice if whole > LONG else "")
+    return Finding("time", message, advice if whole > DAY else "")
 
 
 def previews_and_scores(facts: Facts) -> Finding:
     """Check the cost of previews and scores: a forward pass is about a third of a training step."""
-    topic, recipe, steps = "previews and scores", facts.recipe, facts.steps
-    settings, scores = recipe.training, recipe.evaluation
-    if steps is None:
+    topic, recipe, scores = "previews and scores", facts.recipe, facts.recipe.evaluation
+    settings, steps = recipe.training, recipe.training.steps
+    if not steps:
         return Finding(topic, f"previews every {settings.preview_every:,} steps")
     images = -(-steps // settings.preview_every) * 2 * settings.preview_images
     passes = images * min(25, recipe.diffusion.T)
@@ -293,19 +266,18 @@ def previews_and_scores(facts: Facts) -> Finding:
 
 def disk(facts: Facts) -> Finding:
     """Check the disk space of the checkpoints that exist at once, and of the snapshots."""
-    settings, weights, steps = facts.recipe.training, facts.cost.weight_bytes, facts.steps
+    settings, steps = facts.recipe.training, facts.recipe.training.steps
     size, free, milestones = facts.optimised_bytes, facts.disk_free, 0
-    if settings.milestone_every and steps:
+    if settings.milestone_every:
         milestones = steps // max(settings.milestone_every, settings.checkpoint_every)
     count = settings.keep_checkpoints + milestones
     if steps:
         count = min(count, -(-steps // settings.checkpoint_every))
     need = (count + 1) * size  # a new one is written before an old one is deleted
     message = f"{count} checkpoints of {_bytes(size)}, and one while it is written: {_bytes(need)}"
-    if settings.ema_lengths and steps:
-        snapshots = -(-steps // snapshot_every(settings)) * len(settings.ema_lengths)
-        need += snapshots * weights
-        message += f", and {snapshots} snapshots of averages: {_bytes(snapshots * weights)}"
+    if snapshots := -(-steps // snapshot_every(settings)) * len(settings.ema_lengths):
+        need += snapshots * facts.cost.weight_bytes
+        message += f", and {snapshots} snapshots of averages, {_bytes(need)} in all"
     fitting = max(int(NEARLY_FULL * (free or 0) / size) - 1 - milestones, 1)
     advice = f"Set training.keep_checkpoints={min(fitting, settings.keep_checkpoints)}"
     advice += ", a larger training.milestone_every" if milestones else ""

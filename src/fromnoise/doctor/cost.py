@@ -14,11 +14,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fromnoise.config.schema import Recipe
+from fromnoise.data.loader import to_float
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import ModelSpec
-from fromnoise.training.optimizer import build_optimizer
-from fromnoise.training.precision import Computation, autocast, set_memory_layout
+from fromnoise.training.precision import Computation
+from fromnoise.training.state import TrainingState
+from fromnoise.training.step import Batch, backward
 
 REPEATS, GROWTH = 3, 4  # timed steps; of the batch from one trial to the next
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # counted from torch 2.15 on
@@ -70,13 +72,12 @@ def count_work(
     return seconds, counter.get_total_flops() // 2, tuple(attentions.layers)
 
 
-def activation_bytes(denoiser: Denoiser, loss: Callable[[], Tensor], half: bool) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass. Runs both.
+def activation_bytes(denoiser: Denoiser, passes: Callable[[], object], half: bool) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass. Runs both, `passes`.
 
     Tensors that share memory count once. Weights do not count, nor do their copies if the passes
     are in half precision, which do not depend on the number of images.
     """
-    own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -84,11 +85,12 @@ def activation_bytes(denoiser: Denoiser, loss: Callable[[], Tensor], half: bool)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        value = loss()
-    value.backward()
+        passes()
     denoiser.zero_grad(set_to_none=True)
+    for parameter in denoiser.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
     copies = sum(2 * p.numel() for p in denoiser.parameters() if half and p.ndim > 1)
-    return max(sum(size for at, size in kept.items() if at not in own) - copies, 0)
+    return max(sum(kept.values()) - copies, 0)
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -118,23 +120,21 @@ def measure(
     device, now = next(denoiser.parameters()).device, time.perf_counter
     settings, objective = recipe.training, recipe.diffusion.objective()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), without_tf32():
-        trial = set_memory_layout(copy.deepcopy(denoiser).eval(), computation.channels_last)
-        optimizer = build_optimizer(trial.network, settings)  # the first imports modules for long
+        eager = computation._replace(compiled=False)
+        trial = TrainingState.start(copy.deepcopy(denoiser).eval(), settings, eager)
         part = -(-settings.batch_size // settings.accumulation)
         count, end = min(2, part), now() + seconds  # batch normalisation needs two images
 
-        def batch(count: int) -> tuple[Tensor, Tensor | None]:
-            labels = len(spec.label_names)
+        def batch(count: int) -> Batch:
+            shape, labels = (count, spec.channels, *spec.size), len(spec.label_names)
+            x0 = torch.randint(256, shape, dtype=torch.uint8, device=device)
+            t = torch.full((count,), denoiser.schedule.T // 2 + 1)
             cond = torch.zeros(count, labels, device=device) if labels else None
-            return torch.rand(count, spec.channels, *spec.size, device=device), cond
+            half = torch.arange(count) % 2 == 0 if denoiser.self_conditioning else None
+            return Batch(x0, torch.randn(shape, device=device), t, cond, None, half)
 
-        def loss() -> Tensor:
-            x0, cond = batch(count)
-            t = torch.full((count,), trial.schedule.T // 2 + 1)
-            half = torch.arange(count) % 2 == 0 if trial.self_conditioning else None
-            with autocast(device, computation.precision):
-                eps = torch.randn_like(x0)
-                return objective(trial, x0, eps, t, cond, self_conditioned=half).mean()
+        def passes() -> Tensor:
+            return backward(trial, objective, images, accumulation=1)
 
         def seconds_of(work: Callable[[], object]) -> float:
             started = now()
@@ -143,30 +143,31 @@ def measure(
                 torch.cuda.synchronize(device)
             return now() - started
 
-        forward, multiply_adds, attention = count_work(trial, *batch(1))
+        images = batch(1)
+        one = trial.denoiser, to_float(images.x0), images.cond
+        forward, multiply_adds, attention = count_work(*one)
         if now() + forward < end:  # again: the first pass is a warm-up
-            forward = min(forward, count_work(trial, *batch(1))[0])
-        cost = Cost(
-            parameters=sum(p.numel() for p in trial.parameters()),
-            weight_bytes=sum(p.nbytes for p in trial.parameters()),
-            multiply_adds=multiply_adds,
-            attention=attention,
-        )
+            forward = min(forward, count_work(*one)[0])
+        weights = list(denoiser.parameters())
+        sizes = sum(p.numel() for p in weights), sum(p.nbytes for p in weights)
+        cost = Cost(*sizes, multiply_adds, attention)
         if now() + 3 * count * forward > end:  # both passes take as long as three forward, about
             return cost
 
-        trial.train()
-        kept = activation_bytes(trial, loss, half=computation.precision != "fp32") // count
+        trial.denoiser.train()
+        images = batch(count)
+        kept = activation_bytes(trial.denoiser, passes, computation.precision != "fp32") // count
         cost = cost._replace(image_bytes=kept)
         most = min(part, max(count, (free_memory(device) or 2**50) // 2 // max(kept, 1)))
-        passes = seconds_of(lambda: loss().backward())
-        while count < most and 2 * GROWTH * passes < end - now():
+        both = seconds_of(passes)
+        while count < most and 2 * GROWTH * both < end - now():
             count = min(GROWTH * count, most)  # an image takes longer in a small batch
-            passes = seconds_of(lambda: loss().backward())
+            images = batch(count)
+            both = seconds_of(passes)
         timed = []
-        while len(timed) < REPEATS and now() + passes < end:
-            timed.append((seconds_of(lambda: loss().backward()), seconds_of(optimizer.step)))
+        while len(timed) < REPEATS and now() + both < end:
+            timed.append((seconds_of(passes), seconds_of(trial.optimizer.step)))
         if not timed:
             return cost
-        passes, update = (sorted(each)[len(timed) // 2] for each in zip(*timed, strict=True))
-        return cost._replace(step_seconds=passes / count * settings.batch_size + update)
+        both, update = (sorted(each)[len(timed) // 2] for each in zip(*timed, strict=True))
+        return cost._replace(step_seconds=both / count * settings.batch_size + update)

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import Recipe
-from fromnoise.data import DOWNLOADABLE
+from fromnoise.config.schema import Data
+from fromnoise.data import DOWNLOADABLE, ImageSet
 from fromnoise.data.errors import NotAvailable
 from fromnoise.diffusion import Denoiser
 from fromnoise.doctor.checks import CHECKS, Facts, Finding
 from fromnoise.doctor.cost import free_memory, measure
 from fromnoise.model.model import build_denoiser, select_device
-from fromnoise.model.spec import ModelSpec
 from fromnoise.training.loop import Setup
 from fromnoise.training.precision import Computation, choose_computation
-from fromnoise.training.run import model_spec, open_data, resolve_recipe, with_steps
+from fromnoise.training.run import open_data, prepare, resolve_recipe
 from fromnoise.training.state import TrainingState
 
 SECONDS = 20.0  # for the command
@@ -41,23 +42,18 @@ def diagnose(
     try:
         images = open_data(resolved, download=False)
     except NotAvailable:
-        spec, count = spec_without_images(resolved)
-    else:
-        spec, count = model_spec(resolved, images), len(images)
-    if count is not None:
-        resolved = with_steps(resolved, count)
-    settings = resolved.training
-    denoiser = build_denoiser(spec).to(select_device(settings.device))
+        images = stand_in(resolved.data)
+    setup = prepare(resolved, images, folder)
+    settings = setup.recipe.training
+    denoiser = build_denoiser(setup.spec).to(select_device(settings.device))
     computation = choose_computation(settings, denoiser, settings.steps)
-    return check(resolved, spec, denoiser, computation, folder, count, SECONDS)
+    return check(setup, denoiser, computation, SECONDS)
 
 
 def log_warnings(setup: Setup, state: TrainingState) -> None:
     """Log the findings that are not ok, in at most five seconds. An error only logs a warning."""
-    recipe, spec, images, folder = setup
-    known = state.denoiser, state.computation, folder, len(images)
     try:
-        findings = check(recipe, spec, *known, SECONDS_BEFORE_TRAINING)
+        findings = check(setup, state.denoiser, state.computation, SECONDS_BEFORE_TRAINING)
     except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError) as error:
         logger.warning("the doctor failed (%s)", error)
         return
@@ -67,27 +63,21 @@ def log_warnings(setup: Setup, state: TrainingState) -> None:
 
 
 def check(
-    recipe: Recipe,
-    spec: ModelSpec,
-    denoiser: Denoiser,
-    computation: Computation,
-    folder: Path,
-    num_images: int | None,
-    seconds: float,
+    setup: Setup, denoiser: Denoiser, computation: Computation, seconds: float
 ) -> list[Finding]:
     """Return all findings, in the order of CHECKS. The network is measured in about `seconds`.
 
-    folder: of the run, which need not exist. Changes nothing.
+    Changes nothing. The run folder need not exist.
     """
-    device = next(denoiser.parameters()).device
-    folder = folder.absolute()
+    recipe, spec, images, folder = setup
+    device, folder = next(denoiser.parameters()).device, folder.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     facts = Facts(
         recipe,
         spec,
         measure(denoiser, recipe, spec, computation, seconds),
         computation._replace(compiled=False),  # the measured copy is not compiled
-        num_images,
+        len(images) or None,
         device=str(device),
         memory_free=free_memory(device),
         disk_free=shutil.disk_usage(existing).free,
@@ -95,12 +85,11 @@ def check(
     return [each(facts) for each in CHECKS]
 
 
-def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
-    """Return the spec of the model without its images, and their number if it is known.
+def stand_in(data: Data) -> ImageSet:
+    """Return black images, without memory, for those that are not here: none if unknown how many.
 
     Raises ConfigError if their size is unknown.
     """
-    data = recipe.data
     known = DOWNLOADABLE.get(data.source)
     size = data.size or (known and known.shape[1:])
     if not size:
@@ -108,12 +97,10 @@ def spec_without_images(recipe: Recipe) -> tuple[ModelSpec, int | None]:
             "data.path is missing, so the size of the images is unknown. Give --data PATH, or "
             "data.size."
         )
-    return ModelSpec(
-        network=recipe.network,
-        diffusion=recipe.diffusion,
-        sampling=recipe.sampling,
-        channels=data.channels or (known.shape[0] if known else 3),
-        size=size,
-        label_names=tuple(map(str, range(known.classes))) if known and data.labels else (),
-        source=data.source,
-    ), known and known.counts.get(data.split)
+    channels, count, classes = data.channels or 3, 0, 0
+    if known:
+        channels, classes = data.channels or known.shape[0], known.classes
+        count = known.counts.get(data.split, 0)
+    images = np.broadcast_to(np.uint8(0), (count, channels, *size))
+    labels = np.broadcast_to(np.int8(0), (count, classes))
+    return ImageSet(images, labels, tuple(map(str, range(classes))), "", (), data.source)

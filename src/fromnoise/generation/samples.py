@@ -15,8 +15,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data.labels.names import describe_labels
 from fromnoise.diffusion import Step
-from fromnoise.generation.conditioning import Conditioning, composition_text
-from fromnoise.generation.request import Request, heading
+from fromnoise.generation.request import Conditioning, Request, composition_text, heading
 from fromnoise.model.model import Model, last_x, to_uint8
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
@@ -59,7 +58,10 @@ def sample_to_folder(
     outputs = outputs or Outputs()
     captions = conditioning.captions(model.spec.label_names, len(seeds))
     require_unique_seeds(seeds, captions)
-    title, names, metadata = describe(request, seeds, captions)
+    settings, title, names, metadata = _settings(request), _title(request), [], []
+    for seed, text in zip(seeds, captions, strict=True):
+        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
+        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
     trajectory = Trajectory(request, outputs, title)
 
     def sampled() -> Iterator[Tensor]:
@@ -71,15 +73,10 @@ def sample_to_folder(
     pngs, images = request.write(sampled(), names, metadata)
     first, files = images[:GRID_IMAGES], trajectory.save()
     if outputs.grid:
-        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]]
-        grid = grid_figure(
-            first,
-            folder / "grid.png",
-            title=heading(title, captions),
-            captions=shown if len(set(captions)) > 1 else None,
-            columns=outputs.columns,
-        )
-        files.append(grid)
+        differ, columns = len(set(captions)) > 1, outputs.columns
+        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]] if differ else None
+        path, above = folder / "grid.png", heading(title, captions)
+        files.append(grid_figure(first, path, title=above, captions=shown, columns=columns))
     if outputs.noise:
         x_T = to_uint8(model.start(seeds[:GRID_IMAGES]), model.spec.data_range).numpy()
         panels = [("$x_T$, the starting noise", x_T), ("$x_0$, the image made from it", first)]
@@ -155,17 +152,6 @@ def _evenly_spaced(times: Sequence[int], at_most: int) -> list[int]:
 
 
 # ---- names, titles and metadata -----------------------------------------------------------------
-
-
-def describe(
-    request: Request, seeds: Sequence[int], captions: Sequence[str]
-) -> tuple[str, list[str], list[dict[str, str]]]:
-    """Return a title, and the name (no suffix) and PNG metadata of each image."""
-    settings, names, metadata = _settings(request), [], []
-    for seed, text in zip(seeds, captions, strict=True):
-        names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
-        metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
-    return _title(request), names, metadata
 
 
 def default_folder(

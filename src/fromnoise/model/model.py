@@ -11,21 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise import checkpoints
+from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.diffusion import (
-    SAMPLERS,
-    Denoise,
-    Denoiser,
-    Step,
-    autoguided,
-    clamp_x0,
-    classifier_free,
-    composed,
-    dynamic_threshold,
-    with_self_conditioning,
-)
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
@@ -33,7 +21,7 @@ from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
 
-def build_denoiser(spec: ModelSpec) -> Denoiser:
+def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
     """Return the untrained denoiser of a specification.
 
     Raises ValueError if the image size does not fit the network, or T its schedule.
@@ -42,15 +30,11 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     arguments = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
     if "T" in inspect.signature(build).parameters:
         arguments["T"] = spec.diffusion.T
-    network = build(**arguments, **spec.network.options)
+    network, process = build(**arguments, **spec.network.options), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
-    return Denoiser(
-        network,
-        spec.diffusion.noise_schedule(),
-        spec.diffusion.prediction,
-        spec.diffusion.variance_reading,
-    )
+    schedule = process.noise_schedule()
+    return diffusion.Denoiser(network, schedule, process.prediction, process.variance_reading)
 
 
 class Autoguidance(NamedTuple):
@@ -64,7 +48,7 @@ class Model:
     """A denoiser in evaluation mode, on the device where it samples."""
 
     def __init__(
-        self, denoiser: Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
+        self, denoiser: diffusion.Denoiser, spec: ModelSpec, *, precision: Precision = "fp32"
     ) -> None:
         """precision: what `auto` in the sampling settings means; `denoiser` stays in float32."""
         self.denoiser = denoiser
@@ -72,7 +56,7 @@ class Model:
         self.auto_precision: Precision = precision
 
     @cached_property
-    def _in_bf16(self) -> Denoiser:
+    def _in_bf16(self) -> diffusion.Denoiser:
         return in_bf16(self.denoiser)
 
     @property
@@ -89,8 +73,8 @@ class Model:
         self, *, conditional: bool | None = None, **overrides: Any
     ) -> SamplingConfig:
         """Return the stored sampling settings with overrides, checked: see `resolve_sampling`."""
-        schedule, auto = self.denoiser.schedule, self.auto_precision
-        return resolve_sampling(self.spec, schedule, auto, conditional, overrides)
+        own = self.spec, self.denoiser.schedule, self.auto_precision
+        return resolve_sampling(*own, conditional, overrides)
 
     def sample(
         self,
@@ -126,13 +110,12 @@ class Model:
                 f"cond has {len(cond)} rows for {len(seeds)} images. Give one row per image."
             )
         config = self._resolve(config, cond, overrides)
-        batches = [torch.empty(0, self.spec.channels, *self.spec.size, dtype=torch.uint8)]
+        batches = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]
+        how: dict[str, Any] = {"compose": compose, "autoguidance": autoguidance}
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
             labels = None if cond is None else cond[rows]
-            steps = self.denoise(
-                seeds[rows], config, cond=labels, compose=compose, autoguidance=autoguidance
-            )
+            steps = self.denoise(seeds[rows], config, cond=labels, **how)
             batches.append(to_uint8(last_x(steps), self.spec.data_range))
         return torch.cat(batches)
 
@@ -146,7 +129,7 @@ class Model:
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
         **overrides: Any,
-    ) -> Iterator[Step]:
+    ) -> Iterator[diffusion.Step]:
         """Yield every step from x_T to x_0 of one batch.
 
         origin: (t, x_t) to start from instead of (T, noise); timesteps above t are left out. x and
@@ -159,7 +142,7 @@ class Model:
         if origin is not None:
             first, x = origin
             times = [first, *(t for t in times if t < first)]
-        steps = SAMPLERS[config.sampler.name](
+        steps = diffusion.SAMPLERS[config.sampler.name](
             self.guided_denoiser(config, len(seeds), cond, compose, autoguidance),
             self.denoiser.schedule,
             x.to(self.device),
@@ -183,7 +166,7 @@ class Model:
         cond: Tensor | None = None,
         compose: Mapping[str, float] | None = None,
         autoguidance: Autoguidance | None = None,
-    ) -> Denoise:
+    ) -> diffusion.Denoise:
         """Return the denoiser for `count` images, guided and with x̂_0 kept in range.
 
         Use it for one trajectory only: a self-conditioned network remembers its last x̂_0.
@@ -199,10 +182,10 @@ class Model:
                     "(--labels, --class), or leave one of the two out."
                 )
             beside = weak._conditioned(with_guidance(config, 1.0), count, cond, None)
-            denoise = autoguided(denoise, beside, scale)
+            denoise = diffusion.autoguided(denoise, beside, scale)
         if not config.clamp:
             return denoise
-        keep = dynamic_threshold if config.clamp == "dynamic" else clamp_x0
+        keep = diffusion.dynamic_threshold if config.clamp == "dynamic" else diffusion.clamp_x0
         return keep(denoise, *self.spec.data_range)
 
     def _conditioned(
@@ -211,15 +194,14 @@ class Model:
         count: int,
         cond: Tensor | None,
         compose: Mapping[str, float] | None,
-    ) -> Denoise:
-        names = self.spec.label_names
-        denoiser = self._in_bf16 if config.precision == "bf16" else self.denoiser
-        denoiser = with_self_conditioning(denoiser)
+    ) -> diffusion.Denoise:
+        names, like = self.spec.label_names, next(self.denoiser.parameters())
+        computing = self._in_bf16 if config.precision == "bf16" else self.denoiser
+        denoiser = diffusion.with_self_conditioning(computing)
         if cond is None and compose is None:
             return denoiser
         if not names:
             raise ValueError("this model is unconditional. Remove the labels.")
-        like = next(self.denoiser.parameters())
         if compose is not None:
             if cond is not None:
                 raise ValueError("cond and compose exclude each other. Give one.")
@@ -227,42 +209,34 @@ class Model:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
             each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
-            return composed(denoiser, conds, list(compose.values()))
+            return diffusion.composed(denoiser, conds, list(compose.values()))
         assert cond is not None
         if tuple(cond.shape) != (count, len(names)):
             raise ValueError(
                 f"cond has shape {tuple(cond.shape)}. Give ({count}, {len(names)}): a row per "
                 f"image, a column per label ({', '.join(names)})."
             )
-        return classifier_free(
-            denoiser,
-            cond.to(like),
-            config.guidance,
-            interval=config.guidance_interval,
-            rescale=config.guidance_rescale,
-        )
+        shape = {"interval": config.guidance_interval, "rescale": config.guidance_rescale}
+        return diffusion.classifier_free(denoiser, cond.to(like), config.guidance, **shape)
 
     def check_compatible(self, weak: "Model") -> None:
         """Raise ValueError unless a weaker model takes the same x_t and the same conditions."""
-        for what in ("channels", "size", "data_range", "label_names"):
-            ours, theirs = getattr(self.spec, what), getattr(weak.spec, what)
-            if ours != theirs:
-                raise ValueError(
-                    f"autoguidance: the weaker model has {what} = {theirs}, not {ours}. "
-                    "Use an earlier checkpoint."
-                )
+        different = [
+            f"{what} = {theirs}, not {ours}"
+            for what in ("channels", "size", "data_range", "label_names")
+            if (theirs := getattr(weak.spec, what)) != (ours := getattr(self.spec, what))
+        ]
         if not torch.equal(self.denoiser.schedule.alpha_bar, weak.denoiser.schedule.alpha_bar):
+            different.append("another noise schedule")
+        if different:
             raise ValueError(
-                "autoguidance: the weaker model has another noise schedule. "
-                "Use an earlier checkpoint."
+                f"autoguidance: the weaker model has {different[0]}. Use an earlier checkpoint."
             )
 
     def same_weights(self, other: "Model") -> bool:
         """Return whether another model has the same weights."""
         ours, theirs = self.denoiser.network.state_dict(), other.denoiser.network.state_dict()
-        return ours.keys() == theirs.keys() and all(
-            torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
-        )
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """Return x_T, the noise of each seed: float32 (B,C,H,W), on the CPU."""
@@ -274,11 +248,11 @@ class Model:
         It is ε as in training, or with `diffusion.offset_noise` s it is ε + s·ξ, ξ one normal
         number per image and channel. key: see `rng.image_noise`.
         """
-        channels, strength = self.spec.channels, self.spec.diffusion.offset_noise
-        eps = image_noise(seeds, t, (channels, *self.spec.size), *key)
+        eps = image_noise(seeds, t, self.image_shape, *key)
+        strength = self.spec.diffusion.offset_noise
         if strength == 0:
             return eps
-        return eps + strength * image_noise(seeds, t, (channels, 1, 1), *key, "offset")
+        return eps + strength * image_noise(seeds, t, (self.spec.channels, 1, 1), *key, "offset")
 
     def save(self, file: str | Path) -> Path:
         """Write one .safetensors file that `load` reads without any other information.
@@ -300,12 +274,11 @@ def load(path: str | Path, *, weights: Weights | None = None, device: str = "aut
     denoiser = build_denoiser(spec)
     checkpoints.load_weights(denoiser.network, tensors, file)
     target = select_device(device)
-    denoiser.to(target).to(memory_format=torch.channels_last)
-    denoiser.eval().requires_grad_(False)
+    denoiser.to(target).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(denoiser, spec, precision=default_precision(target))
 
 
-def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
+def watched(walk: Iterator[diffusion.Step], seeds: Sequence[int] = ()) -> Iterator[diffusion.Step]:
     """Yield the steps, computed in inference mode and IEEE float32; what the caller does is not.
 
     Raises NotFinite, with the seeds, if an x_0 is NaN or infinite.
@@ -326,7 +299,7 @@ def watched(walk: Iterator[Step], seeds: Sequence[int] = ()) -> Iterator[Step]:
         yield step
 
 
-def last_x(steps: Iterator[Step]) -> Tensor:
+def last_x(steps: Iterator[diffusion.Step]) -> Tensor:
     """Return x of the last step, without keeping the others in memory."""
     return deque(steps, maxlen=1).pop().x
 

@@ -6,7 +6,7 @@ fp32 is IEEE float32 in training, sampling and evaluation: nothing computes in T
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,48 +16,37 @@ from fromnoise.diffusion import Denoiser
 Precision = Literal["fp32", "bf16"]
 
 
-class Auto(NamedTuple):
-    """The meaning of `auto` in a training, for a kind of device and a precision."""
-
-    channels_last: bool
-    channels_last_with_group_norm: bool
-    compiled: bool  # a long training
-
-
 # Ratios are medians over interleaved rounds: benchmarks/network_speed.py --computations
-AUTO = {
+AUTO = {  # device and precision → channels last in a training, without and with group norm
     # Not measured here. Known from PyTorch's guides: Tensor Cores compute on interleaved channels,
     # and for channels first cuDNN transposes before and after a convolution.
-    ("cuda", "bf16"): Auto(True, True, True),
+    ("cuda", "bf16"): (True, True),
     # Not measured here. A GPU without bf16 gains little from interleaved channels in fp32.
-    ("cuda", "fp32"): Auto(False, False, True),
+    ("cuda", "fp32"): (False, False),
     # Not measured here. Known from AMD EPYC with AVX-512 bf16 (docs/performance.md): bf16 products
     # are about twice as fast as fp32. GroupNorm over interleaved channels takes 0.9 to 24 times as
     # long, by its size. The timings of earlier versions chose channels first for `stacked` and
     # `fashion-mnist`, last for `dense_attention`, `linear_attention` and `context` with batch norm,
     # and either for the paper's network. Compiling `fashion-mnist` took 86 to 111 s and saved 5 to
     # 15 % of a step in channels last, nothing in channels first.
-    ("cpu", "bf16"): Auto(True, False, False),
+    ("cpu", "bf16"): (True, False),
     # Measured on AMD EPYC (Milan, AVX2), one thread: bf16 takes 12 times as long (`digits`). A
     # training step in channels last takes, of one in channels first: `context` 1.32, `folder` 1.16,
     # `stacked` 1.00 and 1.08, `dense_attention` 1.04, the paper's network 1.03, `fashion-mnist`
     # 1.00, `linear_attention` 0.99, `shapes-small` 0.98, `digits` 0.94.
     # A forward pass alone takes 0.82 to 1.00, so a loaded model samples in channels last.
-    ("cpu", "fp32"): Auto(False, False, False),
+    ("cpu", "fp32"): (False, False),
 }
 
 
-def auto(device: torch.device, precision: str) -> Auto:
-    """Return the row of the table. fp16 is like bf16. Other devices are not measured."""
-    key = device.type, "fp32" if precision == "fp32" else "bf16"
-    return AUTO.get(key, Auto(False, False, False))
-
-
 def channels_last(device: torch.device, precision: str, network: nn.Module) -> bool:
-    """Return whether the memory layout of a network is channels last, by the table."""
+    """Return whether the memory layout of a network is channels last, by the table.
+
+    fp16 is like bf16. Other devices are not measured.
+    """
     grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())
-    row = auto(device, precision)
-    return row.channels_last_with_group_norm if grouped else row.channels_last
+    key = device.type, "fp32" if precision == "fp32" else "bf16"
+    return AUTO.get(key, (False, False))[grouped]
 
 
 def computes_in_bf16(device: torch.device) -> bool:

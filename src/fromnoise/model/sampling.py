@@ -59,9 +59,22 @@ def resolve_sampling(
         update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
     )
     check_sampling(spec.model_copy(update={"sampling": config}), labels=True)
-    if useless := _useless_guidance(spec, schedule, config, fields, conditional):
-        raise ConfigError(useless)
-    return with_guidance(config, 1.0 if conditional is False else config.guidance)
+    guiding = [key for key in ("guidance", *SHAPES_OF_GUIDANCE) if key in fields]
+    shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
+    span, times = config.guidance_interval, visited_timesteps(config, schedule)
+    if guiding and not spec.label_names:
+        why = f"this model is unconditional, and {FORMULA} needs ε_c. Remove {guiding[0]}."
+    elif guiding and conditional is False:
+        why = f"{FORMULA} needs ε_c. Give labels (--class, --labels, cond), not a composition, "
+        why += f"or remove {guiding[0]}."
+    elif shapes and config.guidance == 1:
+        guiding, why = shapes, f"guidance is off, s = 1 in {FORMULA}. Set guidance too."
+    elif span and "guidance_interval" in shapes and not any(span[0] <= t <= span[1] for t in times):
+        guiding = ["guidance_interval = {}-{}".format(*span)]
+        why = f"none of the {len(times)} timesteps lies in it. Widen it, or take more steps."
+    else:
+        return with_guidance(config, 1.0 if conditional is False else config.guidance)
+    raise ConfigError(f"{guiding[0]} has no effect: {why}")
 
 
 def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
@@ -73,34 +86,3 @@ def with_guidance(config: SamplingConfig, scale: float) -> SamplingConfig:
 def visited_timesteps(config: SamplingConfig, schedule: NoiseSchedule) -> list[int]:
     """Return the falling times of {1..T} that the sampler visits."""
     return sampling_timesteps(schedule, config.steps, config.timesteps)
-
-
-def _useless_guidance(
-    spec: ModelSpec,
-    schedule: NoiseSchedule,
-    config: SamplingConfig,
-    fields: Mapping[str, Any],
-    conditional: bool | None,
-) -> str | None:
-    """Return which override of guidance has no effect and why, if there is one."""
-    guiding = [key for key in ("guidance", *SHAPES_OF_GUIDANCE) if key in fields]
-    shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
-    if guiding and not spec.label_names:
-        return (
-            f"{guiding[0]} has no effect: this model is unconditional, and {FORMULA} needs ε_c. "
-            f"Remove {guiding[0]}."
-        )
-    if guiding and conditional is False:
-        return (
-            f"{guiding[0]} has no effect: {FORMULA} needs ε_c. Give labels (--class, "
-            f"--labels, cond), not a composition, or remove {guiding[0]}."
-        )
-    if shapes and config.guidance == 1:
-        return f"{shapes[0]} has no effect: guidance is off, s = 1 in {FORMULA}. Set guidance too."
-    span, times = config.guidance_interval, visited_timesteps(config, schedule)
-    if "guidance_interval" in shapes and span and not any(span[0] <= t <= span[1] for t in times):
-        return (
-            f"guidance_interval = {span[0]}-{span[1]} has no effect: none of the {len(times)} "
-            "timesteps lies in it. Widen it, or take more steps."
-        )
-    return None

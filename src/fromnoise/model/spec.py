@@ -21,6 +21,7 @@ from fromnoise.config.migration import migrate
 from fromnoise.config.schema import Diffusion, SamplingConfig
 
 METADATA_KEY = "fromnoise"
+RECIPE_FILE = "recipe.yaml"  # of a run
 Weights = Literal["ema", "raw"]
 FILE_OF: dict[str, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 EXPECTED = "Give a run folder, a checkpoint folder or a .safetensors file."
@@ -101,9 +102,17 @@ def read_model_file(
     return file, spec, tensors
 
 
+def require_run(folder: Path) -> None:
+    """Raise ConfigError if `folder` is not a run."""
+    if not (folder / RECIPE_FILE).is_file():
+        raise ConfigError(
+            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder."
+        )
+
+
 def is_model(path: Path) -> bool:
     """Return whether a path is a run, a checkpoint or a model file, rather than images."""
-    inside = ("checkpoints", "recipe.yaml", *FILE_OF.values())
+    inside = ("checkpoints", RECIPE_FILE, *FILE_OF.values())
     return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
 
 

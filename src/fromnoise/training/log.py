@@ -58,17 +58,16 @@ class RunLog:
     def __init__(self, run: Path, settings: Training, *, from_step: int) -> None:
         """Drop the rows later than `from_step`, which a session that crashed has left."""
         self._file = run / LOG_FILE
-        if self._file.exists():
-            lines = parse_log(run)
-            # a line that a kill has cut off is the last one, and its row is written again
-            if damaged := [line for line, row in lines[:-1] if row is None]:
-                aside = run / f"log.damaged-{from_step:06d}.txt"
-                aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
-                logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)
-            kept = [row for _, row in lines if row is not None and row["step"] <= from_step]
-            with atomic_file(self._file) as writing:
-                writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file.touch()  # a preview may read it before the first row
+        lines = parse_log(run)
+        # a line that a kill has cut off is the last one, and its row is written again
+        if damaged := [line for line, row in lines[:-1] if row is None]:
+            aside = run / f"log.damaged-{from_step:06d}.txt"
+            aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
+            logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)
+        kept = [row for _, row in lines if row is not None and row["step"] <= from_step]
+        with atomic_file(self._file) as writing:
+            writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._total_steps = settings.steps
         self._epoch_printed = -math.inf
         self._board = None
@@ -188,13 +187,11 @@ class LogWindow:
         With labels also the share of unconditional images, and of those with only a part of the
         labels. A mean is None if no value was finite.
         """
-        losses = zip(self.loss_sums, self.loss_counts, strict=True)
-        means = {
-            "loss": _mean(sum(self.loss_sums), sum(self.loss_counts)),
-            **{f"loss_q{i}": _mean(*pair) for i, pair in enumerate(losses, start=1)},
-            "gradient_norm": _mean(self.norm_sum, self.norm_count),
-            "images_per_second": self.images / self.seconds,
-        }
+        means = {"loss": _mean(sum(self.loss_sums), sum(self.loss_counts))}
+        for i, pair in enumerate(zip(self.loss_sums, self.loss_counts, strict=True), start=1):
+            means[f"loss_q{i}"] = _mean(*pair)
+        means["gradient_norm"] = _mean(self.norm_sum, self.norm_count)
+        means["images_per_second"] = self.images / self.seconds
         if self.conditions:
             means["conditions_empty"] = self.unconditional / self.conditions
             means["conditions_partial"] = self.partly_labelled / self.conditions

@@ -21,8 +21,7 @@ from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
-from fromnoise.training.optimizer import learning_rate
-from fromnoise.training.state import TrainingState
+from fromnoise.training.state import TrainingState, learning_rate
 from fromnoise.training.step import sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
@@ -112,8 +111,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
         saved_step = state.step
-        keep = settings.keep_checkpoints
-        prune(saved, keep=keep, milestone_every=settings.milestone_every)
+        prune(saved, settings.keep_checkpoints, settings.milestone_every)
         logger.info("saved %s", saved.absolute())
 
     def call(callback: Callback) -> None:
@@ -193,12 +191,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                     call(callback)
 
             if stopped_by and not last:
-                logger.info(
-                    "stopped by %s at step %d. To continue: fromnoise resume %s",
-                    stopped_by,
-                    state.step,
-                    folder.absolute(),
-                )
+                said = stopped_by, state.step, folder.absolute()
+                logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
                 return stopped_by
     return None
 

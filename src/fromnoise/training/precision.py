@@ -11,7 +11,7 @@ from torch.utils._triton import has_triton
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
-from fromnoise.model.precision import auto, channels_last, default_precision
+from fromnoise.model.precision import channels_last, default_precision
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # A step of a U-Net on a GPU launches over a thousand kernels, and compiling saves at least 5 ms of
@@ -49,7 +49,7 @@ def choose_computation(settings: Training, denoiser: Denoiser, steps: int) -> Co
     if last == "auto":
         last = channels_last(device, precision, denoiser.network)
     if compiled == "auto":
-        pays = auto(device, precision).compiled and steps * SAVED > COMPILING
+        pays = device.type == "cuda" and steps * SAVED > COMPILING
         compiled = pays and not denoiser.self_conditioning and has_triton()
     return Computation(precision, last, compiled)
 

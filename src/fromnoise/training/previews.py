@@ -72,7 +72,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     if names:
         title += f", each label in turn, guidance {spec.sampling.guidance:g}"
     grids_side_by_side([(f"{w} weights", i) for w, i in images.items()], path, title=title)
-    write_preview(path.with_suffix(".npz"), images["EMA"], images["raw"])
+    write_preview(path.with_suffix(".npz"), images)
     return path
 
 
@@ -115,10 +115,10 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     return grids_side_by_side(panels, run / "progress.png", title=title)
 
 
-def write_preview(file: Path, ema: np.ndarray, raw: np.ndarray) -> None:
-    """Write the images, uint8 (N,C,H,W) each, into a file that is complete or absent."""
+def write_preview(file: Path, images: dict[str, np.ndarray]) -> None:
+    """Write images of each kind, uint8 (N,C,H,W), into a file that is complete or absent."""
     with atomic_file(file) as writing, writing.open("wb") as opened:
-        np.savez_compressed(opened, EMA=ema, raw=raw)
+        np.savez_compressed(opened, allow_pickle=False, **images)
 
 
 def read_preview(file: Path) -> np.ndarray:

@@ -18,20 +18,14 @@ from fromnoise.data.dataset import open_with_log
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
-from fromnoise.model.spec import ModelSpec, Weights
+from fromnoise.model.spec import RECIPE_FILE, ModelSpec, Weights
 from fromnoise.rng import seed_of
+from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, Setup, fit
-from fromnoise.training.precision import (
-    Computation,
-    all_versions,
-    check_compiles,
-    choose_computation,
-)
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
-RECIPE_FILE = "recipe.yaml"
 MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
     "include": dict.fromkeys(("network", "channels", "label_names"), True)
     | {"diffusion": {"prediction", "variance_reading"}},
@@ -62,14 +56,6 @@ class Run:
         return load(self.folder, weights=weights)
 
 
-def require_run(folder: Path) -> None:
-    """Raise ConfigError if `folder` is not a run."""
-    if not (folder / RECIPE_FILE).is_file():
-        raise ConfigError(
-            f"{folder.absolute()} is not a run: it has no {RECIPE_FILE}. Give a run folder."
-        )
-
-
 def resolve_recipe(
     recipe: str | Path | Mapping[str, Any],
     out: str | Path | None,
@@ -87,50 +73,37 @@ def resolve_recipe(
     return with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
 
 
-def prepare(recipe: Recipe, folder: Path) -> Setup:
-    """Open the images of a recipe, and return all that a training needs of them."""
-    check_tensorboard(recipe.training)
-    images = open_data(recipe)
-    recipe = with_steps(recipe, len(images))
-    return Setup(recipe, model_spec(recipe, images), images, folder)
-
-
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     """Open the images of a recipe, and log what was skipped. Raises as `open_images`."""
     options = recipe.data.model_dump(exclude={"flip", "labels"})
     return open_with_log(download=download, **options)
 
 
-def with_steps(recipe: Recipe, num_images: int) -> Recipe:
-    """Return the recipe with its epochs as a number of steps."""
-    settings = recipe.training
-    if settings.epochs is None:
-        return recipe
-    steps = max(1, round(settings.epochs * num_images / settings.batch_size))
-    logger.info("%g epochs of %d images are %d steps", settings.epochs, num_images, steps)
-    return _with(recipe, "training", steps=steps, epochs=None)
-
-
-def model_spec(recipe: Recipe, images: ImageSet) -> ModelSpec:
-    """Return the spec of the model that the recipe trains on these images."""
-    _, channels, height, width = images.images.shape
+def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
+    """Return the parts of a training on these images. Without any, epochs remain epochs."""
+    settings, count = recipe.training, len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
             "class, put a labels.csv beside the images, or set data.labels = false."
         )
-    return ModelSpec(
+    if settings.epochs is not None and count:
+        steps = max(1, round(settings.epochs * count / settings.batch_size))
+        logger.info("%g epochs of %d images are %d steps", settings.epochs, count, steps)
+        recipe = _with(recipe, "training", steps=steps, epochs=None)
+    spec = ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
-        channels=channels,
-        size=(height, width),
+        channels=images.images.shape[1],
+        size=images.images.shape[2:],
         fit=recipe.data.fit,
         background=recipe.data.background,
         label_names=images.label_names if recipe.data.labels else (),
-        label_dropout=recipe.training.label_dropout if recipe.data.labels else None,
+        label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
+    return Setup(recipe, spec, images, folder)
 
 
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
@@ -149,14 +122,14 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def _computation(
     setup: Setup, denoiser: Denoiser, saved: Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> Computation:
+) -> precision.Computation:
     """Return the computation: of the checkpoint if there is one, except for overrides.
 
     A run that was compiled continues without where that is impossible, by `auto`.
     """
     recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
     device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
-    computation = choose_computation(settings, denoiser, settings.steps - done)
+    computation = precision.choose_computation(settings, denoiser, settings.steps - done)
     if saved and device.type != saved["device"]:
         logger.warning("resumed on another device than before: not bit for bit the same")
     elif saved:
@@ -167,12 +140,13 @@ def _computation(
         if device.type == "cuda" and computation.precision == "fp32" and "tf32" not in saved:
             logger.warning("earlier steps rounded convolutions to TF32: not bit for bit the same")
     if computation.compiled:
+        objective = recipe.diffusion.objective()
         part = -(-settings.batch_size // settings.accumulation)
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         try:
             with without_tf32():
-                check_compiles(computation, denoiser, recipe.diffusion.objective(), x0, cond)
+                precision.check_compiles(computation, denoiser, objective, x0, cond)
         except ConfigError as error:
             if settings.compile is True:
                 raise
@@ -219,6 +193,7 @@ def start(
     saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
     """
     spec, settings = setup.spec, setup.recipe.training
+    check_tensorboard(settings)
     device = select_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -240,6 +215,6 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
     # self-conditioning, where the number of images that are estimated first varies
     benchmark = not state.denoiser.self_conditioning
-    with without_tf32(benchmark=benchmark), all_versions(state.computation):
+    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
         stopped_by = fit(setup, state, callbacks)
     return Run(folder, stopped_by)

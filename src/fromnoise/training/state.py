@@ -1,10 +1,12 @@
-"""The state that a training step changes; how it is saved into a checkpoint and restored."""
+"""The state that a training step changes: saved, restored; its optimiser and learning rate."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_tensors
 from fromnoise.config.schema import Training
@@ -13,7 +15,6 @@ from fromnoise.model.spec import FILE_OF, ModelSpec
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import LossHistory
-from fromnoise.training.optimizer import build_optimizer
 from fromnoise.training.precision import Computation, compile_regions, set_memory_layout
 
 POWER_FILE = "ema-{:g}.safetensors"
@@ -129,3 +130,28 @@ class TrainingState:
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
+
+
+def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Return Adam or AdamW over all parameters of `module`, as one fused kernel."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
+def learning_rate(settings: Training, step: int) -> float:
+    """Return the learning rate of optimiser step `step`, counted from 0.
+
+    It rises linearly over the `warmup_steps`. Then it is constant, or falls to 0 at the last step:
+    `linear`, or `cosine` as (1 + cos πp)/2 over the progress p of the steps after the warm-up.
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    match settings.lr_schedule:
+        case "constant":
+            return settings.learning_rate
+        case "linear":
+            return settings.learning_rate * (1 - progress)
+        case "cosine":
+            return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
