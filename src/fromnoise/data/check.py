@@ -13,8 +13,7 @@ import numpy as np
 import yaml
 
 from fromnoise.data.dataset import default_cache
-from fromnoise.data.decoding.decode import Header
-from fromnoise.data.decoding.transforms import RGB, Fit
+from fromnoise.data.decoding.decode import RGB, Fit, Header
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each

@@ -24,8 +24,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from fromnoise.checkpoints import DiskFull, atomic_file
-from fromnoise.data.decoding.decode import ACCEPTED
-from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
+from fromnoise.data.decoding.decode import ACCEPTED, RGB, Fit, fit_picture, to_channels
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each

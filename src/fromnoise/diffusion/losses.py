@@ -24,10 +24,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
+from fromnoise.diffusion.denoiser import Denoiser, Kind, estimate_x0
 from fromnoise.diffusion.likelihood import term_of
 from fromnoise.diffusion.schedule import on_device
-from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
@@ -157,7 +156,7 @@ class Objective:
 
         x0, eps: (B,C,H,W), for the bound with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
         self_conditioned: bool (B,), the images that get an estimate of x_0 as self_cond, see
-        `self_conditioning.estimate_x0`; only for a denoiser with self-conditioning.
+        `denoiser.estimate_x0`; only for a denoiser with self-conditioning.
         Raises ValueError for the bound of a network without a learned variance.
         """
         schedule = denoiser.schedule
@@ -168,7 +167,9 @@ class Objective:
         prediction = denoiser(x_t, t, cond, self_cond)
         if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
-        target = _target(prediction, x0, eps)
+        target = x0 if prediction.kind == "x0" else eps
+        if prediction.kind == "v":
+            target = prediction.alpha * eps - prediction.sigma * x0
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
         ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
         own = OWN[prediction.kind](ratio)
@@ -179,13 +180,3 @@ class Objective:
             bound = term_of(fixed_mean, schedule, x0, t, variance="learned")
             loss = loss + self.vlb_weight * schedule.T * bound
         return loss
-
-
-def _target(prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
-    match prediction.kind:
-        case "eps":
-            return eps
-        case "x0":
-            return x0
-        case "v":
-            return prediction.alpha * eps - prediction.sigma * x0

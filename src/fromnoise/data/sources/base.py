@@ -26,8 +26,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import Header, broken_if_it_fails, read_header, read_picture
-from fromnoise.data.decoding.transforms import RGB, Picture
+from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class SourceRequest:
 
     path: Path | None
     split: str = "train"
-    background: RGB = (255, 255, 255)  # for transparent images
+    background: decode.RGB = (255, 255, 255)  # for transparent images
     cache: Path = Path()  # without a path, downloads go to a folder below it
     download: bool = True
     only: Sequence[str] | None = None  # names of files in a folder; None for all
@@ -52,8 +51,8 @@ class ImageReader:
     """The images of an opened source, by index. Both functions may run in many threads."""
 
     names: Sequence[str]
-    read_header: Callable[[int], Header]  # raises BrokenImage
-    read_image: Callable[[int], Picture]  # raises BrokenImage
+    read_header: Callable[[int], decode.Header]  # raises BrokenImage
+    read_image: Callable[[int], decode.Picture]  # raises BrokenImage
     labels: np.ndarray | None = None  # int8 (N, K): +1, −1, 0
     label_names: tuple[str, ...] = ()
     labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
@@ -80,11 +79,11 @@ def array_reader(
     """Return a reader of an array (N, h, w, C), whose values are 0..peak after `convert`."""
     count, height, width, channels = images.shape
     deep = images.dtype.itemsize > 1
-    header = Header(height, width, channels, mode=f"{images.dtype} array", deep=deep)
+    header = decode.Header(height, width, channels, mode=f"{images.dtype} array", deep=deep)
     return ImageReader(
         names=[f"image {i}" for i in range(count)],
         read_header=lambda i: header,
-        read_image=lambda i: Picture(convert(images[i]), peak),
+        read_image=lambda i: decode.Picture(convert(images[i]), peak),
         labels=labels,
         label_names=label_names,
         uniform=True,
@@ -97,7 +96,7 @@ def file_reader(
     *,
     found: Container[str],
     missing: str,
-    background: RGB,
+    background: decode.RGB,
     labels: np.ndarray | None,
     label_names: tuple[str, ...],
     labels_from: str = "",
@@ -113,15 +112,15 @@ def file_reader(
         return open_file(names[i])
 
     # also the errors of a zip: wrong CRC, password, unknown compression, …
-    @broken_if_it_fails()
-    def header(i: int) -> Header:
+    @decode.broken_if_it_fails()
+    def header(i: int) -> decode.Header:
         with opened(i) as file:
-            return read_header(file)
+            return decode.read_header(file)
 
-    @broken_if_it_fails()
-    def image(i: int) -> Picture:
+    @decode.broken_if_it_fails()
+    def image(i: int) -> decode.Picture:
         with opened(i) as file:
-            return read_picture(file.read(), background=background)
+            return decode.read_picture(file.read(), background=background)
 
     return ImageReader(names, header, image, labels, label_names, labels_from)
 

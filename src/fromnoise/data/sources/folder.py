@@ -28,8 +28,7 @@ from typing import IO
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS
-from fromnoise.data.decoding.transforms import RGB
+from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, RGB
 from fromnoise.data.errors import DataError, abbreviate, unreadable
 from fromnoise.data.labels.files import LABEL_FILES, lists_of_names
 from fromnoise.data.labels.names import one_hot, suggest_labels
