@@ -48,8 +48,8 @@ class DataReport:
     notes: tuple[str, ...]
     recipe: str  # YAML; "" if every image is broken
 
-    def lines(self) -> list[str]:
-        """Return the lines of the report. Lists are cut after ten lines, except broken images."""
+    def __str__(self) -> str:
+        """Return the report. Lists are cut after ten lines, except broken images."""
         out = [f"{self.path or self.source}: {self.count:,} images (source {self.source})"]
         if self.sizes:
             heights, widths = zip(*self.sizes, strict=True)
@@ -75,10 +75,7 @@ class DataReport:
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
-        return out
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(out)
 
 
 def check_data(

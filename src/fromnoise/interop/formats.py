@@ -119,11 +119,8 @@ def _build_spec(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: s
         tree = with_key(tree, key.split("."), value)
     if "diffusion.T" in overrides and "sampling.steps" not in overrides:
         tree = with_key(tree, ["sampling", "steps"], overrides["diffusion.T"])
-    size = tree["size"]
     try:
-        spec = ModelSpec.model_validate(
-            {**tree, "size": (size, size) if isinstance(size, int) else size, "source": source}
-        )
+        spec = ModelSpec.model_validate({**tree, "source": source})
     except ValidationError as error:
         raise ConfigError(f"the import: {explain(error, ModelSpec)}") from error
     low, high = spec.data_range

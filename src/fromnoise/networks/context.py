@@ -116,15 +116,14 @@ class ContextUNet(UNet):
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
         self.size_multiple = 4 * expand
-        self.largest_size = _most_windows(pool, expand) * self.size_multiple
-        c = features
-
-        def condition_embedding(width: int) -> Embedding | None:
-            return Embedding(cond_dim, width, bias=not self.signed) if cond_dim else None
-
-        c_time = 1 if embedding == "scalar" else c
+        if expand > pool:  # times the most windows side by side, the largest m = ⌊m·expand / pool⌋
+            self.largest_size = (math.ceil(pool / (expand - pool)) - 1) * self.size_multiple
+        c, c_time = features, 1 if embedding == "scalar" else features
         self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
-        self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
+        self.cond1, self.cond2 = (
+            Embedding(cond_dim, width, bias=not self.signed) if cond_dim else None
+            for width in (2 * c, c)
+        )
 
         self.stem = ConvBlock(self.c_in, c, norm=norm, residual=True)
         self.down1 = ConvBlock(c, c, norm=norm)
@@ -185,8 +184,3 @@ def _full_precision(device: str) -> AbstractContextManager[object]:
 
 def _norm(norm: Norm, width: int) -> nn.Module:
     return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)
-
-
-def _most_windows(pool: int, expand: int) -> float:
-    """Return the largest m with ⌊m·expand / pool⌋ = m: the windows that fit side by side."""
-    return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1

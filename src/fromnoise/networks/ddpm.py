@@ -23,12 +23,6 @@ def _downsample(channels: int, padding: Padding) -> nn.Module:
     return nn.Sequential(OrderedDict(pad=pad, conv=conv))
 
 
-def _upsample(channels: int) -> nn.Module:
-    """Return twice the size by nearest neighbour, then conv3."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(OrderedDict(twice=nn.Upsample(scale_factor=2.0), conv=conv))
-
-
 class Level(nn.Module):
     """The blocks at one resolution: after each residual block, attention if the level has it."""
 
@@ -95,11 +89,8 @@ class DDPM(UNet):
             )
 
         def level(i: int, c_ins: list[int]) -> Level:
-            count = len(c_ins) if i in attention_levels else 0
-            return Level(
-                [residual(c, widths[i]) for c in c_ins],
-                [Attention(norm(widths[i])) for _ in range(count)],
-            )
+            attentions = [Attention(norm(widths[i])) for _ in c_ins if i in attention_levels]
+            return Level([residual(c, widths[i]) for c in c_ins], attentions)
 
         self.embed(channels, c_time, embedding)
         self.stem = nn.Conv2d(self.c_in, channels, 3, padding=1)
@@ -122,7 +113,9 @@ class DDPM(UNet):
             self.up.append(level(i, c_ins))
             c = width
             if i > 0:
-                self.up[-1].resample = _upsample(c)
+                twice = nn.Upsample(scale_factor=2.0)  # by nearest neighbour
+                conv = nn.Conv2d(c, c, 3, padding=1)
+                self.up[-1].resample = nn.Sequential(OrderedDict(twice=twice, conv=conv))
 
         self.norm = norm(c)
         self.out = nn.Conv2d(c, self.c_out, 3, padding=1)
