@@ -82,20 +82,6 @@ def check_prediction(schedule: NoiseSchedule, prediction: Kind) -> None:
         )
 
 
-WRAPPED = ("module", "network", "_orig_mod")  # where wrappers of a network keep it
-
-
-def takes_self_conditioning(network: nn.Module) -> bool:
-    """Return `network.self_conditioning`, of the wrapped network if a wrapper lacks it."""
-    while not hasattr(network, "self_conditioning"):
-        inner = (getattr(network, name, None) for name in WRAPPED)
-        wrapped = next((module for module in inner if isinstance(module, nn.Module)), None)
-        if wrapped is None:
-            return False
-        network = wrapped
-    return bool(network.self_conditioning)
-
-
 class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
@@ -126,8 +112,9 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction: Kind = prediction
         self.variance_reading: Reading = variance_reading
-        if self_conditioning is None:
-            self_conditioning = takes_self_conditioning(network)
+        if self_conditioning is None:  # a wrapper lacks the attribute of the network in it
+            known = (m for m in network.modules() if hasattr(m, "self_conditioning"))
+            self_conditioning = bool(getattr(next(known, None), "self_conditioning", False))
         self.self_conditioning = self_conditioning
 
     def with_network(self, network: nn.Module, kind: "type[Denoiser] | None" = None) -> "Denoiser":

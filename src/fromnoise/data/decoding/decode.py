@@ -216,18 +216,14 @@ def to_channels(picture: Picture, channels: int) -> Picture:
     if have == 1 and channels == 3:
         return Picture(np.repeat(picture.pixels, 3, axis=2), picture.peak)
     if have == 3 and channels == 1:
-        return Picture(_luma(picture), picture.peak)
+        if not picture.is_8_bit:
+            return Picture((picture.pixels.astype(np.float32) @ _LUMA)[..., None], picture.peak)
+        grey = Image.fromarray(np.ascontiguousarray(picture.pixels)).convert("L")
+        return Picture(np.asarray(grey)[..., None])
     allowed = {1: "1 or 3 (grey repeated)", 3: "3 or 1 (luma)"}.get(have, str(have))
     raise DataError(
         f"data.channels is {channels}, but the images have {have}. Set it to {allowed}."
     )
-
-
-def _luma(picture: Picture) -> np.ndarray:  # (h, w, 3) -> (h, w, 1)
-    if picture.is_8_bit:
-        grey = Image.fromarray(np.ascontiguousarray(picture.pixels)).convert("L")
-        return np.asarray(grey)[..., None]
-    return (picture.pixels.astype(np.float32) @ _LUMA)[..., None]
 
 
 def fit_picture(

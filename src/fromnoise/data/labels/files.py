@@ -27,7 +27,7 @@ CELLS = {  # with ".0", as pandas writes a column with missing values
     **dict.fromkeys(("0", "-1", "0.0", "-1.0", "false", "no"), -1),
     "": 0,
 }
-_MAX_CLASSES = 65_536
+MAX_CLASSES = 65_536
 _OR_RENAME = ", or rename the file if it does not contain labels."
 
 
@@ -128,8 +128,10 @@ def dataset_json(text: str, *, where: str) -> Table:
         labels[file] = label
         first = entries[0][1]
         lists = isinstance(first, list)
-        count = len(names) if names else len(first) if lists else _MAX_CLASSES
-        if not (_are_signs(label, count) if lists else type(label) is int and 0 <= label < count):
+        count = len(names) if names else len(first) if lists else MAX_CLASSES
+        numbers = isinstance(label, list) and len(label) == count > 0
+        signs = numbers and all(type(v) in (int, float) and v in (-1, 0, 1) for v in label)
+        if not (signs if lists else type(label) is int and 0 <= label < count):
             expected = f"whole number in 0..{count - 1}"
             if lists:
                 expected = f"list of {count or 'K'} numbers, each -1, 0 or 1, as many as in entry 1"
@@ -139,11 +141,6 @@ def dataset_json(text: str, *, where: str) -> Table:
             )
     signs = signs_of(np.array(list(labels.values())), len(names) if names else None)
     return dict(zip(labels, signs, strict=True)), tuple(names or map(str, range(signs.shape[1])))
-
-
-def _are_signs(label: Any, count: int) -> bool:
-    numbers = isinstance(label, list) and len(label) == count > 0
-    return numbers and all(type(v) in (int, float) and v in (-1, 0, 1) for v in label)
 
 
 LABEL_FILES: dict[str, Callable[..., Table]] = {

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.data.errors import DataError, unreadable
-from fromnoise.data.labels.files import unique_names
+from fromnoise.data.labels.files import MAX_CLASSES, unique_names
 from fromnoise.data.labels.names import one_hot, signs_of
 from fromnoise.data.sources import base
 
@@ -29,7 +29,6 @@ IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 NAME_KEYS = ("label_names", "classes")
 PEAKS = {"uint8": 255, "uint16": 65535, "bool": 1}  # white, by the type of the images
-_MAX_CLASSES = 65_536
 
 
 def digits(request: base.SourceRequest) -> base.SourceListing:
@@ -113,8 +112,8 @@ def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
     low, high = int(stored.min()), int(stored.max())
     problem += f" and values {low}..{high}"
     if stored.ndim == 1 or (stored.shape[1] == 1 and high > 1):
-        if low < 0 or high >= _MAX_CLASSES:
-            raise DataError(f"{problem}. Save {count} class numbers in 0..{_MAX_CLASSES - 1}.")
+        if low < 0 or high >= MAX_CLASSES:
+            raise DataError(f"{problem}. Save {count} class numbers in 0..{MAX_CLASSES - 1}.")
         return signs_of(stored.reshape(-1))
     if low < -1 or high > 1:
         raise DataError(f"{problem}. Save {count} rows of 0 and 1, or of -1, 0 and 1.")
