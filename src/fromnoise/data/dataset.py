@@ -194,9 +194,8 @@ def write_entry(
 ) -> None:
     """Write an entry, image by image. It appears when it is complete.
 
-    results: for each image of `reader`, uint8 (C, H, W), or the line that explains why it was
-    skipped. where: the source in messages.
-    Raises `DataError` if no image can be read, or if the disk cannot be written.
+    results: for each image of `reader`, uint8 (C, H, W), or why it was skipped. where: the source
+    in messages. Raises `DataError` if no image can be read, or if the disk cannot be written.
     """
     try:
         for left_over in entry.parent.glob(".partial-*"):  # of earlier versions

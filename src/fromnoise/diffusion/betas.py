@@ -54,8 +54,7 @@ def constant(T: int, *, beta: float = 0.02) -> Tensor:
 def warmup(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02, fraction: float = 0.1) -> Tensor:
     """Return β_t that rise from `beta_1` to `beta_T` over the first `fraction` of the steps.
 
-    After it they stay at `beta_T`. fraction ∈ (0, 1], or ValueError; the paper's code has 0.1 and
-    0.5.
+    Then they stay at `beta_T`. fraction ∈ (0, 1], or ValueError; the paper's code has 0.1 and 0.5.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], not {fraction:g}")

@@ -4,9 +4,8 @@ A loss is a function (predicted, target) → the loss of each element, all (B,C,
 differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
 finite snr and own above 0. To add one, write the function, add it to `LOSSES` or `WEIGHTINGS`,
 and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
-keyword-only parameters, with type hints and defaults, become options:
-`diffusion.weighting.gamma=5`. It raises a ValueError that begins with the key, `weighting.gamma`,
-for options out of range.
+keyword-only parameters, with type hints and defaults, become options, as in
+`diffusion.weighting.gamma=5`. A ValueError for one out of range begins with `weighting.gamma`.
 
 Weights are functions of the signal-to-noise ratio in x_0 space: w is the weight of the squared
 error of x̂_0 at t. `own` (`OWN`) is the squared error of the prediction over that of x̂_0, so that

@@ -10,7 +10,7 @@ import torch
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import FORMULA, SamplingConfig
 from fromnoise.data import read_conditions
-from fromnoise.data.labels.names import (
+from fromnoise.data.labels import (
     describe_labels,
     exact_labels,
     one_label_each,

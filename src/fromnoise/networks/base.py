@@ -23,8 +23,7 @@ class Network(nn.Module):
     ValueError for options that do not fit together.
 
     A recipe can set `learned_variance` and `self_conditioning` only for a constructor with options
-    of these names. Subclassing is not required: an `nn.Module` without these attributes gets the
-    defaults below.
+    of these names. Subclassing is not required: other `nn.Module`s get the defaults below.
     """
 
     learned_variance: bool = False

@@ -1,7 +1,6 @@
 """A U-Net with a pooled middle, which multiplies its activations by the condition.
 
-The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, as widened to 64×64 images with several
-labels each.
+The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, widened to 64×64 and several labels.
 """
 
 import math

@@ -18,8 +18,7 @@ def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
     Ho et al. 2020. `interleaved`: 10000^(−2i/d), sine and cosine in turn, as in Vaswani et al.
     2017 (arXiv:1706.03762), section 3.5. `periods`: 10000^(−2i/d) in the order of `halves`, by
     division by powers, with which published weights were trained. Multiplication by exponentials
-    differs in float32: at t = 999 by the fourth decimal. `width` is even, and at least 4 (2 for
-    `periods`).
+    differs in float32: at t = 999 by the fourth decimal. `width` is even, ≥ 4 (2 for `periods`).
     """
     half = width // 2
     i = torch.arange(half, dtype=torch.float32, device=t.device)

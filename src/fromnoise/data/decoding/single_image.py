@@ -17,8 +17,7 @@ BLACK = (0, 0, 0)
 def image_files(path: str | Path) -> dict[str, Path]:
     """Return {name without suffix: path} of an image file, or of the images in a folder.
 
-    "img2" comes before "img10". Raises `DataError` for a folder without images, or if two images
-    have the same name.
+    "img2" comes before "img10". Raises `DataError` for a folder without images or a repeated name.
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -58,8 +58,7 @@ def write_shapes(
 
     Source `iclevr` reads the folder: objects.json, train.json, test.json, new_test.json,
     README.txt and iclevr/ with the images as PNG. Image i is a function of (seed, test, i) and the
-    size. So a larger set begins with the smaller one, for any number of processes. The folder
-    appears when it is complete.
+    size, so a larger set begins with the smaller one. The folder appears when it is complete.
 
     Arguments:
         folder: new, or empty.

@@ -1,8 +1,7 @@
 """Sources `folder`, `zip` and `iclevr`: image files in natural order, with their labels.
 
 A label file is used if it is in the folder that contains all images, or in a folder above. Images
-that it does not name have no known labels (0). A file that it names, but that is missing, counts
-as a broken image.
+that it does not name have no known labels (0). A missing file that it names is a broken image.
 
 Without a label file, sub-folders are classes: the first folder of each path below the folder that
 contains all images (`photos/` in `photos.zip`). An image outside the class folders has no known
@@ -30,8 +29,7 @@ import numpy as np
 
 from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, RGB
 from fromnoise.data.errors import DataError, abbreviate, unreadable
-from fromnoise.data.labels.files import LABEL_FILES, lists_of_names
-from fromnoise.data.labels.names import one_hot, suggest_labels
+from fromnoise.data.labels import LABEL_FILES, lists_of_names, one_hot, suggest_labels
 from fromnoise.data.sources import base
 from fromnoise.data.text import decode_utf8, natural_key, read_json
 

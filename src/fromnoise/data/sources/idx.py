@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
-from fromnoise.data.labels.names import one_hot
+from fromnoise.data.labels import one_hot
 from fromnoise.data.sources import base
 
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
@@ -50,8 +50,7 @@ DOWNLOADABLE = {
 def idx(request: base.SourceRequest) -> base.SourceListing:
     """Open a folder with `train-images-idx3-ubyte[.gz]` and so on, or one such file.
 
-    The labels are in the file beside it whose name has `labels` instead of `images`. Without that
-    file there are no labels.
+    The labels, if any, are in the file beside it whose name has `labels` instead of `images`.
     """
     path = base.require_path(request, "idx", splits=True)
     if path.is_file():

@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.data.errors import DataError, unreadable
-from fromnoise.data.labels.files import MAX_CLASSES, unique_names
-from fromnoise.data.labels.names import one_hot, signs_of
+from fromnoise.data.labels import MAX_CLASSES, one_hot, signs_of, unique_names
 from fromnoise.data.sources import base
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
@@ -54,8 +53,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
 
     Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
     `arr_1` for labels, if any: class numbers (N,), or (N, K) of 0 and 1, or of −1, 0 (unknown) and
-    1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not
-    treated as alpha.
+    1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not alpha.
     """
     path = base.require_path(request, "npz")
     where = f"data.path: {path}"

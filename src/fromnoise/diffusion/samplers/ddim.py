@@ -84,8 +84,7 @@ def heun(
     """Sample by Euler steps to s, each repeated with the mean of the slopes at both ends. Order 2.
 
     x̄_s = x̄_t + (ρ_s − ρ_t) (ε̂_t + ε̂_s)/2: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
-    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s). `noise` is not
-    used.
+    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s). `noise` is unused.
     """
     for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
