@@ -177,7 +177,7 @@ def estimate_x0(
 ) -> Tensor:
     """Return the x̂_0 of a pass without self_cond for some images, and zeros for the others.
 
-    x_t, the result: (B,C,H,W); t ∈ {1..T}: (B,); self_conditioned: bool (B,), the images to compute.
+    x_t, the result: (B,C,H,W); t ∈ {1..T}: (B,); self_conditioned: bool (B,), which to compute.
     """
     some = self_conditioned.nonzero().squeeze(1)
     self_cond = torch.zeros_like(x_t)

@@ -127,7 +127,7 @@ def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def log_cdf(z: Tensor) -> Tensor:
     """Return log Φ(z) = log(erfcx(−z/√2)/2) − z²/2, erfcx(y) = exp(y²) erfc(y). Any shape.
 
-    torch.special.log_ndtr is equal, but MPS lacks it, and rounding destroys its gradient far below 0.
+    torch.special.log_ndtr is equal, but MPS lacks it, and rounding ruins its gradient far below 0.
     """
     negative, y = z < 0, z / math.sqrt(2)
     below, above = torch.where(negative, -y, 0), torch.where(negative, 0, y)

@@ -43,7 +43,7 @@ def import_model(
 
     out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
     format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
-    does not contain, as in {"diffusion.T": 500, "size": 64}. The notes are assumptions, a line each.
+    does not contain, as in {"diffusion.T": 500, "size": 64}. Each note is an assumption, one line.
     Raises CheckpointError, before anything is written, if the format is unknown, the file is
     damaged, or loading it would execute code.
     """

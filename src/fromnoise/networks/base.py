@@ -126,16 +126,14 @@ def check_levels(name: str, levels: Sequence[int], count: int) -> None:
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
     """Raise ValueError for sides that are no multiples of `multiple`, or longer than `largest`."""
-    if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
+    sides = (height, width)
+    if all(0 < n <= largest and n % multiple == 0 for n in sides):
         return
-
-    def around(n: int) -> tuple[int, int]:
-        below = max(n // multiple, 1) * multiple
-        above = max(math.ceil(n / multiple), 1) * multiple
-        return int(min(below, largest)), int(min(above, largest))
-
-    smaller, larger = zip(around(height), around(width), strict=True)
-    near = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([smaller, larger]))
+    sizes = (
+        "x".join(str(min(max(round_(n / multiple), 1) * multiple, largest)) for n in sides)
+        for round_ in (math.floor, math.ceil)
+    )
+    near = " or ".join(dict.fromkeys(sizes))
     limit = "" if math.isinf(largest) else f" up to {largest:g}"
     raise ValueError(
         f"image size {height}x{width} does not fit this network: both sides must be multiples of "

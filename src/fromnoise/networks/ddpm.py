@@ -12,16 +12,6 @@ from torch.nn import functional as F
 from fromnoise.networks.base import UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Attention, ResidualBlock
 
-Padding = Literal["asymmetric", "symmetric"]
-
-
-def _downsample(channels: int, padding: Padding) -> nn.Module:
-    """Return conv3 of stride 2; the paper pads right and below only (`asymmetric`)."""
-    asymmetric = padding == "asymmetric"
-    pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
-    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
-    return nn.Sequential(OrderedDict(pad=pad, conv=conv))
-
 
 class Level(nn.Module):
     """The blocks at one resolution: after each residual block, attention if the level has it."""
@@ -63,7 +53,7 @@ class DDPM(UNet):
         dropout: float = 0.1,
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
-        downsample: Padding = "asymmetric",
+        downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
         norm_eps: float = 1e-6,
         scale_shift: bool = False,
     ) -> None:
@@ -101,7 +91,10 @@ class DDPM(UNet):
             skips += [width] * num_res_blocks
             c = width
             if i < len(widths) - 1:
-                self.down[-1].resample = _downsample(c, downsample)
+                asymmetric = downsample == "asymmetric"  # right and below only, as in the paper
+                pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
+                conv = nn.Conv2d(c, c, 3, stride=2, padding=0 if asymmetric else 1)
+                self.down[-1].resample = nn.Sequential(OrderedDict(pad=pad, conv=conv))
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)

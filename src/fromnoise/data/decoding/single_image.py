@@ -93,13 +93,8 @@ def read_mask(
             f"the mask {path} has no white pixel, so nothing would change. Paint the area to "
             f"regenerate white (grey level {WHITE_FROM} to 255)."
         )
-    fitted = decode.fit_picture(
-        decode.Picture(white.astype(np.uint8) * 255),
-        size,
-        fit=fit,
-        background=BLACK,
-        resampling=Image.Resampling.NEAREST,
-    )
+    white, nearest = decode.Picture(white.astype(np.uint8) * 255), Image.Resampling.NEAREST
+    fitted = decode.fit_picture(white, size, fit=fit, background=BLACK, resampling=nearest)
     if not fitted.any():
         raise DataError(
             f"the mask {path} has no white pixel left at the model's size {size[0]}x{size[1]} "

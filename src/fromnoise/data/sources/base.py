@@ -31,6 +31,7 @@ from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
+Labels = tuple[np.ndarray | None, tuple[str, ...]]  # of `ImageReader`, and their names
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
@@ -72,8 +73,7 @@ def array_reader(
     images: np.ndarray,
     *,
     peak: float = 255,
-    labels: np.ndarray | None = None,
-    label_names: tuple[str, ...] = (),
+    labels: Labels = (None, ()),
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> ImageReader:
     """Return a reader of an array (N, h, w, C), whose values are 0..peak after `convert`."""
@@ -84,8 +84,8 @@ def array_reader(
         names=[f"image {i}" for i in range(count)],
         read_header=lambda i: header,
         read_image=lambda i: decode.Picture(convert(images[i]), peak),
-        labels=labels,
-        label_names=label_names,
+        labels=labels[0],
+        label_names=labels[1],
         uniform=True,
     )
 
@@ -97,8 +97,7 @@ def file_reader(
     found: Container[str],
     missing: str,
     background: decode.RGB,
-    labels: np.ndarray | None,
-    label_names: tuple[str, ...],
+    labels: Labels,
     labels_from: str = "",
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken.
@@ -122,7 +121,7 @@ def file_reader(
         with opened(i) as file:
             return decode.read_picture(file.read(), background=background)
 
-    return ImageReader(names, header, image, labels, label_names, labels_from)
+    return ImageReader(names, header, image, *labels, labels_from)
 
 
 def read_each(

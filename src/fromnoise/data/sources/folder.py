@@ -149,8 +149,7 @@ def _reader(
         found=set(images),
         missing=f"named in {path.name}, but not among the images of {where.name}",
         background=background,
-        labels=labels,
-        label_names=label_names,
+        labels=(labels, label_names),
         labels_from=label_file or "sub-folders",
     )
 
@@ -221,8 +220,7 @@ def iclevr(request: base.SourceRequest) -> base.SourceListing:
             found=found,
             missing=f"named in {TRAIN}, but not in {folder.name}/",
             background=request.background,
-            labels=labels,
-            label_names=label_names,
+            labels=(labels, label_names),
         )
 
     images = [base.stat_stamp(folder / name) if name in found else [name] for name in names]

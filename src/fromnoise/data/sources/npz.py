@@ -43,7 +43,7 @@ def digits(request: base.SourceRequest) -> base.SourceListing:
         asset = resources.files("fromnoise.data") / "assets" / "digits.npz"
         with asset.open("rb") as file, np.load(file) as arrays:
             images, labels = arrays["images"][..., None], one_hot(arrays["labels"], 10)
-        return base.array_reader(images, peak=16, labels=labels, label_names=tuple("0123456789"))
+        return base.array_reader(images, peak=16, labels=(labels, tuple("0123456789")))
 
     return base.SourceListing("UCI optical digits, test part", open_reader)
 
@@ -53,7 +53,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
 
     Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
     `arr_1` for labels, if any: class numbers (N,), or (N, K) of 0 and 1, or of −1, 0 (unknown) and
-    1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not alpha.
+    1; `label_names` or `classes` for their names, else the numbers. A fourth channel is not alpha.
     """
     path = base.require_path(request, "npz")
     where = f"data.path: {path}"
@@ -81,9 +81,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
                     f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
                     "Save one name per label."
                 )
-        return base.array_reader(
-            images, peak=peak, convert=convert, labels=labels, label_names=label_names
-        )
+        return base.array_reader(images, peak=peak, convert=convert, labels=(labels, label_names))
 
     return base.SourceListing(base.stat_stamp(path), open_reader)
 
