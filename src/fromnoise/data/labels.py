@@ -1,12 +1,10 @@
 """Labels of images: names and conditions, and label files.
 
-Conditions are int8 vectors of +1 present, −1 absent, 0 unknown. `describe_labels` writes one as
-text, `parse_labels` reads it.
+Conditions are int8 vectors of +1 present, −1 absent, 0 unknown, or text: `describe_labels`.
 
 A reader of a label file (`labels.json`, `labels.csv`, or the `dataset.json` of EDM and StyleGAN)
 takes the text of the file, and `where`, the beginning of its error messages. It returns
-{file: int8 (K,)} and the names of the K labels. Files are paths relative to the folder of the label
-file, separated by "/".
+{file: int8 (K,)} and the names of the K labels. Files are paths from its folder, separated by "/".
 """
 
 import csv
@@ -194,8 +192,7 @@ def labels_json(text: str, *, where: str) -> Table:
 
     If no image of the file has a "-name", the labels that an image does not name are absent (−1),
     as in i-CLEVR's train.json; an empty list then means that all labels are absent. If any image
-    has a "-name", the labels that an image does not name are unknown (0). The label names are
-    sorted in natural order.
+    has a "-name", the labels that an image does not name are unknown (0). Names have natural order.
 
     Raises `DataError` for other shapes, and for repeated or empty names.
     """
@@ -258,8 +255,7 @@ def dataset_json(text: str, *, where: str) -> Table:
 
     Each label is a class 0..K−1, or each is a list of K numbers, as the first one says. In these
     lists 0 is absent if the file contains no −1, and unknown otherwise. The labels are named
-    "0".."K−1", or by a list "label_names", our extension, which EDM and StyleGAN neither write nor
-    read.
+    "0".."K−1", or by a list "label_names", our extension, which EDM and StyleGAN do not know.
 
     Raises `DataError` for other shapes and numbers, and for repeated names.
     """

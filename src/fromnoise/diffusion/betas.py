@@ -1,9 +1,7 @@
 """Noise schedules: functions from T to β_1 … β_T, float64 (T,).
 
-Every β must lie in (0, 1), but β_T may be 1; `NoiseSchedule` raises ValueError for others. To add
-one, write the function, add it to `SCHEDULES`, and add a test. Its keyword-only parameters,
-with type hints and defaults, become options of the recipe: `diffusion.schedule.beta_T=0.01`. A
-function raises ValueError for options out of range.
+Every β must lie in (0, 1), but β_T may be 1: `NoiseSchedule` raises ValueError for others, and a
+function for options out of range. To add one, see CONTRIBUTING.md.
 
 Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239). So are
 the schedules without a source: the paper has the linear one, its code the others.

@@ -61,9 +61,8 @@ def bound_term(
 ) -> Tensor:
     """Return L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
 
-    With uniform t and normal ε, T times this is an unbiased estimate of L_0 + Σ L_{t−1}.
-    x0: (B,C,H,W), 256 levels in [−1, 1]; eps: like x0; t ∈ {1..T}: int or (B,). clamp keeps x̂_0 in
-    [−1, 1], the range of images.
+    With uniform t and normal ε, T times this is an unbiased estimate of L_0 + Σ L_{t−1}. x0, eps:
+    (B,C,H,W), x0 with 256 levels in [−1, 1]; t ∈ {1..T}: int or (B,). clamp keeps x̂_0 in [−1, 1].
     """
     prediction = denoiser(denoiser.schedule.add_noise(x0, eps, t), t, cond)
     if clamp:

@@ -2,10 +2,8 @@
 
 A loss is a function (predicted, target) → the loss of each element, all (B,C,H,W), at least 0 and
 differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
-finite snr and own above 0. To add one, write the function, add it to `LOSSES` or `WEIGHTINGS`,
-and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
-keyword-only parameters, with type hints and defaults, become options, as in
-`diffusion.weighting.gamma=5`. A ValueError for one out of range begins with `weighting.gamma`.
+finite snr and own above 0. A ValueError for an option out of range begins with its key, as in
+`weighting.gamma`. To add one, see CONTRIBUTING.md.
 
 Weights are functions of the signal-to-noise ratio in x_0 space: w is the weight of the squared
 error of x̂_0 at t. `own` (`OWN`) is the squared error of the prediction over that of x̂_0, so that
@@ -120,8 +118,7 @@ class Objective:
     detached: the mean learns from the bound too. The bound has its own weights of the times, so
     that neither `weighting` nor `vlb_weight` applies.
 
-    Raises ValueError for an unknown loss, arguments that exclude each other, and options of a
-    weighting that are out of range.
+    Raises ValueError for an unknown loss, arguments that exclude each other, and wrong options.
     """
 
     loss: str = "mse"

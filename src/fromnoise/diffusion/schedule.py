@@ -104,8 +104,7 @@ class NoiseSchedule:
 
         β = 1 − ᾱ_t/ᾱ_s is right for x_0 ~ N(0, I), and β̃ = (1−ᾱ_s)/(1−ᾱ_t) β for one fixed x_0
         (section 3.2). With s = 0 this β̃ is 0 and has no logarithm. There β̃ is that of the step
-        from max(t, 2) to 1, the least of any step (if T = 1, it is β).
-        Both are float64, on the CPU, in the shape of t and s.
+        from max(t, 2) to 1, the least of any step (if T = 1, β). Both: float64, on the CPU.
         """
         t, s = torch.as_tensor(t, device="cpu"), torch.as_tensor(s, device="cpu")
         _, _, beta = self._step(t, s)

@@ -1,8 +1,6 @@
 """The contract of a network, and what ours share: a base class and checks of options.
 
-To add an architecture, write the class in a file of this folder, add a line to `NETWORKS`, and add
-it to the tests in tests/networks/test_contract.py. Its keyword-only parameters, with type hints and
-defaults, are then options of the recipe, as in `network.channels=64`.
+To add one, see CONTRIBUTING.md; tests/networks/test_contract.py tests it with the others.
 """
 
 import math
@@ -51,8 +49,7 @@ class UNet(Network):
     """The base of the U-Nets here: their first options, and the embedding of time and condition.
 
     The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
-    bias, so that zeros are the unconditional case. An image may have any size whose sides are
-    multiples of `size_multiple`, square or not.
+    bias, so that zeros are the unconditional case. Images need not be square.
     """
 
     def __init__(

@@ -82,8 +82,7 @@ class ContextUNet(UNet):
 
     t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
     sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
-    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. `features` must be a
-    multiple of 8.
+    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. 8 divides `features`.
     """
 
     regions = (ConvBlock,)

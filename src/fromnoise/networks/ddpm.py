@@ -33,8 +33,7 @@ class DDPM(UNet):
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
     from 0, so (1,) is attention at 16×16 on 32×32 images. With `scale_shift` the embedding of time
-    and condition scales and shifts the features instead of being added to them. Every width must be
-    a multiple of `groups`.
+    and condition scales and shifts the features and is not added. `groups` divides all widths.
     """
 
     regions = (ResidualBlock, Attention)

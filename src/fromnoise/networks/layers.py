@@ -65,9 +65,8 @@ FEW_TOKENS = 512
 def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Return softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
-    Fused, so that the N×N weights are never stored. But on a CPU, few tokens in half precision are
-    twice as fast in separate products (docs/performance.md), which also round q·kᵀ to half; and a
-    CPU has no fused dropout.
+    Fused, so that the N×N weights are never stored. But a CPU has no fused dropout, and is twice as
+    fast on few tokens in half in products (docs/performance.md), which also round q·kᵀ to half.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     if q.device.type == "cpu" and (few_in_half or dropout > 0):

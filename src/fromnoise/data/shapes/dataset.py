@@ -144,8 +144,7 @@ def balanced_sets(
 ) -> list[Names]:
     """Draw sets of names of the given sizes, from the names that are least used so far.
 
-    Sets in `exclude`, in any order of names, are never drawn. Other sets are drawn once, or, with
-    `repeat`, any number of times.
+    Sets in `exclude`, in any order, are never drawn, others once, or with `repeat` any number.
     """
     taken = {frozenset(names) for names in exclude}
     used, sets = np.zeros(len(NAMES)), []

@@ -10,9 +10,8 @@ checks the path and the split, and may read small metadata files. The listing th
 - Labels are int8 (N, K) with +1 present, −1 absent and 0 unknown, or None.
 - Every other problem is a `DataError` of one line.
 
-To add a source, write the function in a file of this folder, add one line to `SOURCES` in
-`__init__.py`, and add a test. `digits` in `npz.py` is the shortest example. `array_reader` and
-`file_reader` build the reader for arrays and for image files.
+To add a source, see CONTRIBUTING.md. `digits` in `npz.py` is the shortest example. `array_reader`
+and `file_reader` build the reader for arrays and for image files.
 """
 
 import os

@@ -236,8 +236,7 @@ def has_iclevr(folder: Path) -> bool:
 def read_objects(path: Path, *, where: str = "data.path") -> tuple[str, ...]:
     """Read the names in an objects.json, in the order of their ids.
 
-    where: the beginning of error messages. Raises `DataError` if the file is not {name: id} with
-    each of the ids 0..K−1 once.
+    where: the beginning of error messages. Raises `DataError` unless it has the ids 0..K−1 once.
     """
     ids = read_json(path, where=f"{where}: {path}")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):

@@ -56,8 +56,7 @@ def ddim_inversion(
     From t to the next kept time u > t, x̂_0 and ε̂ are predicted from x_t. No network is trained at
     t = 0, so the first step takes ε̂ at the first kept time, and x itself as x̂_0.
 
-    x: x_0, (B,C,H,W); times: as for a sampler, visited in reverse. A `Step` leads from t to
-    s = u > t. Raises ValueError unless the times fall.
+    x: x_0, (B,C,H,W); times: falling, as for a sampler. A `Step` leads from t to s = u > t.
     """
     for u, t in reversed(steps_between(times, schedule)):
         prediction = denoise(x, t or u)
