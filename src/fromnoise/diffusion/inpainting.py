@@ -34,7 +34,7 @@ def inpaint(
 
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. image: x_0, like x. known: bool, broadcasts
     against x; there the last x equals `image` exactly. With nothing known and resample = 1, this is
-    `ddpm`, bit for bit. noise: (t, *key) → standard normal noise, new for every key: noise(t) in the
+    `ddpm`, bit for bit. noise: standard normal, new for every key: noise(t) in the
     first round, then noise(t, round); noise(t, round, "known") and noise(t, round, "jump").
     variance: as of `ddpm`. Raises ValueError unless resample and jump are ≥ 1 and the times fall.
     """

@@ -14,9 +14,6 @@ from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
-LEAP = 10.0
-"""A step from ρ > LEAP · max(1, ρ_s) is too long for the mean of two slopes."""
-
 
 def ddim(
     denoise: Denoise,
@@ -92,7 +89,7 @@ def heun(
         # ε̂ bends at ρ about 1 and is straight above. Over a long step from a large ρ_t, as with
         # cosine (ρ_T = 20,000, or ∞ if ᾱ_T = 0), the mean errs by about ρ_t/(4 ρ_s²), Euler by
         # 1/(2 ρ_s).
-        if s > 0 and _rho(a_t) <= LEAP * max(1.0, _rho(a_s)):
+        if s > 0 and _rho(a_t) <= 10 * max(1.0, _rho(a_s)):
             slope = (prediction.eps + denoise(x_s, s).eps) / 2
             x0 = (x - (1 - a_t) ** 0.5 * slope) / a_t**0.5
             x_s = a_s**0.5 * x0 + (1 - a_s) ** 0.5 * slope
