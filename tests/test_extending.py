@@ -114,7 +114,7 @@ def test_their_options_are_keys_of_the_recipe(tiny, key, name, option):
 
     assert component().options.keys() == {option}  # its default is written out
     assert component(**{option: 0.25}).options == {option: 0.25}
-    with pytest.raises(ConfigError, match=rf"{key}\.{option} = 'much': .* valid number"):
+    with pytest.raises(ConfigError, match=rf"{key}\.{option} = 'much' is not a number"):
         component(**{option: "much"})
     with pytest.raises(ConfigError, match=rf"unknown key {key}\.other"):
         component(other=1)
