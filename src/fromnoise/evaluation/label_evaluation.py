@@ -21,7 +21,7 @@ from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.classifier.label_scores import LabelPredictions, score_ratios
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
-from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
+from fromnoise.data.labels import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation import records
 from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
 from fromnoise.evaluation.intervals import score_with_intervals, scores_per_label

@@ -18,7 +18,7 @@ from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe
 from fromnoise.curves import COLOURS, is_number, series
 from fromnoise.data import DataError
-from fromnoise.data.labels.names import describe_labels, one_label_each
+from fromnoise.data.labels import describe_labels, one_label_each
 from fromnoise.data.text import natural_key
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.records import LabelRecord, Metrics, Stored, Sweep, read_record
