@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from fromnoise.evaluation import neighbours
-from fromnoise.evaluation.neighbours import ranked_neighbours
+from fromnoise.evaluation import copies
+from fromnoise.evaluation.copies import ranked_neighbours
 
 cdist = pytest.importorskip("scipy.spatial.distance").cdist
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
+    monkeypatch.setattr(copies, "BLOCK", 7)
 
 
 def normal(n: int, d: int = 4, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import fromnoise
 from fromnoise import runs
 from fromnoise.data import open_images
 from fromnoise.evaluation import training_score as scoring
-from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.metrics import frechet_distance, moments_of
 from fromnoise.training.log import read_log
 
 

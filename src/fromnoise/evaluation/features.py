@@ -15,13 +15,13 @@ from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.errors import unknown_name
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import without_tf32
+from fromnoise.progress import Progress, no_progress
 
 ALTERNATIVES = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it."
 )
 MAX_SIDE = 32  # pixels; covariances of larger images take hours
 BATCH_SIZE, PART = 64, 512  # images in a network, and images between two calls of progress
-Progress = Callable[[int, int], None]  # (images done, images)
 
 
 class ExtractorError(ValueError):
@@ -185,10 +185,6 @@ def dinov2(*, device: torch.device) -> Extractor:
         ) from error
     resize = "to 224×224, bilinear as in TensorFlow 1"
     return Extractor("dinov2", 768, digest(network), resize, _in_batches(network.to(device)))
-
-
-def no_progress(done: int, total: int) -> None:
-    """Ignore the progress."""
 
 
 def extract_features(

@@ -25,10 +25,6 @@ Metadata = dict[str, Any]
 METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
 
 
-class NotDefined(ValueError):
-    """A metric that is not defined, with the reason."""
-
-
 class Stretch(BaseModel):
     """The mean L_{t−1} of a step in t = first..last, in bits per dimension; L_0 for t = 1."""
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle
@@ -15,7 +15,7 @@ from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import COLOURS
 from fromnoise.evaluation.records import HEADINGS, LABEL_HEADINGS, headings_in
-from fromnoise.progress import format_duration
+from fromnoise.progress import Progress, format_duration, no_progress
 from fromnoise.report import charts, formatting
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
 
@@ -27,10 +27,7 @@ HERE = Path(__file__).parent
 
 
 def write_report(
-    folders: Sequence[Path],
-    out: Path | None = None,
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    folders: Sequence[Path], out: Path | None = None, *, progress: Progress = no_progress
 ) -> Path:
     """Write a self-contained HTML page about one or several runs and return its path.
 
