@@ -166,17 +166,13 @@ def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
         raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
     files = (path, path / WEIGHTS_FILE, path / OLD_WEIGHTS_FILE)
     file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
-        if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
-            problem = "holds a diffusion model, not a classifier"
-        raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
-    weights, metadata = checkpoints.read_tensors(file)
+    weights, metadata = checkpoints.read_tensors(file) if file else TensorFile({}, {})
     text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
-    if text is None:
-        of_model = model_file.METADATA_KEY in metadata
-        problem = "holds a diffusion model, not" if of_model else "is not"
-        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
+    if file is None or text is None:
+        problem = "is not a classifier" + ("" if file else f": {WEIGHTS_FILE} is missing")
+        if model_file.METADATA_KEY in metadata or (file is None and model_file.is_model(path)):
+            problem = "holds a diffusion model, not a classifier"
+        raise CheckpointError(f"{file or path.absolute()} {problem}. {FIX}")
     try:
         values = json.loads(text)
         checkpoints.check_version(values["format_version"], file)
@@ -195,11 +191,7 @@ def classifier_from_weights(
     Raises CheckpointError if the weights do not fit the network, or are not finite.
     """
     network = build_network(spec)
-    try:
-        network.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: the weights do not fit the network: {detail}") from error
+    checkpoints.load_weights(network, weights, file)
     if name := checkpoints.first_non_finite(network.state_dict()):
         raise CheckpointError(f"{file} is damaged: {name} is not finite")
     return Classifier(network.to(select_device(device)), spec)

@@ -13,18 +13,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
+from fromnoise.classifier import label_scores
 from fromnoise.classifier.classifier import (
     Classifier,
     ClassifierSpec,
     Kind,
     build_network,
     save_classifier,
-)
-from fromnoise.classifier.label_scores import (
-    LabelPredictions,
-    ratios_per_label,
-    score_ratios,
-    scores,
 )
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
@@ -44,6 +39,7 @@ SMALL_SIZE = 40  # pixels; the stem is `small` up to this size
 BATCH_NORM_IMAGES, BATCH_NORM_BATCH = 2048, 256
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 5000  # of the images, unless a held-out set is given
 MIN_IMAGES = 3  # one held out, two to train on
+DEFAULT = ClassifierSettings()
 logger = logging.getLogger("fromnoise")
 
 
@@ -51,7 +47,7 @@ def train_classifier_to_folder(
     data: str | Path,
     out: str | Path,
     *,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierSettings = DEFAULT,
     held_out: Path | None = None,
     device: str = "auto",
 ) -> Classifier:
@@ -62,7 +58,6 @@ def train_classifier_to_folder(
     part of the source, if it has one. The held-out images get the size and channels of the others.
     Raises ValueError, before anything is written, for inputs that cannot be used.
     """
-    settings = settings or ClassifierSettings()
     require_empty_folder(Path(out))
     path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
@@ -88,7 +83,7 @@ def train_classifier_to_folder(
 def train_classifier(
     data: ImageSet,
     *,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierSettings = DEFAULT,
     held_out: ImageSet | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -111,7 +106,6 @@ def train_classifier(
         ValueError: no labels, labels that do not differ between images, sets that do not match.
         NotFinite: the loss or the gradient is NaN or infinite.
     """
-    settings = settings or ClassifierSettings()
     train, test = split_held_out(data, held_out, seed=settings.seed)
     channels, *size = data.images.shape[1:]
     spec = ClassifierSpec(
@@ -319,14 +313,15 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     # 1024 images at a time, because they are mapped from disk and may not fit into memory
     parts = np.array_split(test.indices, -(-len(test) // 1024))
     results = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
-    predictions = LabelPredictions(*map(np.concatenate, results))
-    overall = scores(score_ratios(predictions, test.labels))
+    predictions = label_scores.LabelPredictions(*map(np.concatenate, results))
+    overall = label_scores.scores(label_scores.score_ratios(predictions, test.labels))
     reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
     if classifier.spec.kind == "classes":
         overall, reported = {"accuracy": overall["exact_match"]}, ("accuracy",)
     text = ", ".join(f"{name} {overall[name]:.4f}" for name in reported)
     logger.info("on the %d held-out images: %s", len(test), text)
-    f1 = [scores(ratios)["f1"] for ratios in ratios_per_label(predictions, test.labels)]
+    of_each = label_scores.ratios_per_label(predictions, test.labels)
+    f1 = [label_scores.scores(ratios)["f1"] for ratios in of_each]
     measured = {
         "held_out": {name: _or_none(overall[name]) for name in reported},
         "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),

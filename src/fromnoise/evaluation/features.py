@@ -20,6 +20,8 @@ from fromnoise.progress import Progress, no_progress
 ALTERNATIVES = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it."
 )
+PRETRAINED = ("inception", "dinov2")
+EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
 MAX_SIDE = 32  # pixels; covariances of larger images take hours
 BATCH_SIZE, PART = 64, 512  # images in a network, and images between two calls of progress
 
@@ -143,11 +145,17 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
     """
     from torch_fidelity import feature_extractor_inceptionv3 as library
 
-    downloaded = (
-        Path(torch.hub.get_dir()) / "checkpoints" / library.URL_INCEPTION_V3.rsplit("/", 1)[1]
-    )
-    if weights is not None:
-        _check_weights_file(weights)
+    url = library.URL_INCEPTION_V3
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if weights is not None and not weights.is_file():
+        raise ExtractorError(f"{weights.absolute()} does not exist. {ALTERNATIVES}")
+    try:
+        if weights is not None:  # torch-fidelity would run the code in a file
+            torch.load(weights, weights_only=True, map_location="cpu")
+    except Exception as error:  # of any kind while unpickling
+        raise ExtractorError(
+            f"{weights.absolute()} is no file of tensors. Give one that torch.save wrote."
+        ) from error
     try:
         network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat",
@@ -157,7 +165,7 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
     except OSError as error:  # such as no network
         raise ExtractorError(
             f"Inception's weights are missing and the download failed ({error}). Download "
-            f"{library.URL_INCEPTION_V3} elsewhere, and copy it to {downloaded} or give it as "
+            f"{url} elsewhere, and copy it to {downloaded} or give it as "
             f"--features-weights. {ALTERNATIVES}"
         ) from error
     except RuntimeError as error:
@@ -214,10 +222,6 @@ def extract_features(
     return Features(out, np.concatenate(logits) if logits else None)
 
 
-PRETRAINED = ("inception", "dinov2")
-EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
-
-
 def digest(network: nn.Module) -> str:
     """Return the SHA-256 (hex) of all weights with their names."""
     sha = hashlib.sha256()
@@ -240,15 +244,3 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
         return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
     return extract
-
-
-def _check_weights_file(path: Path) -> None:
-    """Raise ExtractorError for a file with code in it, which torch-fidelity would run."""
-    if not path.is_file():
-        raise ExtractorError(f"{path.absolute()} does not exist. {ALTERNATIVES}")
-    try:
-        torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # of any kind while unpickling
-        raise ExtractorError(
-            f"{path.absolute()} is no file of tensors. Give one that torch.save wrote."
-        ) from error

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fromnoise.classifier import label_scores
 from fromnoise.classifier.classifier import Classifier, load_classifier
-from fromnoise.classifier.label_scores import LabelPredictions, score_ratios
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation import records
 from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
-from fromnoise.evaluation.intervals import score_with_intervals, scores_per_label
 from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
@@ -124,13 +123,13 @@ def evaluate_labels_to_folder(
             )
         seconds = time.perf_counter() - started
         predictions = loaded.predictions(images).select(slice(None), order)
-        per_label = scores_per_label(predictions, targets, condition)
+        per_label = label_scores.scores_per_label(predictions, targets, condition)
         result = records.LabelResult(
             prompts=name,
             guidance=config.guidance,
             num_images=len(images),
             seconds=seconds,
-            scores=score_with_intervals(predictions, targets, condition),
+            scores=label_scores.score_with_intervals(predictions, targets, condition),
             per_label=dict(zip(names, per_label, strict=True)),
         )
         results.append(result)
@@ -216,10 +215,10 @@ def _save_picture(
 
 
 def label_captions(
-    predictions: LabelPredictions, targets: np.ndarray, names: Sequence[str]
+    predictions: label_scores.LabelPredictions, targets: np.ndarray, names: Sequence[str]
 ) -> list[str]:
     """Return a caption for each image: a mark for right or wrong, and one line for each label."""
-    exact, _ = score_ratios(predictions, targets)["exact_match"]
+    exact, _ = label_scores.score_ratios(predictions, targets)["exact_match"]
     return [
         f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, targets, strict=True)

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fromnoise.checkpoints import atomic_file
-from fromnoise.classifier.label_scores import SCORES
+from fromnoise.classifier.label_scores import SCORES, LabelScores
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import FORMULA
 from fromnoise.data.text import read_json
-from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
+from fromnoise.evaluation.intervals import Interval, Number, Score
 
 Metadata = dict[str, Any]
 METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
