@@ -84,16 +84,12 @@ class Classifier:
         self.spec = spec
 
     def predictions(self, images: np.ndarray) -> LabelPredictions:
-        """Predict the labels of each image.
+        """Predict the labels of each image: uint8 (N, C, H, W) of the classifier's size.
 
-        images: uint8 (N, C, H, W) of the classifier's size. Grey images are repeated for a
-        classifier with three channels.
-
-        Returns:
-            probability (N, K): sigmoid of each logit for `labels`, softmax over them for `classes`;
-            float64, so that few of them round to 1. present (N, K): probability ≥ 0.5 for
-            `labels`; only the likeliest for `classes`.
-
+        Grey images are repeated for a classifier with three channels. The probability is the
+        sigmoid of each logit for `labels`, the softmax over them for `classes`; float64, so that
+        few of them round to 1. Present is a probability ≥ 0.5 for `labels`, only the likeliest for
+        `classes`.
         Raises ValueError: images of another type, size or number of channels.
         """
         logits = torch.from_numpy(self.features(images)[1]).double()

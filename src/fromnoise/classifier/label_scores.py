@@ -78,9 +78,8 @@ def scores(ratios: Mapping[str, Ratio]) -> dict[str, float]:
     - exact_match: among the images with any target of +1 or −1, the share with all of them right;
     - extra: among the images with a target of −1, the share in which such a label appears.
 
-    Returns:
-        Numbers in [0, 1]; NaN, and never 0 or 1, where a score is 0/0: `extra` if no target is −1,
-        `precision` if none of the labels is predicted present.
+    They are in [0, 1]; NaN, and never 0 or 1, where a score is 0/0: `extra` if no target is −1,
+    `precision` if none of the labels is predicted present.
     """
     return {name: ratio_of_sums(*ratio) for name, ratio in ratios.items()}
 

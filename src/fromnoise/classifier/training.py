@@ -25,11 +25,10 @@ from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.loader import batch_indices, to_float
-from fromnoise.data.sources.base import Progress
 from fromnoise.data.sources.idx import find_images
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
-from fromnoise.progress import progress_bar
+from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.optimizer import build_optimizer, learning_rate
 from fromnoise.training.precision import Precision, autocast
@@ -86,7 +85,7 @@ def train_classifier(
     settings: ClassifierSettings = DEFAULT,
     held_out: ImageSet | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Classifier:
     """Train a classifier, score it on held-out images, and return it.
 
@@ -94,17 +93,13 @@ def train_classifier(
     cross-entropy). Otherwise it predicts each label independently (sigmoid and binary cross-entropy
     over the known labels). Images without any label are left out.
 
-    Args:
-        data: labelled images; labels +1 present, −1 absent, 0 unknown.
-        settings: `fit` and `background` are only recorded; `source`, `size`, `channels` and
-            `strict` are not used. The seed determines weights, order, shifts and held-out images.
-        held_out: labelled images of the same size, channels and labels, used only for scores; by
-            default a tenth of `data`, at most 5,000 images.
-        progress: called with (steps done, steps).
-
-    Raises:
-        ValueError: no labels, labels that do not differ between images, sets that do not match.
-        NotFinite: the loss or the gradient is NaN or infinite.
+    data: labels +1 present, −1 absent, 0 unknown. settings: `fit` and `background` are only
+    recorded; `source`, `size`, `channels` and `strict` are not used. The seed determines weights,
+    order, shifts and held-out images. held_out: images of the same size, channels and labels, used
+    only for scores; by default a tenth of `data`, at most 5,000. progress: called with (steps done,
+    steps).
+    Raises ValueError for no labels, labels that do not differ between images, and sets that do not
+    match; NotFinite for a loss or a gradient that is NaN or infinite.
     """
     train, test = split_held_out(data, held_out, seed=settings.seed)
     channels, *size = data.images.shape[1:]
@@ -255,7 +250,7 @@ def _fit(
     settings: ClassifierSettings,
     data: LabelledImages,
     device: torch.device,
-    progress: Progress | None,
+    progress: Progress,
 ) -> nn.Module:
     optimisation = settings.optimisation(len(data))
     torch.manual_seed(seed_of(spec.seed, "classifier"))
@@ -280,8 +275,7 @@ def _fit(
                 f"not finite. {fix}"
             )
         losses.append(values.item())
-        if progress is not None:
-            progress(step + 1, spec.steps)
+        progress(step + 1, spec.steps)
         epoch, previous = ((step + i) * spec.batch_size // len(data) for i in (1, 0))
         if epoch > previous or step + 1 == spec.steps:
             logger.info(

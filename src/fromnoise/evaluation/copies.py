@@ -7,7 +7,6 @@ The result is reported as sentences, as numbers for JSON, and as a sheet of pict
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +73,7 @@ def check_copies(
     train: np.ndarray,
     held_out: np.ndarray | None = None,
     *,
-    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType({}),
+    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {},
 ) -> CopyCheck:
     """Find copies of training images, in pixels and in further spaces.
 
@@ -107,12 +106,14 @@ def check_copies(
 
         def figures(images: np.ndarray, found: np.ndarray, rows: np.ndarray | None) -> Figures:
             mirrored = features(images[..., ::-1])
-            near = ranked_neighbours(found, mirrored, of_train, ranks=ranks, leave_out=rows)
-            first, second, kth = (near.distance / unit).T
+            distance, index, turned = ranked_neighbours(
+                found, mirrored, of_train, ranks=ranks, leave_out=rows
+            )
+            first, second, kth = (distance / unit).T
             ratio, nearness = (
                 np.divide(first, d, out=np.ones_like(first), where=d > 0) for d in (second, kth)
             )
-            return Figures(first, second, ratio, nearness, near.index[:, :2], near.mirrored[:, :2])
+            return Figures(first, second, ratio, nearness, index[:, :2], turned[:, :2])
 
         of_samples = figures(samples, features(samples), None)
         of_real = figures(real, features(real) if rows is None else of_train[rows], rows)
@@ -124,10 +125,7 @@ def check_copies(
         return SpaceCheck(of_samples, of_real, thresholds, *flags)
 
     pixels = check(lambda x: x.reshape(len(x), -1), float(255 * np.prod(train.shape[1:]) ** 0.5))
-    checks = {
-        PIXELS: pixels,
-        **{name: check(features) for name, features in (spaces or {}).items()},
-    }
+    checks = {PIXELS: pixels} | {name: check(features) for name, features in spaces.items()}
     return CopyCheck(
         num_train=len(train),
         k=ranks[-1],
@@ -320,14 +318,6 @@ def _quantiles(figures: Figures) -> dict[str, dict[str, float]]:
     }
 
 
-class Ranked(NamedTuple):
-    """Neighbours among M rows of each of N images, a column per rank."""
-
-    distance: np.ndarray  # float64 (N, R), Euclidean, ascending along the ranks
-    index: np.ndarray  # int64 (N, R), in [0, M)
-    mirrored: np.ndarray  # bool (N, R): the mirrored image is the nearer one
-
-
 def ranked_neighbours(
     a: np.ndarray,
     mirrored: np.ndarray,
@@ -335,8 +325,11 @@ def ranked_neighbours(
     *,
     ranks: Sequence[int],
     leave_out: np.ndarray | None = None,
-) -> Ranked:
+) -> list[np.ndarray]:
     """Return the neighbours of the given ranks of each image, mirrored or not.
+
+    Three arrays (N, R), a column per rank: the Euclidean distance, float64, ascending; the row of
+    b, int64; and whether the mirrored image is the nearer one.
 
     The distance of two images is the smaller one of a to b, and of the mirrored a to b.
 
@@ -356,8 +349,15 @@ def ranked_neighbours(
         both = np.stack([a[rows], mirrored[rows]]).astype(np.float64)  # (2, n, D)
         excluded = None if leave_out is None else torch.from_numpy(leave_out[rows])[:, None]
         index = _nearest(torch.from_numpy(both), b, max(ranks), side, excluded)
-        parts.append(_measure(both, b, index[:, np.array(ranks) - 1]))
-    return Ranked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        index = index[:, np.array(ranks) - 1]  # (n, R)
+        plain, turned = (
+            np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)
+            for x in both
+        )
+        found = (np.minimum(plain, turned), index, turned < plain)
+        order = found[0].argsort(axis=1, kind="stable")  # rounding may have exchanged two
+        parts.append([np.take_along_axis(part, order, axis=1) for part in found])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def _nearest(
@@ -375,15 +375,3 @@ def _nearest(
         near, kept = torch.cat([near, found], dim=1).topk(count, largest=False)
         index = torch.cat([index, here], dim=1).gather(1, kept)
     return index.numpy()
-
-
-def _measure(both: np.ndarray, b: np.ndarray, index: np.ndarray) -> Ranked:
-    """Return the distances to the rows `index` (n, R) of b, from the differences."""
-    plain, mirrored = (
-        np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)
-        for x in both
-    )
-    distance = np.minimum(plain, mirrored)
-    order = distance.argsort(axis=1, kind="stable")  # rounding may have exchanged two
-    parts = (distance, index, mirrored < plain)
-    return Ranked(*(np.take_along_axis(part, order, axis=1) for part in parts))

@@ -60,7 +60,7 @@ def evaluate_labels_to_folder(
     *,
     files: Sequence[Path] = (),
     texts: Sequence[str] = (),
-    scales: Sequence[float] | None = None,
+    scales: Sequence[float] = (),
     num: int = 8,
     first_seed: int = 0,
     out: Path | None = None,
@@ -72,7 +72,7 @@ def evaluate_labels_to_folder(
     every set of conditions and scale.
 
     path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
-    guidance; None is the model's own.
+    guidance; none for the model's own.
     Raises, before sampling, ConfigError if the folder has scores already, DataError if the model
     and the classifier have different labels, and ValueError for other settings that do not match.
     """

@@ -64,13 +64,11 @@ def measure_bits(
     [−1, 1], estimated without bias (`bits_per_dimension`). The bits of training images
     are too low for other images.
 
-    Args:
-        images: uint8 (N, C, H, W) of the model's size, N ≥ 2.
-        labels: int8 (N, K): +1, −1, 0; None for the unconditional case. Guidance is off.
-        data: a description of the images for the record: "the 297 held-out digits".
-        evaluations: of the network per image, 2..T; default 50, or T if that is less. With T every
-            t is used, and only the noise is random.
-        seed: timesteps and noise of image i depend on seed, i and t alone, not on the batch.
+    images: uint8 (N, C, H, W) of the model's size, N ≥ 2. labels: int8 (N, K): +1, −1, 0; None for
+    the unconditional case. Guidance is off. data: a description of the images for the record: "the
+    297 held-out digits". evaluations: of the network per image, 2..T; default 50, or T if that is
+    less. With T every t is used, and only the noise is random. seed: timesteps and noise of image i
+    depend on seed, i and t alone, not on the batch.
     Raises ValueError: a model of offset noise or of another range than [−1, 1], images or labels
     that do not fit the model, fewer than 2 images, or evaluations outside 2..T.
     """
