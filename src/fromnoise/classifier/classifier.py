@@ -135,25 +135,23 @@ class Classifier:
                 f"classifier was trained on {trained_on}. Train a classifier on such images."
             )
 
+    def save(self, folder: str | Path) -> Path:
+        """Write a new folder with classifier.safetensors and classifier.json, or nothing at all.
 
-def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
-    """Write a new folder with classifier.safetensors and classifier.json, complete or not at all.
-
-    Raises FolderNotEmpty if `folder` is not empty.
-    """
-    folder = Path(folder).absolute()
-    spec = classifier.spec
-    text = json.dumps(spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    with checkpoints.atomic_folder(folder) as writing:
-        metadata = {METADATA_KEY: spec.model_dump_json()}
-        weights = TensorFile(classifier.network.state_dict(), metadata)
-        checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
-        (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
-    return folder
+        Raises FolderNotEmpty if `folder` is not empty.
+        """
+        folder = Path(folder).absolute()
+        text = json.dumps(self.spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        with checkpoints.atomic_folder(folder) as writing:
+            metadata = {METADATA_KEY: self.spec.model_dump_json()}
+            weights = TensorFile(self.network.state_dict(), metadata)
+            checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
+            (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
+        return folder
 
 
 def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
-    """Load a classifier from a folder that `save_classifier` wrote, or its .safetensors file.
+    """Load a classifier from a folder that `Classifier.save` wrote, or its .safetensors file.
 
     Raises CheckpointError if it is missing, damaged, too new, or not a classifier.
     """

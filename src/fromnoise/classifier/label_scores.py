@@ -152,12 +152,7 @@ def scores_per_label(
 
 
 def _intervals(
-    ratios: list[Ratio],
-    group: np.ndarray,
-    strata: np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    ratios: list[Ratio], group: np.ndarray, strata: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> list[Interval]:
     numerators, denominators = (np.stack(part, axis=1) for part in zip(*ratios, strict=True))
     images = np.concatenate([numerators, denominators], axis=1)

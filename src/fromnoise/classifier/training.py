@@ -1,7 +1,6 @@
 """Train a classifier on labelled images, score it on held-out images, and write its folder."""
 
 import logging
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +13,13 @@ from torch.optim.swa_utils import update_bn
 
 from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
 from fromnoise.classifier import label_scores
-from fromnoise.classifier.classifier import (
-    Classifier,
-    ClassifierSpec,
-    Kind,
-    build_network,
-    save_classifier,
-)
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, Kind, build_network
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.loader import batch_indices, to_float
 from fromnoise.data.sources.idx import find_images
+from fromnoise.evaluation.records import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import Progress, no_progress, progress_bar
@@ -74,7 +68,7 @@ def train_classifier_to_folder(
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress
         )
-    logger.info("saved %s", save_classifier(classifier, out))
+    logger.info("saved %s", classifier.save(out))
     return classifier
 
 
@@ -317,12 +311,8 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     of_each = label_scores.ratios_per_label(predictions, test.labels)
     f1 = [label_scores.scores(ratios)["f1"] for ratios in of_each]
     measured = {
-        "held_out": {name: _or_none(overall[name]) for name in reported},
-        "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),
+        "held_out": {name: overall[name] for name in reported},
+        "held_out_f1": dict(zip(classifier.spec.label_names, f1, strict=True)),
         "num_held_out": len(test),
     }
-    return Classifier(classifier.network, classifier.spec.model_copy(update=measured))
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return Classifier(classifier.network, classifier.spec.model_copy(update=plain(measured)))

@@ -69,11 +69,10 @@ def run_images_of(run: Path) -> RunImages:
         training = _open_split(data, data.split)
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return RunImages(reason=f"the training images are not available: {error}")
-    try:
-        held_out = _open_split(data, "test") if data.split != "test" else None
-    except DataError:  # most sources have no test split
-        held_out = None
-    return RunImages(training, held_out)
+    with suppress(DataError):  # most sources have no test split
+        if data.split != "test":
+            return RunImages(training, _open_split(data, "test"))
+    return RunImages(training)
 
 
 def _open_split(data: Data, split: str) -> RealImages:

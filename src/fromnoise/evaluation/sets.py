@@ -8,7 +8,7 @@ The first two are rewritten after every metric, so that an interruption loses no
 
 A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
 "low", "high"}}}, {"missing": {name: the reason why it is not defined}}, or a key of its own. To add
-one, write the function, add a line to METRICS, and a test.
+one, write the function, add it to METRICS, and a test.
 """
 
 import time
@@ -109,17 +109,12 @@ def copies(subject: Subject) -> Metadata:
     return {"copies": {**copying.copies_as_json(check), "sheet": SHEET}}
 
 
-METRICS: dict[str, Callable[[Subject], Metadata]] = {
-    "fid": fid,
-    "kid": kid,
-    "is": isc,
-    "prc": prc,
-    "copies": copies,
-}
+Metric = Callable[[Subject], Metadata]
+METRICS: dict[str, Metric] = {"fid": fid, "kid": kid, "is": isc, "prc": prc, "copies": copies}
 
 
 def check_enough_images(
-    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool = False
+    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool
 ) -> list[str]:
     """Return the marks of scores of few images, which `allow_small` allows.
 

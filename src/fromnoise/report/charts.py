@@ -61,10 +61,8 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
 def sweep_chart(sweep: Sweep) -> Chart:
     """Return distance against time, with the Pareto front in grey."""
     lines, front = drawn(sweep.rows)
-    legend = [
-        (name, css_class(colour), "")
-        for name, colour in zip(lines, cycle(curves.COLOURS), strict=False)
-    ]
+    coloured = zip(lines, cycle(curves.COLOURS), strict=False)
+    legend = [(name, css_class(colour), "") for name, colour in coloured]
     title = f"{headings_in(sweep.extractor)['fid']} against time"
     svg = curves.to_svg(curves.sweep_axes(lines, front), title) if lines else ""
     return Chart(title, Markup(svg), legend, "Numbers are steps. Grey: the Pareto front.")
