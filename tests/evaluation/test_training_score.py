@@ -75,7 +75,7 @@ def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog
     def fails(*_, **__):
         raise error("no space left")
 
-    monkeypatch.setattr(scoring, "reference_of", fails)
+    monkeypatch.setattr("fromnoise.evaluation.images.reference_of", fails)
     assert train({"training.steps": 4}).finished
     assert "no score (no space left)" in caplog.text
 

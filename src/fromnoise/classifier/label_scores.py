@@ -59,11 +59,8 @@ def score_ratios(predictions: LabelPredictions, targets: np.ndarray) -> dict[str
 
 def ratios_per_label(predictions: LabelPredictions, targets: np.ndarray) -> list[dict[str, Ratio]]:
     """Return the `score_ratios` of each label alone."""
-    every = slice(None)
-    return [
-        score_ratios(predictions.select(every, [k]), targets[:, [k]])
-        for k in range(targets.shape[1])
-    ]
+    of_each = (predictions.select(slice(None), [k]) for k in range(targets.shape[1]))
+    return [score_ratios(of, targets[:, [k]]) for k, of in enumerate(of_each)]
 
 
 def scores(ratios: Mapping[str, Ratio]) -> dict[str, float]:
@@ -143,8 +140,7 @@ def scores_per_label(
     results = []
     names = ("precision", "recall", "f1", "extra")
     for k, ratios in enumerate(ratios_per_label(predictions, targets)):
-        chosen = [ratios[name] for name in names]
-        intervals = _intervals(chosen, condition, targets[:, k], **bootstrap)
+        intervals = _intervals([ratios[n] for n in names], condition, targets[:, k], **bootstrap)
         asked, negated = (int((targets[:, k] == sign).sum()) for sign in (1, -1))
         found = dict(zip(names, intervals, strict=True))
         results.append(LabelScores(asked=asked, negated=negated, **found))

@@ -147,15 +147,15 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
 
     url = library.URL_INCEPTION_V3
     downloaded = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if weights is not None and not weights.is_file():
-        raise ExtractorError(f"{weights.absolute()} does not exist. {ALTERNATIVES}")
-    try:
-        if weights is not None:  # torch-fidelity would run the code in a file
+    if weights is not None:
+        if not weights.is_file():
+            raise ExtractorError(f"{weights.absolute()} does not exist. {ALTERNATIVES}")
+        try:  # torch-fidelity would run the code in a file
             torch.load(weights, weights_only=True, map_location="cpu")
-    except Exception as error:  # of any kind while unpickling
-        raise ExtractorError(
-            f"{weights.absolute()} is no file of tensors. Give one that torch.save wrote."
-        ) from error
+        except Exception as error:  # of any kind while unpickling
+            raise ExtractorError(
+                f"{weights.absolute()} is no file of tensors. Give one that torch.save wrote."
+            ) from error
     try:
         network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat",

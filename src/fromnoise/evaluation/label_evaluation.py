@@ -10,16 +10,14 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from fromnoise.classifier import label_scores
 from fromnoise.classifier.classifier import Classifier, load_classifier
-from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation import records
@@ -82,7 +80,12 @@ def evaluate_labels_to_folder(
         raise DataError("this model is unconditional. Train one with data.labels=true.")
     prompts = read_prompts(names, files, texts)
     order = _column_order(model, loaded)
-    configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
+    scales = scales or [model.spec.sampling.guidance]
+    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
+    configs = []
+    for scale in scales:
+        settings = {**drawing.sampling, "guidance": guided if scale == 1 else scale}
+        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
     config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
     [first, *_] = prompts.values()
     model.guided_denoiser(config, 1, cond=torch.from_numpy(first[:1]))  # raises
@@ -138,18 +141,6 @@ def evaluate_labels_to_folder(
         content = {**metadata, "results": results}
         records.write_record(folder / records.SCORES_FILE, content, label_table(results, loaded))
     return label_table(results, loaded), folder
-
-
-def _configs(
-    model: Model, scales: Sequence[float], sampling: Mapping[str, Any]
-) -> list[SamplingConfig]:
-    """Return the settings at each scale, checked."""
-    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
-    configs = []
-    for scale in scales:
-        settings = {**sampling, "guidance": guided if scale == 1 else scale}
-        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
-    return configs
 
 
 def label_table(results: Sequence[records.LabelResult], classifier: Classifier) -> str:

@@ -217,8 +217,8 @@ def evaluate(
         real = images.open_real(reference, shape)
         folder, parts = path.absolute().parent, ["set", path.stem]
     space = features.open_extractor(against, shape, drawing.device)
-    name = reference if reference in images.RUN_SPLITS else Path(reference).stem
-    folder = out or folder / "-".join([*parts, space.name, name, str(count)])
+    parts += [space.name, Path(reference).stem, str(count)]
+    folder = out or folder / "-".join(parts)
     records.require_no_scores(folder / records.METRICS_FILE)
     marks = check_enough_images(count, real, space, allow_small=against.allow_small)
     if space.name not in features.PRETRAINED:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
 from fromnoise.curves import save_png, sweep_axes
 from fromnoise.evaluation import features, images, records
 from fromnoise.evaluation.intervals import Interval
@@ -120,16 +119,13 @@ def sweep_to_folder(
     row = best(rows)
     note = f"best: {row.name()}, the fastest within the interval of the smallest distance"
     if save_best is not None:
-        saved = with_default(model, configs[rows.index(row)], guided=guided).save(save_best)
+        kept = {"precision"} if guided else {"precision", "guidance", *SHAPES_OF_GUIDANCE}
+        usual = model.spec.sampling.model_dump(include=kept)
+        default = configs[rows.index(row)].model_copy(update=usual)
+        spec = model.spec.model_copy(update={"sampling": default})
+        saved = Model(model.denoiser, spec).save(save_best)
         note += f"; the default of {saved.absolute()}"
     return f"{table(rows, facts)}\n{note}\n", file.parent
-
-
-def with_default(model: Model, config: SamplingConfig, *, guided: bool = True) -> Model:
-    """Return the same model with other default settings; guided: those of guidance too."""
-    kept = {"precision"} if guided else {"precision", "guidance", *SHAPES_OF_GUIDANCE}
-    stored = config.model_copy(update=model.spec.sampling.model_dump(include=kept))
-    return Model(model.denoiser, model.spec.model_copy(update={"sampling": stored}))
 
 
 def read_rows(file: Path, facts: Mapping[str, Any]) -> list[Row]:
@@ -162,8 +158,8 @@ def best(rows: Sequence[Row]) -> Row:
     return min(good, key=lambda row: row.seconds_per_image)
 
 
-def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
-    """Return a row's distance over the smallest one, by the same seeds; None without blocks.
+def relative_distance(row: Row, rows: Sequence[Row]) -> Interval:
+    """Return a row's distance over the smallest one, by the same seeds; NaN without blocks.
 
     The smallest of several is biased low, so the ratios are slightly too large.
     """
@@ -171,9 +167,8 @@ def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
     if row is nearest:
         return Interval(1.0, 1.0, 1.0)
     if not row.left_out or not nearest.left_out:
-        return None
-    times = ratio(*((r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
-    return None if math.isnan(times.value) else times
+        return Interval()
+    return ratio(*((r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
 
 
 def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
@@ -190,7 +185,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
         row, bold = rows[i], "**" if on_front[i] else ""
         times = relative_distance(row, rows)
         fid = "{:.4g} [{:.4g}, {:.4g}]".format(*row.fid)
-        more = "" if times is None else "{:.3g} [{:.3g}, {:.3g}]".format(*times)
+        more = "" if math.isnan(times.value) else "{:.3g} [{:.3g}, {:.3g}]".format(*times)
         cells = (f"{bold}{row.name()}{bold}", f"{row.seconds_per_image:.3g}", fid, more)
         lines.append(f"| {' | '.join(cells)} |")
     lines += [

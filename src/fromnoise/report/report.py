@@ -90,21 +90,14 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": formatting.number,
-        "interval": formatting.interval,
-        "setting": formatting.setting,
-        "facts": formatting.facts,
-        "duration": format_duration,
-        "inline": formatting.inline_grid,
-        "css_class": charts.css_class,
-    }
+    of_text = (formatting.number, formatting.interval, formatting.setting, formatting.facts)
+    environment.filters |= {of.__name__: of for of in (*of_text, charts.css_class)}
+    environment.filters |= {"duration": format_duration, "inline": formatting.inline_grid}
     return environment.get_template("page.html.jinja")
 
 
 def _environment() -> dict[str, str]:
     """Return when and on which machine the page was written."""
-    cuda = torch.cuda.is_available()
     return {
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "fromnoise": version("fromnoise"),
@@ -112,5 +105,5 @@ def _environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "system": platform.platform(),
         "processors": str(os.cpu_count()),
-        "GPU": torch.cuda.get_device_name() if cuda else "none",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
