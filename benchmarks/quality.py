@@ -16,7 +16,7 @@ from two_sample import one_nearest_neighbour_accuracy
 
 import fromnoise
 from fromnoise.evaluation.copies import check_copies, copy_verdict
-from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.metrics import frechet_distance, moments_of
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

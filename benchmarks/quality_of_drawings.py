@@ -15,11 +15,9 @@ from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.recipe import load_recipe
 from fromnoise.data import detect_source
 from fromnoise.evaluation.features import check_installed, classifier_features, extract_features
-from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.images import RealImages
+from fromnoise.evaluation.images import RealImages, Reference, reference_of
 from fromnoise.evaluation.intervals import Interval
-from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
-from fromnoise.evaluation.reference import Reference, reference_of
+from fromnoise.evaluation.metrics import BLOCKS, frechet_scores, moments_of
 
 RECIPE = "fashion-mnist"
 DDIM_STEPS = 25

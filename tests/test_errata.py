@@ -27,12 +27,11 @@ from fromnoise.checkpoints import list_checkpoints, prune
 from fromnoise.classifier.label_scores import LabelPredictions, score_ratios, scores
 from fromnoise.config.recipe import load_recipe, parse_recipe, shipped_recipes
 from fromnoise.data import DataError, ImageSet, open_images
-from fromnoise.data.decoding.decode import EXTENSIONS
-from fromnoise.data.decoding.transforms import Picture, fit_picture
+from fromnoise.data.decoding.decode import EXTENSIONS, Picture, fit_picture
 from fromnoise.data.loader import load_conditions, to_float
 from fromnoise.diffusion import LOSSES, NoiseSchedule, Prediction, reverse_step
 from fromnoise.diffusion.likelihood import log_level, prior_kl
-from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.metrics import frechet_distance, moments_of
 from fromnoise.generation import edits as generation
 from fromnoise.generation import request
 from fromnoise.model.model import Model, build_denoiser, select_device, to_uint8

@@ -17,8 +17,13 @@ from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.evaluation.fid import frechet_distance, merge_moments, moments_of
-from fromnoise.evaluation.metrics import BLOCKS, frechet_scores
+from fromnoise.evaluation.metrics import (
+    BLOCKS,
+    frechet_distance,
+    frechet_scores,
+    merge_moments,
+    moments_of,
+)
 from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16, without_tf32
 from fromnoise.model.spec import ModelSpec

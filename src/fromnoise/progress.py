@@ -5,10 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress as Bar
 
 console = Console(stderr=True)  # shared by bars and messages, or they overwrite each other
 logger = logging.getLogger("fromnoise")
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+def no_progress(done: int, total: int) -> None:
+    """Ignore the progress."""
 
 
 def format_duration(seconds: float) -> str:
@@ -21,12 +27,10 @@ def format_duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(description: str) -> Iterator[Progress]:
     """Yield `update(done, total)`: a bar with ETA on a terminal, log lines elsewhere."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    columns = (*Bar.get_default_columns(), MofNCompleteColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         tenths = 0
 

@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fromnoise.classifier.classifier import (
-    Classifier,
-    ClassifierSpec,
-    build_network,
-    save_classifier,
-)
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
@@ -42,5 +37,5 @@ def classifier(tmp_path) -> Path:
     spec = ClassifierSpec(
         kind="classes", label_names=tuple("0123456789"), channels=1, size=(28, 28), stem="small"
     )
-    save_classifier(Classifier(build_network(spec), spec), tmp_path / "classifier")
+    Classifier(build_network(spec), spec).save(tmp_path / "classifier")
     return tmp_path / "classifier"

@@ -29,8 +29,8 @@ import fromnoise
 from fromnoise import open_images
 from fromnoise.config.recipe import load_recipe
 from fromnoise.evaluation.features import pixels
-from fromnoise.evaluation.fid import moments_of
-from fromnoise.evaluation.reference import Reference
+from fromnoise.evaluation.images import Reference
+from fromnoise.evaluation.metrics import moments_of
 from fromnoise.networks import NETWORKS
 
 hypothesis = pytest.importorskip("hypothesis")

@@ -24,7 +24,6 @@ from fromnoise.classifier.classifier import (
     Classifier,
     ClassifierSpec,
     load_classifier,
-    save_classifier,
 )
 from fromnoise.classifier.settings import ClassifierSettings, parse_settings
 from fromnoise.classifier.training import (
@@ -361,10 +360,10 @@ def test_a_classifier_with_the_old_file_names_is_read(tmp_path):
 
 def test_nothing_is_overwritten(small, tmp_path):
     (tmp_path / "out").mkdir()
-    save_classifier(untrained(), tmp_path / "out")  # an empty folder may be replaced
+    untrained().save(tmp_path / "out")  # an empty folder may be replaced
     before = (tmp_path / "out" / "classifier.json").read_bytes()
     with pytest.raises(ValueError, match=r"out is not empty. Give --out a new folder"):
-        save_classifier(untrained(), tmp_path / "out")
+        untrained().save(tmp_path / "out")
     with pytest.raises(ValueError, match="is not empty"):
         train_classifier_to_folder(tmp_path / "missing", tmp_path / "out")  # before reading
     assert (tmp_path / "out" / "classifier.json").read_bytes() == before
@@ -377,9 +376,9 @@ def test_an_interrupted_save_leaves_no_folder(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(classifier_module.checkpoints, "fsync", die)
         with pytest.raises(KeyboardInterrupt):
-            save_classifier(untrained(), tmp_path / "out")
+            untrained().save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    save_classifier(untrained(), tmp_path / "out")
+    untrained().save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
@@ -413,7 +412,7 @@ def rewrite(folder, *, tensors=(), **changes):
 
 
 def test_damage_and_other_versions(small, tmp_path):
-    folder = save_classifier(untrained(), tmp_path / "classifier")
+    folder = untrained().save(tmp_path / "classifier")
     rewrite(folder, format_version=99)
     with pytest.raises(CheckpointError, match=r"format version 99, .* Install a newer fromnoise"):
         load_classifier(folder)

@@ -12,12 +12,7 @@ import pytest
 from PIL import Image
 
 import fromnoise
-from fromnoise.classifier.classifier import (
-    Classifier,
-    ClassifierSpec,
-    build_network,
-    save_classifier,
-)
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.config.recipe import recipe_text, shipped_recipes
 from fromnoise.diffusion import SAMPLERS
 from fromnoise.training import loop
@@ -351,7 +346,7 @@ def conditional(tmp_path_factory, tiny_tree):
     spec = ClassifierSpec(
         kind="labels", label_names=("cat", "dog"), channels=1, size=(8, 8), stem="small"
     )
-    save_classifier(Classifier(build_network(spec), spec), home / "classifier")
+    Classifier(build_network(spec), spec).save(home / "classifier")
     return home
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fromnoise.cli.parsing import parse_names, parse_numbers, parse_seeds, parse_seeds_or_count
+from fromnoise.cli.options import parse_names, parse_numbers, parse_seeds, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
 
 hypothesis = pytest.importorskip("hypothesis")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fromnoise.cli.parsing import parse_sampling
+from fromnoise.cli.options import parse_sampling
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted, full_key, parse_override, parse_overrides
 from fromnoise.diffusion import SAMPLERS

@@ -81,7 +81,7 @@ def test_labels_are_suggested_where_there_are_any(save):
     report = check_data(root)
     assert report.recipe.splitlines()[-1] == "  labels: true"
     assert report.classes == {"red": 1, "blue": 0}
-    assert "labels:    2, from labels.csv" in report.lines()
+    assert "labels:    2, from labels.csv" in str(report).splitlines()
     assert report.broken == ("y.png: named in labels.csv, but not among the images of images",)
 
 
@@ -142,8 +142,8 @@ def test_long_lists_are_cut(save):
         root = save(f"{i}.png", np.zeros((8, 8), np.uint8)).parent
     report = check_data(root)
     assert len(report.duplicates) == 29
-    assert "  … and 19 more" in report.lines()
-    assert len(report.lines()) < 30
+    assert "  … and 19 more" in str(report).splitlines()
+    assert len(str(report).splitlines()) < 30
 
 
 def test_only_broken_files_are_a_report_without_a_recipe(tmp_path):

@@ -70,8 +70,8 @@ def forbid(monkeypatch):
     def fail(*args, **options):
         raise AssertionError("decoded although it is in the cache")
 
-    monkeypatch.setattr(base, "read_picture", fail)
-    monkeypatch.setattr(base, "read_header", fail)
+    monkeypatch.setattr(base.decode, "read_picture", fail)
+    monkeypatch.setattr(base.decode, "read_header", fail)
 
 
 def test_the_second_time_nothing_is_decoded(folder, monkeypatch):

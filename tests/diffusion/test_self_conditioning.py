@@ -11,7 +11,7 @@ from fromnoise.diffusion import (
     classifier_free,
     with_self_conditioning,
 )
-from fromnoise.diffusion.self_conditioning import estimate_x0
+from fromnoise.diffusion.denoiser import estimate_x0
 from fromnoise.networks import DDPM
 
 SCHEDULE = NoiseSchedule.named("linear", 100)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
-from fromnoise.diffusion.self_conditioning import estimate_x0
+from fromnoise.diffusion.denoiser import estimate_x0
 from fromnoise.doctor import cost
 from fromnoise.doctor.cost import Attention, activation_bytes, count_work, free_memory, measure
 from fromnoise.model.spec import ModelSpec

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fromnoise.data import open_images
-from fromnoise.evaluation import copies, neighbours
+from fromnoise.evaluation import copies
 from fromnoise.evaluation.copies import (
     check_copies,
     copies_as_json,
@@ -86,7 +86,7 @@ def test_copies_of_real_digits_are_found(kind, unseen):
 
 
 def test_figures_equal_brute_force(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
+    monkeypatch.setattr(copies, "BLOCK", 7)
     samples, train, held_out = smooth(25, 1), smooth(40, 2), smooth(30, 3)
     found = check_copies(samples, train, held_out).spaces["pixels"]
     for figures, images in ((found.samples, samples), (found.held_out, held_out)):

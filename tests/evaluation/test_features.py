@@ -3,12 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromnoise.classifier.classifier import (
-    Classifier,
-    ClassifierSpec,
-    build_network,
-    save_classifier,
-)
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.evaluation import features as extractors
 from fromnoise.evaluation.features import (
     Against,
@@ -172,7 +167,7 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
     ],
 )
 def test_what_does_not_fit_together_is_one_line(tmp_path, name, shape, options, said):
-    folder = save_classifier(judge_of(), tmp_path / "classifier")
+    folder = judge_of().save(tmp_path / "classifier")
     with pytest.raises(ValueError, match=said) as error:
         open_extractor(Against(extractor=name, **dict.fromkeys(options, folder)), shape)
     assert "\n" not in str(error.value)
@@ -180,7 +175,7 @@ def test_what_does_not_fit_together_is_one_line(tmp_path, name, shape, options, 
 
 def test_the_extractor_is_the_named_one_or_that_of_what_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(extractors, "inception", lambda weights, *, device: ("inception", weights))
-    folder = save_classifier(judge_of(), tmp_path / "classifier")
+    folder = judge_of().save(tmp_path / "classifier")
     assert open_extractor(Against(), (3, 8, 8)) == ("inception", None)
     for name in (None, "classifier"):
         assert (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fromnoise.evaluation.fid import frechet_distance
+from fromnoise.evaluation.metrics import frechet_distance
 
 sqrtm = pytest.importorskip("scipy.linalg").sqrtm
 

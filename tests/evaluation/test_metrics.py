@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from fromnoise.evaluation import metrics as set_metrics
-from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.metrics import (
     BLOCKS,
+    frechet_distance,
     frechet_scores,
     inception_score,
     kernel_distance,
+    moments_of,
     precision_and_recall,
 )
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fromnoise.evaluation import fid as moments
-from fromnoise.evaluation.fid import merge_moments, moments_of, subtract_moments
+from fromnoise.evaluation import metrics as moments
+from fromnoise.evaluation.metrics import merge_moments, moments_of, subtract_moments
 
 
 def features(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -10,11 +10,10 @@ from PIL import Image
 
 import fromnoise
 from fromnoise.data import open_images
-from fromnoise.evaluation import features, likelihood, reference
+from fromnoise.evaluation import features, likelihood
 from fromnoise.evaluation import sets as set_evaluation
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Against
-from fromnoise.evaluation.fid import frechet_distance, moments_of
 from fromnoise.evaluation.images import (
     Drawing,
     RealImages,
@@ -23,15 +22,8 @@ from fromnoise.evaluation.images import (
     read_images,
     run_images_of,
 )
-from fromnoise.evaluation.metrics import kernel_distance
-from fromnoise.evaluation.records import (
-    WEIGHTS,
-    Metrics,
-    NotDefined,
-    plain,
-    published_beside,
-    table,
-)
+from fromnoise.evaluation.metrics import frechet_distance, kernel_distance, moments_of
+from fromnoise.evaluation.records import WEIGHTS, Metrics, plain, published_beside, table
 from fromnoise.evaluation.sets import LIBRARIES, evaluate
 
 QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
@@ -108,7 +100,7 @@ def test_likelihood_samples_nothing_and_opens_no_extractor(cli, run, tmp_path, m
 
     monkeypatch.setattr(fromnoise.model.model.Model, "sample", never)
     monkeypatch.setattr(features, "open_extractor", never)
-    monkeypatch.setattr(reference, "reference_of", never)
+    monkeypatch.setattr("fromnoise.evaluation.images.reference_of", never)
     monkeypatch.setattr(likelihood, "MAX_IMAGES", 30)
     code, out, err = cli("likelihood", run)
     assert code == 0, err
@@ -287,7 +279,7 @@ def test_what_is_done_when_it_is_stopped_is_kept_and_marked(evaluate_with_kid, t
 
 def test_a_metric_that_the_images_are_not_fit_for_leaves_the_others(evaluate_with_kid):
     def unfit(subject):
-        raise NotDefined("of another size")
+        return {"missing": {"kid": "of another size"}}
 
     record = evaluate_with_kid(unfit)
     assert record["missing"]["kid"] == "of another size"

@@ -14,7 +14,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
 from fromnoise.curves import save_png, sweep_axes
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import images, reference, sweep
+from fromnoise.evaluation import features, images, sweep
 from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.intervals import Interval
@@ -239,8 +239,8 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     files = {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
     assert cli("sweep", "run", *same).code == 0
     monkeypatch.setattr(images, "generate_images", None)
-    monkeypatch.setattr(sweep, "extract_features", None)
-    monkeypatch.setattr(reference, "reference_of", None)
+    monkeypatch.setattr(features, "extract_features", None)
+    monkeypatch.setattr(images, "reference_of", None)
     code, _, err = cli("sweep", "run", *same, *change)
     assert (code, len(err.splitlines())) == (2, 1)
     assert f"/sweep has a sweep with another {differs}. Give another --out" in err

@@ -9,7 +9,7 @@ import fromnoise
 from fromnoise import runs
 from fromnoise.data import open_images
 from fromnoise.evaluation import training_score as scoring
-from fromnoise.evaluation.fid import frechet_distance, moments_of
+from fromnoise.evaluation.metrics import frechet_distance, moments_of
 from fromnoise.training.log import read_log
 
 
@@ -75,7 +75,7 @@ def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog
     def fails(*_, **__):
         raise error("no space left")
 
-    monkeypatch.setattr(scoring, "reference_of", fails)
+    monkeypatch.setattr("fromnoise.evaluation.images.reference_of", fails)
     assert train({"training.steps": 4}).finished
     assert "no score (no space left)" in caplog.text
 

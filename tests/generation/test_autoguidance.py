@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fromnoise.data.labels.names import one_label_each
+from fromnoise.data.labels import one_label_each
 from fromnoise.model.model import Autoguidance
 
 

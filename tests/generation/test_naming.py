@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fromnoise.data.labels.names import exact_labels, one_label_each, parse_labels
+from fromnoise.data.labels import exact_labels, one_label_each, parse_labels
 from fromnoise.generation import samples
 from fromnoise.generation.request import Conditioning
 from fromnoise.generation.samples import default_folder

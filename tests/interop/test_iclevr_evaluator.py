@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fromnoise.checkpoints import CheckpointError
-from fromnoise.classifier.classifier import load_classifier, save_classifier
+from fromnoise.classifier.classifier import load_classifier
 from fromnoise.interop.iclevr_evaluator import import_evaluator
 
 NAMES = tuple(f"object {i}" for i in range(24))
@@ -60,7 +60,7 @@ def test_gives_the_same_probabilities(tmp_path, images, prefix, key):
 
 def test_the_imported_classifier_is_written_and_read_again(tmp_path, images):
     classifier = import_evaluator(write(tmp_path / "checkpoint.pth", evaluator()), NAMES)
-    again = load_classifier(save_classifier(classifier, tmp_path / "classifier"))
+    again = load_classifier(classifier.save(tmp_path / "classifier"))
     assert again.spec == classifier.spec
     assert (again.spec.kind, again.spec.stem, again.spec.size) == ("labels", "imagenet", (64, 64))
     assert again.spec.label_names == NAMES

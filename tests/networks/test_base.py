@@ -138,7 +138,7 @@ def test_a_wrapped_network_keeps_its_self_conditioning(wrap):
 
 def test_another_network_in_the_same_denoiser_keeps_it_too():
     network = self_conditioning_network()
-    hidden = Wrapper(network, "elsewhere")  # nobody looks there
+    hidden = Wrapper(lambda *inputs: network(*inputs), "elsewhere")  # not a module: nobody sees it
     assert not Denoiser(hidden, SCHEDULE).self_conditioning
     denoiser = Denoiser(network, SCHEDULE).with_network(hidden)
     given = Denoiser(hidden, SCHEDULE, self_conditioning=True)

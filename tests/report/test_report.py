@@ -19,7 +19,7 @@ from PIL import Image
 import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import series
-from fromnoise.data.labels.names import one_label_each
+from fromnoise.data.labels import one_label_each
 from fromnoise.report.formatting import inline_grid
 from fromnoise.report.report import write_report
 from fromnoise.report.run_folder import read_run, sample_trajectory, short_names

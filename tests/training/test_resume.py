@@ -198,11 +198,11 @@ def test_a_run_belongs_to_one_process(run, recipe_file, cli, tmp_path):
 
 def test_two_trainings_into_one_folder(tiny, tmp_path, monkeypatch):
     """The second begins while the first still measures, and is faster."""
-    claim = runs.claimed
-    monkeypatch.setattr(runs, "claimed", lambda folder: other(folder))
+    claim = runs.checkpoints.claimed
+    monkeypatch.setattr(runs.checkpoints, "claimed", lambda folder: other(folder))
 
     def other(folder):
-        monkeypatch.setattr(runs, "claimed", claim)
+        monkeypatch.setattr(runs.checkpoints, "claimed", claim)
         fromnoise.train(tiny, out=folder, overrides={"training.seed": 1})
         return claim(folder)
 

@@ -84,16 +84,12 @@ class Classifier:
         self.spec = spec
 
     def predictions(self, images: np.ndarray) -> LabelPredictions:
-        """Predict the labels of each image.
+        """Predict the labels of each image: uint8 (N, C, H, W) of the classifier's size.
 
-        images: uint8 (N, C, H, W) of the classifier's size. Grey images are repeated for a
-        classifier with three channels.
-
-        Returns:
-            probability (N, K): sigmoid of each logit for `labels`, softmax over them for `classes`;
-            float64, so that few of them round to 1. present (N, K): probability ≥ 0.5 for
-            `labels`; only the likeliest for `classes`.
-
+        Grey images are repeated for a classifier with three channels. The probability is the
+        sigmoid of each logit for `labels`, the softmax over them for `classes`; float64, so that
+        few of them round to 1. Present is a probability ≥ 0.5 for `labels`, only the likeliest for
+        `classes`.
         Raises ValueError: images of another type, size or number of channels.
         """
         logits = torch.from_numpy(self.features(images)[1]).double()
@@ -139,25 +135,23 @@ class Classifier:
                 f"classifier was trained on {trained_on}. Train a classifier on such images."
             )
 
+    def save(self, folder: str | Path) -> Path:
+        """Write a new folder with classifier.safetensors and classifier.json, or nothing at all.
 
-def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
-    """Write a new folder with classifier.safetensors and classifier.json, complete or not at all.
-
-    Raises FolderNotEmpty if `folder` is not empty.
-    """
-    folder = Path(folder).absolute()
-    spec = classifier.spec
-    text = json.dumps(spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    with checkpoints.atomic_folder(folder) as writing:
-        metadata = {METADATA_KEY: spec.model_dump_json()}
-        weights = TensorFile(classifier.network.state_dict(), metadata)
-        checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
-        (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
-    return folder
+        Raises FolderNotEmpty if `folder` is not empty.
+        """
+        folder = Path(folder).absolute()
+        text = json.dumps(self.spec.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        with checkpoints.atomic_folder(folder) as writing:
+            metadata = {METADATA_KEY: self.spec.model_dump_json()}
+            weights = TensorFile(self.network.state_dict(), metadata)
+            checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
+            (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
+        return folder
 
 
 def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
-    """Load a classifier from a folder that `save_classifier` wrote, or its .safetensors file.
+    """Load a classifier from a folder that `Classifier.save` wrote, or its .safetensors file.
 
     Raises CheckpointError if it is missing, damaged, too new, or not a classifier.
     """
@@ -166,17 +160,13 @@ def load_classifier(path: str | Path, *, device: str = "auto") -> Classifier:
         raise CheckpointError(f"there is nothing at {path.absolute()}. {FIX}")
     files = (path, path / WEIGHTS_FILE, path / OLD_WEIGHTS_FILE)
     file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        problem = f"is not a classifier: {WEIGHTS_FILE} is missing"
-        if any((path / name).exists() for name in (*model_file.FILE_OF.values(), "checkpoints")):
-            problem = "holds a diffusion model, not a classifier"
-        raise CheckpointError(f"{path.absolute()} {problem}. {FIX}")
-    weights, metadata = checkpoints.read_tensors(file)
+    weights, metadata = checkpoints.read_tensors(file) if file else TensorFile({}, {})
     text = metadata.get(METADATA_KEY, metadata.get(OLD_METADATA_KEY))
-    if text is None:
-        of_model = model_file.METADATA_KEY in metadata
-        problem = "holds a diffusion model, not" if of_model else "is not"
-        raise CheckpointError(f"{file} {problem} a classifier. {FIX}")
+    if file is None or text is None:
+        problem = "is not a classifier" + ("" if file else f": {WEIGHTS_FILE} is missing")
+        if model_file.METADATA_KEY in metadata or (file is None and model_file.is_model(path)):
+            problem = "holds a diffusion model, not a classifier"
+        raise CheckpointError(f"{file or path.absolute()} {problem}. {FIX}")
     try:
         values = json.loads(text)
         checkpoints.check_version(values["format_version"], file)
@@ -195,11 +185,7 @@ def classifier_from_weights(
     Raises CheckpointError if the weights do not fit the network, or are not finite.
     """
     network = build_network(spec)
-    try:
-        network.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: the weights do not fit the network: {detail}") from error
+    checkpoints.load_weights(network, weights, file)
     if name := checkpoints.first_non_finite(network.state_dict()):
         raise CheckpointError(f"{file} is damaged: {name} is not finite")
     return Classifier(network.to(select_device(device)), spec)

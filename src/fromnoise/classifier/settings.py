@@ -11,8 +11,6 @@ from fromnoise.config.schema import Fit, Level, Natural, Positive, Section, Trai
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 200_000, 4, 40  # the default of `epochs`
 WARMUP = 0.2  # of the steps
 WEIGHT_DECAY = 0.01
-
-
 Pixels = Annotated[int, Field(ge=8, strict=True)]
 
 

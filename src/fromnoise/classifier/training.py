@@ -1,7 +1,6 @@
 """Train a classifier on labelled images, score it on held-out images, and write its folder."""
 
 import logging
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,28 +12,17 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from fromnoise.checkpoints import NotFinite, first_non_finite, require_empty_folder
-from fromnoise.classifier.classifier import (
-    Classifier,
-    ClassifierSpec,
-    Kind,
-    build_network,
-    save_classifier,
-)
-from fromnoise.classifier.label_scores import (
-    LabelPredictions,
-    ratios_per_label,
-    score_ratios,
-    scores,
-)
+from fromnoise.classifier import label_scores
+from fromnoise.classifier.classifier import Classifier, ClassifierSpec, Kind, build_network
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.loader import batch_indices, to_float
-from fromnoise.data.sources.base import Progress
 from fromnoise.data.sources.idx import find_images
+from fromnoise.evaluation.records import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
-from fromnoise.progress import progress_bar
+from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator, seed_of
 from fromnoise.training.precision import Precision, autocast
 from fromnoise.training.state import build_optimizer, learning_rate
@@ -44,6 +32,7 @@ SMALL_SIZE = 40  # pixels; the stem is `small` up to this size
 BATCH_NORM_IMAGES, BATCH_NORM_BATCH = 2048, 256
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 5000  # of the images, unless a held-out set is given
 MIN_IMAGES = 3  # one held out, two to train on
+DEFAULT = ClassifierSettings()
 logger = logging.getLogger("fromnoise")
 
 
@@ -51,7 +40,7 @@ def train_classifier_to_folder(
     data: str | Path,
     out: str | Path,
     *,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierSettings = DEFAULT,
     held_out: Path | None = None,
     device: str = "auto",
 ) -> Classifier:
@@ -62,7 +51,6 @@ def train_classifier_to_folder(
     part of the source, if it has one. The held-out images get the size and channels of the others.
     Raises ValueError, before anything is written, for inputs that cannot be used.
     """
-    settings = settings or ClassifierSettings()
     require_empty_folder(Path(out))
     path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
@@ -80,7 +68,7 @@ def train_classifier_to_folder(
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress
         )
-    logger.info("saved %s", save_classifier(classifier, out))
+    logger.info("saved %s", classifier.save(out))
     return classifier
 
 
@@ -88,10 +76,10 @@ def train_classifier_to_folder(
 def train_classifier(
     data: ImageSet,
     *,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierSettings = DEFAULT,
     held_out: ImageSet | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Classifier:
     """Train a classifier, score it on held-out images, and return it.
 
@@ -99,19 +87,14 @@ def train_classifier(
     cross-entropy). Otherwise it predicts each label independently (sigmoid and binary cross-entropy
     over the known labels). Images without any label are left out.
 
-    Args:
-        data: labelled images; labels +1 present, −1 absent, 0 unknown.
-        settings: `fit` and `background` are only recorded; `source`, `size`, `channels` and
-            `strict` are not used. The seed determines weights, order, shifts and held-out images.
-        held_out: labelled images of the same size, channels and labels, used only for scores; by
-            default a tenth of `data`, at most 5,000 images.
-        progress: called with (steps done, steps).
-
-    Raises:
-        ValueError: no labels, labels that do not differ between images, sets that do not match.
-        NotFinite: the loss or the gradient is NaN or infinite.
+    data: labels +1 present, −1 absent, 0 unknown. settings: `fit` and `background` are only
+    recorded; `source`, `size`, `channels` and `strict` are not used. The seed determines weights,
+    order, shifts and held-out images. held_out: images of the same size, channels and labels, used
+    only for scores; by default a tenth of `data`, at most 5,000. progress: called with (steps done,
+    steps).
+    Raises ValueError for no labels, labels that do not differ between images, and sets that do not
+    match; NotFinite for a loss or a gradient that is NaN or infinite.
     """
-    settings = settings or ClassifierSettings()
     train, test = split_held_out(data, held_out, seed=settings.seed)
     channels, *size = data.images.shape[1:]
     spec = ClassifierSpec(
@@ -261,7 +244,7 @@ def _fit(
     settings: ClassifierSettings,
     data: LabelledImages,
     device: torch.device,
-    progress: Progress | None,
+    progress: Progress,
 ) -> nn.Module:
     optimisation = settings.optimisation(len(data))
     torch.manual_seed(seed_of(spec.seed, "classifier"))
@@ -286,8 +269,7 @@ def _fit(
                 f"not finite. {fix}"
             )
         losses.append(values.item())
-        if progress is not None:
-            progress(step + 1, spec.steps)
+        progress(step + 1, spec.steps)
         epoch, previous = ((step + i) * spec.batch_size // len(data) for i in (1, 0))
         if epoch > previous or step + 1 == spec.steps:
             logger.info(
@@ -319,21 +301,18 @@ def _with_scores(classifier: Classifier, test: LabelledImages) -> Classifier:
     # 1024 images at a time, because they are mapped from disk and may not fit into memory
     parts = np.array_split(test.indices, -(-len(test) // 1024))
     results = zip(*(classifier.predictions(test.images[rows]) for rows in parts), strict=True)
-    predictions = LabelPredictions(*map(np.concatenate, results))
-    overall = scores(score_ratios(predictions, test.labels))
+    predictions = label_scores.LabelPredictions(*map(np.concatenate, results))
+    overall = label_scores.scores(label_scores.score_ratios(predictions, test.labels))
     reported = ("f1", "precision", "recall", "exact_match", "recall_at_k")
     if classifier.spec.kind == "classes":
         overall, reported = {"accuracy": overall["exact_match"]}, ("accuracy",)
     text = ", ".join(f"{name} {overall[name]:.4f}" for name in reported)
     logger.info("on the %d held-out images: %s", len(test), text)
-    f1 = [scores(ratios)["f1"] for ratios in ratios_per_label(predictions, test.labels)]
+    of_each = label_scores.ratios_per_label(predictions, test.labels)
+    f1 = [label_scores.scores(ratios)["f1"] for ratios in of_each]
     measured = {
-        "held_out": {name: _or_none(overall[name]) for name in reported},
-        "held_out_f1": dict(zip(classifier.spec.label_names, map(_or_none, f1), strict=True)),
+        "held_out": {name: overall[name] for name in reported},
+        "held_out_f1": dict(zip(classifier.spec.label_names, f1, strict=True)),
         "num_held_out": len(test),
     }
-    return Classifier(classifier.network, classifier.spec.model_copy(update=measured))
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return Classifier(classifier.network, classifier.spec.model_copy(update=plain(measured)))

@@ -49,9 +49,8 @@ def classifier_import(
     size: Annotated[int, Option(min=8, help="height and width of its images")] = 64,
 ) -> None:
     """Import a trained evaluator of i-CLEVR as a classifier."""
-    from fromnoise.classifier.classifier import save_classifier
     from fromnoise.data.sources.folder import read_objects
     from fromnoise.interop.iclevr_evaluator import import_evaluator
 
     names = read_objects(objects, where="--objects")
-    print(save_classifier(import_evaluator(file, names, size=(size, size), device="cpu"), out))
+    print(import_evaluator(file, names, size=(size, size), device="cpu").save(out))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option, Typer
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_sampling, parse_seeds, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,9 +51,11 @@ def edit_inpaint(
     """Inpaint the white area of a mask; all other pixels are preserved exactly (RePaint)."""
     from fromnoise.generation.edits import inpaint_to_folder
 
-    overrides = parse_sampling(settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance)
+    overrides = options.parse_sampling(
+        settings, {"sampler": "ddpm"}, steps=steps, guidance=guidance
+    )
     request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
-    chosen = parse_seeds_or_count(seeds, num) or [0]
+    chosen = options.parse_seeds_or_count(seeds, num) or [0]
     _print(inpaint_to_folder(request, image, mask, chosen, resample=resample, jump=jump))
 
 
@@ -79,9 +80,9 @@ def edit_vary(
     """Make variations of an image, through the noise and back (SDEdit)."""
     from fromnoise.generation.edits import vary_to_folder
 
-    overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    overrides = options.parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
-    chosen = parse_seeds_or_count(seeds, num) or range(8)
+    chosen = options.parse_seeds_or_count(seeds, num) or range(8)
     _print(vary_to_folder(request, image, chosen, strength=strength))
 
 
@@ -124,10 +125,10 @@ def edit_interpolate(
     if seed is not None and strength is None:
         raise ConfigError("--seed has no effect without --strength. Remove it.")
     fixed = edits.DETERMINISTIC if strength is None else {}
-    overrides = parse_sampling(settings, fixed, steps=steps, guidance=guidance)
+    overrides = options.parse_sampling(settings, fixed, steps=steps, guidance=guidance)
     request = _request(model, out, overrides, class_, labels, weights, batch_size, device)
     if a is None or b is None:
-        between = parse_seeds(seeds or "")
+        between = options.parse_seeds(seeds or "")
         files = edits.interpolate_seeds_to_folder(request, between, frames=frames)
     else:
         how: dict[str, Any] = {"frames": frames, "strength": strength, "seed": seed or 0}

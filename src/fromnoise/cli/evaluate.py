@@ -6,7 +6,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_names, parse_numbers, parse_sampling
 from fromnoise.config.errors import ConfigError
 
 Out = Annotated[Path | None, Option(help="a new folder", show_default="in evaluation/ of the run")]
@@ -41,13 +40,13 @@ def evaluate(
     from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing
 
-    sampling = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    sampling = options.parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     text, folder = sets.evaluate(
         path,
         Against(reference, extractor, classifier, features_weights, allow_small),
         Drawing(weights, batch_size, device, sampling),
         num=num_images,
-        metrics=parse_names(metrics) if metrics is not None else list(sets.METRICS),
+        metrics=options.parse_names(metrics) if metrics is not None else list(sets.METRICS),
         first_seed=seed,
         out=out,
     )
@@ -81,7 +80,7 @@ def evaluate_labels(
     from fromnoise.evaluation.images import Drawing
     from fromnoise.evaluation.label_evaluation import evaluate_labels_to_folder
 
-    sampling = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    sampling = options.parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     scales = sampling.pop("guidance", None)
     text, folder = evaluate_labels_to_folder(
         model,
@@ -89,7 +88,7 @@ def evaluate_labels(
         Drawing(weights, batch_size, device, sampling),
         files=conditions or [],
         texts=labels or [],
-        scales=None if scales is None else parse_numbers(str(scales), "--guidance", "1,2,3"),
+        scales=[] if scales is None else options.parse_numbers(str(scales), "--guidance", "1,2,3"),
         num=num,
         first_seed=seed,
         out=out,
@@ -137,7 +136,7 @@ def sweep(
     from fromnoise.evaluation.images import Drawing
     from fromnoise.evaluation.sweep import sweep_to_folder
 
-    sampling = parse_sampling(settings)
+    sampling = options.parse_sampling(settings)
     for key, flag in (("sampler", "--samplers"), ("steps", "--steps"), ("guidance", "--guidance")):
         if key in sampling:
             raise ConfigError(f"{key} has no effect: a sweep sets it. Use {flag}.")
@@ -145,9 +144,9 @@ def sweep(
         model,
         Against(reference, extractor, classifier, features_weights, allow_small),
         Drawing(weights, batch_size, device, sampling),
-        samplers=parse_names(samplers),
-        steps=parse_numbers(steps, "--steps", "5,10,20", int),
-        scales=parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
+        samplers=options.parse_names(samplers),
+        steps=options.parse_numbers(steps, "--steps", "5,10,20", int),
+        scales=options.parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
         num=num_images,
         out=out,
         save_best=save_best,

@@ -29,11 +29,9 @@ def import_(
     spec, notes = import_model(file, out, format=format, overrides=changes)
     shown = {"network", "diffusion", "sampling", "size", "data_range", "label_names"}
     settings = spec.model_dump(mode="json", include=shown)
-    betas = settings["diffusion"]["schedule"].get("betas", [])
-    if betas:
-        settings["diffusion"]["schedule"]["betas"] = (
-            f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
-        )
+    schedule = settings["diffusion"]["schedule"]
+    if betas := schedule.get("betas"):
+        schedule["betas"] = f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
     for note in notes:
         print(f"assumed: {note}")

@@ -7,7 +7,6 @@ from typing import Annotated
 from typer import Option
 
 from fromnoise.cli import options
-from fromnoise.cli.parsing import parse_numbers, parse_sampling, parse_seeds_or_count
 from fromnoise.config.errors import ConfigError
 
 logger = logging.getLogger("fromnoise")
@@ -73,15 +72,15 @@ def sample(
     from fromnoise.generation.samples import Outputs, default_folder, sample_to_folder
     from fromnoise.model import Autoguidance, load
 
-    requested = parse_seeds_or_count(seeds, num)
-    overrides = parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
+    requested = options.parse_seeds_or_count(seeds, num)
+    overrides = options.parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
     outputs = Outputs(
         grid=grid,
         columns=columns,
         npz=npz,
         gif=gif,
         trajectory=trajectory or times is not None or strips is not None,
-        times=parse_numbers(times, "--times", "999,700,0", int) if times is not None else None,
+        times=None if times is None else options.parse_numbers(times, "--times", "999,700,0", int),
         strips=strips or 4,
         each_step=each_step,
         noise=noise,

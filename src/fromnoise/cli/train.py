@@ -6,21 +6,20 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from fromnoise.cli.options import RecipeName, RunFolder, TrainingData, TrainingKeys
-from fromnoise.cli.parsing import parse_numbers, parse_training
+from fromnoise.cli import options
 from fromnoise.progress import progress_bar
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red"}  # of the doctor
 
 
 def train(
-    recipe: RecipeName,
-    settings: TrainingKeys = None,
-    data: TrainingData = None,
-    out: RunFolder = None,
+    recipe: options.RecipeName,
+    settings: options.TrainingKeys = None,
+    data: options.TrainingData = None,
+    out: options.RunFolder = None,
 ) -> None:
     """Train a recipe into a new run folder."""
-    overrides = parse_training(recipe, settings)
+    overrides = options.parse_training(recipe, settings)
     from fromnoise import runs
 
     exit_as_stopped(runs.train(recipe, out=out, data=data, overrides=overrides).stopped_by)
@@ -34,14 +33,14 @@ def exit_as_stopped(name: str | None) -> None:
 
 def resume(
     run: Annotated[Path, Argument(help="a run folder")],
-    settings: TrainingKeys = None,
+    settings: options.TrainingKeys = None,
     from_scratch: Annotated[
         bool, Option("--from-scratch", help="begin at step 0 if every checkpoint is damaged")
     ] = False,
 ) -> None:
     """Continue a run exactly where it stopped. training.steps=N makes it longer."""
     recipe = run / "recipe.yaml"
-    overrides = parse_training(recipe, settings) if recipe.is_file() else {}
+    overrides = options.parse_training(recipe, settings) if recipe.is_file() else {}
     from fromnoise import runs
 
     resumed = runs.resume(run, overrides=overrides, from_scratch=from_scratch)
@@ -55,7 +54,7 @@ def progress(
     ] = None,
 ) -> None:
     """Draw the previews of several steps of a training side by side."""
-    chosen = parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
+    chosen = options.parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
     from fromnoise.training.previews import progress_figure
 
     print(progress_figure(run, epochs=chosen).absolute())
@@ -99,17 +98,17 @@ def report(
 
 
 def doctor(
-    recipe: RecipeName,
-    settings: TrainingKeys = None,
-    data: TrainingData = None,
-    out: RunFolder = None,
+    recipe: options.RecipeName,
+    settings: options.TrainingKeys = None,
+    data: options.TrainingData = None,
+    out: options.RunFolder = None,
 ) -> None:
     """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
-    changes = parse_training(recipe, settings)
+    changes = options.parse_training(recipe, settings)
     from fromnoise.doctor.doctor import diagnose
 
     findings = diagnose(recipe, out=out, data=data, overrides=changes)

@@ -1,8 +1,7 @@
 """Components: what a recipe chooses by name, with options.
 
 A `Component` names one function or class of a dict such as SAMPLERS. Its options are the
-keyword-only parameters of that callable, and are checked against its signature. So a new one needs
-no schema: write it, and add a line to its dict.
+keyword-only parameters of that callable, checked against its signature: a new one needs no schema.
 """
 
 import inspect

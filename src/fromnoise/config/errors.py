@@ -13,17 +13,14 @@ class ConfigError(ValueError):
 
 
 SENTENCES = {  # of pydantic's kinds of errors, after the value
-    "int": "is not a whole number. Give one, as in 5",
-    "int_from_float": "is not a whole number. Give one, as in 5",
+    **dict.fromkeys(("int", "int_from_float"), "is not a whole number. Give one, as in 5"),
     "float": "is not a number. Give one, as in 0.5",
     "finite_number": "is not a finite number. Give one, as in 0.5",
     "bool": "is not true or false. Give one of them",
     "string": "is not a word. Give one",
     "path": "is not a path. Give one",
-    "tuple": "is not a list. Give one, as in [1, 2]",
-    "list": "is not a list. Give one, as in [1, 2]",
-    "dict": "has no keys. Give them as {{key: value}}",
-    "model": "has no keys. Give them as {{key: value}}",
+    **dict.fromkeys(("tuple", "list"), "is not a list. Give one, as in [1, 2]"),
+    **dict.fromkeys(("dict", "model"), "has no keys. Give them as {{key: value}}"),
     "literal_error": "is unknown. Choose {expected}",
     "greater_than": "is too small. Give more than {gt:g}",
     "greater_than_equal": "is too small. Give at least {ge:g}",

@@ -18,8 +18,7 @@ def parse_overrides(arguments: Sequence[str], section: SectionName) -> dict[str,
 
     A bare key is looked up in `section`: for `training`, `steps=500` is `training.steps`. For
     `sampling` so are the options of the samplers: `eta=0.5` is `sampling.sampler.eta`. Dotted keys
-    reach every section.
-    Raises ConfigError for a key that is unknown, renamed or repeated.
+    reach every section. Raises ConfigError for a key that is unknown, renamed or repeated.
     """
     overrides: dict[str, Any] = {}
     for argument in arguments:

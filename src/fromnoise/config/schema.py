@@ -149,9 +149,8 @@ class Training(Section):
     """One optimiser step sees `batch_size` images, whatever the accumulation."""
 
     steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what `epochs` come to
-    epochs: Annotated[float, Field(gt=0, le=10**6)] | None = (
-        None  # become steps when images are counted
-    )
+    # become steps when images are counted
+    epochs: Annotated[float, Field(gt=0, le=10**6)] | None = None
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
@@ -182,13 +181,9 @@ class Training(Section):
     tensorboard: bool = False
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "Training":
+    def _keys_fit(self) -> "Training":
         if self.accumulation > self.batch_size:
             raise ValueError(f"accumulation is larger than batch_size = {self.batch_size}")
-        return self
-
-    @model_validator(mode="after")
-    def _lengths_differ(self) -> "Training":
         names = [f"{length:g}" for length in self.ema_lengths]  # of their files
         if len(set(names)) < len(names):
             raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")

@@ -13,8 +13,7 @@ import numpy as np
 import yaml
 
 from fromnoise.data.dataset import default_cache
-from fromnoise.data.decoding.decode import Header
-from fromnoise.data.decoding.transforms import RGB, Fit
+from fromnoise.data.decoding.decode import RGB, Fit, Header
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
@@ -49,8 +48,8 @@ class DataReport:
     notes: tuple[str, ...]
     recipe: str  # YAML; "" if every image is broken
 
-    def lines(self) -> list[str]:
-        """Return the lines of the report. Lists are cut after ten lines, except broken images."""
+    def __str__(self) -> str:
+        """Return the report. Lists are cut after ten lines, except broken images."""
         out = [f"{self.path or self.source}: {self.count:,} images (source {self.source})"]
         if self.sizes:
             heights, widths = zip(*self.sizes, strict=True)
@@ -76,10 +75,7 @@ class DataReport:
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
-        return out
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(out)
 
 
 def check_data(

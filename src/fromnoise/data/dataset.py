@@ -24,8 +24,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from fromnoise.checkpoints import DiskFull, atomic_file
-from fromnoise.data.decoding.decode import ACCEPTED
-from fromnoise.data.decoding.transforms import RGB, Fit, fit_picture, to_channels
+from fromnoise.data.decoding.decode import ACCEPTED, RGB, Fit, fit_picture, to_channels
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
@@ -195,9 +194,8 @@ def write_entry(
 ) -> None:
     """Write an entry, image by image. It appears when it is complete.
 
-    results: for each image of `reader`, uint8 (C, H, W), or the line that explains why it was
-    skipped. where: the source in messages.
-    Raises `DataError` if no image can be read, or if the disk cannot be written.
+    results: for each image of `reader`, uint8 (C, H, W), or why it was skipped. where: the source
+    in messages. Raises `DataError` if no image can be read, or if the disk cannot be written.
     """
     try:
         for left_over in entry.parent.glob(".partial-*"):  # of earlier versions

@@ -1,7 +1,13 @@
 """The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
 
 from fromnoise.diffusion.betas import SCHEDULES
-from fromnoise.diffusion.denoiser import Denoise, Denoiser, Prediction, check_prediction
+from fromnoise.diffusion.denoiser import (
+    Denoise,
+    Denoiser,
+    Prediction,
+    check_prediction,
+    with_self_conditioning,
+)
 from fromnoise.diffusion.guidance import (
     autoguided,
     clamp_x0,
@@ -18,7 +24,6 @@ from fromnoise.diffusion.samplers.ancestral import ddpm
 from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
-from fromnoise.diffusion.self_conditioning import with_self_conditioning
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps
 
 __all__ = [

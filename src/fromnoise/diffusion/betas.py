@@ -1,9 +1,7 @@
 """Noise schedules: functions from T to β_1 … β_T, float64 (T,).
 
-Every β must lie in (0, 1), but β_T may be 1; `NoiseSchedule` raises ValueError for others. To add
-one, write the function, add it to `SCHEDULES`, and add a test. Its keyword-only parameters,
-with type hints and defaults, become options of the recipe: `diffusion.schedule.beta_T=0.01`. A
-function raises ValueError for options out of range.
+Every β must lie in (0, 1), but β_T may be 1: `NoiseSchedule` raises ValueError for others, and a
+function for options out of range. To add one, see CONTRIBUTING.md.
 
 Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239). So are
 the schedules without a source: the paper has the linear one, its code the others.
@@ -54,8 +52,7 @@ def constant(T: int, *, beta: float = 0.02) -> Tensor:
 def warmup(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02, fraction: float = 0.1) -> Tensor:
     """Return β_t that rise from `beta_1` to `beta_T` over the first `fraction` of the steps.
 
-    After it they stay at `beta_T`. fraction ∈ (0, 1], or ValueError; the paper's code has 0.1 and
-    0.5.
+    Then they stay at `beta_T`. fraction ∈ (0, 1], or ValueError; the paper's code has 0.1 and 0.5.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], not {fraction:g}")

@@ -82,20 +82,6 @@ def check_prediction(schedule: NoiseSchedule, prediction: Kind) -> None:
         )
 
 
-WRAPPED = ("module", "network", "_orig_mod")  # where wrappers of a network keep it
-
-
-def takes_self_conditioning(network: nn.Module) -> bool:
-    """Return `network.self_conditioning`, of the wrapped network if a wrapper lacks it."""
-    while not hasattr(network, "self_conditioning"):
-        inner = (getattr(network, name, None) for name in WRAPPED)
-        wrapped = next((module for module in inner if isinstance(module, nn.Module)), None)
-        if wrapped is None:
-            return False
-        network = wrapped
-    return bool(network.self_conditioning)
-
-
 class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
@@ -104,8 +90,10 @@ class Denoiser(nn.Module):
     the reading `range` the `fraction` (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672,
     Eq. 15), and with `log` the `log_variance` (the same paper's code, there "learned").
 
-    With self-conditioning the network takes 2C channels: x_t, then `self_cond`, an earlier x̂_0
-    (Chen et al. 2022, arXiv:2208.04202, section 3). See `self_conditioning.py`.
+    With self-conditioning (Chen, Zhang and Hinton 2022, arXiv:2208.04202, section 3) the network
+    takes 2C channels: x_t, then `self_cond`: zeros, or an earlier x̂_0 of its own. It learns both:
+    in training half of the images get the x̂_0 of a first pass, through which no gradient flows. In
+    sampling it gets the x̂_0 of the step before, at no cost. The likelihood is computed with zeros.
     """
 
     def __init__(
@@ -124,13 +112,14 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction: Kind = prediction
         self.variance_reading: Reading = variance_reading
-        if self_conditioning is None:
-            self_conditioning = takes_self_conditioning(network)
+        if self_conditioning is None:  # a wrapper lacks the attribute of the network in it
+            known = (m for m in network.modules() if hasattr(m, "self_conditioning"))
+            self_conditioning = bool(getattr(next(known, None), "self_conditioning", False))
         self.self_conditioning = self_conditioning
 
-    def with_network(self, network: nn.Module) -> "Denoiser":
+    def with_network(self, network: nn.Module, kind: "type[Denoiser] | None" = None) -> "Denoiser":
         """Return the same denoiser around another network, such as one with averaged weights."""
-        return Denoiser(
+        return (kind or Denoiser)(
             network,
             self.schedule,
             self.prediction,
@@ -147,13 +136,7 @@ class Denoiser(nn.Module):
         ValueError for a self_cond without self-conditioning, a t outside 1..T, and an output that
         is neither (B,C,H,W) nor (B,2C,H,W).
         """
-        times = torch.as_tensor(t, device="cpu")
-        outside = (times < 1) | (times > self.schedule.T)
-        if outside.any():
-            raise ValueError(
-                f"t must lie in 1..{self.schedule.T}, not {int(times[outside][0])}. "
-                "Pass a noisy x_t; t = 0 is the clean image."
-            )
+        self.schedule.index(t, first=1)
         t_there = on_device(torch.as_tensor(t), x_t.device)
         index = t_there.expand(len(x_t)) - 1
         inputs = x_t
@@ -186,3 +169,47 @@ class Denoiser(nn.Module):
             fraction=(raw + 1) / 2 if raw is not None and in_range else None,
             log_variance=None if in_range else raw,
         )
+
+
+@torch.no_grad()
+def estimate_x0(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Tensor | None, self_conditioned: Tensor
+) -> Tensor:
+    """Return the x̂_0 of a pass without self_cond for some images, and zeros for the others.
+
+    x_t, the result: (B,C,H,W); t ∈ {1..T}: (B,); self_conditioned: bool (B,), which to compute.
+    """
+    some = self_conditioned.nonzero().squeeze(1)
+    self_cond = torch.zeros_like(x_t)
+    if len(some):
+        there = some.to(x_t.device)
+        some_cond = None if cond is None else cond[there.to(cond.device)]
+        self_cond[there] = denoiser(x_t[there], t[some.to(t.device)], some_cond).x0
+    return self_cond
+
+
+def with_self_conditioning(denoiser: Denoiser) -> Denoiser:
+    """Return a denoiser that conditions each call on the x̂_0 of the call before.
+
+    Make one for each trajectory from noise to image. A change of the batch size clears its memory,
+    as where an interval of guidance begins. Without self-conditioning, returns `denoiser` itself.
+    """
+    if not denoiser.self_conditioning:
+        return denoiser
+    return denoiser.with_network(denoiser.network, SelfConditionedDenoiser)
+
+
+class SelfConditionedDenoiser(Denoiser):
+    """A denoiser with the memory of one x̂_0."""
+
+    _last: Tensor | None = None
+
+    def forward(
+        self, x_t: Tensor, t: Time, cond: Tensor | None = None, self_cond: Tensor | None = None
+    ) -> Prediction:
+        """As `Denoiser.forward`; a self_cond given here overrides the remembered one."""
+        if self_cond is None and self._last is not None and self._last.shape == x_t.shape:
+            self_cond = self._last
+        prediction = super().forward(x_t, t, cond, self_cond)
+        self._last = prediction.x0.detach()
+        return prediction

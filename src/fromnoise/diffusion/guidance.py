@@ -24,13 +24,11 @@ def classifier_free(
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
     conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, since they are
-    linear in ε̂ at one x_t. A learned variance is that of the condition. cond: (B,K) in {−1, 0, +1};
-    ∅ is the zero vector.
-    s < 0 guides away from the condition.
+    linear in ε̂ at one x_t. A learned variance is that of the condition. s < 0 guides away from the
+    condition. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724, there an interval of noise levels). rescale: φ ∈ [0, 1] of
-    `rescaled`; 0 is off.
+    arXiv:2404.07724, there of noise levels). rescale: φ ∈ [0, 1] of `rescaled`; 0 is off.
     """
     first, last = interval or (0, denoiser.schedule.T)
     strong = torch.tensor(scale, dtype=torch.float64)

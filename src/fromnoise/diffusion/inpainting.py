@@ -10,9 +10,6 @@ from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers import Step, Variance, reverse_step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
-KeyedNoise = Callable[..., Tensor]
-"""(t, *key) → standard normal noise (B,C,H,W), new for every key; noise(t) as of a sampler."""
-
 
 def inpaint(
     denoise: Denoise,
@@ -22,7 +19,7 @@ def inpaint(
     *,
     image: Tensor,
     known: Tensor,
-    noise: KeyedNoise,
+    noise: Callable[..., Tensor],
     resample: int = 10,
     jump: int = 5,
     variance: Variance = "small",
@@ -37,9 +34,9 @@ def inpaint(
 
     x: x_T, (B,C,H,W); times: falling, each in {1..T}. image: x_0, like x. known: bool, broadcasts
     against x; there the last x equals `image` exactly. With nothing known and resample = 1, this is
-    `ddpm`, bit for bit. noise: noise(t) in the first round, then noise(t, round); noise(t, round,
-    "known") and noise(t, round, "jump"). variance: as of `ddpm`. Raises ValueError unless resample
-    and jump are at least 1 and the times fall.
+    `ddpm`, bit for bit. noise: standard normal, new for every key: noise(t) in the
+    first round, then noise(t, round); noise(t, round, "known") and noise(t, round, "jump").
+    variance: as of `ddpm`. Raises ValueError unless resample and jump are ≥ 1 and the times fall.
     """
     if resample < 1 or jump < 1:
         raise ValueError(

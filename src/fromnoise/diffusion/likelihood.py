@@ -42,8 +42,7 @@ class BitsPerDimension(NamedTuple):
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
     """Return L_T = KL(q(x_T | x_0) ‖ N(0, I)): bits per dimension, (B,).
 
-    q(x_T | x_0) = N(√ᾱ_T x_0, 1−ᾱ_T), so that L_T = ½ (ᾱ_T x_0² − ᾱ_T − log(1−ᾱ_T)).
-    x0: (B,C,H,W) in [−1, 1].
+    With q(x_T | x_0) = N(√ᾱ_T x_0, 1−ᾱ_T), L_T = ½ (ᾱ_T x_0² − ᾱ_T − log(1−ᾱ_T)). x0: (B,C,H,W).
     """
     a = schedule.alpha_bar[-1]
     nats = (per_image(a, x0) * x0.square() - per_image(a + torch.log1p(-a), x0)) / 2
@@ -62,9 +61,8 @@ def bound_term(
 ) -> Tensor:
     """Return L_{t−1} of Eq. 5 at x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: bits per dimension, (B,).
 
-    With uniform t and normal ε, T times this is an unbiased estimate of L_0 + Σ L_{t−1}.
-    x0: (B,C,H,W), 256 levels in [−1, 1]; eps: like x0; t ∈ {1..T}: int or (B,). clamp keeps x̂_0 in
-    [−1, 1], the range of images.
+    With uniform t and normal ε, T times this is an unbiased estimate of L_0 + Σ L_{t−1}. x0, eps:
+    (B,C,H,W), x0 with 256 levels in [−1, 1]; t ∈ {1..T}: int or (B,). clamp keeps x̂_0 in [−1, 1].
     """
     prediction = denoiser(denoiser.schedule.add_noise(x0, eps, t), t, cond)
     if clamp:
@@ -128,8 +126,7 @@ def log_level(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def log_cdf(z: Tensor) -> Tensor:
     """Return log Φ(z) = log(erfcx(−z/√2)/2) − z²/2, erfcx(y) = exp(y²) erfc(y). Any shape.
 
-    torch.special.log_ndtr has the same values, but rounding destroys its gradient far below 0, and
-    MPS lacks it.
+    torch.special.log_ndtr is equal, but MPS lacks it, and rounding ruins its gradient far below 0.
     """
     negative, y = z < 0, z / math.sqrt(2)
     below, above = torch.where(negative, -y, 0), torch.where(negative, 0, y)

@@ -2,11 +2,8 @@
 
 A loss is a function (predicted, target) → the loss of each element, all (B,C,H,W), at least 0 and
 differentiable. It has no options. A weighting is a function (snr, own) → w ≥ 0, each (B,), with
-finite snr and own above 0. To add one, write the function, add it to `LOSSES` or `WEIGHTINGS`,
-and add a test. A recipe chooses them by `diffusion.loss` and `diffusion.weighting`; a weighting's
-keyword-only parameters, with type hints and defaults, become options:
-`diffusion.weighting.gamma=5`. It raises a ValueError that begins with the key, `weighting.gamma`,
-for options out of range.
+finite snr and own above 0. A ValueError for an option out of range begins with its key, as in
+`weighting.gamma`. To add one, see CONTRIBUTING.md.
 
 Weights are functions of the signal-to-noise ratio in x_0 space: w is the weight of the squared
 error of x̂_0 at t. `own` (`OWN`) is the squared error of the prediction over that of x̂_0, so that
@@ -24,10 +21,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoiser, Kind, Prediction
+from fromnoise.diffusion.denoiser import Denoiser, Kind, estimate_x0
 from fromnoise.diffusion.likelihood import term_of
 from fromnoise.diffusion.schedule import on_device
-from fromnoise.diffusion.self_conditioning import estimate_x0
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
@@ -122,8 +118,7 @@ class Objective:
     detached: the mean learns from the bound too. The bound has its own weights of the times, so
     that neither `weighting` nor `vlb_weight` applies.
 
-    Raises ValueError for an unknown loss, arguments that exclude each other, and options of a
-    weighting that are out of range.
+    Raises ValueError for an unknown loss, arguments that exclude each other, and wrong options.
     """
 
     loss: str = "mse"
@@ -157,7 +152,7 @@ class Objective:
 
         x0, eps: (B,C,H,W), for the bound with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
         self_conditioned: bool (B,), the images that get an estimate of x_0 as self_cond, see
-        `self_conditioning.estimate_x0`; only for a denoiser with self-conditioning.
+        `denoiser.estimate_x0`; only for a denoiser with self-conditioning.
         Raises ValueError for the bound of a network without a learned variance.
         """
         schedule = denoiser.schedule
@@ -168,7 +163,9 @@ class Objective:
         prediction = denoiser(x_t, t, cond, self_cond)
         if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
-        target = _target(prediction, x0, eps)
+        target = x0 if prediction.kind == "x0" else eps
+        if prediction.kind == "v":
+            target = prediction.alpha * eps - prediction.sigma * x0
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
         ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
         own = OWN[prediction.kind](ratio)
@@ -179,13 +176,3 @@ class Objective:
             bound = term_of(fixed_mean, schedule, x0, t, variance="learned")
             loss = loss + self.vlb_weight * schedule.T * bound
         return loss
-
-
-def _target(prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
-    match prediction.kind:
-        case "eps":
-            return eps
-        case "x0":
-            return x0
-        case "v":
-            return prediction.alpha * eps - prediction.sigma * x0

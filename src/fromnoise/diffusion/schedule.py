@@ -104,8 +104,7 @@ class NoiseSchedule:
 
         β = 1 − ᾱ_t/ᾱ_s is right for x_0 ~ N(0, I), and β̃ = (1−ᾱ_s)/(1−ᾱ_t) β for one fixed x_0
         (section 3.2). With s = 0 this β̃ is 0 and has no logarithm. There β̃ is that of the step
-        from max(t, 2) to 1, the least of any step (if T = 1, it is β).
-        Both are float64, on the CPU, in the shape of t and s.
+        from max(t, 2) to 1, the least of any step (if T = 1, β). Both: float64, on the CPU.
         """
         t, s = torch.as_tensor(t, device="cpu"), torch.as_tensor(s, device="cpu")
         _, _, beta = self._step(t, s)
@@ -116,7 +115,7 @@ class NoiseSchedule:
 
     def _step(self, t: Time, s: Time) -> tuple[Tensor, Tensor, Tensor]:
         """Return ᾱ_t, ᾱ_s, and the variance β of the noise added between s and t."""
-        before, after = torch.broadcast_tensors(self._index(t), self._index(s))
+        before, after = torch.broadcast_tensors(self.index(t), self.index(s))
         wrong = after >= before
         if wrong.any():
             pair = f"from {int(before[wrong][0])} to {int(after[wrong][0])}"
@@ -125,14 +124,16 @@ class NoiseSchedule:
         return a_t, a_s, 1 - a_t / a_s
 
     def _at(self, table: Tensor, t: Time) -> Tensor:
-        coefficient = table[self._index(t)].to(torch.float32)
+        coefficient = table[self.index(t)].to(torch.float32)
         return on_device(coefficient, t.device) if isinstance(t, Tensor) else coefficient
 
-    def _index(self, t: Time) -> Tensor:
+    def index(self, t: Time, first: int = 0) -> Tensor:
+        """Return t on the CPU. Raises ValueError for a time outside `first`..T."""
         index = torch.as_tensor(t, device="cpu")
-        outside = (index < 0) | (index > self.T)  # −1 would be read from the table's end
+        outside = (index < first) | (index > self.T)  # −1 would be read from the table's end
         if outside.any():
-            raise ValueError(f"t must lie in 0..{self.T}, not {int(index[outside][0])}")
+            hint = ". Pass a noisy x_t; t = 0 is the clean image." if first else ""
+            raise ValueError(f"t must lie in {first}..{self.T}, not {int(index[outside][0])}{hint}")
         return index
 
 

@@ -1,8 +1,7 @@
 """Rules for the timesteps of a sampler: functions (schedule, steps) → `steps` of the T times.
 
-The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 ≤ steps ≤ T. To add
-a rule, write the function, add it to `TIMESTEPS`, and add a test. A recipe chooses one by
-`sampling.timesteps`; rules have no options.
+The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 ≤ steps ≤ T. Rules
+have no options. To add one, see CONTRIBUTING.md.
 """
 
 from collections.abc import Callable
@@ -11,8 +10,6 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.schedule import NoiseSchedule
-
-KARRAS_RHO = 7.0
 
 
 def leading(schedule: NoiseSchedule, steps: int) -> list[int]:
@@ -58,7 +55,7 @@ def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5; their σ is σ/α = √((1−ᾱ_t)/ᾱ_t) here.
     """
     noise = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()  # (T,)
-    return _nearest(noise ** (1 / KARRAS_RHO), steps)
+    return _nearest(noise ** (1 / 7), steps)
 
 
 TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {

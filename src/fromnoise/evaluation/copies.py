@@ -5,14 +5,14 @@ are fitted to real images that the model never saw, such that one in a million w
 The result is reported as sentences, as numbers for JSON, and as a sheet of pictures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fromnoise.evaluation.neighbours import ranked_neighbours
 from fromnoise.pictures import grid_figure
 
 PIXELS = "pixels"
@@ -25,6 +25,8 @@ MAX_LEFT_OUT = 4096  # training images that replace missing held-out images
 QUANTILES = {"smallest": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5, "90 %": 0.9}
 PAIRS = 24  # on a sheet
 COLUMNS = 11  # three pairs of three images, and a gap between them
+BLOCK = 2048  # images compared at a time: 32 MiB of distances
+FEATURES = 2**21  # numbers of features at a time: 16 MiB
 MIN_SIGMA, MIN_SHARE = 3.0, 0.55  # of `share_nearer`, for a sign of overfitting
 
 
@@ -71,7 +73,7 @@ def check_copies(
     train: np.ndarray,
     held_out: np.ndarray | None = None,
     *,
-    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType({}),
+    spaces: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {},
 ) -> CopyCheck:
     """Find copies of training images, in pixels and in further spaces.
 
@@ -104,12 +106,14 @@ def check_copies(
 
         def figures(images: np.ndarray, found: np.ndarray, rows: np.ndarray | None) -> Figures:
             mirrored = features(images[..., ::-1])
-            near = ranked_neighbours(found, mirrored, of_train, ranks=ranks, leave_out=rows)
-            first, second, kth = (near.distance / unit).T
+            distance, index, turned = ranked_neighbours(
+                found, mirrored, of_train, ranks=ranks, leave_out=rows
+            )
+            first, second, kth = (distance / unit).T
             ratio, nearness = (
                 np.divide(first, d, out=np.ones_like(first), where=d > 0) for d in (second, kth)
             )
-            return Figures(first, second, ratio, nearness, near.index[:, :2], near.mirrored[:, :2])
+            return Figures(first, second, ratio, nearness, index[:, :2], turned[:, :2])
 
         of_samples = figures(samples, features(samples), None)
         of_real = figures(real, features(real) if rows is None else of_train[rows], rows)
@@ -121,10 +125,7 @@ def check_copies(
         return SpaceCheck(of_samples, of_real, thresholds, *flags)
 
     pixels = check(lambda x: x.reshape(len(x), -1), float(255 * np.prod(train.shape[1:]) ** 0.5))
-    checks = {
-        PIXELS: pixels,
-        **{name: check(features) for name, features in (spaces or {}).items()},
-    }
+    checks = {PIXELS: pixels} | {name: check(features) for name, features in spaces.items()}
     return CopyCheck(
         num_train=len(train),
         k=ranks[-1],
@@ -315,3 +316,62 @@ def _quantiles(figures: Figures) -> dict[str, dict[str, float]]:
         key: {name: float(np.quantile(getattr(figures, key), q)) for name, q in QUANTILES.items()}
         for key in FIGURES
     }
+
+
+def ranked_neighbours(
+    a: np.ndarray,
+    mirrored: np.ndarray,
+    b: np.ndarray,
+    *,
+    ranks: Sequence[int],
+    leave_out: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Return the neighbours of the given ranks of each image, mirrored or not.
+
+    Three arrays (N, R), a column per rank: the Euclidean distance, float64, ascending; the row of
+    b, int64; and whether the mirrored image is the nearer one.
+
+    The distance of two images is the smaller one of a to b, and of the mirrored a to b.
+
+    a, mirrored: features of N images and of their mirror images, both (N, D). b: (M, D). All three
+    of any real dtype; compared in float64. Exact for uint8. ranks: in ascending order, 1 for the
+    nearest. leave_out: int (N,), for each row of a the row of b that is excluded, mirrored too:
+    itself, if a was taken from b.
+
+    Of equally near rows it returns any. Raises ValueError: there are fewer rows than ranks.
+    """
+    if (left := len(b) - (leave_out is not None)) < max(ranks):
+        raise ValueError(f"{left} rows have no neighbour of rank {max(ranks)}. Give more rows.")
+    side = min(max(FEATURES // a.shape[1], 16), BLOCK)
+    parts = []
+    for start in range(0, len(a), side):
+        rows = slice(start, start + side)
+        both = np.stack([a[rows], mirrored[rows]]).astype(np.float64)  # (2, n, D)
+        excluded = None if leave_out is None else torch.from_numpy(leave_out[rows])[:, None]
+        index = _nearest(torch.from_numpy(both), b, max(ranks), side, excluded)
+        index = index[:, np.array(ranks) - 1]  # (n, R)
+        plain, turned = (
+            np.stack([np.linalg.norm(x - b[column], axis=1) for column in index.T], axis=1)
+            for x in both
+        )
+        found = (np.minimum(plain, turned), index, turned < plain)
+        order = found[0].argsort(axis=1, kind="stable")  # rounding may have exchanged two
+        parts.append([np.take_along_axis(part, order, axis=1) for part in found])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def _nearest(
+    both: Tensor, b: np.ndarray, count: int, side: int, excluded: Tensor | None
+) -> np.ndarray:
+    """Return the `count` nearest rows of b of each image, given plain and mirrored, in order."""
+    near = torch.full((both.shape[1], count), torch.inf, dtype=torch.float64)
+    index = torch.zeros_like(near, dtype=torch.int64)
+    for start in range(0, len(b), side):
+        others = torch.from_numpy(b[start : start + side].astype(np.float64))
+        found = torch.cdist(both, others).amin(dim=0)  # (n, others)
+        here = torch.arange(start, start + len(others)).expand(found.shape)
+        if excluded is not None:
+            found[here == excluded] = torch.inf
+        near, kept = torch.cat([near, found], dim=1).topk(count, largest=False)
+        index = torch.cat([index, here], dim=1).gather(1, kept)
+    return index.numpy()

@@ -15,13 +15,15 @@ from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.errors import unknown_name
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import without_tf32
+from fromnoise.progress import Progress, no_progress
 
 ALTERNATIVES = (
     "`--extractor classifier --classifier FOLDER` and `--extractor pixels` work without it."
 )
+PRETRAINED = ("inception", "dinov2")
+EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
 MAX_SIDE = 32  # pixels; covariances of larger images take hours
 BATCH_SIZE, PART = 64, 512  # images in a network, and images between two calls of progress
-Progress = Callable[[int, int], None]  # (images done, images)
 
 
 class ExtractorError(ValueError):
@@ -143,11 +145,17 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
     """
     from torch_fidelity import feature_extractor_inceptionv3 as library
 
-    downloaded = (
-        Path(torch.hub.get_dir()) / "checkpoints" / library.URL_INCEPTION_V3.rsplit("/", 1)[1]
-    )
+    url = library.URL_INCEPTION_V3
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if weights is not None:
-        _check_weights_file(weights)
+        if not weights.is_file():
+            raise ExtractorError(f"{weights.absolute()} does not exist. {ALTERNATIVES}")
+        try:  # torch-fidelity would run the code in a file
+            torch.load(weights, weights_only=True, map_location="cpu")
+        except Exception as error:  # of any kind while unpickling
+            raise ExtractorError(
+                f"{weights.absolute()} is no file of tensors. Give one that torch.save wrote."
+            ) from error
     try:
         network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat",
@@ -157,7 +165,7 @@ def inception(weights: Path | None, *, device: torch.device) -> Extractor:
     except OSError as error:  # such as no network
         raise ExtractorError(
             f"Inception's weights are missing and the download failed ({error}). Download "
-            f"{library.URL_INCEPTION_V3} elsewhere, and copy it to {downloaded} or give it as "
+            f"{url} elsewhere, and copy it to {downloaded} or give it as "
             f"--features-weights. {ALTERNATIVES}"
         ) from error
     except RuntimeError as error:
@@ -187,10 +195,6 @@ def dinov2(*, device: torch.device) -> Extractor:
     return Extractor("dinov2", 768, digest(network), resize, _in_batches(network.to(device)))
 
 
-def no_progress(done: int, total: int) -> None:
-    """Ignore the progress."""
-
-
 def extract_features(
     extractor: Extractor,
     images: np.ndarray,
@@ -218,10 +222,6 @@ def extract_features(
     return Features(out, np.concatenate(logits) if logits else None)
 
 
-PRETRAINED = ("inception", "dinov2")
-EXTRACTORS = (*PRETRAINED, "classifier", "pixels")
-
-
 def digest(network: nn.Module) -> str:
     """Return the SHA-256 (hex) of all weights with their names."""
     sha = hashlib.sha256()
@@ -244,15 +244,3 @@ def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:
         return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
     return extract
-
-
-def _check_weights_file(path: Path) -> None:
-    """Raise ExtractorError for a file with code in it, which torch-fidelity would run."""
-    if not path.is_file():
-        raise ExtractorError(f"{path.absolute()} does not exist. {ALTERNATIVES}")
-    try:
-        torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # of any kind while unpickling
-        raise ExtractorError(
-            f"{path.absolute()} is no file of tensors. Give one that torch.save wrote."
-        ) from error

@@ -10,21 +10,18 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from fromnoise.classifier import label_scores
 from fromnoise.classifier.classifier import Classifier, load_classifier
-from fromnoise.classifier.label_scores import LabelPredictions, score_ratios
-from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, read_conditions
-from fromnoise.data.labels.names import describe_labels, one_label_each, parse_labels
+from fromnoise.data.labels import describe_labels, one_label_each, parse_labels
 from fromnoise.evaluation import records
 from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
-from fromnoise.evaluation.intervals import score_with_intervals, scores_per_label
 from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
@@ -61,7 +58,7 @@ def evaluate_labels_to_folder(
     *,
     files: Sequence[Path] = (),
     texts: Sequence[str] = (),
-    scales: Sequence[float] | None = None,
+    scales: Sequence[float] = (),
     num: int = 8,
     first_seed: int = 0,
     out: Path | None = None,
@@ -73,7 +70,7 @@ def evaluate_labels_to_folder(
     every set of conditions and scale.
 
     path: a run, a checkpoint or a .safetensors file. files, texts: see `read_prompts`. scales: of
-    guidance; None is the model's own.
+    guidance; none for the model's own.
     Raises, before sampling, ConfigError if the folder has scores already, DataError if the model
     and the classifier have different labels, and ValueError for other settings that do not match.
     """
@@ -83,7 +80,12 @@ def evaluate_labels_to_folder(
         raise DataError("this model is unconditional. Train one with data.labels=true.")
     prompts = read_prompts(names, files, texts)
     order = _column_order(model, loaded)
-    configs = _configs(model, scales or [model.spec.sampling.guidance], drawing.sampling)
+    scales = scales or [model.spec.sampling.guidance]
+    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
+    configs = []
+    for scale in scales:
+        settings = {**drawing.sampling, "guidance": guided if scale == 1 else scale}
+        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
     config = max(configs, key=lambda config: config.guidance != 1)  # has the shape of guidance
     [first, *_] = prompts.values()
     model.guided_denoiser(config, 1, cond=torch.from_numpy(first[:1]))  # raises
@@ -124,13 +126,13 @@ def evaluate_labels_to_folder(
             )
         seconds = time.perf_counter() - started
         predictions = loaded.predictions(images).select(slice(None), order)
-        per_label = scores_per_label(predictions, targets, condition)
+        per_label = label_scores.scores_per_label(predictions, targets, condition)
         result = records.LabelResult(
             prompts=name,
             guidance=config.guidance,
             num_images=len(images),
             seconds=seconds,
-            scores=score_with_intervals(predictions, targets, condition),
+            scores=label_scores.score_with_intervals(predictions, targets, condition),
             per_label=dict(zip(names, per_label, strict=True)),
         )
         results.append(result)
@@ -139,18 +141,6 @@ def evaluate_labels_to_folder(
         content = {**metadata, "results": results}
         records.write_record(folder / records.SCORES_FILE, content, label_table(results, loaded))
     return label_table(results, loaded), folder
-
-
-def _configs(
-    model: Model, scales: Sequence[float], sampling: Mapping[str, Any]
-) -> list[SamplingConfig]:
-    """Return the settings at each scale, checked."""
-    guided = next((scale for scale in scales if scale != 1), 1.0)  # a shape of guidance needs s ≠ 1
-    configs = []
-    for scale in scales:
-        settings = {**sampling, "guidance": guided if scale == 1 else scale}
-        configs.append(with_guidance(model.sampling_config(conditional=True, **settings), scale))
-    return configs
 
 
 def label_table(results: Sequence[records.LabelResult], classifier: Classifier) -> str:
@@ -216,10 +206,10 @@ def _save_picture(
 
 
 def label_captions(
-    predictions: LabelPredictions, targets: np.ndarray, names: Sequence[str]
+    predictions: label_scores.LabelPredictions, targets: np.ndarray, names: Sequence[str]
 ) -> list[str]:
     """Return a caption for each image: a mark for right or wrong, and one line for each label."""
-    exact, _ = score_ratios(predictions, targets)["exact_match"]
+    exact, _ = label_scores.score_ratios(predictions, targets)["exact_match"]
     return [
         f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
         for right, row in zip(exact, targets, strict=True)

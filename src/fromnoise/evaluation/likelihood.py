@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromnoise.config.errors import ConfigError
 from fromnoise.curves import bits_axes, save_png
 from fromnoise.data.loader import to_float
 from fromnoise.diffusion.likelihood import bits_per_dimension
 from fromnoise.diffusion.samplers import Variance
 from fromnoise.evaluation import records
 from fromnoise.evaluation.copies import evenly_spaced
-from fromnoise.evaluation.features import Progress, check_installed, no_progress
+from fromnoise.evaluation.features import check_installed
 from fromnoise.evaluation.images import has_labels, run_images_of
 from fromnoise.evaluation.intervals import mean_interval
 from fromnoise.model.model import Model, load
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import Weights, run_folder_of
-from fromnoise.progress import progress_bar
+from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator, image_noise, seed_of
 
 EVALUATIONS = 50  # of the network per image, by default
@@ -63,13 +64,11 @@ def measure_bits(
     [−1, 1], estimated without bias (`bits_per_dimension`). The bits of training images
     are too low for other images.
 
-    Args:
-        images: uint8 (N, C, H, W) of the model's size, N ≥ 2.
-        labels: int8 (N, K): +1, −1, 0; None for the unconditional case. Guidance is off.
-        data: a description of the images for the record: "the 297 held-out digits".
-        evaluations: of the network per image, 2..T; default 50, or T if that is less. With T every
-            t is used, and only the noise is random.
-        seed: timesteps and noise of image i depend on seed, i and t alone, not on the batch.
+    images: uint8 (N, C, H, W) of the model's size, N ≥ 2. labels: int8 (N, K): +1, −1, 0; None for
+    the unconditional case. Guidance is off. data: a description of the images for the record: "the
+    297 held-out digits". evaluations: of the network per image, 2..T; default 50, or T if that is
+    less. With T every t is used, and only the noise is random. seed: timesteps and noise of image i
+    depend on seed, i and t alone, not on the batch.
     Raises ValueError: a model of offset noise or of another range than [−1, 1], images or labels
     that do not fit the model, fewer than 2 images, or evaluations outside 2..T.
     """
@@ -160,7 +159,7 @@ def evaluate_likelihood(
 
     path: a run or a checkpoint in it. Returns the table and the folder of metrics.json, metrics.md
     and bits.png. No image is sampled and no feature extracted.
-    Raises ConfigError if the folder has scores, `NotDefined` without images, and the errors of
+    Raises ConfigError if the folder has scores or there are no images, and the errors of
     `measure_bits`.
     """
     check_installed()
@@ -171,7 +170,7 @@ def evaluate_likelihood(
     run_images = run_images_of(run_folder_of(path))
     real = run_images.held_out or run_images.training
     if real is None:
-        raise records.NotDefined(f"bits per dimension need real images, and {run_images.reason}")
+        raise ConfigError(f"bits per dimension need real images, and {run_images.reason}")
     started = time.perf_counter()
     labels = real.images.labels if has_labels(model, real) else None
     rows = evenly_spaced(len(real.images), MAX_IMAGES)

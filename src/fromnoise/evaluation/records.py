@@ -14,19 +14,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fromnoise.checkpoints import atomic_file
-from fromnoise.classifier.label_scores import SCORES
+from fromnoise.classifier.label_scores import SCORES, LabelScores
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import FORMULA
 from fromnoise.data.text import read_json
-from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
+from fromnoise.evaluation.intervals import Interval, Number, Score
 
 Metadata = dict[str, Any]
 METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
-
-
-class NotDefined(ValueError):
-    """A metric that is not defined, with the reason."""
 
 
 class Stretch(BaseModel):
@@ -248,10 +244,28 @@ def table(record: Metrics) -> str:
 
 def _settings(record: Metrics) -> list[str]:
     """Return the settings that the scores depend on, in a few lines."""
-    if record.extractor:
-        lines = _describe_set(record)
+    generated, extractor = record.generated, record.extractor
+    after = "after {step:,} steps, {weights} weights".format
+    if not extractor:
+        lines = [f"{generated['loaded from']} {after(**generated)}"]
     else:
-        lines = [f"{record.generated['loaded from']} {_describe_weights(record.generated)}"]
+        lines = [f"{generated['count']:,} generated images: {generated['what']}"]
+        if "sampling" in generated:
+            config = generated["sampling"]
+            options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
+            sampler = ", ".join([config["sampler"]["name"], *options])
+            lines[0] += (
+                f" {after(**generated)}, seeds {generated['seeds']}; {config['steps']} steps of "
+                f"{sampler}; labels: {generated['labels']}"
+            )
+            if config["guidance"] != 1:
+                lines[0] += f", s = {config['guidance']:g} in {FORMULA}"
+        lines.append(describe_reference(record.reference))
+        weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
+        lines.append(
+            f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
+            f"resized: {extractor['resize']}"
+        )
     if bits := record.bits:
         parts = {"L_T": bits.L_T, "middle": bits.middle, "L_0": bits.L_0}
         listed = ", ".join(f"{name} {part.value:.3g}" for name, part in parts.items())
@@ -263,32 +277,6 @@ def _settings(record: Metrics) -> list[str]:
     return [*lines, *record.marks]
 
 
-def _describe_weights(generated: Mapping[str, Any]) -> str:
-    return f"after {generated['step']:,} steps, {generated['weights']} weights"
-
-
-def _describe_set(record: Metrics) -> list[str]:
-    generated, extractor = record.generated, record.extractor
-    lines = [f"{generated['count']:,} generated images: {generated['what']}"]
-    if "sampling" in generated:
-        config = generated["sampling"]
-        options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
-        sampler = ", ".join([config["sampler"]["name"], *options])
-        lines[0] += (
-            f" {_describe_weights(generated)}, seeds {generated['seeds']}; {config['steps']} steps "
-            f"of {sampler}; labels: {generated['labels']}"
-        )
-        if config["guidance"] != 1:
-            lines[0] += f", s = {config['guidance']:g} in {FORMULA}"
-    lines.append(describe_reference(record.reference))
-    weights = f", of weights {extractor['weights'][:12]}" if extractor["weights"] else ""
-    lines.append(
-        f"{extractor['width']:,} features of {extractor['name']}{weights}; images of uint8, "
-        f"resized: {extractor['resize']}"
-    )
-    return lines
-
-
 def describe_reference(real: Mapping[str, Any]) -> str:
     """Return the number of real images and their source. real: `Reference.info`."""
     count = (
@@ -298,8 +286,6 @@ def describe_reference(real: Mapping[str, Any]) -> str:
 
 
 WEIGHTS = "6726825d"  # first digits of the SHA-256 of the published Inception weights
-
-
 HEUN = "35 evaluations of Heun, the least of three draws"
 KEYS = ("system", "source", "count", "conditional", "fid", "inception_score", "how")
 RESULTS: list[Metadata] = [

@@ -7,8 +7,8 @@
 The first two are rewritten after every metric, so that an interruption loses none.
 
 A metric is a function of a `Subject` that returns a part of the record: {"scores": {name: {"value",
-"low", "high"}}}, or a key of its own. It raises `NotDefined` with the reason if it is not defined.
-To add one, write the function, add a line to METRICS, and a test.
+"low", "high"}}}, {"missing": {name: the reason why it is not defined}}, or a key of its own. To add
+one, write the function, add it to METRICS, and a test.
 """
 
 import time
@@ -21,39 +21,11 @@ import numpy as np
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.evaluation import images, records
-from fromnoise.evaluation.copies import (
-    MIN_IMAGES,
-    check_copies,
-    copies_as_json,
-    evenly_spaced,
-    save_copy_sheet,
-)
-from fromnoise.evaluation.features import (
-    PRETRAINED,
-    Against,
-    Extractor,
-    ExtractorError,
-    check_installed,
-    extract_features,
-    open_extractor,
-)
-from fromnoise.evaluation.metrics import (
-    BLOCKS,
-    blocks_of,
-    frechet_scores,
-    inception_score,
-    kernel_distance,
-    precision_and_recall,
-)
+from fromnoise.evaluation import copies as copying
+from fromnoise.evaluation import features, images, records
+from fromnoise.evaluation import metrics as scoring
+from fromnoise.evaluation.features import Extractor
 from fromnoise.evaluation.records import Metadata
-from fromnoise.evaluation.reference import (
-    RUN_SPLITS,
-    Reference,
-    open_real,
-    open_reference,
-    reference_of,
-)
 from fromnoise.model.spec import ModelSpec, is_model, run_folder_of
 from fromnoise.progress import progress_bar
 
@@ -61,7 +33,11 @@ DEFAULT_COUNT = 10_000  # images
 LIBRARIES = ("fromnoise", "torch", "torchvision", "torch-fidelity", "numpy")
 SHEET = "copies.png"
 MIN_PER_FEATURE = 3  # images per feature, for FID∞
-MIN_REAL = 2  # images, for a covariance
+FEW = (
+    "Small: {:,} images in {:,} dimensions. The Fréchet distance of so few is far too large. "
+    "Compare it only with the same number of images."
+)
+FEW_REAL = "The reference is small: {:,} images in {:,} dimensions."
 
 
 class Subject(NamedTuple):
@@ -70,7 +46,7 @@ class Subject(NamedTuple):
     generated: images.Generated
     features: np.ndarray  # float32 (N, D), in the order of the seeds
     logits: np.ndarray | None  # float32 (N, K)
-    reference: Reference
+    reference: images.Reference
     extractor: Extractor
     run_images: images.RunImages
     folder: Path  # for pictures
@@ -80,16 +56,11 @@ class Subject(NamedTuple):
         order = self.generated.block_order
         return self.features if order is None else self.features[order]
 
-    def real(self) -> np.ndarray:
-        """Return the features of the real images."""
-        assert self.reference.features is not None
-        return self.reference.features
-
 
 def fid(subject: Subject) -> Metadata:
     """Return the Fréchet distance (FID if the features are Inception's) and FID∞."""
-    blocks, real = blocks_of(subject.in_blocks()), subject.reference
-    scores = frechet_scores(blocks, real.mean, real.covariance)
+    blocks, real = scoring.blocks_of(subject.in_blocks()), subject.reference
+    scores = scoring.frechet_scores(blocks, real.mean, real.covariance)
     if len(subject.features) < MIN_PER_FEATURE * subject.extractor.width:
         reason = f"{MIN_PER_FEATURE} images per feature are needed, of {subject.extractor.width:,}"
         return {"scores": {"fid": scores.fid}, "missing": {"fid_infinity": reason}}
@@ -98,19 +69,20 @@ def fid(subject: Subject) -> Metadata:
 
 def kid(subject: Subject) -> Metadata:
     """Return the kernel distance."""
-    return {"scores": {"kid": kernel_distance(subject.in_blocks(), subject.real())}}
+    distance = scoring.kernel_distance(subject.in_blocks(), subject.reference.features)
+    return {"scores": {"kid": distance}}
 
 
 def isc(subject: Subject) -> Metadata:
     """Return the Inception Score, by the classes of the extractor."""
     assert subject.logits is not None
-    return {"scores": {"inception_score": inception_score(subject.logits)}}
+    return {"scores": {"inception_score": scoring.inception_score(subject.logits)}}
 
 
 def prc(subject: Subject) -> Metadata:
     """Return precision and recall."""
-    precision, recall = precision_and_recall(subject.features, subject.real())
-    return {"scores": {"precision": precision, "recall": recall}}
+    both = scoring.precision_and_recall(subject.features, subject.reference.features)
+    return {"scores": dict(zip(("precision", "recall"), both, strict=True))}
 
 
 def copies(subject: Subject) -> Metadata:
@@ -120,72 +92,50 @@ def copies(subject: Subject) -> Metadata:
     extractor, samples, train = subject.extractor, subject.generated.images, training.images.images
     real = None
     if held_out is not None:
-        real = held_out.images.images[evenly_spaced(len(held_out.images))]
+        real = held_out.images.images[copying.evenly_spaced(len(held_out.images))]
 
-    def features(of: np.ndarray) -> np.ndarray:
+    def features_of(images_: np.ndarray) -> np.ndarray:
         """Return the features of images; those of two sets are known."""
-        if of is samples:
+        if images_ is samples:
             return subject.features
-        known = reference_of(training, extractor).features if of is train else None
-        if known is not None:
-            return known
-        return extract_features(extractor, of).features
+        if images_ is train:
+            return images.reference_of(training, extractor).features
+        return features.extract_features(extractor, images_).features
 
     pixels = extractor.name == "pixels"
-    spaces = {} if pixels else {f"the features of {extractor.name}": features}
-    check = check_copies(samples, train, real, spaces=spaces)
-    save_copy_sheet(check, samples, train, subject.folder / SHEET)
-    return {"copies": {**copies_as_json(check), "sheet": SHEET}}
+    spaces = {} if pixels else {f"the features of {extractor.name}": features_of}
+    check = copying.check_copies(samples, train, real, spaces=spaces)
+    copying.save_copy_sheet(check, samples, train, subject.folder / SHEET)
+    return {"copies": {**copying.copies_as_json(check), "sheet": SHEET}}
 
 
-METRICS: dict[str, Callable[[Subject], Metadata]] = {
-    "fid": fid,
-    "kid": kid,
-    "is": isc,
-    "prc": prc,
-    "copies": copies,
-}
-
-
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise ConfigError for an unknown metric."""
-    for name in names:
-        if name == "bits":
-            raise ConfigError("--metrics bits is a command of its own. Use fromnoise likelihood.")
-        if name not in METRICS:
-            raise ConfigError(f"--metrics {unknown_name(name, METRICS)}")
+Metric = Callable[[Subject], Metadata]
+METRICS: dict[str, Metric] = {"fid": fid, "kid": kid, "is": isc, "prc": prc, "copies": copies}
 
 
 def check_enough_images(
-    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool = False
+    num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool
 ) -> list[str]:
     """Return the marks of scores of few images, which `allow_small` allows.
 
     real: None if the reference is a mean and a covariance.
     Raises ExtractorError for almost no images, or for fewer than features unless `allow_small`.
     """
-    marks = {
-        "images": "Small: {} images in {} dimensions. The Fréchet distance of so few is far too "
-        "large. Compare it only with the same number of images.",
-        "real images": "The reference is small: {} images in {} dimensions.",
-    }
-    few = []
-    counts = [("images", num, 2 * BLOCKS, "Use")]
-    if real is not None:
-        counts.append(("real images", len(real.images), MIN_REAL, "Give --reference"))
-    for what, count, fewest, use in counts:
+    marks, width = [], extractor.width
+    for what, count, fewest, use, mark in (
+        ("images", num, 2 * scoring.BLOCKS, "Use", FEW),
+        ("real images", len(real.images) if real else width, 2, "Give --reference", FEW_REAL),
+    ):
         if count < fewest:
-            raise ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
-        if count >= extractor.width:
-            continue
-        if not allow_small:
-            raise ExtractorError(
-                f"{count:,} {what} are fewer than the {extractor.width:,} features of "
-                f"{extractor.name}, which makes the Fréchet distance far too large. {use} more "
-                "(10,000 or 50,000 are usual), or add --allow-small to get marked scores."
+            raise features.ExtractorError(f"{count} {what} are too few. {use} at least {fewest}.")
+        if count < width and not allow_small:
+            raise features.ExtractorError(
+                f"{count:,} {what} are fewer than the {width:,} features of {extractor.name}, "
+                f"which makes the Fréchet distance far too large. {use} more (10,000 or 50,000 are "
+                "usual), or add --allow-small to get marked scores."
             )
-        few.append(marks[what].format(f"{count:,}", f"{extractor.width:,}"))
-    return few
+        marks += [mark.format(count, width)] * (count < width)
+    return marks
 
 
 def undefined_metrics(
@@ -201,19 +151,17 @@ def undefined_metrics(
     Raises ConfigError if no metric is defined.
     """
     reasons: dict[str, str] = {}
-    training, few = run_images.training, "{} images are too few, {} are needed".format
+    training, few = run_images.training, "{} {} images are too few, {} are needed".format
     if real is None:
-        why = "the reference is a mean and a covariance, not images"
-        reasons |= {"kid": why, "prc": why}
-    elif len(real.images) < 2 * BLOCKS:
-        why = few(f"{len(real.images)} real", 2 * BLOCKS)
-        reasons |= {"kid": why, "prc": why}
+        reasons["kid"] = reasons["prc"] = "the reference is a mean and a covariance, not images"
+    elif len(real.images) < 2 * scoring.BLOCKS:
+        reasons["kid"] = reasons["prc"] = few(len(real.images), "real", 2 * scoring.BLOCKS)
     if "is" in metrics and extractor.extract(np.zeros((1, *shape), np.uint8)).logits is None:
         reasons["is"] = "the extractor has no classes; use inception or a classifier"
     if training is None:
         reasons["copies"] = run_images.reason
-    elif len(training.images) < MIN_IMAGES:
-        reasons["copies"] = few(f"{len(training.images)} training", MIN_IMAGES)
+    elif len(training.images) < copying.MIN_IMAGES:
+        reasons["copies"] = few(len(training.images), "training", copying.MIN_IMAGES)
     reasons = {metric: reasons[metric] for metric in metrics if metric in reasons}
     if metrics and len(reasons) == len(metrics):
         listed = "; ".join(f"{metric}: {why}" for metric, why in reasons.items())
@@ -223,7 +171,7 @@ def undefined_metrics(
 
 def evaluate(
     path: Path,
-    against: Against,
+    against: features.Against,
     drawing: images.Drawing,
     *,
     num: int | None = None,
@@ -237,8 +185,12 @@ def evaluate(
     `first_seed` (0) on; or a folder, zip or npz of images, of which `num` are taken (all).
     Raises ValueError: settings, images or labels that do not match, before any image is sampled.
     """
-    check_installed()
-    check_metrics(metrics)
+    features.check_installed()
+    for name in metrics:
+        if name == "bits":
+            raise ConfigError("--metrics bits is a command of its own. Use fromnoise likelihood.")
+        if name not in METRICS:
+            raise ConfigError(f"--metrics {unknown_name(name, METRICS)}")
     if not path.exists():
         raise ConfigError(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
@@ -254,7 +206,7 @@ def evaluate(
     if model:
         generated, count, shape = None, num or DEFAULT_COUNT, model.image_shape
         run_images = images.run_images_of(run_folder_of(path))
-        real = open_real(reference, shape, model.spec, run_images)
+        real = images.open_real(reference, shape, model.spec, run_images)
         conditional = images.has_labels(model, real)
         config = model.sampling_config(conditional=conditional, **drawing.sampling)
         folder = run_folder_of(path) / "evaluation"
@@ -262,20 +214,20 @@ def evaluate(
     else:
         generated, config, run_images = images.read_images(path, num), None, images.NO_RUN
         count, shape = len(generated.images), generated.images.shape[1:]
-        real = open_real(reference, shape)
+        real = images.open_real(reference, shape)
         folder, parts = path.absolute().parent, ["set", path.stem]
-    space = open_extractor(against, shape, drawing.device)
-    name = reference if reference in RUN_SPLITS else Path(reference).stem
-    folder = out or folder / "-".join([*parts, space.name, name, str(count)])
+    space = features.open_extractor(against, shape, drawing.device)
+    parts += [space.name, Path(reference).stem, str(count)]
+    folder = out or folder / "-".join(parts)
     records.require_no_scores(folder / records.METRICS_FILE)
     marks = check_enough_images(count, real, space, allow_small=against.allow_small)
-    if space.name not in PRETRAINED:
+    if space.name not in features.PRETRAINED:
         marks.append(
             f"Distances in the features of {space.name} are not FIDs. Compare them only with "
             "distances in the same features."
         )
     undefined = undefined_metrics(metrics, shape, real, space, run_images)
-    real_features = open_reference(reference, real, space)
+    real_features = images.open_reference(reference, real, space)
     if model and config:
         with progress_bar("images") as progress:
             generated = images.generate_images(
@@ -301,19 +253,15 @@ def evaluate(
     )
     started = time.perf_counter()
     with progress_bar("features") as progress:
-        features = extract_features(space, generated.images, progress)
-    subject = Subject(generated, *features, real_features, space, run_images, folder)
+        found = features.extract_features(space, generated.images, progress)
+    subject = Subject(generated, *found, real_features, space, run_images, folder)
     record.seconds["features"] = time.perf_counter() - started
     for name in metrics:
         started = time.perf_counter()
-        try:
-            if name in undefined:
-                raise records.NotDefined(undefined[name])
-            result = METRICS[name](subject)
-        except records.NotDefined as reason:
-            record.missing[name] = str(reason)
+        if name in undefined:
+            record.missing[name] = undefined[name]
         else:
-            record.add(result)
+            record.add(METRICS[name](subject))
             record.seconds[name] = time.perf_counter() - started
         record.write(folder)
     record.complete, record.published = True, records.published_beside(record)

@@ -17,20 +17,11 @@ from typing import Any
 import numpy as np
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
 from fromnoise.curves import save_png, sweep_axes
-from fromnoise.evaluation import images, records
-from fromnoise.evaluation.features import (
-    Against,
-    check_installed,
-    digest,
-    extract_features,
-    open_extractor,
-)
+from fromnoise.evaluation import features, images, records
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import blocks_of, frechet_scores, ratio
 from fromnoise.evaluation.records import Row, describe_reference
-from fromnoise.evaluation.reference import describe, open_real, open_reference, reference_from_npz
 from fromnoise.evaluation.sets import check_enough_images
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import SHAPES_OF_GUIDANCE
@@ -45,7 +36,7 @@ logger = logging.getLogger("fromnoise")
 
 def sweep_to_folder(
     path: Path,
-    against: Against,
+    against: features.Against,
     drawing: images.Drawing,
     *,
     samplers: Sequence[str],
@@ -61,7 +52,7 @@ def sweep_to_folder(
     feature if there are more. save_best: where to write the model with the best configuration as
     its default.
     """
-    check_installed()
+    features.check_installed()
     if save_best is not None and save_best.suffix != ".safetensors":
         raise ConfigError(f"--save-best {save_best} is not a model file. Name it FILE.safetensors.")
     if save_best is not None and save_best.exists():
@@ -69,7 +60,7 @@ def sweep_to_folder(
     model = images.load_in_fp32(path, drawing)
     run = run_folder_of(path)
     run_images = images.run_images_of(run)
-    real = open_real(against.reference, model.image_shape, model.spec, run_images)
+    real = images.open_real(against.reference, model.image_shape, model.spec, run_images)
     guided = images.has_labels(model, real)
     if scales and not guided:
         raise ConfigError(
@@ -81,28 +72,29 @@ def sweep_to_folder(
     for sampler, count, scale in combinations:
         settings = {**drawing.sampling, "sampler": sampler, "steps": count, "guidance": scale}
         configs.append(model.sampling_config(conditional=guided, **settings))
-    space = open_extractor(against, model.image_shape, drawing.device)
+    space = features.open_extractor(against, model.image_shape, drawing.device)
     num = num or max(DEFAULT_COUNT, space.width)
     batch_size = drawing.batch_size or images.BATCH_SIZE
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
     file = (out or run / "evaluation" / "-".join(parts)) / records.SWEEP_FILE
     check_enough_images(num, real, space, allow_small=against.allow_small)
-    npz = Path(against.reference)
     facts = {  # all that the rows depend on
         "versions": records.versions("fromnoise", "torch"),
-        "model": digest(model.denoiser),
+        "model": features.digest(model.denoiser),
         **model.spec.weights_info(),
         "sampling": [config.model_dump(mode="json") for config in configs],
         "count": num,
         "batch_size": batch_size,
-        "reference": describe(real) if real else reference_from_npz(npz, space).info,
+        "reference": images.describe(real)
+        if real
+        else images.reference_from_npz(against.reference, space).info,
         "extractor": space.info(),
         "device": str(model.device),
     }
     if rows := read_rows(file, facts):
         logger.info("%d of %d rows are in %s", len(rows), len(configs), file.parent.absolute())
     facts["loaded from"] = str(path.absolute())
-    features = open_reference(against.reference, real, space)
+    known = images.open_reference(against.reference, real, space)
     warm_up = {"steps": 1, "precision": configs[0].precision}
     model.sample(range(min(batch_size, num)), batch_size=batch_size, **warm_up)
     for config in configs[len(rows) :]:
@@ -110,8 +102,8 @@ def sweep_to_folder(
             generated = images.generate_images(
                 model, num, config, labels_of=real, batch_size=batch_size, progress=progress
             )
-        blocks = blocks_of(extract_features(space, generated.images).features)
-        distance = frechet_scores(blocks, features.mean, features.covariance)
+        blocks = blocks_of(features.extract_features(space, generated.images).features)
+        distance = frechet_scores(blocks, known.mean, known.covariance)
         assert generated.seconds is not None
         row = Row(
             sampler=config.sampler.name,
@@ -127,16 +119,13 @@ def sweep_to_folder(
     row = best(rows)
     note = f"best: {row.name()}, the fastest within the interval of the smallest distance"
     if save_best is not None:
-        saved = with_default(model, configs[rows.index(row)], guided=guided).save(save_best)
+        kept = {"precision"} if guided else {"precision", "guidance", *SHAPES_OF_GUIDANCE}
+        usual = model.spec.sampling.model_dump(include=kept)
+        default = configs[rows.index(row)].model_copy(update=usual)
+        spec = model.spec.model_copy(update={"sampling": default})
+        saved = Model(model.denoiser, spec).save(save_best)
         note += f"; the default of {saved.absolute()}"
     return f"{table(rows, facts)}\n{note}\n", file.parent
-
-
-def with_default(model: Model, config: SamplingConfig, *, guided: bool = True) -> Model:
-    """Return the same model with other default settings; guided: those of guidance too."""
-    kept = {"precision"} if guided else {"precision", "guidance", *SHAPES_OF_GUIDANCE}
-    stored = config.model_copy(update=model.spec.sampling.model_dump(include=kept))
-    return Model(model.denoiser, model.spec.model_copy(update={"sampling": stored}))
 
 
 def read_rows(file: Path, facts: Mapping[str, Any]) -> list[Row]:
@@ -169,8 +158,8 @@ def best(rows: Sequence[Row]) -> Row:
     return min(good, key=lambda row: row.seconds_per_image)
 
 
-def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
-    """Return a row's distance over the smallest one, by the same seeds; None without blocks.
+def relative_distance(row: Row, rows: Sequence[Row]) -> Interval:
+    """Return a row's distance over the smallest one, by the same seeds; NaN without blocks.
 
     The smallest of several is biased low, so the ratios are slightly too large.
     """
@@ -178,9 +167,8 @@ def relative_distance(row: Row, rows: Sequence[Row]) -> Interval | None:
     if row is nearest:
         return Interval(1.0, 1.0, 1.0)
     if not row.left_out or not nearest.left_out:
-        return None
-    times = ratio(*((r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
-    return None if math.isnan(times.value) else times
+        return Interval()
+    return ratio(*((r.fid.value, np.array(r.left_out)) for r in (row, nearest)))
 
 
 def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
@@ -197,7 +185,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
         row, bold = rows[i], "**" if on_front[i] else ""
         times = relative_distance(row, rows)
         fid = "{:.4g} [{:.4g}, {:.4g}]".format(*row.fid)
-        more = "" if times is None else "{:.3g} [{:.3g}, {:.3g}]".format(*times)
+        more = "" if math.isnan(times.value) else "{:.3g} [{:.3g}, {:.3g}]".format(*times)
         cells = (f"{bold}{row.name()}{bold}", f"{row.seconds_per_image:.3g}", fid, more)
         lines.append(f"| {' | '.join(cells)} |")
     lines += [

@@ -7,16 +7,8 @@ from pathlib import Path
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Evaluation
 from fromnoise.data import ImageSet
-from fromnoise.evaluation.features import (
-    Against,
-    Extractor,
-    check_installed,
-    extract_features,
-    open_extractor,
-)
-from fromnoise.evaluation.images import RealImages, generate_images, has_labels
+from fromnoise.evaluation import features, images
 from fromnoise.evaluation.metrics import blocks_of, frechet_scores
-from fromnoise.evaluation.reference import reference_of
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -31,17 +23,17 @@ class Stopped(Exception):
     """A stop signal arrived while a score was computed."""
 
 
-def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> Extractor:
+def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> features.Extractor:
     """Open the extractor of `evaluation.extractor`. Raises ValueError if this is impossible."""
-    check_installed()
+    features.check_installed()
     if settings.extractor == "classifier" and settings.classifier is None:
         raise ConfigError(
             "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
             "folder that `fromnoise classifier train` writes."
         )
     classifier = settings.classifier if settings.extractor == "classifier" else None
-    against = Against(extractor=settings.extractor, classifier=classifier)
-    extractor = open_extractor(against, (spec.channels, *spec.size), device)
+    against = features.Against(extractor=settings.extractor, classifier=classifier)
+    extractor = features.open_extractor(against, (spec.channels, *spec.size), device)
     if settings.num_images < extractor.width:
         raise ConfigError(
             f"evaluation.num_images = {settings.num_images:,} is fewer than the "
@@ -61,7 +53,7 @@ def score(
     spec: ModelSpec,
     data: ImageSet,
     settings: Evaluation,
-    extractor: Extractor,
+    extractor: features.Extractor,
     log: RunLog,
     stop: StopSignal,
 ) -> None:
@@ -78,15 +70,15 @@ def score(
     started = time.perf_counter()
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
-        images = RealImages(data, f"{data.source}, train")
-        real = reference_of(images, extractor, progress=check_signal)
+        real = images.RealImages(data, f"{data.source}, train")
+        known = images.reference_of(real, extractor, progress=check_signal)
         model = Model(denoiser, spec)  # in fp32, so that scores do not depend on the device
-        config = model.sampling_config(conditional=has_labels(model, images))
-        samples = generate_images(
-            model, settings.num_images, config, labels_of=images, progress=check_signal
+        config = model.sampling_config(conditional=images.has_labels(model, real))
+        samples = images.generate_images(
+            model, settings.num_images, config, labels_of=real, progress=check_signal
         )
-        features = extract_features(extractor, samples.images, check_signal).features
-        distance = frechet_scores(blocks_of(features), real.mean, real.covariance).fid
+        found = features.extract_features(extractor, samples.images, check_signal).features
+        distance = frechet_scores(blocks_of(found), known.mean, known.covariance).fid
     except Stopped:
         return
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

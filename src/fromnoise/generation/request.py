@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import FORMULA, SamplingConfig
+from fromnoise.data import labels as labelling
 from fromnoise.data import read_conditions
-from fromnoise.data.labels import names as labelling
 from fromnoise.model.model import Autoguidance, Model, to_uint8
 from fromnoise.model.spec import ModelSpec
 from fromnoise.pictures import grid_figure, save_pngs

@@ -13,7 +13,7 @@ from torch import Tensor
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
-from fromnoise.data.labels.names import describe_labels
+from fromnoise.data.labels import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.generation.request import Conditioning, Request, composition_text, heading
 from fromnoise.model.model import Model, last_x, to_uint8

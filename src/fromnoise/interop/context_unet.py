@@ -6,7 +6,6 @@ every sample. Here that noise belongs to the first step and is removed with it.
 """
 
 import torch
-from torch import Tensor
 
 from fromnoise.interop import torch_files
 
@@ -19,10 +18,9 @@ RENAMES = (  # in this order: layers of a block, then blocks
     (r"^up0\.1\.", "middle_norm."),
     (r"^(up[12])\.model\.0\.", r"\1.conv."),
     (r"^(up[12])\.model\.([12])\.", r"\1.block\2."),
-    (r"^timeembed([12])\.model\.0\.", r"time\1.linear1."),
-    (r"^timeembed([12])\.model\.2\.", r"time\1.linear2."),
-    (r"^contextembed([12])\.model\.0\.", r"cond\1.linear1."),
-    (r"^contextembed([12])\.model\.2\.", r"cond\1.linear2."),
+    (r"^context", "cond"),
+    (r"^(time|cond)embed([12])\.model\.0\.", r"\1\2.linear1."),
+    (r"^(time|cond)embed([12])\.model\.2\.", r"\1\2.linear2."),
     (r"^out\.0\.", "out1."),
     (r"^out\.1\.", "out_norm."),
     (r"^out\.3\.", "out2."),
@@ -55,6 +53,9 @@ def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | No
     }
     if table is None:
         table = torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64).sqrt()
+    # β_1 … β_T from √β_0 … √β_T, so that ᾱ_t is unchanged for t ≥ 1. This table is the most exact
+    # one: 1 − β in float32 has few digits of a small β.
+    beta = table.double().square()
     weights = torch_files.rename(network, RENAMES)
     for name in ("cond1.linear1.weight", "cond2.linear1.weight"):
         weights[name] = -weights[name]  # a present label is −1 there and +1 here
@@ -63,18 +64,8 @@ def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | No
         weights,
         [note for note, holds in notes.items() if holds],
         side=size,
-        betas=_betas(table),
+        betas=torch.cat([1 - (1 - beta[:1]) * (1 - beta[1:2]), beta[2:]]),
         clamp=False,
         data_range=[0, 1] if channels == 1 else [-1, 1],
         label_names=[str(i) if count == 10 else f"class_{i}" for i in range(count)],
     )
-
-
-def _betas(table: Tensor) -> Tensor:
-    """Return β_1 … β_T, float64 (T,), from √β_0 … √β_T, so that ᾱ_t is unchanged for t ≥ 1.
-
-    This table is the most exact one: 1 − β in float32 has few digits of a small β.
-    """
-    beta = table.double().square()
-    first = 1 - (1 - beta[0]) * (1 - beta[1])
-    return torch.cat([first[None], beta[2:]])

@@ -1,7 +1,5 @@
 """Import checkpoints of explainingai-code/DDPM-Pytorch: a state dict, `ddpm_ckpt.pth`."""
 
-from typing import Any
-
 from fromnoise.interop import torch_files
 
 RENAMES = (
@@ -52,38 +50,24 @@ def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | No
             f"norm_out has {out_width} channels instead of {OUT_WIDTH}, so the program was "
             "modified. If it has other heads or groups, set network.heads= and network.groups="
         )
-    return torch_files.imported(
-        _network(state), torch_files.rename(state, RENAMES), notes, side=side, variance="small"
-    )
-
-
-def _network(state: torch_files.Weights) -> dict[str, Any]:
-    downs = range(_count(state, "downs"))
-    mids = range(_count(state, "mids"))
-    stem = state["conv_in.weight"].shape[0]
-    return {
+    downs = [f"downs.{i}" for i in range(_count(state, "downs"))]
+    mids = [f"mids.{i}" for i in range(_count(state, "mids"))]
+    width = {block: state[f"{block}.residual_input_conv.0.weight"].shape for block in downs + mids}
+    layers = [_count(state, f"{blocks}.0.t_emb_layers") for blocks in ("downs", "mids", "ups")]
+    network = {
         "name": "dense_attention",
-        "channels": [stem, *(_width(state, f"downs.{i}") for i in downs)],
-        "mid_channels": [
-            state["mids.0.residual_input_conv.0.weight"].shape[1],
-            *(_width(state, f"mids.{i}") for i in mids),
-        ],
-        "downsample": [f"downs.{i}.down_sample_conv.weight" in state for i in downs],
-        "time_dim": state["t_proj.0.weight"].shape[0],
-        "num_layers": [
-            _count(state, "downs.0.t_emb_layers"),
-            _count(state, "mids.0.t_emb_layers") - 1,
-            _count(state, "ups.0.t_emb_layers"),
-        ],
-        "out_width": len(state["norm_out.weight"]),
+        "channels": [len(state["conv_in.weight"]), *(width[block][0] for block in downs)],
+        "mid_channels": [width["mids.0"][1], *(width[block][0] for block in mids)],
+        "downsample": [f"{block}.down_sample_conv.weight" in state for block in downs],
+        "time_dim": len(state["t_proj.0.weight"]),
+        "num_layers": [layers[0], layers[1] - 1, layers[2]],
+        "out_width": out_width,
     }
+    weights = torch_files.rename(state, RENAMES)
+    return torch_files.imported(network, weights, notes, side=side, variance="small")
 
 
 def _count(state: torch_files.Weights, path: str) -> int:
     """Return the number of submodules of `path`."""
     below = path.count(".") + 1
     return len({name.split(".")[below] for name in state if name.startswith(f"{path}.")})
-
-
-def _width(state: torch_files.Weights, block: str) -> int:
-    return state[f"{block}.residual_input_conv.0.weight"].shape[0]

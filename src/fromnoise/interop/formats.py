@@ -7,14 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from fromnoise.checkpoints import (
-    CheckpointError,
-    TensorFile,
-    atomic_folder,
-    first_non_finite,
-    require_empty_folder,
-    write_tensors,
-)
+from fromnoise import checkpoints
 from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, explain, unknown_name
@@ -50,18 +43,17 @@ def import_model(
 
     out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
     format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
-    does not contain, for example {"diffusion.T": 500, "size": 64}. The notes are assumptions, one
-    line each.
+    does not contain, as in {"diffusion.T": 500, "size": 64}. Each note is an assumption, one line.
     Raises CheckpointError, before anything is written, if the format is unknown, the file is
     damaged, or loading it would execute code.
     """
     file, out = Path(file), Path(out).absolute()
-    require_empty_folder(out)
+    checkpoints.require_empty_folder(out)
     name, model = detect_format(file, format)
     spec = _build_spec(model.spec, overrides or {}, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": model.step})
     network = build_denoiser(spec).network
-    files: dict[str, TensorFile] = {}
+    files: dict[str, checkpoints.TensorFile] = {}
     for weights, state in (("ema", model.ema), ("raw", model.raw)):
         if state is None:
             continue
@@ -69,19 +61,19 @@ def import_model(
             network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
         except (RuntimeError, AttributeError) as error:  # other shapes, or not a tensor
             detail = " ".join(str(error).split())[:300]
-            raise CheckpointError(
+            raise checkpoints.CheckpointError(
                 f"{file} has the format {name}, but its {weights} weights do not fit: {detail}"
             ) from error
-        if key := first_non_finite(network.state_dict()):
-            raise CheckpointError(
+        if key := checkpoints.first_non_finite(network.state_dict()):
+            raise checkpoints.CheckpointError(
                 f"{file}: {key} of the {weights} weights is not finite. Import an earlier file."
             )
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
-        files[FILE_OF[weights]] = TensorFile(copies, described.metadata())
-    with atomic_folder(out) as writing:
+        files[FILE_OF[weights]] = checkpoints.TensorFile(copies, described.metadata())
+    with checkpoints.atomic_folder(out) as writing:
         for target, content in files.items():
-            write_tensors(writing / target, content)
+            checkpoints.write_tensors(writing / target, content)
     return spec, model.notes
 
 
@@ -93,17 +85,17 @@ def detect_format(file: Path, format: str | None = None) -> tuple[str, ImportedM
     for name in [format] if format else FORMATS:
         try:
             model = FORMATS[name](payload)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from error
+        except checkpoints.CheckpointError as error:
+            raise checkpoints.CheckpointError(f"{file}: {error}") from error
         except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
+            raise checkpoints.CheckpointError(
                 f"{file} has the format {name}, but is damaged or modified: {reason}"
             ) from error
         if model is not None:
             return name, model
     problem = f"does not have the format {format}" if format else "has no known format"
-    raise CheckpointError(
+    raise checkpoints.CheckpointError(
         f"{file} {problem}. Its keys are: {preview_keys(payload)}. Known formats: "
         f"{', '.join(FORMATS)}."
     )
@@ -119,11 +111,8 @@ def _build_spec(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: s
         tree = with_key(tree, key.split("."), value)
     if "diffusion.T" in overrides and "sampling.steps" not in overrides:
         tree = with_key(tree, ["sampling", "steps"], overrides["diffusion.T"])
-    size = tree["size"]
     try:
-        spec = ModelSpec.model_validate(
-            {**tree, "size": (size, size) if isinstance(size, int) else size, "source": source}
-        )
+        spec = ModelSpec.model_validate({**tree, "source": source})
     except ValidationError as error:
         raise ConfigError(f"the import: {explain(error, ModelSpec)}") from error
     low, high = spec.data_range

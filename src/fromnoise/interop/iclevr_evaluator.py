@@ -26,9 +26,8 @@ def import_evaluator(
 ) -> Classifier:
     """Return the classifier with these weights.
 
-    label_names: the labels of the outputs, in order. size: (H, W) of its training images, which
-    the file does not contain.
-    Raises CheckpointError if the file is not such an evaluator or has another number of labels.
+    label_names: the labels of the outputs, in order. size: (H, W) of its training images. Raises
+    CheckpointError if the file is not such an evaluator or has another number of labels.
     """
     file = Path(file)
     payload = read_payload(file)

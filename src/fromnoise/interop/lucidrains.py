@@ -102,8 +102,11 @@ def _network(state: torch_files.Weights) -> dict[str, Any]:
     widths = [
         state[f"downs.{i}.3.{'1.' if i < levels - 1 else ''}weight"].shape[0] for i in range(levels)
     ]
-    shapes = {_attention_shape(state, f"downs.{i}.2") for i in range(levels)}
-    shapes.add(_attention_shape(state, "mid_attn"))
+    shapes = set()  # (heads, their width, memories)
+    for place in ("mid_attn", *(f"downs.{i}.2" for i in range(levels))):
+        memory, qkv = state[f"{place}.mem_kv"], state[f"{place}.to_qkv.weight"]
+        heads, head_dim = memory.shape[1], qkv.shape[0] // (3 * memory.shape[1])
+        shapes.add((heads, head_dim, memory.numel() // (2 * heads * head_dim)))
     if len(shapes) > 1:
         raise CheckpointError(
             f"{UNET} has different attention heads at its levels "
@@ -124,13 +127,6 @@ def _network(state: torch_files.Weights) -> dict[str, Any]:
         ],
         "learned_variance": len(state["final_conv.weight"]) > state["init_conv.weight"].shape[1],
     }
-
-
-def _attention_shape(state: torch_files.Weights, place: str) -> tuple[int, int, int]:
-    """Return the number of heads, their width, and the number of memories."""
-    heads = state[f"{place}.mem_kv"].shape[1]
-    head_dim = state[f"{place}.to_qkv.weight"].shape[0] // (3 * heads)
-    return heads, head_dim, state[f"{place}.mem_kv"].numel() // (2 * heads * head_dim)
 
 
 def _prediction(loss_weight: Tensor | None, betas: Tensor) -> str | None:

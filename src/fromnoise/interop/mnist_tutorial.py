@@ -1,7 +1,5 @@
 """Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
-from typing import Any
-
 from fromnoise.interop import torch_files
 
 RENAMES = (
@@ -41,8 +39,15 @@ def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | 
             f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
             "initial weights. The raw weights are imported too"
         )
+    layers = range(1, 1 + len({name for name in raw if name.endswith(".ResBlock1.conv1.bias")}))
+    network = {
+        "name": "stacked",
+        "channels": [raw[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
+        "attention": [f"Layer{i}.attention_layer.proj1.weight" in raw for i in layers],
+        "upscale": [raw[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
+    }
     return torch_files.imported(
-        _network(raw),
+        network,
         torch_files.rename(raw, RENAMES),
         notes,
         ema=torch_files.rename(ema, RENAMES),
@@ -50,13 +55,3 @@ def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | 
         clamp=False,
         data_range=[0, 1],
     )
-
-
-def _network(state: torch_files.Weights) -> dict[str, Any]:
-    layers = range(1, 1 + len({name for name in state if name.endswith(".ResBlock1.conv1.bias")}))
-    return {
-        "name": "stacked",
-        "channels": [state[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
-        "attention": [f"Layer{i}.attention_layer.proj1.weight" in state for i in layers],
-        "upscale": [state[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
-    }

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -18,7 +18,7 @@ from fromnoise.checkpoints import CheckpointError
 from fromnoise.config.components import Component, Section, with_checked_components
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.migration import migrate
-from fromnoise.config.schema import Diffusion, SamplingConfig
+from fromnoise.config.schema import Diffusion, SamplingConfig, repeated
 
 METADATA_KEY = "fromnoise"
 RECIPE_FILE = "recipe.yaml"  # of a run
@@ -44,7 +44,7 @@ class ModelSpec(Section):
     diffusion: Diffusion
     sampling: SamplingConfig
     channels: int
-    size: tuple[int, int]  # (H, W)
+    size: Annotated[tuple[int, int], repeated(2)]  # (H, W)
     fit: Literal["crop", "pad", "squash"] = "crop"  # how images were brought to this size
     background: tuple[int, int, int] = (255, 255, 255)
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white

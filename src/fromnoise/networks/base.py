@@ -1,8 +1,6 @@
 """The contract of a network, and what ours share: a base class and checks of options.
 
-To add an architecture, write the class in a file of this folder, add a line to `NETWORKS`, and add
-it to the tests in tests/networks/test_contract.py. Its keyword-only parameters, with type hints and
-defaults, are then options of the recipe, as in `network.channels=64`.
+To add one, see CONTRIBUTING.md; tests/networks/test_contract.py tests it with the others.
 """
 
 import math
@@ -23,8 +21,7 @@ class Network(nn.Module):
     ValueError for options that do not fit together.
 
     A recipe can set `learned_variance` and `self_conditioning` only for a constructor with options
-    of these names. Subclassing is not required: an `nn.Module` without these attributes gets the
-    defaults below.
+    of these names. Subclassing is not required: other `nn.Module`s get the defaults below.
     """
 
     learned_variance: bool = False
@@ -52,8 +49,7 @@ class UNet(Network):
     """The base of the U-Nets here: their first options, and the embedding of time and condition.
 
     The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
-    bias, so that zeros are the unconditional case. An image may have any size whose sides are
-    multiples of `size_multiple`, square or not.
+    bias, so that zeros are the unconditional case. Images need not be square.
     """
 
     def __init__(
@@ -127,16 +123,14 @@ def check_levels(name: str, levels: Sequence[int], count: int) -> None:
 
 def check_size(height: int, width: int, multiple: int, largest: float = math.inf) -> None:
     """Raise ValueError for sides that are no multiples of `multiple`, or longer than `largest`."""
-    if all(0 < n <= largest and n % multiple == 0 for n in (height, width)):
+    sides = (height, width)
+    if all(0 < n <= largest and n % multiple == 0 for n in sides):
         return
-
-    def around(n: int) -> tuple[int, int]:
-        below = max(n // multiple, 1) * multiple
-        above = max(math.ceil(n / multiple), 1) * multiple
-        return int(min(below, largest)), int(min(above, largest))
-
-    smaller, larger = zip(around(height), around(width), strict=True)
-    near = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([smaller, larger]))
+    sizes = (
+        "x".join(str(min(max(round_(n / multiple), 1) * multiple, largest)) for n in sides)
+        for round_ in (math.floor, math.ceil)
+    )
+    near = " or ".join(dict.fromkeys(sizes))
     limit = "" if math.isinf(largest) else f" up to {largest:g}"
     raise ValueError(
         f"image size {height}x{width} does not fit this network: both sides must be multiples of "

@@ -1,7 +1,6 @@
 """A U-Net with a pooled middle, which multiplies its activations by the condition.
 
-The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, as widened to 64×64 images with several
-labels each.
+The `ContextUnet` of TeaPearce/Conditional_Diffusion_MNIST, widened to 64×64 and several labels.
 """
 
 import math
@@ -83,8 +82,7 @@ class ContextUNet(UNet):
 
     t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
     sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
-    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. `features` must be a
-    multiple of 8.
+    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. 8 divides `features`.
     """
 
     regions = (ConvBlock,)
@@ -116,15 +114,14 @@ class ContextUNet(UNet):
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
         self.size_multiple = 4 * expand
-        self.largest_size = _most_windows(pool, expand) * self.size_multiple
-        c = features
-
-        def condition_embedding(width: int) -> Embedding | None:
-            return Embedding(cond_dim, width, bias=not self.signed) if cond_dim else None
-
-        c_time = 1 if embedding == "scalar" else c
+        if expand > pool:  # times the most windows side by side, the largest m = ⌊m·expand / pool⌋
+            self.largest_size = (math.ceil(pool / (expand - pool)) - 1) * self.size_multiple
+        c, c_time = features, 1 if embedding == "scalar" else features
         self.time1, self.time2 = Embedding(c_time, 2 * c), Embedding(c_time, c)
-        self.cond1, self.cond2 = condition_embedding(2 * c), condition_embedding(c)
+        self.cond1, self.cond2 = (
+            Embedding(cond_dim, width, bias=not self.signed) if cond_dim else None
+            for width in (2 * c, c)
+        )
 
         self.stem = ConvBlock(self.c_in, c, norm=norm, residual=True)
         self.down1 = ConvBlock(c, c, norm=norm)
@@ -185,8 +182,3 @@ def _full_precision(device: str) -> AbstractContextManager[object]:
 
 def _norm(norm: Norm, width: int) -> nn.Module:
     return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)
-
-
-def _most_windows(pool: int, expand: int) -> float:
-    """Return the largest m with ⌊m·expand / pool⌋ = m: the windows that fit side by side."""
-    return math.inf if pool == expand else math.ceil(pool / (expand - pool)) - 1

@@ -12,22 +12,6 @@ from torch.nn import functional as F
 from fromnoise.networks.base import UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Attention, ResidualBlock
 
-Padding = Literal["asymmetric", "symmetric"]
-
-
-def _downsample(channels: int, padding: Padding) -> nn.Module:
-    """Return conv3 of stride 2; the paper pads right and below only (`asymmetric`)."""
-    asymmetric = padding == "asymmetric"
-    pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
-    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
-    return nn.Sequential(OrderedDict(pad=pad, conv=conv))
-
-
-def _upsample(channels: int) -> nn.Module:
-    """Return twice the size by nearest neighbour, then conv3."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(OrderedDict(twice=nn.Upsample(scale_factor=2.0), conv=conv))
-
 
 class Level(nn.Module):
     """The blocks at one resolution: after each residual block, attention if the level has it."""
@@ -49,8 +33,7 @@ class DDPM(UNet):
 
     Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
     from 0, so (1,) is attention at 16×16 on 32×32 images. With `scale_shift` the embedding of time
-    and condition scales and shifts the features instead of being added to them. Every width must be
-    a multiple of `groups`.
+    and condition scales and shifts the features and is not added. `groups` divides all widths.
     """
 
     regions = (ResidualBlock, Attention)
@@ -69,7 +52,7 @@ class DDPM(UNet):
         dropout: float = 0.1,
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
-        downsample: Padding = "asymmetric",
+        downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
         norm_eps: float = 1e-6,
         scale_shift: bool = False,
     ) -> None:
@@ -95,11 +78,8 @@ class DDPM(UNet):
             )
 
         def level(i: int, c_ins: list[int]) -> Level:
-            count = len(c_ins) if i in attention_levels else 0
-            return Level(
-                [residual(c, widths[i]) for c in c_ins],
-                [Attention(norm(widths[i])) for _ in range(count)],
-            )
+            attentions = [Attention(norm(widths[i])) for _ in c_ins if i in attention_levels]
+            return Level([residual(c, widths[i]) for c in c_ins], attentions)
 
         self.embed(channels, c_time, embedding)
         self.stem = nn.Conv2d(self.c_in, channels, 3, padding=1)
@@ -110,7 +90,10 @@ class DDPM(UNet):
             skips += [width] * num_res_blocks
             c = width
             if i < len(widths) - 1:
-                self.down[-1].resample = _downsample(c, downsample)
+                asymmetric = downsample == "asymmetric"  # right and below only, as in the paper
+                pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
+                conv = nn.Conv2d(c, c, 3, stride=2, padding=0 if asymmetric else 1)
+                self.down[-1].resample = nn.Sequential(OrderedDict(pad=pad, conv=conv))
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
@@ -122,7 +105,9 @@ class DDPM(UNet):
             self.up.append(level(i, c_ins))
             c = width
             if i > 0:
-                self.up[-1].resample = _upsample(c)
+                twice = nn.Upsample(scale_factor=2.0)  # by nearest neighbour
+                conv = nn.Conv2d(c, c, 3, padding=1)
+                self.up[-1].resample = nn.Sequential(OrderedDict(twice=twice, conv=conv))
 
         self.norm = norm(c)
         self.out = nn.Conv2d(c, self.c_out, 3, padding=1)

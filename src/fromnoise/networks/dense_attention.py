@@ -66,7 +66,15 @@ class DenseAttention(UNet):
         if attention_levels is None:
             attention_levels = range(len(channels) - 1)
         _check_widths(channels, mid_channels, out_width, heads, groups)
-        _check_blocks(len(channels) - 1, downsample, num_layers)
+        if len(downsample) != len(channels) - 1:
+            raise ValueError(
+                f"downsample is {list(downsample)}. Give true or false for each of the "
+                f"{len(channels) - 1} blocks between the channels."
+            )
+        if len(num_layers) != 3 or min(num_layers) < 1:
+            raise ValueError(
+                f"num_layers is {list(num_layers)}. Give three numbers ≥ 1 (down, middle, up)."
+            )
         check_levels("attention_levels", attention_levels, len(channels) - 1)
         check_even("time_dim", time_dim, least=2)
         self.size_multiple = 2 ** sum(downsample)
@@ -139,15 +147,3 @@ def _check_widths(
                 f"{name}, but {unfit[0]} is not one of {number}. "
                 f"Set for example {name} = {math.gcd(*widths)}."
             )
-
-
-def _check_blocks(num_blocks: int, downsample: Sequence[bool], num_layers: Sequence[int]) -> None:
-    if len(downsample) != num_blocks:
-        raise ValueError(
-            f"downsample is {list(downsample)}. Give true or false for each of the {num_blocks} "
-            "blocks between the channels."
-        )
-    if len(num_layers) != 3 or min(num_layers) < 1:
-        raise ValueError(
-            f"num_layers is {list(num_layers)}. Give three numbers ≥ 1 (down, middle, up)."
-        )

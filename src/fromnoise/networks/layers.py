@@ -18,8 +18,7 @@ def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
     Ho et al. 2020. `interleaved`: 10000^(−2i/d), sine and cosine in turn, as in Vaswani et al.
     2017 (arXiv:1706.03762), section 3.5. `periods`: 10000^(−2i/d) in the order of `halves`, by
     division by powers, with which published weights were trained. Multiplication by exponentials
-    differs in float32: at t = 999 by the fourth decimal. `width` is even, and at least 4 (2 for
-    `periods`).
+    differs in float32: at t = 999 by the fourth decimal. `width` is even, ≥ 4 (2 for `periods`).
     """
     half = width // 2
     i = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -66,9 +65,8 @@ FEW_TOKENS = 512
 def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Return softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
-    Fused, so that the N×N weights are never stored. But on a CPU, few tokens in half precision are
-    twice as fast in separate products (docs/performance.md), which also round q·kᵀ to half; and a
-    CPU has no fused dropout.
+    Fused, so that the N×N weights are never stored. But a CPU has no fused dropout, and is twice as
+    fast on few tokens in half in products (docs/performance.md), which also round q·kᵀ to half.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     if q.device.type == "cpu" and (few_in_half or dropout > 0):

@@ -161,9 +161,8 @@ class LinearAttentionUNet(UNet):
 
     Level i has 1/2^i of the image size, the encoder with width dim·multipliers[i−1] (`init_dim`, by
     default dim, for i = 0) and the decoder with dim·multipliers[i]. Attention has `heads` heads of
-    width `head_dim` and `memories` learned keys and values. It is linear, except for softmax
-    attention over all pixels at the `full_attention_levels` (None: the innermost level) and in the
-    middle.
+    width `head_dim` and `memories` learned keys and values. It is linear, but softmax over all
+    pixels in the middle and at the `full_attention_levels` (None: the innermost level).
     """
 
     regions = (ResidualBlock, Attention, LinearAttention)

@@ -7,18 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from fromnoise.curves import (
-    COLOURS,
-    QUARTERS,
-    VARIABLES,
-    Curve,
-    bits_axes,
-    draw,
-    series,
-    smooth,
-    sweep_axes,
-    to_svg,
-)
+from fromnoise import curves
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.records import Bits, Sweep, headings_in
 from fromnoise.evaluation.sweep import drawn
@@ -42,7 +31,7 @@ Column = tuple[str, Sequence[Mapping[str, Any]], str, str]
 
 def css_class(colour: str) -> str:
     """Return the class of style.css with this colour: `run1` …, `quarter1` …."""
-    return VARIABLES[colour].removeprefix("--")
+    return curves.VARIABLES[colour].removeprefix("--")
 
 
 def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
@@ -55,7 +44,7 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
     charts = [_lines("Loss", columns("loss"), smoothed=True, note=note)]
     for run in runs:
         title = "Loss by noise level" + (f", {run.name}" if len(runs) > 1 else "")
-        quarters = enumerate(zip(QUARTER_NAMES, QUARTERS, strict=True), start=1)
+        quarters = enumerate(zip(QUARTER_NAMES, curves.QUARTERS, strict=True), start=1)
         of_t = [(name, run.rows, f"loss_q{i}", colour) for i, (name, colour) in quarters]
         note = "The four quarters of t, smoothed."
         charts.append(_lines(title, of_t, smoothed=True, note=note))
@@ -72,11 +61,10 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
 def sweep_chart(sweep: Sweep) -> Chart:
     """Return distance against time, with the Pareto front in grey."""
     lines, front = drawn(sweep.rows)
-    legend = [
-        (name, css_class(colour), "") for name, colour in zip(lines, cycle(COLOURS), strict=False)
-    ]
+    coloured = zip(lines, cycle(curves.COLOURS), strict=False)
+    legend = [(name, css_class(colour), "") for name, colour in coloured]
     title = f"{headings_in(sweep.extractor)['fid']} against time"
-    svg = to_svg(sweep_axes(lines, front), title) if lines else ""
+    svg = curves.to_svg(curves.sweep_axes(lines, front), title) if lines else ""
     return Chart(title, Markup(svg), legend, "Numbers are steps. Grey: the Pareto front.")
 
 
@@ -88,7 +76,7 @@ def bits_chart(bits: Bits, run: RunFolder) -> Chart:
         for of in bits.curve
         if of.per_step > 0
     ]
-    svg = to_svg(bits_axes(curve, run.colour), title) if curve else ""
+    svg = curves.to_svg(curves.bits_axes(curve, run.colour), title) if curve else ""
     note = "The point is L_0. Bands are 95 % intervals."
     return Chart(title, Markup(svg), note=note)
 
@@ -102,36 +90,36 @@ def _lines(
     note: str = "",
 ) -> Chart | None:
     """Return a chart of columns, or None if none has values. value_of: for the legend."""
-    curves, legend = [], []
+    lines, legend = [], []
     for name, rows, key, colour in columns:
-        steps, values = series(rows, key, positive=smoothed)
+        steps, values = curves.series(rows, key, positive=smoothed)
         if not len(steps):
             continue
         if key == "loss":
-            curves.insert(0, Curve(steps, values, colour, faint=True))
-        values = smooth(steps, values) if smoothed else values
-        curves.append(Curve(steps, values, colour))
+            lines.insert(0, curves.Curve(steps, values, colour, faint=True))
+        values = curves.smooth(steps, values) if smoothed else values
+        lines.append(curves.Curve(steps, values, colour))
         legend.append((name, css_class(colour), value_of(values)))
-    if not curves:
+    if not lines:
         return None
-    axes = draw(curves, "training step", log_x=smoothed, log_y=smoothed)
-    return Chart(title, Markup(to_svg(axes, f"{title} against training step")), legend, note)
+    axes = curves.draw(lines, "training step", log_x=smoothed, log_y=smoothed)
+    return Chart(title, Markup(curves.to_svg(axes, f"{title} against training step")), legend, note)
 
 
 def _scores(runs: Sequence[RunFolder]) -> Chart | None:
     """Return the distances that `evaluation.every` logged, with their intervals."""
-    curves, legend, kinds = [], [], set()
+    lines, legend, kinds = [], [], set()
     for run in runs:
         if scores := run.scores():
             steps, values, low, high = np.array([score[:4] for score in scores]).T
-            curves.append(Curve(steps, values, run.colour, low=low, high=high))
+            lines.append(curves.Curve(steps, values, run.colour, low=low, high=high))
             legend.append((run.name, css_class(run.colour), f"{values[-1]:.4g}"))
             kinds |= {score[4:] for score in scores}
-    if not curves:
+    if not lines:
         return None
     [(extractor, count)] = kinds if len(kinds) == 1 else [("", 0)]
     title = f"{headings_in(extractor)['fid'] if extractor else 'Distance'} during training"
     note = f"{count:,} images, features: {extractor}" if extractor else "Features or numbers differ"
-    log_y = all((curve.low > 0).all() for curve in curves)
-    svg = to_svg(draw(curves, "training step", log_y=log_y), title)
+    log_y = all((curve.low > 0).all() for curve in lines)
+    svg = curves.to_svg(curves.draw(lines, "training step", log_y=log_y), title)
     return Chart(title, Markup(svg), legend, f"{note}. Bars are 95 % intervals.")

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle
@@ -15,7 +15,7 @@ from fromnoise.checkpoints import atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import COLOURS
 from fromnoise.evaluation.records import HEADINGS, LABEL_HEADINGS, headings_in
-from fromnoise.progress import format_duration
+from fromnoise.progress import Progress, format_duration, no_progress
 from fromnoise.report import charts, formatting
 from fromnoise.report.run_folder import RunFolder, all_keys, differences, read_run, short_names
 
@@ -27,10 +27,7 @@ HERE = Path(__file__).parent
 
 
 def write_report(
-    folders: Sequence[Path],
-    out: Path | None = None,
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    folders: Sequence[Path], out: Path | None = None, *, progress: Progress = no_progress
 ) -> Path:
     """Write a self-contained HTML page about one or several runs and return its path.
 
@@ -93,21 +90,14 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": formatting.number,
-        "interval": formatting.interval,
-        "setting": formatting.setting,
-        "facts": formatting.facts,
-        "duration": format_duration,
-        "inline": formatting.inline_grid,
-        "css_class": charts.css_class,
-    }
+    of_text = (formatting.number, formatting.interval, formatting.setting, formatting.facts)
+    environment.filters |= {of.__name__: of for of in (*of_text, charts.css_class)}
+    environment.filters |= {"duration": format_duration, "inline": formatting.inline_grid}
     return environment.get_template("page.html.jinja")
 
 
 def _environment() -> dict[str, str]:
     """Return when and on which machine the page was written."""
-    cuda = torch.cuda.is_available()
     return {
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "fromnoise": version("fromnoise"),
@@ -115,5 +105,5 @@ def _environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "system": platform.platform(),
         "processors": str(os.cpu_count()),
-        "GPU": torch.cuda.get_device_name() if cuda else "none",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

@@ -1,7 +1,7 @@
 """Read a run folder, and sample its model. Damaged files become messages, not exceptions."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,12 @@ from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe
 from fromnoise.curves import COLOURS, is_number, series
 from fromnoise.data import DataError
-from fromnoise.data.labels.names import describe_labels, one_label_each
+from fromnoise.data.labels import describe_labels, one_label_each
 from fromnoise.data.text import natural_key
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.records import LabelRecord, Metrics, Stored, Sweep, read_record
 from fromnoise.model.model import Model, load, to_uint8
+from fromnoise.progress import Progress, no_progress
 from fromnoise.report.formatting import InlineImage, inline_png
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
@@ -99,7 +100,7 @@ class RunFolder:
         _, values = series(self.rows, key)
         return float(values[-1]) if len(values) else None
 
-    def sample(self, *, progress: Callable[[int, int], None]) -> None:
+    def sample(self, *, progress: Progress) -> None:
         """Set `trajectory`, or tell why there is none. progress: as in `sample_trajectory`."""
         try:
             self.trajectory = sample_trajectory(self.folder, progress=progress)
@@ -127,9 +128,7 @@ def read_run(folder: Path, name: str, colour: str = COLOURS[0]) -> RunFolder:
     )
 
 
-def sample_trajectory(
-    run: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Trajectory:
+def sample_trajectory(run: Path, *, progress: Progress = no_progress) -> Trajectory:
     """Sample the EMA weights of a run's newest checkpoint with DDIM and the recipe's guidance.
 
     All runs of a page share the initial noise. A model with labels gets each label in turn.
@@ -182,12 +181,8 @@ def all_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the dotted keys whose values differ between the recipes."""
-    first = recipes[0]
-    return [
-        key
-        for key in all_keys(recipes)
-        if any(key not in recipe or recipe[key] != first.get(key) for recipe in recipes)
-    ]
+    values = {key: [recipe.get(key, "missing") for recipe in recipes] for key in all_keys(recipes)}
+    return [key for key, of in values.items() if any(value != of[0] for value in of)]
 
 
 def _recipe(file: Path, problems: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from fromnoise.checkpoints import NotFinite, atomic_file
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import loss_figure
-from fromnoise.data.labels.names import one_label_each
+from fromnoise.data.labels import one_label_each
 from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.pictures import grids_side_by_side

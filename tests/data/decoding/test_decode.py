@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data.decoding.decode import read_header, read_picture
-from fromnoise.data.decoding.transforms import Picture
+from fromnoise.data.decoding.decode import Picture, read_header, read_picture
 from fromnoise.data.errors import BrokenImage
 
 WHITE, GREEN = (255, 255, 255), (0, 200, 0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import DataError
-from fromnoise.data.decoding.transforms import Picture, fit_picture, to_channels
+from fromnoise.data.decoding.decode import Picture, fit_picture, to_channels
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies

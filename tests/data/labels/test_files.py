@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import DataError
-from fromnoise.data.labels.files import LABEL_FILES, dataset_json, labels_csv, labels_json
+from fromnoise.data.labels import LABEL_FILES, dataset_json, labels_csv, labels_json
 from fromnoise.data.sources.base import SourceRequest
 from fromnoise.data.sources.folder import folder, zip_file
 from fromnoise.data.text import natural_key

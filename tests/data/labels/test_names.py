@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fromnoise.data import DataError
-from fromnoise.data.labels.names import (
+from fromnoise.data.labels import (
     describe_labels,
     exact_labels,
     label_index,

@@ -19,7 +19,7 @@ def squares(request):
         levels = np.array([int(line) for line in content.split()], np.uint8)
         images = np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 1))
         bright = np.where(levels > 127, 1, -1).astype(np.int8)
-        return array_reader(images, labels=np.stack([-bright, bright], 1), label_names=NAMES)
+        return array_reader(images, labels=(np.stack([-bright, bright], 1), NAMES))
 
     return SourceListing(content, open_reader)
 

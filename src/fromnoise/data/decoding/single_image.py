@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, read_picture
-from fromnoise.data.decoding.transforms import RGB, Fit, Picture, fit_picture, to_channels
+from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, unreadable
 from fromnoise.data.text import natural_key
 
@@ -18,18 +17,17 @@ BLACK = (0, 0, 0)
 def image_files(path: str | Path) -> dict[str, Path]:
     """Return {name without suffix: path} of an image file, or of the images in a folder.
 
-    "img2" comes before "img10". Raises `DataError` for a folder without images, or if two images
-    have the same name.
+    "img2" comes before "img10". Raises `DataError` for a folder without images or a repeated name.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"{path.absolute()} does not exist. Give an image or a folder of images.")
     if path.is_file():
         return {path.stem: path}
-    images = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS]
+    images = [file for file in path.iterdir() if file.suffix.lower() in decode.EXTENSIONS]
     visible = [file for file in images if file.is_file() and not file.name.startswith(".")]
     if not visible:
-        raise DataError(f"{path.absolute()} has no images. {ACCEPTED}")
+        raise DataError(f"{path.absolute()} has no images. {decode.ACCEPTED}")
     files: dict[str, Path] = {}
     for file in sorted(visible, key=lambda file: natural_key(file.name)):
         if file.stem in files:
@@ -46,8 +44,8 @@ def read_image(
     *,
     size: tuple[int, int],
     channels: int,
-    fit: Fit = "crop",
-    background: RGB = (255, 255, 255),
+    fit: decode.Fit = "crop",
+    background: decode.RGB = (255, 255, 255),
 ) -> np.ndarray:
     """Read one image file as uint8 (C, H, W) of the given size.
 
@@ -67,11 +65,12 @@ def read_image(
                 f"{path} is in colour (3 channels), but this model's images are grey (1 channel). "
                 "Convert it to grey first."
             )
-    return fit_picture(to_channels(picture, channels), size, fit=fit, background=background)
+    picture = decode.to_channels(picture, channels)
+    return decode.fit_picture(picture, size, fit=fit, background=background)
 
 
 def read_mask(
-    path: str | Path, *, image: str | Path, size: tuple[int, int], fit: Fit = "crop"
+    path: str | Path, *, image: str | Path, size: tuple[int, int], fit: decode.Fit = "crop"
 ) -> np.ndarray:
     """Read a mask for inpainting: bool (H, W), True (to be regenerated) from grey level 128 on.
 
@@ -79,7 +78,7 @@ def read_mask(
     neighbour. Colour is converted to luma; transparent pixels and padding are black. Raises
     `DataError` if the sizes differ, or if no pixel is white.
     """
-    mask = to_channels(_open(Path(path).expanduser(), BLACK), 1)
+    mask = decode.to_channels(_open(Path(path).expanduser(), BLACK), 1)
     (h, w), (height, width) = (
         picture.pixels.shape[:2] for picture in (mask, _open(Path(image).expanduser(), BLACK))
     )
@@ -94,13 +93,8 @@ def read_mask(
             f"the mask {path} has no white pixel, so nothing would change. Paint the area to "
             f"regenerate white (grey level {WHITE_FROM} to 255)."
         )
-    fitted = fit_picture(
-        Picture(white.astype(np.uint8) * 255),
-        size,
-        fit=fit,
-        background=BLACK,
-        resampling=Image.Resampling.NEAREST,
-    )
+    white, nearest = decode.Picture(white.astype(np.uint8) * 255), Image.Resampling.NEAREST
+    fitted = decode.fit_picture(white, size, fit=fit, background=BLACK, resampling=nearest)
     if not fitted.any():
         raise DataError(
             f"the mask {path} has no white pixel left at the model's size {size[0]}x{size[1]} "
@@ -109,8 +103,8 @@ def read_mask(
     return fitted[0] > 0
 
 
-def _open(path: Path, background: RGB) -> Picture:
+def _open(path: Path, background: decode.RGB) -> decode.Picture:
     if not path.is_file():
         raise DataError(f"{path.absolute()} is not a file. Give the path of an image file.")
     with unreadable(f"{path.absolute()} cannot be read as an image", BrokenImage):
-        return read_picture(path.read_bytes(), background=background)
+        return decode.read_picture(path.read_bytes(), background=background)

@@ -58,8 +58,7 @@ def write_shapes(
 
     Source `iclevr` reads the folder: objects.json, train.json, test.json, new_test.json,
     README.txt and iclevr/ with the images as PNG. Image i is a function of (seed, test, i) and the
-    size. So a larger set begins with the smaller one, for any number of processes. The folder
-    appears when it is complete.
+    size, so a larger set begins with the smaller one. The folder appears when it is complete.
 
     Arguments:
         folder: new, or empty.
@@ -119,7 +118,11 @@ def plan_sets(train: int, test: int, *, seed: int) -> Plan:
     The numbers of names cycle through 1, 2, 3 for images and 1, 2, 3, 3 for conditions, as far as
     the names allow. Conditions are distinct, except in `test` if there are fewer images.
     """
-    sizes = _condition_sizes(test)
+    left, sizes = dict(_MAX_CONDITIONS), []
+    for i in range(test):  # if a third of the sets of a size is used, take the next size
+        size = next(k for k in range((1, 2, 3, 3)[i % 4], 4) if left[k])
+        left[size] -= 1
+        sizes.append(size)
     new_test = balanced_sets(sizes, _generator(seed, "new_test"), exclude=())
     # The first images have the conditions of `test`, so these are balanced too.
     first = balanced_sets(sizes[:train], _generator(seed, "test"), exclude=new_test)
@@ -141,8 +144,7 @@ def balanced_sets(
 ) -> list[Names]:
     """Draw sets of names of the given sizes, from the names that are least used so far.
 
-    Sets in `exclude`, in any order of names, are never drawn. Other sets are drawn once, or, with
-    `repeat`, any number of times.
+    Sets in `exclude`, in any order, are never drawn, others once, or with `repeat` any number.
     """
     taken = {frozenset(names) for names in exclude}
     used, sets = np.zeros(len(NAMES)), []
@@ -161,16 +163,6 @@ def balanced_sets(
         used[order[:size]] += 1
         sets.append(chosen)
     return sets
-
-
-def _condition_sizes(count: int) -> list[int]:
-    """Cycle through 1, 2, 3, 3. If a third of the sets of a size is used, take the next size."""
-    left, sizes = dict(_MAX_CONDITIONS), []
-    for i in range(count):
-        size = next(k for k in range((1, 2, 3, 3)[i % 4], 4) if left[k])
-        left[size] -= 1
-        sizes.append(size)
-    return sizes
 
 
 def _generator(seed: int, purpose: str | int) -> np.random.Generator:

@@ -10,9 +10,8 @@ checks the path and the split, and may read small metadata files. The listing th
 - Labels are int8 (N, K) with +1 present, −1 absent and 0 unknown, or None.
 - Every other problem is a `DataError` of one line.
 
-To add a source, write the function in a file of this folder, add one line to `SOURCES` in
-`__init__.py`, and add a test. `digits` in `npz.py` is the shortest example. `array_reader` and
-`file_reader` build the reader for arrays and for image files.
+To add a source, see CONTRIBUTING.md. `digits` in `npz.py` is the shortest example. `array_reader`
+and `file_reader` build the reader for arrays and for image files.
 """
 
 import os
@@ -26,12 +25,12 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import Header, broken_if_it_fails, read_header, read_picture
-from fromnoise.data.decoding.transforms import RGB, Picture
+from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
+Labels = tuple[np.ndarray | None, tuple[str, ...]]  # of `ImageReader`, and their names
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
@@ -41,7 +40,7 @@ class SourceRequest:
 
     path: Path | None
     split: str = "train"
-    background: RGB = (255, 255, 255)  # for transparent images
+    background: decode.RGB = (255, 255, 255)  # for transparent images
     cache: Path = Path()  # without a path, downloads go to a folder below it
     download: bool = True
     only: Sequence[str] | None = None  # names of files in a folder; None for all
@@ -52,8 +51,8 @@ class ImageReader:
     """The images of an opened source, by index. Both functions may run in many threads."""
 
     names: Sequence[str]
-    read_header: Callable[[int], Header]  # raises BrokenImage
-    read_image: Callable[[int], Picture]  # raises BrokenImage
+    read_header: Callable[[int], decode.Header]  # raises BrokenImage
+    read_image: Callable[[int], decode.Picture]  # raises BrokenImage
     labels: np.ndarray | None = None  # int8 (N, K): +1, −1, 0
     label_names: tuple[str, ...] = ()
     labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
@@ -73,20 +72,19 @@ def array_reader(
     images: np.ndarray,
     *,
     peak: float = 255,
-    labels: np.ndarray | None = None,
-    label_names: tuple[str, ...] = (),
+    labels: Labels = (None, ()),
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> ImageReader:
     """Return a reader of an array (N, h, w, C), whose values are 0..peak after `convert`."""
     count, height, width, channels = images.shape
     deep = images.dtype.itemsize > 1
-    header = Header(height, width, channels, mode=f"{images.dtype} array", deep=deep)
+    header = decode.Header(height, width, channels, mode=f"{images.dtype} array", deep=deep)
     return ImageReader(
         names=[f"image {i}" for i in range(count)],
         read_header=lambda i: header,
-        read_image=lambda i: Picture(convert(images[i]), peak),
-        labels=labels,
-        label_names=label_names,
+        read_image=lambda i: decode.Picture(convert(images[i]), peak),
+        labels=labels[0],
+        label_names=labels[1],
         uniform=True,
     )
 
@@ -97,9 +95,8 @@ def file_reader(
     *,
     found: Container[str],
     missing: str,
-    background: RGB,
-    labels: np.ndarray | None,
-    label_names: tuple[str, ...],
+    background: decode.RGB,
+    labels: Labels,
     labels_from: str = "",
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken.
@@ -113,17 +110,17 @@ def file_reader(
         return open_file(names[i])
 
     # also the errors of a zip: wrong CRC, password, unknown compression, …
-    @broken_if_it_fails()
-    def header(i: int) -> Header:
+    @decode.broken_if_it_fails()
+    def header(i: int) -> decode.Header:
         with opened(i) as file:
-            return read_header(file)
+            return decode.read_header(file)
 
-    @broken_if_it_fails()
-    def image(i: int) -> Picture:
+    @decode.broken_if_it_fails()
+    def image(i: int) -> decode.Picture:
         with opened(i) as file:
-            return read_picture(file.read(), background=background)
+            return decode.read_picture(file.read(), background=background)
 
-    return ImageReader(names, header, image, labels, label_names, labels_from)
+    return ImageReader(names, header, image, *labels, labels_from)
 
 
 def read_each(

@@ -1,8 +1,7 @@
 """Sources `folder`, `zip` and `iclevr`: image files in natural order, with their labels.
 
 A label file is used if it is in the folder that contains all images, or in a folder above. Images
-that it does not name have no known labels (0). A file that it names, but that is missing, counts
-as a broken image.
+that it does not name have no known labels (0). A missing file that it names is a broken image.
 
 Without a label file, sub-folders are classes: the first folder of each path below the folder that
 contains all images (`photos/` in `photos.zip`). An image outside the class folders has no known
@@ -28,11 +27,9 @@ from typing import IO
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS
-from fromnoise.data.decoding.transforms import RGB
+from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, RGB
 from fromnoise.data.errors import DataError, abbreviate, unreadable
-from fromnoise.data.labels.files import LABEL_FILES, lists_of_names
-from fromnoise.data.labels.names import one_hot, suggest_labels
+from fromnoise.data.labels import LABEL_FILES, lists_of_names, one_hot, suggest_labels
 from fromnoise.data.sources import base
 from fromnoise.data.text import decode_utf8, natural_key, read_json
 
@@ -152,8 +149,7 @@ def _reader(
         found=set(images),
         missing=f"named in {path.name}, but not among the images of {where.name}",
         background=background,
-        labels=labels,
-        label_names=label_names,
+        labels=(labels, label_names),
         labels_from=label_file or "sub-folders",
     )
 
@@ -224,8 +220,7 @@ def iclevr(request: base.SourceRequest) -> base.SourceListing:
             found=found,
             missing=f"named in {TRAIN}, but not in {folder.name}/",
             background=request.background,
-            labels=labels,
-            label_names=label_names,
+            labels=(labels, label_names),
         )
 
     images = [base.stat_stamp(folder / name) if name in found else [name] for name in names]
@@ -241,8 +236,7 @@ def has_iclevr(folder: Path) -> bool:
 def read_objects(path: Path, *, where: str = "data.path") -> tuple[str, ...]:
     """Read the names in an objects.json, in the order of their ids.
 
-    where: the beginning of error messages. Raises `DataError` if the file is not {name: id} with
-    each of the ids 0..K−1 once.
+    where: the beginning of error messages. Raises `DataError` unless it has the ids 0..K−1 once.
     """
     ids = read_json(path, where=f"{where}: {path}")
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):

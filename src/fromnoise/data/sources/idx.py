@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
-from fromnoise.data.labels.names import one_hot
+from fromnoise.data.labels import one_hot
 from fromnoise.data.sources import base
 
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
@@ -50,8 +50,7 @@ DOWNLOADABLE = {
 def idx(request: base.SourceRequest) -> base.SourceListing:
     """Open a folder with `train-images-idx3-ubyte[.gz]` and so on, or one such file.
 
-    The labels are in the file beside it whose name has `labels` instead of `images`. Without that
-    file there are no labels.
+    The labels, if any, are in the file beside it whose name has `labels` instead of `images`.
     """
     path = base.require_path(request, "idx", splits=True)
     if path.is_file():
@@ -117,7 +116,7 @@ def idx_listing(images: Path, names: tuple[str, ...] | None = None) -> base.Sour
             raise DataError(
                 f"data.path: {labels} has class {highest}. Its classes must be 0..{len(known) - 1}."
             )
-        return base.array_reader(pixels, labels=one_hot(classes, len(known)), label_names=known)
+        return base.array_reader(pixels, labels=(one_hot(classes, len(known)), known))
 
     stamp = [base.stat_stamp(path) for path in (images, labels) if path is not None]
     return base.SourceListing(stamp, open_reader)
@@ -172,7 +171,7 @@ def cifar10(request: base.SourceRequest) -> base.SourceListing:
         with unreadable(f"data.path: {root} has no complete CIFAR-10", RuntimeError, OSError):
             data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
         labels = one_hot(np.array(data.targets), len(data.classes))
-        return base.array_reader(data.data, labels=labels, label_names=tuple(data.classes))
+        return base.array_reader(data.data, labels=(labels, tuple(data.classes)))
 
     files = sorted((root / inner).glob("*_batch*"))
     return base.SourceListing([base.stat_stamp(path) for path in files], open_reader)

@@ -21,15 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.data.errors import DataError, unreadable
-from fromnoise.data.labels.files import unique_names
-from fromnoise.data.labels.names import one_hot, signs_of
+from fromnoise.data.labels import MAX_CLASSES, one_hot, signs_of, unique_names
 from fromnoise.data.sources import base
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 NAME_KEYS = ("label_names", "classes")
 PEAKS = {"uint8": 255, "uint16": 65535, "bool": 1}  # white, by the type of the images
-_MAX_CLASSES = 65_536
 
 
 def digits(request: base.SourceRequest) -> base.SourceListing:
@@ -45,7 +43,7 @@ def digits(request: base.SourceRequest) -> base.SourceListing:
         asset = resources.files("fromnoise.data") / "assets" / "digits.npz"
         with asset.open("rb") as file, np.load(file) as arrays:
             images, labels = arrays["images"][..., None], one_hot(arrays["labels"], 10)
-        return base.array_reader(images, peak=16, labels=labels, label_names=tuple("0123456789"))
+        return base.array_reader(images, peak=16, labels=(labels, tuple("0123456789")))
 
     return base.SourceListing("UCI optical digits, test part", open_reader)
 
@@ -55,8 +53,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
 
     Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
     `arr_1` for labels, if any: class numbers (N,), or (N, K) of 0 and 1, or of −1, 0 (unknown) and
-    1; `label_names` or `classes` for their names, by default the numbers. A fourth channel is not
-    treated as alpha.
+    1; `label_names` or `classes` for their names, else the numbers. A fourth channel is not alpha.
     """
     path = base.require_path(request, "npz")
     where = f"data.path: {path}"
@@ -84,9 +81,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
                     f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
                     "Save one name per label."
                 )
-        return base.array_reader(
-            images, peak=peak, convert=convert, labels=labels, label_names=label_names
-        )
+        return base.array_reader(images, peak=peak, convert=convert, labels=(labels, label_names))
 
     return base.SourceListing(base.stat_stamp(path), open_reader)
 
@@ -113,8 +108,8 @@ def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
     low, high = int(stored.min()), int(stored.max())
     problem += f" and values {low}..{high}"
     if stored.ndim == 1 or (stored.shape[1] == 1 and high > 1):
-        if low < 0 or high >= _MAX_CLASSES:
-            raise DataError(f"{problem}. Save {count} class numbers in 0..{_MAX_CLASSES - 1}.")
+        if low < 0 or high >= MAX_CLASSES:
+            raise DataError(f"{problem}. Save {count} class numbers in 0..{MAX_CLASSES - 1}.")
         return signs_of(stored.reshape(-1))
     if low < -1 or high > 1:
         raise DataError(f"{problem}. Save {count} rows of 0 and 1, or of -1, 0 and 1.")

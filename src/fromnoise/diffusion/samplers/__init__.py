@@ -1,7 +1,6 @@
 """Samplers: generators from noise to image, whose caller sees every step.
 
-They step from each kept time to the next one, so that any number of steps is right. See `step.py`
-for the contract and how to add one.
+They step from each kept time to the next, so that any number of steps is right; see `step.py`.
 """
 
 from collections.abc import Callable, Iterator

@@ -14,9 +14,6 @@ from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 from fromnoise.diffusion.schedule import NoiseSchedule
 
-LEAP = 10.0
-"""A step from ρ > LEAP · max(1, ρ_s) is too long for the mean of two slopes."""
-
 
 def ddim(
     denoise: Denoise,
@@ -56,8 +53,7 @@ def ddim_inversion(
     From t to the next kept time u > t, x̂_0 and ε̂ are predicted from x_t. No network is trained at
     t = 0, so the first step takes ε̂ at the first kept time, and x itself as x̂_0.
 
-    x: x_0, (B,C,H,W); times: as for a sampler, visited in reverse. A `Step` leads from t to
-    s = u > t. Raises ValueError unless the times fall.
+    x: x_0, (B,C,H,W); times: falling, as for a sampler. A `Step` leads from t to s = u > t.
     """
     for u, t in reversed(steps_between(times, schedule)):
         prediction = denoise(x, t or u)
@@ -84,8 +80,7 @@ def heun(
     """Sample by Euler steps to s, each repeated with the mean of the slopes at both ends. Order 2.
 
     x̄_s = x̄_t + (ρ_s − ρ_t) (ε̂_t + ε̂_s)/2: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
-    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s). `noise` is not
-    used.
+    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s). `noise` is unused.
     """
     for t, s in steps_between(times, schedule):
         prediction = denoise(x, t)
@@ -94,7 +89,7 @@ def heun(
         # ε̂ bends at ρ about 1 and is straight above. Over a long step from a large ρ_t, as with
         # cosine (ρ_T = 20,000, or ∞ if ᾱ_T = 0), the mean errs by about ρ_t/(4 ρ_s²), Euler by
         # 1/(2 ρ_s).
-        if s > 0 and _rho(a_t) <= LEAP * max(1.0, _rho(a_s)):
+        if s > 0 and _rho(a_t) <= 10 * max(1.0, _rho(a_s)):
             slope = (prediction.eps + denoise(x_s, s).eps) / 2
             x0 = (x - (1 - a_t) ** 0.5 * slope) / a_t**0.5
             x_s = a_s**0.5 * x0 + (1 - a_s) ** 0.5 * slope

@@ -27,12 +27,7 @@ def dpmpp(
 
     D is `predicted`. Order 2 for one evaluation a step. `noise` is not used.
     """
-    history: History = []
-    for t, s in steps_between(times, schedule):
-        x0 = denoise(x, t).x0
-        history = [*history[-1:], (half_log_snr(schedule, t), x0)]
-        x = exact_step(schedule, x, t, s, predicted(history, half_log_snr(schedule, s)))
-        yield Step(t, s, x, x0)
+    yield from _solve(denoise, schedule, x, times, correct=False)
 
 
 def dpmpp_sde(
@@ -66,12 +61,18 @@ def unipc(
     predicted x_s, and the next step starts from the corrected one: one evaluation a step, and
     measured order 3. The last step is not corrected. `noise` is not used.
     """
+    yield from _solve(denoise, schedule, x, times, correct=True)
+
+
+def _solve(
+    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, correct: bool
+) -> Iterator[Step]:
     history: History = []
     start = None  # (x, t) of the step that led here
     for t, s in steps_between(times, schedule):
         x0 = denoise(x, t).x0
         lam = half_log_snr(schedule, t)
-        if start is not None:
+        if start is not None and correct:
             x = exact_step(schedule, *start, t, corrected(history, lam, x0))
         history, start = [*history[-1:], (lam, x0)], (x, t)
         x = exact_step(schedule, x, t, s, predicted(history, half_log_snr(schedule, s)))

@@ -5,9 +5,7 @@ for each of `steps_between(times, schedule)`: from each time t to the next kept 
 t−1, and from the last to s = 0. x: x_T, (B,C,H,W); times: falling, each in {1..T}; noise(t): fresh
 noise for the step that leaves t. All else is a function of these, and the last `Step.x` is x_0.
 
-To add one, write the function in a file of this folder, add a line to `SAMPLERS`, and add a test of
-its order. Its keyword-only parameters other than `noise`, with type hints and defaults, become
-options of the recipe: `sampling.sampler.eta=1`.
+To add one, see CONTRIBUTING.md. Its keyword-only parameters other than `noise` are its options.
 """
 
 from collections.abc import Callable, Sequence
