@@ -47,10 +47,6 @@ class FolderNotEmpty(ValueError):
     """An output folder that already has files in it."""
 
 
-class FolderInUse(ValueError):
-    """A run folder in which another process trains."""
-
-
 class DiskFull(OSError):
     """The disk is full. Existing files are unchanged."""
 
@@ -114,7 +110,7 @@ def require_empty_folder(folder: Path) -> None:
 def claimed(folder: Path) -> Iterator[None]:
     """Make `folder` that of this process. The system releases it when the process ends.
 
-    Raises FolderInUse if another process has it.
+    Raises ValueError if another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / LOCK), folder / OWNER
@@ -122,7 +118,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout as error:
         number = owner.read_text() if owner.is_file() else "unknown"
-        raise FolderInUse(
+        raise ValueError(
             f"{folder.absolute()} is in use by process {number}. Wait for it, or give another "
             "folder."
         ) from error

@@ -94,13 +94,11 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
         settings = setup.recipe.training
     made = pictures_made(folder, saved["step"])  # a kill may have prevented them
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    if saved["step"] >= settings.steps and made:
-        logger.info(
-            "%s already finished at step %d. To train longer, increase training.steps or "
-            "training.epochs",
-            *(folder.absolute(), saved["step"]),
-        )
-        return running.Run(folder)
+    if saved["step"] >= settings.steps:
+        said = "%s already finished at step %d. To train longer, increase training.steps"
+        logger.info(said, folder.absolute(), saved["step"])
+        if made:
+            return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
     setup = setup or running.prepare(recipe, running.open_data(recipe), folder)
     _refuse_other_labels(setup.spec, checkpoint)

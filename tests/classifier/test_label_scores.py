@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fromnoise.classifier.label_scores import (
-    SCORES,
-    LabelPredictions,
-    score_ratios,
-    score_with_intervals,
-    scores,
-    scores_per_label,
-)
-from fromnoise.evaluation.intervals import Interval
+from fromnoise.classifier.label_scores import SCORES, LabelPredictions, score_ratios, scores
+from fromnoise.evaluation.intervals import Interval, score_with_intervals, scores_per_label
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies

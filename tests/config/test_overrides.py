@@ -76,7 +76,11 @@ def test_several_settings_are_one_dict():
             r"^unknown key spacin\. .* variance.* dotted: data\.…, network\.…",
         ),
         ("training", "eta=1", r"^unknown key eta[.;]"),
-        ("sampling", "batch_size=8", r"^unknown key batch_size\. Keys of sampling"),
+        (
+            "sampling",
+            "batch_size=8",
+            r"^unknown key batch_size; did you mean training\.batch_size\? Keys",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(section, argument, message):

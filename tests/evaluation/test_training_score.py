@@ -109,7 +109,7 @@ def test_a_signal_gives_the_score_up(train, monkeypatch):
         ({"num_images": 60}, "evaluation.num_images = 60 is fewer than the 64 features of pixels"),
         (
             {"extractor": "classifier"},
-            "extractor is classifier, but evaluation.classifier is missing",
+            "needs --classifier FOLDER, or evaluation.classifier in a recipe",
         ),
         ({"extractor": "fid"}, "evaluation.extractor"),
         ({"num_images": 39}, "evaluation.num_images = 39"),

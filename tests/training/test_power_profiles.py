@@ -62,7 +62,7 @@ def test_the_length_is_the_standard_deviation_of_the_profile(gamma):
 
 @pytest.mark.parametrize("length", [0, -0.1, LONGEST, 0.5, math.nan, math.inf])
 def test_what_is_no_length(length):
-    with pytest.raises(ValueError, match=r"above 0 and below 1/√12 = 0\.2887, as in 0\.1"):
+    with pytest.raises(ValueError, match=r"Give more than 0 and less than 0\.2887\."):
         gamma_of(length)
 
 

@@ -19,7 +19,7 @@ from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.loader import batch_indices, to_float
 from fromnoise.data.sources.idx import find_images
-from fromnoise.evaluation.records import plain
+from fromnoise.data.text import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import Progress, no_progress, progress_bar

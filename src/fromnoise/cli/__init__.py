@@ -15,11 +15,9 @@ from rich.logging import RichHandler
 
 import fromnoise
 from fromnoise.cli.classifier import classifier
-from fromnoise.cli.data import data
 from fromnoise.cli.edit import edit
 from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood, sweep
-from fromnoise.cli.interop import import_
-from fromnoise.cli.recipes import recipes
+from fromnoise.cli.inputs import data, import_, recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train

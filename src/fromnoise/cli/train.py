@@ -26,7 +26,7 @@ def train(
 
 
 def exit_as_stopped(name: str | None) -> None:
-    """Exit with the code of a shell after a signal, so that no command after && goes on."""
+    """Exit with the code of a signal if one stopped the training."""
     if name is not None:
         raise Exit(128 + signal.Signals[name])
 

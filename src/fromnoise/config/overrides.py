@@ -80,7 +80,9 @@ def full_key(key: str, section: SectionName) -> str:
         if key in options:
             return f"sampling.sampler.{key}"
         known += options
-    similar = did_you_mean(key, dotted_keys(Recipe) if "." in key else known)
+    everywhere = list(dotted_keys(Recipe))
+    elsewhere = [dotted for dotted in everywhere if dotted.endswith(f".{key}")]
+    similar = did_you_mean(key, everywhere if "." in key else known, elsewhere)
     raise ConfigError(
         f"unknown key {key}{similar} Keys of {section}: {', '.join(known)}. "
         f"Keys of other sections are dotted: {'.…, '.join(Recipe.model_fields)}.…"

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"  # guidance; s = 1 is off
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
-LENGTHS = (
-    "the length of an average is a part of the training, above 0 and below "
-    f"1/√12 = {LONGEST:.4f}, as in 0.1"
-)
 
 
 def repeated(count: int) -> BeforeValidator:
@@ -49,24 +45,12 @@ def _scale(value: float) -> float:
     return value
 
 
-def _length(value: float) -> float:
-    if not 0 < value < LONGEST:
-        raise ValueError(LENGTHS)
-    return value
-
-
-def _lengths(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"it must be a list, as in [0.05, 0.1]; {LENGTHS}")
-    return value
-
-
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
-Length = Annotated[float, AfterValidator(_length)]
+Length = Annotated[float, Field(gt=0, lt=LONGEST)]
 
 
 class Section(BaseModel):
@@ -164,7 +148,7 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     # σ_rel of power-function averages beside the usual one
-    ema_lengths: Annotated[tuple[Length, ...], BeforeValidator(_lengths)] = ()
+    ema_lengths: tuple[Length, ...] = ()
     ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"

@@ -8,20 +8,3 @@ from fromnoise.data.labels import read_conditions
 from fromnoise.data.shapes.dataset import write_shapes
 from fromnoise.data.sources import SOURCES, detect_source
 from fromnoise.data.sources.idx import DOWNLOADABLE
-
-__all__ = [
-    "DOWNLOADABLE",
-    "SOURCES",
-    "DataError",
-    "DataReport",
-    "ImageSet",
-    "SeveralSizes",
-    "check_data",
-    "detect_source",
-    "image_files",
-    "open_images",
-    "read_conditions",
-    "read_image",
-    "read_mask",
-    "write_shapes",
-]

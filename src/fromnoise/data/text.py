@@ -1,10 +1,14 @@
-"""Text files: decode UTF-8, parse strict JSON, sort names in natural order."""
+"""Text files: decode UTF-8, parse strict JSON, prepare values for it, sort names."""
 
 import json
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic import BaseModel
 
 from fromnoise.data.errors import DataError, unreadable
 
@@ -33,6 +37,19 @@ def parse_json(text: str, *, where: str) -> Any:
     # also numbers too long, lists too deep
     with unreadable(f"{where} is not valid JSON", ValueError, RecursionError):
         return json.loads(text, object_pairs_hook=without_repeats)
+
+
+def plain(value: Any) -> Any:
+    """Return models and named tuples as dicts, and None for NaN, at any depth."""
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_json(path: Path, *, where: str) -> Any:

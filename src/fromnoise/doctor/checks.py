@@ -92,7 +92,7 @@ def batch(facts: Facts) -> Finding:
     """Check the batch size against the number of images."""
     settings, count = facts.recipe.training, facts.num_images
     if count is not None and settings.batch_size > count:
-        message = f"a batch of {settings.batch_size} has some of the {count} images twice"
+        message = f"training.batch_size = {settings.batch_size} is more than the {count} images"
         return Finding("batch", message, f"Set training.batch_size={count} or less")
     message = f"{settings.batch_size} images a step"
     if settings.accumulation > 1:

@@ -99,8 +99,8 @@ def open_extractor(
     if name == "classifier":
         if classifier is None:
             raise ExtractorError(
-                "--extractor classifier needs --classifier FOLDER. Train one with "
-                "`fromnoise classifier train`."
+                "--extractor classifier needs --classifier FOLDER, or evaluation.classifier in a "
+                "recipe. Train one with `fromnoise classifier train`."
             )
         loaded = load_classifier(classifier, device=device)
         loaded.check(np.empty((0, *shape), dtype=np.uint8))

@@ -20,7 +20,7 @@ from fromnoise.classifier import label_scores
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.data import DataError, read_conditions
 from fromnoise.data.labels import describe_labels, one_label_each, parse_labels
-from fromnoise.evaluation import records
+from fromnoise.evaluation import intervals, records
 from fromnoise.evaluation.images import Drawing, load_in_fp32, sample_batches
 from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
@@ -126,13 +126,13 @@ def evaluate_labels_to_folder(
             )
         seconds = time.perf_counter() - started
         predictions = loaded.predictions(images).select(slice(None), order)
-        per_label = label_scores.scores_per_label(predictions, targets, condition)
+        per_label = intervals.scores_per_label(predictions, targets, condition)
         result = records.LabelResult(
             prompts=name,
             guidance=config.guidance,
             num_images=len(images),
             seconds=seconds,
-            scores=label_scores.score_with_intervals(predictions, targets, condition),
+            scores=intervals.score_with_intervals(predictions, targets, condition),
             per_label=dict(zip(names, per_label, strict=True)),
         )
         results.append(result)

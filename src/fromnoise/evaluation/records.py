@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fromnoise.checkpoints import atomic_file
-from fromnoise.classifier.label_scores import SCORES, LabelScores
+from fromnoise.classifier.label_scores import SCORES
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
 from fromnoise.config.schema import FORMULA
-from fromnoise.data.text import read_json
-from fromnoise.evaluation.intervals import Interval, Number, Score
+from fromnoise.data.text import plain, read_json
+from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
 
 Metadata = dict[str, Any]
 METRICS_FILE, SWEEP_FILE, SCORES_FILE = "metrics.json", "sweep.json", "scores.json"
@@ -175,19 +175,6 @@ def write_record(file: Path, content: Mapping[str, Any], text: str) -> None:
     for path, written in ((file.with_suffix(".md"), text), (file, json_text)):
         with atomic_file(path) as writing:
             writing.write_text(written, encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Return models and named tuples as dicts, and None for NaN, at any depth."""
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def require_no_scores(file: Path) -> None:

@@ -26,11 +26,6 @@ class Stopped(Exception):
 def open_score_extractor(settings: Evaluation, spec: ModelSpec, device: str) -> features.Extractor:
     """Open the extractor of `evaluation.extractor`. Raises ValueError if this is impossible."""
     features.check_installed()
-    if settings.extractor == "classifier" and settings.classifier is None:
-        raise ConfigError(
-            "evaluation.extractor is classifier, but evaluation.classifier is missing. Give the "
-            "folder that `fromnoise classifier train` writes."
-        )
     classifier = settings.classifier if settings.extractor == "classifier" else None
     against = features.Against(extractor=settings.extractor, classifier=classifier)
     extractor = features.open_extractor(against, (spec.channels, *spec.size), device)

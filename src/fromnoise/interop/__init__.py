@@ -2,5 +2,3 @@
 
 from fromnoise.interop.diffusers import unet_config, unet_state_dict
 from fromnoise.interop.formats import FORMATS, import_model
-
-__all__ = ["FORMATS", "import_model", "unet_config", "unet_state_dict"]

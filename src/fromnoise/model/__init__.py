@@ -1,5 +1,3 @@
 """A trained model: load it, sample from it, save it."""
 
 from fromnoise.model.model import Autoguidance, Model, load
-
-__all__ = ["Autoguidance", "Model", "load"]

@@ -20,14 +20,3 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "linear_attention": LinearAttentionUNet,
     "context": ContextUNet,
 }
-
-__all__ = [
-    "DDPM",
-    "NETWORKS",
-    "ContextUNet",
-    "DenseAttention",
-    "LinearAttentionUNet",
-    "Network",
-    "Stacked",
-    "check_size",
-]

@@ -1,6 +1,5 @@
 """Read a run folder, and sample its model. Damaged files become messages, not exceptions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from fromnoise.evaluation.records import LabelRecord, Metrics, Stored, Sweep, re
 from fromnoise.model.model import Model, load, to_uint8
 from fromnoise.progress import Progress, no_progress
 from fromnoise.report.formatting import InlineImage, inline_png
+from fromnoise.training.log import parse_log
 from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
 
@@ -202,22 +202,13 @@ def _rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
     if not file.is_file():
         problems.append(f"{LOG} is missing, so there are no curves")
         return []
-    rows, damaged = [], []
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and is_number(row.get("step")) and row["step"] >= 0:
-            rows.append(row)
-        elif line.strip():
-            damaged.append(number)
-    if damaged:
+    lines = parse_log(file.parent)
+    of_number = enumerate(lines, start=1)
+    if damaged := [i for i, (line, row) in of_number if row is None and line.strip()]:
         more = ", …" * (len(damaged) > MAX_LINES_NAMED)
         first = ", ".join(map(str, damaged[:MAX_LINES_NAMED])) + more
         problems.append(f"{LOG}: {len(damaged)} of {len(lines)} lines cannot be read: {first}")
-    return sorted(rows, key=lambda row: row["step"])
+    return sorted((row for _, row in lines if row), key=lambda row: row["step"])
 
 
 def _previews(folder: Path, problems: list[str]) -> list[Preview]:

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fromnoise import checkpoints
 from fromnoise.checkpoints import CheckpointError, TensorFile, load_weights, read_tensors
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import LENGTHS, LONGEST, Training
+from fromnoise.config.schema import LONGEST, Training
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import ModelSpec, PowerAverage, read_spec, require_run
 
@@ -133,7 +133,7 @@ def gamma_of(length: float) -> float:
     length: σ_rel in (0, 1/√12). Raises ValueError outside.
     """
     if not 0 < length < LONGEST:
-        raise ValueError(f"length = {length:g}: {LENGTHS}")
+        raise ValueError(f"length = {length:g}. Give more than 0 and less than {LONGEST:.4f}.")
     s = length**-2
     p, q = -s - 1 / 3, 2 / 27 + 4 * s / 3  # w³ + p w + q = 0, w = u + 1/3
     angle = math.acos(1.5 * q / p * math.sqrt(-3 / p)) / 3

@@ -38,7 +38,7 @@ def parse_log(run: Path) -> list[tuple[str, dict[str, Any] | None]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        whole = isinstance(row, dict) and type(row.get("step")) is int
+        whole = isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0
         parsed.append((line, row if whole else None))
     return parsed
 
@@ -61,7 +61,7 @@ class RunLog:
         self._file.touch()  # a preview may read it before the first row
         lines = parse_log(run)
         # a line that a kill has cut off is the last one, and its row is written again
-        if damaged := [line for line, row in lines[:-1] if row is None]:
+        if damaged := [line for line, row in lines[:-1] if row is None and line.strip()]:
             aside = run / f"log.damaged-{from_step:06d}.txt"
             aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
             logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)

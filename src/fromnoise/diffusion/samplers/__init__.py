@@ -19,5 +19,3 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "dpm++sde": dpmpp_sde,
     "unipc": unipc,
 }
-
-__all__ = ["SAMPLERS", "Noise", "Step", "Variance", "reverse_step", "step_std", "steps_between"]
