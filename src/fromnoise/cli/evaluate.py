@@ -102,7 +102,7 @@ def likelihood(
     out: Out = None,
     device: options.Device = "auto",
 ) -> None:
-    """Measure bits per dimension of held-out images of the run, at most 1,000."""
+    """Measure bits per dimension of at most 1,000 images of the run, held-out ones if there are."""
     from fromnoise.evaluation.likelihood import evaluate_likelihood
 
     text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)

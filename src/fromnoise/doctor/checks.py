@@ -84,7 +84,7 @@ def images_seen(facts: Facts) -> Finding:
         advice = f"training.steps={-(-count // settings.batch_size)} is one epoch"
     elif epochs > MANY_EPOCHS and count < FEW_IMAGES:
         advice = "The model may memorise some. Use more images, fewer training.steps, or "
-        advice += "network.dropout. Then look for copies: fromnoise evaluate"
+        advice += "more network.dropout. Then look for copies: fromnoise evaluate"
     return Finding("images seen", message, advice)
 
 
@@ -180,7 +180,7 @@ def network(facts: Facts) -> Finding:
     values, message, advice = count * math.prod(shape), f"{cost.parameters:,} parameters", ""
     if values and cost.parameters > 10 * values:
         message += f" for {values:,} values in {count:,} images: it can memorise every image"
-        advice = "Use more images, a narrower network, data.flip or network.dropout"
+        advice = "Use more images, a narrower network, data.flip or more network.dropout"
     million = f"{cost.multiply_adds / 1e6:,.4g} million multiply-adds"
     message += f"; {million} a forward pass of one image of {'×'.join(map(str, shape))}"
     return Finding("network", message, advice)

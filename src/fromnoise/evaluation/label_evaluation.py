@@ -93,7 +93,7 @@ def evaluate_labels_to_folder(
     parts += [name.replace(" ", "-") for name in prompts]
     if texts:  # others would have the same name
         parts += [hashlib.sha256(prompts["labels"].tobytes()).hexdigest()[:8]]
-    parts += [f"s{config.guidance:g}" for config in configs if config.guidance != 1]
+    parts += [f"s{c.guidance:g}" for c in configs if c.guidance != 1 or len(configs) > 1]
     folder = out or run_folder_of(path) / "evaluation" / "-".join(parts)
     records.require_no_scores(folder / records.SCORES_FILE)
     metadata = {
