@@ -100,9 +100,8 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
 
 def require_empty_folder(folder: Path) -> None:
     """Raise FolderNotEmpty unless `folder` is missing or empty, but for what a kill has left."""
-    if folder.exists() and not folder.is_dir():
-        raise FolderNotEmpty(f"{folder.absolute()} is a file. Give --out a new folder.")
-    if folder.exists() and not all(p.name.startswith(_LEFT) for p in folder.iterdir()):
+    found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
+    if not all(path.name.startswith(_LEFT) for path in found):
         raise FolderNotEmpty(f"{folder.absolute()} is not empty. Give --out a new folder.")
 
 
@@ -122,6 +121,8 @@ def claimed(folder: Path) -> Iterator[None]:
             f"{folder.absolute()} is in use by process {number}. Wait for it, or give another "
             "folder."
         ) from error
+    except OSError:  # a file system without locks
+        pass
     try:
         owner.write_text(str(os.getpid()))
         yield
@@ -176,6 +177,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     with atomic_file(folder) as writing:
         writing.mkdir()
         yield writing
+        require_empty_folder(folder)  # still
         if folder.exists():  # some systems do not rename onto an empty folder
             shutil.rmtree(folder)
 
@@ -230,7 +232,7 @@ def find_damage(path: Path, *, file: str | None = None) -> str | None:
         hashes = state["sha256"]
         if state.pop(OWN_HASH, None) not in (_own_hash(state), None):  # older ones have none
             return f"{path}: {STATE} is damaged (its SHA-256 differs)"
-        if state["step"] != int(path.name) or not hashes:
+        if not hashes or (path.name.isdigit() and state["step"] != int(path.name)):
             return f"{path}: {STATE} is of step {state['step']}, with {len(hashes)} files"
         for name in [file] if file else hashes:
             if not (path / name).is_file():

@@ -97,7 +97,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     if saved["step"] >= settings.steps:
         said = "%s already finished at step %d. To train longer, increase training.steps"
         logger.info(said, folder.absolute(), saved["step"])
-        if made:
+        if made or overrides:
             return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
     setup = setup or running.prepare(recipe, running.open_data(recipe), folder)

@@ -17,8 +17,6 @@ SENTENCES = {  # of pydantic's kinds of errors, after the value
     "float": "is not a number. Give one, as in 0.5",
     "finite_number": "is not a finite number. Give one, as in 0.5",
     "bool": "is not true or false. Give one of them",
-    "string": "is not a word. Give one",
-    "path": "is not a path. Give one",
     **dict.fromkeys(("tuple", "list"), "is not a list. Give one, as in [1, 2]"),
     **dict.fromkeys(("dict", "model"), "has no keys. Give them as {{key: value}}"),
     "literal_error": "is unknown. Choose {expected}",

@@ -74,8 +74,7 @@ def import_model(
     with checkpoints.atomic_folder(out) as writing:
         for target, content in files.items():
             checkpoints.write_tensors(writing / target, content)
-    notes = [n for n in model.notes if not any(f"{key}=" in n for key in overrides or {})]
-    return spec, notes
+    return spec, model.notes
 
 
 def detect_format(file: Path, format: str | None = None) -> tuple[str, ImportedModel]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
-from fromnoise.config.overrides import dotted
+from fromnoise.config.overrides import dotted, parse_yaml
 from fromnoise.config.recipe import load_recipe
 from fromnoise.curves import COLOURS, is_number, series
 from fromnoise.data import DataError
@@ -192,7 +192,7 @@ def _recipe(file: Path, problems: list[str]) -> dict[str, Any]:
     except (ConfigError, OSError) as error:
         problems.append(f"{RECIPE} is shown as written: {error}")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return dotted(tree) if isinstance(tree, dict) else {}

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def parse_log(run: Path) -> list[tuple[str, dict[str, Any] | None]]:
     """Return each line of a run's log.jsonl with its row, which is None if the line is damaged."""
     parsed = []
-    text = (run / LOG_FILE).read_text(encoding="utf-8", errors="backslashreplace")
+    file = run / LOG_FILE
+    text = file.read_text("utf-8", errors="backslashreplace") if file.is_file() else ""
     for line in text.splitlines():
         try:
             row = json.loads(line)
@@ -89,7 +91,8 @@ class RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        with suppress(OSError):  # of a closed terminal
+            self._progress.stop()
         if self._board is not None:
             self._board.close()
 

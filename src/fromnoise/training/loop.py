@@ -36,7 +36,7 @@ class Diverged(RuntimeError):
 class StopSignal:
     """A context in which Ctrl-C, SIGTERM or SIGHUP does not end the process, but sets `received`.
 
-    A second signal has its usual effect. A signal that is ignored, as by nohup, stays so.
+    A second signal has its usual effect. SIGHUP that is ignored, as by nohup, stays so.
     """
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():  # only it can set handlers
-            heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-            self._handlers = {s: signal.signal(s, self._receive) for s in heard}
+            off = [s for s in SIGNALS[2:] if signal.getsignal(s) == signal.SIG_IGN]  # SIGHUP
+            self._handlers = {s: signal.signal(s, self._receive) for s in SIGNALS if s not in off}
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -102,10 +102,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
 
     def checkpoint() -> None:
         nonlocal saved_step
-        if state.step == saved_step:
-            return
-        if state.skipped_in_a_row and state.step < settings.steps:  # the good ones stay
-            logger.warning("step %d was skipped, so no checkpoint is saved", state.step)
+        skipping = state.skipped_in_a_row and state.step < settings.steps and not stop.received
+        if state.step == saved_step or skipping:  # then the good ones stay
             return
         contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
@@ -141,7 +139,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         for callback in callbacks:  # what a kill after the checkpoint has prevented
             if callback.due(state.step, settings.steps) and not callback.made(state.step):
                 call(callback)
-        while state.step < settings.steps:
+        while state.step < settings.steps and not (stop.received and state.step == saved_step):
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
@@ -190,11 +188,12 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 if callback.due(state.step, settings.steps) and not (callback.slow and stopped_by):
                     call(callback)
 
-            if stopped_by and not last:
-                said = stopped_by, state.step, folder.absolute()
+            if stop.received and not last:  # also while a callback ran
+                checkpoint()
+                said = stop.received, state.step, folder.absolute()
                 logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
-                return stopped_by
-    return None
+                break
+    return stop.received
 
 
 def is_out_of_memory(error: Exception) -> bool:
