@@ -251,9 +251,9 @@ def test_from_the_command_to_a_picture(run, cli):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--length", 0.3], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
-        (["--length", 0], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
-        (["--length", "nan"], "above 0 and below 1/√12 = 0.2887, as in 0.1"),
+        (["--length", 0.3], "Give more than 0 and less than 0.2887"),
+        (["--length", 0], "Give more than 0 and less than 0.2887"),
+        (["--length", "nan"], "Give more than 0 and less than 0.2887"),
         (["--length", 0.1, "--step", 7], "step 7 is not within 1–6, the steps of the snapshots of"),
         (["--length", 0.1, "--step", 0], "step 0 is not within 1–6, the steps of the snapshots of"),
         (
