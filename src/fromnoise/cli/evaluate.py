@@ -128,7 +128,7 @@ def sweep(
     ] = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    out: Annotated[Path | None, Option(show_default="evaluation/ in the run")] = None,
+    out: Annotated[Path | None, Option(file_okay=False, show_default="evaluation/")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""

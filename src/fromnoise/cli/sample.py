@@ -59,7 +59,7 @@ def sample(
         bool, Option("--each-step", help="a grid of x_t and of the predicted x_0 at every t")
     ] = False,
     noise: Annotated[bool, Option("--noise", help="the starting noise beside its images")] = False,
-    out: Annotated[Path | None, Option(show_default="samples/ in the run")] = None,
+    out: Annotated[Path | None, Option(file_okay=False, show_default="samples/ in the run")] = None,
     device: options.Device = "auto",
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
