@@ -167,6 +167,7 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     ]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 @pytest.mark.slow
 def test_a_hangup_that_is_ignored_stays_so(recipe_file, tmp_path):
     """As under nohup."""
