@@ -77,6 +77,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 # ---- violent ends -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_40_steps_are_15_and_a_kill_and_the_rest(recipe_file, tmp_path):
     """The preview at step 20 takes far longer than noticing the checkpoint of step 15 does."""
     settings = [
