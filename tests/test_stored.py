@@ -12,7 +12,7 @@ import torch
 
 import fromnoise
 from fromnoise.config.recipe import load_recipe
-from fromnoise.evaluation.images import samples_in
+from fromnoise.pictures import samples_in
 
 STORED = Path(__file__).parent / "stored"
 
@@ -57,4 +57,4 @@ def test_runs_are_evaluated(stored, cli, tmp_path):
 
 def test_pngs_are_known_as_samples():
     [folder] = (STORED / "plain" / "samples").iterdir()
-    assert samples_in(folder) == [f"{seed:06d}.png" for seed in range(4)]
+    assert [texts["seed"] for texts in samples_in(folder).values()] == ["0", "1", "2", "3"]

@@ -6,7 +6,9 @@ factors and never interpolated.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,10 @@ DPI = 128  # a power of two, so that pixels / DPI · DPI is exact
 MARGIN = 28  # pixels
 TITLE, LABEL, CAPTION = 11, 9, 7  # points
 FRAME, LAST_FRAME = 80, 2000  # milliseconds in an animation
+SAMPLE = re.compile(r"\d{6,}(-.*)?\.png")  # named by its seed
+NOT_OURS = "no metadata of fromnoise sample"
+SHOWN_WHOLE = (1, 3)  # channels that a PNG holds
+OF_ONE_IMAGE = ("seed", "labels")  # the metadata in which samples of one set may differ
 
 
 # ---- images as files ----------------------------------------------------------------------------
@@ -45,6 +51,37 @@ def save_pngs(
             info.add_text(keyword, text)
         to_pillow(image).save(path, pnginfo=info)
     return paths
+
+
+def save_npz(images: np.ndarray, folder: Path, cond: np.ndarray | None = None) -> Path:
+    """Write uint8 (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`."""
+    arrays = {"arr_0": images.transpose(0, 2, 3, 1)} | ({} if cond is None else {"arr_1": cond})
+    path = folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz"
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+def samples_in(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the metadata of each PNG that is named as a sample, by file name, in order.
+
+    It is empty for a file that `fromnoise sample` did not write, and for a broken one.
+    """
+    found = {}
+    for name in sorted(file.name for file in folder.iterdir() if SAMPLE.fullmatch(file.name)):
+        found[name] = {}
+        with suppress(OSError), Image.open(folder / name) as image:
+            texts = {key: text for key, text in image.info.items() if isinstance(text, str)}
+            if texts.get("software") == "fromnoise" and "seed" in texts:
+                found[name] = texts
+    return found
+
+
+def difference(sample: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """Return the first setting that two samples do not share, as `steps = 20, not 50`, or None."""
+    for key in [key for key in {**other, **sample} if key not in OF_ONE_IMAGE]:
+        if sample.get(key) != other.get(key):
+            return f"{key} = {sample.get(key, 'none')}, not {other.get(key, 'none')}"
+    return None
 
 
 def save_gif(frames: Sequence[np.ndarray], path: Path) -> Path:

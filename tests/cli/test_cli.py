@@ -444,7 +444,7 @@ def test_a_model_without_labels_is_not_evaluated(refused, finished_run, conditio
 
 def test_the_formula_is_said_with_the_scale(conditional, cli, caplog, tmp_path):
     caplog.set_level(logging.INFO)
-    how = ["--num", 1, "--steps", 2, "--out", tmp_path]
+    how = ["--num", 1, "--steps", 2, "--overwrite", "--out", tmp_path]
     assert cli("sample", conditional / "run", "--class", "3", "--guidance", 2.5, *how).code == 0
     assert f"{FORMULA} with s = 2.5; 1 is off" in caplog.text
     assert cli("sample", conditional / "run", "--compose", "3=2,4=-1", *how).code == 0

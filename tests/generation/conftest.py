@@ -53,9 +53,9 @@ def write_samples() -> Callable[..., list[Path]]:
 
         conditioning = Conditioning(**taken(Conditioning._fields))
         outputs = Outputs(**{"grid": False} | taken(list(Outputs.__dataclass_fields__)))
-        rest = taken(["batch_size"])
+        rest, last = taken(["batch_size"]), taken(["overwrite"])
         config = model.sampling_config(conditional=conditioning.cond is not None, **how)
         request = Request(model, config, folder, conditioning, **rest)
-        return sample_to_folder(request, seeds, outputs)
+        return sample_to_folder(request, seeds, outputs, **last)
 
     return write

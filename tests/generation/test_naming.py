@@ -44,8 +44,8 @@ def test_a_title_tells_two_ways_apart(model, tmp_path, monkeypatch, write_sample
     monkeypatch.setattr(samples, "grid_figure", lambda *_, title, **__: titles.append(title))
     average = PowerAverage(length=0.07, updates=6)
     other = Model(model.denoiser, model.spec.model_copy(update={"power_average": average}))
-    for one, how in ((model, {}), (model, {"timesteps": "karras"}), (other, {})):
-        write_samples(one, [7], tmp_path, grid=True, steps=2, **how)
+    for i, (one, how) in enumerate(((model, {}), (model, {"timesteps": "karras"}), (other, {}))):
+        write_samples(one, [7], tmp_path / str(i), grid=True, steps=2, **how)
     assert titles == [
         "2 DDIM steps, EMA weights",
         "2 DDIM steps at karras timesteps, EMA weights",

@@ -38,6 +38,7 @@ def test_an_image_says_how_it_was_made(model, tmp_path, write_samples):
         "weights": "ema",
         "precision": model.auto_precision,
         "trained steps": "6",
+        "model": model.digest(),
         "seed": "7",
         "software": "fromnoise",
     }

@@ -60,6 +60,9 @@ def sample(
     ] = False,
     noise: Annotated[bool, Option("--noise", help="the starting noise beside its images")] = False,
     out: Annotated[Path | None, Option(file_okay=False, show_default="samples/ in the run")] = None,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="remove the samples that are in the folder")
+    ] = False,
     device: options.Device = "auto",
 ) -> None:
     """Sample images: a PNG per seed and a grid. Every option is optional."""
@@ -118,7 +121,7 @@ def sample(
         requested = list(range(DEFAULT_COUNT if cond is None else len(cond)))
     out = out or default_folder(loaded, model, config, conditioning)
     request = Request(loaded, config, out, conditioning, batch_size)
-    files = sample_to_folder(request, requested, outputs)
+    files = sample_to_folder(request, requested, outputs, overwrite=overwrite)
     print(f"{len(requested)} images in {out.absolute()}")
     for file in files[len(requested) :]:
         if file.parent == out:

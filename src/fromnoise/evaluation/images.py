@@ -8,7 +8,6 @@ The key depends on the images' fingerprint, the extractor and its weights.
 """
 
 import os
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoints import atomic_file, sha256
@@ -33,10 +31,10 @@ from fromnoise.evaluation.metrics import fixed_order, moments_of
 from fromnoise.model.model import Model, load
 from fromnoise.model.sampling import with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, is_model
+from fromnoise.pictures import NOT_OURS, difference, samples_in
 from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator
 
-SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
 RUN_SPLITS = ("train", "test")
 BATCH_SIZE = 64  # images sampled at a time
@@ -88,7 +86,7 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     Raises DataError, which names a file, for images of several sizes if no size is set.
     """
     source = detect_source(path, named=named)
-    only = samples_in(path) if source == "folder" else None
+    only = _require_one_set(path.expanduser()) if source == "folder" else None
     try:
         return open_images(source, path, only=only, **options)
     except SeveralSizes as error:
@@ -98,22 +96,30 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
         ) from error
 
 
-def samples_in(folder: Path) -> list[str] | None:
-    """Return the names of the samples that `fromnoise sample` wrote into a folder, or None.
+def _require_one_set(folder: Path) -> list[str] | None:
+    """Return the names of the samples in a folder of `fromnoise sample`, None for another folder.
 
-    The folder may also hold a grid, the noise and a strip. The first readable file with the name
-    of a sample decides, by its metadata.
+    The folder may also hold a grid, the noise and a strip.
+    Raises DataError for samples of two models or settings.
     """
-    folder = folder.expanduser()
-    names = sorted(file.name for file in folder.iterdir() if SEEDED.fullmatch(file.name))
-    for name in names:
-        try:
-            with Image.open(folder / name) as image:
-                sampled = image.info.get("software") == "fromnoise" and "seed" in image.info
-        except OSError:  # a broken file is named when all are read
-            continue
-        return names if sampled else None
-    return None
+    found = samples_in(folder)
+    written = {name: texts for name, texts in found.items() if texts}
+    if not written:
+        return None
+    first = next(iter(written))
+    for name, texts in found.items():
+        problem = difference(texts, written[first]) if texts else NOT_OURS
+        if problem:
+            raise DataError(
+                f"{folder.absolute()} mixes samples: {name} has {problem}. Move the "
+                "samples of each model and setting to a folder of their own."
+            )
+    if channels := written[first].get("channels"):
+        raise DataError(
+            f"{folder.absolute()}: the PNGs show some of {channels} channels. Give the npz beside "
+            "them."
+        )
+    return list(found)
 
 
 class Reference(NamedTuple):

@@ -16,7 +16,7 @@ from fromnoise.diffusion import ddim_inversion, inpaint, interpolation_starts, s
 from fromnoise.generation.request import Request
 from fromnoise.model.model import Model, from_uint8, last_x, watched
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import save_gif, tile
+from fromnoise.pictures import SHOWN_WHOLE, save_gif, save_npz, tile
 from fromnoise.rng import Key, require_unique_seeds
 
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
@@ -308,4 +308,6 @@ def _denoise_to_folder(
         rows.append(list(zip(captions, row, strict=True)))
     frames = [tile(each) for each in results.swapaxes(0, 1)]
     animation = save_gif(frames, request.folder / "interpolation.gif")
-    return [*pngs, request.compare(rows, title), animation]
+    whole = request.model.spec.channels in SHOWN_WHOLE
+    arrays = [] if whole else [save_npz(images, request.folder)]
+    return [*pngs, request.compare(rows, title), animation, *arrays]

@@ -3,6 +3,7 @@
 Its conditioning has the labels of each image, or a composition, and autoguidance.
 """
 
+import logging
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -19,9 +20,10 @@ from fromnoise.data import labels as labelling
 from fromnoise.data import read_conditions
 from fromnoise.model.model import Autoguidance, Model, to_uint8
 from fromnoise.model.spec import ModelSpec
-from fromnoise.pictures import grid_figure, save_pngs
+from fromnoise.pictures import SHOWN_WHOLE, grid_figure, save_pngs
 from fromnoise.progress import progress_bar
 
+logger = logging.getLogger("fromnoise")
 DEFAULT_COUNT = 64  # images
 
 
@@ -67,6 +69,12 @@ class Request(NamedTuple):
         """
         files: list[Path] = []
         images: list[np.ndarray] = []
+        if (channels := self.model.spec.channels) not in SHOWN_WHOLE:
+            logger.warning(
+                "the images have %d channels: each PNG shows %d of them, an npz holds all",
+                channels,
+                1 if channels == 2 else 3,
+            )
         with progress_bar("images") as progress:
             for x in batches:
                 rows = slice(len(files), len(files) + len(x))

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromnoise.checkpoints import FolderNotEmpty
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
@@ -20,7 +21,18 @@ from fromnoise.model.model import Model, last_x, to_uint8
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.model.spec import FILE_OF, run_folder_of
-from fromnoise.pictures import grid_figure, grids_side_by_side, save_gif, strip_figure, tile
+from fromnoise.pictures import (
+    NOT_OURS,
+    SHOWN_WHOLE,
+    difference,
+    grid_figure,
+    grids_side_by_side,
+    samples_in,
+    save_gif,
+    save_npz,
+    strip_figure,
+    tile,
+)
 from fromnoise.rng import require_unique_seeds
 
 GRID_IMAGES = 64  # in a grid and in the animation
@@ -36,7 +48,7 @@ class Outputs:
 
     grid: bool = True  # of the first 64 images
     columns: int | None = None  # of the grid; None: about square
-    npz: bool = False  # all images: `arr_0` uint8 (N,H,W,C), with labels `arr_1` int8 (N,K)
+    npz: bool = False  # all images, see `save_npz`; always if a PNG cannot hold their channels
     gif: bool = False  # x_t from noise to image
     trajectory: bool = False  # a strip of x_t and of the predicted x_0
     times: Sequence[int] | None = None  # of the strip, the nearest visited ones; None: ten
@@ -46,13 +58,20 @@ class Outputs:
 
 
 def sample_to_folder(
-    request: Request, seeds: Sequence[int], outputs: Outputs | None = None
+    request: Request,
+    seeds: Sequence[int],
+    outputs: Outputs | None = None,
+    *,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Sample one image per seed, and write each as a PNG named by its seed.
 
-    Pictures of the trajectory show the first batch. Returns the PNGs in the order of the seeds,
-    then all other files. Raises ValueError for a seed that is repeated with the same labels, and
-    for times that are out of range.
+    Pictures of the trajectory show the first batch. overwrite: remove the samples that are in the
+    folder. Returns the PNGs in the order of the seeds, then all other files.
+
+    Raises FolderNotEmpty for a folder with samples of another model, of other settings or labels,
+    or of another program; ValueError for a seed that is repeated with the same labels, and for
+    times that are out of range.
     """
     model, config, folder, conditioning, size = request
     outputs = outputs or Outputs()
@@ -63,6 +82,7 @@ def sample_to_folder(
         names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
         metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
     trajectory = Trajectory(request, outputs, title)
+    _prepare(folder, metadata, overwrite=overwrite)
 
     def sampled() -> Iterator[Tensor]:
         for i in range(0, len(seeds), size):
@@ -82,12 +102,27 @@ def sample_to_folder(
         panels = [("$x_T$, the starting noise", x_T), ("$x_0$, the image made from it", first)]
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
-    if outputs.npz:
-        arrays = {"arr_0": images.transpose(0, 2, 3, 1)}
-        arrays |= {} if conditioning.cond is None else {"arr_1": conditioning.cond}
-        files.append(folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz")
-        np.savez(files[-1], allow_pickle=False, **arrays)
+    if outputs.npz or model.spec.channels not in SHOWN_WHOLE:
+        files.append(save_npz(images, folder, conditioning.cond))
     return pngs + files
+
+
+def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: bool) -> None:
+    """Require that the samples in a folder are of the set to be written, or remove them.
+
+    Theirs may be of fewer labels: then the set grows.
+    """
+    found = samples_in(folder) if folder.is_dir() else {}
+    labels = {texts.get("labels") for texts in metadata}
+    for name, texts in found.items():
+        problem = difference(texts, metadata[0]) if texts else NOT_OURS
+        if not problem and texts.get("labels") not in labels:
+            problem = f"labels = {texts.get('labels', 'none')}, which are not requested"
+        if problem and not (overwrite and texts):
+            fix = "Give --out a new folder" + (", or add --overwrite." if texts else ".")
+            raise FolderNotEmpty(f"{(folder / name).absolute()} has {problem}. {fix}")
+    for name in found if overwrite else ():
+        (folder / name).unlink()
 
 
 class Trajectory:
@@ -192,9 +227,12 @@ def _settings(request: Request) -> dict[str, str]:
     settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
     settings |= {"sampler": config.sampler.name, **config.sampler.options}
     settings |= {"weights": spec.weights_name, "trained steps": spec.step}
+    settings["model"] = request.model.digest()
+    settings |= {} if spec.channels in SHOWN_WHOLE else {"channels": spec.channels}
     if conditioning.autoguidance is not None:
         weak, scale = conditioning.autoguidance
         settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": weak.spec.step}
+        settings["autoguidance model"] = weak.digest()
     if conditioning.cond is not None:
         settings["guidance"] = f"{config.guidance:g}"
         if config.guidance_interval is not None:

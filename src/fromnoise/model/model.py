@@ -1,5 +1,6 @@
 """A trained model: a denoiser and its settings. Load, sample, save."""
 
+import hashlib
 import inspect
 import math
 from collections import deque
@@ -232,6 +233,13 @@ class Model:
             raise ValueError(
                 f"autoguidance: the weaker model has {different[0]}. Use an earlier checkpoint."
             )
+
+    def digest(self) -> str:
+        """Return a short hash of the weights and of the diffusion, which tells models apart."""
+        hashed = hashlib.blake2b(self.spec.diffusion.model_dump_json().encode(), digest_size=8)
+        for name, weights in self.denoiser.network.state_dict().items():
+            hashed.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
+        return hashed.hexdigest()
 
     def same_weights(self, other: "Model") -> bool:
         """Return whether another model has the same weights."""
