@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 
 from fromnoise import checkpoints
@@ -26,9 +27,14 @@ from fromnoise.checkpoints import (
     prune,
     read_state,
     read_tensors,
+    require_room,
     save_checkpoint,
     save_tensors_atomic,
 )
+from fromnoise.config.recipe import parse_recipe
+from fromnoise.model.model import Model
+from fromnoise.training import run as running
+from fromnoise.training.log import RunLog
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -188,7 +194,71 @@ def test_a_disk_that_fills_during_writing(tmp_path, monkeypatch, function, error
     assert find_damage(earlier) is None
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_named(tmp_path, tiny):
+    settings = parse_recipe(tiny, "tiny").training
+    with RunLog(tmp_path, settings, from_step=0) as log:
+        (tmp_path / "log.jsonl").unlink(missing_ok=True)
+        (tmp_path / "log.jsonl").symlink_to("/dev/full")
+        with pytest.raises(
+            DiskFull, match=r"the disk is full: .*log\.jsonl was not written.*resume"
+        ):
+            log.event(1, loss=0.5)
+
+
+def test_room_is_needed_before_the_work(tmp_path, monkeypatch, tiny, finished_run, cli):
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: Usage(9, 9, 2**19))
+    monkeypatch.setattr(Model, "denoise", None)  # is not called
+    monkeypatch.setattr(running, "fit", None)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    out = tmp_path / "new" / "out"
+    quick = ("--extractor", "pixels", "--num-images", 66, "--out", out)
+    for command in (
+        ("train", tmp_path / "tiny.yaml", "--out", out),
+        ("sample", finished_run, "--out", out),
+        ("edit", "interpolate", finished_run, "--seeds", "0,1", "--out", out),
+        ("evaluate", finished_run, *quick),
+        ("sweep", finished_run, *quick),
+        ("likelihood", finished_run, "--out", out),
+        ("classifier", "train", "digits", "--out", out),
+    ):
+        code, _, err = cli(*command)
+        assert (code, err.count("\n")) == (1, 1), (command, err)
+        assert "the disk is full: " in err
+        assert not out.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_may_not_be_written_is_named_before_the_work(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="new"):
+        require_room(tmp_path / "new")
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="out"):
+        require_room(tmp_path / "file" / "out")
+
+
 # ---- damage and other versions ------------------------------------------------------------------
+
+
+def test_any_flipped_bit_of_a_single_file_is_detected_or_changes_nothing(tmp_path):
+    file = tmp_path / "model.safetensors"
+    tensors = {"a": torch.tensor([0.5, -1.0]), "b": torch.tensor(3)}
+    save_tensors_atomic(file, TensorFile(tensors, {"about": "x"}))
+    whole = file.read_bytes()
+    for i in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[i // 8] ^= 1 << i % 8
+        file.write_bytes(content)
+        try:
+            after = read_tensors(file)
+        except CheckpointError:
+            continue
+        assert after.metadata["about"] == "x", i  # beside it, only the key of the hash was hit
+        assert all(torch.equal(after.tensors[key], tensors[key]) for key in tensors), i
 
 
 @pytest.mark.parametrize("name", FILES)

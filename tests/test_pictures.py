@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -6,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fromnoise import curves, pictures
+from fromnoise.checkpoints import DiskFull
 from fromnoise.config.schema import Diffusion
 from fromnoise.curves import loss_figure
 
@@ -33,6 +36,28 @@ def test_saved_pngs_hold_the_exact_pixels_and_texts(tmp_path, channels, saved_ch
         with Image.open(path) as picture:
             picture.load()
             assert picture.info == text
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.png", lambda images, path: pictures.save_pngs(images, path.parent, ["a"], [{}])),
+        ("grid.png", lambda images, path: pictures.grid_figure(images, path, title="T")),
+        ("a.gif", lambda images, path: pictures.save_gif(images, path)),
+        ("samples_1x8x8x1.npz", lambda images, path: pictures.save_npz(images, path.parent)),
+        ("loss.png", lambda _, path: loss_figure([], path, title="T", loss_name="loss")),
+    ],
+)
+def test_a_picture_on_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch, name, write):
+    (tmp_path / name).write_text("before")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(DiskFull, match=f"{name} was not written. Existing files are unchanged"):
+        write(random_images(1), tmp_path / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "before")]
 
 
 def test_tile_enlarges_by_an_integer_factor_with_white_gaps():

@@ -74,7 +74,7 @@ def save_checkpoint(
         return target
     for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: a run has one at a time
         _remove(left_over)
-    with atomic_file(target, needed=_size(*files.values())) as writing:
+    with atomic_file(target, needed=size_of(*files.values())) as writing:
         writing.mkdir()
         hashes = {}
         for name, file in files.items():
@@ -89,20 +89,38 @@ def save_checkpoint(
 
 
 def save_tensors_atomic(path: Path, file: TensorFile) -> None:
-    """Write or replace a single .safetensors file atomically.
+    """Write or replace a single .safetensors file atomically, with a hash of its own.
 
     Raises DiskFull and NotFinite. The previous file at `path` is then unchanged.
     """
     _require_finite(file, path)
-    with atomic_file(path, needed=_size(file)) as writing:
-        write_tensors(writing, file)
+    with atomic_file(path, needed=size_of(file)) as writing:
+        write_tensors(writing, with_own_hash(file))
 
 
-def require_empty_folder(folder: Path) -> None:
-    """Raise FolderNotEmpty unless `folder` is missing or empty, but for what a kill has left."""
+def require_room(target: Path, needed: int = 2**20) -> None:
+    """Raise DiskFull or OSError unless so many bytes can be written to a file or in a folder."""
+    with disk_full_names(target, needed=needed):
+        parent = _existing(target)
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            number = errno.EACCES if parent.is_dir() else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(target.absolute()))
+
+
+def _existing(target: Path) -> Path:
+    """Return the folder that exists and will hold a file or folder."""
+    return next(path for path in target.absolute().parents if path.exists())
+
+
+def require_empty_folder(folder: Path, needed: int = 2**20) -> None:
+    """Raise FolderNotEmpty unless `folder` is missing or empty, but for what a kill has left.
+
+    Other errors as in `require_room`.
+    """
     found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(path.name.startswith(_LEFT) for path in found):
         raise FolderNotEmpty(f"{folder.absolute()} is not empty. Give --out a new folder.")
+    require_room(folder, needed)
 
 
 @contextmanager
@@ -124,39 +142,58 @@ def claimed(folder: Path) -> Iterator[None]:
     except OSError:  # a file system without locks
         pass
     try:
-        owner.write_text(str(os.getpid()))
+        with disk_full_names(owner):
+            owner.write_text(str(os.getpid()))
         yield
     finally:
         lock.release()
 
 
 @contextmanager
-def atomic_file(target: Path, *, needed: int = 0, room: str = ROOM) -> Iterator[Path]:
+def atomic_file(
+    target: Path, *, needed: int = 0, room: str = ROOM, sync: bool = True
+) -> Iterator[Path]:
     """Yield a path beside `target` for a new file or folder, which then becomes `target`.
 
     It is synced to the disk and renamed, so `target` is the old one or the new one, whole, at any
     moment. After any exception nothing is left behind. If `target` is a symbolic link, the link is
     replaced, and the file it points to is unchanged.
 
-    needed: bytes that must be free. room: how to make room, for the message.
+    needed: bytes that must be free. room: how to make room, for the message. sync: False for one of
+    many files, which a power cut may damage.
     Raises DiskFull.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(target.parent)
+    if sync:
+        _remove_left_over(target.parent)
     # no suffix that somebody looks for
     writing = target.with_name(f"{_WRITING}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        if shutil.disk_usage(target.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield writing
-        for path in (*writing.rglob("*"), writing):
-            fsync(path)
-        os.replace(writing, target)
-        fsync(target.parent)
-    except BaseException as error:
+        with disk_full_names(target, needed=needed, room=room):
+            yield writing
+            for path in (*writing.rglob("*"), writing) if sync else ():
+                fsync(path)
+            os.replace(writing, target)
+            if sync:
+                fsync(target.parent)
+    except BaseException:
         _remove(writing)
+        raise
+
+
+@contextmanager
+def disk_full_names(target: Path, *, needed: int = 0, room: str = ROOM) -> Iterator[None]:
+    """Raise DiskFull, which names `target`, if the disk is full or gets full while it is written.
+
+    Arguments as in `atomic_file`.
+    """
+    try:
+        if shutil.disk_usage(_existing(target)).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+    except Exception as error:
         if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
-            free = shutil.disk_usage(target.parent).free
+            free = shutil.disk_usage(_existing(target)).free
             sizes = f" It needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free."
             raise DiskFull(
                 errno.ENOSPC,
@@ -197,7 +234,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _size(*files: TensorFile) -> int:
+def size_of(*files: TensorFile) -> int:
     """Return the bytes that files take, with a margin of 1 MiB."""
     return sum(tensor.nbytes for file in files for tensor in file.tensors.values()) + 2**20
 
@@ -275,12 +312,27 @@ def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
         with safe_open(file, framework="pt") as opened:
             keys = [] if metadata_only else opened.keys()
             tensors = {key: opened.get_tensor(key) for key in keys}
-            return TensorFile(tensors, opened.metadata() or {})
+            metadata = dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{file} is not a valid .safetensors file ({error}). Give a model of fromnoise; a "
             "checkpoint of another program becomes one by fromnoise import."
         ) from error
+    own_hash, read = metadata.pop(OWN_HASH, None), TensorFile(tensors, metadata)
+    if not metadata_only and own_hash not in (None, _hash_of(read)):
+        raise CheckpointError(f"{file} is damaged (its SHA-256 differs). Restore it from a copy.")
+    return read
+
+
+def with_own_hash(file: TensorFile) -> TensorFile:
+    """Return the content of a file that stands alone: its SHA-256 is in the metadata."""
+    return file._replace(metadata={**file.metadata, OWN_HASH: _hash_of(file)})
+
+
+def _hash_of(file: TensorFile) -> str:
+    """Return the SHA-256 of tensors and metadata, whatever their order."""
+    content = {"metadata": dict(file.metadata), "tensors": hash_of(file.tensors)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(module: "Module", tensors: "Mapping[str, Tensor]", file: Path) -> None:
@@ -327,6 +379,15 @@ def _require_finite(file: TensorFile, path: Path) -> None:
 def first_non_finite(tensors: "Mapping[str, Tensor]") -> str | None:
     """Return the name of the first tensor with NaN or ∞ in it, or None."""
     return next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
+
+
+def hash_of(tensors: "Mapping[str, Tensor]") -> str:
+    """Return the SHA-256 (hex) of tensors with their names."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def sha256(file: Path) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fromnoise.checkpoints import atomic_file
+
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -153,8 +155,8 @@ def save_png(axes: "Axes", path: Path, *, title: str, y_label: str) -> Path:
     axes.set_ylabel(y_label)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=SMALL)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _finished(axes).savefig(path)
+    with atomic_file(path) as writing:
+        _finished(axes).savefig(writing, format="png")
     return path
 
 

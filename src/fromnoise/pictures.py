@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+
+from fromnoise.checkpoints import atomic_file
 
 if TYPE_CHECKING:  # slow to import, so only the figures import it
     from matplotlib.figure import Figure
@@ -40,16 +42,16 @@ def save_pngs(
 ) -> list[Path]:
     """Write each image as folder/name.png, with a mapping from keyword to text as metadata.
 
-    images: uint8 (N, C, H, W). Files of the same names are replaced. Raises ValueError if the
-    numbers of images, names and metadata differ.
+    images: uint8 (N, C, H, W). Files of the same names are replaced.
+    Raises ValueError if the numbers of images, names and metadata differ, and DiskFull.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in names]
     for image, path, texts in zip(displayable(images), paths, metadata, strict=True):
         info = PngImagePlugin.PngInfo()
         for keyword, text in texts.items():
             info.add_text(keyword, text)
-        to_pillow(image).save(path, pnginfo=info)
+        with atomic_file(path, sync=False) as writing:
+            to_pillow(image).save(writing, "PNG", pnginfo=info)
     return paths
 
 
@@ -57,7 +59,8 @@ def save_npz(images: np.ndarray, folder: Path, cond: np.ndarray | None = None) -
     """Write uint8 (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`."""
     arrays = {"arr_0": images.transpose(0, 2, 3, 1)} | ({} if cond is None else {"arr_1": cond})
     path = folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz"
-    np.savez(path, allow_pickle=False, **arrays)
+    with atomic_file(path) as writing, writing.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
     return path
 
 
@@ -93,8 +96,9 @@ def save_gif(frames: Sequence[np.ndarray], path: Path) -> Path:
     if first.mode == "RGB":
         first, *rest = [frame.quantize(256) for frame in (first, *rest)]
     durations = [FRAME] * len(rest) + [LAST_FRAME]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    how: dict[str, Any] = {"append_images": rest, "duration": durations, "loop": 0}
+    with atomic_file(path) as writing:
+        first.save(writing, "GIF", save_all=True, **how)
     return path
 
 
@@ -209,8 +213,8 @@ class _Figure:
         self.figure.text(left, down, text, fontsize=points, ha=ha, va=va)
 
     def save(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path)
+        with atomic_file(path) as writing:
+            self.figure.savefig(writing, format="png")
         return path
 
 

@@ -145,7 +145,8 @@ class Classifier:
         with checkpoints.atomic_folder(folder) as writing:
             metadata = {METADATA_KEY: self.spec.model_dump_json()}
             weights = TensorFile(self.network.state_dict(), metadata)
-            checkpoints.write_tensors(writing / WEIGHTS_FILE, weights)
+            alone = checkpoints.with_own_hash(weights)
+            checkpoints.write_tensors(writing / WEIGHTS_FILE, alone)
             (writing / SPEC_FILE).write_text(f"{text}\n", encoding="utf-8")
         return folder
 

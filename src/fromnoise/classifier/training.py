@@ -31,6 +31,7 @@ from fromnoise.training.step import apply_gradients
 SMALL_SIZE = 40  # pixels; the stem is `small` up to this size
 BATCH_NORM_IMAGES, BATCH_NORM_BATCH = 2048, 256
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 5000  # of the images, unless a held-out set is given
+NEEDED = 48 * 2**20  # bytes of a ResNet-18 in float32
 MIN_IMAGES = 3  # one held out, two to train on
 DEFAULT = ClassifierSettings()
 logger = logging.getLogger("fromnoise")
@@ -51,7 +52,7 @@ def train_classifier_to_folder(
     part of the source, if it has one. The held-out images get the size and channels of the others.
     Raises ValueError, before anything is written, for inputs that cannot be used.
     """
-    require_empty_folder(Path(out))
+    require_empty_folder(Path(out), needed=NEEDED)
     path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
     options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})

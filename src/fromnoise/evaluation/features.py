@@ -1,6 +1,5 @@
 """Extract features of images, in whose space sets of images are compared."""
 
-import hashlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fromnoise.checkpoints import sha256
+from fromnoise.checkpoints import hash_of, sha256
 from fromnoise.classifier.classifier import Classifier, load_classifier
 from fromnoise.config.errors import unknown_name
 from fromnoise.model.model import select_device
@@ -134,7 +133,7 @@ def classifier_features(classifier: Classifier) -> Extractor:
 
     nothing = np.empty((0, classifier.spec.channels, *classifier.spec.size), np.uint8)
     width = extract(nothing).features.shape[1]
-    return Extractor("classifier", width, digest(classifier.network), "none", extract)
+    return Extractor("classifier", width, hash_of(classifier.network.state_dict()), "none", extract)
 
 
 def inception(weights: Path | None, *, device: torch.device) -> Extractor:
@@ -192,7 +191,8 @@ def dinov2(*, device: torch.device) -> Extractor:
             f"{torch.hub.get_dir()}. {ALTERNATIVES}"
         ) from error
     resize = "to 224×224, bilinear as in TensorFlow 1"
-    return Extractor("dinov2", 768, digest(network), resize, _in_batches(network.to(device)))
+    weights = hash_of(network.state_dict())
+    return Extractor("dinov2", 768, weights, resize, _in_batches(network.to(device)))
 
 
 def extract_features(
@@ -220,15 +220,6 @@ def extract_features(
         logits += [] if part.logits is None else [part.logits]
         progress(rows.stop, len(images))
     return Features(out, np.concatenate(logits) if logits else None)
-
-
-def digest(network: nn.Module) -> str:
-    """Return the SHA-256 (hex) of all weights with their names."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _in_batches(network: nn.Module) -> Callable[[np.ndarray], Features]:

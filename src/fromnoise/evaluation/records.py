@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from fromnoise.checkpoints import atomic_file
+from fromnoise.checkpoints import atomic_file, require_room
 from fromnoise.classifier.label_scores import SCORES
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
@@ -178,11 +178,12 @@ def write_record(file: Path, content: Mapping[str, Any], text: str) -> None:
 
 
 def require_no_scores(file: Path) -> None:
-    """Raise ConfigError if there is a record already."""
+    """Raise ConfigError if there is a record already, and as `checkpoints.require_room`."""
     if file.exists():
         raise ConfigError(
             f"{file.parent.absolute()} has scores already. Give another --out, or remove it."
         )
+    require_room(file)
 
 
 HEADINGS = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fromnoise.checkpoints import hash_of, require_room, size_of
 from fromnoise.config.errors import ConfigError
 from fromnoise.curves import save_png, sweep_axes
 from fromnoise.evaluation import features, images, records
@@ -78,9 +79,12 @@ def sweep_to_folder(
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
     file = (out or run / "evaluation" / "-".join(parts)) / records.SWEEP_FILE
     check_enough_images(num, real, space, allow_small=against.allow_small)
+    require_room(file)
+    if save_best is not None:
+        require_room(save_best, size_of(model.content()))
     facts = {  # all that the rows depend on
         "versions": records.versions("fromnoise", "torch"),
-        "model": features.digest(model.denoiser),
+        "model": hash_of(model.denoiser.state_dict()),
         **model.spec.weights_info(),
         "sampling": [config.model_dump(mode="json") for config in configs],
         "count": num,

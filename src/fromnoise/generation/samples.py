@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import FolderNotEmpty
+from fromnoise.checkpoints import FolderNotEmpty, hash_of, require_room
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
@@ -112,6 +112,7 @@ def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: 
 
     Theirs may be of fewer labels: then the set grows.
     """
+    require_room(folder)
     found = samples_in(folder) if folder.is_dir() else {}
     labels = {texts.get("labels") for texts in metadata}
     for name, texts in found.items():
@@ -227,12 +228,12 @@ def _settings(request: Request) -> dict[str, str]:
     settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
     settings |= {"sampler": config.sampler.name, **config.sampler.options}
     settings |= {"weights": spec.weights_name, "trained steps": spec.step}
-    settings["model"] = request.model.digest()
+    settings["model"] = _model_hash(request.model)
     settings |= {} if spec.channels in SHOWN_WHOLE else {"channels": spec.channels}
     if conditioning.autoguidance is not None:
         weak, scale = conditioning.autoguidance
         settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": weak.spec.step}
-        settings["autoguidance model"] = weak.digest()
+        settings["autoguidance model"] = _model_hash(weak)
     if conditioning.cond is not None:
         settings["guidance"] = f"{config.guidance:g}"
         if config.guidance_interval is not None:
@@ -265,6 +266,10 @@ def _safe(text: str) -> str:
         return safe
     short = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
     return f"{short} {_digest(text.encode())}"
+
+
+def _model_hash(model: Model) -> str:
+    return hash_of(model.denoiser.state_dict())[:16]
 
 
 def _digest(content: bytes) -> str:

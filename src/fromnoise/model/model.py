@@ -1,6 +1,5 @@
 """A trained model: a denoiser and its settings. Load, sample, save."""
 
-import hashlib
 import inspect
 import math
 from collections import deque
@@ -234,13 +233,6 @@ class Model:
                 f"autoguidance: the weaker model has {different[0]}. Use an earlier checkpoint."
             )
 
-    def digest(self) -> str:
-        """Return a short hash of the weights and of the diffusion, which tells models apart."""
-        hashed = hashlib.blake2b(self.spec.diffusion.model_dump_json().encode(), digest_size=8)
-        for name, weights in self.denoiser.network.state_dict().items():
-            hashed.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
-        return hashed.hexdigest()
-
     def same_weights(self, other: "Model") -> bool:
         """Return whether another model has the same weights."""
         ours, theirs = self.denoiser.network.state_dict(), other.denoiser.network.state_dict()
@@ -267,9 +259,12 @@ class Model:
 
         Raises DiskFull and NotFinite; an existing file is then unchanged.
         """
-        file, weights = Path(file), self.denoiser.network.state_dict()
-        checkpoints.save_tensors_atomic(file, checkpoints.TensorFile(weights, self.spec.metadata()))
-        return file
+        checkpoints.save_tensors_atomic(Path(file), self.content())
+        return Path(file)
+
+    def content(self) -> checkpoints.TensorFile:
+        """Return the content of a file of this model."""
+        return checkpoints.TensorFile(self.denoiser.network.state_dict(), self.spec.metadata())
 
 
 def load(path: str | Path, *, weights: Weights | None = None, device: str = "auto") -> Model:

@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
-from fromnoise.checkpoints import atomic_file
+from fromnoise.checkpoints import atomic_file, disk_full_names
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.progress import console, format_duration
@@ -129,7 +129,7 @@ class RunLog:
 
     def event(self, step: int, **values: Any) -> None:
         """Write a row of other values: a skipped step, the end of an epoch, a score."""
-        with self._file.open("a", encoding="utf-8") as file:
+        with disk_full_names(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state
+from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state, require_room, size_of
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
@@ -208,6 +208,8 @@ def start(
 def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
     """Write the recipe and train."""
     folder = setup.folder
+    needed = size_of(*state.files(setup.spec).values())
+    require_room(folder / "checkpoints", needed)
     with atomic_file(folder / RECIPE_FILE) as writing:
         writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
     count = sum(p.numel() for p in state.denoiser.parameters())
