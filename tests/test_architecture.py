@@ -17,6 +17,7 @@ MATHEMATICS = {"diffusion", "networks"}
 MODEL = LEAVES | {"data", "config", "diffusion", "model"}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
+    **{part: {"checkpoints"} for part in ("pictures", "curves")},  # whole files
     "data": LEAVES,
     "config": LEAVES | MATHEMATICS | {"data"},
     "model": LEAVES | MATHEMATICS | {"data", "config"},

@@ -212,7 +212,7 @@ def test_room_is_needed_before_the_work(tmp_path, monkeypatch, tiny, finished_ru
     monkeypatch.setattr(running, "fit", None)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     out = tmp_path / "new" / "out"
-    quick = ("--extractor", "pixels", "--num-images", 66, "--out", out)
+    quick = ("--extractor", "pixels", "--num", 66, "--out", out)
     for command in (
         ("train", tmp_path / "tiny.yaml", "--out", out),
         ("sample", finished_run, "--out", out),
@@ -242,6 +242,15 @@ def test_a_file_in_the_place_of_a_folder_is_named_before_the_work(tmp_path):
 
 
 # ---- damage and other versions ------------------------------------------------------------------
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path):
+    tensors = {"a": torch.tensor([0.5, -1.0]), "é": torch.tensor(3)}
+    for i in range(20):
+        metadata = {"about": 'σ "\n\x01\x7f', "b": "\u2028", "c": "/"}
+        save_tensors_atomic(tmp_path / str(i), TensorFile(tensors, metadata))
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    assert read_tensors(tmp_path / "0").metadata == metadata
 
 
 def test_any_flipped_bit_of_a_single_file_is_detected_or_changes_nothing(tmp_path):

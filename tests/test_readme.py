@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["training.batch_size=4", "training.warmup_steps=1", "training.preview_every=100"]
 SMALL_DDPM = ["network.channels=8", "network.groups=4", "network.num_res_blocks=1", "data.size=8"]
-FEW = ["--num-images", "40", "--allow-small"]
+FEW = ["--num", "40", "--allow-small"]
 LESS = {  # appended to a command: the same command, less of it
     "train": [*SMALL, *SMALL_DDPM, "training.steps=2"],
     "train shapes-small": [*SMALL, *SMALL_DDPM[:-1], "training.steps=2"],

@@ -48,7 +48,7 @@ def test_models_sample_the_same_images(name, count, conditional):
 
 
 def test_runs_are_evaluated(stored, cli, tmp_path):
-    few = ["--extractor", "pixels", "--num-images", "66", "--steps", "2"]
+    few = ["--extractor", "pixels", "--num", "66", "--steps", "2"]
     for name in ("plain", "classes"):
         scored = cli("evaluate", stored(name), *few, "--out", tmp_path / f"scores of {name}")
         assert scored.code == 0, scored.err

@@ -304,6 +304,20 @@ def write_tensors(path: Path, file: TensorFile) -> None:
     # None, not {}: without tensors, safetensors writes {} as a header that it cannot read
     save_file(tensors, path, dict(file.metadata) or None)
     path.chmod(mode)  # safetensors makes the file private
+    if len(file.metadata) > 1:
+        _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a .safetensors file, whose order is random: same content, same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(content) <= length  # which is padded with spaces
+        file.seek(8)
+        file.write(content.ljust(length))
 
 
 def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:

@@ -45,6 +45,7 @@ MISTAKES = {
     "trian": "No such command 'trian'",
     "train --what": "No such option: --what",
     "recipes show digitz": "there is no recipe 'digitz'; did you mean digits?",
+    "train .": ". is a folder, not a recipe. To train on its images: fromnoise train folder",
     "train digitz": "there is no recipe 'digitz'; did you mean digits?",
     "train digits trainign.steps=3": "unknown key trainign.steps; did you mean training.steps?",
     "train digits training.stesp=3": "unknown key training.stesp; did you mean training.steps?",
@@ -73,6 +74,7 @@ def answers(finished_run):
         ["--version"],
         ["--help"],
         *([*words, "--help"] for words in commands()),
+        ["edit", "vary", "-h"],
         ["--show-completion", "bash"],
     ]
     known = [["recipes"], ["recipes", "show", "digits"]]
@@ -91,6 +93,7 @@ def test_every_command_has_help(answers):
     for line, (code, out, _) in shown.items():
         assert code == 0, line
         assert "Usage: fromnoise" in out, line
+    assert answers["edit vary -h"] == answers["edit vary --help"]
     assert answers["--version"] == [0, f"fromnoise {fromnoise.__version__}\n", ""]
 
 

@@ -26,7 +26,7 @@ from fromnoise.evaluation.metrics import frechet_distance, kernel_distance, mome
 from fromnoise.evaluation.records import WEIGHTS, Metrics, plain, published_beside, table
 from fromnoise.evaluation.sets import LIBRARIES, evaluate
 
-QUICK = ("--extractor", "pixels", "--num-images", 66, "--steps", 2)
+QUICK = ("--extractor", "pixels", "--num", 66, "--steps", 2)
 
 
 def written(folder) -> dict:
@@ -186,9 +186,9 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     assert record["scores"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
     assert record["generated"] == {"what": str(tmp_path / "made.npz"), "count": 70}
     assert record["missing"]["copies"].startswith("the training images are unknown")
-    code, _, err = cli(*arguments, "--extractor", "pixels", "--num-images", 71)
+    code, _, err = cli(*arguments, "--extractor", "pixels", "--num", 71)
     assert code == 2
-    assert "has 70 images, fewer than --num-images 71. Use fewer." in err
+    assert "has 70 images, fewer than --num 71. Use fewer." in err
     np.savez(tmp_path / "small.npz", images=real[:, :, :4])
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
@@ -332,7 +332,7 @@ def test_sub_folders_are_no_blocks():
 
 
 def test_fewer_images_than_features_are_refused_or_marked(cli, run, tmp_path):
-    few = ["evaluate", run, *QUICK[:2], "--steps", 2, "--num-images", 50]
+    few = ["evaluate", run, *QUICK[:2], "--steps", 2, "--num", 50]
     code, _, err = cli(*few, "--out", tmp_path / "few")
     assert code == 2
     assert "50 images are fewer than the 64 features of pixels" in err
@@ -402,7 +402,7 @@ def test_a_broken_picture_among_samples_is_named(cli, tmp_path):
     ("arguments", "said"),
     [
         (["--metrics", "fid,fed"], "--metrics 'fed' is unknown; did you mean fid?"),
-        (["--num-images", "39", "--allow-small"], "39 images are too few. Use at least 40."),
+        (["--num", "39", "--allow-small"], "39 images are too few. Use at least 40."),
         (["--guidance", "2"], "guidance has no effect: this model is unconditional"),
         (["--steps", "0"], "steps = 0 is out of range. Use 1 to T = 100."),
         (["--reference", "test"], "test is not available: the source has no test split"),
@@ -433,7 +433,13 @@ def test_bad_wishes_are_one_line_and_write_nothing(cli, run, arguments, said, mo
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--guidance", "1,2"], "--guidance 1,2: "), (["--num", "5"], "No such option: --num")],
+    [
+        (["--guidance", "1,2"], "--guidance 1,2: "),
+        (
+            ["--conditions", "5"],
+            "--conditions belongs to another command. Use fromnoise evaluate-labels",
+        ),
+    ],
 )
 def test_options_of_evaluate_labels_are_no_options_of_evaluate(cli, run, arguments, message):
     code, out, err = cli("evaluate", run, *QUICK, *arguments)
@@ -472,7 +478,7 @@ def test_scores_are_those_of_fp32_on_a_device_that_computes_in_bf16(cli, run, mo
     monkeypatch.setattr(fromnoise.model.model, "in_bf16", None)
     assert fromnoise.load(run).auto_precision == "bf16"
     how = ["--steps", 2] if command == "evaluate" else ["--steps", "2", "--samplers", "ddim"]
-    code, _, err = cli(command, run, "--extractor", "pixels", "--num-images", 66, *how)
+    code, _, err = cli(command, run, "--extractor", "pixels", "--num", 66, *how)
     assert code == 0, err
     [folder] = (run / "evaluation").iterdir()
     assert "-fp32-" in folder.name

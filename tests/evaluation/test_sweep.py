@@ -74,7 +74,7 @@ def test_a_distance_of_0_or_less_does_not_break_the_picture(tmp_path):
             assert png.width > 800
 
 
-QUICK = ("--extractor", "pixels", "--num-images", 66)
+QUICK = ("--extractor", "pixels", "--num", 66)
 
 
 def test_a_sweep_from_end_to_end(cli, run, tmp_path):
@@ -222,7 +222,7 @@ def test_todays_facts_have_the_names_that_an_earlier_sweep_is_migrated_to(swept)
     [
         (["--steps", "1,2"], "sampling"),
         (["--samplers", "ddpm"], "sampling"),
-        (["--num-images", "67"], "count"),
+        (["--num", "67"], "count"),
         (["--batch-size", "7"], "batch_size"),
         (["--weights", "raw"], "model, weights"),
         (["eta=0.5"], "sampling"),
@@ -291,7 +291,7 @@ def smallest(written: dict) -> dict:
         (["eta=0.5"], "eta is an option of ddim, not of ddpm"),
         (["steps=5"], "steps has no effect: a sweep sets it. Use --steps."),
         (["--precision", "fp32"], "--precision has a new name. Use precision=…."),
-        (["--num-images", "50"], "50 images are fewer than the 64 features of pixels"),
+        (["--num", "50"], "50 images are fewer than the 64 features of pixels"),
         (
             ["--save-best", "best.txt"],
             "--save-best best.txt is not a model file. Name it FILE.safetensors.",

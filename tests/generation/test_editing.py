@@ -331,7 +331,7 @@ def test_what_cannot_be_inpainted_is_one_line_and_writes_nothing(refused, photos
         "inpaint", "--image", one, "--mask", tmp_path / "black.png"
     )
     for option, wrong in (("--resample", 0), ("--jump", -1)):
-        assert "are out of range. Use at least 1 for both" in refused(
+        assert f"{option} {wrong}: it should be greater than or equal to 1. " in refused(
             "inpaint", "--image", one, "--mask", mask, option, wrong
         )
     assert "gone.png does not exist. Give an image or a folder" in refused(
@@ -353,6 +353,19 @@ def test_what_cannot_be_read_or_written_is_one_line(refused, photos, tmp_path):
     assert "this model is unconditional. Remove the label options" in refused(
         "vary", "--image", photos, "--class", "3"
     )
+
+
+def test_another_sampler_than_that_of_the_edit_is_refused(model, photos, masks, pair, tmp_path):
+    def request(**settings):
+        return Request(model, model.sampling_config(**settings), tmp_path / "out")
+
+    with pytest.raises(ConfigError, match="sampler = ddim cannot be used for inpainting"):
+        inpaint_to_folder(request(sampler="ddim"), photos, masks, [0])
+    with pytest.raises(ConfigError, match=r"eta = 0.5 cannot be used for inversion. Use eta=0"):
+        interpolate_to_folder(request(eta=0.5), *pair)
+    with pytest.raises(ConfigError, match="sampler = ddpm cannot be used for interpolation"):
+        interpolate_seeds_to_folder(request(sampler="ddpm"), [0, 1])
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):

@@ -9,6 +9,8 @@ import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
 from fromnoise.data.loader import batch_indices, load_conditions
+from fromnoise.training import log
+from fromnoise.training import run as running
 from fromnoise.training.log import read_log
 from fromnoise.training.previews import progress_figure, write_preview
 
@@ -305,3 +307,14 @@ def test_a_run_is_not_resumed_with_other_labels(tiny, tmp_path):
     (tmp_path / "pets" / "cat").rename(tmp_path / "pets" / "zebra")
     with pytest.raises(ConfigError, match=r"labels are now dog, zebra, but .* with cat, dog"):
         fromnoise.resume(tmp_path / "run", overrides={"training.steps": 4})
+
+
+@pytest.mark.parametrize("wrong", [{"training.device": "tpu"}, {"training.tensorboard": True}])
+def test_what_the_machine_lacks_is_said_before_the_images_are_decoded(
+    tiny, tmp_path, monkeypatch, wrong
+):
+    monkeypatch.setattr(log, "find_spec", lambda _: None)
+    monkeypatch.setattr(running, "open_with_log", None)  # is not called
+    with pytest.raises(ValueError, match=r"is unknown|is not installed"):
+        fromnoise.train(tiny, out=tmp_path / "run", overrides=wrong)
+    assert not (tmp_path / "run").exists()

@@ -254,6 +254,14 @@ def test_damaged_rows_of_the_log_are_set_aside(run, prolonged, line, caplog):
     assert aside == line.decode(errors="backslashreplace") + "\n"
 
 
+def test_a_damaged_last_row_is_set_aside_and_one_that_was_cut_is_not(run, caplog):
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"st\n{"step')
+    fromnoise.resume(run, overrides={"training.steps": 7})
+    assert "1 lines of log.jsonl are damaged, see" in caplog.text
+    assert (run / "log.damaged-000006.txt").read_text() == '{"st\n'
+
+
 # ---- going on -----------------------------------------------------------------------------------
 
 

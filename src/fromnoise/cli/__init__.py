@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
     epilog="--debug, with any command, shows the traceback of an error.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 for command in (train, resume, sample, progress, doctor, ema):

@@ -15,7 +15,7 @@ Scales = Annotated[str | None, Option(help="s, as in 1,2,3", show_default="the m
 def evaluate(
     path: Annotated[Path, Argument(help="a run, a checkpoint, a .safetensors file; or images")],
     settings: options.SamplingKeys = None,
-    num_images: Annotated[int | None, Option(min=1, show_default="10,000, or all images")] = None,
+    num: Annotated[int | None, Option(min=1, show_default="10,000, or all images")] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
     classifier: options.ClassifierPath = None,
@@ -45,7 +45,7 @@ def evaluate(
         path,
         Against(reference, extractor, classifier, features_weights, allow_small),
         Drawing(weights, batch_size, device, sampling),
-        num=num_images,
+        num=num,
         metrics=options.parse_names(metrics) if metrics is not None else list(sets.METRICS),
         first_seed=seed,
         out=out,
@@ -115,7 +115,7 @@ def sweep(
     samplers: Annotated[str, Option(help="separated by commas")] = "ddpm,ddim",
     steps: Annotated[str, Option(help="of each sampler")] = "5,10,20,50,100",
     guidance: Scales = None,
-    num_images: Annotated[
+    num: Annotated[
         int | None, Option(min=1, help="per row", show_default="1,000, or one per feature")
     ] = None,
     reference: options.Reference = "train",
@@ -147,7 +147,7 @@ def sweep(
         samplers=options.parse_names(samplers),
         steps=options.parse_numbers(steps, "--steps", "5,10,20", int),
         scales=options.parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
-        num=num_images,
+        num=num,
         out=out,
         save_best=save_best,
     )

@@ -13,6 +13,7 @@ FLAGS = {
     "--guidance-interval": "guidance_interval=200-800",
     "--guidance-rescale": "guidance_rescale=…",
     "--precision": "precision=…",
+    "--num-images": "--num",
     "--strict": "data.strict=true, or strict=true of classifier train",
 }
 BY_LABELS = ("--conditions", "--labels", "--cycle-classes")  # of the old `evaluate`

@@ -19,7 +19,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
     settings, diffusion = recipe.training, recipe.diffusion
     learned = recipe.network.options.get("learned_variance", False)
     if settings.steps == 0 and settings.epochs is None:
-        raise ConfigError("training.steps is missing. Give it, or training.epochs.")
+        problem = "= 0 is too small" if "steps" in settings.model_fields_set else "is missing"
+        raise ConfigError(f"training.steps {problem}. Give at least 1, or training.epochs.")
     if settings.steps and settings.epochs is not None:
         raise ConfigError("training.steps and training.epochs exclude each other. Keep one.")
     try:

@@ -72,6 +72,11 @@ def read_yaml(source: str | Path) -> tuple[Any, str]:
     is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
     if is_file and not path.is_file():
         raise ConfigError(f"there is no recipe file {path.absolute()}. Check the path.")
+    if path.is_dir() and str(source) not in shipped_recipes():
+        raise ConfigError(
+            f"{source} is a folder, not a recipe. To train on its images: fromnoise train folder "
+            f"--data {source}."
+        )
     where = str(path) if is_file else f"recipe {source}"
     try:
         text = path.read_text(encoding="utf-8") if is_file else recipe_text(str(source))

@@ -146,7 +146,8 @@ def final_noise(facts: Facts) -> Finding:
     works = [way for way in ways if signal_after(**dict([way])) <= MAX_FINAL_SIGNAL]
     said = [f"diffusion.{key}={getattr(value, 'name', value)}" for key, value in works]
     message = f"√ᾱ_T = {signal:.2f}: x_T still shows the image, but sampling starts from pure noise"
-    return Finding(topic, message, f"Set {', or '.join(said)}", error=True)
+    advice = f"Set {', or '.join(said)}" if said else "Set another diffusion.schedule"
+    return Finding(topic, message, advice, error=True)
 
 
 def ema(facts: Facts) -> Finding:

@@ -216,9 +216,10 @@ def open_real(
             )
         return real
     path = Path(reference).expanduser()
-    with suppress(Exception), np.load(path) as stored:  # damage is reported when images are read
-        if path.suffix == ".npz" and not {"mu", "sigma"}.isdisjoint(stored.files):
-            return None
+    if path.suffix == ".npz":
+        with suppress(Exception), np.load(path) as stored:  # damage is named when images are read
+            if not {"mu", "sigma"}.isdisjoint(stored.files):
+                return None
     if not path.exists() or is_model(path):  # the curves and previews of a run are no reference
         problem = "is a run or a model" if path.exists() else "does not exist"
         raise ConfigError(
@@ -369,8 +370,7 @@ def read_images(path: Path, num: int | None = None) -> Generated:
     images = opened.images
     if num is not None and num > len(images):
         raise DataError(
-            f"{path.absolute()} has {len(images):,} images, fewer than --num-images {num:,}. "
-            "Use fewer."
+            f"{path.absolute()} has {len(images):,} images, fewer than --num {num:,}. Use fewer."
         )
     images = np.asarray(images if num is None else images[evenly_spaced(len(images), num)])
     info = {"what": str(path.absolute()), "count": len(images)}

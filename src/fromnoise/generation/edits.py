@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import require_empty_folder
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, image_files, read_image, read_mask
 from fromnoise.diffusion import ddim_inversion, inpaint, interpolation_starts, slerp
 from fromnoise.generation.request import Request
@@ -69,6 +70,7 @@ def inpaint_to_folder(
     Returns the PNGs and a comparison. Raises ValueError before anything is written.
     """
     model, config = request.model, request.config
+    _require_sampler(config, "inpainting", "ddpm")
     inputs = read_inputs(request, image)
     masks = _read_masks(model, mask, inputs)
     schedule = model.denoiser.schedule
@@ -210,6 +212,8 @@ def interpolate_to_folder(
     """
     model, config, schedule = request.model, request.config, request.model.denoiser.schedule
     fractions, times = _fractions(frames), visited_timesteps(config, schedule)
+    if strength is None:
+        _require_sampler(config, "inversion", "ddim", eta=0.0)
     t = times[0]
     if strength is not None:
         t = round(strength * schedule.T) if 0 < strength <= 1 else 0
@@ -252,12 +256,21 @@ def interpolate_seeds_to_folder(
     if len(seeds) < 2:
         raise ConfigError(f"seeds = {seeds} are too few. Give at least 2, as in 3,8.")
     model, fractions = request.model, _fractions(frames)
+    _require_sampler(request.config, "interpolation between seeds", "ddim", eta=0.0)
     require_empty_folder(request.folder)
     starts = (_slerps(model.start(pair), fractions) for pair in pairwise(seeds))
     t = visited_timesteps(request.config, model.denoiser.schedule)[0]
     pairs = [(f"{a:06d}", f"{b:06d}") for a, b in pairwise(seeds)]
     title = f"between the noises of seeds {', '.join(map(str, seeds[: SHOWN_ROWS + 1]))}"
     return _denoise_to_folder(request, starts, t, seeds[0], pairs, fractions, title)
+
+
+def _require_sampler(config: SamplingConfig, what: str, name: str, **options: float) -> None:
+    """Raise ConfigError for another sampler than the one that an edit is made with."""
+    for key, value in {"sampler": name, **options}.items():
+        own = config.sampler.name if key == "sampler" else config.sampler.options[key]
+        if own != value:
+            raise ConfigError(f"{key} = {own} cannot be used for {what}. Use {key}={value}.")
 
 
 def _fractions(frames: int) -> list[float]:

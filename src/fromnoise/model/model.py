@@ -321,9 +321,9 @@ def select_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ValueError(
-            f"device = {name!r} is not available: {reason}. Use cpu, cuda or mps."
-        ) from error
+        unknown = reason.startswith(("Expected one of", "Invalid device string"))
+        problem = "is unknown" if unknown else f"is not available: {reason}"
+        raise ValueError(f"device = {name!r} {problem}. Use cpu, cuda or mps.") from error
     return device
 
 

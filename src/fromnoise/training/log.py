@@ -63,7 +63,10 @@ class RunLog:
         self._file.touch()  # a preview may read it before the first row
         lines = parse_log(run)
         # a line that a kill has cut off is the last one, and its row is written again
-        if damaged := [line for line, row in lines[:-1] if row is None and line.strip()]:
+        cut = not self._file.read_bytes().endswith(b"\n")
+        if damaged := [
+            line for line, row in lines[: -1 if cut else None] if not row and line.strip()
+        ]:
             aside = run / f"log.damaged-{from_step:06d}.txt"
             aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
             logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)

@@ -74,7 +74,13 @@ def resolve_recipe(
 
 
 def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
-    """Open the images of a recipe, and log what was skipped. Raises as `open_images`."""
+    """Open the images of a recipe, and log what was skipped.
+
+    Raises ValueError for a device or a package that is missing, before the images are decoded, and
+    as `open_images`.
+    """
+    check_tensorboard(recipe.training)
+    select_device(recipe.training.device)
     options = recipe.data.model_dump(exclude={"flip", "labels"})
     return open_with_log(download=download, **options)
 
@@ -193,7 +199,6 @@ def start(
     saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
     """
     spec, settings = setup.spec, setup.recipe.training
-    check_tensorboard(settings)
     device = select_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
