@@ -146,7 +146,7 @@ def test_a_run_that_diverges_or_is_interrupted_leaves_no_thread(train, poison, m
     monkeypatch.setattr(loop, "feed", lambda draw_, device: feed(draw_, torch.device("mps")))
     before = threading.active_count()
     poison("loss", range(99))
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match=r"Train again with a lower training.learning_rate"):
         train(steps=20)
     assert threading.active_count() == before
 
@@ -235,6 +235,7 @@ def test_ten_in_a_row_stop_it_and_name_step_and_timestep(train, poison, tiny, tm
     assert f"it was the loss at timestep t = {t[1]}." in str(stopped.value)
     run = tmp_path / "run"
     steps = [int(path.name) for path in list_checkpoints(run / "checkpoints")]
+    assert f"The last checkpoint is {run / 'checkpoints' / '000002'}. Resume" in str(stopped.value)
     assert steps == [2]  # while steps are skipped, nothing is saved, and so nothing is pruned
 
 

@@ -272,10 +272,11 @@ def _fit(
         losses.append(values.item())
         progress(step + 1, spec.steps)
         epoch, previous = ((step + i) * spec.batch_size // len(data) for i in (1, 0))
-        if epoch > previous or step + 1 == spec.steps:
+        last = step + 1 == spec.steps
+        if epoch > previous or last:
             logger.info(
                 "epoch %.3g of %.3g: loss %.4f, %.0f s",
-                (step + 1) * spec.batch_size / len(data),
+                spec.epochs if last else (step + 1) * spec.batch_size / len(data),
                 spec.epochs,
                 np.mean(losses),
                 time.perf_counter() - started,

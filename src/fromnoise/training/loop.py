@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import prune, save_checkpoint
+from fromnoise.checkpoints import list_checkpoints, prune, save_checkpoint
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import feed
@@ -149,7 +149,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
             losses, norm = train_step(state, objective, batch, settings)
             if state.skipped_in_a_row:
-                report_skipped_step(state, losses, norm, batch.t, log)
+                report_skipped_step(state, losses, norm, batch.t, log, folder)
             state.step += 1
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
@@ -203,7 +203,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def report_skipped_step(
-    state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog
+    state: TrainingState, losses: Tensor, norm: float, t: Tensor, log: RunLog, folder: Path
 ) -> None:
     """Log that a step was skipped. Raises Diverged after MAX_SKIPPED skipped steps in a row."""
     bad = ~torch.isfinite(losses)
@@ -217,8 +217,10 @@ def report_skipped_step(
     log.event(step, skipped=where)
     logger.warning("step %d: the %s is not finite. The step is skipped", step, where)
     if state.skipped_in_a_row >= MAX_SKIPPED:
+        saved = list_checkpoints(folder / "checkpoints")
+        way = f"The last checkpoint is {saved[-1].absolute()}. Resume" if saved else "Train again"
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
-            f"the last one it was the {where}. The checkpoints before them are intact. Resume with "
-            "a lower training.learning_rate, or with training.precision=fp32."
+            f"the last one it was the {where}. {way} with a lower training.learning_rate, or with "
+            "training.precision=fp32."
         )
