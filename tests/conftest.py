@@ -19,7 +19,7 @@ import fromnoise
 from fromnoise.cli import main
 from fromnoise.model import model
 from fromnoise.networks import DDPM
-from fromnoise.networks.layers import drop
+from fromnoise.networks.layers import Dropout
 from fromnoise.training import previews
 
 try:
@@ -176,10 +176,10 @@ def definition_of() -> Callable[[str], Callable[..., Tensor]]:
 
 @pytest.fixture
 def same_elements_drop_out(monkeypatch):
-    """The definitions say `F.dropout`; here it draws as `drop` does, which has tests of its own."""
+    """The definitions say `F.dropout`; here it draws as `Dropout`, which has tests of its own."""
 
     def dropout(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
-        return drop(x, p) if training and p > 0 else x
+        return Dropout(p).train(training)(x)
 
     monkeypatch.setattr(F, "dropout", dropout)
 

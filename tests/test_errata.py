@@ -39,7 +39,7 @@ from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import DDPM, ContextUNet, DenseAttention, Stacked, stacked
 from fromnoise.networks.context import Embedding
 from fromnoise.networks.layers import Attention, sinusoid
-from fromnoise.rng import image_noise
+from fromnoise.rng import BatchDraws, image_noise
 from fromnoise.training import loop
 from fromnoise.training.ema import EMA
 from fromnoise.training.precision import Computation
@@ -401,7 +401,7 @@ def test_every_batch_has_some_images_without_labels():
     data = labelled(1, of=10)
     counts = []
     for step in range(300):
-        cond = load_conditions(data, seed=0, step=step, batch_size=80, dropout=0.1, label_dropout=0)
+        cond = load_conditions(data, BatchDraws.of(0, step, 80), dropout=0.1, label_dropout=0)
         counts.append((cond == 0).all(dim=1).sum().item())
     assert np.mean(counts) == pytest.approx(8, abs=0.5)
     assert math.sqrt(80 * 0.1 * 0.9) == pytest.approx(2.7, abs=0.05)
@@ -567,7 +567,7 @@ def test_what_a_recipe_does_not_say_is_written_out():
         assert alpha == pytest.approx(middle, abs=5e-3)
     recipe = load_recipe("cifar10-linear-attention")
     text = recipe.to_yaml()
-    for line in ("loss: mse", "name: linear", "accumulation: 1", "batch_size: 128"):
+    for line in ("loss: mse", "name: linear", "parts: 1", "batch_size: 128"):
         assert re.search(rf"^\s+{line}$", text, flags=re.MULTILINE), line
 
 
@@ -618,9 +618,7 @@ def test_conditions_are_emptied_as_often_with_many_labels(k):
     rng = np.random.default_rng(0)
     one_by_one = (rng.random((20_000, k)) < 0.1).all(axis=1).mean()
     assert one_by_one == pytest.approx(0.1**k, abs=3 * math.sqrt(0.1**k / 20_000))
-    cond = load_conditions(
-        labelled(k), seed=0, step=0, batch_size=20_000, dropout=0.1, label_dropout=0
-    )
+    cond = load_conditions(labelled(k), BatchDraws.of(0, 0, 20_000), dropout=0.1, label_dropout=0)
     empty = (cond == 0).all(dim=1)
     assert empty.double().mean().item() == pytest.approx(0.1, abs=0.007)
     assert (cond[~empty] != 0).all()  # nothing in between

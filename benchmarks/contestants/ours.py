@@ -28,6 +28,7 @@ from fromnoise.model.model import Model, build_denoiser, load
 from fromnoise.model.precision import computes_in_bf16, in_bf16, without_tf32
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
+from fromnoise.rng import BatchDraws
 from fromnoise.training.precision import all_versions, choose_computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, keep_freed_memory, train_step
@@ -114,7 +115,7 @@ def data_feed(*, folder: str, cache: str, batch_size: int) -> Work:
     def epoch() -> None:
         first = next(epochs) * steps
         for step in range(first, first + steps):
-            batch = load_batch(data, seed=0, step=step, batch_size=batch_size, flip=True)
+            batch = load_batch(data, BatchDraws.of(0, step, batch_size), flip=True)
             to_float(batch)
 
     return Work("mapped cache, no worker", steps * batch_size, epoch)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
+from fromnoise.rng import BatchDraws
 from fromnoise.training.noise_levels import KEPT, LossHistory, draw_noise_levels
 
 LOG_SNR = torch.linspace(-10, 10, 201)
@@ -97,10 +98,9 @@ def _error(t: int) -> Tensor:
 def noise_levels(name: str) -> Figure:
     """One batch of t, or for importance many, beside the probability."""
     figure, (panel,) = panels(f"Noise levels {name}")
-    generator = torch.Generator().manual_seed(0)
     if name == "importance":
         history = _history()
-        t, _ = draw_noise_levels(name, T, 100_000, generator, history)
+        t, _ = draw_noise_levels(name, T, BatchDraws.of(0, 0, 100_000), history)
         panel.hist(t, bins=50, range=(0, T), density=True, color=GREY, label="100,000 draws of t")
         p = history.probabilities()
         panel.semilogy(
@@ -109,7 +109,7 @@ def noise_levels(name: str) -> Figure:
         panel.set(xlabel="t", ylabel="probability")
         panel.legend()
         return figure
-    t, _ = draw_noise_levels(name, T, BATCH, generator)
+    t, _ = draw_noise_levels(name, T, BatchDraws.of(0, 0, BATCH))
     panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
     panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
     panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)

@@ -1,20 +1,30 @@
-"""Derive random numbers from keys of integers and strings, so that no RNG state is stored.
+"""Draw random numbers from keys of integers and strings, so that no state of a generator is stored.
 
-Each draw has a key: (seed, step, purpose) in training, (seed of the image, t) in sampling. The same
-key gives the same numbers, independent of earlier draws, the device, the batch and restarts.
-Numbers are always drawn on the CPU.
+In sampling the key is (seed of the image, t). In training it is (seed, step, purpose) and the
+position of an image in the batch. The same key gives the same numbers, whatever was drawn before,
+in any batch or part of a batch, and after a restart.
+
+There are two sources. Normal numbers come from a torch generator for each image, on the CPU. All
+others are hashes of (key, counter), which are computed for many counters at once.
 """
 
 import hashlib
 import operator
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Key = SupportsIndex | str
+DRAWS = 2  # the version of the draws of a training; a checkpoint has its number
+FEW, ROUNDS = 1024, 8  # of a permutation
+WEYL, MIX_1, MIX_2 = (
+    np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 def seed_of(*key: Key) -> int:
@@ -34,15 +44,105 @@ def generator(*key: Key) -> "Generator":
     return torch.Generator().manual_seed(seed_of(*key))
 
 
+# ---- normal numbers, from a generator for each image ---------------------------------------------
+
+
+def normal(shape: Sequence[int], keys: Iterable[Sequence[Key]]) -> "Tensor":
+    """Return standard normal numbers, float32 (N, *shape), each row from the generator of a key."""
+    import torch
+
+    seeds = [seed_of(*key) for key in keys]
+    rows, each = torch.empty(len(seeds), *shape), torch.Generator()
+    for row, seed in zip(rows, seeds, strict=True):
+        row.normal_(generator=each.manual_seed(seed))
+    return rows
+
+
 def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -> "Tensor":
     """Return standard normal noise, float32 (len(seeds), *shape), independent for each image.
 
     t: the timestep that the sampling step leaves, or 0 for the initial noise x_T. key: more parts
     of the key, for a step that draws more than once.
     """
-    import torch
+    return normal(shape, [(seed, t, *key) for seed in seeds])
 
-    return torch.stack([torch.randn(*shape, generator=generator(s, t, *key)) for s in seeds])
+
+# ---- hashes, of many counters at once ------------------------------------------------------------
+
+
+def hashes(seed: int, counters: np.ndarray) -> np.ndarray:
+    """Return 64 random bits for each counter, uint64 of any shape; int64 counters ≥ 0.
+
+    The outputs of SplitMix64 (Steele, Lea and Flood 2014), which can be computed in any order.
+    """
+    x = np.uint64(seed) + (counters.astype(np.uint64) + np.uint64(1)) * WEYL
+    x = (x ^ (x >> np.uint64(30))) * MIX_1
+    x = (x ^ (x >> np.uint64(27))) * MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def permuted(index: np.ndarray, size: int, *key: Key) -> np.ndarray:
+    """Return where a random permutation of 0..size−1 takes each index: int64 (N,).
+
+    Few numbers are sorted by their hashes. Of many there is no table: a Feistel network (Luby and
+    Rackoff 1988) permutes 0..4^h − 1, the least such range with `size` numbers, and a number that
+    leaves 0..size−1 is permuted again until it is back (cycle walking, Black and Rogaway 2002).
+    """
+    if size <= FEW:
+        return np.argsort(hashes(seed_of(*key), np.arange(size)))[index]
+    half = np.uint64(-(-(size - 1).bit_length() // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    seeds = [seed_of(*key, round_) for round_ in range(ROUNDS)]
+    x = index.astype(np.uint64)
+    walking = np.arange(len(x))
+    while len(walking):
+        left, right = x[walking] >> half, x[walking] & mask
+        for seed in seeds:
+            left, right = right, left ^ (hashes(seed, right) & mask)
+        x[walking] = (left << half) | right
+        walking = walking[x[walking] >= size]
+    return x.astype(np.int64)
+
+
+class BatchDraws(NamedTuple):
+    """The random numbers of a training step for some images of its batch.
+
+    Each number is a function of (seed, step, purpose, position), so a part of a batch is drawn
+    without the rest. positions: of the images in the batch, int64 (B,).
+    """
+
+    seed: int
+    step: int
+    batch_size: int  # of the whole batch
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, seed: int, step: int, batch_size: int) -> "BatchDraws":
+        """Return the draws of a whole batch."""
+        return cls(seed, step, batch_size, np.arange(batch_size))
+
+    def hashes(self, purpose: str, columns: int = 1) -> np.ndarray:
+        """Return 64 random bits, uint64 (B, columns)."""
+        counters = self.positions[:, None] * columns + np.arange(columns)
+        return hashes(seed_of(self.seed, self.step, purpose), counters)
+
+    def uniform(self, purpose: str, columns: int = 1) -> np.ndarray:
+        """Return uniform numbers in [0, 1), float64 (B, columns)."""
+        return (self.hashes(purpose, columns) >> np.uint64(11)) * 2.0**-53
+
+    def normal(self, purpose: str, shape: Sequence[int]) -> "Tensor":
+        """Return standard normal numbers, float32 (B, *shape), on the CPU."""
+        return normal(shape, [(self.seed, self.step, purpose, i) for i in self.positions])
+
+    def keys(self, purpose: str) -> "Tensor":
+        """Return a key for each image, int64 (B,), for numbers that are drawn on a device."""
+        import torch
+
+        return torch.from_numpy(self.hashes(purpose)[:, 0].view(np.int64))
+
+    def strata(self, purpose: str) -> np.ndarray:
+        """Return a random number of 0..batch_size−1 for each image, each only once: int64 (B,)."""
+        return permuted(self.positions, self.batch_size, self.seed, self.step, purpose)
 
 
 def require_unique_seeds(seeds: Sequence[int], captions: Sequence[str] | None = None) -> None:

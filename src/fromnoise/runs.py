@@ -14,6 +14,7 @@ from fromnoise.config.schema import Recipe, Training
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
+from fromnoise.rng import DRAWS
 from fromnoise.training import run as running
 from fromnoise.training.loop import Callback, Setup
 from fromnoise.training.previews import draw_pictures, pictures_made
@@ -86,6 +87,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         return running.fit_run(setup, running.start(setup), callbacks(setup))
     saved = checkpoints.read_state(checkpoint)
+    _check_draws(saved, checkpoint)
     before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
     _refuse_changes(before, recipe, folder)
     setup, settings = None, recipe.training
@@ -112,6 +114,19 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
             *(state.step, len(setup.images)),
         )
     return running.fit_run(setup, state, called)
+
+
+def _check_draws(saved: Mapping[str, Any], checkpoint: Path) -> None:
+    """Say that an earlier version drew other random numbers. Raise ConfigError for a later one."""
+    draws = saved.get("draws", 1)
+    if draws > DRAWS:
+        raise ConfigError(
+            f"{checkpoint} has draws = {draws}, but this fromnoise knows draws up to {DRAWS}. "
+            "Install a newer fromnoise."
+        )
+    if draws < DRAWS:
+        said = "an earlier fromnoise trained this run: its random numbers are new from step %d on"
+        logger.warning(said, saved["step"])
 
 
 def _require_new(folder: Path) -> None:

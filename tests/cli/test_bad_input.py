@@ -52,7 +52,7 @@ BAD = {
     "steps and epochs": (*TRAIN, "steps=5", "epochs=1"),
     "more epochs than can be": (*TRAIN, "epochs=1e300"),
     "a batch of none": (*TRAIN, "batch_size=0"),
-    "more parts than images": (*TRAIN, "accumulation=9"),
+    "more parts than images": (*TRAIN, "parts=9"),
     "a negative rate": (*TRAIN, "learning_rate=-1"),
     "a rate that is no number": (*TRAIN, "learning_rate=.nan"),
     "a decay of 1": (*TRAIN, "ema_decay=1"),

@@ -155,8 +155,8 @@ def test_a_wrong_argument_is_one_line(cli, command):
 def test_divergence_is_no_fault_of_the_input(cli, recipe_file, tmp_path, monkeypatch):
     real = loop.sample_batch
 
-    def nan(*arguments):
-        batch = real(*arguments)
+    def nan(*arguments, **where):
+        batch = real(*arguments, **where)
         return batch._replace(eps=batch.eps * math.nan)
 
     monkeypatch.setattr(loop, "sample_batch", nan)

@@ -184,7 +184,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
         ("training.ema_decay", 1, "less than 1"),
         ("training.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
         ("training.channels_last", "maybe", "'auto', True or False"),
-        ("training.accumulation", 9, "accumulation is larger than batch_size = 8"),
+        ("training.parts", 3, "parts = 3 does not divide batch_size = 8. Use 4"),
         ("diffusion.T", 0, "at least 1"),
         ("diffusion.prediction", "noise", "'eps', 'x0' or 'v'"),
         ("data.background", 256, "at most 255"),

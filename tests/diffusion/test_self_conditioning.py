@@ -91,11 +91,19 @@ def test_a_self_cond_for_a_network_that_takes_none_is_refused(batch):
 # ---- training -----------------------------------------------------------------------------------
 
 
+def loss_of(denoiser, x0, eps, t, cond=None, *, images=None):
+    """As in a training step: with an estimate for some images, bool (B,), or without any."""
+    self_cond = None
+    if images is not None:
+        self_cond = estimate_x0(denoiser, SCHEDULE.add_noise(x0, eps, t), t, cond, images)
+    return Objective()(denoiser, x0, eps, t, cond, self_cond=self_cond)
+
+
 def test_self_conditioned_images_get_their_first_estimate_and_others_zeros(denoiser, batch):
     x0, eps, t = batch
     self_conditioned = torch.tensor([True, False, False, True])
     cond = torch.arange(4.0)[:, None]
-    Objective()(denoiser, x0, eps, t, cond, self_conditioned=self_conditioned)
+    loss_of(denoiser, x0, eps, t, cond, images=self_conditioned)
     x_t = SCHEDULE.add_noise(x0, eps, t)
     first, second = denoiser.network.inputs
     assert torch.equal(first, torch.cat([x_t, torch.zeros_like(x_t)], dim=1)[self_conditioned])
@@ -109,7 +117,7 @@ def test_no_gradient_flows_through_the_first_estimate(denoiser, batch):
     x0, eps, t = batch
     x_t = SCHEDULE.add_noise(x0, eps, t)
     self_cond = (3 * x_t).clamp(-1, 1)  # a constant
-    loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.ones(4, dtype=torch.bool)).sum()
+    loss = loss_of(denoiser, x0, eps, t, images=torch.ones(4, dtype=torch.bool)).sum()
     (of_a,) = torch.autograd.grad(loss, denoiser.network.a)
     error = 3 * x_t + 0.5 * self_cond - x0
     torch.testing.assert_close(of_a, (2 * error * x_t).flatten(1).mean(dim=1).sum())
@@ -117,7 +125,7 @@ def test_no_gradient_flows_through_the_first_estimate(denoiser, batch):
 
 def test_without_self_conditioned_images_one_pass_is_made(denoiser, batch):
     x0, eps, t = batch
-    loss = Objective()(denoiser, x0, eps, t, self_conditioned=torch.zeros(4, dtype=torch.bool))
+    loss = loss_of(denoiser, x0, eps, t, images=torch.zeros(4, dtype=torch.bool))
     assert len(denoiser.network.inputs) == 1
     assert torch.equal(loss, Objective()(denoiser, x0, eps, t))
 
@@ -130,14 +138,8 @@ def test_in_half_precision_every_weight_still_has_its_gradient():
     for images in (None, self_conditioned):
         made.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):  # each its own: what it remembers ends with it
-            loss = Objective()(
-                denoiser,
-                x0,
-                torch.randn_like(x0),
-                torch.tensor([1, 9, 99]),
-                None,
-                self_conditioned=images,
-            )
+            t = torch.tensor([1, 9, 99])
+            loss = loss_of(denoiser, x0, torch.randn_like(x0), t, images=images)
         loss.sum().backward()
         assert all(p.grad is not None and p.grad.count_nonzero() for p in made.parameters())
 

@@ -123,7 +123,7 @@ def test_a_network_that_is_hinted_is_measured_with_hints(monkeypatch, look):
 
     seen = []
     denoiser = denoiser_of("ddpm", **SMALL["ddpm"], self_conditioning=True)
-    monkeypatch.setattr("fromnoise.diffusion.losses.estimate_x0", noted)
+    monkeypatch.setattr("fromnoise.training.step.estimate_x0", noted)
     look(denoiser=denoiser, channels=3, batch_size=4)
     assert seen[0] == [True, False]
     assert seen[-1] == [True, False, True, False]
@@ -138,15 +138,15 @@ def test_measures_a_step(look, tiny_denoiser):
     assert found.image_bytes > 8 * 8 * 4
 
 
-@pytest.mark.parametrize(("accumulation", "largest"), [(1, 8), (4, 2)])
-def test_the_timed_steps_are_of_one_part_of_a_batch(look, monkeypatch, accumulation, largest):
+@pytest.mark.parametrize(("parts", "largest"), [(1, 8), (4, 2)])
+def test_the_timed_steps_are_of_one_part_of_a_batch(look, monkeypatch, parts, largest):
     def noted(self, denoiser, x0, *others, **more):
         seen.append(len(x0))
         return compute(self, denoiser, x0, *others, **more)
 
     seen, compute = [], Objective.__call__
     monkeypatch.setattr(Objective, "__call__", noted)
-    assert look(accumulation=accumulation).step_seconds > 0
+    assert look(parts=parts).step_seconds > 0
     assert max(seen) == largest
 
 

@@ -29,14 +29,14 @@ def test_memory_is_that_of_one_part_of_the_batch(facts):
     whole = {"image_bytes": 100 * 2**20}  # 12.5 GiB in a batch of 128
     found = checks.memory(facts(cost=whole))
     assert found.level == "error"
-    assert found.advice.startswith("Set training.accumulation=2 ")
-    mended = facts({"training.accumulation": 2}, cost=whole)
+    assert found.advice.startswith("Set training.parts=2 ")
+    mended = facts({"training.parts": 2}, cost=whole)
     assert checks.memory(mended).level == "ok"
     nearly = {"image_bytes": 60 * 2**20}
     assert checks.memory(facts(cost=nearly)).level == "warn"
     assert checks.memory(facts(cost=whole, memory_free=None)).level == "ok"
     hopeless = checks.memory(facts(memory_free=10**6))
-    assert (hopeless.level, "accumulation" in hopeless.advice) == ("error", False)
+    assert (hopeless.level, "parts" in hopeless.advice) == ("error", False)
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(8.0, "ok"), (9.0, "warn"), (None, "warn")])

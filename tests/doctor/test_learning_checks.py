@@ -173,12 +173,9 @@ def test_a_batch_larger_than_the_images(facts, count, level):
     assert checks.batch(facts(num_images=count)).level == level
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_the_parts_of_a_batch_are_named(facts, dropout):
-    """Dropout draws other elements in parts, so their gradient is another one."""
-    parts = facts({"training.accumulation": 3, "network.dropout": dropout})
-    message = "128 images a step, in 3 parts of up to 43"
-    assert checks.batch(parts).message == message + ("" if dropout else ", same gradient")
+def test_the_parts_of_a_batch_are_named(facts):
+    message = checks.batch(facts({"training.parts": 4})).message
+    assert message == "128 images a step, in 4 parts of 32, same gradient"
 
 
 @pytest.mark.parametrize(("count", "level"), [(8, "warn"), (9, "ok"), (None, "ok")])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fromnoise.networks.base import check_cond, check_size
-from fromnoise.networks.layers import FEW_TOKENS, attend, drop, sinusoid
+from fromnoise.networks.layers import FEW_TOKENS, Dropout, attend, sinusoid
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
@@ -110,7 +110,7 @@ def test_scores_in_half_precision_move_each_weight_by_no_more_than_their_roundin
 def test_dropout_on_the_weights_keeps_the_mean_of_attention():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, 4, 8)
-    draws = torch.stack([attend(q, k, v, dropout=0.3) for _ in range(4000)])
+    draws = torch.stack([attend(q, k, v, dropout=Dropout(0.3)) for _ in range(4000)])
     error = (draws.mean(0) - plain_attention(q, k, v)).abs() / (draws.std(0) / 4000**0.5)
     assert not torch.equal(draws[0], draws[1])
     assert error.max() < 5  # standard errors, of 32 numbers
@@ -123,7 +123,7 @@ def test_dropout_on_the_weights_keeps_the_mean_of_attention():
 def test_dropout_keeps_shares_mean_and_independence(p):
     torch.manual_seed(0)
     n = 1_000_003  # no multiple of four
-    out = drop(torch.ones(n, dtype=torch.float64), p)
+    out = Dropout(p)(torch.ones(1, n, dtype=torch.float64))[0]
     kept = (out > 0).double()
     assert set(out.unique().tolist()) <= {0.0, out.max().item()}
     assert out.max().item() == pytest.approx(1 / (1 - p), rel=2e-4)
@@ -139,7 +139,7 @@ def test_dropout_keeps_shares_mean_and_independence(p):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_has_its_own_gradient_and_the_layout_of_what_it_is_given(layout, dtype):
     x = torch.rand(2, 8, 4, 4, dtype=dtype).add(1).to(memory_format=layout).requires_grad_()
-    out = drop(x, 0.5)
+    out = Dropout(0.5)(x)
     assert out.dtype == dtype
     assert out.is_contiguous(memory_format=layout)
     out.sum().backward()
@@ -148,6 +148,6 @@ def test_dropout_has_its_own_gradient_and_the_layout_of_what_it_is_given(layout,
 
 @pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9])
 def test_dropout_at_the_ends(p):
-    x = torch.ones(1000)
-    share = (drop(x, p) > 0).float().mean().item()
+    x = torch.ones(1, 1000)
+    share = (Dropout(p)(x) > 0).float().mean().item()
     assert share == 1 if p < 0.5 else share < 0.01

@@ -3,11 +3,15 @@ import pytest
 import torch
 
 from fromnoise.data import ImageSet
-from fromnoise.data.loader import batch_indices, load_batch, to_float
-from fromnoise.rng import generator
+from fromnoise.data.loader import image_indices, load_batch, to_float
+from fromnoise.rng import BatchDraws
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
+    return image_indices(BatchDraws.of(seed, step, batch_size), num_images)
 
 
 def image_set(images: np.ndarray) -> ImageSet:
@@ -52,20 +56,20 @@ def test_every_epoch_and_every_seed_has_its_own_order():
 
 def test_images_are_those_of_the_indices():
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 4, 5), dtype=np.uint8)
-    batch = load_batch(image_set(images), seed=1, step=2, batch_size=12)
+    batch = load_batch(image_set(images), BatchDraws.of(1, 2, 12))
     assert batch.dtype == torch.uint8
     assert np.array_equal(batch.numpy(), images[batch_indices(1, 2, 12, 9)])
 
 
 def test_about_half_are_mirrored_left_to_right_and_always_the_same_ones():
     data = image_set(np.tile(np.array([[1, 2], [3, 4]], np.uint8), (50, 1, 1, 1)))
-    batch = load_batch(data, seed=1, step=2, batch_size=1000, flip=True)
+    batch = load_batch(data, BatchDraws.of(1, 2, 1000), flip=True)
     mirrored = (batch == torch.tensor([[2, 1], [4, 3]])).flatten(1).all(dim=1)
     same = (batch == torch.tensor([[1, 2], [3, 4]])).flatten(1).all(dim=1)
     assert (mirrored ^ same).all()
     assert abs(mirrored.sum() - 500) < 4 * 250**0.5
-    assert torch.equal(load_batch(data, seed=1, step=2, batch_size=1000, flip=True), batch)
-    assert not torch.equal(load_batch(data, seed=1, step=3, batch_size=1000, flip=True), batch)
+    assert torch.equal(load_batch(data, BatchDraws.of(1, 2, 1000), flip=True), batch)
+    assert not torch.equal(load_batch(data, BatchDraws.of(1, 3, 1000), flip=True), batch)
 
 
 @given(
@@ -79,12 +83,12 @@ def test_a_batch_is_its_plain_definition(seed, step, batch_size, shape):
     images = np.random.default_rng(seed).integers(0, 256, (7, *shape), dtype=np.uint8)
     before = images.copy()
     chosen = batch_indices(seed, step, batch_size, 7)
-    draws = torch.rand(batch_size, generator=generator(seed, step, "flip"))
+    draws = BatchDraws.of(seed, step, batch_size).uniform("flip")
     expected = [
         torch.from_numpy(images[i].copy()).flip(-1) if draw < 0.5 else torch.from_numpy(images[i])
         for i, draw in zip(chosen, draws, strict=True)
     ]
-    batch = load_batch(image_set(images), seed=seed, step=step, batch_size=batch_size, flip=True)
+    batch = load_batch(image_set(images), BatchDraws.of(seed, step, batch_size), flip=True)
     assert torch.equal(batch, torch.stack(expected))
     scaled = to_float(batch)
     assert torch.equal(scaled, batch.to(torch.float32) / 127.5 - 1)  # bit for bit

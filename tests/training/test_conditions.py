@@ -8,7 +8,8 @@ import torch
 import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
-from fromnoise.data.loader import batch_indices, load_conditions
+from fromnoise.data.loader import image_indices, load_conditions
+from fromnoise.rng import BatchDraws
 from fromnoise.training import log
 from fromnoise.training import run as running
 from fromnoise.training.log import read_log
@@ -22,13 +23,13 @@ def digits():
 
 def conditions(data, *, dropout, label_dropout=0.0, images=20_000, step=3):
     return load_conditions(
-        data, seed=1, step=step, batch_size=images, dropout=dropout, label_dropout=label_dropout
+        data, BatchDraws.of(1, step, images), dropout=dropout, label_dropout=label_dropout
     )
 
 
 def test_labels_are_those_of_the_images(digits):
     cond = conditions(digits, dropout=0.0, images=50)
-    indices = batch_indices(1, 3, 50, len(digits))
+    indices = image_indices(BatchDraws.of(1, 3, 50), len(digits))
     np.testing.assert_array_equal(cond.numpy(), digits.labels[indices])
 
 
@@ -108,7 +109,7 @@ def test_the_log_shows_how_many_conditions_were_empty(tmp_path):
     run = fromnoise.train(tree, out=tmp_path / "run")
     digits = open_images("digits")
     told = [
-        load_conditions(digits, seed=0, step=i, batch_size=40, dropout=0.4, label_dropout=0.5)
+        load_conditions(digits, BatchDraws.of(0, i, 40), dropout=0.4, label_dropout=0.5)
         for i in range(3)
     ]
     rows = [row for row in read_log(run.folder) if "loss" in row]

@@ -10,7 +10,7 @@ from fromnoise.checkpoints import read_tensors
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images
 from fromnoise.diffusion import Objective
-from fromnoise.rng import generator
+from fromnoise.rng import BatchDraws
 from fromnoise.training import loop
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import KEPT, UNIFORM_SHARE, LossHistory, draw_noise_levels
@@ -29,18 +29,25 @@ def full(sizes) -> LossHistory:
     return history
 
 
+def draw(how, T, count, step=0, history=None, seed=0):
+    return draw_noise_levels(how, T, BatchDraws.of(seed, step, count), history)
+
+
 # ---- uniform and stratified ---------------------------------------------------------------------
 
 
-def test_uniform_times_are_the_bits_that_they_always_were():
-    t, factor = draw_noise_levels("uniform", 1000, 64, generator(3, 5, "t"))
-    assert torch.equal(t, torch.randint(1, 1001, (64,), generator=generator(3, 5, "t")))
+@pytest.mark.parametrize("T", [1, 3, 1000])
+def test_uniform_times_are_equally_frequent(T):
+    t, factor = draw("uniform", T, 100_000)
     assert factor is None
+    seen = torch.bincount(t, minlength=T + 1)
+    assert seen[0] == 0
+    assert ((seen[1:] - 1e5 / T).abs() <= 5 * (1e5 / T) ** 0.5 * (T > 1)).all()
 
 
 @given(T=st.integers(1, 300), count=st.integers(1, 700), seed=st.integers(0, 2**32))
 def test_one_time_comes_from_each_of_the_equal_parts(T, count, seed):
-    t, factor = draw_noise_levels("stratified", T, count, torch.Generator().manual_seed(seed))
+    t, factor = draw("stratified", T, count, seed=seed)
     assert factor is None
     ordered = t.sort().values.double()  # t owns (t − 1, t] of the line from 0 to T
     start = torch.arange(count).double() * T / count
@@ -52,10 +59,7 @@ def test_one_time_comes_from_each_of_the_equal_parts(T, count, seed):
 
 @pytest.mark.parametrize(("T", "count"), [(7, 3), (3, 7), (5, 5)])
 def test_each_time_is_as_frequent_at_each_place_of_a_stratified_batch(T, count):
-    draws = torch.Generator().manual_seed(0)
-    batches = torch.stack(
-        [draw_noise_levels("stratified", T, count, draws)[0] for _ in range(6000)]
-    )
+    batches = torch.stack([draw("stratified", T, count, step)[0] for step in range(6000)])
     for place in range(count):
         seen = torch.bincount(batches[:, place], minlength=T + 1)[1:]
         assert ((seen - 6000 / T).abs() < 4.5 * (6000 / T) ** 0.5).all()
@@ -65,8 +69,7 @@ def test_stratified_batches_agree_better_than_uniform_ones():
     loss = torch.linspace(-3, 0, 1000).exp()
     spread = {}
     for how in ("uniform", "stratified"):
-        draws = torch.Generator().manual_seed(0)
-        means = [loss[draw_noise_levels(how, 1000, 32, draws)[0] - 1].mean() for _ in range(300)]
+        means = [loss[draw(how, 1000, 32, step)[0] - 1].mean() for step in range(300)]
         spread[how] = torch.stack(means).std()
     assert spread["stratified"] < 0.05 * spread["uniform"]
 
@@ -78,9 +81,8 @@ def test_times_are_uniform_until_each_has_ten_losses():
     history = LossHistory.empty(3)
     for step in range(30):
         assert history.probabilities() is None
-        drawn = draw_noise_levels("importance", 3, 9, torch.Generator().manual_seed(step), history)
-        uniform = torch.randint(1, 4, (9,), generator=torch.Generator().manual_seed(step))
-        assert torch.equal(drawn[0], uniform)
+        drawn = draw("importance", 3, 9, step, history)
+        assert torch.equal(drawn[0], draw("uniform", 3, 9, step)[0])
         assert drawn[1] is None
         history.add(torch.tensor([1 + step % 3]), torch.ones(1))
     assert history.probabilities() is not None
@@ -110,8 +112,7 @@ def test_losses_of_zero_leave_every_time_possible():
 def test_the_factor_makes_up_for_the_probability(sizes, seed):
     history, T = full(sizes), len(sizes)
     p = history.probabilities()
-    draws = torch.Generator().manual_seed(seed)
-    t, factor = draw_noise_levels("importance", T, 50, draws, history)
+    t, factor = draw("importance", T, 50, 0, history, seed)
     torch.testing.assert_close(factor.double() * p[t - 1], torch.full((50,), 1 / T).double())
     # and so, whatever the losses are: Σ p_t · factor_t · L_t is their plain mean
     loss = torch.arange(T).double() - 3
@@ -120,8 +121,7 @@ def test_the_factor_makes_up_for_the_probability(sizes, seed):
 
 def test_times_are_drawn_with_their_probabilities():
     history = full([1.0, 2.0, 5.0])
-    draws = torch.Generator().manual_seed(0)
-    t, _ = draw_noise_levels("importance", 3, 30_000, draws, history)
+    t, _ = draw("importance", 3, 30_000, 0, history)
     p, seen = history.probabilities(), torch.bincount(t, minlength=4)[1:] / 30_000
     assert ((seen - p).abs() < 4 * (p * (1 - p) / 30_000).sqrt()).all()
 
@@ -133,9 +133,8 @@ def test_the_gradient_of_importance_is_on_average_the_uniform_one(start):
     torch.manual_seed(1)
     x0, eps = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8), torch.randn(1, 1, 8, 8)
     factors = {}
-    draws = torch.Generator().manual_seed(0)
-    while len(factors) < 6:
-        drawn = draw_noise_levels("importance", 6, 50, draws, history)
+    for step in range(99):
+        drawn = draw("importance", 6, 50, step, history)
         factors |= dict(zip(*(each.tolist() for each in drawn), strict=True))
 
     def gradient(t, factor):
@@ -158,10 +157,9 @@ def test_the_gradient_of_importance_is_on_average_the_uniform_one(start):
 def test_logged_means_estimate_those_of_even_times():
     loss = torch.tensor([0.1, 3.0, 1.0, 0.4, 2.0, 9.0, 0.2, 0.3])
     history = full(loss.tolist())
-    draws = torch.Generator().manual_seed(0)
     window, epoch = LogWindow(), EpochLoss()
-    for _ in range(40):
-        t, factor = draw_noise_levels("importance", 8, 500, draws, history)
+    for step in range(40):
+        t, factor = draw("importance", 8, 500, step, history)
         window.add(loss[t - 1], t, 8, 1.0, 1.0, None, factor)
         epoch.add(loss[t - 1], factor)
     means = window.means()
@@ -181,8 +179,8 @@ def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_fin
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     real = loop.sample_batch
 
-    def draw_(recipe, data, step, *others):
-        batch = real(recipe, data, step, *others)
+    def draw_(recipe, data, step, *others, **where):
+        batch = real(recipe, data, step, *others, **where)
         if step == 3:
             batch.eps[1] = torch.nan
         return batch

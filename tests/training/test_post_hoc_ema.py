@@ -184,8 +184,8 @@ def test_skipped_steps_are_no_updates(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     real = loop.sample_batch
 
-    def draw(recipe, data, step, *others):
-        batch = real(recipe, data, step, *others)
+    def draw(recipe, data, step, *others, **where):
+        batch = real(recipe, data, step, *others, **where)
         return batch._replace(eps=batch.eps * (float("nan") if step in (0, 3) else 1))
 
     monkeypatch.setattr(loop, "sample_batch", draw)

@@ -86,7 +86,7 @@ def test_40_steps_are_15_and_a_kill_and_the_rest(recipe_file, tmp_path):
         "training.checkpoint_every=15",
         "training.preview_every=20",
         "training.lr_schedule=cosine",
-        "training.accumulation=2",
+        "training.parts=2",
         "training.ema_lengths=[0.05, 0.1]",
         "training.ema_snapshot_every=15",
     ]

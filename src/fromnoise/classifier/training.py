@@ -17,13 +17,13 @@ from fromnoise.classifier.classifier import Classifier, ClassifierSpec, Kind, bu
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
-from fromnoise.data.loader import batch_indices, to_float
+from fromnoise.data.loader import image_indices, to_float
 from fromnoise.data.sources.idx import find_images
 from fromnoise.data.text import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
 from fromnoise.progress import Progress, no_progress, progress_bar
-from fromnoise.rng import generator, seed_of
+from fromnoise.rng import BatchDraws, generator, seed_of
 from fromnoise.training.precision import Precision, autocast
 from fromnoise.training.state import build_optimizer, learning_rate
 from fromnoise.training.step import apply_gradients
@@ -290,7 +290,7 @@ def _fit(
 
 def _sample_batch(spec: ClassifierSpec, data: LabelledImages, step: int) -> tuple[Tensor, Tensor]:
     """Return images in [−1, 1], shifted by at most a sixteenth of their size, and labels (B,K)."""
-    chosen = batch_indices(spec.seed, step, spec.batch_size, len(data))
+    chosen = image_indices(BatchDraws.of(spec.seed, step, spec.batch_size), len(data))
     limit = min(spec.size) // 16
     draws = generator(spec.seed, step, "shift")
     by = torch.randint(-limit, limit + 1, (spec.batch_size, 2), generator=draws)

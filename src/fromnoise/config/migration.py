@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import least_divisor
 
 RENAMED_KEYS = {  # old key → new key of the same section
     "sampling.spacing": "timesteps",
     "training.times": "noise_levels",
+    "training.accumulation": "parts",
     "diffusion.metric": "loss",
     "evaluation.judge": "classifier",
 }
@@ -36,6 +38,9 @@ def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
         new = RENAMED_KEYS.get(f"{name}.{key}")
         if new is None or new not in section:  # the new key wins
             migrated[new or key] = _value(f"{name}.{key}", value)
+    size, parts = section.get("batch_size"), section.get("accumulation")
+    if "parts" not in section and isinstance(size, int) and isinstance(parts, int):
+        migrated["parts"] = least_divisor(size, parts)  # the old parts could have any size
     return migrated
 
 

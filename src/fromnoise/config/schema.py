@@ -129,8 +129,13 @@ class Diffusion(Section):
         return f"{self.loss} × {self.weighting.name}{bound}"
 
 
+def least_divisor(number: int, least: int) -> int:
+    """Return the least divisor of a number that is at least `least`, or the number."""
+    return next((d for d in range(least, number) if number % d == 0), number)
+
+
 class Training(Section):
-    """One optimiser step sees `batch_size` images, whatever the accumulation."""
+    """One optimiser step sees `batch_size` images, in any number of parts."""
 
     steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what `epochs` come to
     # become steps when images are counted
@@ -139,7 +144,7 @@ class Training(Section):
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
-    accumulation: Positive = 1  # parts of a batch; less memory, without dropout the same gradient
+    parts: Positive = 1  # of a batch, one after the other: less memory, the same gradient
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -154,6 +159,7 @@ class Training(Section):
     channels_last: Literal["auto", True, False] = "auto"
     compile: Literal["auto", True, False] = "auto"  # the blocks of the network
     device: str = "auto"
+    noise_device: Literal["cpu", "device"] = "cpu"  # where ε is drawn; other numbers on a device
     seed: Natural = 0
     noise_levels: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
     log_every: Positive = 50
@@ -166,8 +172,11 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "Training":
-        if self.accumulation > self.batch_size:
-            raise ValueError(f"accumulation is larger than batch_size = {self.batch_size}")
+        if self.batch_size % self.parts:
+            raise ValueError(
+                f"parts = {self.parts} does not divide batch_size = {self.batch_size}. Use "
+                f"{least_divisor(self.batch_size, self.parts)}"
+            )
         names = [f"{length:g}" for length in self.ema_lengths]  # of their files
         if len(set(names)) < len(names):
             raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoiser, Kind, estimate_x0
+from fromnoise.diffusion.denoiser import Denoiser, Kind
 from fromnoise.diffusion.likelihood import term_of
 from fromnoise.diffusion.schedule import on_device
 
@@ -146,20 +146,17 @@ class Objective:
         t: Tensor,
         cond: Tensor | None = None,
         *,
-        self_conditioned: Tensor | None = None,
+        self_cond: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of each image, (B,), in the precision of x0.
 
         x0, eps: (B,C,H,W), for the bound with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
-        self_conditioned: bool (B,), the images that get an estimate of x_0 as self_cond, see
-        `denoiser.estimate_x0`; only for a denoiser with self-conditioning.
+        self_cond: like x0, the estimates of x_0 that `denoiser.estimate_x0` makes of the same x_t;
+        only for a denoiser with self-conditioning.
         Raises ValueError for the bound of a network without a learned variance.
         """
         schedule = denoiser.schedule
         x_t = schedule.add_noise(x0, eps, t)
-        self_cond = None
-        if self_conditioned is not None:
-            self_cond = estimate_x0(denoiser, x_t, t, cond, self_conditioned)
         prediction = denoiser(x_t, t, cond, self_cond)
         if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")

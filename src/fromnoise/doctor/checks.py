@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config.schema import Component, Recipe
+from fromnoise.config.schema import Component, Recipe, least_divisor
 from fromnoise.doctor.cost import Cost
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -41,7 +41,7 @@ class Facts:
     @property
     def part(self) -> int:
         """The number of images in one part of a batch."""
-        return -(-self.recipe.training.batch_size // self.recipe.training.accumulation)
+        return self.recipe.training.batch_size // self.recipe.training.parts
 
     @property
     def optimised_bytes(self) -> int:
@@ -95,9 +95,8 @@ def batch(facts: Facts) -> Finding:
         message = f"training.batch_size = {settings.batch_size} is more than the {count} images"
         return Finding("batch", message, f"Set training.batch_size={count} or less")
     message = f"{settings.batch_size} images a step"
-    if settings.accumulation > 1:
-        same = "" if facts.recipe.network.options.get("dropout") else ", same gradient"
-        message += f", in {settings.accumulation} parts of up to {facts.part}{same}"
+    if settings.parts > 1:
+        message += f", in {settings.parts} parts of {facts.part}, same gradient"
     return Finding("batch", message)
 
 
@@ -209,7 +208,7 @@ def attention(facts: Facts) -> Finding:
     if sum(a.multiply_adds for a in layers) > total / 4 or largest > LARGE_SCORES:
         keys = [f" (network.{key})" for key in options if key.startswith(("attention", "full_at"))]
         advice = f"Remove it at {next(iter(lines))}{''.join(keys[:1])}: at half the size it costs "
-        advice += "a sixteenth. Or use a smaller data.size, or a larger training.accumulation"
+        advice += "a sixteenth. Or use a smaller data.size, or a larger training.parts"
     return Finding("attention", message, advice)
 
 
@@ -226,8 +225,9 @@ def memory(facts: Facts) -> Finding:
     )
     advice = "Use a smaller network or data.size"
     if fitting := max(int((NEARLY_FULL * (free or 0) - fixed) // cost.image_bytes), 0):
-        parts = -(-facts.recipe.training.batch_size // fitting)
-        advice = f"Set training.accumulation={parts} for smaller parts"
+        size = facts.recipe.training.batch_size
+        parts = least_divisor(size, -(-size // fitting))
+        advice = f"Set training.parts={parts} for smaller parts"
     return _fits("memory", message, need, free, advice)
 
 

@@ -122,7 +122,7 @@ def measure(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), without_tf32():
         eager = computation._replace(compiled=False)
         trial = TrainingState.start(copy.deepcopy(denoiser).eval(), settings, eager)
-        part = -(-settings.batch_size // settings.accumulation)
+        part = settings.batch_size // settings.parts
         count, end = min(2, part), now() + seconds  # batch normalisation needs two images
 
         def batch(count: int) -> Batch:
@@ -134,7 +134,7 @@ def measure(
             return Batch(x0, torch.randn(shape, device=device), t, cond, None, half)
 
         def passes() -> Tensor:
-            return backward(trial, objective, images, accumulation=1)
+            return backward(trial, objective, images, parts=1)
 
         def seconds_of(work: Callable[[], object]) -> float:
             started = now()

@@ -1,7 +1,8 @@
 """Layers that several networks share."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -32,49 +33,107 @@ def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+# ---- dropout -------------------------------------------------------------------------------------
+
+# of SplitMix64, as signed 64-bit integers
+WEYL, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+
+
+def mixed(x: Tensor) -> Tensor:
+    """Return the hash of each 64-bit integer, int64; `rng.hashes` is `mixed(seed + i·WEYL)`.
+
+    It is the same on every device. x is overwritten.
+    """
+
+    def shifted(bits: int) -> Tensor:  # as of unsigned integers
+        return (x >> bits).bitwise_and_((1 << 64 - bits) - 1)
+
+    x.bitwise_xor_(shifted(30)).mul_(MIX_1)
+    x.bitwise_xor_(shifted(27)).mul_(MIX_2)
+    return x.bitwise_xor_(shifted(31))
+
+
 class Dropout(nn.Dropout):
-    """`drop` in training, the identity in evaluation."""
+    """Set elements to 0 with probability p, and divide the others by 1−p; only in training.
+
+    p is rounded to a multiple of 2⁻¹⁶, and the scale is that of the rounded p, so that the mean is
+    exact: a random number of 64 bits serves four elements. Within `dropout_keys`, the elements of
+    an image are a function of its key and of the layer, whatever else is in the batch, and in
+    whatever memory layout. Otherwise they follow torch's global generator.
+    """
+
+    keys: Tensor | None = None  # int64 (B,), one for each image
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape → the same."""
-        return drop(input, self.p) if self.training else input
+        """(B, …) → the same."""
+        if not self.training or self.p == 0:
+            return input
+        keys = self.keys
+        if keys is None:
+            keys = torch.randint(-(2**63), 2**63 - 1, input.shape[:1], device=input.device)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        numbers = sixteen_bits(keys, input[0].numel()).view(input.shape)  # −2¹⁵..2¹⁵−1
+        kept = torch.tensor(2**16 / (2**16 - dropped), dtype=input.dtype, device=input.device)
+        return input * torch.where(numbers >= dropped - 2**15, kept, torch.zeros_like(kept))
 
 
-def drop(x: Tensor, p: float) -> Tensor:
-    """Set elements to 0 with probability p, and divide the others by 1−p.
+@torch.no_grad()
+def sixteen_bits(keys: Tensor, count: int) -> Tensor:
+    """Return `count` random numbers of each key, uniform in −2¹⁵..2¹⁵−1: int16 (B, count)."""
+    if keys.device.type == "cpu":
+        words = torch.arange(1, -(-count // 4) + 1) * WEYL
+        return mixed(keys[:, None] + words).view(torch.int16)[:, :count].contiguous()
+    return sixteen_bits_of_each(keys, count)
 
-    A CPU draws random numbers one by one, and one for each element takes longer than the
-    convolution that follows. So on a CPU 64 random bits serve four elements: p is rounded to a
-    multiple of 2⁻¹⁶, and the scale is that of the rounded p, so that the mean is exact.
-    """
-    if p == 0 or x.device.type != "cpu":
-        return F.dropout(x, p)
-    with torch.no_grad():
-        dropped = min(round(p * 2**16), 2**16 - 1)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        numbers = bits.view(torch.int16)[: x.numel()]  # −2¹⁵..2¹⁵−1
-        kept = torch.tensor(2**16 / (2**16 - dropped), dtype=x.dtype)
-        factor = torch.where(numbers >= dropped - 2**15, kept, torch.zeros_like(kept))
-        factor = factor.as_strided(x.shape, torch.empty_like(x).stride())  # in x's layout
-    return x * factor
 
+def sixteen_bits_of_each(keys: Tensor, count: int) -> Tensor:
+    """Return `sixteen_bits`, each word computed four times: on a GPU it is one kernel."""
+    index = torch.arange(count, device=keys.device)
+    words = mixed(keys[:, None] + (index // 4 + 1) * WEYL)
+    return (words >> 16 * (index % 4)).to(torch.int16)
+
+
+@contextmanager
+def dropout_keys(network: nn.Module, keys: Tensor | None) -> Iterator[None]:
+    """Let each `Dropout` of a network draw from keys, int64 (B,), one for each image of a batch."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Dropout)]
+    if keys is None or not layers:
+        yield
+        return
+    numbers = torch.arange(1, len(layers) + 1, device=keys.device)
+    of_layers = mixed(mixed(keys.clone()) + numbers[:, None] * WEYL)  # (layers, B)
+    try:
+        for layer, keys in zip(layers, of_layers, strict=True):
+            layer.keys = keys
+        yield
+    finally:
+        for layer in layers:
+            layer.keys = None
+
+
+# ---- attention -----------------------------------------------------------------------------------
 
 FEW_TOKENS = 512
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: Dropout | None = None) -> Tensor:
     """Return softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
-    Fused, so that the N×N weights are never stored. But a CPU has no fused dropout, and is twice as
-    fast on few tokens in half in products (docs/performance.md), which also round q·kᵀ to half.
+    Fused, so that the N×N weights are never stored. But fused dropout cannot draw for each image
+    alone. And a CPU is twice as fast on few tokens in half in products (docs/performance.md), which
+    also round q·kᵀ to half.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
-    if q.device.type == "cpu" and (few_in_half or dropout > 0):
-        weights = drop((q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3), dropout)
+    drops = dropout is not None and dropout.training and dropout.p > 0
+    if drops or (q.device.type == "cpu" and few_in_half):
+        weights = (q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=3)
+        weights = weights if dropout is None else dropout(weights)
         return (v.mT @ weights.mT).mT
     q, k, v = (each if each.stride(3) == 1 else each.contiguous() for each in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v)
 
+
+# ---- blocks --------------------------------------------------------------------------------------
 
 Norm = Callable[[int], nn.GroupNorm]
 """width → the normalisation of so many channels."""

@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self, channels: int, *, norm: nn.GroupNorm | None, heads: int, dropout: float
     ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.norm = norm
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -59,8 +59,7 @@ class Attention(nn.Module):
         h = x if self.norm is None else self.norm(x)
         qkv = self.qkv(h.flatten(2).transpose(1, 2)).unflatten(2, (-1, self.heads, 3))
         q, k, v = qkv.permute(4, 0, 3, 1, 2).contiguous()  # (B,heads,HW,C/heads)
-        p = self.dropout if self.training else 0.0
-        h = attend(q, k, v, dropout=p)
+        h = attend(q, k, v, dropout=self.dropout)
         h = self.out(h.permute(0, 2, 3, 1).flatten(2))  # (B,HW,C)
         h = h.transpose(1, 2).reshape(x.shape)
         return h if self.norm is None else x + h

@@ -145,8 +145,9 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             rate = learning_rate(settings, state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            batch = sample_batch(recipe, data, state.step, state.history, images(state.step))
-            torch.manual_seed(seed_of(settings.seed, state.step, "dropout"))
+            drawn = state.history, images(state.step)
+            batch = sample_batch(recipe, data, state.step, *drawn, device=device)
+            torch.manual_seed(seed_of(settings.seed, state.step, "network"))  # its own draws
             losses, norm = train_step(state, objective, batch, settings)
             if state.skipped_in_a_row:
                 report_skipped_step(state, losses, norm, batch.t, log, folder)

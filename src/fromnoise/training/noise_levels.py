@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fromnoise.rng import BatchDraws
+
 NoiseLevels = Literal["uniform", "stratified", "importance"]
 KEPT = 10  # losses of each t
 UNIFORM_SHARE = 0.001  # of the draws, so that no p_t is ever 0
@@ -51,28 +53,23 @@ class LossHistory:
 
 
 def draw_noise_levels(
-    noise_levels: NoiseLevels,
-    T: int,
-    count: int,
-    rng: torch.Generator,
-    history: LossHistory | None = None,
+    noise_levels: NoiseLevels, T: int, draws: BatchDraws, history: LossHistory | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Draw t ∈ {1..T} for each image, (count,). Return it with the factor of each loss, (count,).
+    """Draw t ∈ {1..T} for each image, (B,). Return it with the factor of each loss, (B,).
 
-    uniform: each t has the probability 1/T, independently. stratified: one t from each of `count`
-    equal parts of {1..T}, in random order; each t has the probability 1/T again, but a batch covers
-    all noise levels. importance: t has the probability p_t of the history, which is needed then,
-    and the factor 1/(T·p_t), so that the expectation of the loss and of its gradient is that of
-    uniform; uniform until p_t is known. The factor is None for 1.
+    uniform: each t has the probability 1/T, independently. stratified: one t from each of
+    `batch_size` equal parts of {1..T}, in random order; each t has the probability 1/T again, but a
+    batch covers all noise levels. importance: t has the probability p_t of the history, which is
+    needed then, and the factor 1/(T·p_t), so that the expectation of the loss and of its gradient
+    is that of uniform; uniform until p_t is known. The factor is None for 1.
     """
+    u = torch.from_numpy(draws.uniform("t")[:, 0])
     if noise_levels == "stratified":
-        offset = torch.rand(count, generator=rng, dtype=torch.float64)
-        u = (torch.randperm(count, generator=rng) + offset) / count  # in [0, 1)
-        return (1 + (u * T).long()).clamp(max=T), None
+        u = (torch.from_numpy(draws.strata("t, strata")) + u) / draws.batch_size  # in [0, 1)
     if noise_levels == "importance":
         assert history is not None
         p = history.probabilities()
         if p is not None:
-            index = torch.multinomial(p, count, replacement=True, generator=rng)
+            index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=T - 1)
             return index + 1, (1 / (T * p[index])).float()
-    return torch.randint(1, T + 1, (count,), generator=rng), None
+    return (1 + (u * T).long()).clamp(max=T), None

@@ -118,7 +118,7 @@ def check_compiles(
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             "training.compile: not enough memory to try it, which needs a second copy of the "
-            "network. Set training.compile = false, or a larger training.accumulation."
+            "network. Set training.compile = false, or a larger training.parts."
         ) from error
     except RuntimeError as error:
         lines = (line.strip() for line in str(error).splitlines())  # the first may be a heading

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state, require_room, size_of
 from fromnoise.config.errors import ConfigError
@@ -19,6 +20,7 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import RECIPE_FILE, ModelSpec, Weights
+from fromnoise.networks.layers import Dropout
 from fromnoise.rng import seed_of
 from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
@@ -80,7 +82,12 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     as `open_images`.
     """
     check_tensorboard(recipe.training)
-    select_device(recipe.training.device)
+    device = select_device(recipe.training.device)
+    if recipe.training.noise_device == "device" and device.type != "cuda":
+        raise ConfigError(
+            f"training.noise_device = device needs CUDA, but the device is {device}. Set "
+            "training.noise_device=cpu."
+        )
     options = recipe.data.model_dump(exclude={"flip", "labels"})
     return open_with_log(download=download, **options)
 
@@ -147,7 +154,7 @@ def _computation(
             logger.warning("earlier steps rounded convolutions to TF32: not bit for bit the same")
     if computation.compiled:
         objective = recipe.diffusion.objective()
-        part = -(-settings.batch_size // settings.accumulation)
+        part = settings.batch_size // settings.parts
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
         cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
         try:
@@ -207,7 +214,24 @@ def start(
     if saved is None and settings.start_from is not None:
         load_initial_weights(denoiser, spec, settings.start_from)
     computation = _computation(setup, denoiser, saved, overrides or {})
+    if settings.parts > 1 and (kind := draws_of_its_own(denoiser.network)):
+        logger.warning(
+            "the network has %s, so training.parts = %d changes what it computes",
+            kind,
+            settings.parts,
+        )
     return TrainingState.start(denoiser, settings, computation)
+
+
+def draws_of_its_own(network: nn.Module) -> str:
+    """Return the kind of layer whose output depends on the other images of a part, or nothing."""
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+            return type(layer).__name__
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if drops and not isinstance(layer, Dropout):
+            return f"torch's {type(layer).__name__}"
+    return ""
 
 
 def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:

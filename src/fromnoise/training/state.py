@@ -12,6 +12,7 @@ from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_ten
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
+from fromnoise.rng import DRAWS
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
 from fromnoise.training.noise_levels import LossHistory
@@ -95,6 +96,7 @@ class TrainingState:
             "device": next(self.denoiser.parameters()).device.type,
             "computation": self.computation._asdict(),
             "tf32": False,  # fp32 is IEEE float32
+            "draws": DRAWS,
             **{name: getattr(self, name) for name in COUNTERS},
             "window": asdict(self.window),
             "epoch": asdict(self.epoch),

@@ -2,8 +2,10 @@
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,21 +13,25 @@ from fromnoise.config.schema import Recipe, Training
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
-from fromnoise.rng import generator
+from fromnoise.diffusion.denoiser import estimate_x0
+from fromnoise.networks.layers import WEYL, dropout_keys, mixed
+from fromnoise.rng import BatchDraws
 from fromnoise.training.noise_levels import LossHistory, draw_noise_levels
 from fromnoise.training.precision import autocast
 from fromnoise.training.state import TrainingState
 
+CPU = torch.device("cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the numbers in malloc.h
 LARGEST = 32 * 2**20  # bytes: glibc maps larger blocks anew in any case
 
 
 class Batch(NamedTuple):
-    """The inputs of one step, on the CPU.
+    """The inputs of one step, on the CPU, but for `eps` with `training.noise_device`.
 
     x0: uint8 (B,C,H,W). eps: the shape of x0. t ∈ {1..T}: (B,). cond: (B,K), None unless
     `data.labels`. factor: of the loss, (B,), None for 1. self_conditioned: bool (B,), true for the
-    images whose x_0 is estimated first, None unless `network.self_conditioning`.
+    images whose x_0 is estimated first, None unless `network.self_conditioning`. dropout: keys of
+    `dropout_keys`, (B,), for the pass with a gradient; first_dropout: for the estimate.
     """
 
     x0: Tensor
@@ -34,21 +40,54 @@ class Batch(NamedTuple):
     cond: Tensor | None = None
     factor: Tensor | None = None
     self_conditioned: Tensor | None = None
+    dropout: Tensor | None = None
+    first_dropout: Tensor | None = None
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some images of the batch."""
+        return Batch._make(None if each is None else each[rows] for each in self)
 
 
-def sample_images(recipe: Recipe, data: ImageSet, step: int) -> tuple[Tensor, Tensor]:
-    """Return x_0 and ε of one step, a function of (seed, step). This is the slow part of a batch.
+def draws_of(recipe: Recipe, step: int, positions: np.ndarray | None = None) -> BatchDraws:
+    """Return the random numbers of a step: of the whole batch, or of some positions in it."""
+    draws = BatchDraws.of(recipe.training.seed, step, recipe.training.batch_size)
+    return draws if positions is None else draws._replace(positions=positions)
+
+
+def sample_images(
+    recipe: Recipe, data: ImageSet, step: int, positions: np.ndarray | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return x_0 and ε of one step, or of some positions in it. This is the slow part of a batch.
 
     With `diffusion.offset_noise` s, ε is ε + s·ξ, with one normal number ξ for each image and
     channel. The network thus learns to change the mean of a channel, which ε alone hardly changes.
+    With `training.noise_device: device`, ε is None: `sample_batch` draws it there.
     """
-    seed, size = recipe.training.seed, recipe.training.batch_size
-    x0 = load_batch(data, seed=seed, step=step, batch_size=size, flip=recipe.data.flip)
-    eps = torch.randn(x0.shape, generator=generator(seed, step, "eps"))
+    draws = draws_of(recipe, step, positions)
+    x0 = load_batch(data, draws, flip=recipe.data.flip)
+    if recipe.training.noise_device == "device":
+        return x0, None
+    eps = draws.normal("eps", x0.shape[1:])
     if strength := recipe.diffusion.offset_noise:
-        shift = torch.randn(*x0.shape[:2], 1, 1, generator=generator(seed, step, "offset"))
-        eps = eps + strength * shift
+        eps += strength * draws.normal("offset", (x0.shape[1], 1, 1))
     return x0, eps
+
+
+def noise_on_device(
+    draws: BatchDraws, purpose: str, shape: Sequence[int], device: torch.device
+) -> Tensor:
+    """Return standard normal numbers, float32 (B, *shape), drawn on a device.
+
+    Two of each 64 random bits (Box and Muller 1958): √(−2 ln u_1) · (cos, sin)(2π u_2). The bits
+    are the same on every device; the functions may round differently.
+    """
+    pairs = -(-math.prod(shape) // 2)
+    counters = torch.arange(1, pairs + 1, device=device) * WEYL
+    bits = mixed(draws.keys(purpose).to(device)[:, None] + counters)
+    u1, u2 = ((each & 0xFFFFFFFF).float() / 2**32 for each in (bits >> 32, bits))
+    radius, angle = (-2 * (u1 + 2**-33).log()).clamp(min=0).sqrt(), 2 * math.pi * u2
+    normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return normal[:, : math.prod(shape)].reshape(-1, *shape)
 
 
 def sample_batch(
@@ -56,48 +95,75 @@ def sample_batch(
     data: ImageSet,
     step: int,
     history: LossHistory | None = None,
-    images: tuple[Tensor, Tensor] | None = None,
+    images: tuple[Tensor, Tensor | None] | None = None,
+    *,
+    positions: np.ndarray | None = None,
+    device: torch.device = CPU,
 ) -> Batch:
     """Return the batch of one step: a function of (seed, step) and, for importance, of the history.
 
-    images: the result of `sample_images` for this step, if it is there already.
+    images: the result of `sample_images` for this step, if it is there already. positions: of some
+    images in the batch, which are drawn without the rest. device: for the noise, with
+    `training.noise_device: device`.
     """
-    settings = recipe.training
-    seed, size = settings.seed, settings.batch_size
-    x0, eps = images or sample_images(recipe, data, step)
-    rng = generator(seed, step, "t")
-    t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, size, rng, history)
-    cond = self_conditioned = None
+    settings, draws = recipe.training, draws_of(recipe, step, positions)
+    x0, eps = images or sample_images(recipe, data, step, positions)
+    if eps is None:
+        eps = noise_on_device(draws, "eps", x0.shape[1:], device)
+        if strength := recipe.diffusion.offset_noise:
+            eps += strength * noise_on_device(draws, "offset", (x0.shape[1], 1, 1), device)
+    t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, draws, history)
+    cond = self_conditioned = first_dropout = None
     if recipe.data.labels:
         shares = {"dropout": settings.condition_dropout, "label_dropout": settings.label_dropout}
-        cond = load_conditions(data, seed=seed, step=step, batch_size=size, **shares)
+        cond = load_conditions(data, draws, **shares)
     if recipe.network.options.get("self_conditioning", False):
-        draws = generator(seed, step, "hint")  # this key is the stream of stored runs
-        self_conditioned = torch.rand(size, generator=draws) < 0.5
-    return Batch(x0, eps, t, cond, factor, self_conditioned)
+        self_conditioned = torch.from_numpy(draws.uniform("self-conditioning")[:, 0] < 0.5)
+        first_dropout = draws.keys("dropout of the estimate")
+    dropout = draws.keys("dropout")
+    return Batch(x0, eps, t, cond, factor, self_conditioned, dropout, first_dropout)
 
 
-def backward(state: TrainingState, objective: Objective, batch: Batch, accumulation: int) -> Tensor:
-    """Add the gradient of the batch's mean loss, computed in parts. Return the losses (B,).
+def backward(
+    state: TrainingState, objective: Objective, batch: Batch, parts: int, count: int | None = None
+) -> Tensor:
+    """Set the gradient of the batch's mean loss, computed in equal parts. Return the losses (B,).
 
-    The factors of the batch apply to the gradient, but not to the returned losses.
+    The gradients of the parts are summed in a binary tree over their numbers, so that the sum does
+    not depend on who computes which part. The factors of the batch apply to the gradient, but not
+    to the returned losses. count: of the whole batch.
     """
-    device, count = next(state.denoiser.parameters()).device, len(batch.x0)
-    losses = []
-    for rows in torch.arange(count).chunk(accumulation):
-        kept = slice(int(rows[0]), int(rows[-1]) + 1)
-        part = Batch._make(None if each is None else each[kept] for each in batch)
-        x0 = to_float(part.x0.to(device, non_blocking=True))  # on CUDA it is pinned
-        eps = part.eps.to(device, non_blocking=True)
-        cond = None if part.cond is None else part.cond.to(device, non_blocking=True)
-        with autocast(device, state.computation.precision):
-            loss = objective(
-                state.denoiser, x0, eps, part.t, cond, self_conditioned=part.self_conditioned
-            )
-        weighted = loss if part.factor is None else loss * part.factor.to(device, non_blocking=True)
-        state.scaler.scale(weighted.sum() / count).backward()
-        losses.append(loss.detach())
-    return torch.cat(losses)
+    count = count or len(batch.x0)
+    if parts > 1:
+        first = 2 ** ((parts - 1).bit_length() - 1)  # the largest power of two below
+        rows = first * len(batch.x0) // parts
+        parameters = list(state.denoiser.network.parameters())
+        losses = backward(state, objective, batch.part(slice(rows)), first, count)
+        gradients = [parameter.grad for parameter in parameters]
+        state.denoiser.network.zero_grad(set_to_none=True)
+        others = backward(state, objective, batch.part(slice(rows, None)), parts - first, count)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
+        return torch.cat([losses, others])
+
+    denoiser = state.denoiser
+    device = next(denoiser.parameters()).device
+    there = Batch._make(
+        None if each is None else each.to(device, non_blocking=True) for each in batch
+    )
+    x0, t, cond, self_cond = to_float(there.x0), batch.t, there.cond, None
+    with autocast(device, state.computation.precision):
+        if (some := batch.self_conditioned) is not None:
+            keys = None if there.first_dropout is None else there.first_dropout[some.to(device)]
+            x_t = denoiser.schedule.add_noise(x0, there.eps, t)
+            with dropout_keys(denoiser.network, keys):
+                self_cond = estimate_x0(denoiser, x_t, t, cond, some)
+        with dropout_keys(denoiser.network, there.dropout):
+            loss = objective(denoiser, x0, there.eps, t, cond, self_cond=self_cond)
+    weighted = loss if there.factor is None else loss * there.factor
+    state.scaler.scale(weighted.sum() / count).backward()
+    return loss.detach()
 
 
 def train_step(
@@ -106,12 +172,11 @@ def train_step(
     """Take one optimiser step on this batch. Return the losses (B,) on the CPU and gradient norm.
 
     If a loss or the norm is not finite, weights and buffers do not change and
-    `state.skipped_in_a_row` is above 0. Except for dropout, everything is a function of the batch
-    and the state.
+    `state.skipped_in_a_row` is above 0. Everything is a function of the batch and the state.
     """
     network = state.denoiser.network
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch normalisation
-    losses = backward(state, objective, batch, settings.accumulation)
+    losses = backward(state, objective, batch, settings.parts)
     losses, norm, stepped = apply_gradients(
         network, state.optimizer, state.scaler, losses, clip_norm=settings.clip_norm
     )
