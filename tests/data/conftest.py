@@ -58,3 +58,23 @@ def png16() -> Callable[..., bytes]:
         return b"\x89PNG\r\n\x1a\n" + body
 
     return encode
+
+
+@pytest.fixture
+def tiff() -> Callable[..., bytes]:
+    """tiff(integers (h, w), bits, white_is_zero): a grey TIFF whose samples have 12 or 16 bits."""
+
+    def encode(samples: np.ndarray, bits: int, *, white_is_zero: bool = False) -> bytes:
+        height, width = samples.shape
+        packed = [np.unpackbits(row.astype(">u2").view(np.uint8)) for row in samples]
+        packed = [row.reshape(width, 16)[:, 16 - bits :].reshape(-1) for row in packed]
+        data = b"".join(np.packbits(row).tobytes() for row in packed)
+        if bits == 16:
+            data = samples.astype("<u2").tobytes()
+        tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8}
+        tags |= {277: 1, 278: height, 279: len(data)}
+        head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+        return head + data + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+
+    return encode

@@ -54,7 +54,8 @@ def train_classifier_to_folder(
     require_empty_folder(Path(out))
     path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
-    options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
+    names = {"size", "channels", "fit", "background", "white", "strict"}
+    options = settings.model_dump(include=names)
     images = open_with_log(source, path, **options)
     channels, *size = images.images.shape[1:]
     options |= {"size": tuple(size), "channels": channels}

@@ -24,13 +24,22 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from fromnoise.checkpoints import DiskFull, atomic_file
-from fromnoise.data.decoding.decode import ACCEPTED, RGB, Fit, fit_picture, to_channels
+from fromnoise.data.decoding.decode import (
+    ACCEPTED,
+    DEEPEST,
+    RGB,
+    Fit,
+    fit_picture,
+    to_channels,
+    with_white,
+)
+from fromnoise.data.decoding.remarks import notes_on
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
 from fromnoise.progress import progress_bar
 
-FORMAT = 3  # increase it if the same files decode to other pixels or labels
+FORMAT = 4  # increase it if the same files decode to other pixels or labels
 _HEADER = 128  # bytes, of an .npy with four axes, which numpy pads to a multiple of 64
 ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to another folder."
 logger = logging.getLogger("fromnoise")
@@ -46,6 +55,7 @@ class ImageSet:
     fingerprint: str  # SHA-256 (hex) of images, labels and label names
     skipped: tuple[str, ...]  # "folder/name.png: reason" for every broken file
     source: str  # a key of SOURCES
+    notes: tuple[str, ...] = ()  # one line each: what else was left out, and warnings
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +71,7 @@ def open_images(
     channels: int | None = None,
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
+    white: int | None = None,
     strict: bool = False,
     cache: str | Path | None = None,
     download: bool = True,
@@ -78,6 +89,7 @@ def open_images(
         channels: 1, 3, or the N of an array; None for 1 if every image is grey, else 3 (or N).
         fit: how to resize an image to the size; see `fit_picture`.
         background: RGB in 0..255, behind transparent pixels and around padded images.
+        white: the value of white in images of 16 bits, such as 4095; None for 65535.
         strict: raise an error for broken files. Otherwise they are skipped and listed.
         cache: the folder of the cache; see `default_cache`.
         download: allow the download of torchvision's data sets.
@@ -93,12 +105,14 @@ def open_images(
         raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
     if len(background) != 3 or not all(0 <= value <= 255 for value in background):
         raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
+    if white is not None and not 1 <= white <= DEEPEST:
+        raise DataError(f"data.white is {white}. Give the white of 16-bit images, 1 to {DEEPEST}.")
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
     listing = get_source(source)(SourceRequest(path, split, background, cache, download, only))
     where = str(path.expanduser().resolve()) if path is not None else None
-    key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
+    key = cache_key([source, where, split, size, channels, fit, background, white, listing.stamp])
     entry = cache.absolute() / key
     images = load_entry(entry, source)
     if images is None:
@@ -106,7 +120,7 @@ def open_images(
             depth, shape = _detect(reader, channels, size, background)
 
             def prepare(i: int) -> np.ndarray:
-                picture = to_channels(reader.read_image(i), depth)
+                picture = to_channels(with_white(reader.read_image(i), white), depth)
                 return fit_picture(picture, shape, fit=fit, background=background)
 
             # closing ends the threads before the archive closes
@@ -115,6 +129,7 @@ def open_images(
         images = load_entry(entry, source)
     if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
+    images = replace(images, notes=(*listing.notes, *images.notes))
     if strict and images.skipped:
         raise DataError(
             f"{where or source}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
@@ -129,6 +144,8 @@ def open_with_log(source: str, path: str | Path | None, **options: Any) -> Image
     with progress_bar("decoding") as progress:
         images = open_images(source, path, progress=progress, **options)
     logger.info("%s: %d images, %d channels, %dx%d", path or source, *images.images.shape)
+    for line in images.notes:
+        logger.info("%s", line)
     for line in images.skipped:
         logger.warning("skipped %s", line)
     if images.skipped:
@@ -183,7 +200,8 @@ def load_entry(entry: Path, source: str) -> ImageSet | None:
         names, skipped = tuple(meta["label_names"]), tuple(meta["skipped"])
         labels = np.load(entry / "labels.npy", mmap_mode="r") if names else None
         complete = list(images.shape) == meta["shape"]
-        data = ImageSet(images, labels, names, meta["fingerprint"], skipped, source)
+        notes = tuple(meta.get("notes", ()))
+        data = ImageSet(images, labels, names, meta["fingerprint"], skipped, source, notes)
     except (OSError, EOFError, ValueError, KeyError):
         return None
     return data if complete else None
@@ -250,5 +268,6 @@ def _write(
         "shape": shape,
         "label_names": names,
         "skipped": skipped,
+        "notes": [*reader.notes, *notes_on(reader.remarks)],
     }
     (folder / "meta.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -3,10 +3,11 @@
 import json
 import math
 import re
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel
 
@@ -50,6 +51,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read. Raises OSError for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+    return path.open("rb")
 
 
 def read_json(path: Path, *, where: str) -> Any:

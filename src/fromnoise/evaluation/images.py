@@ -7,6 +7,7 @@ The features of real images are cached:
 The key depends on the images' fingerprint, the extractor and its weights.
 """
 
+import logging
 import os
 import re
 import time
@@ -35,6 +36,8 @@ from fromnoise.model.sampling import with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, is_model
 from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator
+
+logger = logging.getLogger("fromnoise")
 
 SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
@@ -90,12 +93,15 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     source = detect_source(path, named=named)
     only = samples_in(path) if source == "folder" else None
     try:
-        return open_images(source, path, only=only, **options)
+        images = open_images(source, path, only=only, **options)
     except SeveralSizes as error:
         raise DataError(
             f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
             "size, or remove the others."
         ) from error
+    for line in images.notes:
+        logger.info("%s: %s", path, line)
+    return images
 
 
 def samples_in(folder: Path) -> list[str] | None:
@@ -221,13 +227,15 @@ def open_real(
         )
     if spec is not None:  # brought to the model's size as in its training
         named = spec.source if spec.source != "iclevr" else None
-        options = {name: getattr(spec, name) for name in ("size", "channels", "fit", "background")}
+        names = ("size", "channels", "fit", "background", "white")
+        options = {name: getattr(spec, name) for name in names}
         images = open_comparable(path, named=named, **options)
     elif (own := (images := open_comparable(path)).images.shape[1:]) != shape:
         theirs, ours = (f"{h}×{w} (H×W) with {c} channels" for c, h, w in (own, shape))
+        what = "to one size" if own[1:] != shape[1:] else "all to grey or all to colour"
         raise DataError(
             f"{path.absolute()} has images of {theirs}, but the generated ones are {ours}. Bring "
-            "them to one size."
+            f"them {what}."
         )
     return RealImages(images, str(path.absolute()))
 

@@ -18,8 +18,12 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def picture(data: bytes, background=WHITE) -> Picture:
+    return read_picture(data, background=background)
+
+
 def pixels(data: bytes, background=WHITE) -> np.ndarray:
-    return read_picture(data, background=background).pixels
+    return picture(data, background).pixels
 
 
 def colours(height: int = 6, width: int = 9) -> np.ndarray:
@@ -122,10 +126,10 @@ def test_16_bit_png_keeps_every_bit(png16, channels):
     if channels in (2, 4):
         samples[..., -1] = 65535
     data = png16(samples)
-    picture = read_picture(data, background=WHITE)
-    assert picture.peak == 65535
+    found = picture(data)
+    assert found.peak == 65535
     colour = samples if channels in (1, 3) else samples[..., :-1]
-    np.testing.assert_array_equal(picture.pixels, colour)
+    np.testing.assert_array_equal(found.pixels, colour)
     header = read_header(io.BytesIO(data))
     assert header.deep
     assert header.channels == (1 if channels < 3 else 3)
@@ -215,13 +219,68 @@ def test_16_bit_tiff_keeps_every_bit():
     np.testing.assert_array_equal(pixels(encode(Image.fromarray(samples), "TIFF"))[..., 0], samples)
 
 
+def test_white_is_that_of_the_depth_of_a_tiff(tiff):
+    samples = np.linspace(0, 4095, 45).astype(int).reshape(5, 9)
+    found = picture(tiff(samples, 12))
+    assert found.peak == 4095
+    np.testing.assert_array_equal(found.pixels[..., 0], samples)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_zero_may_be_white_in_a_tiff(tiff, bits):
+    samples = np.linspace(0, 4095, 45).astype(int).reshape(5, 9)
+    if bits == 12:
+        with pytest.raises(BrokenImage):  # not known to Pillow
+            picture(tiff(samples, bits, white_is_zero=True))
+        return
+    found = pixels(tiff(samples, bits, white_is_zero=True))
+    np.testing.assert_array_equal(found[..., 0], 65535 - samples)
+
+
+@pytest.mark.parametrize(("maxval", "peak"), [(100, 255), (4095, 65535), (65535, 65535)])
+def test_white_is_that_of_the_depth_of_a_pgm(maxval, peak):
+    samples = np.linspace(0, maxval, 12).round().astype(int)
+    stored = samples.astype("u1" if maxval < 256 else ">u2").tobytes()
+    found = picture(b"P5 4 3 %d\n" % maxval + stored)
+    assert found.peak == peak
+    np.testing.assert_allclose(found.pixels.reshape(-1), samples * peak / maxval, atol=0.5)
+
+
+def test_the_significant_bits_of_a_png_change_nothing(png16):
+    """The samples are of 16 bits for any sBIT (PNG, 11.3.2.7)."""
+    samples = np.random.default_rng(3).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(pixels(png16(samples, sBIT=bytes([10, 10, 10]))), samples)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000"])
+def test_other_types_are_exact(kind):
+    np.testing.assert_array_equal(
+        pixels(encode(Image.fromarray(colours(32, 32)), kind)), colours(32, 32)
+    )
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_types_for_photographs_are_close(kind):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif")
+    smooth = np.add.outer(np.arange(64), np.arange(64))[..., None].repeat(3, 2).astype(np.uint8)
+    np.testing.assert_allclose(pixels(encode(Image.fromarray(smooth), kind)), smooth, atol=8)
+
+
+def test_too_many_pixels_are_refused_with_a_way_out():
+    with pytest.raises(BrokenImage, match=r"more than 178 megapixels, .*\. Scale it down first"):
+        read_header(io.BytesIO(b"P5 14000 14000 255\n"))
+    with pytest.raises(BrokenImage, match="more than 178 megapixels"):
+        picture(b"P5 14000 14000 255\n")
+
+
 def test_float_tiff_is_zero_to_one_or_refused():
     values = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
-    picture = read_picture(encode(Image.fromarray(values), "TIFF"), background=WHITE)
-    assert (picture.peak, picture.pixels.shape) == (1, (2, 3, 1))
-    np.testing.assert_array_equal(picture.pixels[..., 0], values)
+    found = picture(encode(Image.fromarray(values), "TIFF"))
+    assert (found.peak, found.pixels.shape) == (1, (2, 3, 1))
+    np.testing.assert_array_equal(found.pixels[..., 0], values)
     with pytest.raises(BrokenImage, match=r"float values are 0\.\.255, not 0\.\.1"):
-        read_picture(encode(Image.fromarray(values * 255), "TIFF"), background=WHITE)
+        picture(encode(Image.fromarray(values * 255), "TIFF"))
 
 
 def test_broken_files_say_why():
@@ -232,12 +291,11 @@ def test_broken_files_say_why():
         (whole[: len(whole) // 2], "truncated"),
     ):
         with pytest.raises(BrokenImage, match=reason):
-            read_picture(data, background=WHITE)
+            picture(data)
 
 
 def test_the_header_agrees_with_the_pixels():
     for image in (Image.new("LA", (5, 3)), Image.new("RGB", (5, 3)), Image.new("1", (5, 3))):
         data = encode(image, "PNG")
-        header, picture = read_header(io.BytesIO(data)), read_picture(data, background=WHITE)
-        assert isinstance(picture, Picture)
-        assert picture.pixels.shape == (header.height, header.width, header.channels)
+        header, found = read_header(io.BytesIO(data)), picture(data)
+        assert found.pixels.shape == (header.height, header.width, header.channels)

@@ -18,7 +18,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
@@ -31,6 +31,7 @@ from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
 Labels = tuple[np.ndarray | None, tuple[str, ...]]  # of `ImageReader`, and their names
+SMALL = 2**24  # bytes, of a file that needs no check before it is read
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
@@ -56,8 +57,10 @@ class ImageReader:
     labels: np.ndarray | None = None  # int8 (N, K): +1, −1, 0
     label_names: tuple[str, ...] = ()
     labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
+    notes: tuple[str, ...] = ()  # one line each, for the log: what was left out, and why
     uniform: bool = False  # all headers are equal
     close: Callable[[], None] = lambda: None  # closes the files that the source holds open
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name -> `Picture.remarks`
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class SourceListing:
 
     stamp: object  # names, sizes, times, …: anything that JSON can hold
     open: Callable[[], ImageReader]
+    notes: tuple[str, ...] = ()  # one line each: what is left out now, also if images are cached
 
 
 def array_reader(
@@ -98,11 +102,14 @@ def file_reader(
     background: decode.RGB,
     labels: Labels,
     labels_from: str = "",
+    notes: tuple[str, ...] = (),
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken.
 
     found: the names that exist. missing: why the others are broken.
     """
+
+    remarks: dict[str, tuple[str, ...]] = {}
 
     def opened(i: int) -> IO[bytes]:
         if names[i] not in found:
@@ -118,9 +125,18 @@ def file_reader(
     @decode.broken_if_it_fails()
     def image(i: int) -> decode.Picture:
         with opened(i) as file:
-            return decode.read_picture(file.read(), background=background)
+            content = file.read(SMALL)
+            if len(content) == SMALL:  # is it an image at all?
+                file.seek(0)
+                decode.read_header(file)
+                file.seek(0)
+                content = file.read()
+        picture = decode.read_picture(content, background=background)
+        if picture.remarks:
+            remarks[names[i]] = picture.remarks
+        return picture
 
-    return ImageReader(names, header, image, *labels, labels_from)
+    return ImageReader(names, header, image, *labels, labels_from, notes, remarks=remarks)
 
 
 def read_each(

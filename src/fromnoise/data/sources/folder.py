@@ -27,11 +27,11 @@ from typing import IO
 
 import numpy as np
 
-from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, RGB
+from fromnoise.data.decoding.decode import ACCEPTED, EXTENSIONS, RGB, count_types, left_out
 from fromnoise.data.errors import DataError, abbreviate, unreadable
 from fromnoise.data.labels import LABEL_FILES, lists_of_names, one_hot, suggest_labels
 from fromnoise.data.sources import base
-from fromnoise.data.text import decode_utf8, natural_key, read_json
+from fromnoise.data.text import decode_utf8, natural_key, open_regular, read_json
 
 OBJECTS, TRAIN = "objects.json", "train.json"
 _USUAL_FOLDERS = ("iclevr", "images", "")
@@ -43,16 +43,16 @@ def folder(request: base.SourceRequest) -> base.SourceListing:
     stats = dict(_walk(root))
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
-    images, label_file = _choose(stats, root)
+    images, label_file, notes = _choose(stats, root)
 
     def open_reader() -> base.ImageReader:
         return _reader(
-            images, label_file, lambda name: (root / name).open("rb"), root, request.background
+            images, label_file, lambda name: open_regular(root / name), root, request.background
         )
 
     files = [*images, label_file] if label_file else images
     stamp = [[name, stats[name].st_size, stats[name].st_mtime_ns] for name in files]
-    return base.SourceListing(stamp, open_reader)
+    return base.SourceListing(stamp, open_reader, notes)
 
 
 def zip_file(request: base.SourceRequest) -> base.SourceListing:
@@ -66,8 +66,15 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
                 archive = stack.enter_context(zipfile.ZipFile(path))
             files = [info for info in archive.infolist() if not info.is_dir()]
             members = {str(PurePosixPath(info.filename)): info for info in files}
-            chosen, background = _choose(members, path), request.background
-            reader = _reader(*chosen, lambda name: archive.open(members[name]), path, background)
+            images, label_file, notes = _choose(members, path)
+            reader = _reader(
+                images,
+                label_file,
+                lambda name: archive.open(members[name]),
+                path,
+                request.background,
+                notes,
+            )
             return replace(reader, close=stack.pop_all().close)
 
     return base.SourceListing(base.stat_stamp(path), open_reader)
@@ -85,8 +92,8 @@ def folder_labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, .
     return one_hot(np.array([number[name] for name in classes]), len(label_names)), label_names
 
 
-def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None]:
-    """Return the images among these relative names, in natural order, and their label file."""
+def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None, tuple[str, ...]]:
+    """Return the images among these names, in order, their label file, and notes on the others."""
 
     def hidden(step: str) -> bool:
         return step.startswith(".") or step == "__MACOSX"
@@ -94,9 +101,7 @@ def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None]
     visible = [name for name in files if not any(map(hidden, PurePosixPath(name).parts))]
     images = [name for name in visible if PurePosixPath(name).suffix.lower() in EXTENSIONS]
     if not images:
-        kinds = Counter(PurePosixPath(name).suffix.lower() or "no extension" for name in visible)
-        counts = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(6))
-        others = f"only {counts}" if counts else "and no other files"
+        others = f"only {count_types(visible)}" if visible else "and no other files"
         raise DataError(f"data.path: {where} has no images, {others}. {ACCEPTED}")
     shared = _shared_folder(images)
     folders = [PurePosixPath(*shared[:depth]) for depth in range(len(shared) + 1)]
@@ -106,7 +111,9 @@ def _choose(files: Collection[str], where: Path) -> tuple[list[str], str | None]
         raise DataError(
             f"data.path: {where} has several label files: {' and '.join(label_files)}. Keep one."
         )
-    return sorted(images, key=natural_key), label_files[0] if label_files else None
+    label_file = label_files[0] if label_files else None
+    notes = left_out(set(visible) - {*images, label_file})
+    return sorted(images, key=natural_key), label_file, notes
 
 
 def _reader(
@@ -115,6 +122,7 @@ def _reader(
     open_file: Callable[[str], IO[bytes]],
     where: Path,
     background: RGB,
+    notes: tuple[str, ...] = (),
 ) -> base.ImageReader:
     """Return a reader of the images, then of the missing files that the label file names."""
     names, path = images, PurePosixPath(label_file or "")
@@ -151,6 +159,7 @@ def _reader(
         background=background,
         labels=(labels, label_names),
         labels_from=label_file or "sub-folders",
+        notes=notes,
     )
 
 
@@ -216,7 +225,7 @@ def iclevr(request: base.SourceRequest) -> base.SourceListing:
     def open_reader() -> base.ImageReader:
         return base.file_reader(
             names,
-            lambda name: (folder / name).open("rb"),
+            lambda name: open_regular(folder / name),
             found=found,
             missing=f"named in {TRAIN}, but not in {folder.name}/",
             background=request.background,
