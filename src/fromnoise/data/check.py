@@ -184,7 +184,7 @@ class _Facts(NamedTuple):
 def _examine(reader: ImageReader, i: int) -> _Facts:
     picture, header = reader.read_image(i), reader.read_header(i)
     p = picture.pixels
-    digest = hashlib.sha256(f"{p.shape} {p.dtype}".encode() + p.tobytes()).digest()
+    digest = hashlib.sha256(f"{p.shape} {p.dtype} {picture.peak}".encode() + p.tobytes()).digest()
     grey = p.shape[2] in (1, 3) and bool((p == p[..., :1]).all())
     border = np.mean([side.mean() for side in (p[0], p[-1], p[:, 0], p[:, -1])])
     highest = int(p.max()) if picture.peak == DEEPEST else None

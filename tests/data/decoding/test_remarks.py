@@ -1,3 +1,6 @@
+import io
+import logging
+import struct
 import threading
 import warnings
 
@@ -8,6 +11,7 @@ from PIL import Image
 from fromnoise.data import open_images
 from fromnoise.data.decoding.decode import read_picture
 from fromnoise.data.decoding.remarks import collect_warnings
+from fromnoise.data.errors import BrokenImage
 
 RGB = np.full((8, 8, 3), 7, np.uint8)
 
@@ -39,6 +43,28 @@ def test_each_warning_goes_to_its_own_thread():
     assert (warnings.filters, warnings.showwarning) == (before, shown)
     with pytest.raises(UserWarning, match="outside"):
         warn("outside")
+
+
+def test_the_log_of_pillow_and_messages_of_libtiff_count_as_warnings(capfd, caplog):
+    """The TIFF is of WebP, which Pillow's libtiff cannot read, or is damaged there."""
+    log = logging.getLogger("PIL.Plugin")
+    with collect_warnings() as texts:
+        log.error("of %s", "Pillow")
+        log.info("nothing")
+    assert list(texts) == ["of Pillow"]
+    assert caplog.messages == []
+    log.error("outside")
+    assert caplog.messages == ["outside"]
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "TIFF", compression="tiff_lzw")
+    data = bytearray(file.getvalue())
+    at = struct.unpack_from("<I", data, 4)[0]  # the tags
+    for entry in range(at + 2, at + 2 + 12 * data[at], 12):
+        if struct.unpack_from("<H", data, entry)[0] == 259:
+            struct.pack_into("<H", data, entry + 8, 50001)
+    with pytest.raises(BrokenImage, match=r"decoder error -2; .*[Ww][Ee][Bb][Pp]"):
+        read_picture(bytes(data), background=(0, 0, 0))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_other_warnings_are_not_taken():

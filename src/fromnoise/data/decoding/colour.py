@@ -78,7 +78,8 @@ def _transformed(image: Image.Image) -> str:
 def _curve(profile: bytes) -> np.ndarray | None:
     """Return the levels (256,) that replace 0..255 of grey."""
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    mode = "RGB" if opened.profile.xcolor_space.strip() == "RGB" else "L"
+    space: str = getattr(opened.profile, "xcolor_space", "")
+    mode = "RGB" if space.strip() == "RGB" else "L"
     grey = Image.fromarray(np.arange(256, dtype=np.uint8)[None]).convert(mode)
     levels = np.asarray(ImageCms.applyTransform(grey, _to_srgb(opened, mode)), np.float64)[0, :, 1]
     return None if np.abs(levels - np.arange(256)).max() <= SAME else levels

@@ -2,22 +2,27 @@
 
 Python's filters and its `showwarning` belong to all threads. So the first of the threads that read
 at one time replaces them, the last one puts them back, and each warning goes to its own thread.
+Pillow's log and the messages of libtiff count as warnings.
 """
 
+import logging
+import sys
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from fromnoise.data.decoding.libtiff import receive_messages
 from fromnoise.data.errors import abbreviate
 
 FRAMES = "frames after the first are not used"
 _OF_DECODING = r"(PIL|pillow_heif|fromnoise\.data\.decoding)\b"
 _lock = threading.Lock()
-_thread = threading.local()  # .texts: those of the file that this thread reads
+_thread = threading.local()  # .texts: those of the file that this thread reads, or None
 _readers = 0
 _earlier: Any = None  # the filters, while there are readers
+_pillow = logging.getLogger("PIL")
 
 
 @contextmanager
@@ -36,6 +41,24 @@ def collect_warnings() -> Iterator[dict[str, None]]:
         _thread.texts = outer
 
 
+def _add(message: object) -> bool:
+    """Add a message to those of this thread; return False if it does not read a file."""
+    texts = getattr(_thread, "texts", None)
+    if texts is not None:
+        texts[" ".join(str(message).split()).rstrip(".")] = None
+    return texts is not None
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _add(record.getMessage()):
+            logging.getLogger().handle(record)
+
+
+_log = _Log(logging.WARNING)
+receive_messages(lambda message: _add(message) or print(message, file=sys.stderr))
+
+
 def _enter() -> None:
     global _readers, _earlier
     with _lock:
@@ -48,13 +71,12 @@ def _enter() -> None:
         shown = warnings.showwarning
 
         def show(message: Warning | str, *place: Any, **options: Any) -> None:
-            texts = getattr(_thread, "texts", None)
-            if texts is None:
+            if not _add(message):
                 shown(message, *place, **options)
-            else:
-                texts[" ".join(str(message).split())] = None
 
         warnings.showwarning = show
+        _pillow.addHandler(_log)
+        _pillow.propagate = False
 
 
 def _leave() -> None:
@@ -62,6 +84,8 @@ def _leave() -> None:
     with _lock:
         _readers -= 1
         if not _readers:
+            _pillow.removeHandler(_log)
+            _pillow.propagate = True
             _earlier.__exit__(None, None, None)
 
 
