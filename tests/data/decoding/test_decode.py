@@ -120,6 +120,23 @@ def test_exif_rotation_is_applied(kind):
         assert max(bright, key=lambda c: bright[c]) == lit, turn
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_is_no_damaged_image(kind):
+    """Its resolution (282) is a text."""
+    entries = struct.pack("<HHIHH", 274, 3, 1, 6, 0) + struct.pack("<HHII", 282, 2, 2, 97)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + bytes(4)
+    data = encode(Image.new("RGB", (16, 8)), kind, exif=exif)
+    assert pixels(data).shape == (16, 8, 3)
+
+
+def test_a_damaged_second_frame_does_not_matter():
+    frames = [Image.fromarray(colours()).quantize(8), Image.fromarray(colours()).quantize(4)]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    found = picture(data[: len(data) - 60])
+    np.testing.assert_array_equal(found.pixels, np.asarray(frames[0].convert("RGB")))
+    assert found.remarks == ("frames after the first are not used",)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_keeps_every_bit(png16, channels):
     samples = np.random.default_rng(2).integers(0, 65536, (5, 7, channels), dtype=np.uint16)

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import IO, Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fromnoise.data.decoding.colour import GREY_MODES, has_other_colours, samples_to_srgb, to_srgb
 from fromnoise.data.decoding.remarks import FRAMES, collect_warnings
@@ -48,6 +48,15 @@ ACCEPTED = f"Use files of these types: {', '.join(EXTENSIONS)}. {_EXTRA}".rstrip
 # For PNGs with 16 bits per channel, Pillow unpacks the high bytes only.
 _PNG_16_BIT = {"RGB;16B": "RGB", "RGBA;16B": "RGBA", "LA;16B": "LA"}
 _PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_TURNS = {  # from EXIF's orientation to upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 # The factor by which Pillow scales their samples to 0..255, but not their transparent value.
 _PNG_FEW_BITS = {"L;2": 85, "L;4": 17}
@@ -130,7 +139,7 @@ def read_header(file: IO[bytes]) -> Header:
     with Image.open(file) as image:
         orientation = _orientation(image)
         width, height = image.size
-        # Pillow rotates TIFFs itself, so `size` is already rotated.
+        # Pillow rotates TIFFs itself when it loads them, and `size` is already rotated.
         if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
         deep = _PNG_16_BIT.get(_png_raw_mode(image))
@@ -192,8 +201,12 @@ def _warn_of_the_rest(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Rotate as `read_header` reports, so ignore metadata after the pixels of a PNG."""
-    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+    """Rotate as `read_header` reports, so ignore metadata after the pixels of a PNG.
+
+    `ImageOps.exif_transpose` would fail for damaged EXIF, which it writes anew.
+    """
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None or image.format == "TIFF" else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
