@@ -254,6 +254,29 @@ def test_zero_may_be_white_in_a_tiff(tiff, bits):
     np.testing.assert_array_equal(found[..., 0], 65535 - samples)
 
 
+@pytest.mark.parametrize("separate", [False, True], ids=["together", "separate"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colour_tiff_keeps_every_bit(tiff, channels, separate):
+    samples = np.random.default_rng(2).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    samples[..., 3:] = 65535
+    data = tiff(samples, 16, separate=separate)
+    assert read_header(io.BytesIO(data)).deep
+    found = picture(data)
+    assert found.peak == 65535
+    np.testing.assert_array_equal(found.pixels, samples[..., :3])
+
+
+def test_planes_of_a_tiff_that_pillow_mixes_up_are_refused(tiff):
+    samples = np.random.default_rng(2).integers(0, 256, (5, 7, 2), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        pixels(tiff(samples, 8), (0, 0, 0))[..., 0],
+        np.asarray(Image.fromarray(samples).convert("RGBA").convert("RGBa"))[..., 0],
+    )
+    for read in (pixels, lambda data: read_header(io.BytesIO(data))):
+        with pytest.raises(BrokenImage, match=r"its planes are separate \(LA\)\. Store them"):
+            read(tiff(samples, 8, separate=True))
+
+
 @pytest.mark.parametrize(("maxval", "peak"), [(100, 255), (4095, 65535), (65535, 65535)])
 def test_white_is_that_of_the_depth_of_a_pgm(maxval, peak):
     samples = np.linspace(0, maxval, 12).round().astype(int)

@@ -8,11 +8,13 @@ then the size, in float for more than 8 bits; at last the rounding to 0..255.
 """
 
 import io
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import PurePath
 from typing import IO, Any, Literal
@@ -57,7 +59,9 @@ _TURNS = {  # from EXIF's orientation to upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of TIFF
+# The other order of the two bytes of a sample. N is that of the machine.
+_SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 # The factor by which Pillow scales their samples to 0..255, but not their transparent value.
 _PNG_FEW_BITS = {"L;2": 85, "L;4": 17}
 
@@ -142,7 +146,7 @@ def read_header(file: IO[bytes]) -> Header:
         # Pillow rotates TIFFs itself when it loads them, and `size` is already rotated.
         if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
-        deep = _PNG_16_BIT.get(_png_raw_mode(image))
+        deep = _clipped_mode(image)
         mode = deep or image.mode
         return Header(
             height=height,
@@ -179,8 +183,8 @@ def _decode(data: bytes, background: RGB) -> Picture:
 
 def _first_frame(image: Image.Image, data: bytes, background: RGB) -> Picture:
     raw_mode, clear = _png_raw_mode(image), image.info.get("transparency")
-    if mode := _PNG_16_BIT.get(raw_mode):
-        return _composite(_keyed(_png_samples(data, mode), image), image, background)
+    if mode := _clipped_mode(image):
+        return _composite(_keyed(_samples(data, mode), image), image, background)
     if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
         image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
     if image.mode[0] in "IF":
@@ -253,23 +257,51 @@ def _png_raw_mode(image: Image.Image) -> str:
     return tiles[0].args if image.format == "PNG" and tiles else ""
 
 
-def _png_samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(mode))
+def _clipped_mode(image: Image.Image) -> str | None:
+    """Return the mode of a PNG or TIFF of 16 bits of which Pillow unpacks the high bytes only.
+
+    Raises `BrokenImage` for separate planes that Pillow misreads.
+    """
+    tags, tiles = getattr(image, "tag_v2", None), getattr(image, "tile", None)
+    if image.format != "TIFF" or not tags or not tiles:
+        return _PNG_16_BIT.get(_png_raw_mode(image))
+    separate, is_16_bit = tags.get(_PLANES) == 2, set(tags.get(_BITS_PER_SAMPLE, ())) == {16}
+    by_libtiff, (raw_mode, *_) = tiles[0].codec_name == "libtiff", tiles[0].args
+    readable = image.mode in ("RGB", "RGBA")
+    if separate and (image.mode == "LA" or (is_16_bit and not by_libtiff and not readable)):
+        raise BrokenImage(f"its planes are separate ({image.mode}). Store them together")
+    exact = readable and is_16_bit and not raw_mode.startswith("RGBa")  # that is divided by alpha
+    return image.mode if exact and not (separate and by_libtiff) else None
+
+
+def _samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(mode))
     """Decode all 16 bits, by decoding the same bytes with other raw modes.
 
     Big-endian samples decoded as little-endian give the low bytes. The four bytes of 16-bit LA
     decoded as 8-bit RGBA give (L high, L low, A high, A low).
     """
     if mode == "LA":
-        planes = _png_bytes(data, "RGBA").astype(np.uint16)
+        planes = _bytes(data, lambda raw_mode, order: "RGBA").astype(np.uint16)
         return planes[..., 0::2] << 8 | planes[..., 1::2]
-    high, low = _png_bytes(data, f"{mode};16B"), _png_bytes(data, f"{mode};16L")
+
+    def of_16_bit(raw_mode: str, order: str, *, low: bool) -> str:
+        channels, _, own = raw_mode.partition(";16")  # a plane has the raw mode of 8 bits
+        return f"{channels};16{_SWAPPED[own or order] if low else own or order}"
+
+    high, low = (_bytes(data, partial(of_16_bit, low=low)) for low in (False, True))
     return high.astype(np.uint16) << 8 | low
 
 
-def _png_bytes(data: bytes, raw_mode: str) -> np.ndarray:
+def _bytes(data: bytes, raw_mode: Callable[[str, str], str]) -> np.ndarray:
+    """Decode with other raw modes. `raw_mode` gets that of a tile, and the order L or B."""
     with Image.open(io.BytesIO(data)) as image:
         decoder: Any = image  # `tile` is not declared on Image
-        decoder.tile = [decoder.tile[0]._replace(args=raw_mode)]
+        order, tiles = "L" if data[:2] == b"II" else "B", []
+        for tile in decoder.tile:
+            own, *others = [tile.args] if isinstance(tile.args, str) else tile.args
+            args = raw_mode(own, order), *others
+            tiles.append(tile._replace(args=args if others else args[0]))
+        decoder.tile = tiles
         return np.asarray(_upright(image))
 
 
