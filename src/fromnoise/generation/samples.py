@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,14 @@ from fromnoise.model.model import Model, last_x, to_uint8
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
 from fromnoise.model.spec import FILE_OF, run_folder_of
-from fromnoise.pictures import grid_figure, grids_side_by_side, save_gif, strip_figure, tile
+from fromnoise.pictures import (
+    grid_figure,
+    grids_side_by_side,
+    literal,
+    save_gif,
+    strip_figure,
+    tile,
+)
 from fromnoise.rng import require_unique_seeds
 
 GRID_IMAGES = 64  # in a grid and in the animation
@@ -62,6 +70,10 @@ def sample_to_folder(
     for seed, text in zip(seeds, captions, strict=True):
         names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
         metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
+    counts = Counter(name.casefold() for name in names)  # of labels such as a/b and a:b
+    for i, text in enumerate(captions):
+        if counts[names[i].casefold()] > 1:
+            names[i] += f" {_digest(text.encode())}"
     trajectory = Trajectory(request, outputs, title)
 
     def sampled() -> Iterator[Tensor]:
@@ -74,7 +86,8 @@ def sample_to_folder(
     first, files = images[:GRID_IMAGES], trajectory.save()
     if outputs.grid:
         differ, columns = len(set(captions)) > 1, outputs.columns
-        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]] if differ else None
+        lines = [literal(text).replace(", ", "\n") for text in captions[:GRID_IMAGES]]
+        shown = lines if differ else None
         path, above = folder / "grid.png", heading(title, captions)
         files.append(grid_figure(first, path, title=above, captions=shown, columns=columns))
     if outputs.noise:
