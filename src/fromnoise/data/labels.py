@@ -45,7 +45,7 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     an unknown name, a repeated name, or an empty text.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for label in _split(text.removesuffix(f", {OPEN}"), names):
+    for label in split_labels(text.removesuffix(f", {OPEN}"), names):
         negated = label.startswith("-") and label not in names
         k = label_index(label.removeprefix("-").strip() if negated else label, names)
         if condition[k]:
@@ -60,7 +60,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     Raises `DataError` for an unknown name, a repeated name, or a weight that is not a number.
     """
     weights: dict[str, float] = {}
-    for item in _split(text, names):
+    for item in split_labels(text, names):
         label, equals, number = item.rpartition("=")
         try:
             weight = float(number)
@@ -75,7 +75,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _split(text: str, names: Sequence[str]) -> list[str]:
+def split_labels(text: str, names: Sequence[str]) -> list[str]:
     """Split a text at its commas, but not inside a name, with or without its "-" or "=number"."""
     parts, items = text.split(","), []
     longest = 1 + max((name.count(",") for name in names), default=0)

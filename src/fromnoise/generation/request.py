@@ -132,7 +132,7 @@ def read_conditioning(
         rows = read_conditions(file, names)
         usual = len(rows)
     elif class_ is not None:
-        rows = labelling.exact_labels([name.strip() for name in class_.split(",")], names)[None]
+        rows = labelling.exact_labels(labelling.split_labels(class_, names), names)[None]
     else:
         rows = labelling.parse_labels(labels or "", names)[None]
     return Conditioning(rows[np.arange(count or usual) % len(rows)])

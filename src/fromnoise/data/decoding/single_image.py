@@ -8,6 +8,7 @@ from PIL import Image
 from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, unreadable
 from fromnoise.data.text import natural_key
+from fromnoise.progress import printable
 
 COLOUR_TOLERANCE = 0.03  # of the peak, between two channels: JPEG artefacts of a grey image
 WHITE_FROM = 128  # grey level of a mask, in 0..255
@@ -23,19 +24,20 @@ def image_files(path: str | Path) -> dict[str, Path]:
     if not path.exists():
         raise DataError(f"{path.absolute()} does not exist. Give an image or a folder of images.")
     if path.is_file():
-        return {path.stem: path}
+        return {printable(path.stem): path}
     images = [file for file in path.iterdir() if file.suffix.lower() in decode.EXTENSIONS]
     visible = [file for file in images if file.is_file() and not file.name.startswith(".")]
     if not visible:
         raise DataError(f"{path.absolute()} has no images. {decode.ACCEPTED}")
     files: dict[str, Path] = {}
     for file in sorted(visible, key=lambda file: natural_key(file.name)):
-        if file.stem in files:
+        name = printable(file.stem)  # a part of the names of new files
+        if name in files:
             raise DataError(
-                f"{path.absolute()} has {files[file.stem].name} and {file.name}. Their results "
+                f"{path.absolute()} has {files[name].name} and {file.name}. Their results "
                 "would have the same name. Rename one of them."
             )
-        files[file.stem] = file
+        files[name] = file
     return files
 
 
