@@ -14,6 +14,7 @@ from PIL import Image
 import fromnoise
 from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.config.recipe import recipe_text, shipped_recipes
+from fromnoise.data import open_images
 from fromnoise.diffusion import SAMPLERS
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
@@ -229,6 +230,24 @@ def mixed_folder(folder: Path) -> None:
     exif[0x0112] = 6
     colour.save(folder / "turned.JPG", exif=exif)
     (folder / "corrupt.jpg").write_bytes((folder / "turned.JPG").read_bytes()[:200])
+
+
+def test_a_check_verifies_the_cache(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
+    for name in ("train/a", "train/b\x1b", "test/a"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / name / "1.png")
+    open_images("folder", tmp_path / "data")
+    code, out, _ = cli("data", "check", tmp_path / "data", "--verify")
+    assert code == 0
+    assert "note:      data has the splits test/ (1 images), train/ (2 images): data.split=" in out
+    assert "  b\\x1b: 1" in out
+    assert out.endswith("\ncache: 1 verified, 0 damaged\n")
+    (images,) = (tmp_path / "cache").glob("*/images.npy")
+    images.write_bytes(images.read_bytes()[:-1])
+    _, out, _ = cli("data", "check", tmp_path / "data", "--verify")
+    assert "images.npy has 255 bytes instead of 256). It is removed" in out
+    assert out.endswith("\ncache: 0 verified, 1 damaged\n")
 
 
 def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):

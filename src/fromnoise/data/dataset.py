@@ -295,6 +295,23 @@ def verify_entries(path: str | Path) -> list[str]:
     return [*damaged, f"cache: {whole} verified, {len(damaged)} damaged"]
 
 
+class CacheNotWritable(DataError):
+    """A folder of the cache that belongs to another user, or is on a disk that is read-only."""
+
+
+@contextmanager
+def writing_to(cache: Path) -> Iterator[None]:
+    """Raise any OSError but DiskFull as CacheNotWritable, which names the way out."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except OSError as error:
+        raise CacheNotWritable(
+            f"the cache {cache} cannot be written ({reason(error)}). Allow it, or {_ELSEWHERE}"
+        ) from error
+
+
 def _origin(source: str, path: Path | None) -> str:
     return source if path is None else str(path.expanduser().resolve())
 
@@ -318,17 +335,16 @@ def write_entry(
     try:
         for left_over in entry.parent.glob(".partial-*"):  # of earlier versions
             shutil.rmtree(left_over, ignore_errors=True)
-        with atomic_file(entry, room=ROOM) as partial:
+        with writing_to(entry.parent), atomic_file(entry, room=ROOM) as partial:
             partial.mkdir()
             if entry.is_dir() and not _is_whole(entry):  # first: it may be that of another user
                 shutil.rmtree(entry)
             _write(partial, results, reader, origin)
     except DiskFull as error:
         raise DataError(error.strerror) from error
-    except OSError as error:
+    except CacheNotWritable:
         if not _is_whole(entry):  # no other process wrote it first
-            problem = f"the cache {entry.parent} cannot be written ({reason(error)})"
-            raise DataError(f"{problem}. Allow it, or {_ELSEWHERE}") from error
+            raise
 
 
 def _write(

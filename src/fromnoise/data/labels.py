@@ -340,9 +340,16 @@ def _to_table(lists: Mapping[str, tuple[str, Sequence[str]]], *, where: str) -> 
         raise DataError(f"{where} has no label for any image. Add at least one label.")
     label_names = sorted(every, key=lambda name: (natural_key(name), name))
     negated = any(sign < 0 for signs in named.values() for sign in signs.values())
-    unnamed = 0 if negated else -1
-    signs = [[signs.get(name, unnamed) for name in label_names] for signs in named.values()]
-    return dict(zip(named, np.array(signs, np.int8), strict=True)), tuple(label_names)
+    if len(label_names) > MAX_CLASSES:
+        raise DataError(
+            f"{where} has {len(label_names):,} labels, and at most {MAX_CLASSES:,} are possible. "
+            "Give names that images share."
+        )
+    column = {name: k for k, name in enumerate(label_names)}
+    table = np.full((len(named), len(column)), 0 if negated else -1, dtype=np.int8)
+    for row, signs in zip(table, named.values(), strict=True):
+        row[[column[name] for name in signs]] = list(signs.values())
+    return dict(zip(named, table, strict=True)), tuple(label_names)
 
 
 def _csv_rows(

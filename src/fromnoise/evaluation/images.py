@@ -7,6 +7,7 @@ The features of real images are cached:
 The key depends on the images' fingerprint, the extractor and its weights.
 """
 
+import logging
 import os
 import re
 import time
@@ -25,7 +26,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
 from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
-from fromnoise.data.dataset import ROOM, cache_key, default_cache
+from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
@@ -40,6 +41,7 @@ SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
 RUN_SPLITS = ("train", "test")
 BATCH_SIZE = 64  # images sampled at a time
+logger = logging.getLogger("fromnoise")
 
 
 class RealImages(NamedTuple):
@@ -90,12 +92,15 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     source = detect_source(path, named=named)
     only = samples_in(path) if source == "folder" else None
     try:
-        return open_images(source, path, only=only, **options)
+        images = open_images(source, path, only=only, **options)
     except SeveralSizes as error:
         raise DataError(
             f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
             "size, or remove the others."
         ) from error
+    for line in images.notes:
+        logger.info("%s", line)
+    return images
 
 
 def samples_in(folder: Path) -> list[str] | None:
@@ -140,7 +145,8 @@ def reference_of(
     with suppress(OSError, EOFError, ValueError):
         features = np.load(file, mmap_mode="r")
     if features is None or (features.shape, features.dtype) != (shape, np.float32):
-        with atomic_file(file, needed=4 * len(images) * extractor.width, room=ROOM) as writing:
+        size = 4 * len(images) * extractor.width
+        with writing_to(file.parent), atomic_file(file, needed=size, room=ROOM) as writing:
             mapped = np.lib.format.open_memmap(writing, "w+", np.float32, shape)
             if hasattr(os, "posix_fallocate"):
                 # a process is killed if its mapped file finds no space later
