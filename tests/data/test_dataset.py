@@ -153,12 +153,14 @@ def test_strict_makes_broken_files_an_error(folder):
 def test_what_a_killed_process_left_is_ignored(folder, cache):
     old = cache / ".writing-old-1-0123abcd"
     new = cache / ".writing-new-1-0123abcd"
-    for partial in (old, new):
+    earlier = cache / ".partial-x1y2"  # of an earlier version
+    for partial in (old, new, earlier):
         partial.mkdir()
         (partial / "images.npy").write_bytes(b"half")
     os.utime(old, (0, 0))
     assert len(open_images("folder", folder)) == 3
     assert not old.exists()  # abandoned a day ago
+    assert not earlier.exists()
     assert new.exists()  # may be somebody's
     assert len(list(cache.iterdir())) == 2
 

@@ -87,7 +87,7 @@ def test_features_that_are_not_finite_leave_nothing_behind(cache, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from fromnoise.data import DataError, open_images
+from fromnoise.data import open_images
 from fromnoise.evaluation.features import Extractor
 from fromnoise.evaluation.images import RealImages
 from fromnoise.evaluation.images import reference_of

@@ -341,7 +341,7 @@ def write_entry(
                 shutil.rmtree(entry)
             _write(partial, results, reader, origin)
     except DiskFull as error:
-        raise DataError(error.strerror) from error
+        raise DataError(str(error.strerror)) from error
     except CacheNotWritable:
         if not _is_whole(entry):  # no other process wrote it first
             raise

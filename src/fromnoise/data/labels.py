@@ -77,7 +77,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
 
 def split_labels(text: str, names: Sequence[str]) -> list[str]:
     """Split a text at its commas, but not inside a name, with or without its "-" or "=number"."""
-    parts, items = text.split(","), []
+    parts, items = composed(text).split(","), []
     longest = 1 + max((name.count(",") for name in names), default=0)
     while parts:
         for count in range(min(longest, len(parts)), 0, -1):

@@ -177,6 +177,11 @@ def default_folder(
     begins with the file's name. It ends with the precision if that is not the default one.
     """
     spec, (cond, compose, autoguidance) = model.spec, conditioning
+
+    def named(labels: str) -> str:
+        alike = len({_safe(name).casefold() for name in spec.label_names}) < len(spec.label_names)
+        return f"{_safe(labels)} {_digest(labels.encode())}" if alike else _safe(labels)
+
     usual = check_component(Component(name=config.sampler.name), "sampling.sampler").options
     parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
     if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
@@ -191,8 +196,8 @@ def default_folder(
         parts += [f"rescale{config.guidance_rescale:g}"] if config.guidance_rescale else []
         same = (cond == cond[0]).all()
         text = describe_labels(cond[0], spec.label_names)
-        parts += [_safe(text) if same else f"labels {_digest(cond.tobytes())}"]
-    parts += [_safe(composition_text(compose))] if compose is not None else []
+        parts += [named(text) if same else f"labels {_digest(cond.tobytes())}"]
+    parts += [named(composition_text(compose))] if compose is not None else []
     if autoguidance is not None:
         parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
     if config.precision != default_precision(model.device):

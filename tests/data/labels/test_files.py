@@ -247,6 +247,10 @@ def test_a_labels_json_that_is_none(text, message):
             'file,label\na,"x\nb,y\n',
             r"here: line 3 is not valid CSV: unexpected end of data\. Correct",
         ),
+        (
+            "file,label\na," + "x" * 2**18,
+            r"line 2 is not valid CSV: field larger .*\. Correct it\.",
+        ),
         ("file,x,x\na,1,1\n", r"here: the header has the name 'x' twice"),
         ("file,x,\na,1,1\n", r"here: the header has an empty name"),
         ("file,x,y\na,1,\nb,0,2\n", r"line 3: 'y' is \"2\"\. Write 1, true or yes if present, 0, "),

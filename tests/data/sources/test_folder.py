@@ -251,7 +251,8 @@ SPLIT = ("train/cat/1", "train/dog/2", "test/dog/3", "val/owl/4")
         (("set/Train/1", "set/Validation/2"), "test", [2], ()),
         (("training/a/1", "train/a/2", "testing/b/3"), "train", [2, 1], ("a", "b")),
         (("train/a/1", "bus/b/2"), "train", [2, 1], ("bus", "train")),  # vehicles
-        (("train/a/1", "test/b/2", "3"), "train", [3, 2, 1], ("test", "train")),  # one is outside
+        (("train/a/1", "test/b/2", "3"), "train", [1], ("a", "b")),  # one is beside them
+        (("train/a/1", "test/b/2", "owl/3"), "train", [3, 2, 1], ("owl", "test", "train")),
         (("train/a/1", "train/b/2"), "train", [1, 2], ("a", "b")),
         (("test/1", "test/2"), "train", [1, 2], ()),
         (("train/cat/1", "test/cat/2"), "train", [1], ("cat",)),

@@ -8,7 +8,7 @@ contains all images. An image outside the class folders has no known class (0). 
 contains all images directly, it is the only class, unless a zip only wraps its content in it
 (`photos/` in `photos.zip`). If no image is in a sub-folder, there are no labels.
 
-Where all of these folders are named as `SPLITS` (`train/`, `val/`, `test/`), they are splits, not
+Where there are several, all named as `SPLITS` (`train/`, `val/`, `test/`), they are splits, not
 classes: `data.split` selects one, and the classes are the folders below. Names are compared in NFC.
 
 Source `iclevr` reads several labels for each image, in the layout of i-CLEVR:
@@ -171,12 +171,15 @@ def _of_split(
     """Return the images of the split, the depth of the folders below, and a note on the others."""
     depth = len(_shared_folder(images))
     folders = [_first_folder(name, depth) for name in images]
-    counts = Counter(folders)
+    counts = Counter(filter(None, folders))
     if len(counts) < 2 or not all(folder.casefold() in SPLITS for folder in counts):
         base.require_train_split(request, "folder" if where.is_dir() else "zip")
         return images, 0, ()
+    beside = len(images) - counts.total()
     split_of = {folder: SPLITS[folder.casefold()] for folder in counts}
-    found, wanted = ", ".join(f"{f}/ ({n:,} images)" for f, n in counts.items()), request.split
+    found = ", ".join(f"{folder}/ ({count:,} images)" for folder, count in counts.items())
+    found += f" and {beside:,} images beside them" if beside else ""
+    wanted = request.split
     if wanted not in split_of.values():
         wanted = _INSTEAD.get(wanted, wanted)
     chosen = [folder for folder in counts if split_of[folder] == wanted]
@@ -188,7 +191,7 @@ def _of_split(
     read = " and ".join(f"{folder}/" for folder in chosen)
     note = f"{where.name} has the splits {found}: data.split={request.split} reads {read} only."
     kept = [name for name, folder in zip(images, folders, strict=True) if folder in chosen]
-    return kept, depth + 1, (printable(note),) if len(chosen) < len(counts) else ()
+    return kept, depth + 1, (printable(note),) if len(kept) < len(images) else ()
 
 
 def _reader(
