@@ -102,7 +102,8 @@ def check_data(
     where = None if root is None else str(root)
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     request = SourceRequest(root, split, background, cache, download)
-    with closing(get_source(source)(request).open()) as reader:
+    listing = get_source(source)(request)
+    with closing(listing.open()) as reader:
         facts = list(read_each(reader, partial(_examine, reader), progress))
     good = [fact for fact in facts if not isinstance(fact, str)]
     headers = [fact.header for fact in good]
@@ -151,7 +152,12 @@ def check_data(
         unlabelled=unlabelled,
         duplicates=tuple((one, other) for one, other in pairs if one != other),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),
-        notes=(*reader.notes, *notes, *["every colour image is grey. Use channels: 1."] * all_grey),
+        notes=(
+            *listing.notes,
+            *reader.notes,
+            *notes,
+            *["every colour image is grey. Use channels: 1."] * all_grey,
+        ),
         recipe=recipe,
     )
 

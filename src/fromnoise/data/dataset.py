@@ -126,6 +126,7 @@ def open_images(
         images = load_entry(entry, source)
     if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
+    images = replace(images, notes=(*listing.notes, *images.notes))
     if strict and images.skipped:
         raise DataError(
             f"{origin}: {len(images.skipped)} of {len(images) + len(images.skipped)} "

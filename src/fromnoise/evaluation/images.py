@@ -28,6 +28,7 @@ from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
+from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
 from fromnoise.evaluation.metrics import fixed_order, moments_of
@@ -216,7 +217,8 @@ def open_real(
             )
         return real
     path = Path(reference).expanduser()
-    with suppress(Exception), np.load(path) as stored:  # damage is reported when images are read
+    # damage is reported when images are read
+    with suppress(Exception), open_regular(path) as file, np.load(file) as stored:
         if path.suffix == ".npz" and not {"mu", "sigma"}.isdisjoint(stored.files):
             return None
     if not path.exists() or is_model(path):  # the curves and previews of a run are no reference

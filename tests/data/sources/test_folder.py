@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data import DataError, check_data, open_images
+from fromnoise.data import DataError, check_data, detect_source, open_images
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.sources import base
 from fromnoise.data.sources.folder import folder_labels
@@ -325,8 +326,9 @@ def test_what_may_never_end_is_not_read(folder, tmp_path):
         (folder / "labels.csv").unlink()
         for name, source in (("x.zip", "zip"), ("x.npz", "npz"), ("x-images-idx3-ubyte", "idx")):
             make(tmp_path / name)
-            with pytest.raises(DataError, match=rf"{name} is neither a file nor a folder"):
-                open_images(source, tmp_path / name)
+            for use in (partial(open_images, source), detect_source):
+                with pytest.raises(DataError, match=rf"{name} is neither a file nor a folder"):
+                    use(tmp_path / name)
             (tmp_path / name).unlink()
 
 

@@ -70,6 +70,7 @@ class SourceListing:
 
     stamp: object  # names, sizes, times, …: anything that JSON can hold
     open: Callable[[], ImageReader]
+    notes: tuple[str, ...] = ()  # one line each: what is left out now, also if images are cached
 
 
 def array_reader(
@@ -183,8 +184,9 @@ def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:
     if images.ndim == 4 and images.shape[3] > images.shape[1]:
         last = images.transpose(0, 2, 3, 1)
     height, width, channels = (0, 0, 0) if last is None else last.shape[1:]
-    side = images.ndim < 4 or images.shape[2] not in (1, 3)  # or the channels of (H, W, C, N)
-    if last is None or not side or 0 < min(height, width) <= channels:
+    # an axis of 1 or 3 between longer ones is C of (H, W, C, N), not a side
+    stacked = images.ndim == 4 and images.shape[2] in (1, 3) and height != width
+    if last is None or stacked or 0 < min(height, width) <= channels:
         raise DataError(
             f"{where}: the images have shape {images.shape}. Save them as (N, H, W), (N, H, W, C) "
             "or (N, C, H, W), with fewer channels than pixels per side."
@@ -208,6 +210,22 @@ def stat_stamp(path: Path) -> list[object]:
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
+def existing_path(path: str | Path) -> Path:
+    """Return the absolute path of a file or folder. Raises `DataError` if there is none."""
+    path = Path(path).expanduser().absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # a recipe and a log could not name it
+        raise DataError(
+            f"data.path: {path} is not UTF-8. Rename it, or give a link to it."
+        ) from error
+    if not path.exists():
+        raise DataError(f"data.path: {path} does not exist. Check the path.")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+        raise DataError(f"data.path: {path} is neither a file nor a folder. Give one of them.")
+    return path
+
+
 def require_path(
     request: SourceRequest, source: str, *, splits: bool = False, folder: bool = False
 ) -> Path:
@@ -221,17 +239,7 @@ def require_path(
         raise NotAvailable(
             f"data.path is missing, but source {source} needs a path. Set it, or give --data PATH."
         )
-    path = path.expanduser().absolute()
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # a recipe and a log could not name it
-        raise DataError(
-            f"data.path: {path} is not UTF-8. Rename it, or give a link to it."
-        ) from error
-    if not path.exists():
-        raise DataError(f"data.path: {path} does not exist. Check the path.")
-    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
-        raise DataError(f"data.path: {path} is neither a file nor a folder. Give one of them.")
+    path = existing_path(path)
     if folder and not path.is_dir():
         raise DataError(f"data.path: {path} is a file. Source {source} needs a folder.")
     return path

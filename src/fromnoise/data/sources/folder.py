@@ -69,6 +69,7 @@ def folder(request: base.SourceRequest) -> base.SourceListing:
     if request.only is not None:
         stats = {name: stats[name] for name in request.only if name in stats}
     files = _choose(stats, root, request)
+    notes, files = files.notes, files._replace(notes=())
 
     def open_reader() -> base.ImageReader:
         size = sum(stats[name].st_size for name in files.every)
@@ -77,7 +78,7 @@ def folder(request: base.SourceRequest) -> base.SourceListing:
     named = [*files.images, files.label_file] if files.label_file else files.images
     stamp = [[name, stats[name].st_size, stats[name].st_mtime_ns] for name in named]
     others = sorted(set(files.every) - set(files.images))  # they may have more classes
-    return base.SourceListing([stamp, others], open_reader)
+    return base.SourceListing([stamp, others], open_reader, notes)
 
 
 def zip_file(request: base.SourceRequest) -> base.SourceListing:
