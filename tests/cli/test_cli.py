@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
@@ -216,6 +217,28 @@ def test_a_batch_larger_than_the_data_is_drawn_over_epochs(
     assert code == 0
     assert "training.batch_size = 80 is more than the 37 images" in caplog.text
     assert read_log(run)[-1]["epoch"] == pytest.approx(6 * 80 / 37)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_class_of_any_name_is_trained_and_sampled(cli, recipe_file, tmp_path, caplog):
+    for i, name in enumerate((b"caf\xe9", b"a, b", b"$x^$", b"line\n\x1b[1m")):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        folder.mkdir(parents=True)
+        for j in range(2):
+            Image.new("L", (8, 8), 20 * i + j).save(folder / f"{j}.png")
+    run = tmp_path / "run"
+    settings = ("data.labels=true", "data.size=8")
+    code, _, err = cli("train", recipe_file, "--data", tmp_path / "data", "--out", run, *settings)
+    assert code == 0, err
+    assert cli("resume", run, "training.steps=7").code == 0
+    assert "\x1b" not in caplog.text
+    for i, name in enumerate(("caf\\xe9", "a, b", "$x^$", "line\\n\\x1b[1m")):
+        out = tmp_path / f"out {i}"
+        done = cli("sample", run, "--class", name, "--num", 1, "--steps", 1, "--out", out)
+        assert done.code == 0, done.err
+        (png,) = out.glob("0*.png")
+        with Image.open(png) as image:
+            assert image.info["labels"] == name
 
 
 def mixed_folder(folder: Path) -> None:

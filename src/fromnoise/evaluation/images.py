@@ -100,7 +100,7 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
             "size, or remove the others."
         ) from error
     for line in images.notes:
-        logger.info("%s", line)
+        logger.info("%s: %s", path, line)
     return images
 
 

@@ -92,11 +92,12 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
                 archive = stack.enter_context(zipfile.ZipFile(path))
             infos, size = archive.infolist(), path.stat().st_size
             names = with_slashes([info.filename for info in infos])
-            members = {
-                str(PurePosixPath(name)): info
+            files = [
+                (str(PurePosixPath(name)), info)
                 for name, info in zip(names, infos, strict=True)
                 if not name.endswith("/")
-            }
+            ]
+            members = dict(files)
 
             def open_member(name: str) -> IO[bytes]:
                 # a small archive may unpack to any size: four bytes for each pixel suffice
@@ -105,7 +106,10 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
                 return archive.open(members[name])
 
             reader = _reader(_choose(members, path, request), open_member, path, request, size)
-            return replace(reader, close=stack.pop_all().close)
+            twice = len(files) - len(members)
+            note = f"{path.name} has {twice:,} files again: the last one of a name is read."
+            notes = (*reader.notes, *[printable(note)] * bool(twice))
+            return replace(reader, notes=notes, close=stack.pop_all().close)
 
     return base.SourceListing(base.stat_stamp(path), open_reader)
 
