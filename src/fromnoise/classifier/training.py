@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from fromnoise.classifier.classifier import Classifier, ClassifierSpec, Kind, bu
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
+from fromnoise.data.errors import NoSplit
 from fromnoise.data.loader import batch_indices, to_float
-from fromnoise.data.sources.idx import find_images
 from fromnoise.data.text import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
@@ -63,8 +64,9 @@ def train_classifier_to_folder(
     if held_out is not None:
         other = detect_source(held_out, named=source if source != "iclevr" else None)
         held_out_images = open_with_log(other, held_out, **options)
-    elif source in DOWNLOADABLE or (source == "idx" and path and find_images(path, "test")):
-        held_out_images = open_with_log(source, path, split="test", **options)
+    else:
+        with suppress(NoSplit):
+            held_out_images = open_with_log(source, path, split="test", **options)
     with progress_bar("training the classifier") as progress:
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress

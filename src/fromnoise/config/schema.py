@@ -82,7 +82,7 @@ class Data(Section):
 
     source: str
     path: Path | None = None
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test"] = "train"  # of a source, or of folders train/ and test/
     size: Annotated[tuple[Positive, Positive] | None, repeated(2)] = None  # (H, W)
     channels: Positive | None = None
     fit: Fit = "crop"

@@ -18,6 +18,7 @@ from fromnoise.data.decoding.remarks import FRAMES, frames_and_warnings
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
+from fromnoise.progress import printable
 
 Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
 
@@ -81,7 +82,7 @@ class DataReport:
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
-        return "\n".join(out)
+        return "\n".join(map(printable, out))
 
 
 def check_data(
@@ -112,12 +113,13 @@ def check_data(
         facts = list(read_each(reader, partial(_examine, reader), progress))
     good = [fact for fact in facts if not isinstance(fact, str)]
     headers = [fact.header for fact in good]
-    classes, unlabelled = {}, 0
+    classes, unlabelled, differ = {}, 0, False
     if reader.labels is not None:
         labels = reader.labels[[fact.index for fact in good]]
         present = (labels == 1).sum(axis=0).tolist()
         classes = dict(zip(reader.label_names, present, strict=True))
         unlabelled = int((labels == 0).all(axis=1).sum())
+        differ = bool((labels != 1).any())
     first: dict[bytes, str] = {}
     names = [reader.names[fact.index] for fact in good]
     pairs = [(first.setdefault(f.digest, name), name) for f, name in zip(good, names, strict=True)]
@@ -150,7 +152,7 @@ def check_data(
             "fit": fit,
             "white": white,
             "background": [0 if dark else 255] * 3 if fit == "pad" else None,
-            "labels": True if classes else None,
+            "labels": True if differ else None,
         }
         keys = [f"  {key}: {_yaml(value)}" for key, value in data.items() if value is not None]
         recipe = "\n".join(["data:", *keys])

@@ -26,8 +26,9 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
 from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
-from fromnoise.data.dataset import ROOM, cache_key, default_cache
+from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
+from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
 from fromnoise.evaluation.metrics import fixed_order, moments_of
@@ -43,6 +44,7 @@ SEEDED = re.compile(r"\d{6,}(-.*)?\.png")  # a sample, named by its seed
 RECIPE_FILE = "recipe.yaml"
 RUN_SPLITS = ("train", "test")
 BATCH_SIZE = 64  # images sampled at a time
+logger = logging.getLogger("fromnoise")
 
 
 class RealImages(NamedTuple):
@@ -146,7 +148,8 @@ def reference_of(
     with suppress(OSError, EOFError, ValueError):
         features = np.load(file, mmap_mode="r")
     if features is None or (features.shape, features.dtype) != (shape, np.float32):
-        with atomic_file(file, needed=4 * len(images) * extractor.width, room=ROOM) as writing:
+        size = 4 * len(images) * extractor.width
+        with writing_to(file.parent), atomic_file(file, needed=size, room=ROOM) as writing:
             mapped = np.lib.format.open_memmap(writing, "w+", np.float32, shape)
             if hasattr(os, "posix_fallocate"):
                 # a process is killed if its mapped file finds no space later
@@ -216,7 +219,8 @@ def open_real(
             )
         return real
     path = Path(reference).expanduser()
-    with suppress(Exception), np.load(path) as stored:  # damage is reported when images are read
+    # damage is reported when images are read
+    with suppress(Exception), open_regular(path) as file, np.load(file) as stored:
         if path.suffix == ".npz" and not {"mu", "sigma"}.isdisjoint(stored.files):
             return None
     if not path.exists() or is_model(path):  # the curves and previews of a run are no reference

@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from fromnoise.data.decoding.colour import GREY_MODES, has_other_colours, samples_to_srgb, to_srgb
 from fromnoise.data.decoding.remarks import FRAMES, collect_warnings
 from fromnoise.data.errors import BrokenImage, DataError, reason
+from fromnoise.progress import printable
 
 if find_spec("pillow_heif"):
     from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
@@ -102,7 +103,8 @@ def count_types(names: Iterable[str]) -> str:
     """Return how many files have which extension, most common first: `.txt ×7, .svg ×2`."""
     kinds = Counter(PurePath(name).suffix.lower() or "no extension" for name in sorted(names))
     more = [f"{len(kinds) - 8:,} more types"] if len(kinds) > 8 else []
-    return ", ".join([*(f"{kind} ×{count:,}" for kind, count in kinds.most_common(8)), *more])
+    counts = [printable(f"{kind} ×{count:,}") for kind, count in kinds.most_common(8)]
+    return ", ".join([*counts, *more])
 
 
 def left_out(names: Collection[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from PIL import Image
 from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, unreadable
 from fromnoise.data.text import natural_key, open_regular
+from fromnoise.progress import printable
 
 COLOUR_TOLERANCE = 0.03  # of the peak, between two channels: JPEG artefacts of a grey image
 WHITE_FROM = 128  # grey level of a mask, in 0..255
@@ -29,7 +30,7 @@ def image_files(path: str | Path) -> dict[str, Path]:
     if not path.exists():
         raise DataError(f"{path.absolute()} does not exist. Give an image or a folder of images.")
     if not path.is_dir():
-        return {path.stem: path}
+        return {printable(path.stem): path}
     inside = [f for f in path.iterdir() if not (f.name.startswith(".") or f.is_dir())]
     images = [file for file in inside if file.suffix.lower() in decode.EXTENSIONS]
     if not images:
@@ -38,12 +39,13 @@ def image_files(path: str | Path) -> dict[str, Path]:
         logger.info("%s: %s", path, line)
     files: dict[str, Path] = {}
     for file in sorted(images, key=lambda file: natural_key(file.name)):
-        if file.stem in files:
+        name = printable(file.stem)  # a part of the names of new files
+        if name in files:
             raise DataError(
-                f"{path.absolute()} has {files[file.stem].name} and {file.name}. Their results "
+                f"{path.absolute()} has {files[name].name} and {file.name}. Their results "
                 "would have the same name. Rename one of them."
             )
-        files[file.stem] = file
+        files[name] = file
     return files
 
 
