@@ -1,6 +1,8 @@
 import io
 import logging
+import os
 import struct
+import sys
 import threading
 import warnings
 
@@ -93,4 +95,17 @@ def test_frames_after_the_first_are_said(save):
     images = open_images("folder", path.parent, size=(4, 4), channels=3)
     assert images.notes == (
         "frames after the first are not used (4): a.gif; b.tif; c.webp; and 1 more",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_names_of_any_bytes_are_said(save):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    name, other = os.fsdecode(b"a\xff.gif"), os.fsdecode(b"b.\xfe")
+    path = save(name, frames[0], save_all=True, append_images=frames[1:])
+    (path.parent / other).touch()
+    notes = open_images("folder", path.parent).notes
+    assert notes == (
+        r"skipped 1 file of other types: .\xfe ×1.",
+        r"frames after the first are not used (1): a\xff.gif",
     )
