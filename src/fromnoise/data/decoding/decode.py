@@ -8,22 +8,28 @@ then the size, in float for more than 8 bits; at last the rounding to 0..255.
 """
 
 import io
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fromnoise.data.decoding.colour import GREY_MODES, has_other_colours, samples_to_srgb, to_srgb
 from fromnoise.data.decoding.remarks import FRAMES, collect_warnings
+from fromnoise.data.decoding.rotation import orientation_of, upright
+from fromnoise.data.decoding.sixteen_bits import (
+    BITS_PER_SAMPLE,
+    PHOTOMETRIC,
+    all_bits,
+    clipped_mode,
+    png_raw_mode,
+)
 from fromnoise.data.errors import BrokenImage, DataError, reason
 from fromnoise.progress import printable
 
@@ -48,21 +54,6 @@ EXTENSIONS = (
     *(() if _EXTRA else _HEIC),
 )
 ACCEPTED = f"Use files of these types: {', '.join(EXTENSIONS)}. {_EXTRA}".rstrip()
-# For PNGs with 16 bits per channel, Pillow unpacks the high bytes only.
-_PNG_16_BIT = {"RGB;16B": "RGB", "RGBA;16B": "RGBA", "LA;16B": "LA"}
-_PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-_TURNS = {  # from EXIF's orientation to upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of TIFF
-# The other order of the two bytes of a sample. N is that of the machine.
-_SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 # The factor by which Pillow scales their samples to 0..255, but not their transparent value.
 _PNG_FEW_BITS = {"L;2": 85, "L;4": 17}
 
@@ -143,12 +134,12 @@ def broken_if_it_fails() -> Iterator[dict[str, None]]:
 def read_header(file: IO[bytes]) -> Header:
     """Read size, mode and so on of an image file, without its pixels. Raises `BrokenImage`."""
     with Image.open(file) as image:
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         width, height = image.size
         # Pillow rotates TIFFs itself when it loads them, and `size` is already rotated.
         if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
-        deep = _clipped_mode(image)
+        deep = clipped_mode(image)
         mode = deep or image.mode
         return Header(
             height=height,
@@ -184,14 +175,14 @@ def _decode(data: bytes, background: RGB) -> Picture:
 
 
 def _first_frame(image: Image.Image, data: bytes, background: RGB) -> Picture:
-    raw_mode, clear = _png_raw_mode(image), image.info.get("transparency")
-    if mode := _clipped_mode(image):
-        return _composite(_keyed(_samples(data, mode), image), image, background)
+    raw_mode, clear = png_raw_mode(image), image.info.get("transparency")
+    if mode := clipped_mode(image):
+        return _composite(_keyed(all_bits(data, mode), image), image, background)
     if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
         image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
     if image.mode[0] in "IF":
         return _deep_grey(image, background)
-    return Picture(_opaque_8_bit(to_srgb(_upright(image)), background))
+    return Picture(_opaque_8_bit(to_srgb(upright(image)), background))
 
 
 def _warn_of_the_rest(image: Image.Image) -> None:
@@ -204,23 +195,6 @@ def _warn_of_the_rest(image: Image.Image) -> None:
         more = getattr(image, "is_animated", False)
     if more:
         warnings.warn(FRAMES, stacklevel=1)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotate as `read_header` reports, so ignore metadata after the pixels of a PNG.
-
-    `ImageOps.exif_transpose` would fail for damaged EXIF, which it writes anew.
-    """
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None or image.format == "TIFF" else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    # `getexif` would decode all pixels of a PNG that has no EXIF in front of them.
-    if image.format == "PNG" and not _PNG_ORIENTATION & image.info.keys():
-        return 1
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint8 (h, w, 1 or 3)
@@ -237,7 +211,7 @@ def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint
 
 def _deep_grey(image: Image.Image, background: RGB) -> Picture:
     """Convert modes I;16, I and F: integers of up to 16 bits, or floats in 0..1."""
-    pixels = np.asarray(_upright(image))[..., None]
+    pixels = np.asarray(upright(image))[..., None]
     low, high = pixels.min(), pixels.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # also true of NaN
@@ -247,64 +221,10 @@ def _deep_grey(image: Image.Image, background: RGB) -> Picture:
         raise BrokenImage(f"its 32-bit values are {low}..{high}, not 0..65535")
     pixels, peak, tags = pixels.astype(np.uint16), DEEPEST, getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags:
-        peak = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
-        if tags.get(_PHOTOMETRIC) == 0:  # white is 0; Pillow inverts 8 bits only
+        peak = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+        if tags.get(PHOTOMETRIC) == 0:  # white is 0; Pillow inverts 8 bits only
             pixels = np.uint16(peak) - pixels
     return _composite(_keyed(pixels, image), image, background, peak)
-
-
-def _png_raw_mode(image: Image.Image) -> str:
-    """Return how a PNG stores its samples, such as "RGB;16B", and "" for other files."""
-    tiles = getattr(image, "tile", None)
-    return tiles[0].args if image.format == "PNG" and tiles else ""
-
-
-def _clipped_mode(image: Image.Image) -> str | None:
-    """Return the mode of a PNG or TIFF of 16 bits of which Pillow unpacks the high bytes only.
-
-    Raises `BrokenImage` for separate planes that Pillow misreads.
-    """
-    tags, tiles = getattr(image, "tag_v2", None), getattr(image, "tile", None)
-    if image.format != "TIFF" or not tags or not tiles:
-        return _PNG_16_BIT.get(_png_raw_mode(image))
-    separate, is_16_bit = tags.get(_PLANES) == 2, set(tags.get(_BITS_PER_SAMPLE, ())) == {16}
-    by_libtiff, (raw_mode, *_) = tiles[0].codec_name == "libtiff", tiles[0].args
-    readable = image.mode in ("RGB", "RGBA")
-    if separate and (image.mode == "LA" or (is_16_bit and not by_libtiff and not readable)):
-        raise BrokenImage(f"its planes are separate ({image.mode}). Store them together")
-    exact = readable and is_16_bit and not raw_mode.startswith("RGBa")  # that is divided by alpha
-    return image.mode if exact and not (separate and by_libtiff) else None
-
-
-def _samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(mode))
-    """Decode all 16 bits, by decoding the same bytes with other raw modes.
-
-    Big-endian samples decoded as little-endian give the low bytes. The four bytes of 16-bit LA
-    decoded as 8-bit RGBA give (L high, L low, A high, A low).
-    """
-    if mode == "LA":
-        planes = _bytes(data, lambda raw_mode, order: "RGBA").astype(np.uint16)
-        return planes[..., 0::2] << 8 | planes[..., 1::2]
-
-    def of_16_bit(raw_mode: str, order: str, *, low: bool) -> str:
-        channels, _, own = raw_mode.partition(";16")  # a plane has the raw mode of 8 bits
-        return f"{channels};16{_SWAPPED[own or order] if low else own or order}"
-
-    high, low = (_bytes(data, partial(of_16_bit, low=low)) for low in (False, True))
-    return high.astype(np.uint16) << 8 | low
-
-
-def _bytes(data: bytes, raw_mode: Callable[[str, str], str]) -> np.ndarray:
-    """Decode with other raw modes. `raw_mode` gets that of a tile, and the order L or B."""
-    with Image.open(io.BytesIO(data)) as image:
-        decoder: Any = image  # `tile` is not declared on Image
-        order, tiles = "L" if data[:2] == b"II" else "B", []
-        for tile in decoder.tile:
-            own, *others = [tile.args] if isinstance(tile.args, str) else tile.args
-            args = raw_mode(own, order), *others
-            tiles.append(tile._replace(args=args if others else args[0]))
-        decoder.tile = tiles
-        return np.asarray(_upright(image))
 
 
 def _keyed(samples: np.ndarray, image: Image.Image) -> np.ndarray:
