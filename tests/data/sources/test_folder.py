@@ -200,6 +200,8 @@ def test_a_zip_of_windows_has_backslashes(tmp_path):
     data = open_images("zip", write_zip(tmp_path / "y.zip", files | labels))
     assert data.label_names == ("blue", "red")
     assert data.labels.tolist() == [[-1, 1], [1, -1]]
+    data = open_images("zip", write_zip(tmp_path / "w.zip", {"\\alpha.png": png(1)}))
+    assert (values(data.images), data.labels) == ([1], None)
     mixed = {"a/1.png": png(1), "b\\2.png": png(2)}  # a name may contain one
     data = open_images("zip", write_zip(tmp_path / "z.zip", mixed))
     assert data.labels.tolist() == [[1], [0]]

@@ -200,5 +200,6 @@ def test_a_file_is_as_large_as_it_declares(tmp_path, axes, zipped):
     content = struct.pack(">HBB3I", 0, 8, 3, *axes) + bytes(17)
     path = tmp_path / f"train-images-idx3-ubyte{zipped}"
     path.write_bytes(gzip.compress(content) if zipped else content)
-    with pytest.raises(DataError, match=r"so .* bytes, but contains .*\. Copy it again"):
+    found = "more than 16" if axes == (1, 4, 4) else "17"  # the rest is not read
+    with pytest.raises(DataError, match=rf"so .* bytes, but contains {found}\. Copy it again"):
         open_images("idx", path)

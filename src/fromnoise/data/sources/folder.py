@@ -93,7 +93,7 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
             infos, size = archive.infolist(), path.stat().st_size
             names = with_slashes([info.filename for info in infos])
             files = [
-                (str(PurePosixPath(name)), info)
+                (str(PurePosixPath(name.lstrip("/"))), info)
                 for name, info in zip(names, infos, strict=True)
                 if not name.endswith("/")
             ]

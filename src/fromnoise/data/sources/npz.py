@@ -164,32 +164,35 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npy":
         return {IMAGE_KEYS[0]: np.load(path, mmap_mode="r")}
     arrays = {}
-    with (
-        zipfile.ZipFile(path) as archive,
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-    ):
+    with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
-            if name.lower() not in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
-                continue
-            with archive.open(info) as file:
-                declared = _declared_size(file)
-            free = shutil.disk_usage(folder).free
-            if info.file_size != declared:
-                raise ValueError(f"{name} has {info.file_size:,} bytes instead of {declared:,}")
-            if info.file_size > free:
-                raise OSError(f"{name} takes {info.file_size:,} bytes, {folder} has {free:,}")
-            arrays[name] = np.load(archive.extract(info, folder), mmap_mode="r")
+            if name.lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
+                with archive.open(info) as file:
+                    arrays[name] = _unpack(file, name, info.file_size)
         return arrays or dict.fromkeys(archive.namelist(), np.empty(0))
 
 
-def _declared_size(file: IO[bytes]) -> int:
-    """Return the bytes of an .npy file by its header. Raises ValueError for Python objects."""
+def _unpack(file: IO[bytes], name: str, size: int) -> np.ndarray:
+    """Map an .npy file from a temporary file, which ends with the array. Raises ValueError.
+
+    size: in bytes. It is compared with the header before anything is unpacked.
+    """
     version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-        version, np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+    shape, fortran_order, dtype = (read or np.lib.format.read_array_header_2_0)(file)
     if dtype.hasobject:
-        raise ValueError("it contains Python objects")
-    return file.tell() + prod(shape) * dtype.itemsize
+        raise ValueError(f"{name} contains Python objects")
+    values = prod(shape) * dtype.itemsize
+    if size != file.tell() + values:
+        raise ValueError(f"{name} has {size:,} bytes instead of {file.tell() + values:,}")
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if values > free:
+        raise OSError(f"{name} takes {values:,} bytes, {tempfile.gettempdir()} has {free:,}")
+    if not values:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(file, unpacked)
+        unpacked.flush()
+        order = "F" if fortran_order else "C"
+        return np.memmap(unpacked, dtype, "r", shape=shape, order=order)
