@@ -80,7 +80,7 @@ def test_a_file_that_pillow_warns_of_is_read(tmp_path, save):
     path = save("exif.jpg", RGB, exif=broken_exif)
     found = read_picture(path.read_bytes(), background=(0, 0, 0))
     assert found.pixels.shape == (8, 8, 3)
-    assert found.remarks[0].startswith("Tag data larger than file")
+    assert found.remarks  # other texts in other versions of Pillow
     images = open_images("folder", path.parent, size=(8, 8), channels=3)
     assert images.skipped == ()
     assert images.notes == (f"read with warnings (1): exif.jpg: {'; '.join(found.remarks)}",)
