@@ -121,7 +121,7 @@ def test_every_kind_of_file_is_found(tmp_path):
     for i, extension in enumerate(EXTENSIONS):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}{extension}")
     assert len(list(tmp_path.glob("*.jpg"))) == 1
-    assert len(open_images("folder", tmp_path)) == len(EXTENSIONS) == 8
+    assert len(open_images("folder", tmp_path)) == len(EXTENSIONS) >= 19
 
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):

@@ -137,6 +137,12 @@ def test_figures_show_every_pixel_unblurred(tmp_path, channels):
         assert all(holds(picture, image) for image in images), path.name
 
 
+def test_a_text_from_elsewhere_is_no_mathematics():
+    for text in ("$x^$", "$a$", "5 $ and 6 $", "$", r"\$x^$"):
+        width = pictures._text_width(pictures.literal(text), 9)
+        assert width == pytest.approx(pictures._text_width(text.replace("$", "S"), 9), rel=0.1)
+
+
 def test_a_wrong_number_of_labels_is_an_error(tmp_path):
     images = random_images(3)
     with pytest.raises(ValueError, match="shorter"):

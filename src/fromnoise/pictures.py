@@ -187,6 +187,11 @@ def strip_figure(
     return figure.save(path)
 
 
+def literal(text: str) -> str:
+    """Return a text from elsewhere, such as a label, so that "$" in it is no mathematics."""
+    return text.replace("$", r"\$")
+
+
 class _Figure:
     """A figure of `width` × `height` pixels below a title, with a margin around them.
 

@@ -1,6 +1,7 @@
-"""Show a progress bar and format durations."""
+"""Show a progress bar, format durations, and make texts of unknown origin printable."""
 
 import logging
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from rich.progress import Progress as Bar
 console = Console(stderr=True)  # shared by bars and messages, or they overwrite each other
 logger = logging.getLogger("fromnoise")
 Progress = Callable[[int, int], None]  # (done, total)
+_ESCAPED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, separators of lines
 
 
 def no_progress(done: int, total: int) -> None:
@@ -24,6 +26,22 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours}h {m:02d}m"
     return f"{m}m {s:02d}s" if m else f"{s}s"
+
+
+def printable(text: str) -> str:
+    r"""Return a text as one line that UTF-8 can hold and a terminal shows unchanged.
+
+    Control characters, line separators and surrogates become escapes: `\n`, `\x1b`. Python reads a
+    byte of a file name that is not UTF-8 as a surrogate; it becomes `\xe9`.
+    """
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    if unicodedata.category(character) not in _ESCAPED:
+        return character
+    is_byte = "\udc80" <= character <= "\udcff"
+    return f"\\x{ord(character) & 0xFF:02x}" if is_byte else repr(character)[1:-1]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
+from fromnoise.data.labels import label_name
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
@@ -192,7 +193,7 @@ def _refuse_other_labels(spec: ModelSpec, checkpoint: Path) -> None:
     before = read_spec(
         checkpoints.read_tensors(file, metadata_only=True).metadata, file
     ).label_names
-    if before != spec.label_names:
+    if tuple(map(label_name, before)) != spec.label_names:
         raise ConfigError(
             f"the labels are now {', '.join(spec.label_names) or 'none'}, but {checkpoint} was "
             f"trained with {', '.join(before) or 'none'}. Restore the names, or start another run "

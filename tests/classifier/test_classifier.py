@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fromnoise.checkpoints import (
@@ -479,6 +480,18 @@ def test_the_test_part_of_idx_files_is_held_out(small, tmp_path):
     file = tmp_path / "train-images-idx3-ubyte"
     one = train_classifier_to_folder(file, tmp_path / "one", settings=settings)
     assert (one.spec.num_images, one.spec.num_held_out) == (36, 4)
+
+
+def test_the_test_folder_of_splits_is_held_out(small, tmp_path):
+    data = squares(20)
+    for i, image in enumerate(data.images):
+        folder = tmp_path / "data" / ("test" if i >= 14 else "train") / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    settings = ClassifierSettings(epochs=1, batch_size=8)
+    spec = train_classifier_to_folder(tmp_path / "data", tmp_path / "out", settings=settings).spec
+    assert (spec.num_images, spec.num_held_out, spec.label_names) == (14, 6, ("a", "b"))
 
 
 def test_images_are_resized_as_the_settings_say(small, tmp_path):

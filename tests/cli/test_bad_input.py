@@ -167,6 +167,9 @@ BAD = {
     # data, classifiers, imports
     "a check of nothing": ("data", "check", "nowhere"),
     "a check of an empty folder": ("data", "check", "empty"),
+    "a check of a split that is not there": ("data", "check", "images", "--split", "test"),
+    "a path that is not UTF-8": ("data", "check", "caf\udce9"),
+    "an output that is not UTF-8": ("data", "shapes", "caf\udce9"),
     "shapes into a folder in use": ("data", "shapes", "images"),
     "shapes of no image": ("data", "shapes", "new", "--train", "0"),
     "a classifier of no label": ("classifier", "train", "images", "--out", "new"),

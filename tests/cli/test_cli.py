@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 import fromnoise
 from fromnoise.classifier.classifier import Classifier, ClassifierSpec, build_network
 from fromnoise.config.recipe import recipe_text, shipped_recipes
+from fromnoise.data import open_images
 from fromnoise.diffusion import SAMPLERS
 from fromnoise.training import loop
 from fromnoise.training.log import read_log
@@ -217,6 +219,28 @@ def test_a_batch_larger_than_the_data_is_drawn_over_epochs(
     assert read_log(run)[-1]["epoch"] == pytest.approx(6 * 80 / 37)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_class_of_any_name_is_trained_and_sampled(cli, recipe_file, tmp_path, caplog):
+    for i, name in enumerate((b"caf\xe9", b"a, b", b"$x^$", b"line\n\x1b[1m")):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        folder.mkdir(parents=True)
+        for j in range(2):
+            Image.new("L", (8, 8), 20 * i + j).save(folder / f"{j}.png")
+    run = tmp_path / "run"
+    settings = ("data.labels=true", "data.size=8")
+    code, _, err = cli("train", recipe_file, "--data", tmp_path / "data", "--out", run, *settings)
+    assert code == 0, err
+    assert cli("resume", run, "training.steps=7").code == 0
+    assert "\x1b" not in caplog.text
+    for i, name in enumerate(("caf\\xe9", "a, b", "$x^$", "line\\n\\x1b[1m")):
+        out = tmp_path / f"out {i}"
+        done = cli("sample", run, "--class", name, "--num", 1, "--steps", 1, "--out", out)
+        assert done.code == 0, done.err
+        (png,) = out.glob("0*.png")
+        with Image.open(png) as image:
+            assert image.info["labels"] == name
+
+
 def mixed_folder(folder: Path) -> None:
     """Every mode that photographs and drawings come in, and one file that is broken."""
     folder.mkdir()
@@ -229,6 +253,24 @@ def mixed_folder(folder: Path) -> None:
     exif[0x0112] = 6
     colour.save(folder / "turned.JPG", exif=exif)
     (folder / "corrupt.jpg").write_bytes((folder / "turned.JPG").read_bytes()[:200])
+
+
+def test_a_check_verifies_the_cache(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
+    for name in ("train/a", "train/b\x1b", "test/a"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / name / "1.png")
+    open_images("folder", tmp_path / "data")
+    code, out, _ = cli("data", "check", tmp_path / "data", "--verify")
+    assert code == 0
+    assert "note:      data has the splits test/ (1 images), train/ (2 images): data.split=" in out
+    assert "  b\\x1b: 1" in out
+    assert out.endswith("\ncache: 1 verified, 0 damaged\n")
+    (images,) = (tmp_path / "cache").glob("*/images.npy")
+    images.write_bytes(images.read_bytes()[:-1])
+    _, out, _ = cli("data", "check", tmp_path / "data", "--verify")
+    assert "images.npy has 255 bytes instead of 256). It is removed" in out
+    assert out.endswith("\ncache: 0 verified, 1 damaged\n")
 
 
 def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):

@@ -58,3 +58,44 @@ def png16() -> Callable[..., bytes]:
         return b"\x89PNG\r\n\x1a\n" + body
 
     return encode
+
+
+@pytest.fixture
+def tiff() -> Callable[..., bytes]:
+    """tiff(integers (h, w) or (h, w, 2..4), bits, …): an uncompressed TIFF of 8, 12 or 16 bits.
+
+    separate: one plane for each channel. white_is_zero: of grey.
+    """
+
+    def encode(
+        samples: np.ndarray, bits: int, *, separate: bool = False, white_is_zero: bool = False
+    ) -> bytes:
+        samples = np.atleast_3d(samples)
+        height, width, channels = samples.shape
+        planes = np.moveaxis(samples, 2, 0) if separate else [samples.reshape(height, -1)]
+        if bits == 12:
+            rows = [np.unpackbits(row.astype(">u2").view(np.uint8)) for row in planes[0]]
+            rows = [np.packbits(row.reshape(-1, 16)[:, 4:]) for row in rows]
+            strips = [b"".join(row.tobytes() for row in rows)]
+        else:
+            strips = [plane.astype(f"<u{bits // 8}").tobytes() for plane in planes]
+        colours = 1 if channels < 3 else 3
+        tags = {256: [width], 257: [height], 258: [bits] * channels, 259: [1]}
+        tags |= {262: [2 if colours == 3 else int(not white_is_zero)], 273: [], 277: [channels]}
+        tags |= {278: [height], 279: [len(strip) for strip in strips], 284: [1 + separate]}
+        if channels > colours:
+            tags[338] = [2]  # alpha, not multiplied
+        at = 8 + 2 + 12 * len(tags) + 4
+        for strip in strips:
+            tags[273].append(at)
+            at += len(strip)
+        entries, lists = b"", b""
+        for tag, values in tags.items():
+            packed = struct.pack(f"<{len(values)}I", *values)
+            place = packed if len(values) == 1 else struct.pack("<I", at + len(lists))
+            entries += struct.pack("<HHI", tag, 4, len(values)) + place
+            lists += packed if len(values) > 1 else b""
+        head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+        return head + entries + bytes(4) + b"".join(strips) + lists
+
+    return encode

@@ -1,10 +1,15 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from fromnoise.data import DataError, check_data
-from fromnoise.data.check import suggest_size
+from fromnoise.data import DataError, check_data, open_images
+from fromnoise.data.check import suggest_size, suggest_white
+from fromnoise.data.dataset import open_with_log
+from fromnoise.data.decoding.decode import EXTENSIONS
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -158,3 +163,98 @@ def test_nothing_to_check(tmp_path):
         check_data(tmp_path)
     with pytest.raises(DataError, match=r"data.path is missing"):
         check_data()
+
+
+def test_files_of_other_types_are_counted(save, caplog):
+    caplog.set_level("INFO")
+    root = save("x.png", noise(8, 8)).parent
+    assert check_data(root).notes == ()
+    for name in ("a.txt", "b.TXT", "c.svg", "README", ".hidden", "deep/d.dds"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("?")
+    line = "skipped 5 files of other types: .txt ×2, no extension ×1, .svg ×1, .dds ×1."
+    assert check_data(root).notes == (line,)
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        open_with_log("folder", root, size=(8, 8))
+        assert any("skipped 5 files of" in message for message in caplog.messages)
+    archive = shutil.make_archive(str(root), "zip", root)
+    assert check_data(archive).notes[0].startswith("skipped 5 files of other types: .txt ×2, ")
+
+
+def test_every_usual_extension_of_a_type_is_read(save):
+    for name in ("a.jfif", "b.jpe", "c.avif", "d.ppm", "e.pgm", "f.jp2", "g.tga", "h.ico"):
+        options = {"format": "JPEG"} if name in ("a.jfif", "b.jpe") else {}
+        root = save(name, noise(16, 16, *[3] * (name != "e.pgm")), **options).parent
+    save("i.pbm", Image.new("1", (16, 16)))
+    report = check_data(root)
+    assert (report.count, report.notes, report.broken) == (9, (), ())
+
+
+@pytest.mark.skipif(".heic" in EXTENSIONS, reason="pillow_heif is installed")
+def test_heic_without_its_extra_is_one_line(save):
+    root = save("x.png", noise(8, 8)).parent
+    for name in ("1.heic", "2.HEIC"):
+        (root / name).write_bytes(b"")
+    assert check_data(root).notes == (
+        "skipped 2 files of other types: .heic ×2. For .heic run pip install -e '.[heic]'.",
+    )
+
+
+def test_few_bits_in_files_of_16_are_said(save):
+    for i in range(2):
+        root = save(f"{i}.png", noise(8, 8, seed=i).astype(np.uint16) * 16).parent
+    report = check_data(root)
+    (note,) = (note for note in report.notes if "16-bit" in note)
+    assert "no value of the 16-bit images is above 4,095, so they look nearly black." in note
+    assert "Set data.white=4095" in note
+    data = yaml.safe_load(report.recipe)["data"]
+    assert data["white"] == 4095
+    plain = open_images("folder", root, size=(8, 8))
+    white = open_images("folder", root, size=(8, 8), white=data["white"])
+    assert plain.images.max() < 17
+    expected = (noise(8, 8).astype(float) * 16 * 255 / 4095).round()
+    np.testing.assert_array_equal(white.images[0, 0], expected)
+    save("2.png", np.full((8, 8), 5000, np.uint16))
+    assert yaml.safe_load(check_data(root).recipe)["data"]["white"] == 8191
+    assert open_images("folder", root, size=(8, 8), white=4095).skipped == (
+        "2.png: its largest value is 5000, above data.white = 4095",
+    )
+    save("3.png", np.full((8, 8), 50000, np.uint16))
+    assert "white" not in yaml.safe_load(check_data(root).recipe)["data"]
+
+
+@pytest.mark.parametrize(
+    ("highest", "white"),
+    [([], None), ([0], None), ([900, 1023], 1023), ([200], 255), ([16383], 16383), ([16384], None)],
+)
+def test_suggested_white(highest, white):
+    assert suggest_white(highest) == white
+
+
+def test_the_white_of_arrays(tmp_path):
+    np.save(tmp_path / "x.npy", noise(3, 8, 8).astype(np.uint16) * 16)
+    assert yaml.safe_load(check_data(tmp_path / "x.npy").recipe)["data"]["white"] == 4095
+    assert open_images("npz", tmp_path / "x.npy", white=4095).images.max() > 240
+
+
+def test_warnings_and_frames_are_in_the_report(save):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    save("a.gif", frames[0], save_all=True, append_images=frames[1:])
+    root = save("b.png", noise(8, 8, 3), icc_profile=b"nonsense").parent
+    report = check_data(root)
+    assert "1 of 2 images: frames after the first are not used." in report.notes
+    (line,) = report.warned
+    assert line.startswith("b.png: its ICC profile is not applied: ")
+    assert f"read with warnings: 1\n  {line}\n" in str(report)
+
+
+def test_pipes_and_devices_are_broken(save):
+    root = save("x.png", noise(8, 8)).parent
+    os.mkfifo(root / "pipe.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    report = check_data(root)
+    assert report.broken == (
+        "pipe.png: it is not a regular file",
+        "zero.png: it is not a regular file",
+    )

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fromnoise.data import SOURCES, DataError, check_data, detect_source, open_images
 from fromnoise.data import dataset as cache_module
+from fromnoise.data.dataset import verify_entries
 from fromnoise.data.sources import base
 from fromnoise.data.sources.base import map_in_order
 
@@ -151,12 +153,14 @@ def test_strict_makes_broken_files_an_error(folder):
 def test_what_a_killed_process_left_is_ignored(folder, cache):
     old = cache / ".writing-old-1-0123abcd"
     new = cache / ".writing-new-1-0123abcd"
-    for partial in (old, new):
+    earlier = cache / ".partial-x1y2"  # of an earlier version
+    for partial in (old, new, earlier):
         partial.mkdir()
         (partial / "images.npy").write_bytes(b"half")
     os.utime(old, (0, 0))
     assert len(open_images("folder", folder)) == 3
     assert not old.exists()  # abandoned a day ago
+    assert not earlier.exists()
     assert new.exists()  # may be somebody's
     assert len(list(cache.iterdir())) == 2
 
@@ -173,6 +177,130 @@ def test_a_damaged_entry_is_written_anew(folder, cache, name, damage):
     second = open_images("folder", folder)
     assert second.fingerprint == first.fingerprint
     assert [path.name for path in cache.iterdir()] == [entry.name]
+
+
+@pytest.fixture
+def labelled(save, cache) -> tuple[Path, Path]:
+    """Images with labels, opened once: their folder, and their entry of the cache."""
+    for name in ("a/1.png", "b/2.png", "b/3.png"):
+        root = save(name, np.full((4, 4), int(name[2]), np.uint8)).parents[1]
+    open_images("folder", root)
+    (entry,) = cache.iterdir()
+    return root, entry
+
+
+def flip(path: Path, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def fewer_rows(path: Path) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
+def rename_a_label(path: Path) -> None:
+    path.write_text(path.read_text().replace('"a"', '"c"'))
+
+
+DAMAGE = [
+    ("images.npy", flip, "the SHA-256 of images.npy differs"),
+    ("images.npy", fewer_rows, "images.npy has 160 bytes instead of 176"),
+    ("labels.npy", flip, "the SHA-256 of labels.npy differs"),
+    ("labels.npy", fewer_rows, "labels.npy has 132 bytes instead of 134"),
+    ("labels.npy", Path.unlink, "No such file or directory"),
+    ("meta.json", rename_a_label, "the SHA-256 of meta.json differs"),
+    ("meta.json", lambda path: path.write_text("[" * 99_999), "recursion"),
+    ("meta.json", lambda path: path.write_bytes(b"\xff"), "utf-8"),
+    ("meta.json", lambda path: path.write_text("[]"), "the SHA-256 of meta.json differs"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "reason"), DAMAGE)
+def test_damage_is_seen_said_and_mended(labelled, caplog, name, damage, reason):
+    root, entry = labelled
+    whole = {path.name: path.read_bytes() for path in entry.iterdir() if path.suffix == ".npy"}
+    damage(entry / name)
+    data = open_images("folder", root)
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert (data.label_names, data.labels.tolist()) == (("a", "b"), [[1, -1], [-1, 1], [-1, 1]])
+    (line,) = caplog.messages
+    assert line.startswith(f"the cache entry {entry} is damaged (")
+    assert reason in line
+    assert line.endswith("). The images are decoded again.")
+    assert {path.name: path.read_bytes() for path in entry.glob("*.npy")} == whole
+
+
+def test_a_copied_cache_is_used(labelled, cache, tmp_path, monkeypatch, caplog):
+    root, _ = labelled
+    copied = shutil.copytree(cache, tmp_path / "copied", copy_function=shutil.copyfile)
+    forbid(monkeypatch)
+    hashed = []
+    sha256 = cache_module.sha256
+    monkeypatch.setattr(cache_module, "sha256", lambda path: (hashed.append(path), sha256(path))[1])
+    for _ in range(2):
+        assert len(open_images("folder", root, cache=copied)) == 3
+    assert {path.name for path in hashed} == {"images.npy", "labels.npy"}
+    assert len(hashed) == 2  # once each
+    assert not caplog.messages
+
+
+def test_verifying_finds_what_kept_its_size_and_time(labelled, cache, tmp_path):
+    root, entry = labelled
+    (tmp_path / "other").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "other" / "x.png")
+    open_images("folder", tmp_path / "other")
+    open_images("folder", root, size=(2, 2))
+    old = cache / "of an earlier version"
+    old.mkdir()
+    (old / "meta.json").write_text('{"shape": []}')
+    assert verify_entries(root) == ["cache: 2 verified, 0 damaged"]
+    stat = (entry / "images.npy").stat()
+    flip(entry / "images.npy")
+    os.utime(entry / "images.npy", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_images("folder", root).images[-1, 0, 3, 3] == 2  # not seen
+    lines = verify_entries(root)
+    assert lines[-1] == "cache: 1 verified, 1 damaged"
+    assert "the SHA-256 of images.npy differs). It is removed" in lines[0]
+    assert len(list(cache.iterdir())) == 3
+    assert open_images("folder", root).images[-1, 0, 3, 3] == 3
+    assert verify_entries(root) == ["cache: 2 verified, 0 damaged"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_cache_can_be_shared(save, cache, umask):
+    root = save("a/1.png", np.zeros((4, 4), np.uint8)).parents[1]
+    before = os.umask(umask)
+    try:
+        open_images("folder", root, cache=cache / "new")
+    finally:
+        os.umask(before)
+    for path in (cache / "new").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask
+
+
+def test_a_cache_of_somebody_else(labelled, monkeypatch):
+    root, entry = labelled
+    read, make = Path.read_text, Path.mkdir
+
+    def refuse(path, *args, **options):
+        if path.is_relative_to(entry.parent):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return (read if not args else make)(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refuse)
+        for use in (lambda: open_images("folder", root), lambda: verify_entries(root)):
+            with pytest.raises(
+                DataError, match=r"cannot be read \(Permission denied\).*FROMNOISE_"
+            ):
+                use()
+    assert len(open_images("folder", root)) == 3
+    forbid(monkeypatch)  # refused before the work
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DataError, match=r"cannot be written \(Permission denied\).*FROMNOISE_"):
+        open_images("folder", root, size=(2, 2), channels=1)
 
 
 def test_two_at_once_share_one_entry(folder, cache, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fromnoise.checkpoints import DiskFull
-from fromnoise.data import open_images
+from fromnoise.data import DataError, open_images
 from fromnoise.evaluation.features import Extractor, ExtractorError, Features
 from fromnoise.evaluation.images import RealImages, reference_from_npz, reference_of
 
@@ -121,6 +121,17 @@ def test_a_full_disk_is_one_line_before_anything_is_extracted(cache, tmp_path, m
         reference_of(real_images(tmp_path), extractor)
     assert seen == []
     assert list(cache.iterdir()) == []
+
+
+def test_a_cache_of_somebody_else_is_one_line(cache, tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    real, (extractor, seen) = real_images(tmp_path), counted()
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    with pytest.raises(DataError, match=r"features cannot be written \(Permission .*FROMNOISE_"):
+        reference_of(real, extractor)
+    assert seen == []
 
 
 def test_the_space_of_the_features_is_taken_before_they_come(cache, tmp_path):

@@ -193,6 +193,11 @@ def test_images_that_are_there_are_scored_against_others(cli, tmp_path):
     code, _, err = cli(*arguments[:2], "--reference", tmp_path / "small.npz", *QUICK[:2])
     assert code == 2
     assert "has images of 4×4 (H×W) with 3 channels, but the generated ones are 4×5 (H×W)" in err
+    assert "Bring them to one size." in err
+    np.savez(tmp_path / "grey.npz", images=real[..., 0])
+    code, _, err = cli(*arguments[:2], "--reference", tmp_path / "grey.npz", *QUICK[:2])
+    assert code == 2
+    assert "1 channels, but the generated ones are 4×5 (H×W) with 3 channels. Bring them all" in err
 
 
 def test_a_folder_that_sample_wrote_holds_its_samples(cli, run, tmp_path):

@@ -30,6 +30,9 @@ def test_labels_are_given_by_one_option():
     np.testing.assert_array_equal(cond_of(2, class_="sphere"), [[-1, -1, 1]] * 2)
     np.testing.assert_array_equal(cond_of(1, class_="Sphere, A-B"), [[-1, 1, 1]])
     np.testing.assert_array_equal(cond_of(1, labels="sphere, -red cube"), [[-1, 0, 1]])
+    names = ("tench, Tinca tinca", "a", "b")
+    rows = read_conditioning(names, 1, class_="b, tench, Tinca tinca").cond
+    np.testing.assert_array_equal(rows, [[1, -1, 1]])
     turns = cond_of(4, cycle_classes=True)
     np.testing.assert_array_equal(turns.argmax(axis=1), [0, 1, 2, 0])
     assert [len(cond_of(class_="sphere")), len(cond_of(cycle_classes=True))] == [64, 63]

@@ -39,6 +39,14 @@ def test_two_files_in_a_folder_and_two_precisions_do_not_mix(model, tmp_path):
     assert ways[2].name == f"{ways[0].name}-{other}"
 
 
+def test_labels_that_look_alike_in_files_have_folders_of_their_own(labelled, finished_run):
+    names = ("a/b", "a:b", "A:B", ".", "..", "c")
+    model = Model(labelled.denoiser, labelled.spec.model_copy(update={"label_names": names}))
+    ways = [folder_of(model, finished_run, exact_labels([name], names)[None]) for name in names]
+    ways += [folder_of(model, finished_run, compose={name: 1.0}) for name in names]
+    assert len({way.name.casefold() for way in ways}) == 2 * len(names)
+
+
 def test_a_title_tells_two_ways_apart(model, tmp_path, monkeypatch, write_samples):
     titles = []
     monkeypatch.setattr(samples, "grid_figure", lambda *_, title, **__: titles.append(title))

@@ -4,11 +4,12 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fromnoise.checkpoints import hash_of
 from fromnoise.generation import request, samples
-from fromnoise.model.model import to_uint8
+from fromnoise.model.model import Model, build_denoiser, to_uint8
 
 SEEDS = [4, 0, 9, 10, 2]
 
@@ -117,3 +118,20 @@ def test_a_seed_may_come_again_with_other_labels(labelled, tmp_path, write_sampl
     assert len(set(made)) == 2
     with pytest.raises(ValueError, match=r"seed 3 is given twice for .*Give each seed once"):
         write_samples(labelled, [3, 3], tmp_path / "no", cond=cond[[0, 0]])
+
+
+def test_labels_of_any_name_have_files_and_captions(labelled, tmp_path, write_samples):
+    """Mathematics of matplotlib, names of folders, and names that differ by what files cannot."""
+    names = ("a/b", "a:b", "$x^$", "$", ".", "..", "A:B", "tench, Tinca tinca", "-x", "caf\\xe9")
+    spec = labelled.spec.model_copy(update={"label_names": names})
+    torch.manual_seed(0)
+    model, count = Model(build_denoiser(spec).eval(), spec), len(names)
+    cond = np.eye(count, dtype=np.int8) * 2 - 1
+    made = write_samples(model, [3] * count, tmp_path / "each", cond=cond, grid=True, steps=1)
+    pngs = [path for path in made if path.name != "grid.png"]
+    assert len({path.name.casefold() for path in pngs}) == count == len(list(tmp_path.rglob("0*")))
+    for path, name in zip(pngs, names, strict=True):
+        with Image.open(path) as image:
+            assert image.info["labels"] == name
+    write_samples(model, [3], tmp_path / "one", cond=cond[2:3], grid=True, steps=1)  # in the title
+    assert (tmp_path / "one" / "000003-$x^$.png").is_file()

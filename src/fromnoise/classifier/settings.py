@@ -6,7 +6,16 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.schema import Fit, Level, Natural, Positive, Section, Training, repeated
+from fromnoise.config.schema import (
+    Fit,
+    Level,
+    Natural,
+    Positive,
+    Section,
+    Training,
+    White,
+    repeated,
+)
 
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 200_000, 4, 40  # the default of `epochs`
 WARMUP = 0.2  # of the steps
@@ -22,6 +31,7 @@ class ClassifierSettings(Section):
     channels: Positive | None = None  # None: as stored
     fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
+    white: White | None = None  # its value in images of 16 bits; None: 65535
     strict: bool = False  # unreadable files are an error
     epochs: Annotated[float, Field(gt=0)] | None = None  # None: 200,000 images, 4 to 40 epochs
     batch_size: Annotated[int, Field(ge=2, strict=True)] = 64

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from fromnoise.classifier.classifier import Classifier, ClassifierSpec, Kind, bu
 from fromnoise.classifier.settings import ClassifierSettings
 from fromnoise.data import DOWNLOADABLE, DataError, ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
+from fromnoise.data.errors import NoSplit
 from fromnoise.data.loader import image_indices, to_float
-from fromnoise.data.sources.idx import find_images
 from fromnoise.data.text import plain
 from fromnoise.model.model import select_device
 from fromnoise.model.precision import computes_in_bf16, without_tf32
@@ -55,7 +56,8 @@ def train_classifier_to_folder(
     require_empty_folder(Path(out), needed=NEEDED)
     path = None if str(data) in ("digits", *DOWNLOADABLE) else Path(data)
     source = str(data) if path is None else settings.source or detect_source(path)
-    options = settings.model_dump(include={"size", "channels", "fit", "background", "strict"})
+    names = {"size", "channels", "fit", "background", "white", "strict"}
+    options = settings.model_dump(include=names)
     images = open_with_log(source, path, **options)
     channels, *size = images.images.shape[1:]
     options |= {"size": tuple(size), "channels": channels}
@@ -63,8 +65,9 @@ def train_classifier_to_folder(
     if held_out is not None:
         other = detect_source(held_out, named=source if source != "iclevr" else None)
         held_out_images = open_with_log(other, held_out, **options)
-    elif source in DOWNLOADABLE or (source == "idx" and path and find_images(path, "test")):
-        held_out_images = open_with_log(source, path, split="test", **options)
+    else:
+        with suppress(NoSplit):
+            held_out_images = open_with_log(source, path, split="test", **options)
     with progress_bar("training the classifier") as progress:
         classifier = train_classifier(
             images, settings=settings, held_out=held_out_images, device=device, progress=progress

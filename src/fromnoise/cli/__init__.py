@@ -22,7 +22,7 @@ from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train
 from fromnoise.config.errors import ConfigError
-from fromnoise.progress import console
+from fromnoise.progress import console, printable
 
 app = typer.Typer(
     help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
@@ -62,16 +62,21 @@ def main() -> None:
         if "--out=" in arguments or ("--out", "") in pairwise(arguments):
             raise ConfigError("--out is empty. Give a path, or leave it out.")
         check_not_renamed(arguments)
+        for argument in arguments:  # a path that no file of a run could name
+            if re.search("[\ud800-\udfff]", argument):
+                raise ConfigError(
+                    f"{argument} is not UTF-8. Rename the file, or give a link to it."
+                )
         sys.exit(app(arguments, prog_name="fromnoise", standalone_mode=False) or 0)
     except UsageError as error:
         if line := usage_line(error, arguments):  # none if the help was shown
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         line = error_line(error)
         if debug or line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 

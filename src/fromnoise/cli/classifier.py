@@ -12,7 +12,10 @@ classifier = Typer(
     help="Train a classifier that predicts the labels of images.",
     no_args_is_help=True,
 )
-KEYS = "source, size, channels, fit, background, strict, epochs, batch_size, learning_rate, seed"
+KEYS = (
+    "source, size, channels, fit, background, white, strict, epochs, batch_size, learning_rate, "
+    "seed"
+)
 
 
 @classifier.command("train")

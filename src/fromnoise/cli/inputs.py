@@ -61,13 +61,15 @@ def data_check(
     path: Annotated[Path, Argument(help="a folder, zip, npz, npy or IDX file")],
     source: Annotated[str | None, Option(help="read it as this source")] = None,
     split: Annotated[Literal["train", "test"], Option(help="where there are two")] = "train",
+    verify: Annotated[bool, Option("--verify", help="also verify its cached images")] = False,
 ) -> None:
     """Count, measure and read every image; name broken files and fitting recipe lines."""
     from fromnoise.data import check_data
+    from fromnoise.data.dataset import verify_entries
 
     with progress_bar("reading") as progress:
         report = check_data(path, source=source, split=split, progress=progress)
-    print(report)
+    print(report, *(verify_entries(path) if verify else ()), sep="\n")
 
 
 def import_(

@@ -47,6 +47,7 @@ def _scale(value: float) -> float:
 
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+White = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
@@ -81,11 +82,12 @@ class Data(Section):
 
     source: str
     path: Path | None = None
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test"] = "train"  # of a source, or of folders train/ and test/
     size: Annotated[tuple[Positive, Positive] | None, repeated(2)] = None  # (H, W)
     channels: Positive | None = None
     fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
+    white: White | None = None  # its value in images of 16 bits, such as 4095; None: 65535
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,12 @@ import numpy as np
 import yaml
 
 from fromnoise.data.dataset import default_cache
-from fromnoise.data.decoding.decode import RGB, Fit, Header
+from fromnoise.data.decoding.decode import DEEPEST, RGB, Fit, Header
+from fromnoise.data.decoding.remarks import FRAMES, frames_and_warnings
 from fromnoise.data.errors import DataError
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
+from fromnoise.progress import printable
 
 Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
 
@@ -27,6 +29,7 @@ _NOTES = {  # on the images with these fields of `Header`
     "rotated": "are rotated by EXIF. The rotation is applied.",
     "alpha": "are transparent. data.background shows through.",
     "deep": "have more than 8 bits. They are rounded after resizing.",
+    "profile": "have an ICC profile. They are converted to sRGB.",
 }
 
 
@@ -45,6 +48,7 @@ class DataReport:
     unlabelled: int  # images without a known label; 0 if there are no labels at all
     duplicates: tuple[tuple[str, str], ...]  # (first, other) with equal pixels
     broken: tuple[str, ...]  # "name: reason"
+    warned: tuple[str, ...]  # "name: warnings" of files that were read
     notes: tuple[str, ...]
     recipe: str  # YAML; "" if every image is broken
 
@@ -72,10 +76,13 @@ class DataReport:
         if self.broken:
             out.append(f"cannot be read: {len(self.broken):,}")
             out += [f"  {line}" for line in self.broken]  # all of them, to be repaired
+        if self.warned:
+            out.append(f"read with warnings: {len(self.warned):,}")
+            out += _cut([f"  {line}" for line in self.warned])
         out += [f"note:      {note}" for note in self.notes]
         if self.recipe:
             out += ["", "Suggested recipe:", "", *self.recipe.splitlines()]
-        return "\n".join(out)
+        return "\n".join(map(printable, out))
 
 
 def check_data(
@@ -101,16 +108,18 @@ def check_data(
     where = None if root is None else str(root)
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     request = SourceRequest(root, split, background, cache, download)
-    with closing(get_source(source)(request).open()) as reader:
+    listing = get_source(source)(request)
+    with closing(listing.open()) as reader:
         facts = list(read_each(reader, partial(_examine, reader), progress))
     good = [fact for fact in facts if not isinstance(fact, str)]
     headers = [fact.header for fact in good]
-    classes, unlabelled = {}, 0
+    classes, unlabelled, differ = {}, 0, False
     if reader.labels is not None:
         labels = reader.labels[[fact.index for fact in good]]
         present = (labels == 1).sum(axis=0).tolist()
         classes = dict(zip(reader.label_names, present, strict=True))
         unlabelled = int((labels == 0).all(axis=1).sum())
+        differ = bool((labels != 1).any())
     first: dict[bytes, str] = {}
     names = [reader.names[fact.index] for fact in good]
     pairs = [(first.setdefault(f.digest, name), name) for f, name in zip(good, names, strict=True)]
@@ -121,6 +130,15 @@ def check_data(
         for flag, note in _NOTES.items()
         if (count := sum(getattr(header, flag) for header in headers))
     ]
+    notes += ["every colour image is grey. Use channels: 1."] * all_grey
+    more, warned = frames_and_warnings(reader.remarks)
+    notes += [f"{len(more):,} of {len(good):,} images: {FRAMES}."] * bool(more)
+    white = suggest_white([fact.highest for fact in good if fact.highest is not None])
+    if white is not None:
+        notes.append(
+            f"no value of the 16-bit images is above {white:,}, so they look nearly black. Set "
+            f"data.white={white}, if that is their white."
+        )
     sizes = Counter((header.height, header.width) for header in headers)
     recipe = ""
     if sizes:
@@ -132,8 +150,9 @@ def check_data(
             "size": height if height == width else [height, width],
             "channels": 1 if all_grey else channels,
             "fit": fit,
+            "white": white,
             "background": [0 if dark else 255] * 3 if fit == "pad" else None,
-            "labels": True if classes else None,
+            "labels": True if differ else None,
         }
         keys = [f"  {key}: {_yaml(value)}" for key, value in data.items() if value is not None]
         recipe = "\n".join(["data:", *keys])
@@ -149,7 +168,8 @@ def check_data(
         unlabelled=unlabelled,
         duplicates=tuple((one, other) for one, other in pairs if one != other),
         broken=tuple(fact for fact in facts if isinstance(fact, str)),
-        notes=(*notes, *["every colour image is grey. Use channels: 1."] * all_grey),
+        warned=tuple(warned),
+        notes=(*listing.notes, *reader.notes, *notes),
         recipe=recipe,
     )
 
@@ -160,15 +180,26 @@ class _Facts(NamedTuple):
     digest: bytes  # of the pixels
     grey: bool  # all channels are equal
     dark: bool  # the mean of the border is below half
+    highest: int | None  # the largest value, where 16 bits are white
 
 
 def _examine(reader: ImageReader, i: int) -> _Facts:
     picture, header = reader.read_image(i), reader.read_header(i)
     p = picture.pixels
-    digest = hashlib.sha256(f"{p.shape} {p.dtype}".encode() + p.tobytes()).digest()
+    digest = hashlib.sha256(f"{p.shape} {p.dtype} {picture.peak}".encode() + p.tobytes()).digest()
     grey = p.shape[2] in (1, 3) and bool((p == p[..., :1]).all())
     border = np.mean([side.mean() for side in (p[0], p[-1], p[:, 0], p[:, -1])])
-    return _Facts(i, header, digest, grey, bool(border < picture.peak / 2))
+    highest = int(p.max()) if picture.peak == DEEPEST else None
+    return _Facts(i, header, digest, grey, bool(border < picture.peak / 2), highest)
+
+
+def suggest_white(highest: Sequence[int]) -> int | None:
+    """Return the white of 8 to 14 bits if no image of 16 bits has a larger value, else None.
+
+    highest: the largest value of each image.
+    """
+    bits = max(highest, default=0).bit_length()
+    return 2 ** max(bits, 8) - 1 if 0 < bits <= 14 else None
 
 
 def _cut(lines: list[str]) -> list[str]:

@@ -2,10 +2,13 @@
 
     <cache>/<key>/images.npy   uint8 (N, C, H, W)
                   labels.npy   int8 (N, K), if there are labels
-                  meta.json    label names, fingerprint, skipped files
+                  meta.json    label names, fingerprint, skipped files; checksums
 
 An entry is written to a temporary folder and then renamed. The key is a hash of the files and the
 options, so an entry never changes. You can delete any entry at any time.
+
+A file of an entry whose size or time differs from its record is verified by its SHA-256. A damaged
+entry is written again. `verify_entries` verifies every file.
 """
 
 import hashlib
@@ -14,25 +17,37 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from platformdirs import user_cache_path
+from pydantic import BaseModel
 
-from fromnoise.checkpoints import DiskFull, atomic_file
-from fromnoise.data.decoding.decode import ACCEPTED, RGB, Fit, fit_picture, to_channels
+from fromnoise.checkpoints import OWN_HASH, DiskFull, atomic_file, sha256
+from fromnoise.data.decoding.decode import (
+    ACCEPTED,
+    DEEPEST,
+    RGB,
+    Fit,
+    fit_picture,
+    to_channels,
+    with_white,
+)
+from fromnoise.data.decoding.remarks import notes_on
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
-from fromnoise.progress import progress_bar
+from fromnoise.progress import printable, progress_bar
 
-FORMAT = 3  # increase it if the same files decode to other pixels or labels
+FORMAT = 4  # increase it if the same files decode to other pixels or labels
+META, IMAGES, LABELS = "meta.json", "images.npy", "labels.npy"
 _HEADER = 128  # bytes, of an .npy with four axes, which numpy pads to a multiple of 64
-ROOM = "Free some space, or set the environment variable FROMNOISE_CACHE to another folder."
+_ELSEWHERE = "set the environment variable FROMNOISE_CACHE to another folder."
+ROOM = f"Free some space, or {_ELSEWHERE}"
 logger = logging.getLogger("fromnoise")
 
 
@@ -46,6 +61,7 @@ class ImageSet:
     fingerprint: str  # SHA-256 (hex) of images, labels and label names
     skipped: tuple[str, ...]  # "folder/name.png: reason" for every broken file
     source: str  # a key of SOURCES
+    notes: tuple[str, ...] = ()  # one line each: what else was left out, and warnings
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +77,7 @@ def open_images(
     channels: int | None = None,
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
+    white: int | None = None,
     strict: bool = False,
     cache: str | Path | None = None,
     download: bool = True,
@@ -78,6 +95,7 @@ def open_images(
         channels: 1, 3, or the N of an array; None for 1 if every image is grey, else 3 (or N).
         fit: how to resize an image to the size; see `fit_picture`.
         background: RGB in 0..255, behind transparent pixels and around padded images.
+        white: the value of white in images of 16 bits, such as 4095; None for 65535.
         strict: raise an error for broken files. Otherwise they are skipped and listed.
         cache: the folder of the cache; see `default_cache`.
         download: allow the download of torchvision's data sets.
@@ -93,31 +111,38 @@ def open_images(
         raise DataError(f"data.fit is {fit!r}. Choose one of {', '.join(get_args(Fit))}.")
     if len(background) != 3 or not all(0 <= value <= 255 for value in background):
         raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
+    if white is not None and not 1 <= white <= DEEPEST:
+        raise DataError(f"data.white is {white}. Give the white of 16-bit images, 1 to {DEEPEST}.")
     background = (background[0], background[1], background[2])  # YAML gives lists
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
     listing = get_source(source)(SourceRequest(path, split, background, cache, download, only))
-    where = str(path.expanduser().resolve()) if path is not None else None
-    key = cache_key([source, where, split, size, channels, fit, background, listing.stamp])
+    origin = _origin(source, path)
+    key = cache_key([source, origin, split, size, channels, fit, background, white, listing.stamp])
     entry = cache.absolute() / key
-    images = load_entry(entry, source)
+    try:
+        images = load_entry(entry, source)
+    except DamagedEntry as error:
+        logger.warning("%s The images are decoded again.", error)
+        images = None
     if images is None:
         with closing(listing.open()) as reader:
             depth, shape = _detect(reader, channels, size, background)
 
             def prepare(i: int) -> np.ndarray:
-                picture = to_channels(reader.read_image(i), depth)
+                picture = to_channels(with_white(reader.read_image(i), white), depth)
                 return fit_picture(picture, shape, fit=fit, background=background)
 
             # closing ends the threads before the archive closes
             with closing(read_each(reader, prepare, progress)) as results:
-                write_entry(entry, results, reader, where=where or source)
+                write_entry(entry, results, reader, origin=origin)
         images = load_entry(entry, source)
     if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
+    images = replace(images, notes=(*listing.notes, *images.notes))
     if strict and images.skipped:
         raise DataError(
-            f"{where or source}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
+            f"{origin}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
             f"images cannot be read: {abbreviate(images.skipped)}. Repair or remove them, or set "
             "data.strict to false."
         )
@@ -126,13 +151,16 @@ def open_images(
 
 def open_with_log(source: str, path: str | Path | None, **options: Any) -> ImageSet:
     """Open images as `open_images` does, with a progress bar, and log what was read and skipped."""
+    where = printable(str(path or source))
     with progress_bar("decoding") as progress:
         images = open_images(source, path, progress=progress, **options)
-    logger.info("%s: %d images, %d channels, %dx%d", path or source, *images.images.shape)
+    logger.info("%s: %d images, %d channels, %dx%d", where, *images.images.shape)
+    for line in images.notes:
+        logger.info("%s", line)
     for line in images.skipped:
         logger.warning("skipped %s", line)
     if images.skipped:
-        logger.warning("skipped %d images of %s", len(images.skipped), path or source)
+        logger.warning("skipped %d images of %s", len(images.skipped), where)
     return images
 
 
@@ -175,51 +203,169 @@ def cache_key(inputs: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, inputs]).encode()).hexdigest()
 
 
-def load_entry(entry: Path, source: str) -> ImageSet | None:
-    """Return the images of a source, mapped read-only, or None if no complete entry exists."""
+class DamagedEntry(DataError):
+    """An entry of the cache whose files are not those that were written."""
+
+
+class _File(BaseModel):
+    size: int  # bytes
+    time: int  # of the last change, ns
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "_File":
+        stat = path.stat()
+        return cls(size=stat.st_size, time=stat.st_mtime_ns, sha256=sha256(path))
+
+
+class _Meta(BaseModel):
+    """The content of meta.json."""
+
+    origin: str  # the path of the data set, or the name of its source
+    fingerprint: str
+    shape: tuple[int, int, int, int]
+    label_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    files: dict[str, _File]
+
+    def write(self, entry: Path) -> None:
+        content = self.model_dump(mode="json")
+        content |= {OWN_HASH: cache_key(content)}
+        (entry / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, entry: Path) -> "_Meta":
+        """Raise OSError, or ValueError if the file is damaged."""
+        content = json.loads((entry / META).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.pop(OWN_HASH, "") != cache_key(content):
+            raise ValueError(f"the SHA-256 of {META} differs")
+        return cls.model_validate(content)
+
+    def verify(self, entry: Path, *, all_files: bool) -> None:
+        """Raise ValueError for a damaged file; by default, only look at those that changed."""
+        for name, file in self.files.items():
+            stat = (entry / name).stat()
+            if stat.st_size != file.size:
+                raise ValueError(f"{name} has {stat.st_size:,} bytes instead of {file.size:,}")
+            changed = stat.st_mtime_ns != file.time
+            if (changed or all_files) and sha256(entry / name) != file.sha256:
+                raise ValueError(f"the SHA-256 of {name} differs")
+            if changed:  # it was copied
+                with suppress(OSError):
+                    os.utime(entry / name, ns=(file.time, file.time))
+
+
+@contextmanager
+def _reading(entry: Path) -> Iterator[None]:
+    """Raise DamagedEntry for any error of a file, but `DataError` if it may not be read."""
     try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        images = np.load(entry / "images.npy", mmap_mode="r")
-        names, skipped = tuple(meta["label_names"]), tuple(meta["skipped"])
-        labels = np.load(entry / "labels.npy", mmap_mode="r") if names else None
-        complete = list(images.shape) == meta["shape"]
-        data = ImageSet(images, labels, names, meta["fingerprint"], skipped, source)
-    except (OSError, EOFError, ValueError, KeyError):
-        return None
-    return data if complete else None
+        yield
+    except PermissionError as error:
+        raise DataError(
+            f"the cache {entry.parent} cannot be read ({reason(error)}). Allow it, or {_ELSEWHERE}"
+        ) from error
+    except (OSError, EOFError, ValueError, RecursionError) as error:
+        raise DamagedEntry(f"the cache entry {entry} is damaged ({reason(error)}).") from error
+
+
+def load_entry(entry: Path, source: str, *, verify: bool = False) -> ImageSet | None:
+    """Return the images of a source, mapped read-only, or None if there is no entry.
+
+    verify: also check the files whose size and time are unchanged. Raises DamagedEntry, and
+    `DataError` for an entry of another user that cannot be read.
+    """
+    with _reading(entry):
+        if not entry.is_dir():
+            return None
+        meta = _Meta.read(entry)
+        meta.verify(entry, all_files=verify)
+        images = np.load(entry / IMAGES, mmap_mode="r")
+        names = meta.label_names
+        labels = np.load(entry / LABELS, mmap_mode="r") if names else None
+        if images.shape != meta.shape:
+            raise ValueError(f"{IMAGES} has shape {images.shape} instead of {meta.shape}")
+    return ImageSet(images, labels, names, meta.fingerprint, meta.skipped, source, meta.notes)
+
+
+def verify_entries(path: str | Path) -> list[str]:
+    """Verify the cached images of a data set by their SHA-256, and remove those that are damaged.
+
+    Returns one line for each that is damaged, and a count.
+    """
+    origin, whole, damaged = _origin("", Path(path)), 0, []
+    for file in sorted(default_cache().absolute().glob(f"*/{META}")):
+        try:
+            with _reading(file.parent):
+                if OWN_HASH not in file.read_text("utf-8", "replace"):  # of an earlier version
+                    continue
+                meta = _Meta.read(file.parent)
+            if meta.origin == origin:
+                load_entry(file.parent, "", verify=True)
+                whole += 1
+        except DamagedEntry as error:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            damaged.append(f"{error} It is removed, and written again when it is needed.")
+    return [*damaged, f"cache: {whole} verified, {len(damaged)} damaged"]
+
+
+class CacheNotWritable(DataError):
+    """A folder of the cache that belongs to another user, or is on a disk that is read-only."""
+
+
+@contextmanager
+def writing_to(cache: Path) -> Iterator[None]:
+    """Raise any OSError but DiskFull as CacheNotWritable, which names the way out."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except OSError as error:
+        raise CacheNotWritable(
+            f"the cache {cache} cannot be written ({reason(error)}). Allow it, or {_ELSEWHERE}"
+        ) from error
+
+
+def _origin(source: str, path: Path | None) -> str:
+    return source if path is None else str(path.expanduser().resolve())
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        return load_entry(entry, "") is not None
+    except DataError:
+        return False
 
 
 def write_entry(
-    entry: Path, results: Iterable[np.ndarray | str], reader: ImageReader, *, where: str
+    entry: Path, results: Iterable[np.ndarray | str], reader: ImageReader, *, origin: str
 ) -> None:
     """Write an entry, image by image. It appears when it is complete.
 
-    results: for each image of `reader`, uint8 (C, H, W), or why it was skipped. where: the source
-    in messages. Raises `DataError` if no image can be read, or if the disk cannot be written.
+    results: for each image of `reader`, uint8 (C, H, W), or why it was skipped. origin: the path of
+    the data set, or the name of its source. Raises `DataError` if no image can be read, or if the
+    disk cannot be written.
     """
     try:
         for left_over in entry.parent.glob(".partial-*"):  # of earlier versions
             shutil.rmtree(left_over, ignore_errors=True)
-        with atomic_file(entry, room=ROOM) as partial:
+        with writing_to(entry.parent), atomic_file(entry, room=ROOM) as partial:
             partial.mkdir()
-            _write(partial, results, reader, where)
-            if entry.is_dir() and load_entry(entry, "") is None:  # damaged
+            if entry.is_dir() and not _is_whole(entry):  # first: it may be that of another user
                 shutil.rmtree(entry)
+            _write(partial, results, reader, origin)
     except DiskFull as error:
-        raise DataError(error.strerror) from error
-    except OSError as error:
-        if load_entry(entry, "") is None:  # no other process wrote it first
-            raise DataError(
-                f"the cache {entry.parent} cannot be written ({reason(error)}). Check it, or set "
-                "the environment variable FROMNOISE_CACHE to another folder."
-            ) from error
+        raise DataError(str(error.strerror)) from error
+    except CacheNotWritable:
+        if not _is_whole(entry):  # no other process wrote it first
+            raise
 
 
 def _write(
-    folder: Path, results: Iterable[np.ndarray | str], reader: ImageReader, where: str
+    folder: Path, results: Iterable[np.ndarray | str], reader: ImageReader, origin: str
 ) -> None:
     digest, kept, skipped, shape = hashlib.sha256(), [], [], ()
-    with open(folder / "images.npy", "wb") as file:
+    with open(folder / IMAGES, "wb") as file:
         file.seek(_HEADER)
         for i, result in enumerate(results):
             if isinstance(result, str):
@@ -231,7 +377,7 @@ def _write(
             file.write(content)
         if not kept:
             raise DataError(
-                f"data.path: none of the {len(skipped)} images of {where} can be read: "
+                f"data.path: none of the {len(skipped)} images of {origin} can be read: "
                 f"{abbreviate(skipped)}. {ACCEPTED}"
             )
         shape, names = (len(kept), *shape), []
@@ -242,13 +388,16 @@ def _write(
     if reader.labels is not None:
         labels = np.ascontiguousarray(reader.labels[kept], dtype=np.int8)
         digest.update(labels.tobytes())
-        np.save(folder / "labels.npy", labels)
+        np.save(folder / LABELS, labels)
         names = list(reader.label_names)
     digest.update(json.dumps([*shape, names]).encode())
-    content = {
-        "fingerprint": digest.hexdigest(),
-        "shape": shape,
-        "label_names": names,
-        "skipped": skipped,
-    }
-    (folder / "meta.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    meta = _Meta(
+        origin=origin,
+        fingerprint=digest.hexdigest(),
+        shape=shape,
+        label_names=tuple(names),
+        skipped=tuple(skipped),
+        notes=(*reader.notes, *notes_on(reader.remarks)),
+        files={path.name: _File.of(path) for path in folder.iterdir()},
+    )
+    meta.write(folder)

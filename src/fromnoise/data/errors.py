@@ -3,9 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fromnoise.progress import printable
+
 
 class DataError(ValueError):
     """Data that cannot be used. The message is one line: `<problem>. <fix>.`"""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # names of files may contain anything
 
 
 class SeveralSizes(DataError):
@@ -20,19 +25,25 @@ class NotAvailable(DataError):
     """The images are not on this machine: the path is missing, or a download is needed."""
 
 
+class NoSplit(DataError):
+    """The source has no images of this split."""
+
+
 class BrokenImage(Exception):
     """An image that cannot be read. The message is the reason. Never leaves `fromnoise.data`."""
 
 
 @contextmanager
-def unreadable(problem: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Raise exceptions of these kinds as `DataError`: the problem, then their reason."""
+def unreadable(
+    problem: str, *kinds: type[Exception], fix: str = "Check the file."
+) -> Iterator[None]:
+    """Raise exceptions of these kinds as `DataError`: the problem, their reason, and the fix."""
     try:
         yield
     except DataError:
         raise
     except kinds as error:
-        raise DataError(f"{problem}: {reason(error)}") from error
+        raise DataError(f"{problem}: {reason(error).rstrip('.')}. {fix}") from error
 
 
 def abbreviate(names: Sequence[str], limit: int = 3) -> str:

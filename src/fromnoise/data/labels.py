@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from fromnoise.data.errors import DataError
-from fromnoise.data.text import natural_key, parse_json, read_json
+from fromnoise.data.text import composed, natural_key, parse_json, read_json
+from fromnoise.progress import printable
 
 OPEN = "…"  # at the end of a description: the other labels are unknown
 Table = tuple[dict[str, np.ndarray], tuple[str, ...]]
@@ -40,10 +41,11 @@ def parse_labels(text: str, names: Sequence[str]) -> np.ndarray:
     """Parse `red cube, -blue sphere`: +1 for the first, −1 for the second, 0 elsewhere; int8 (K,).
 
     names: the labels of the model, in its order. A "…" at the end, as `describe_labels` writes it,
-    is ignored. Raises `DataError` for an unknown name, a repeated name, or an empty text.
+    is ignored. Of names that contain commas, the longest that fits is taken. Raises `DataError` for
+    an unknown name, a repeated name, or an empty text.
     """
     condition = np.zeros(len(names), dtype=np.int8)
-    for label in map(str.strip, text.removesuffix(f", {OPEN}").split(",")):
+    for label in split_labels(text.removesuffix(f", {OPEN}"), names):
         negated = label.startswith("-") and label not in names
         k = label_index(label.removeprefix("-").strip() if negated else label, names)
         if condition[k]:
@@ -58,7 +60,7 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     Raises `DataError` for an unknown name, a repeated name, or a weight that is not a number.
     """
     weights: dict[str, float] = {}
-    for item in map(str.strip, text.split(",")):
+    for item in split_labels(text, names):
         label, equals, number = item.rpartition("=")
         try:
             weight = float(number)
@@ -73,6 +75,22 @@ def parse_weights(text: str, names: Sequence[str]) -> dict[str, float]:
     return weights
 
 
+def split_labels(text: str, names: Sequence[str]) -> list[str]:
+    """Split a text at its commas, but not inside a name, with or without its "-" or "=number"."""
+    parts, items = composed(text).split(","), []
+    longest = 1 + max((name.count(",") for name in names), default=0)
+    while parts:
+        for count in range(min(longest, len(parts)), 0, -1):
+            item = ",".join(parts[:count]).strip()
+            label, _, weight = item.rpartition("=")
+            name = {item, item.removeprefix("-").strip(), "" if "," in weight else label.strip()}
+            if count == 1 or not name.isdisjoint(names):
+                break
+        items.append(item)
+        parts = parts[count:]
+    return items
+
+
 def label_index(name: str, names: Sequence[str]) -> int:
     """Return the index of a label. `ankle-boot` matches `Ankle boot`.
 
@@ -81,7 +99,8 @@ def label_index(name: str, names: Sequence[str]) -> int:
     """
     if name in names:
         return list(names).index(name)
-    matches = [k for k, known in enumerate(names) if _simplify(known) == _simplify(name)]
+    wanted = _simplify(name)
+    matches = [k for k, known in enumerate(names) if wanted and _simplify(known) == wanted]
     if len(matches) == 1:
         return matches[0]
     raise DataError(f"there is no label {name!r}. {suggest_labels(name, names)}".rstrip())
@@ -184,7 +203,7 @@ def signs_of(values: np.ndarray, count: int | None = None) -> np.ndarray:
 
 def _simplify(name: str) -> str:
     """Keep letters and digits, and a leading minus, which negates a label."""
-    return "-" * name.startswith("-") + re.sub(r"[\W_]+", "", name).casefold()
+    return "-" * name.startswith("-") + re.sub(r"[\W_]+", "", composed(name)).casefold()
 
 
 def labels_json(text: str, *, where: str) -> Table:
@@ -309,7 +328,7 @@ def _to_table(lists: Mapping[str, tuple[str, Sequence[str]]], *, where: str) -> 
     named: dict[str, dict[str, int]] = {}
     for file, (place, names) in lists.items():
         named[file] = {}
-        for label in map(str.strip, names):
+        for label in map(label_name, names):
             name = label.removeprefix("-").strip()
             if not name:
                 raise DataError(f"{place} has the empty name {label!r}. Remove it.")
@@ -321,9 +340,16 @@ def _to_table(lists: Mapping[str, tuple[str, Sequence[str]]], *, where: str) -> 
         raise DataError(f"{where} has no label for any image. Add at least one label.")
     label_names = sorted(every, key=lambda name: (natural_key(name), name))
     negated = any(sign < 0 for signs in named.values() for sign in signs.values())
-    unnamed = 0 if negated else -1
-    signs = [[signs.get(name, unnamed) for name in label_names] for signs in named.values()]
-    return dict(zip(named, np.array(signs, np.int8), strict=True)), tuple(label_names)
+    if len(label_names) > MAX_CLASSES:
+        raise DataError(
+            f"{where} has {len(label_names):,} labels, and at most {MAX_CLASSES:,} are possible. "
+            "Give names that images share."
+        )
+    column = {name: k for k, name in enumerate(label_names)}
+    table = np.full((len(named), len(column)), 0 if negated else -1, dtype=np.int8)
+    for row, signs in zip(table, named.values(), strict=True):
+        row[[column[name] for name in signs]] = list(signs.values())
+    return dict(zip(named, table, strict=True)), tuple(label_names)
 
 
 def _csv_rows(
@@ -334,7 +360,8 @@ def _csv_rows(
         numbered = ((f"{where}: line {reader.line_num}", row) for row in reader)
         lines = [(line, row) for line, row in numbered if any(map(str.strip, row))]
     except csv.Error as error:
-        raise DataError(f"{where}: line {reader.line_num}: {error}") from error
+        problem = f"{where}: line {reader.line_num} is not valid CSV"
+        raise DataError(f"{problem}: {error}. Correct it.") from error
     line, header = lines[0] if lines else (where, [])
     first, *columns = [name.strip() for name in header] or [""]
     if first.lower() not in FILE_COLUMNS or not columns:
@@ -361,13 +388,21 @@ def _csv_rows(
 
 
 def unique_names(names: Iterable[str], *, where: str) -> tuple[str, ...]:
-    """Strip the names. Raises `DataError` if one is empty or repeated."""
-    names = tuple(name.strip() for name in names)
+    """Return each `label_name`. Raises `DataError` if one is empty or repeated."""
+    names = tuple(map(label_name, names))
     if not all(names):
         raise DataError(f"{where} has an empty name. Give every label a name.")
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise DataError(f"{where} has the name {twice[0]!r} twice. Rename or remove one of them.")
     return names
+
+
+def label_name(text: str) -> str:
+    """Return the name of a label as it is stored: one line, without spaces around it, in NFC.
+
+    A byte that is not UTF-8 and a control character become escapes: see `printable`.
+    """
+    return printable(composed(text).strip())
 
 
 def _short(value: Any) -> str:

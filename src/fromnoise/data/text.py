@@ -1,12 +1,14 @@
-"""Text files: decode UTF-8, parse strict JSON, prepare values for it, sort names."""
+"""Text files: open, decode UTF-8, parse strict JSON, prepare values for it; compare names."""
 
 import json
 import math
 import re
+import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel
 
@@ -35,7 +37,7 @@ def parse_json(text: str, *, where: str) -> Any:
         return values
 
     # also numbers too long, lists too deep
-    with unreadable(f"{where} is not valid JSON", ValueError, RecursionError):
+    with unreadable(f"{where} is not valid JSON", ValueError, RecursionError, fix="Correct it."):
         return json.loads(text, object_pairs_hook=without_repeats)
 
 
@@ -52,11 +54,29 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read. Raises OSError for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+    return path.open("rb")
+
+
 def read_json(path: Path, *, where: str) -> Any:
     """Read and parse a JSON file. Raises `DataError` as above, or if the file cannot be read."""
-    with unreadable(f"{where} cannot be read", OSError):
-        content = path.read_bytes()
+    with unreadable(f"{where} cannot be read", OSError), open_regular(path) as file:
+        content = file.read()
     return parse_json(decode_utf8(content, where=where), where=where)
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's form NFC: macOS writes "é" as an e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def with_slashes(names: Sequence[str]) -> list[str]:
+    r"""Return paths with "/" for "\" if no path has a "/": some programs of Windows write those."""
+    mixed = any("/" in name for name in names)
+    return list(names) if mixed else [name.replace("\\", "/") for name in names]
 
 
 def natural_key(name: str) -> list[tuple[list[tuple[int, int, str]], str]]:
@@ -66,4 +86,4 @@ def natural_key(name: str) -> list[tuple[list[tuple[int, int, str]], str]]:
         parts = filter(None, re.split(r"(\d+)", step))
         return [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts]
 
-    return [(key(step), step) for step in PurePosixPath(name).parts]
+    return [(key(composed(step)), step) for step in PurePosixPath(name).parts]

@@ -7,6 +7,7 @@ The features of real images are cached:
 The key depends on the images' fingerprint, the extractor and its weights.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe
 from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
-from fromnoise.data.dataset import ROOM, cache_key, default_cache
+from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
+from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
 from fromnoise.evaluation.metrics import fixed_order, moments_of
@@ -35,9 +37,12 @@ from fromnoise.pictures import NOT_OURS, difference, samples_in
 from fromnoise.progress import Progress, no_progress, progress_bar
 from fromnoise.rng import generator
 
+logger = logging.getLogger("fromnoise")
+
 RECIPE_FILE = "recipe.yaml"
 RUN_SPLITS = ("train", "test")
 BATCH_SIZE = 64  # images sampled at a time
+logger = logging.getLogger("fromnoise")
 
 
 class RealImages(NamedTuple):
@@ -88,12 +93,15 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     source = detect_source(path, named=named)
     only = _require_one_set(path.expanduser()) if source == "folder" else None
     try:
-        return open_images(source, path, only=only, **options)
+        images = open_images(source, path, only=only, **options)
     except SeveralSizes as error:
         raise DataError(
             f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
             "size, or remove the others."
         ) from error
+    for line in images.notes:
+        logger.info("%s: %s", path, line)
+    return images
 
 
 def _require_one_set(folder: Path) -> list[str] | None:
@@ -146,7 +154,8 @@ def reference_of(
     with suppress(OSError, EOFError, ValueError):
         features = np.load(file, mmap_mode="r")
     if features is None or (features.shape, features.dtype) != (shape, np.float32):
-        with atomic_file(file, needed=4 * len(images) * extractor.width, room=ROOM) as writing:
+        size = 4 * len(images) * extractor.width
+        with writing_to(file.parent), atomic_file(file, needed=size, room=ROOM) as writing:
             mapped = np.lib.format.open_memmap(writing, "w+", np.float32, shape)
             if hasattr(os, "posix_fallocate"):
                 # a process is killed if its mapped file finds no space later
@@ -216,8 +225,8 @@ def open_real(
             )
         return real
     path = Path(reference).expanduser()
-    if path.suffix == ".npz":
-        with suppress(Exception), np.load(path) as stored:  # damage is named when images are read
+    if path.suffix == ".npz":  # damage is reported when images are read
+        with suppress(Exception), open_regular(path) as file, np.load(file) as stored:
             if not {"mu", "sigma"}.isdisjoint(stored.files):
                 return None
     if not path.exists() or is_model(path):  # the curves and previews of a run are no reference
@@ -228,13 +237,15 @@ def open_real(
         )
     if spec is not None:  # brought to the model's size as in its training
         named = spec.source if spec.source != "iclevr" else None
-        options = {name: getattr(spec, name) for name in ("size", "channels", "fit", "background")}
+        names = ("size", "channels", "fit", "background", "white")
+        options = {name: getattr(spec, name) for name in names}
         images = open_comparable(path, named=named, **options)
     elif (own := (images := open_comparable(path)).images.shape[1:]) != shape:
         theirs, ours = (f"{h}×{w} (H×W) with {c} channels" for c, h, w in (own, shape))
+        what = "to one size" if own[1:] != shape[1:] else "all to grey or all to colour"
         raise DataError(
             f"{path.absolute()} has images of {theirs}, but the generated ones are {ours}. Bring "
-            "them to one size."
+            f"them {what}."
         )
     return RealImages(images, str(path.absolute()))
 

@@ -26,7 +26,7 @@ from fromnoise.evaluation.sets import sampling_name
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import FORMULA, with_guidance
 from fromnoise.model.spec import run_folder_of
-from fromnoise.pictures import grid_figure
+from fromnoise.pictures import grid_figure, literal
 from fromnoise.progress import progress_bar
 
 MAX_IN_PICTURE, COLUMNS = 64, 8  # images in a picture, and about as many in a row
@@ -196,8 +196,8 @@ def _save_picture(
     chosen = (np.arange(len(images)) % num < per_condition).nonzero()[0][:MAX_IN_PICTURE]
     exact = result.scores["exact_match"]
     title = (
-        f"{result.prompts}, s = {result.guidance:g}: all right ({RIGHT}) in {exact.value:.0%} "
-        f"of {result.num_images:,} images"
+        f"{literal(result.prompts)}, s = {result.guidance:g}: all right ({RIGHT}) in "
+        f"{exact.value:.0%} of {result.num_images:,} images"
     )
     path = folder / f"{result.prompts}-s{result.guidance:g}.png"
     columns = per_condition * max(1, COLUMNS // per_condition)  # those of a condition side by side
@@ -211,6 +211,6 @@ def label_captions(
     """Return a caption for each image: a mark for right or wrong, and one line for each label."""
     exact, _ = label_scores.score_ratios(predictions, targets)["exact_match"]
     return [
-        f"{RIGHT if right else WRONG} " + describe_labels(row, names).replace(", ", "\n")
+        f"{RIGHT if right else WRONG} " + literal(describe_labels(row, names)).replace(", ", "\n")
         for right, row in zip(exact, targets, strict=True)
     ]

@@ -45,7 +45,7 @@ def read_inputs(request: Request, path: Path) -> InputImages:
     """
     require_empty_folder(request.folder)
     files = image_files(path)
-    how = request.model.spec.model_dump(include={"size", "channels", "fit", "background"})
+    how = request.model.spec.model_dump(include={"size", "channels", "fit", "background", "white"})
     images = np.stack([read_image(file, **how) for file in files.values()])
     return InputImages(list(files.values()), list(files), images)
 

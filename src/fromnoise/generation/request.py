@@ -20,7 +20,7 @@ from fromnoise.data import labels as labelling
 from fromnoise.data import read_conditions
 from fromnoise.model.model import Autoguidance, Model, to_uint8
 from fromnoise.model.spec import ModelSpec
-from fromnoise.pictures import SHOWN_WHOLE, grid_figure, save_pngs
+from fromnoise.pictures import SHOWN_WHOLE, grid_figure, literal, save_pngs
 from fromnoise.progress import progress_bar
 
 logger = logging.getLogger("fromnoise")
@@ -86,6 +86,7 @@ class Request(NamedTuple):
     def compare(self, rows: list[list[tuple[str, np.ndarray]]], title: str) -> Path:
         """Write comparison.png of captions and images, under the labels of an edit and a title."""
         captions, images = zip(*chain.from_iterable(rows), strict=True)
+        captions = list(map(literal, captions))
         title = heading(title, self.conditioning.captions(self.model.spec.label_names, 1))
         path, how = self.folder / "comparison.png", {"columns": len(rows[0]), "title": title}
         return grid_figure(np.stack(images), path, captions=captions, **how)
@@ -95,7 +96,7 @@ def heading(title: str, captions: Sequence[str]) -> str:
     """Return a title that begins with the caption of the images, if all have the same one."""
     if len(set(captions)) > 1 or not captions[0]:
         return title
-    return f"{textwrap.shorten(captions[0], 60, placeholder=' …')}: {title}"
+    return f"{literal(textwrap.shorten(captions[0], 60, placeholder=' …'))}: {title}"
 
 
 def read_conditioning(
@@ -139,7 +140,7 @@ def read_conditioning(
         rows = read_conditions(file, names)
         usual = len(rows)
     elif class_ is not None:
-        rows = labelling.exact_labels([name.strip() for name in class_.split(",")], names)[None]
+        rows = labelling.exact_labels(labelling.split_labels(class_, names), names)[None]
     else:
         rows = labelling.parse_labels(labels or "", names)[None]
     return Conditioning(rows[np.arange(count or usual) % len(rows)])

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from fromnoise.pictures import (
     difference,
     grid_figure,
     grids_side_by_side,
+    literal,
     samples_in,
     save_gif,
     save_npz,
@@ -81,6 +83,10 @@ def sample_to_folder(
     for seed, text in zip(seeds, captions, strict=True):
         names.append(f"{seed:06d}-{_safe(text)}" if text else f"{seed:06d}")
         metadata.append(settings | {"seed": str(seed)} | ({"labels": text} if text else {}))
+    counts = Counter(name.casefold() for name in names)  # of labels such as a/b and a:b
+    for i, text in enumerate(captions):
+        if counts[names[i].casefold()] > 1:
+            names[i] += f" {_digest(text.encode())}"
     trajectory = Trajectory(request, outputs, title)
     _prepare(folder, metadata, overwrite=overwrite)
 
@@ -94,7 +100,8 @@ def sample_to_folder(
     first, files = images[:GRID_IMAGES], trajectory.save()
     if outputs.grid:
         differ, columns = len(set(captions)) > 1, outputs.columns
-        shown = [text.replace(", ", "\n") for text in captions[:GRID_IMAGES]] if differ else None
+        lines = [literal(text).replace(", ", "\n") for text in captions[:GRID_IMAGES]]
+        shown = lines if differ else None
         path, above = folder / "grid.png", heading(title, captions)
         files.append(grid_figure(first, path, title=above, captions=shown, columns=columns))
     if outputs.noise:
@@ -200,6 +207,11 @@ def default_folder(
     begins with the file's name. It ends with the precision if that is not the default one.
     """
     spec, (cond, compose, autoguidance) = model.spec, conditioning
+
+    def named(labels: str) -> str:
+        alike = len({_safe(name).casefold() for name in spec.label_names}) < len(spec.label_names)
+        return f"{_safe(labels)} {_digest(labels.encode())}" if alike else _safe(labels)
+
     usual = check_component(Component(name=config.sampler.name), "sampling.sampler").options
     parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
     if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
@@ -214,8 +226,8 @@ def default_folder(
         parts += [f"rescale{config.guidance_rescale:g}"] if config.guidance_rescale else []
         same = (cond == cond[0]).all()
         text = describe_labels(cond[0], spec.label_names)
-        parts += [_safe(text) if same else f"labels {_digest(cond.tobytes())}"]
-    parts += [_safe(composition_text(compose))] if compose is not None else []
+        parts += [named(text) if same else f"labels {_digest(cond.tobytes())}"]
+    parts += [named(composition_text(compose))] if compose is not None else []
     if autoguidance is not None:
         parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
     if config.precision != default_precision(model.device):

@@ -47,6 +47,7 @@ class ModelSpec(Section):
     size: Annotated[tuple[int, int], repeated(2)]  # (H, W)
     fit: Literal["crop", "pad", "squash"] = "crop"  # how images were brought to this size
     background: tuple[int, int, int] = (255, 255, 255)
+    white: int | None = None  # its value in images of 16 bits, if it is not 65535
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # of the K columns of a condition
     label_dropout: float | None = None  # share of partly labelled images; None: unknown

@@ -112,6 +112,7 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         size=images.images.shape[2:],
         fit=recipe.data.fit,
         background=recipe.data.background,
+        white=recipe.data.white,
         label_names=images.label_names if recipe.data.labels else (),
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,

@@ -18,8 +18,12 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def picture(data: bytes, background=WHITE) -> Picture:
+    return read_picture(data, background=background)
+
+
 def pixels(data: bytes, background=WHITE) -> np.ndarray:
-    return read_picture(data, background=background).pixels
+    return picture(data, background).pixels
 
 
 def colours(height: int = 6, width: int = 9) -> np.ndarray:
@@ -116,16 +120,33 @@ def test_exif_rotation_is_applied(kind):
         assert max(bright, key=lambda c: bright[c]) == lit, turn
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_is_no_damaged_image(kind):
+    """Its resolution (282) is a text."""
+    entries = struct.pack("<HHIHH", 274, 3, 1, 6, 0) + struct.pack("<HHII", 282, 2, 2, 97)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + bytes(4)
+    data = encode(Image.new("RGB", (16, 8)), kind, exif=exif)
+    assert pixels(data).shape == (16, 8, 3)
+
+
+def test_a_damaged_second_frame_does_not_matter():
+    frames = [Image.fromarray(colours()).quantize(8), Image.fromarray(colours()).quantize(4)]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    found = picture(data[: len(data) - 60])
+    np.testing.assert_array_equal(found.pixels, np.asarray(frames[0].convert("RGB")))
+    assert found.remarks == ("frames after the first are not used",)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_keeps_every_bit(png16, channels):
     samples = np.random.default_rng(2).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
     if channels in (2, 4):
         samples[..., -1] = 65535
     data = png16(samples)
-    picture = read_picture(data, background=WHITE)
-    assert picture.peak == 65535
+    found = picture(data)
+    assert found.peak == 65535
     colour = samples if channels in (1, 3) else samples[..., :-1]
-    np.testing.assert_array_equal(picture.pixels, colour)
+    np.testing.assert_array_equal(found.pixels, colour)
     header = read_header(io.BytesIO(data))
     assert header.deep
     assert header.channels == (1 if channels < 3 else 3)
@@ -215,13 +236,91 @@ def test_16_bit_tiff_keeps_every_bit():
     np.testing.assert_array_equal(pixels(encode(Image.fromarray(samples), "TIFF"))[..., 0], samples)
 
 
+def test_white_is_that_of_the_depth_of_a_tiff(tiff):
+    samples = np.linspace(0, 4095, 45).astype(int).reshape(5, 9)
+    found = picture(tiff(samples, 12))
+    assert found.peak == 4095
+    np.testing.assert_array_equal(found.pixels[..., 0], samples)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_zero_may_be_white_in_a_tiff(tiff, bits):
+    samples = np.linspace(0, 4095, 45).astype(int).reshape(5, 9)
+    if bits == 12:
+        with pytest.raises(BrokenImage):  # not known to Pillow
+            picture(tiff(samples, bits, white_is_zero=True))
+        return
+    found = pixels(tiff(samples, bits, white_is_zero=True))
+    np.testing.assert_array_equal(found[..., 0], 65535 - samples)
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["together", "separate"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colour_tiff_keeps_every_bit(tiff, channels, separate):
+    samples = np.random.default_rng(2).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    samples[..., 3:] = 65535
+    data = tiff(samples, 16, separate=separate)
+    assert read_header(io.BytesIO(data)).deep
+    found = picture(data)
+    assert found.peak == 65535
+    np.testing.assert_array_equal(found.pixels, samples[..., :3])
+
+
+def test_planes_of_a_tiff_that_pillow_mixes_up_are_refused(tiff):
+    samples = np.random.default_rng(2).integers(0, 256, (5, 7, 2), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        pixels(tiff(samples, 8), (0, 0, 0))[..., 0],
+        np.asarray(Image.fromarray(samples).convert("RGBA").convert("RGBa"))[..., 0],
+    )
+    for read in (pixels, lambda data: read_header(io.BytesIO(data))):
+        with pytest.raises(BrokenImage, match=r"its planes are separate \(LA\)\. Store them"):
+            read(tiff(samples, 8, separate=True))
+
+
+@pytest.mark.parametrize(("maxval", "peak"), [(100, 255), (4095, 65535), (65535, 65535)])
+def test_white_is_that_of_the_depth_of_a_pgm(maxval, peak):
+    samples = np.linspace(0, maxval, 12).round().astype(int)
+    stored = samples.astype("u1" if maxval < 256 else ">u2").tobytes()
+    found = picture(b"P5 4 3 %d\n" % maxval + stored)
+    assert found.peak == peak
+    np.testing.assert_allclose(found.pixels.reshape(-1), samples * peak / maxval, atol=0.5)
+
+
+def test_the_significant_bits_of_a_png_change_nothing(png16):
+    """The samples are of 16 bits for any sBIT (PNG, 11.3.2.7)."""
+    samples = np.random.default_rng(3).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(pixels(png16(samples, sBIT=bytes([10, 10, 10]))), samples)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000"])
+def test_other_types_are_exact(kind):
+    np.testing.assert_array_equal(
+        pixels(encode(Image.fromarray(colours(32, 32)), kind)), colours(32, 32)
+    )
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_types_for_photographs_are_close(kind):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif")
+    smooth = np.add.outer(np.arange(64), np.arange(64))[..., None].repeat(3, 2).astype(np.uint8)
+    np.testing.assert_allclose(pixels(encode(Image.fromarray(smooth), kind)), smooth, atol=8)
+
+
+def test_too_many_pixels_are_refused_with_a_way_out():
+    with pytest.raises(BrokenImage, match=r"more than 178 megapixels, .*\. Scale it down first"):
+        read_header(io.BytesIO(b"P5 14000 14000 255\n"))
+    with pytest.raises(BrokenImage, match="more than 178 megapixels"):
+        picture(b"P5 14000 14000 255\n")
+
+
 def test_float_tiff_is_zero_to_one_or_refused():
     values = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
-    picture = read_picture(encode(Image.fromarray(values), "TIFF"), background=WHITE)
-    assert (picture.peak, picture.pixels.shape) == (1, (2, 3, 1))
-    np.testing.assert_array_equal(picture.pixels[..., 0], values)
+    found = picture(encode(Image.fromarray(values), "TIFF"))
+    assert (found.peak, found.pixels.shape) == (1, (2, 3, 1))
+    np.testing.assert_array_equal(found.pixels[..., 0], values)
     with pytest.raises(BrokenImage, match=r"float values are 0\.\.255, not 0\.\.1"):
-        read_picture(encode(Image.fromarray(values * 255), "TIFF"), background=WHITE)
+        picture(encode(Image.fromarray(values * 255), "TIFF"))
 
 
 def test_broken_files_say_why():
@@ -232,12 +331,11 @@ def test_broken_files_say_why():
         (whole[: len(whole) // 2], "truncated"),
     ):
         with pytest.raises(BrokenImage, match=reason):
-            read_picture(data, background=WHITE)
+            picture(data)
 
 
 def test_the_header_agrees_with_the_pixels():
     for image in (Image.new("LA", (5, 3)), Image.new("RGB", (5, 3)), Image.new("1", (5, 3))):
         data = encode(image, "PNG")
-        header, picture = read_header(io.BytesIO(data)), read_picture(data, background=WHITE)
-        assert isinstance(picture, Picture)
-        assert picture.pixels.shape == (header.height, header.width, header.channels)
+        header, found = read_header(io.BytesIO(data)), picture(data)
+        assert found.pixels.shape == (header.height, header.width, header.channels)

@@ -1,5 +1,7 @@
 """Image files and masks are read at a model's size, or refused in one line."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,3 +98,45 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path, image, left):
 def test_images_of_other_channels_are_refused(image):
     with pytest.raises(DataError, match=r"image.png has 3 channels, .* have 5\. Use a model of 1"):
         read_image(image, size=(8, 8), channels=5)
+
+
+def test_a_picture_with_a_hole_is_no_mask(tmp_path, image, left):
+    """Elsewhere such a picture means that its hole is regenerated."""
+    photo = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    mask = saved(tmp_path / "hole.png", np.dstack([photo, 255 - left]))
+    with pytest.raises(DataError, match=r"hole.png has transparent pixels, and \d+% of the others"):
+        read_mask(mask, image=image, size=(12, 16))
+    opaque = saved(tmp_path / "opaque.png", np.dstack([photo, np.full_like(left, 255)]))
+    assert read_mask(opaque, image=image, size=(12, 16)).any()
+    black = saved(tmp_path / "black.png", np.dstack([photo * 0, 255 - left]))
+    with pytest.raises(DataError, match=r"no white pixel"):
+        read_mask(black, image=image, size=(12, 16))
+
+
+def test_a_soft_brush_on_transparency_is_a_mask(tmp_path, image):
+    soft = np.repeat(np.arange(0, 256, 17, dtype=np.uint8)[None], 12, axis=0)
+    white = np.full_like(soft, 255)
+    mask = saved(tmp_path / "soft.png", np.stack([white, white, white, soft], axis=-1))
+    np.testing.assert_array_equal(read_mask(mask, image=image, size=(12, 16)), soft >= 128)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path, image):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert list(image_files(tmp_path / "pipe.png")) == ["pipe"]
+    assert list(image_files(tmp_path)) == ["image", "pipe"]
+    with pytest.raises(DataError, match=r"pipe.png is not a file"):
+        read_image(tmp_path / "pipe.png", size=(8, 8), channels=3)
+
+
+def test_the_white_of_16_bits(tmp_path):
+    path = saved(tmp_path / "x.png", np.full((8, 8), 4095, np.uint16))
+    assert (read_image(path, size=(8, 8), channels=1, white=4095) == 255).all()
+    with pytest.raises(DataError, match=r"largest value is 4095, above data.white = 1023"):
+        read_image(path, size=(8, 8), channels=1, white=1023)
+
+
+def test_files_of_other_types_are_said(tmp_path, image, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "notes.txt").write_text("none")
+    image_files(tmp_path)
+    assert f"{tmp_path}: skipped 1 file of other types: .txt ×1." in caplog.messages

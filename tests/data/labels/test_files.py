@@ -3,6 +3,7 @@ import io
 import json
 import re
 import tempfile
+import unicodedata
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +25,12 @@ assume, given, settings, st = (
     hypothesis.strategies,
 )
 
-# Names that every format can express: without separators of lists and paths.
-LETTERS = st.characters(exclude_categories=["C", "Z"], exclude_characters="/,;", max_codepoint=9999)
+# Names that every format can express: without separators of lists and paths, in NFC.
+LETTERS = st.characters(
+    exclude_categories=["C", "Z"], exclude_characters="/,;\\", max_codepoint=9999
+)
 NAMES = st.builds(" ".join, st.lists(st.text(LETTERS, min_size=1, max_size=5), min_size=1))
+NAMES = NAMES.map(lambda name: unicodedata.normalize("NFC", name))
 STEPS = NAMES.filter(lambda step: step[0] != "." and len(step.encode()) < 100)
 
 
@@ -239,7 +243,14 @@ def test_a_labels_json_that_is_none(text, message):
         ("file,label\na,x;;y\n", r"line 2 has the empty name ''"),
         ("file,label\na,x;\n", r"line 2 has the empty name ''"),
         ("file,label\na,\n", r"here has no label for any image"),
-        ('file,label\na,"x\nb,y\n', r"here: line 3: unexpected end of data"),
+        (
+            'file,label\na,"x\nb,y\n',
+            r"here: line 3 is not valid CSV: unexpected end of data\. Correct",
+        ),
+        (
+            "file,label\na," + "x" * 2**18,
+            r"line 2 is not valid CSV: field larger .*\. Correct it\.",
+        ),
         ("file,x,x\na,1,1\n", r"here: the header has the name 'x' twice"),
         ("file,x,\na,1,1\n", r"here: the header has an empty name"),
         ("file,x,y\na,1,\nb,0,2\n", r"line 3: 'y' is \"2\"\. Write 1, true or yes if present, 0, "),

@@ -8,6 +8,8 @@ from fromnoise.data.labels import (
     label_index,
     one_label_each,
     parse_labels,
+    parse_weights,
+    unique_names,
 )
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -48,6 +50,38 @@ def test_words_become_numbers(text, condition):
 def test_unknown_and_repeated_labels_are_refused(text, message):
     with pytest.raises(DataError, match=message):
         parse_labels(text, NAMES)
+
+
+WITH_COMMAS = ("tench, Tinca tinca", "goldfish", "a, b, c", "a", "b", "x=y", "$x^$", ".", "..")
+
+
+def test_names_may_contain_any_character():
+    """Each alone, negated, weighted and beside each other, as `describe_labels` writes them."""
+    for k, name in enumerate(WITH_COMMAS):
+        one = np.eye(len(WITH_COMMAS), dtype=np.int8)[k]
+        np.testing.assert_array_equal(parse_labels(name, WITH_COMMAS), one)
+        np.testing.assert_array_equal(parse_labels(f"-{name}", WITH_COMMAS), -one)
+        assert parse_weights(f"goldfish=-1, {name}=2", WITH_COMMAS)[name] == 2 if k != 1 else True
+        one[1] = -1 if k != 1 else 1
+        text = describe_labels(one, WITH_COMMAS)
+        np.testing.assert_array_equal(parse_labels(text, WITH_COMMAS), one)
+    assert parse_labels("b, a, -a, b, c", WITH_COMMAS)[2:5].tolist() == [-1, 1, 1]
+    with pytest.raises(DataError, match=r"no label 'tench'\. Did you mean tench, Tinca tinca\?"):
+        parse_labels("tench", WITH_COMMAS)
+    with pytest.raises(DataError, match="no label ''"):
+        parse_labels("", (".",))
+
+
+def test_names_are_the_same_in_every_form_of_unicode():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for asked, names in ((composed, (decomposed,)), (decomposed, (composed, "cafe"))):
+        assert label_index(asked, names) == 0
+    assert unique_names([f" {decomposed}\n"], where="x") == (composed,)
+    assert unique_names(["a\nb", "\x1b[1m", "caf\udce9"], where="x") == (
+        *("a\\nb", "\\x1b[1m", "caf\\xe9"),
+    )
+    with pytest.raises(DataError, match="twice"):
+        unique_names([composed, decomposed], where="x")
 
 
 def test_some_labels_and_none_of_the_others():

@@ -2,14 +2,18 @@ import errno
 import io
 import json
 import os
+import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data import DataError, open_images
+from fromnoise.data import DataError, check_data, detect_source, open_images
+from fromnoise.data.dataset import open_with_log
+from fromnoise.data.sources import base
 from fromnoise.data.sources.folder import folder_labels
 from fromnoise.data.text import natural_key
 
@@ -38,7 +42,7 @@ def test_a_sub_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(DataError, match=r"dog cannot be read: Permission denied$"):
+    with pytest.raises(DataError, match=r"dog cannot be read: Permission denied\. Allow it"):
         open_images("folder", folder)
 
 
@@ -141,7 +145,7 @@ def test_an_image_outside_the_class_folders_has_no_known_class():
 
 
 def test_a_wrapping_folder_is_no_class():
-    assert folder_labels(["photos/x.png", "photos/y.png"]) == (None, ())
+    assert folder_labels(["photos/x.png", "photos/y.png"], wrapper="Photos") == (None, ())
     _, names = folder_labels(["set/train/dog 10/x.png", "set/train/dog 9/y.png"])
     assert names == ("dog 9", "dog 10")
 
@@ -166,6 +170,209 @@ def test_a_zip_is_its_folder(save, tmp_path):
     assert packed.fingerprint == wrapped.fingerprint == loose.fingerprint
     assert packed.skipped == ("a/bad.png: not an image that Pillow can read",)
     assert not list(tmp_path.glob("*.png"))
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_file_that_is_twice_in_a_zip_is_said(tmp_path):
+    files = {"a/1.png": png(1), "./a/1.png": png(2), "b/3.png": png(3)}
+    data = open_images("zip", write_zip(tmp_path / "x.zip", files))
+    assert values(data.images) == [2, 3]
+    assert data.notes == ("x.zip has 1 files again: the last one of a name is read.",)
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(grey(value)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_zip_of_windows_has_backslashes(tmp_path):
+    files = {"set\\a\\1.png": png(1), "set\\b\\2.png": png(2), "__MACOSX\\a\\._1.png": b"x"}
+    data = open_images("zip", write_zip(tmp_path / "x.zip", files))
+    assert (values(data.images), data.label_names, data.skipped) == ([1, 2], ("a", "b"), ())
+    labels = {"set\\labels.csv": b"file,label\na\\1.png,red\nb\\2.png,blue\n"}
+    data = open_images("zip", write_zip(tmp_path / "y.zip", files | labels))
+    assert data.label_names == ("blue", "red")
+    assert data.labels.tolist() == [[-1, 1], [1, -1]]
+    data = open_images("zip", write_zip(tmp_path / "w.zip", {"\\alpha.png": png(1)}))
+    assert (values(data.images), data.labels) == ([1], None)
+    mixed = {"a/1.png": png(1), "b\\2.png": png(2)}  # a name may contain one
+    data = open_images("zip", write_zip(tmp_path / "z.zip", mixed))
+    assert data.labels.tolist() == [[1], [0]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_or_not_printable(save, tmp_path, caplog):
+    root = save("dog/1.png", grey(1)).parents[1]
+    for name in (b"caf\xe9", b"new\nline", b"\x1b[31m"):
+        folder = os.path.join(os.fsencode(root), name)
+        os.mkdir(folder)
+        for file, content in ((b"1.png", png(2)), (b"bad\x1b\xe9.png", b"")):
+            Path(os.fsdecode(os.path.join(folder, file))).write_bytes(content)
+    report = check_data(root)
+    data = open_with_log("folder", root)
+    assert data.label_names == ("\\x1b[31m", "caf\\xe9", "dog", "new\\nline")
+    assert set(report.classes) == set(data.label_names)
+    for text in (str(report), *data.skipped, caplog.text):
+        text.encode()
+        assert "\x1b" not in text
+        assert r"bad\x1b\xe9.png: the file is empty" in text or "skipped" not in text
+    assert len(data.skipped) == len(report.broken) == 3
+    with pytest.raises(DataError, match=r"4 of 7|3 of 7 images cannot be read: .*bad\\x1b\\xe9"):
+        open_images("folder", root, strict=True)
+    other = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9")))
+    other.mkdir()
+    with pytest.raises(DataError, match=r"caf\\xe9 is not UTF-8\. Rename it, or give a link"):
+        open_images("folder", other)
+
+
+def test_names_are_compared_in_one_form_of_unicode(save, tmp_path):
+    composed, decomposed = "\u00e9", "e\u0301"
+    for name in (composed, decomposed):  # two files on Linux, one on macOS
+        root = save(f"{name}/{composed}.png", grey(1)).parents[1]
+    save(f"{composed}/{decomposed}2.png", grey(2))
+    data = open_images("folder", root)
+    assert data.label_names == (composed,)
+    assert (data.labels == 1).all()
+    named = {f"{decomposed}/{composed}.png": decomposed, f"{composed}/{composed}2.png": "b"}
+    (root / "labels.json").write_text(json.dumps(named))
+    for source, path in (("folder", root), ("zip", pack(root, tmp_path / "x.zip"))):
+        data = open_images(source, path)
+        assert (data.label_names, data.skipped) == (("b", composed), ())
+        found = dict(zip(values(data.images), data.labels.tolist(), strict=True))
+        assert found == {1: [-1, 1], 2: [1, -1]}
+
+
+SPLIT = ("train/cat/1", "train/dog/2", "test/dog/3", "val/owl/4")
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "expected", "classes"),
+    [
+        (SPLIT, "train", [1, 2], ("cat", "dog", "owl")),
+        (SPLIT, "test", [3], ("cat", "dog", "owl")),
+        (("set/Train/1", "set/Validation/2"), "train", [1], ()),
+        (("set/Train/1", "set/Validation/2"), "test", [2], ()),
+        (("training/a/1", "train/a/2", "testing/b/3"), "train", [2, 1], ("a", "b")),
+        (("train/a/1", "bus/b/2"), "train", [2, 1], ("bus", "train")),  # vehicles
+        (("train/a/1", "test/b/2", "3"), "train", [1], ("a", "b")),  # one is beside them
+        (("train/a/1", "test/b/2", "owl/3"), "train", [3, 2, 1], ("owl", "test", "train")),
+        (("train/a/1", "train/b/2"), "train", [1, 2], ("a", "b")),
+        (("test/1", "test/2"), "train", [1, 2], ()),
+        (("train/cat/1", "test/cat/2"), "train", [1], ("cat",)),
+    ],
+)
+def test_folders_of_splits_are_no_classes(save, tmp_path, caplog, names, split, expected, classes):
+    caplog.set_level("INFO")
+    for name in names:
+        save(f"{name}.png", grey(int(name[-1])))
+    root = tmp_path / "images"
+    for source, path in (("folder", root), ("zip", pack(root, tmp_path / "x.zip", "photos/"))):
+        caplog.clear()
+        data = open_with_log(source, path, split=split)
+        assert (values(data.images), data.label_names) == (expected, classes)
+        left_out = len(names) - len(expected)
+        notes = [line for line in caplog.messages if "has the splits" in line]
+        assert len(notes) == bool(left_out) == len(data.notes)
+        assert set(data.notes) <= set(check_data(path, split=split).notes)
+        again = open_images(source, path, split=split)  # from the cache
+        assert again.notes == data.notes
+
+
+def test_a_split_that_is_not_there(save):
+    root = save("val/1.png", grey(1)).parents[1]
+    save("test/1.png", grey(1))
+    with pytest.raises(
+        DataError, match=r"'train', but .* has test/ \(1 images\), val/ \(1 images\)"
+    ):
+        open_images("folder", root)
+    (root / "test" / "1.png").unlink()
+    with pytest.raises(DataError, match="source folder has no splits"):
+        open_images("folder", root, split="test")
+
+
+def test_a_label_file_above_the_splits_names_those_of_all(save):
+    for name in ("train/1", "train/2", "test/3"):
+        root = save(f"{name}.png", grey(int(name[-1]))).parents[1]
+    (root / "labels.json").write_text('{"train/1.png": "a", "test/3.png": "b", "x.png": "a"}')
+    data = open_images("folder", root)
+    assert data.labels.tolist() == [[1, -1], [0, 0]]
+    assert [line.split(":")[0] for line in data.skipped] == ["x.png"]
+
+
+def test_one_folder_is_one_class(save, tmp_path):
+    root = save("cat/1.png", grey(1)).parents[1]
+    save("cat/2.png", grey(2))
+    data = open_images("folder", root)
+    assert (data.label_names, data.labels.tolist()) == (("cat",), [[1], [1]])
+    assert "labels: true" not in check_data(root).recipe  # there is nothing to choose
+    assert open_images("zip", pack(root, tmp_path / "x.zip")).label_names == ("cat",)
+    assert open_images("zip", pack(root, tmp_path / "cat.zip")).labels is None  # it wraps
+    save("3.png", grey(3))
+    data = open_images("folder", root)
+    assert (data.label_names, data.labels.tolist()) == (("cat",), [[0], [1], [1]])
+    assert "labels: true" in check_data(root).recipe
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_what_may_never_end_is_not_read(folder, tmp_path):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    data = open_images("folder", folder)
+    assert values(data.images) == [10, 20, 30]
+    reason = "it is not a regular file"
+    assert data.skipped == (f"pipe.png: {reason}", f"zero.png: {reason}")
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        make(folder / "labels.csv")
+        with pytest.raises(DataError, match=rf"labels\.csv cannot be read: {reason}\. Check"):
+            open_images("folder", folder)
+        (folder / "labels.csv").unlink()
+        for name, source in (("x.zip", "zip"), ("x.npz", "npz"), ("x-images-idx3-ubyte", "idx")):
+            make(tmp_path / name)
+            for use in (partial(open_images, source), detect_source):
+                with pytest.raises(DataError, match=rf"{name} is neither a file nor a folder"):
+                    use(tmp_path / name)
+            (tmp_path / name).unlink()
+
+
+def test_a_small_zip_that_unpacks_to_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "largest_image", lambda: 250_000)
+    monkeypatch.setattr(base, "SMALL", 10_000)
+    files = {"a.png": png(1), "bomb.png": bytes(1_000_001), "long.png": png(2) + bytes(900_000)}
+    data = open_images("zip", write_zip(tmp_path / "x.zip", files))
+    assert values(data.images) == [1, 2]
+    assert data.skipped == ("bomb.png: it unpacks to 1,000,001 bytes",)
+    for name in ("labels.json", "labels.csv", "dataset.json"):
+        path = write_zip(tmp_path / f"{name}.zip", {"a.png": png(1), name: b"[" * 1_000_000})
+        with pytest.raises(DataError, match=rf"{name} has more than 10,000 bytes, .* images"):
+            open_images("zip", path)
+        for nested in (b"[" * 9000, b'a,"' + b"x" * 9000):  # below the bound
+            path = write_zip(tmp_path / f"{name}.zip", {"a.png": png(1), name: nested})
+            with pytest.raises(DataError, match=rf"{name}.*\.$"):
+                open_images("zip", path)
+
+
+def test_a_large_file_that_is_no_image_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr(base, "SMALL", 100)
+    read, sizes = base.decode.read_picture, []
+    monkeypatch.setattr(
+        base.decode,
+        "read_picture",
+        lambda data, **how: (sizes.append(len(data)), read(data, **how))[1],
+    )
+    path = folder / "img1.png"
+    path.write_bytes(path.read_bytes() + bytes(1000))  # still an image
+    (folder / "large.png").write_bytes(bytes(1000))
+    data = open_images("folder", folder, size=(4, 4), channels=1)
+    assert (values(data.images), len(data.skipped)) == ([10, 20, 30], 1)
+    assert sorted(sizes)[-1] == path.stat().st_size
+    assert len(sizes) == 3
 
 
 def test_a_damaged_member_of_a_zip_is_skipped(folder, tmp_path):

@@ -39,6 +39,21 @@ def test_labels_are_signs_in_the_order_of_the_ids(root):
     assert (data.images.shape, data.skipped, data.source) == ((3, 3, 4, 6), (), "iclevr")
 
 
+def test_names_are_compared_in_one_form_of_unicode(root):
+    composed, decomposed = "\u00e9", "e\u0301"
+    put(root / "objects.json", OBJECTS | {composed: 3})
+    put(root / "train.json", TRAIN | {f"{composed}.png": [decomposed]})
+    (root / "iclevr" / "c.png").rename(root / "iclevr" / f"{decomposed}.png")
+    data = open_images("iclevr", root)
+    assert data.label_names == (*NAMES, composed)
+    assert data.labels[-1].tolist() == [-1, -1, -1, 1]
+    assert data.images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert data.skipped == ("c.png: named in train.json, but not in iclevr/",)
+    put(root / "objects.json", {composed: 0, decomposed: 1})
+    with pytest.raises(DataError, match=r"objects\.json has the name '\u00e9' twice"):
+        open_images("iclevr", root)
+
+
 def test_transparency_and_sizes_are_handled(root):
     Image.new("RGBA", (6, 4), (255, 0, 255, 0)).save(root / "iclevr" / "c.png")
     data = open_images("iclevr", root, size=(2, 2), background=(0, 128, 0))

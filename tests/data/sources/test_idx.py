@@ -192,3 +192,14 @@ def test_a_gz_with_a_damaged_byte_is_one_line(tmp_path):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         with pytest.raises(DataError):
             open_images("idx", path)
+
+
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+@pytest.mark.parametrize("axes", [(2**32 - 1,) * 3, (2**20, 2**10, 2**10), (1, 4, 4)])
+def test_a_file_is_as_large_as_it_declares(tmp_path, axes, zipped):
+    content = struct.pack(">HBB3I", 0, 8, 3, *axes) + bytes(17)
+    path = tmp_path / f"train-images-idx3-ubyte{zipped}"
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    found = "more than 16" if axes == (1, 4, 4) else "17"  # the rest is not read
+    with pytest.raises(DataError, match=rf"so .* bytes, but contains {found}\. Copy it again"):
+        open_images("idx", path)

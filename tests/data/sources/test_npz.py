@@ -1,7 +1,13 @@
+import io
+import shutil
+import tempfile
+import zipfile
+
 import numpy as np
 import pytest
 
 from fromnoise.data import DataError, open_images
+from fromnoise.data.sources import base
 from fromnoise.data.sources.npz import read_labels
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 9), dtype=np.uint8)  # NCHW
@@ -18,9 +24,14 @@ def test_npz_in_either_layout(tmp_path, save, layout, key):
     assert data.labels is None
 
 
-def test_npy_of_grey_and_of_fortran_order(tmp_path):
+def test_grey_and_fortran_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     np.save(tmp_path / "x.npy", np.asfortranarray(RGB[:, 0]))
-    np.testing.assert_array_equal(open_images("npz", tmp_path / "x.npy").images, RGB[:, :1])
+    np.savez(tmp_path / "x.npz", x=np.asfortranarray(RGB[:, 0]))
+    for name in ("x.npy", "x.npz"):
+        np.testing.assert_array_equal(open_images("npz", tmp_path / name).images, RGB[:, :1])
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_any_number_of_channels_and_a_resize_of_each(tmp_path):
@@ -65,7 +76,14 @@ def test_values_whose_white_is_a_guess_are_refused(tmp_path, values, message):
         open_images("npz", tmp_path / "x.npy")
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 3), (0, 4, 4), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((4, 4), (2, 3, 4, 3), (0, 4, 4), (1, 2, 3, 4, 5)),
+        *((9, 8, 3), (9, 8, 4), (9, 8, 1)),  # one image
+        *((8, 9, 3, 7), (8, 9, 3, 20), (8, 9, 1, 20), (8, 8, 3, 2), (8, 8, 1, 1)),  # HWCN
+    ],
+)
 def test_shapes_that_are_no_images(tmp_path, shape):
     np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
     with pytest.raises(DataError, match=r"shape"):
@@ -88,6 +106,9 @@ def test_names_may_be_bytes(tmp_path, kind):
     names = np.array(["cat", "dog"]).astype(kind)
     np.savez(tmp_path / "x.npz", images=RGB[:2], labels=[0, 1], label_names=names)
     assert open_images("npz", tmp_path / "x.npz").label_names == ("cat", "dog")
+    names = [b"caf\xe9", b"dog\n"] if kind == "S" else ["caf\udce9", "dog\n"]
+    np.savez(tmp_path / "y.npz", images=RGB[:2], labels=[0, 1], label_names=names)
+    assert open_images("npz", tmp_path / "y.npz").label_names == ("caf\\xe9", "dog")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +134,8 @@ def test_names_that_are_none_are_refused(tmp_path, names, message):
         ([[0], [1]], [[-1], [1]]),  # one label, absent and present
         ([[0, 1], [1, 1]], [[-1, 1], [1, 1]]),
         ([[0, -1], [1, 1]], [[0, -1], [1, 1]]),  # with a −1, 0 is unknown
+        ([1.0, 0.0], [[-1, 1], [1, -1]]),  # floats that are whole numbers
+        ([[1.0, 0.0], [0.0, 1.0]], [[1, -1], [-1, 1]]),
     ],
 )
 def test_classes_and_signs(given, expected):
@@ -122,7 +145,19 @@ def test_classes_and_signs(given, expected):
 
 
 @pytest.mark.parametrize(
-    "given", [1, [[], []], [1], [1.0, 2.0], [-1, 0], [10**9, 0], [[0, 2], [1, 1]], ["a", "b"]]
+    "given",
+    [
+        1,
+        [[], []],
+        [1],
+        [0.5, 2.0],
+        [np.nan, 1],
+        [-1.0, 0.0],
+        [-1, 0],
+        [10**9, 0],
+        [[0, 2], [1, 1]],
+        ["a", "b"],
+    ],
 )
 def test_labels_that_are_none(given):
     with pytest.raises(DataError, match=r"x.npz: the labels have type .*\. Save 2 "):
@@ -137,6 +172,57 @@ def test_files_that_are_no_arrays(tmp_path):
     (tmp_path / "half.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-100])
     for name in ("empty.npz", "empty.npy"):
         (tmp_path / name).write_bytes(b"")
-    for name in ("empty.npz", "empty.npy", "half.npy"):
-        with pytest.raises(DataError, match=rf"{name} cannot be read as arrays: "):
+    np.savez(tmp_path / "dict.npz", images=RGB, labels=[0] * 5, label_names={0: "cat"})
+    for name in ("empty.npz", "empty.npy", "half.npy", "dict.npz"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read as arrays: .*\. Save arrays"):
             open_images("npz", tmp_path / name)
+
+
+def header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "label_names.npy"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        header((1, 2**40, 2**40)),
+        header((2**62, 2**62, 2**62)),
+        header((-1, 4, 4)) + bytes(16),
+        header((1, 4, 4)) + bytes(10**6),  # more than it declares
+        header((2,), "<U1000000000"),
+        header((2,)).replace(b"2", b"9" * 50),
+    ],
+)
+def test_arrays_are_as_large_as_they_declare(tmp_path, name, content):
+    file = io.BytesIO()
+    np.savez(file, x=RGB[:1], y=[0])
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(file) as plain:
+            for each in plain.namelist():
+                archive.writestr(each, plain.read(each))
+        archive.writestr(name.replace("images", "Images"), content)
+    with pytest.raises(DataError, match=r"x\.npz cannot be read as arrays: .*\. Save arrays"):
+        open_images("npz", tmp_path / "x.npz")
+    (tmp_path / "x.npy").write_bytes(content)
+    if len(content) < 10**6:
+        with pytest.raises(DataError, match=r"x\.npy cannot be read as arrays: .*\. Save arrays"):
+            open_images("npz", tmp_path / "x.npy")
+
+
+def test_arrays_that_the_disk_cannot_hold_are_not_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((9, 99, 99), np.uint8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 50_000))
+    with pytest.raises(DataError, match=r"images takes 88,209 bytes, .* has 50,000"):
+        open_images("npz", tmp_path / "x.npz")
+
+
+def test_one_image_of_too_many_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "largest_image", lambda: 71)
+    np.save(tmp_path / "x.npy", RGB)
+    with pytest.raises(DataError, match=r"have 8x9 pixels, more than an image file may have"):
+        open_images("npz", tmp_path / "x.npy")

@@ -1,36 +1,59 @@
 """Decode an image file to a `Picture`, and convert that to the requested channels and size.
 
-Rotation, transparency, palettes, CMYK and 16 bits are handled. Colour profiles (ICC) are not
-applied: the pixels keep the values that the file stores.
+Rotation, transparency, palettes, CMYK, colour profiles (ICC) and up to 16 bits are handled. What is
+not used, such as the frames after the first, and what Pillow warns of are the picture's `remarks`.
 
 The order of conversion matters: first the channels, so that a grey image can be padded in colour;
 then the size, in float for more than 8 bits; at last the rounding to 0..255.
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any, Literal
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import PurePath
+from typing import IO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from fromnoise.data.decoding.colour import GREY_MODES, has_other_colours, samples_to_srgb, to_srgb
+from fromnoise.data.decoding.remarks import FRAMES, collect_warnings
+from fromnoise.data.decoding.rotation import orientation_of, upright
+from fromnoise.data.decoding.sixteen_bits import (
+    BITS_PER_SAMPLE,
+    PHOTOMETRIC,
+    all_bits,
+    clipped_mode,
+    png_raw_mode,
+)
 from fromnoise.data.errors import BrokenImage, DataError, reason
+from fromnoise.progress import printable
+
+if find_spec("pillow_heif"):
+    from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+
+    register_heif_opener()
 
 Fit = Literal["crop", "pad", "squash"]
 RGB = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+DEEPEST = 65535  # white of 16 bits
 
 # ITU-R 601-2, the weights of PIL's convert("L").
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-ACCEPTED = f"Use files of these types: {', '.join(EXTENSIONS)}."
-_GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
-# For PNGs with 16 bits per channel, Pillow unpacks the high bytes only.
-_PNG_16_BIT = {"RGB;16B": "RGB", "RGBA;16B": "RGBA", "LA;16B": "LA"}
-_PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_HEIC = (".heic", ".heif")
+_EXTRA = "" if find_spec("pillow_heif") else "For .heic run pip install -e '.[heic]'."
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
+    *(".jfif", ".jpe", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
+    *(() if _EXTRA else _HEIC),
+)
+ACCEPTED = f"Use files of these types: {', '.join(EXTENSIONS)}. {_EXTRA}".rstrip()
 # The factor by which Pillow scales their samples to 0..255, but not their transparent value.
 _PNG_FEW_BITS = {"L;2": 85, "L;4": 17}
 
@@ -41,6 +64,7 @@ class Picture:
 
     pixels: np.ndarray
     peak: float = 255
+    remarks: tuple[str, ...] = ()  # what is not used of the file, and warnings
 
     @property
     def is_8_bit(self) -> bool:
@@ -58,6 +82,7 @@ class Header:
     rotated: bool = False  # by EXIF, or mirrored
     alpha: bool = False
     deep: bool = False  # more than 8 bits per channel
+    profile: bool = False  # an ICC profile that changes its colours
 
     def channels_on(self, background: RGB) -> int:
         """Return the channels of the picture: transparent grey on a colour becomes colour."""
@@ -65,78 +90,115 @@ class Header:
         return 3 if tinted else self.channels
 
 
+def count_types(names: Iterable[str]) -> str:
+    """Return how many files have which extension, most common first: `.txt ×7, .svg ×2`."""
+    kinds = Counter(PurePath(name).suffix.lower() or "no extension" for name in sorted(names))
+    more = [f"{len(kinds) - 8:,} more types"] if len(kinds) > 8 else []
+    counts = [printable(f"{kind} ×{count:,}") for kind, count in kinds.most_common(8)]
+    return ", ".join([*counts, *more])
+
+
+def left_out(names: Collection[str]) -> tuple[str, ...]:
+    """Return a line about the files that are no images by their names; () for none."""
+    if not names:
+        return ()
+    hint = f" {_EXTRA}" if _EXTRA and any(name.lower().endswith(_HEIC) for name in names) else ""
+    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
+    return (f"skipped {files} of other types: {count_types(names)}.{hint}",)
+
+
 @contextmanager
-def broken_if_it_fails() -> Iterator[None]:
-    """Raise any error as `BrokenImage`: Pillow's plugins raise nearly every type."""
-    try:
-        yield
-    except (MemoryError, BrokenImage):
-        raise
-    except UnidentifiedImageError as error:  # its message contains a memory address
-        raise BrokenImage("not an image that Pillow can read") from error
-    except Exception as error:
-        raise BrokenImage(reason(error)) from error
+def broken_if_it_fails() -> Iterator[dict[str, None]]:
+    """Raise any error as `BrokenImage`: Pillow's plugins raise nearly every type.
+
+    Yields the warnings, and adds them to the reason.
+    """
+    with collect_warnings() as texts:
+        try:
+            yield texts
+        except (MemoryError, BrokenImage):
+            raise
+        except UnidentifiedImageError as error:  # its message contains a memory address
+            why, cause = "not an image that Pillow can read", error
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+            why, cause = f"more than {most} megapixels, Pillow's limit. Scale it down first", error
+        except Exception as error:
+            why, cause = reason(error), error
+        else:
+            return
+        raise BrokenImage("; ".join([why, *texts])) from cause
 
 
 @broken_if_it_fails()
 def read_header(file: IO[bytes]) -> Header:
     """Read size, mode and so on of an image file, without its pixels. Raises `BrokenImage`."""
     with Image.open(file) as image:
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         width, height = image.size
-        # Pillow rotates TIFFs itself, so `size` is already rotated.
+        # Pillow rotates TIFFs itself when it loads them, and `size` is already rotated.
         if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
-        deep = _PNG_16_BIT.get(_png_raw_mode(image))
+        deep = clipped_mode(image)
         mode = deep or image.mode
         return Header(
             height=height,
             width=width,
-            channels=1 if mode in _GREY_MODES or mode.startswith("I;16") else 3,
+            channels=1 if mode in GREY_MODES or mode.startswith("I;16") else 3,
             mode=f"{deep} 16-bit" if deep else mode,
             rotated=orientation > 1,
             alpha=image.has_transparency_data,
             deep=bool(deep) or mode[0] in "IF",
+            profile=has_other_colours(image),
         )
 
 
-@broken_if_it_fails()
 def read_picture(data: bytes, *, background: RGB) -> Picture:
     """Decode the first frame of an image file, rotated upright and opaque. Raises `BrokenImage`.
 
-    Pixels are (h, w, 1) for grey and (h, w, 3) for colour: uint8, or uint16 or float32 for files of
-    more than 8 bits. Transparent pixels are composited on `background`, RGB in 0..255. Transparent
-    grey on a coloured background becomes colour.
+    Pixels are (h, w, 1) for grey and (h, w, 3) for colour, in sRGB: uint8, or uint16 or float32 for
+    files of more than 8 bits. Transparent pixels are composited on `background`, RGB in 0..255.
+    Transparent grey on a coloured background becomes colour.
     """
+    with broken_if_it_fails() as remarks:
+        picture = _decode(data, background)
+    return replace(picture, remarks=tuple(remarks))
+
+
+def _decode(data: bytes, background: RGB) -> Picture:
     if not data:
         raise BrokenImage("the file is empty")
     with Image.open(io.BytesIO(data)) as image:
-        raw_mode, clear = _png_raw_mode(image), image.info.get("transparency")
-        if mode := _PNG_16_BIT.get(raw_mode):
-            return _composite(_keyed(_png_samples(data, mode), image), background)
-        if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
-            image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
-        upright = _upright(image)
-        if upright.mode[0] in "IF":
-            return _deep_grey(upright, background)
-        return Picture(_opaque_8_bit(upright, background))
+        picture = _first_frame(image, data, background)
+        _warn_of_the_rest(image)
+    return picture
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotate as `read_header` reports, so ignore metadata after the pixels of a PNG."""
-    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+def _first_frame(image: Image.Image, data: bytes, background: RGB) -> Picture:
+    raw_mode, clear = png_raw_mode(image), image.info.get("transparency")
+    if mode := clipped_mode(image):
+        return _composite(_keyed(all_bits(data, mode), image), image, background)
+    if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
+        image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
+    if image.mode[0] in "IF":
+        return _deep_grey(image, background)
+    return Picture(_opaque_8_bit(to_srgb(upright(image)), background))
 
 
-def _orientation(image: Image.Image) -> int:
-    # `getexif` would decode all pixels of a PNG that has no EXIF in front of them.
-    if image.format == "PNG" and not _PNG_ORIENTATION & image.info.keys():
-        return 1
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
+def _warn_of_the_rest(image: Image.Image) -> None:
+    """Warn of more frames, and of samples of a PNG that are not about v^(1/2.2), as sRGB is."""
+    gamma = image.info.get("gamma")
+    if gamma and not image.info.keys() & {"srgb", "icc_profile"} and abs(gamma * 2.2 - 1) > 0.05:
+        warnings.warn(f"its gamma of {gamma:g} (gAMA) is not applied", stacklevel=1)
+    more = True  # if the next one is damaged
+    with suppress(Exception):
+        more = getattr(image, "is_animated", False)
+    if more:
+        warnings.warn(FRAMES, stacklevel=1)
 
 
 def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint8 (h, w, 1 or 3)
-    grey = image.mode in _GREY_MODES
+    grey = image.mode in GREY_MODES
     if image.has_transparency_data:
         grey = grey and len(set(background)) == 1
         layer = image.convert("LA" if grey else "RGBA")
@@ -148,42 +210,21 @@ def _opaque_8_bit(image: Image.Image, background: RGB) -> np.ndarray:  # -> uint
 
 
 def _deep_grey(image: Image.Image, background: RGB) -> Picture:
-    """Convert modes I;16, I and F: 16-bit integers, or floats in 0..1."""
-    pixels = np.asarray(image)[..., None]
+    """Convert modes I;16, I and F: integers of up to 16 bits, or floats in 0..1."""
+    pixels = np.asarray(upright(image))[..., None]
     low, high = pixels.min(), pixels.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # also true of NaN
             raise BrokenImage(f"its float values are {low:g}..{high:g}, not 0..1")
-        return Picture(pixels, peak=1)
+        return Picture(samples_to_srgb(pixels, 1, image), peak=1)
     if low < 0 or high > 65535:
         raise BrokenImage(f"its 32-bit values are {low}..{high}, not 0..65535")
-    return _composite(_keyed(pixels.astype(np.uint16), image), background)
-
-
-def _png_raw_mode(image: Image.Image) -> str:
-    """Return how a PNG stores its samples, such as "RGB;16B", and "" for other files."""
-    tiles = getattr(image, "tile", None)
-    return tiles[0].args if image.format == "PNG" and tiles else ""
-
-
-def _png_samples(data: bytes, mode: str) -> np.ndarray:  # -> uint16 (h, w, len(mode))
-    """Decode all 16 bits, by decoding the same bytes with other raw modes.
-
-    Big-endian samples decoded as little-endian give the low bytes. The four bytes of 16-bit LA
-    decoded as 8-bit RGBA give (L high, L low, A high, A low).
-    """
-    if mode == "LA":
-        planes = _png_bytes(data, "RGBA").astype(np.uint16)
-        return planes[..., 0::2] << 8 | planes[..., 1::2]
-    high, low = _png_bytes(data, f"{mode};16B"), _png_bytes(data, f"{mode};16L")
-    return high.astype(np.uint16) << 8 | low
-
-
-def _png_bytes(data: bytes, raw_mode: str) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        decoder: Any = image  # `tile` is not declared on Image
-        decoder.tile = [decoder.tile[0]._replace(args=raw_mode)]
-        return np.asarray(_upright(image))
+    pixels, peak, tags = pixels.astype(np.uint16), DEEPEST, getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags:
+        peak = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+        if tags.get(PHOTOMETRIC) == 0:  # white is 0; Pillow inverts 8 bits only
+            pixels = np.uint16(peak) - pixels
+    return _composite(_keyed(pixels, image), image, background, peak)
 
 
 def _keyed(samples: np.ndarray, image: Image.Image) -> np.ndarray:
@@ -195,14 +236,29 @@ def _keyed(samples: np.ndarray, image: Image.Image) -> np.ndarray:
     return np.concatenate([samples, alpha.astype(np.uint16)], axis=2)
 
 
-def _composite(samples: np.ndarray, background: RGB) -> Picture:
-    """Composite 16-bit (h, w, 1..4) on the background, in float. 2 and 4 channels have alpha."""
+def _composite(
+    samples: np.ndarray, image: Image.Image, background: RGB, peak: float = DEEPEST
+) -> Picture:
+    """Composite (h, w, 1..4) on the background, in float. 2 and 4 channels have alpha."""
     if samples.shape[2] in (1, 3):
-        return Picture(samples, peak=65535)
-    colour, alpha = samples[..., :-1], samples[..., -1:].astype(np.float32) / 65535
+        return Picture(samples_to_srgb(samples, peak, image), peak)
+    colour, alpha = samples[..., :-1], samples[..., -1:].astype(np.float32) / np.float32(peak)
+    colour = samples_to_srgb(colour, peak, image)
     channels = 1 if colour.shape[2] == 1 and len(set(background)) == 1 else 3
-    behind = background_of(channels, background) * np.float32(257)
-    return Picture(alpha * colour + (1 - alpha) * behind, peak=65535)
+    behind = background_of(channels, background) * np.float32(peak / 255)
+    return Picture(alpha * colour + (1 - alpha) * behind, peak)
+
+
+def with_white(picture: Picture, white: int | None) -> Picture:
+    """Set the white of a picture of 16 bits, such as 4095. Others, and None, change nothing.
+
+    Raises `BrokenImage` for brighter pixels.
+    """
+    if white is None or picture.peak != DEEPEST:
+        return picture
+    if (highest := picture.pixels.max()) > white:
+        raise BrokenImage(f"its largest value is {highest:g}, above data.white = {white}")
+    return replace(picture, peak=white)
 
 
 def to_channels(picture: Picture, channels: int) -> Picture:

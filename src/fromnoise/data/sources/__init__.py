@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fromnoise.data.decoding.decode import EXTENSIONS
 from fromnoise.data.errors import DataError
-from fromnoise.data.sources.base import SourceListing, SourceRequest
+from fromnoise.data.sources.base import SourceListing, SourceRequest, existing_path
 from fromnoise.data.sources.folder import folder, has_iclevr, iclevr, zip_file
 from fromnoise.data.sources.idx import cifar10, fashion_mnist, has_idx, idx, mnist
 from fromnoise.data.sources.npz import digits, npz
@@ -36,11 +36,9 @@ def detect_source(path: str | Path, *, named: str | None = None) -> str:
 
     named: the source in the recipe. It is kept if it reads these files too, and knows more about
     them: `fashion-mnist` knows the names of its classes, `idx` does not.
-    Raises `DataError` if the path does not exist or no source reads it.
+    Raises `DataError` if the path does not exist, or if no source reads it.
     """
-    path = Path(path).expanduser().absolute()
-    if not path.exists():
-        raise DataError(f"data.path: {path} does not exist. Check the path.")
+    path = existing_path(path)
     if named == "iclevr" and not has_iclevr(path):
         other = f", such as {path.parent}" if has_iclevr(path.parent) else ""
         raise DataError(

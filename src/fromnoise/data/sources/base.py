@@ -18,19 +18,22 @@ import os
 from collections import deque
 from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from fromnoise.data.decoding import decode
-from fromnoise.data.errors import BrokenImage, DataError, NotAvailable
+from fromnoise.data.errors import BrokenImage, DataError, NoSplit, NotAvailable
+from fromnoise.progress import printable
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
 Labels = tuple[np.ndarray | None, tuple[str, ...]]  # of `ImageReader`, and their names
+SMALL = 2**24  # bytes, of a file that needs no check before it is read
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
 
@@ -56,8 +59,10 @@ class ImageReader:
     labels: np.ndarray | None = None  # int8 (N, K): +1, −1, 0
     label_names: tuple[str, ...] = ()
     labels_from: str = ""  # "labels.json", "sub-folders"; "" if the source has one place only
+    notes: tuple[str, ...] = ()  # one line each, for the log: what was left out, and why
     uniform: bool = False  # all headers are equal
     close: Callable[[], None] = lambda: None  # closes the files that the source holds open
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name -> `Picture.remarks`
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class SourceListing:
 
     stamp: object  # names, sizes, times, …: anything that JSON can hold
     open: Callable[[], ImageReader]
+    notes: tuple[str, ...] = ()  # one line each: what is left out now, also if images are cached
 
 
 def array_reader(
@@ -98,11 +104,14 @@ def file_reader(
     background: decode.RGB,
     labels: Labels,
     labels_from: str = "",
+    notes: tuple[str, ...] = (),
 ) -> ImageReader:
     """Return a reader of image files. Any exception of `open_file` makes the image broken.
 
     found: the names that exist. missing: why the others are broken.
     """
+
+    remarks: dict[str, tuple[str, ...]] = {}
 
     def opened(i: int) -> IO[bytes]:
         if names[i] not in found:
@@ -118,9 +127,18 @@ def file_reader(
     @decode.broken_if_it_fails()
     def image(i: int) -> decode.Picture:
         with opened(i) as file:
-            return decode.read_picture(file.read(), background=background)
+            content = file.read(SMALL)
+            if len(content) == SMALL:  # is it an image at all?
+                file.seek(0)
+                decode.read_header(file)
+                file.seek(0)
+                content = file.read()
+        picture = decode.read_picture(content, background=background)
+        if picture.remarks:
+            remarks[printable(names[i])] = tuple(map(printable, picture.remarks))
+        return picture
 
-    return ImageReader(names, header, image, *labels, labels_from)
+    return ImageReader(names, header, image, *labels, labels_from, notes, remarks=remarks)
 
 
 def read_each(
@@ -132,7 +150,7 @@ def read_each(
         try:
             return read(i)
         except BrokenImage as error:
-            return f"{reader.names[i]}: {error}"
+            return printable(f"{reader.names[i]}: {error}")
 
     total = len(reader.names)
     for done, each in enumerate(map_in_order(result, total), start=1):
@@ -164,21 +182,54 @@ def map_in_order(function: Callable[[int], T], count: int) -> Generator[T, None,
 
 
 def channels_last(images: np.ndarray, *, where: str) -> np.ndarray:
-    """Return a view (N, h, w, C) of NHW, NHWC or NCHW. The shorter of axes 1 and 3 is C."""
-    if images.ndim == 3:
-        return images[..., None]
-    if images.ndim != 4 or images.shape[1] == images.shape[3]:
+    """Return a view (N, h, w, C) of NHW, NHWC or NCHW. The shorter of axes 1 and 3 is C.
+
+    Raises `DataError` for other shapes, also for (H, W, C, N).
+    """
+    last = images if images.ndim == 4 else images[..., None] if images.ndim == 3 else None
+    if images.ndim == 4 and images.shape[3] > images.shape[1]:
+        last = images.transpose(0, 2, 3, 1)
+    height, width, channels = (0, 0, 0) if last is None else last.shape[1:]
+    # an axis of 1 or 3 between longer ones is C of (H, W, C, N), not a side
+    stacked = images.ndim == 4 and images.shape[2] in (1, 3) and height != width
+    if last is None or stacked or 0 < min(height, width) <= channels:
         raise DataError(
             f"{where}: the images have shape {images.shape}. Save them as (N, H, W), (N, H, W, C) "
             "or (N, C, H, W), with fewer channels than pixels per side."
         )
-    return images if images.shape[3] < images.shape[1] else images.transpose(0, 2, 3, 1)
+    if height * width > largest_image():
+        raise DataError(
+            f"{where}: the images have {height}x{width} pixels, more than an image file may have. "
+            "Save smaller ones."
+        )
+    return last
+
+
+def largest_image() -> int:
+    """Return the pixels of the largest image that Pillow decodes: more would be an attack."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 2**31)
 
 
 def stat_stamp(path: Path) -> list[object]:
     """Return the name, the size in bytes and the modification time (ns) of a file."""
     stat = path.stat()
     return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def existing_path(path: str | Path) -> Path:
+    """Return the absolute path of a file or folder. Raises `DataError` if there is none."""
+    path = Path(path).expanduser().absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # a recipe and a log could not name it
+        raise DataError(
+            f"data.path: {path} is not UTF-8. Rename it, or give a link to it."
+        ) from error
+    if not path.exists():
+        raise DataError(f"data.path: {path} does not exist. Check the path.")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+        raise DataError(f"data.path: {path} is neither a file nor a folder. Give one of them.")
+    return path
 
 
 def require_path(
@@ -194,9 +245,7 @@ def require_path(
         raise NotAvailable(
             f"data.path is missing, but source {source} needs a path. Set it, or give --data PATH."
         )
-    path = path.expanduser().absolute()
-    if not path.exists():
-        raise DataError(f"data.path: {path} does not exist. Check the path.")
+    path = existing_path(path)
     if folder and not path.is_dir():
         raise DataError(f"data.path: {path} is a file. Source {source} needs a folder.")
     return path
@@ -205,7 +254,7 @@ def require_path(
 def require_train_split(request: SourceRequest, source: str) -> None:
     """Raise `DataError` for any split but "train". For sources that have no splits."""
     if request.split != "train":
-        raise DataError(
+        raise NoSplit(
             f"data.split is {request.split!r}, but source {source} has no splits. Leave it at "
             "'train' and set data.path to the other images."
         )

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.data.errors import DataError, NotAvailable, reason, unreadable
+from fromnoise.data.errors import DataError, NoSplit, NotAvailable, reason, unreadable
 from fromnoise.data.labels import one_hot
 from fromnoise.data.sources import base
 
 _IMAGES = re.compile(r"(.*)images[-.]idx\d-ubyte(\.gz)?")
 _UBYTE = 8  # the type of MNIST's files: unsigned bytes
+_MAX_RATIO = 1032  # of a gzip: deflate packs at most 258 bytes in two bits
 SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -55,7 +56,7 @@ def idx(request: base.SourceRequest) -> base.SourceListing:
     path = base.require_path(request, "idx", splits=True)
     if path.is_file():
         if request.split != "train":
-            raise DataError(
+            raise NoSplit(
                 f"data.split is {request.split!r}, but data.path is one file, {path}. Set "
                 "data.path to its folder."
             )
@@ -63,7 +64,7 @@ def idx(request: base.SourceRequest) -> base.SourceListing:
     images = find_images(path, request.split)
     if images is None:
         files = " or ".join(f"{stem}-images-idx3-ubyte[.gz]" for stem in SPLITS[request.split])
-        raise DataError(f"data.path: {path} has no images of split {request.split!r}. Add {files}.")
+        raise NoSplit(f"data.path: {path} has no images of split {request.split!r}. Add {files}.")
     return idx_listing(images)
 
 
@@ -126,7 +127,9 @@ def _read(path: Path) -> np.ndarray:
     """Return the uint8 array of one file."""
     kinds = (OSError, EOFError, struct.error, zlib.error)
     with (
-        unreadable(f"data.path: {path} cannot be read as an idx file", *kinds),
+        unreadable(
+            f"data.path: {path} cannot be read as an idx file", *kinds, fix="Copy it again."
+        ),
         gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file,
     ):
         zeros, kind, axes = struct.unpack(">HBB", file.read(4))
@@ -135,13 +138,15 @@ def _read(path: Path) -> np.ndarray:
                 f"data.path: {path} is not an idx file of unsigned bytes. Convert it to one."
             )
         shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-        values = np.frombuffer(file.read(), dtype=np.uint8)
-    if len(values) != prod(shape) or len(values) == 0:
+        room = path.stat().st_size * (_MAX_RATIO if path.suffix == ".gz" else 1)
+        content = file.read(min(prod(shape), room) + 1)  # no more than it declares
+    if len(content) != prod(shape) or len(content) == 0:
+        found = f"more than {prod(shape):,}" if len(content) > prod(shape) else f"{len(content):,}"
         raise DataError(
             f"data.path: {path} has shape {shape}, so {prod(shape):,} bytes, but contains "
-            f"{len(values):,}. Copy it again."
+            f"{found}. Copy it again."
         )
-    return values.reshape(shape)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def mnist(request: base.SourceRequest) -> base.SourceListing:
@@ -168,7 +173,8 @@ def cifar10(request: base.SourceRequest) -> base.SourceListing:
     def open_reader() -> base.ImageReader:
         from torchvision import datasets
 
-        with unreadable(f"data.path: {root} has no complete CIFAR-10", RuntimeError, OSError):
+        problem, fix = f"data.path: {root} has no complete CIFAR-10", "Download it again."
+        with unreadable(problem, RuntimeError, OSError, fix=fix):
             data: Any = datasets.CIFAR10(str(root), train=request.split == "train")
         labels = one_hot(np.array(data.targets), len(data.classes))
         return base.array_reader(data.data, labels=(labels, tuple(data.classes)))

@@ -11,12 +11,14 @@ Other types and ranges are errors, because their white is ambiguous. Save 8-bit 
 type with `.astype("uint8")`.
 """
 
+import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from importlib import resources
+from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from fromnoise.data.sources import base
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 NAME_KEYS = ("label_names", "classes")
+PLAIN = "Save arrays of numbers or texts with numpy.savez; a dict as its values and its keys."
 PEAKS = {"uint8": 255, "uint16": 65535, "bool": 1}  # white, by the type of the images
 
 
@@ -53,19 +56,25 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
 
     Keys of an .npz, in any case: `images`, `x`, `data` or `arr_0` for images; `labels`, `y` or
     `arr_1` for labels, if any: class numbers (N,), or (N, K) of 0 and 1, or of −1, 0 (unknown) and
-    1; `label_names` or `classes` for their names, else the numbers. A fourth channel is not alpha.
+    1, also as floats; `label_names` or `classes` for their names, else the numbers. A fourth
+    channel is not alpha.
     """
     path = base.require_path(request, "npz")
     where = f"data.path: {path}"
 
     def open_reader() -> base.ImageReader:
-        kinds = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
-        with unreadable(f"{where} cannot be read as arrays", *kinds):
+        # any exception: numpy and zipfile raise nearly every type for wrong headers
+        with unreadable(f"{where} cannot be read as arrays", Exception, fix=PLAIN):
             arrays = _load(path)
         images = _first(arrays, IMAGE_KEYS)
         if images is None:
             keys = ", ".join(arrays) or "no arrays"
             raise DataError(f"{where} has {keys}. Name the images {' or '.join(IMAGE_KEYS)}.")
+        if images.ndim == 3 and images.shape[2] in (1, 3, 4) and min(images.shape[:2]) > 4:
+            raise DataError(
+                f"{where}: the images have shape {images.shape}, that of one image (H, W, C). Save "
+                "it as (1, H, W, C)."
+            )
         images = base.channels_last(images, where=where)
         if images.size == 0:
             raise DataError(f"{where} has no images: its shape is {images.shape}. Add some.")
@@ -74,13 +83,13 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
         if (stored := _first(arrays, LABEL_KEYS)) is not None:
             labels = read_labels(np.asarray(stored), len(images), where=where)
             names = _first(arrays, NAME_KEYS)
-            names = np.arange(labels.shape[1]) if names is None else np.asarray(names)
-            label_names = read_names(names, where=where)
-            if len(label_names) != labels.shape[1]:
+            names = np.arange(labels.shape[1]) if names is None else names
+            if names.ndim == 1 and len(names) != labels.shape[1]:
                 raise DataError(
-                    f"{where} has {len(label_names)} label names for {labels.shape[1]} labels. "
+                    f"{where} has {len(names)} label names for {labels.shape[1]} labels. "
                     "Save one name per label."
                 )
+            label_names = read_names(names, where=where)
         return base.array_reader(images, peak=peak, convert=convert, labels=(labels, label_names))
 
     return base.SourceListing(base.stat_stamp(path), open_reader)
@@ -88,12 +97,14 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
 
 def read_names(stored: np.ndarray, *, where: str) -> tuple[str, ...]:
     """Convert label names (K,): text, UTF-8 bytes, or whole numbers."""
-    if stored.ndim != 1 or stored.dtype.kind not in "USiu":
+    if stored.ndim != 1 or stored.dtype.kind not in "USiu" or stored.nbytes > base.SMALL:
         raise DataError(
             f"{where}: the label names have type {stored.dtype} and shape {stored.shape}. Save a "
             "list of texts or of whole numbers."
         )
-    names = np.char.decode(stored, "utf-8") if stored.dtype.kind == "S" else stored
+    names = np.asarray(stored)
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "surrogateescape")
     return unique_names(map(str, names), where=f"{where}: the list of label names")
 
 
@@ -101,7 +112,8 @@ def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
     """Convert class numbers (N,) or (N, 1), or signs (N, K), to int8 (N, K) of +1, −1 and 0."""
     problem = f"{where}: the labels have type {stored.dtype} and shape {stored.shape}"
     fits = stored.ndim in (1, 2) and len(stored) == count and stored.size > 0
-    if not fits or stored.dtype.kind not in "biu":
+    whole = fits and (stored.dtype.kind in "biu" or (stored.dtype.kind == "f" and _whole(stored)))
+    if not whole:
         raise DataError(
             f"{problem}. Save {count} class numbers, or ({count}, K) of 0 and 1, or of -1, 0 and 1."
         )
@@ -114,6 +126,11 @@ def read_labels(stored: np.ndarray, count: int, *, where: str) -> np.ndarray:
     if low < -1 or high > 1:
         raise DataError(f"{problem}. Save {count} rows of 0 and 1, or of -1, 0 and 1.")
     return signs_of(stored)
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Return whether all floats are whole numbers, as those of one-hot labels often are."""
+    return bool((np.isfinite(values) & (values == np.rint(values))).all())
 
 
 def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
@@ -147,11 +164,35 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npy":
         return {IMAGE_KEYS[0]: np.load(path, mmap_mode="r")}
     arrays = {}
-    with (
-        zipfile.ZipFile(path) as archive,
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-    ):
-        for member in archive.namelist():
-            if (name := member.removesuffix(".npy")).lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
-                arrays[name] = np.load(archive.extract(member, folder), mmap_mode="r")
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name.lower() in IMAGE_KEYS + LABEL_KEYS + NAME_KEYS:
+                with archive.open(info) as file:
+                    arrays[name] = _unpack(file, name, info.file_size)
         return arrays or dict.fromkeys(archive.namelist(), np.empty(0))
+
+
+def _unpack(file: IO[bytes], name: str, size: int) -> np.ndarray:
+    """Map an .npy file from a temporary file, which ends with the array. Raises ValueError.
+
+    size: in bytes. It is compared with the header before anything is unpacked.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+    shape, fortran_order, dtype = (read or np.lib.format.read_array_header_2_0)(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} contains Python objects")
+    values = prod(shape) * dtype.itemsize
+    if size != file.tell() + values:
+        raise ValueError(f"{name} has {size:,} bytes instead of {file.tell() + values:,}")
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if values > free:
+        raise OSError(f"{name} takes {values:,} bytes, {tempfile.gettempdir()} has {free:,}")
+    if not values:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(file, unpacked)
+        unpacked.flush()
+        order = "F" if fortran_order else "C"
+        return np.memmap(unpacked, dtype, "r", shape=shape, order=order)
