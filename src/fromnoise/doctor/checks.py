@@ -217,7 +217,8 @@ def memory(facts: Facts) -> Finding:
     cost, free = facts.cost, facts.memory_free
     if cost.image_bytes is None:
         return Finding("memory", TOO_SLOW, "See time")
-    fixed = facts.optimised_bytes + cost.weight_bytes  # and gradients
+    waiting = (facts.recipe.training.parts - 1).bit_length()  # sums of gradients, in the tree
+    fixed = facts.optimised_bytes + cost.weight_bytes * (1 + waiting)
     need = fixed + cost.image_bytes * facts.part
     message = (
         f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
