@@ -55,7 +55,8 @@ def training_step(
     eps = eps.cpu()
     if device != "cpu":  # as `data/loader.py` has them ready
         pixels, eps = pixels.pin_memory(), eps.pin_memory()
-    batch = Batch(pixels, eps, t, None if cond is None else cond.cpu())
+    keys = BatchDraws.of(0, 0, batch_size).keys("dropout")
+    batch = Batch(pixels, eps, t, None if cond is None else cond.cpu(), dropout=keys)
     chosen = computation._asdict()
     chosen["compile"] = chosen.pop("compiled")
 
