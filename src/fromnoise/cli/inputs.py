@@ -96,5 +96,5 @@ def import_(
         schedule["betas"] = f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
     for note in notes:
-        print(f"assumed: {note}")
+        print(note)
     print(f"{spec.source}. Sample with: fromnoise sample {out.absolute()}")

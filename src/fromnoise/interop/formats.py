@@ -1,9 +1,11 @@
 """Import a checkpoint of another program as a model folder: `fromnoise import`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -12,24 +14,37 @@ from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, explain, unknown_name
 from fromnoise.config.overrides import with_key
-from fromnoise.interop.context_unet import context_unet
-from fromnoise.interop.explainingai import explainingai
-from fromnoise.interop.lucidrains import lucidrains
-from fromnoise.interop.mnist_tutorial import mnist_tutorial
-from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
-from fromnoise.interop.torch_files import Format, ImportedModel, preview_keys, read_payload
+from fromnoise.interop import (
+    context_unet,
+    explainingai,
+    lucidrains,
+    mnist_tutorial,
+    pytorch_ddpm,
+    torch_files,
+)
+from fromnoise.interop.structure import renamed_by_structure
+from fromnoise.interop.torch_files import Format, ImportedModel, Payload
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
 
 FORMATS: dict[str, Format] = {
-    "explainingai": explainingai,
-    "zoubohao": zoubohao,
-    "w86763777": w86763777,
-    "mnist-tutorial": mnist_tutorial,
-    "lucidrains": lucidrains,
-    "context-unet": context_unet,
+    "explainingai": explainingai.explainingai,
+    "zoubohao": pytorch_ddpm.zoubohao,
+    "w86763777": pytorch_ddpm.w86763777,
+    "mnist-tutorial": mnist_tutorial.mnist_tutorial,
+    "lucidrains": lucidrains.lucidrains,
+    "context-unet": context_unet.context_unet,
 }
 OVERRIDABLE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
+SHOWN_ITEMS = 3  # of a long list
+
+
+class Imported(NamedTuple):
+    """A model that was found in a file, with its weights under the names here."""
+
+    spec: ModelSpec
+    files: Mapping[str, checkpoints.TensorFile]
+    notes: Sequence[str]
 
 
 def import_model(
@@ -43,17 +58,82 @@ def import_model(
 
     out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
     format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
-    does not contain, as in {"diffusion.T": 500, "size": 64}. Each note is an assumption, one line.
+    does not contain, as in {"diffusion.T": 500, "size": 64}. A note is one line: `assumed: ` and a
+    key with its value, that neither the file nor `overrides` has, or `note: ` and a fact.
     Raises CheckpointError, before anything is written, if the format is unknown, the file is
     damaged, or loading it would execute code.
     """
     file, out = Path(file), Path(out).absolute()
     checkpoints.require_empty_folder(out)
-    name, model = detect_format(file, format)
-    spec = _build_spec(model.spec, overrides or {}, source=f"imported: {name}")
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
+    payload, left_out = torch_files.read_payload(file)
+    found = _find(file, payload, [format] if format else list(FORMATS), overrides or {})
+    if found is None:
+        if left_out:
+            raise torch_files.not_loaded(file, left_out)
+        raise checkpoints.CheckpointError(_unknown(file, payload, format))
+    notes = list(found.notes)
+    if left_out:
+        notes.append(f"note: objects that are no weights were left out: {', '.join(left_out)}")
+    with checkpoints.atomic_folder(out) as writing:
+        for target, content in found.files.items():
+            checkpoints.write_tensors(writing / target, content)
+    return found.spec, notes
+
+
+def _find(
+    file: Path, payload: Payload, formats: Sequence[str], overrides: Mapping[str, Any]
+) -> Imported | None:
+    """Return the model of a payload by the names of its tensors, else by their structure."""
+    for name in formats:
+        if (model := _read(file, payload, name)) is not None:
+            return _load(file, name, model, overrides)
+    for name in formats:
+        module = _module(name)
+        structure = getattr(module, "STRUCTURE", None)
+        paired = structure and renamed_by_structure(payload, structure, module.NAMES)
+        if not paired:
+            continue
+        try:
+            model = _read(file, paired, name)
+            if model is None:
+                continue
+            found = _load(file, name, model, overrides)
+        except checkpoints.CheckpointError:  # the structure differs
+            continue
+        line = (
+            f"note: names of tensors are unknown, so they were matched by structure: order and "
+            f"shapes are those of {name}"
+        )
+        return found._replace(notes=[line, *found.notes])
+    return None
+
+
+def _module(name: str) -> Any:
+    """Return the module of a format, with NAMES and, where names may differ, STRUCTURE."""
+    return sys.modules[FORMATS[name].__module__]
+
+
+def _read(file: Path, payload: Payload, name: str) -> ImportedModel | None:
+    try:
+        return FORMATS[name](payload)
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(f"{file}: {error}") from error
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise checkpoints.CheckpointError(
+            f"{file} has the format {name}, but is damaged or modified: {reason}"
+        ) from error
+
+
+def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, Any]) -> Imported:
+    """Return the model with its weights in the network here, into which they must fit exactly."""
+    spec = _build_spec(model.spec, overrides, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": model.step})
     network = build_denoiser(spec).network
     files: dict[str, checkpoints.TensorFile] = {}
+    dtypes: dict[str, None] = {}
     for weights, state in (("ema", model.ema), ("raw", model.raw)):
         if state is None:
             continue
@@ -71,33 +151,49 @@ def import_model(
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = checkpoints.TensorFile(copies, described.metadata())
-    with checkpoints.atomic_folder(out) as writing:
-        for target, content in files.items():
-            checkpoints.write_tensors(writing / target, content)
-    return spec, model.notes
+        half = (t.dtype for t in state.values() if t.is_floating_point() and t.element_size() < 4)
+        dtypes |= dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in half)
+    notes = [f"note: {note}" for note in model.notes]
+    if dtypes:
+        notes.append(f"note: the file has weights in {' and '.join(dtypes)}, with few digits")
+    return Imported(spec, files, [*_assumed(spec, model.assumed, overrides), *notes])
 
 
-def detect_format(file: Path, format: str | None = None) -> tuple[str, ImportedModel]:
-    """Return the format of a file and the model in it. Raises as `import_model`."""
-    if format is not None and format not in FORMATS:
-        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
-    payload = read_payload(file)
-    for name in [format] if format else FORMATS:
-        try:
-            model = FORMATS[name](payload)
-        except checkpoints.CheckpointError as error:
-            raise checkpoints.CheckpointError(f"{file}: {error}") from error
-        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise checkpoints.CheckpointError(
-                f"{file} has the format {name}, but is damaged or modified: {reason}"
-            ) from error
-        if model is not None:
-            return name, model
+def _assumed(
+    spec: ModelSpec, assumed: Mapping[str, str], overrides: Mapping[str, Any]
+) -> Sequence[str]:
+    """Return a line for each assumed value, but for those that were given."""
+    given = [key.removesuffix(".name") for key in overrides]
+    lines = []
+    for key, reason in assumed.items():
+        if any(key == each or key.startswith(f"{each}.") for each in given):
+            continue
+        value: Any = spec.model_dump(mode="json")
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        lines.append(f"assumed: {key}={_shown(value)} ({reason})")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):  # a component: its name; its options have lines of their own
+        return str(value["name"])
+    if isinstance(value, list) and len(value) > SHOWN_ITEMS:
+        value = [*value[: SHOWN_ITEMS - 1], "…", value[-1]]
+    if isinstance(value, list) and len(set(value)) == 1 and len(value) == 2:
+        value = value[0]  # both sides of an image
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip().replace(", ", ",")
+
+
+def _unknown(file: Path, payload: Payload, format: str | None) -> str:
+    """Return what the file holds and what was expected."""
     problem = f"does not have the format {format}" if format else "has no known format"
-    raise checkpoints.CheckpointError(
-        f"{file} {problem}. Its keys are: {preview_keys(payload)}. Known formats: "
-        f"{', '.join(FORMATS)}."
+    names = [format] if format else FORMATS
+    expected = "; ".join(f"{name} has {min(_module(name).NAMES)}" for name in names)
+    return (
+        f"{file} {problem}. Its keys are: {torch_files.preview_keys(payload)}. Expected under any "
+        f"prefix: {expected}. Known formats: {', '.join(FORMATS)}."
     )
 
 

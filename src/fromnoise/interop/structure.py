@@ -1,0 +1,165 @@
+"""Pair the tensors of a file with those of a known network where only the names differ."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from fromnoise.interop.torch_files import Payload, state_dicts
+
+Tree = dict[str, Any]
+"""Component of a name → the tree below it, or the shapes of a tensor."""
+LIST = "*"  # stands for the numbers of a list of modules
+LAYER = ("weight", "bias")
+BATCH_NORM = (*LAYER, "running_mean", "running_var", "num_batches_tracked")
+
+
+def under(place: str, *names: str | Sequence[str]) -> list[str]:
+    """Return names below a place; a place in braces is each of its words: `block{1,2}`."""
+    match = re.search(r"\{([^}]*)\}", place)
+    if match:
+        places = [place.replace(match[0], word, 1) for word in match[1].split(",")]
+        return [name for each in places for name in under(each, *names)]
+    flat = [name for each in names for name in ([each] if isinstance(each, str) else each)]
+    return [f"{place}.{name}" for name in flat]
+
+
+def renamed_by_structure(
+    payload: Payload, expected: Sequence[str], needed: Set[str]
+) -> Payload | None:
+    """Return a payload whose tensors have the expected names, paired by structure, or None.
+
+    expected: names of a network in the order of its modules; `*` stands for the numbers of a list.
+    needed: names that a network must have. The pairing is safe because all of these must hold:
+
+    - The two are the same tree. Each component of a name has one partner, wherever the same module
+      occurs; lists keep their numbers. So the names differ by one consistent renaming.
+    - A component that the network has at this place too is itself. The others are paired in the
+      order of the file, which torch writes in the order of the modules, and there are as many.
+    - If the tensors of two such components have equal shapes, only their order tells them apart.
+      This suffices for a numbered pair, `conv1` and `conv2`, that ascends in the file. Where the
+      partners have different roles (query and key, weight and bias), nothing is paired.
+    - The tensors then fit the network, no name and no shape differing: the caller loads them.
+    """
+    wanted = _tree(dict.fromkeys(expected))
+    states: dict[str, Any] = {}
+    for place, state in state_dicts(payload):
+        for prefix in _prefixes(state):
+            inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            names = _pair(_tree(inside), wanted) or {}
+            if needed <= set(names.values()):
+                beside = {k: v for k, v in state.items() if not k.startswith(prefix)}
+                paired = {prefix + names[name]: tensor for name, tensor in inside.items()}
+                states[place.rstrip(".") or "network"] = {**paired, **beside}
+                break
+    if not states:
+        return None
+    scalars = {key: value for key, value in payload.items() if isinstance(value, int | float)}
+    return {**scalars, **states}
+
+
+def _prefixes(state: Mapping[str, Tensor], depth: int = 3) -> Iterator[str]:
+    """Yield the beginnings of the names, the shortest first: "", `model.`, `model.net.`."""
+    for parts in range(depth + 1):
+        split = (name.split(".") for name in state)
+        found = dict.fromkeys(".".join(part[:parts]) for part in split if len(part) > parts)
+        yield from (f"{prefix}." if prefix else "" for prefix in found)
+
+
+def _tree(names: Mapping[str, Any]) -> Tree:
+    """Return the tree of dotted names, with the shape of each tensor. Names in names have none."""
+    tree: Tree = {}
+    for name, tensor in names.items():
+        node = tree
+        *places, last = name.split(".")
+        for place in places:
+            node = node.setdefault(place, {})
+            if not isinstance(node, dict):
+                return {}
+        node[last] = [getattr(tensor, "shape", None)]
+    return tree
+
+
+def _merged(trees: Sequence[Any]) -> Any:
+    """Return one tree with the branches of all, in their order, and all shapes of each tensor.
+
+    It is None where a tensor in one is a place in another.
+    """
+    if all(isinstance(tree, list) for tree in trees):
+        return [shape for tree in trees for shape in tree]
+    if not all(isinstance(tree, dict) for tree in trees):
+        return None
+    branches: dict[str, list[Any]] = {}
+    for tree in trees:
+        for key, branch in tree.items():
+            branches.setdefault(key, []).append(branch)
+    return {key: _merged(each) for key, each in branches.items()}
+
+
+def _pair(file: Any, known: Any) -> dict[str, str] | None:
+    """Return the name of each tensor of the file → its name in the network, or None."""
+    if not isinstance(file, dict) or not isinstance(known, dict):
+        return {"": ""} if isinstance(file, list) and isinstance(known, list) else None
+    if list(known) == [LIST]:
+        if not all(key.isdecimal() for key in file):
+            return None
+        inner = _pair(_merged(list(file.values())), known[LIST])
+        if inner is None:
+            return None
+        branches = {key: (key, {n: inner[n] for n in _names(b)}) for key, b in file.items()}
+    else:
+        partners = _partners(file, known)
+        if partners is None:
+            return None
+        branches = {}
+        for key, partner in partners.items():
+            inner = _pair(file[key], known[partner])
+            if inner is None:
+                return None
+            branches[key] = partner, inner
+    return {
+        f"{key}.{old}".rstrip("."): f"{partner}.{new}".rstrip(".")
+        for key, (partner, names) in branches.items()
+        for old, new in names.items()
+    }
+
+
+def _names(tree: Any) -> Iterator[str]:
+    if not isinstance(tree, dict):
+        yield ""
+        return
+    for key, branch in tree.items():
+        yield from (f"{key}.{name}".rstrip(".") for name in _names(branch))
+
+
+def _partners(file: Tree, known: Tree) -> dict[str, str] | None:
+    unknown = [key for key in file if key not in known]
+    free = [key for key in known if key not in file]
+    if unknown and len(unknown) != len(free):
+        return None
+    pairs = list(zip(unknown, free, strict=False))
+    for (a, partner_a), (b, partner_b) in combinations(pairs, 2):
+        numbered = _stem(partner_a) == _stem(partner_b) and _number(a) < _number(b)
+        if not numbered and list(_shapes(file[a])) == list(_shapes(file[b])):
+            return None
+    renamed = dict(pairs)
+    return {key: renamed.get(key, key) for key in file}
+
+
+def _shapes(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for branch in tree.values():
+            yield from _shapes(branch)
+    else:
+        yield from tree
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
+def _number(name: str) -> list[Any]:
+    """Return a key that sorts `conv2` before `conv10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
