@@ -58,7 +58,7 @@ def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | No
     digits = [str(i) for i in range(10)]
     assumed = {
         "label_names": "the file has no names of its labels",
-        "sampling.clamp": "the program does not clamp x̂_0",
+        "sampling.clamp": "as in the program",
         "data_range": f"as in the program for {channels} channel{'s' * (channels > 1)}",
         "size": f"as in the program for a transposed convolution of {expand}x{expand}",
     }

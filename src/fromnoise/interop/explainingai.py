@@ -85,7 +85,7 @@ def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | No
             **dict.fromkeys(torch_files.SCHEDULE, "as in the program's configurations"),
             "network.heads": constant,
             "network.groups": constant,
-            "sampling.clamp": "the program does not clamp x̂_0 before the mean",
+            "sampling.clamp": "in each step; the program does not, before the mean",
         },
         notes=notes,
         side=SIDES.get(image_channels, 64),

@@ -1,7 +1,7 @@
 """Import a checkpoint of another program as a model folder: `fromnoise import`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def import_model(
     payload, left_out = torch_files.read_payload(file)
     found = _find(file, payload, [format] if format else list(FORMATS), overrides or {})
     if found is None:
-        if left_out:
+        if left_out and not any(torch_files.state_dicts(payload)):
             raise torch_files.not_loaded(file, left_out)
         raise checkpoints.CheckpointError(_unknown(file, payload, format))
     notes = list(found.notes)
@@ -86,9 +86,13 @@ def _find(
     file: Path, payload: Payload, formats: Sequence[str], overrides: Mapping[str, Any]
 ) -> Imported | None:
     """Return the model of a payload by the names of its tensors, else by their structure."""
+    refused = None
     for name in formats:
-        if (model := _read(file, payload, name)) is not None:
-            return _load(file, name, model, overrides)
+        try:
+            if (model := _read(file, payload, name)) is not None:
+                return _load(file, name, model, overrides)
+        except checkpoints.CheckpointError as error:  # some names are known, but not all
+            refused = refused or error
     for name in formats:
         module = _module(name)
         structure = getattr(module, "STRUCTURE", None)
@@ -96,17 +100,17 @@ def _find(
         if not paired:
             continue
         try:
-            model = _read(file, paired, name)
-            if model is None:
-                continue
-            found = _load(file, name, model, overrides)
-        except checkpoints.CheckpointError:  # the structure differs
+            if (model := _read(file, paired, name)) is not None:
+                found = _load(file, name, model, overrides)
+                line = (
+                    "note: names of tensors are unknown, so they were matched by structure: order "
+                    f"and shapes are those of {name}"
+                )
+                return found._replace(notes=[line, *found.notes])
+        except checkpoints.CheckpointError:  # another structure
             continue
-        line = (
-            f"note: names of tensors are unknown, so they were matched by structure: order and "
-            f"shapes are those of {name}"
-        )
-        return found._replace(notes=[line, *found.notes])
+    if refused:
+        raise refused
     return None
 
 
@@ -156,27 +160,39 @@ def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, A
     notes = [f"note: {note}" for note in model.notes]
     if dtypes:
         notes.append(f"note: the file has weights in {' and '.join(dtypes)}, with few digits")
-    return Imported(spec, files, [*_assumed(spec, model.assumed, overrides), *notes])
+    return Imported(spec, files, [*_assumed(spec, model, overrides), *notes])
 
 
-def _assumed(
-    spec: ModelSpec, assumed: Mapping[str, str], overrides: Mapping[str, Any]
-) -> Sequence[str]:
-    """Return a line for each assumed value, but for those that were given."""
-    given = [key.removesuffix(".name") for key in overrides]
-    lines = []
-    for key, reason in assumed.items():
-        if any(key == each or key.startswith(f"{each}.") for each in given):
-            continue
-        value: Any = spec.model_dump(mode="json")
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        lines.append(f"assumed: {key}={_shown(value)} ({reason})")
-    return lines
+def _assumed(spec: ModelSpec, model: ImportedModel, overrides: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each assumed value that was not given, and each given one that was not."""
+    now = spec.model_dump(mode="json")
+    for key, reason in model.assumed.items():
+        if not any(_covers(given, key) for given in overrides):
+            yield f"assumed: {key}={_shown(_at(now, key))} ({reason})"
+    for key in overrides:
+        before, after = _at(model.spec, key), _at(now, key)
+        held = before is not None and not key.startswith("sampling.")
+        assumed = any(_covers(each, key) or _covers(key, each) for each in model.assumed)
+        old, new = _shown(before), _shown(after)
+        if held and not assumed and old != new:
+            yield f"note: {key} is {new}, as you say, and not {old} of the file"
+
+
+def _covers(key: str, other: str) -> bool:
+    """Return whether a key is another one, or a section or component that has it."""
+    key = key.removesuffix(".name")
+    return other == key or other.startswith(f"{key}.")
+
+
+def _at(tree: Any, key: str) -> Any:
+    """Return the value of a dotted key, None if there is none."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict):  # a component: its name; its options have lines of their own
+    if isinstance(value, Mapping):  # a component: its name; its options have lines of their own
         return str(value["name"])
     if isinstance(value, list) and len(value) > SHOWN_ITEMS:
         value = [*value[: SHOWN_ITEMS - 1], "…", value[-1]]

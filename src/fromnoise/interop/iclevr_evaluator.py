@@ -10,7 +10,13 @@ from pathlib import Path
 
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.classifier.classifier import Classifier, ClassifierSpec, classifier_from_weights
-from fromnoise.interop.torch_files import find_networks, not_loaded, preview_keys, read_payload
+from fromnoise.interop.torch_files import (
+    find_networks,
+    not_loaded,
+    preview_keys,
+    read_payload,
+    state_dicts,
+)
 
 STEM, HEAD = "conv1.weight", "fc.0.weight"
 
@@ -33,7 +39,7 @@ def import_evaluator(
     weights = networks.first.weights if networks else {}
     stem, head = weights.get(STEM), weights.get(HEAD)
     if stem is None or head is None or stem.ndim != 4 or head.ndim != 2:
-        if left_out:
+        if left_out and not any(state_dicts(payload)):
             raise not_loaded(file, left_out)
         raise CheckpointError(
             f"{file} is not an i-CLEVR evaluator. Give the weights of a torchvision ResNet-18 with "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.interop import tables, torch_files
+from fromnoise.interop.structure import LAYER, under
 
 RENAMES = (  # in this order: layer, block or attention, level
     (r"\.fn\.fn\.", "."),
@@ -42,6 +43,23 @@ GAINS = {  # the leaves of a norm: those of version 2, and of June 2022
 }
 HEADS = 4  # of June 2022, a constant there
 UNET = "this U-Net of denoising-diffusion-pytorch"
+RESIDUAL = (
+    *under("mlp.1", LAYER),
+    *under("block{1,2}.{proj,norm}", LAYER),
+    *under("res_conv", LAYER),
+)
+STRUCTURE = (  # of June 2022; that of version 2 is not the same tree at all levels
+    *under("init_conv", LAYER),
+    *under("time_mlp.{1,3}", LAYER),
+    *under("{downs,ups}.*.{0,1}", RESIDUAL),
+    *under("{downs,ups}.*.2.fn.fn", "to_qkv.weight", under("to_out.0", LAYER)),
+    *under("{downs,ups}.*.2.fn", "fn.to_out.1.g", "fn.to_out.1.b", "norm.g", "norm.b"),
+    *under("{downs,ups}.*.3", LAYER),
+    *under("mid_block{1,2}", RESIDUAL),
+    *under("mid_attn.fn", "fn.to_qkv.weight", under("fn.to_out", LAYER), "norm.g", "norm.b"),
+    *under("final_conv.0", RESIDUAL),
+    *under("final_conv.1", LAYER),
+)
 NAMES = {"init_conv.weight", "time_mlp.1.weight", "time_mlp.3.weight"}
 
 

@@ -48,7 +48,7 @@ def renamed_by_structure(
     for place, state in state_dicts(payload):
         for prefix in _prefixes(state):
             inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            names = _pair(_tree(inside), wanted) or {}
+            names = _pair(_tree(inside), wanted, {}) or {}
             if needed <= set(names.values()):
                 beside = {k: v for k, v in state.items() if not k.startswith(prefix)}
                 paired = {prefix + names[name]: tensor for name, tensor in inside.items()}
@@ -98,32 +98,29 @@ def _merged(trees: Sequence[Any]) -> Any:
     return {key: _merged(each) for key, each in branches.items()}
 
 
-def _pair(file: Any, known: Any) -> dict[str, str] | None:
-    """Return the name of each tensor of the file → its name in the network, or None."""
+def _pair(file: Any, known: Any, words: dict[str, str]) -> dict[str, str] | None:
+    """Return the name of each tensor of the file → its name in the network, or None.
+
+    words: what was paired elsewhere, for places where not all that the network may have is there.
+    """
     if not isinstance(file, dict) or not isinstance(known, dict):
         return {"": ""} if isinstance(file, list) and isinstance(known, list) else None
+    branches: dict[str, tuple[str, dict[str, str]]] = {}
     if list(known) == [LIST]:
-        if not all(key.isdecimal() for key in file):
+        inner = _pair(_merged(list(file.values())), known[LIST], words)
+        if inner is None or not all(key.isdecimal() for key in file):
             return None
-        inner = _pair(_merged(list(file.values())), known[LIST])
+        branches = {key: (key, {n: inner[n] for n in _names(each)}) for key, each in file.items()}
+    for key, partner in ({} if branches else _partners(file, known, words) or {}).items():
+        inner = _pair(file[key], known[partner], words)
         if inner is None:
             return None
-        branches = {key: (key, {n: inner[n] for n in _names(b)}) for key, b in file.items()}
-    else:
-        partners = _partners(file, known)
-        if partners is None:
-            return None
-        branches = {}
-        for key, partner in partners.items():
-            inner = _pair(file[key], known[partner])
-            if inner is None:
-                return None
-            branches[key] = partner, inner
+        branches[key] = partner, inner
     return {
         f"{key}.{old}".rstrip("."): f"{partner}.{new}".rstrip(".")
         for key, (partner, names) in branches.items()
         for old, new in names.items()
-    }
+    } or None
 
 
 def _names(tree: Any) -> Iterator[str]:
@@ -134,9 +131,16 @@ def _names(tree: Any) -> Iterator[str]:
         yield from (f"{key}.{name}".rstrip(".") for name in _names(branch))
 
 
-def _partners(file: Tree, known: Tree) -> dict[str, str] | None:
-    unknown = [key for key in file if key not in known]
-    free = [key for key in known if key not in file]
+def _partners(file: Tree, known: Tree, words: dict[str, str]) -> dict[str, str] | None:
+    """Return the partner in the network of each component at one place, or None."""
+    partners = {key: key for key in file if key in known}
+    partners |= {
+        key: words[key]
+        for key in file
+        if key not in known and words.get(key) in known.keys() - partners.keys()
+    }
+    unknown = [key for key in file if key not in partners]
+    free = [key for key in known if key not in partners.values()]
     if unknown and len(unknown) != len(free):
         return None
     pairs = list(zip(unknown, free, strict=False))
@@ -144,8 +148,10 @@ def _partners(file: Tree, known: Tree) -> dict[str, str] | None:
         numbered = _stem(partner_a) == _stem(partner_b) and _number(a) < _number(b)
         if not numbered and list(_shapes(file[a])) == list(_shapes(file[b])):
             return None
-    renamed = dict(pairs)
-    return {key: renamed.get(key, key) for key in file}
+    if len({*partners.values(), *free}) < len(partners) + len(free):
+        return None  # two for one
+    words |= {key: partner for key, partner in pairs if not key.isdecimal()}
+    return partners | dict(pairs)
 
 
 def _shapes(tree: Any) -> Iterator[Any]:
