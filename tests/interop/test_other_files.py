@@ -78,7 +78,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
         ("a.safetensors", POINTER, "is a pointer of Git LFS"),
         ("a.pth", b"\n<!DOCTYPE html><html>", "is an HTML page. Download the file itself"),
         ("a.yaml", b"network: ddpm\n", "is a YAML file, not weights. Train from a recipe: "),
-        ("a.pt", b"", "a.pt is not a checkpoint of torch"),
+        ("a.pt", b"", "a.pt is empty. Copy or download it again."),
+        ("a.pt", b'{"weights": 3}\n', "is text, not weights (it begins with '{\"weights\": 3}')"),
+        ("a.pt", "Größe\n".encode(), "is text, not weights (it begins with 'Größe')"),
+        ("a.pt.gz", b"\x1f\x8b\x08\0\0", "is packed (gzip). Unpack it, and give the checkpoint"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        ("a.pt", b"\x80\x02\x8a\n\0", "is not a checkpoint of torch, or is damaged ("),
     ],
 )
 def test_other_kinds_are_named_with_their_command(cli, tmp_path, name, content, message):

@@ -10,7 +10,14 @@ from fromnoise.classifier import classifier
 from fromnoise.model import spec
 from fromnoise.model.spec import is_model
 
-TEXTS = {  # how a file begins, in lower case: what it is then
+PACKED = "is packed ({}). Unpack it, and give the checkpoint in it."
+BEGINNINGS = {  # how a file begins, in lower case: what it is then
+    b"\x1f\x8b": PACKED.format("gzip"),
+    b"7z\xbc\xaf": PACKED.format("7z"),
+    b"rar!": PACKED.format("rar"),
+    b"\xfd7zxz": PACKED.format("xz"),
+    b"\x89hdf": "is an HDF5 file, which holds no weights of torch. Give a file of torch.save.",
+    b"\x93numpy": "is an array of numpy, not weights. Look at images: fromnoise data check FOLDER",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file. Fetch it: git lfs pull",
     b"<!doctype html": "is an HTML page. Download the file itself, not the page about it.",
     b"<html": "is an HTML page. Download the file itself, not the page about it.",
@@ -32,7 +39,9 @@ def _problem(file: Path) -> str | None:
         return "does not exist. Give a checkpoint file."
     with file.open("rb") as opened:
         head = opened.read(64)
-    for start, problem in TEXTS.items():
+    if not head:
+        return "is empty. Copy or download it again."
+    for start, problem in BEGINNINGS.items():
         if head.lstrip().lower().startswith(start):
             return problem
     if file.suffix == ".safetensors":
@@ -44,8 +53,9 @@ def _problem(file: Path) -> str | None:
         return f"is a YAML file, not weights. Train from a recipe: fromnoise train {file}"
     if zipfile.is_zipfile(file):
         return _other_archive(file)
-    if head.startswith(b"\x93NUMPY"):
-        return f"is an array of numpy, not weights. Look at images: fromnoise data check {file}"
+    if _is_text(head):
+        line = head.decode(errors="ignore").split("\n")[0]
+        return f"is text, not weights (it begins with {line!r}). Give a file that torch.save wrote."
     try:
         with Image.open(file) as picture:
             kind, (width, height) = picture.format, picture.size
@@ -54,6 +64,14 @@ def _problem(file: Path) -> str | None:
     return (
         f"is a {kind} picture of {width}x{height} pixels, not weights. Look at images: fromnoise "
         f"data check {file.absolute().parent}"
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether bytes are words or JSON; a number in the middle may be cut."""
+    text = head.decode(errors="ignore")
+    return len(head) - len(text.encode()) < 4 and all(
+        c.isprintable() or c in "\n\r\t" for c in text
     )
 
 

@@ -148,14 +148,16 @@ def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
     if getattr(payload, "left_out", None):
         raise not_loaded(file, list(classes))
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
+        unnamed = ", with keys that are no names" * isinstance(payload, Mapping)
         raise CheckpointError(
-            f"{file} holds a {type(payload).__name__}. Give a state dict or a dict of state dicts."
+            f"{file} holds a {type(payload).__name__}{unnamed}. Give a state dict or a dict of "
+            "state dicts."
         )
     return payload, list(classes)
 
 
 def not_loaded(file: Path, classes: Sequence[str]) -> CheckpointError:
-    """Return the error for a pickle whose weights cannot be had without running code."""
+    """Return the error for a pickle whose weights cannot be read without running code."""
     reason = "is invalid or has unknown objects"
     if classes:
         reason = f"would run code ({', '.join(classes[:3])})"
@@ -179,14 +181,14 @@ def _problem(error: Exception) -> str:
     if "TorchScript" in text:
         return "is a TorchScript program. Save the state_dict() of its network instead."
     if ".tar format" in text:
-        return (
-            "has the tar format of torch before 0.1.10. Load it with a later torch that you trust "
-            "it to, and save its state_dict() again."
-        )
+        return "is a tar archive. Unpack it, and give the checkpoint in it."
     reason = (text.splitlines() or [""])[0]
     if not reason or "weights_only" in reason:
         reason = type(error).__name__
-    return f"is not a checkpoint of torch ({reason.rstrip('.')})."
+    return (
+        f"is not a checkpoint of torch, or is damaged ({reason.rstrip('.')}). Give a file that "
+        "torch.save wrote, or .safetensors."
+    )
 
 
 class Network(NamedTuple):
