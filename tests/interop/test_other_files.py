@@ -82,6 +82,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
         ("a.pt", b'{"weights": 3}\n', "is text, not weights (it begins with '{\"weights\": 3}')"),
         ("a.pt", "Größe\n".encode(), "is text, not weights (it begins with 'Größe')"),
         ("a.pt.gz", b"\x1f\x8b\x08\0\0", "is packed (gzip). Unpack it, and give the checkpoint"),
+        ("a.pt", archive("x/data.pkl")[:-9], "is cut off: it begins as a file of torch.save"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         ("a.pt", b"\x80\x02\x8a\n\0", "is not a checkpoint of torch, or is damaged ("),
     ],

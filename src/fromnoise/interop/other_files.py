@@ -53,6 +53,8 @@ def _problem(file: Path) -> str | None:
         return f"is a YAML file, not weights. Train from a recipe: fromnoise train {file}"
     if zipfile.is_zipfile(file):
         return _other_archive(file)
+    if head.startswith(b"PK\x03\x04"):
+        return "is cut off: it begins as a file of torch.save, and has no end. Copy it again."
     if _is_text(head):
         line = head.decode(errors="ignore").split("\n")[0]
         return f"is text, not weights (it begins with {line!r}). Give a file that torch.save wrote."
@@ -68,11 +70,10 @@ def _problem(file: Path) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether bytes are words or JSON; a number in the middle may be cut."""
+    """Return whether bytes are printable text, whose last character may be cut off."""
     text = head.decode(errors="ignore")
-    return len(head) - len(text.encode()) < 4 and all(
-        c.isprintable() or c in "\n\r\t" for c in text
-    )
+    printable = all(character.isprintable() or character in "\n\r\t" for character in text)
+    return printable and len(head) - len(text.encode()) < 4
 
 
 def _own_model(path: Path) -> str:
