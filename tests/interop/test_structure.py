@@ -95,6 +95,11 @@ def test_known_names_are_not_said_to_be_matched_by_structure(known, tmp_path):
         ("zoubohao", {r"proj_q": "to_q", "proj_k": "to_k", "proj_v": "to_v"}),
         # gain and bias of a norm, too
         ("zoubohao", {r"group_norm\.weight": "group_norm.a", r"group_norm\.bias": "group_norm.b"}),
+        # two blocks that no number orders
+        (
+            "context-unet",
+            {r"(up\d)\.model\.1": r"\1.model.one", r"(up\d)\.model\.2": r"\1.model.x"},
+        ),
         ("context-unet", {"running_mean": "m", "running_var": "v"}),
         ("context-unet", {r"\bconv1\.0": "conv1.0.inner"}),  # another tree
         ("explainingai", {r"^downs\.(\d+)": r"down\1"}),  # no list

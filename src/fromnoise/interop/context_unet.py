@@ -49,7 +49,7 @@ def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | No
     networks = torch_files.find_networks(payload, NAMES)
     if not networks:
         return None
-    network, beside = networks.first
+    network, beside, _ = networks.first
     table = beside.get("sqrt_beta_t")
     features, channels = network["init_conv.conv1.0.weight"].shape[:2]
     count = network["contextembed1.model.0.weight"].shape[1]

@@ -75,7 +75,7 @@ def import_model(
         raise checkpoints.CheckpointError(_unknown(file, payload, format))
     notes = list(found.notes)
     if left_out:
-        notes.append(f"note: objects that are no weights were left out: {', '.join(left_out)}")
+        notes.append(f"note: objects that are no weights were left out: {_few(left_out)}")
     with checkpoints.atomic_folder(out) as writing:
         for target, content in found.files.items():
             checkpoints.write_tensors(writing / target, content)
@@ -90,7 +90,7 @@ def _find(
     for name in formats:
         try:
             if (model := _read(file, payload, name)) is not None:
-                return _load(file, name, model, overrides)
+                return _with_rest(payload, name, _load(file, name, model, overrides))
         except checkpoints.CheckpointError as error:  # some names are known, but not all
             refused = refused or error
     for name in formats:
@@ -106,12 +106,24 @@ def _find(
                     "note: names of tensors are unknown, so they were matched by structure: order "
                     f"and shapes are those of {name}"
                 )
-                return found._replace(notes=[line, *found.notes])
+                return _with_rest(paired, name, found._replace(notes=[line, *found.notes]))
         except checkpoints.CheckpointError:  # another structure
             continue
     if refused:
         raise refused
     return None
+
+
+def _with_rest(payload: Payload, name: str, found: Imported) -> Imported:
+    """Say which tensors of a file were not imported: an optimiser, another network."""
+    networks = torch_files.find_networks(payload, _module(name).NAMES)
+    if not (rest := torch_files.tensors_left_out(payload, networks)):
+        return found
+    return found._replace(notes=[*found.notes, f"note: other tensors were left out: {_few(rest)}"])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + f", … ({len(names)})" * (len(names) > 5)
 
 
 def _module(name: str) -> Any:

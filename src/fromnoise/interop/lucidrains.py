@@ -73,7 +73,7 @@ def lucidrains(payload: torch_files.Payload) -> torch_files.ImportedModel | None
     networks = torch_files.find_networks(payload, NAMES)
     if not networks:
         return None
-    raw, beside = networks.first
+    raw, beside, _ = networks.first
     of_2022 = _is_of_2022(raw)
     _check_supported(raw, beside, of_2022)
     T, schedule, betas = tables.read_schedule(beside)

@@ -38,7 +38,8 @@ def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | 
         return None
     optimizer = payload.get("optimizer")
     states = optimizer.get("state", {}).values() if isinstance(optimizer, Mapping) else ()
-    step = max((int(state["step"]) for state in states), default=torch_files.step_of(payload))
+    steps = [int(state.get("step", 0)) for state in states]
+    step = max([torch_files.step_of(payload), *steps])
     notes = []
     if step and networks.ema:
         notes.append(

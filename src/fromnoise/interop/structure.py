@@ -39,13 +39,15 @@ def renamed_by_structure(
     - A component that the network has at this place too is itself. The others are paired in the
       order of the file, which torch writes in the order of the modules, and there are as many.
     - If the tensors of two such components have equal shapes, only their order tells them apart.
-      This suffices for a numbered pair, `conv1` and `conv2`, that ascends in the file. Where the
-      partners have different roles (query and key, weight and bias), nothing is paired.
+      This suffices for a numbered pair, `conv1` and `conv2`, that is numbered in the file too, and
+      ascends. For partners of different roles (query and key, weight and bias), nothing is paired.
     - The tensors then fit the network, no name and no shape differing: the caller loads them.
     """
     wanted = _tree(dict.fromkeys(expected))
     states: dict[str, Any] = {}
+    matched = False
     for place, state in state_dicts(payload):
+        states[place.rstrip(".") or "network"] = state
         for prefix in _prefixes(state):
             inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             names = _pair(_tree(inside), wanted, {}) or {}
@@ -53,8 +55,9 @@ def renamed_by_structure(
                 beside = {k: v for k, v in state.items() if not k.startswith(prefix)}
                 paired = {prefix + names[name]: tensor for name, tensor in inside.items()}
                 states[place.rstrip(".") or "network"] = {**paired, **beside}
+                matched = True
                 break
-    if not states:
+    if not matched:
         return None
     scalars = {key: value for key, value in payload.items() if isinstance(value, int | float)}
     return {**scalars, **states}
@@ -145,7 +148,8 @@ def _partners(file: Tree, known: Tree, words: dict[str, str]) -> dict[str, str] 
         return None
     pairs = list(zip(unknown, free, strict=False))
     for (a, partner_a), (b, partner_b) in combinations(pairs, 2):
-        numbered = _stem(partner_a) == _stem(partner_b) and _number(a) < _number(b)
+        stems = {_stem(partner_a), _stem(partner_b)}, {_stem(a), _stem(b)}
+        numbered = all(len(each) == 1 for each in stems) and _number(a) < _number(b)
         if not numbered and list(_shapes(file[a])) == list(_shapes(file[b])):
             return None
     if len({*partners.values(), *free}) < len(partners) + len(free):

@@ -196,6 +196,7 @@ class Network(NamedTuple):
 
     weights: dict[str, Tensor]
     beside: dict[str, Tensor]
+    place: str  # before each name, such as `ema.ema_model.model.`
 
 
 class Networks(NamedTuple):
@@ -254,7 +255,7 @@ def find_networks(payload: Payload, names: Set[str]) -> Networks:
             outside = re.sub(r"[^.]+\.$", "", prefix)
             averaged = weights.pop(AVERAGED, state.get(outside + AVERAGED)) is not None
             role = "ema" if averaged else _role(place + prefix)
-            found[role][place + prefix] = Network(weights, select(state, outside))
+            found[role][place + prefix] = Network(weights, select(state, outside), place + prefix)
     raw = found["raw"] or found["copy"]
     return Networks(_only(found["ema"]), _only(raw))
 
@@ -279,6 +280,20 @@ def _only(found: Mapping[str, Network]) -> Network | None:
                 f"holds {len(found)} such networks, in {places}. Save the state_dict() of one."
             )
     return first
+
+
+def tensors_left_out(payload: Payload, networks: Networks) -> list[str]:
+    """Return the places of tensors that are neither in the networks nor tables beside them."""
+    places = tuple(network.place for network in networks if network is not None)
+    found: dict[str, None] = {}
+    for place, state in state_dicts(payload):
+        for name in state:
+            parts = f"{place}{name}".split(".")
+            starts = [".".join(parts[:i]) for i in range(1, len(parts))]
+            if not f"{place}{name}".startswith(places):
+                outside = (s for s in starts if not any(p.startswith(f"{s}.") for p in places))
+                found |= dict.fromkeys(list(outside)[:1])
+    return list(found)
 
 
 def step_of(payload: Payload) -> int:
