@@ -1,9 +1,14 @@
 """What lies around the weights of a file: wrappers, prefixes, and objects of other programs."""
 
 import argparse
+import dataclasses
 import enum
+import functools
 import pickle
+import traceback
+from collections import defaultdict, deque
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +142,14 @@ class Thing:
         self.a, self.b = 1, [2]
 
 
+@dataclasses.dataclass
+class Settings:
+    """Options of a run."""
+
+    lr: float = 1e-4
+    sizes: list = dataclasses.field(default_factory=lambda: [1, 2])
+
+
 OBJECTS = {
     "namespace": argparse.Namespace(lr=1e-4, widths=[1, 2]),
     "attributes": AttributeDict(lr=1e-4, inner=AttributeDict(T=3)),
@@ -147,6 +160,14 @@ OBJECTS = {
     "slots": Thing(),
     "class": Thing,
     "loss": nn.L1Loss(),
+    "window": deque([1.0, 2.0], maxlen=9),
+    "counts": defaultdict(list, a=[1]),
+    "date": datetime(2022, 6, 14, tzinfo=UTC),
+    "random": np.random.default_rng(0),
+    "device": torch.device("cpu"),
+    "function": torch.nn.functional.relu,
+    "lambda-like": functools.partial(np.clip, a_min=0),
+    "dataclass": Settings(),
 }
 
 
@@ -241,6 +262,11 @@ def test_a_whole_pickled_network_is_refused_in_our_words(tmp_path, cli):
         assert message in err, (name, err)
         assert err.count("\n") == 1
         assert "weights_only" not in out + err
+        with pytest.raises(CheckpointError) as refused:
+            import_model(tmp_path / name, tmp_path / "model")
+        shown = "".join(traceback.format_exception(refused.value))  # as by --debug
+        assert "set to `False`" not in shown
+        assert "weights_only=False" not in shown
 
 
 def test_safetensors_are_known_by_their_content(known, tmp_path):

@@ -5,6 +5,7 @@ format. The payload is the result of `torch.load` with `weights_only=True`, whic
 `find_networks` finds a network in it under any wrapper and any prefix.
 """
 
+import builtins
 import pickle
 import re
 import warnings
@@ -24,7 +25,6 @@ Weights = Mapping[str, Tensor]
 # components of names that only wrap: of DataParallel, torch.compile, FSDP, activation checkpoints
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 AVERAGED = "n_averaged"  # beside the weights of torch's AveragedModel
-BUILTINS = "builtins."
 DEPTH = 5  # of dicts in each other
 MAX_LEFT_OUT = 100  # classes of one file
 
@@ -98,8 +98,12 @@ def imported(
     return ImportedModel(spec, ema, raw, step, assumed, notes)
 
 
+class _Items(list[Any]):
+    """What stands for an object that is filled as a list is, and takes attributes."""
+
+
 class _Class:
-    """Stands for a class or function that is not loaded: all that it makes is an empty Counter.
+    """Stands for a class or function that is not loaded: all that it makes is an empty container.
 
     Of the types that torch's unpickler fills, a Counter takes items and attributes alike.
     """
@@ -108,8 +112,8 @@ class _Class:
         self.name = name
         self.__new__: Any = lambda _, *arguments: self(*arguments)
 
-    def __call__(self, *arguments: Any) -> Counter[Any]:
-        made: Any = Counter()
+    def __call__(self, *arguments: Any) -> Any:
+        made: Any = _Items() if self.name == "collections.deque" else Counter()
         made.left_out = self.name
         made.__setstate__ = lambda state: None
         return made
@@ -118,33 +122,31 @@ class _Class:
 def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
     """Return the content of a torch or safetensors file, and the classes that it was read without.
 
-    Objects of unknown classes are left out, and no code of theirs runs. Raises CheckpointError if
-    the file is no checkpoint or is damaged, and if its pickle calls a function of Python.
+    Objects of unknown classes are left out, and no code of theirs runs. The errors of torch, which
+    advise to load unsafely, are never shown. Raises CheckpointError if the file is no checkpoint or
+    is damaged, and if its pickle calls a function of Python.
     """
     refuse_other_files(file)
     with file.open("rb") as opened:
         if opened.read(9)[8:] == b"{" or file.suffix == ".safetensors":
             return read_tensors(file).tensors, ()
     classes: dict[str, Any] = {}
-    first = None
     while True:
         try:
             payload = _load(file, classes)
             break
         except pickle.UnpicklingError as error:
-            first = first or error
             code = re.search(r"GLOBAL ([\w.]+)", str(error))
-            name = code[1] if code and "." in code[1] else f"{BUILTINS}{code[1]}" if code else ""
-            unknown = name and name not in classes and not name.startswith(BUILTINS)
-            if not unknown or len(classes) >= MAX_LEFT_OUT:
-                raise not_loaded(file, [code[1]] if code else list(classes)) from first
+            name = code[1] if code else ""
+            if name in classes or not _is_foreign(name) or len(classes) >= MAX_LEFT_OUT:
+                raise not_loaded(file, [name] if name else list(classes)) from None
             classes[name] = _Class(name)
         except MemoryError:
             raise
         except Exception as error:  # of many kinds for damaged files
             if classes:
-                raise not_loaded(file, list(classes)) from first
-            raise CheckpointError(f"{file} {_problem(error)}") from error
+                raise not_loaded(file, list(classes)) from None
+            raise CheckpointError(f"{file} {_problem(error)}") from None
     if getattr(payload, "left_out", None):
         raise not_loaded(file, list(classes))
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
@@ -154,6 +156,14 @@ def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
             "state dicts."
         )
     return payload, list(classes)
+
+
+def _is_foreign(name: str) -> bool:
+    """Return whether a global of a pickle is of another module, or a type of Python such as `list`.
+
+    torch names Python's own without their module. A call of `eval` or `getattr` is no data.
+    """
+    return "." in name or isinstance(getattr(builtins, name, None), type)
 
 
 def not_loaded(file: Path, classes: Sequence[str]) -> CheckpointError:
@@ -168,8 +178,9 @@ def not_loaded(file: Path, classes: Sequence[str]) -> CheckpointError:
 
 
 def _load(file: Path, classes: Mapping[str, Any]) -> Any:
-    known: list[Any] = [(Counter, "collections.Counter")]
-    known += [(each, name) for name, each in classes.items()]
+    known: list[Any] = [(Counter, "collections.Counter"), (_Items, _Items.__qualname__)]
+    for name, each in classes.items():
+        known.append((each, name if "." in name else f"builtins.{name}"))
     with warnings.catch_warnings(), torch.serialization.safe_globals(known if classes else []):
         warnings.simplefilter("ignore")  # about pickle protocols that it can read
         return torch.load(file, map_location="cpu", weights_only=True)
