@@ -70,6 +70,20 @@ def test_renamed_components_are_paired(name, case, state_of, tmp_path):
     assert model.spec["diffusion"]["T"] == spec.diffusion.T  # of the tables beside the network
 
 
+def test_the_network_of_i_clevr_gives_the_same_output(writing_of, tmp_path):
+    written = writing_of("context_unet")
+    theirs = written.theirs()
+    state = renamed(written.payload(theirs), {r"\.model\.": ".layers."})
+    torch.save(state, tmp_path / "model_299.pth")
+    import_model(tmp_path / "model_299.pth", tmp_path / "model")
+    network = fromnoise.load(tmp_path / "model", device="cpu").denoiser.network
+    x, t, cond = torch.randn(3, 3, 64, 64), torch.tensor([1, 133, 400]), torch.zeros(3, 24)
+    cond[0, 1] = cond[0, 5] = cond[1, 0] = 1
+    with torch.no_grad():
+        expected, out = theirs(x, -cond, t / 400), network(x, t - 1, cond)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5 * expected.std().item())
+
+
 def test_the_six_layers_of_the_tutorial_are_paired(writing_of, tmp_path):
     stack = writing_of("mnist_tutorial")
     six = {**stack.PUBLISHED, "channels": (32, 64, 128, 256, 256, 192)}

@@ -274,7 +274,7 @@ def find_networks(payload: Payload, names: Set[str]) -> Networks:
 def _role(place: str) -> str:
     if "online" in place:  # the copy in the EMA of lucidrains that is no average
         return "copy"
-    return "ema" if re.search(r"(^|[._])ema|average|shadow", place.lower()) else "raw"
+    return "ema" if re.search(r"(^|[._])ema(?![a-z])|average|shadow", place.lower()) else "raw"
 
 
 def _only(found: Mapping[str, Network]) -> Network | None:
