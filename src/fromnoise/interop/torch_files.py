@@ -99,7 +99,7 @@ def imported(
 
 
 class _Items(list[Any]):
-    """What stands for an object that is filled as a list is, and takes attributes."""
+    """Stands for an object that is filled as a list is, and takes attributes."""
 
 
 class _Class:
