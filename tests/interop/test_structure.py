@@ -10,6 +10,7 @@ from fromnoise.checkpoints import CheckpointError
 from fromnoise.interop import FORMATS, import_model
 
 MATCHED = "note: names of tensors are unknown, so they were matched by structure"
+EVERY_WORD = {r"(?<![a-z_0-9])([a-z_0-9]*[a-z][a-z_0-9]*)(?=\.)": r"x\1"}
 # word by word, or anywhere in a name
 RENAMINGS = {
     "context-unet": [
@@ -18,14 +19,17 @@ RENAMINGS = {
         {r"\bconv([12])\.0\.": r"conv\1.conv.", r"\bconv([12])\.1\.": r"conv\1.bn."},
         {r"\bout\.0": "head.conv1", r"\bout\.1": "head.norm", r"\bout\.3": "head.conv2"},
         {r"\bout\.3": "out.2"},
+        EVERY_WORD,
         {"context": "label", "time": "step", r"\bup": "dec", r"\bdown": "enc", "init_conv": "stem"},
     ],
     "explainingai": [
         {"^downs": "encoder", "^mids": "bottleneck", "^ups": "decoder"},
+        EVERY_WORD,
         {"t_proj": "time_mlp", "resnet_conv_first": "block_a", r"attentions\.": "attn."},
         {r"(resnet_conv_first\.\d+)\.0": r"\1.norm", r"(resnet_conv_first\.\d+)\.2": r"\1.conv"},
     ],
     "lucidrains, June 2022": [
+        EVERY_WORD,
         {"denoise_fn": "net", r"\bdowns": "encoder", r"\bups": "decoder", "mid_": "middle_"},
         {"mlp": "time", "res_conv": "skip", r"block([12])\.proj": r"block\1.conv", "to_": ""},
         {r"(ups|downs)\.(\d)\.0": r"\1.\2.first", r"(ups|downs)\.(\d)\.1": r"\1.\2.second"},
@@ -33,6 +37,8 @@ RENAMINGS = {
     "zoubohao": [
         {"downblocks": "down", "middleblocks": "mid", "upblocks": "up", "timembedding": "layers"},
         {"temb_proj": "time", "shortcut": "skip", "attn": "attention"},
+        {"proj_q": "to_q", "proj_k": "to_k", "proj_v": "to_v", r"proj\.": "out."},
+        EVERY_WORD,
     ],
 }
 CASES = [(name, i) for name, each in RENAMINGS.items() for i in range(len(each))]
@@ -106,7 +112,8 @@ def test_known_names_are_not_said_to_be_matched_by_structure(known, tmp_path):
     ("name", "renaming"),
     [
         # q, k and v have one shape each, and other roles
-        ("zoubohao", {r"proj_q": "to_q", "proj_k": "to_k", "proj_v": "to_v"}),
+        ("zoubohao", {"proj_q": "one", "proj_k": "two", "proj_v": "three"}),
+        ("zoubohao", {"proj_q": "to_k", "proj_k": "to_q", "proj_v": "to_v"}),
         # gain and bias of a norm, too
         ("zoubohao", {r"group_norm\.weight": "group_norm.a", r"group_norm\.bias": "group_norm.b"}),
         # two blocks that no number orders

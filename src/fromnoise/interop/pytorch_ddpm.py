@@ -37,9 +37,9 @@ BLOCKS = (
     *under("block1.{0,2}", LAYER),
     *under("temb_proj.1", LAYER),
     *under("block2.{0,3}", LAYER),
+    *under("main", LAYER),  # of level 0 still; the next two begin with level 1
     *under("shortcut", LAYER),
     *under("attn.{group_norm,proj_q,proj_k,proj_v,proj}", LAYER),
-    *under("main", LAYER),
 )
 STRUCTURE = (
     TABLE,

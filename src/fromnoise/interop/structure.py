@@ -40,7 +40,8 @@ def renamed_by_structure(
       order of the file, which torch writes in the order of the modules, and there are as many.
     - If the tensors of two such components have equal shapes, only their order tells them apart.
       This suffices for a numbered pair, `conv1` and `conv2`, that is numbered in the file too, and
-      ascends. For partners of different roles (query and key, weight and bias), nothing is paired.
+      ascends. For partners of other roles (query and key, weight and bias), the words of the names
+      must agree with the order, or nothing is paired.
     - The tensors then fit the network, no name and no shape differing: the caller loads them.
     """
     wanted = _tree(dict.fromkeys(expected))
@@ -148,9 +149,8 @@ def _partners(file: Tree, known: Tree, words: dict[str, str]) -> dict[str, str] 
         return None
     pairs = list(zip(unknown, free, strict=False))
     for (a, partner_a), (b, partner_b) in combinations(pairs, 2):
-        stems = {_stem(partner_a), _stem(partner_b)}, {_stem(a), _stem(b)}
-        numbered = all(len(each) == 1 for each in stems) and _number(a) < _number(b)
-        if not numbered and list(_shapes(file[a])) == list(_shapes(file[b])):
+        same_shapes = list(_shapes(file[a])) == list(_shapes(file[b]))
+        if same_shapes and not _told_apart(a, b, partner_a, partner_b):
             return None
     if len({*partners.values(), *free}) < len(partners) + len(free):
         return None  # two for one
@@ -166,10 +166,19 @@ def _shapes(tree: Any) -> Iterator[Any]:
         yield from tree
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"\d+", "", name)
+def _told_apart(a: str, b: str, partner_a: str, partner_b: str) -> bool:
+    """Return whether two names are told apart as those of their partners are.
 
-
-def _number(name: str) -> list[Any]:
-    """Return a key that sorts `conv2` before `conv10`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    They are numbered in the same order, or have the words in which the partners differ: `to_q` and
+    `to_k` for `proj_q` and `proj_k`.
+    """
+    words, stems, numbers = [], [], []
+    for name in (a, b, partner_a, partner_b):
+        words.append({word for word in re.split(r"[^a-z]+", name.lower()) if word})
+        stems.append(re.sub(r"\d+", "", name))
+        numbers.append([int(number) for number in re.findall(r"\d+", name)])
+    if stems[2] == stems[3]:
+        return stems[0] == stems[1] and numbers[0] < numbers[1]
+    only_a, only_b = words[2] - words[3], words[3] - words[2]
+    has = only_a <= words[0] and only_b <= words[1]
+    return has and not only_a & words[1] and not only_b & words[0]
