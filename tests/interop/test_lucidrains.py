@@ -27,16 +27,16 @@ SHORTCUT = {
     "shortcut.bias": ("res_conv.bias", "o"),
 }
 LINEAR = {  # 2 heads of width 3, 4 memories
-    "norm.gain": ("norm.g", "1 o 1 1"),
     "memory": ("mem_kv", "2 2 3 4"),
+    "norm.gain": ("norm.g", "1 o 1 1"),
     "qkv.weight": ("to_qkv.weight", "18 o 1 1"),
     "out.weight": ("to_out.0.weight", "o 6 1 1"),
     "out.bias": ("to_out.0.bias", "o"),
     "out_norm.gain": ("to_out.1.g", "1 o 1 1"),
 }
 FULL = {
-    "norm.gain": ("norm.g", "1 o 1 1"),
     "memory": ("mem_kv", "2 2 4 3"),
+    "norm.gain": ("norm.g", "1 o 1 1"),
     "qkv.weight": ("to_qkv.weight", "18 o 1 1"),
     "out.weight": ("to_out.weight", "o 6 1 1"),
     "out.bias": ("to_out.bias", "o"),
@@ -46,9 +46,9 @@ CONV1 = {"weight": ("weight", "o i 1 1"), "bias": ("bias", "o")}
 LINEAR_LAYER = {"weight": ("weight", "o i"), "bias": ("bias", "o")}
 # a network of dim 4, init_dim 6, multipliers (2, 3), 2 channels: widths 6, 8, 12
 LAYOUT = [
+    ("stem.", "init_conv.", {"weight": ("weight", "o i 7 7"), "bias": ("bias", "o")}, 6, 2),
     ("time1.", "time_mlp.1.", LINEAR_LAYER, 16, 4),
     ("time2.", "time_mlp.3.", LINEAR_LAYER, 16, 16),
-    ("stem.", "init_conv.", {"weight": ("weight", "o i 7 7"), "bias": ("bias", "o")}, 6, 2),
     ("down.0.block1.", "downs.0.0.", BLOCK, 6, 6),
     ("down.0.block2.", "downs.0.1.", BLOCK, 6, 6),
     ("down.0.attention.", "downs.0.2.", LINEAR, 6, 6),
@@ -57,9 +57,6 @@ LAYOUT = [
     ("down.1.block2.", "downs.1.1.", BLOCK, 8, 8),
     ("down.1.attention.", "downs.1.2.", FULL, 8, 8),
     ("down.1.resample.", "downs.1.3.", CONV3, 12, 8),
-    ("middle1.", "mid_block1.", BLOCK, 12, 12),
-    ("middle_attention.", "mid_attn.", FULL, 12, 12),
-    ("middle2.", "mid_block2.", BLOCK, 12, 12),
     ("up.0.block1.", "ups.0.0.", BLOCK | SHORTCUT, 12, 12 + 8),
     ("up.0.block2.", "ups.0.1.", BLOCK | SHORTCUT, 12, 12 + 8),
     ("up.0.attention.", "ups.0.2.", FULL, 12, 12),
@@ -68,6 +65,9 @@ LAYOUT = [
     ("up.1.block2.", "ups.1.1.", BLOCK | SHORTCUT, 8, 8 + 6),
     ("up.1.attention.", "ups.1.2.", LINEAR, 8, 8),
     ("up.1.resample.", "ups.1.3.", CONV3, 6, 8),
+    ("middle1.", "mid_block1.", BLOCK, 12, 12),
+    ("middle_attention.", "mid_attn.", FULL, 12, 12),
+    ("middle2.", "mid_block2.", BLOCK, 12, 12),
     ("last.", "final_res_block.", BLOCK | SHORTCUT, 6, 12),
     ("out.", "final_conv.", CONV1, 2, 6),
 ]
@@ -363,8 +363,9 @@ class June(nn.Module):
             double = nn.ConvTranspose2d(c, c, 4, 2, 1) if i else nn.Identity()
             self.ups.append(nn.ModuleList([*level, JuneAttention(c, True), double]))
         c = widths[-1]
-        self.mid_block1, self.mid_block2 = JuneResidual(c, c, c_time), JuneResidual(c, c, c_time)
+        self.mid_block1 = JuneResidual(c, c, c_time)
         self.mid_attn = JuneAttention(c, False)
+        self.mid_block2 = JuneResidual(c, c, c_time)
         self.final_conv = nn.Sequential(JuneResidual(dim, dim), nn.Conv2d(dim, out or channels, 1))
 
     def forward(self, x, t):

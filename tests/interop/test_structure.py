@@ -28,6 +28,10 @@ RENAMINGS = {
         {"t_proj": "time_mlp", "resnet_conv_first": "block_a", r"attentions\.": "attn."},
         {r"(resnet_conv_first\.\d+)\.0": r"\1.norm", r"(resnet_conv_first\.\d+)\.2": r"\1.conv"},
     ],
+    "lucidrains": [
+        EVERY_WORD,
+        {"downs": "encoder", "ups": "decoder", r"downs\.(\d)\.2": r"encoder.\1.attn"},
+    ],
     "lucidrains, June 2022": [
         EVERY_WORD,
         {"denoise_fn": "net", r"\bdowns": "encoder", r"\bups": "decoder", "mid_": "middle_"},

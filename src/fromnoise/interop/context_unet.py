@@ -41,6 +41,7 @@ STRUCTURE = (
     *under("up{1,2}.model", under("0", LAYER), under("{1,2}", CONVS)),
     *under("out.{0,1,3}", LAYER),
 )
+STRUCTURES = (STRUCTURE,)
 T = 400  # if the file has no tables
 
 

@@ -45,6 +45,7 @@ STRUCTURE = (
     *under("norm_out", LAYER),
     *under("conv_out", LAYER),
 )
+STRUCTURES = (STRUCTURE,)
 SIDES = {1: 28, 3: 64}  # by number of channels, as in the program's configurations
 OUT_WIDTH = 16  # a constant in the program
 

@@ -94,21 +94,19 @@ def _find(
         except checkpoints.CheckpointError as error:  # some names are known, but not all
             refused = refused or error
     for name in formats:
-        module = _module(name)
-        structure = getattr(module, "STRUCTURE", None)
-        paired = structure and renamed_by_structure(payload, structure, module.NAMES)
-        if not paired:
-            continue
-        try:
-            if (model := _read(file, paired, name)) is not None:
+        for structure in _module(name).STRUCTURES:
+            try:
+                paired = renamed_by_structure(payload, structure, _module(name).NAMES)
+                if paired is None or (model := _read(file, paired, name)) is None:
+                    continue
                 found = _load(file, name, model, overrides)
-                line = (
-                    "note: names of tensors are unknown, so they were matched by structure: order "
-                    f"and shapes are those of {name}"
-                )
-                return _with_rest(paired, name, found._replace(notes=[line, *found.notes]))
-        except checkpoints.CheckpointError:  # another structure
-            continue
+            except checkpoints.CheckpointError:  # another structure
+                continue
+            line = (
+                "note: names of tensors are unknown, so they were matched by structure: order and "
+                f"shapes are those of {name}"
+            )
+            return _with_rest(paired, name, found._replace(notes=[line, *found.notes]))
     if refused:
         raise refused
     return None
@@ -127,7 +125,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _module(name: str) -> Any:
-    """Return the module of a format, with NAMES and, where names may differ, STRUCTURE."""
+    """Return the module of a format, with NAMES and STRUCTURES."""
     return sys.modules[FORMATS[name].__module__]
 
 

@@ -43,23 +43,41 @@ GAINS = {  # the leaves of a norm: those of version 2, and of June 2022
 }
 HEADS = 4  # of June 2022, a constant there
 UNET = "this U-Net of denoising-diffusion-pytorch"
-RESIDUAL = (
-    *under("mlp.1", LAYER),
-    *under("block{1,2}.{proj,norm}", LAYER),
-    *under("res_conv", LAYER),
-)
-STRUCTURE = (  # of June 2022; that of version 2 is not the same tree at all levels
+RESIDUAL = {  # of version 2, and of June 2022
+    version: (
+        *under("mlp.1", LAYER),
+        *under("block{1,2}", under("proj", LAYER), under("norm", norm)),
+        *under("res_conv", LAYER),
+    )
+    for version, norm in ((2, ("g",)), (2022, LAYER))
+}
+STRUCTURE = (
     *under("init_conv", LAYER),
     *under("time_mlp.{1,3}", LAYER),
-    *under("{downs,ups}.*.{0,1}", RESIDUAL),
+    *under("{downs,ups}.*.{0,1}", RESIDUAL[2]),
+    *under("{downs,ups}.*.2", "mem_kv", "norm.g", "to_qkv.weight", under("to_out.0", LAYER)),
+    *under("{downs,ups}.*.2.to_out", "1.g", LAYER),  # without a number for full attention
+    *under("{downs,ups}.*.3", under("1", LAYER), LAYER),
+    *under("mid_block1", RESIDUAL[2]),
+    *under("mid_attn", "mem_kv", "norm.g", "to_qkv.weight", under("to_out", LAYER)),
+    *under("mid_block2", RESIDUAL[2]),
+    *under("final_res_block", RESIDUAL[2]),
+    *under("final_conv", LAYER),
+)
+STRUCTURE_OF_2022 = (
+    *under("init_conv", LAYER),
+    *under("time_mlp.{1,3}", LAYER),
+    *under("{downs,ups}.*.{0,1}", RESIDUAL[2022]),
     *under("{downs,ups}.*.2.fn.fn", "to_qkv.weight", under("to_out.0", LAYER)),
     *under("{downs,ups}.*.2.fn", "fn.to_out.1.g", "fn.to_out.1.b", "norm.g", "norm.b"),
     *under("{downs,ups}.*.3", LAYER),
-    *under("mid_block{1,2}", RESIDUAL),
+    *under("mid_block1", RESIDUAL[2022]),
     *under("mid_attn.fn", "fn.to_qkv.weight", under("fn.to_out", LAYER), "norm.g", "norm.b"),
-    *under("final_conv.0", RESIDUAL),
+    *under("mid_block2", RESIDUAL[2022]),
+    *under("final_conv.0", RESIDUAL[2022]),
     *under("final_conv.1", LAYER),
 )
+STRUCTURES = (STRUCTURE, STRUCTURE_OF_2022)
 NAMES = {"init_conv.weight", "time_mlp.1.weight", "time_mlp.3.weight"}
 
 

@@ -25,6 +25,7 @@ STRUCTURE = (  # of the published six layers
     *under("late_conv", LAYER),
     *under("output_conv", LAYER),
 )
+STRUCTURES = (STRUCTURE,)
 EMA_DECAY = 0.9999  # of the program, without warm-up
 
 

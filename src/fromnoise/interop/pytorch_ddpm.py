@@ -48,6 +48,7 @@ STRUCTURE = (
     *under("{downblocks,middleblocks,upblocks}.*", BLOCKS),
     *under("tail.{0,2}", LAYER),
 )
+STRUCTURES = (STRUCTURE,)
 
 
 def w86763777(payload: torch_files.Payload) -> torch_files.ImportedModel | None:

@@ -1,6 +1,7 @@
 """Pair the tensors of a file with those of a known network where only the names differ."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
@@ -48,28 +49,27 @@ def renamed_by_structure(
     states: dict[str, Any] = {}
     matched = False
     for place, state in state_dicts(payload):
-        states[place.rstrip(".") or "network"] = state
         for prefix in _prefixes(state):
             inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            names = _pair(_tree(inside), wanted, {}) or {}
+            names = _pair_all(_tree(inside), wanted)
             if needed <= set(names.values()):
                 beside = {k: v for k, v in state.items() if not k.startswith(prefix)}
-                paired = {prefix + names[name]: tensor for name, tensor in inside.items()}
-                states[place.rstrip(".") or "network"] = {**paired, **beside}
+                state = {prefix + names[name]: tensor for name, tensor in inside.items()} | beside
                 matched = True
                 break
-    if not matched:
-        return None
+        states[place.rstrip(".") or "network"] = state
     scalars = {key: value for key, value in payload.items() if isinstance(value, int | float)}
-    return {**scalars, **states}
+    return {**scalars, **states} if matched else None
 
 
 def _prefixes(state: Mapping[str, Tensor], depth: int = 3) -> Iterator[str]:
-    """Yield the beginnings of the names, the shortest first: "", `model.`, `model.net.`."""
+    """Yield the beginnings that a quarter of the names have: "", `model.`, `model.net.`."""
+    names = [name.split(".") for name in state]
     for parts in range(depth + 1):
-        split = (name.split(".") for name in state)
-        found = dict.fromkeys(".".join(part[:parts]) for part in split if len(part) > parts)
-        yield from (f"{prefix}." if prefix else "" for prefix in found)
+        counts = Counter(".".join(name[:parts]) for name in names if len(name) > parts)
+        for prefix, count in counts.items():
+            if 4 * count >= len(names):
+                yield f"{prefix}." if prefix else ""
 
 
 def _tree(names: Mapping[str, Any]) -> Tree:
@@ -102,6 +102,19 @@ def _merged(trees: Sequence[Any]) -> Any:
     return {key: _merged(each) for key, each in branches.items()}
 
 
+def _pair_all(file: Tree, known: Tree) -> dict[str, str]:
+    """Return the name of each tensor of the file → its name in the network, {} if some have none.
+
+    What is paired at one place helps at others, so it is tried until no more is learned.
+    """
+    words: dict[str, str] = {}
+    while True:
+        learned = len(words)
+        names = _pair(file, known, words)
+        if names is not None or len(words) == learned:
+            return names or {}
+
+
 def _pair(file: Any, known: Any, words: dict[str, str]) -> dict[str, str] | None:
     """Return the name of each tensor of the file → its name in the network, or None.
 
@@ -109,22 +122,23 @@ def _pair(file: Any, known: Any, words: dict[str, str]) -> dict[str, str] | None
     """
     if not isinstance(file, dict) or not isinstance(known, dict):
         return {"": ""} if isinstance(file, list) and isinstance(known, list) else None
-    branches: dict[str, tuple[str, dict[str, str]]] = {}
+    branches: dict[str, tuple[str, dict[str, str] | None]] = {}
     if list(known) == [LIST]:
         inner = _pair(_merged(list(file.values())), known[LIST], words)
         if inner is None or not all(key.isdecimal() for key in file):
             return None
         branches = {key: (key, {n: inner[n] for n in _names(each)}) for key, each in file.items()}
-    for key, partner in ({} if branches else _partners(file, known, words) or {}).items():
-        inner = _pair(file[key], known[partner], words)
-        if inner is None:
-            return None
-        branches[key] = partner, inner
+    else:
+        partners = _partners(file, known, words) or {}
+        for key, partner in partners.items():
+            branches[key] = partner, _pair(file[key], known[partner], words)
+    if not branches or any(names is None for _, names in branches.values()):
+        return None
     return {
         f"{key}.{old}".rstrip("."): f"{partner}.{new}".rstrip(".")
         for key, (partner, names) in branches.items()
-        for old, new in names.items()
-    } or None
+        for old, new in (names or {}).items()
+    }
 
 
 def _names(tree: Any) -> Iterator[str]:
