@@ -154,20 +154,20 @@ def test_a_network_without_tables_gets_the_published_schedule():
     assert foreign.raw.keys() == whole.raw.keys()
     betas, expected = (f.spec["diffusion"]["schedule"]["betas"] for f in (foreign, whole))
     torch.testing.assert_close(torch.tensor(betas), torch.tensor(expected), rtol=1e-5, atol=0)
-    assert "T is 400 and β goes from 1e-4 to 0.02" in foreign.notes[0]
+    assert {"diffusion.T", "diffusion.schedule"} <= foreign.assumed.keys()
+    assert "diffusion.T" not in whole.assumed
 
 
 def test_assumptions_are_noted():
     mnist = context_unet(payload(theirs(channels=1, classes=10, expand=7)))
     assert [*mnist.spec["label_names"]] == [*"0123456789"]
-    assert len(mnist.notes) == 2
-    assert "one channel are in [0, 1]" in mnist.notes[0]
+    known = {"label_names", "sampling.clamp", "data_range", "size"}
+    assert mnist.assumed.keys() == known
+    assert mnist.spec["data_range"] == [0, 1]
     clevr = context_unet(payload(theirs()))
     assert clevr.spec["label_names"][::23] == ["class_0", "class_23"]
-    assert len(clevr.notes) == 3
-    assert "no names of its 24 labels" in clevr.notes[1]
-    assert "not clamped" in clevr.notes[2]
-    assert "so it is 64x64" in clevr.notes[0]
+    assert clevr.assumed.keys() == known
+    assert (clevr.spec["size"], clevr.spec["data_range"]) == ([64, 64], [-1, 1])
     assert clevr.spec["sampling"] == {
         "sampler": {"name": "ddpm", "variance": "large"},
         "steps": 400,
@@ -177,7 +177,7 @@ def test_assumptions_are_noted():
     state["nn_model.up0.0.weight"] = torch.zeros(16, 16, 4, 4)
     other = context_unet(state)
     assert (other.spec["network"]["pool"], other.spec["size"]) == (4, [16, 16])
-    assert "no pooling window" in other.notes[0]
+    assert "network.pool" in other.assumed
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,17 @@ def test_the_spec_and_its_notes(image_channels, side):
     }
     assert (read.spec["channels"], read.spec["size"]) == (image_channels, [side, side])
     assert (read.ema, read.step) == (None, 0)
-    assert f"{side}x{side} pixels" in read.notes[0]
+    assert read.assumed.keys() == {
+        "size",
+        "diffusion.T",
+        "diffusion.schedule",
+        "diffusion.schedule.beta_1",
+        "diffusion.schedule.beta_T",
+        "network.heads",
+        "network.groups",
+        "sampling.clamp",
+    }
+    assert not read.notes
 
 
 def test_the_prefix_of_data_parallel_is_removed():
@@ -171,9 +181,9 @@ def test_the_prefix_of_data_parallel_is_removed():
 
 def test_a_modified_program_is_noted():
     state = foreign().state_dict() | {"norm_out.weight": torch.ones(128)}
-    notes = explainingai(state).notes
-    assert "norm_out has 128 channels instead of 16" in notes[-1]
-    assert len(notes) == len(explainingai(foreign().state_dict()).notes) + 1
+    read = explainingai(state)
+    assert "norm_out has 128 channels instead of 16" in read.notes[0]
+    assert "was modified" in read.assumed["network.heads"]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,94 @@ def test_overrides_set_what_the_file_lacks(file, tmp_path):
     assert spec.sampling.sampler.name == "ddim"
 
 
+def lines(out, kind):
+    return [line for line in out.splitlines() if line.startswith(f"{kind}: ")]
+
+
+def test_only_what_neither_the_file_nor_you_said_is_assumed(file, tmp_path, cli):
+    out = cli("import", file, "--out", tmp_path / "a").out
+    assumed = lines(out, "assumed")
+    assert [line.split()[1] for line in assumed] == [
+        "diffusion.schedule=linear",
+        "diffusion.schedule.beta_1=0.0001",
+        "diffusion.schedule.beta_T=0.02",
+        "network.groups=32",
+        "sampling.clamp=false",
+        "size=32",
+    ]
+    given = ["size=[8,8]", "sampling.clamp=true", "diffusion.schedule.beta_T=0.03"]
+    assumed = lines(cli("import", file, "--out", tmp_path / "b", *given).out, "assumed")
+    assert [line.split()[1] for line in assumed] == [
+        "diffusion.schedule=linear",
+        "diffusion.schedule.beta_1=0.0001",
+        "network.groups=32",
+    ]
+    given = ["diffusion.schedule=cosine", "size=8"]
+    assumed = lines(cli("import", file, "--out", tmp_path / "c", *given).out, "assumed")
+    assert [line.split()[1] for line in assumed] == ["network.groups=32", "sampling.clamp=false"]
+
+
+def test_what_you_say_against_the_file_is_said(state_of, tmp_path, cli):
+    torch.save(state_of("lucidrains"), tmp_path / "model-1.pt")
+    given = ["diffusion.T=500", "diffusion.schedule=cosine", "diffusion.prediction=eps", "size=64"]
+    out = cli("import", tmp_path / "model-1.pt", "--out", tmp_path / "model", *given).out
+    assert lines(out, "note") == [
+        "note: diffusion.T is 500, as you say, and not 1000 of the file",
+        "note: diffusion.schedule is cosine, as you say, and not linear of the file",
+    ]
+    assert [line.split()[1] for line in lines(out, "assumed")] == ["data_range=[-1.0,1.0]"]
+    assert "imported: lucidrains, raw weights. Sample with: " in out
+
+
+def test_each_assumption_is_a_setting_that_can_be_given(known, tmp_path):
+    """With all of them given back, none is assumed, and the model is the same."""
+    torch.save(known[1], tmp_path / "file.pt")
+    spec, notes = import_model(tmp_path / "file.pt", tmp_path / "a")
+    settings = [note.split()[1] for note in notes if note.startswith("assumed: ")]
+    tree = spec.model_dump(mode="json")
+    overrides = {}
+    for setting in settings:
+        key, value = setting.split("=")
+        parts, node = key.split("."), tree
+        for part in parts:
+            node = node[part]
+        assert "…" in value or value != "null"
+        overrides[key] = node["name"] if isinstance(node, dict) else node
+    if "schedule" in str(overrides) and tree["diffusion"]["schedule"]["name"] == "custom":
+        overrides.pop("diffusion.schedule")
+    again, rest = import_model(tmp_path / "file.pt", tmp_path / "b", overrides=overrides)
+    assert again == spec
+    assert not [note for note in rest if note.startswith("assumed: ")]
+
+
+def test_what_the_file_holds_is_not_assumed(state_of, tmp_path):
+    state = state_of("zoubohao")
+    payload = {"net_model": state, "ema_model": state, "x_T": torch.zeros(1, 3, 16, 16)}
+    torch.save(payload, tmp_path / "ckpt.pt")
+    spec, notes = import_model(tmp_path / "ckpt.pt", tmp_path / "model")
+    assert spec.size == (16, 16)
+    assert not [note for note in notes if "size=" in note or "diffusion.T=" in note]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_imported_and_said(known, dtype, tmp_path):
+    name, state = known
+    half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(half, tmp_path / "half.pt")
+    torch.save(state, tmp_path / "whole.pt")
+    spec, notes = import_model(tmp_path / "half.pt", tmp_path / "half")
+    whole, others = import_model(tmp_path / "whole.pt", tmp_path / "whole")
+    said = f"note: the file has weights in {str(dtype).removeprefix('torch.')}, with few digits"
+    assert said in notes
+    assert [note for note in notes if note != said] == others
+    schedules = [each.diffusion.noise_schedule().alpha_bar for each in (spec, whole)]
+    torch.testing.assert_close(*schedules, rtol=1e-4, atol=0)
+    assert spec.model_copy(update={"diffusion": whole.diffusion}) == whole, name
+    models = [fromnoise.load(tmp_path / each) for each in ("half", "whole")]
+    for a, b in zip(*(model.denoiser.network.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b, rtol=8e-3, atol=1e-6)
+
+
 def test_a_safetensors_file_is_imported(file, tmp_path):
     state = torch.load(file, weights_only=True)
     state = {name: tensor.contiguous() for name, tensor in state.items()}

@@ -1,3 +1,4 @@
+import argparse
 import copy
 import functools
 from collections import OrderedDict
@@ -34,7 +35,8 @@ def evaluator(labels=24, channels=3):
 
 def write(file, network, *, prefix="", key="model"):
     state = OrderedDict((prefix + name, tensor) for name, tensor in network.state_dict().items())
-    torch.save({key: state, "optimizer": {"lr": 1e-3}} if key else state, file)
+    args = argparse.Namespace(lr=1e-3)  # an object that is left out
+    torch.save({key: state, "optimizer": {"lr": 1e-3}, "args": args} if key else state, file)
     return file
 
 
@@ -45,7 +47,14 @@ def images():
 
 @pytest.mark.parametrize(
     ("prefix", "key"),
-    [("", "model"), ("", None), ("resnet18.", "model"), ("module.resnet18.", None)],
+    [
+        ("", "model"),
+        ("", None),
+        ("resnet18.", "model"),
+        ("module.resnet18.", None),
+        ("_orig_mod.", "state_dict"),
+        ("model._orig_mod.resnet18.module.", "model_state_dict"),
+    ],
 )
 def test_gives_the_same_probabilities(tmp_path, images, prefix, key):
     network = evaluator()

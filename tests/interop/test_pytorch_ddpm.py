@@ -76,7 +76,7 @@ class Foreign(nn.Module):
             nn.Linear(c_time, c_time),
         )
         self.head = nn.Conv2d(image_channels, channels, 3, padding=1)
-        self.downblocks, self.upblocks = nn.ModuleList(), nn.ModuleList()
+        self.downblocks = nn.ModuleList()
         c, skips = channels, [channels]
         for level, width in enumerate(widths):
             for _ in range(num_blocks):
@@ -87,6 +87,7 @@ class Foreign(nn.Module):
                 self.downblocks.append(Resample(c, 2))
                 skips.append(c)
         self.middleblocks = nn.ModuleList([Block(c, c, c_time, True), Block(c, c, c_time, False)])
+        self.upblocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(num_blocks + 1):
                 self.upblocks.append(Block(skips.pop() + c, width, c_time, level in attention))

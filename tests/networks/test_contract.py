@@ -39,6 +39,11 @@ FORMS = {
         {**STACKED, "time": "projected", "attention_form": "residual"},
     ),
     "linear_attention": ("linear_attention", LINEAR),
+    "linear_attention, June 2022": ("linear_attention", {**LINEAR, "form": "june2022"}),
+    "linear_attention, with its skip": (
+        "linear_attention",
+        {**LINEAR, "form": "june2022_skip", "full_attention_levels": (0,)},
+    ),
     "context, published": ("context", CONTEXT),
     "context, corrected": (
         "context",

@@ -202,6 +202,8 @@ def test_has_the_published_number_of_parameters():
     assert count() == 35_711_491
     assert count(cond_dim=10) == 35_711_491 + 10 * 256
     assert count(learned_variance=True) == 35_711_491 + 3 * 65
+    assert count(form="june2022") == 32_253_963
+    assert count(form="june2022", cond_dim=10) == 32_253_963 + 10 * 256
 
 
 @settings(max_examples=25, deadline=None)
@@ -248,6 +250,7 @@ def test_a_size_that_the_levels_do_not_divide_is_refused():
         ({"dropout": 1.0}, r"dropout is 1\.0\. Use 0 or more"),
         ({"dropout": -0.1}, r"dropout is -0\.1\. Use 0 or more"),
         ({"full_attention_levels": (1, 2)}, r"attention_levels has \[2\]\. Use levels in 0\.\.1"),
+        ({"form": "june2022_skip", "init_dim": 12}, r"so 12 is the width of a block\. Make "),
         ({"full_attention_levels": (-1,)}, r"attention_levels has \[-1\]\. Use levels in 0\.\.1"),
     ],
 )

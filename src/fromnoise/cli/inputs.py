@@ -88,6 +88,7 @@ def import_(
 
     from fromnoise.config.overrides import parse_override
     from fromnoise.interop import import_model
+    from fromnoise.model.spec import FILE_OF
 
     changes = dict(map(parse_override, overrides or []))
     spec, notes = import_model(file, out, format=format, overrides=changes)
@@ -98,5 +99,6 @@ def import_(
         schedule["betas"] = f"{len(betas)} from {betas[0]:.3g} to {betas[-1]:.3g}"
     print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None), end="")
     for note in notes:
-        print(f"assumed: {note}")
-    print(f"{spec.source}. Sample with: fromnoise sample {out.absolute()}")
+        print(note)
+    kinds = " and ".join(kind for kind, name in FILE_OF.items() if (out / name).is_file())
+    print(f"{spec.source}, {kinds} weights. Sample with: fromnoise sample {out.absolute()}")

@@ -1,6 +1,7 @@
 """Import checkpoints of explainingai-code/DDPM-Pytorch: a state dict, `ddpm_ckpt.pth`."""
 
 from fromnoise.interop import torch_files
+from fromnoise.interop.structure import LAYER, under
 
 RENAMES = (
     (r"^t_proj\.0\.", "time1."),
@@ -27,29 +28,42 @@ NAMES = {
     "downs.0.resnet_conv_first.0.0.weight",
     "mids.0.attention_norms.0.weight",
 }
+BLOCK = (
+    *under("resnet_conv_first.*.{0,2}", LAYER),
+    *under("t_emb_layers.*.1", LAYER),
+    *under("resnet_conv_second.*.{0,2}", LAYER),
+    *under("attention_norms.*", LAYER),
+    *under("attentions.*", "in_proj_weight", "in_proj_bias", under("out_proj", LAYER)),
+    *under("residual_input_conv.*", LAYER),
+)
+STRUCTURE = (
+    *under("t_proj.{0,2}", LAYER),
+    *under("conv_in", LAYER),
+    *under("downs.*", BLOCK, under("down_sample_conv", LAYER)),
+    *under("mids.*", BLOCK),
+    *under("ups.*", BLOCK, under("up_sample_conv", LAYER)),
+    *under("norm_out", LAYER),
+    *under("conv_out", LAYER),
+)
+STRUCTURES = (STRUCTURE,)
 SIDES = {1: 28, 3: 64}  # by number of channels, as in the program's configurations
 OUT_WIDTH = 16  # a constant in the program
 
 
 def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ddpm_ckpt.pth: the state dict of a `Unet`, without EMA weights."""
-    state = torch_files.network_in(payload, NAMES)
-    if state is None:
+    networks = torch_files.find_networks(payload, NAMES)
+    if not networks:
         return None
+    state = networks.first.weights
     image_channels, out_width = state["conv_in.weight"].shape[1], len(state["norm_out.weight"])
-    side = SIDES.get(image_channels, 64)
-    notes = [
-        f"the file has no settings, so there are {side}x{side} pixels, T is 1000 and β goes from "
-        "1e-4 to 0.02. Change them with size=, diffusion.T= and diffusion.schedule.beta_T=",
-        "there are 4 heads and 8 groups, which are constants in the program",
-        "x̂_0 is clamped to [−1, 1] in each step. The program does not clamp it before the mean. "
-        "Change this with sampling.clamp=false",
-    ]
+    constant = "a constant in the program"
+    notes = []
     if out_width != OUT_WIDTH:
         notes.append(
-            f"norm_out has {out_width} channels instead of {OUT_WIDTH}, so the program was "
-            "modified. If it has other heads or groups, set network.heads= and network.groups="
+            f"norm_out has {out_width} channels instead of {OUT_WIDTH}, so the program was modified"
         )
+        constant += ", which was modified"
     downs = [f"downs.{i}" for i in range(_count(state, "downs"))]
     mids = [f"mids.{i}" for i in range(_count(state, "mids"))]
     width = {block: state[f"{block}.residual_input_conv.0.weight"].shape for block in downs + mids}
@@ -63,8 +77,21 @@ def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | No
         "num_layers": [layers[0], layers[1] - 1, layers[2]],
         "out_width": out_width,
     }
-    weights = torch_files.rename(state, RENAMES)
-    return torch_files.imported(network, weights, notes, side=side, variance="small")
+    return torch_files.imported(
+        network,
+        networks,
+        lambda weights: torch_files.rename(weights, RENAMES),
+        assumed={
+            "size": "as in the program's configuration for so many channels",
+            **dict.fromkeys(torch_files.SCHEDULE, "as in the program's configurations"),
+            "network.heads": constant,
+            "network.groups": constant,
+            "sampling.clamp": "in each step; the program does not, before the mean",
+        },
+        notes=notes,
+        side=SIDES.get(image_channels, 64),
+        variance="small",
+    )
 
 
 def _count(state: torch_files.Weights, path: str) -> int:

@@ -1,9 +1,11 @@
 """Import a checkpoint of another program as a model folder: `fromnoise import`."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -12,24 +14,37 @@ from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, explain, unknown_name
 from fromnoise.config.overrides import with_key
-from fromnoise.interop.context_unet import context_unet
-from fromnoise.interop.explainingai import explainingai
-from fromnoise.interop.lucidrains import lucidrains
-from fromnoise.interop.mnist_tutorial import mnist_tutorial
-from fromnoise.interop.pytorch_ddpm import w86763777, zoubohao
-from fromnoise.interop.torch_files import Format, ImportedModel, preview_keys, read_payload
+from fromnoise.interop import (
+    context_unet,
+    explainingai,
+    lucidrains,
+    mnist_tutorial,
+    pytorch_ddpm,
+    torch_files,
+)
+from fromnoise.interop.structure import renamed_by_structure
+from fromnoise.interop.torch_files import Format, ImportedModel, Payload
 from fromnoise.model.model import build_denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
 
 FORMATS: dict[str, Format] = {
-    "explainingai": explainingai,
-    "zoubohao": zoubohao,
-    "w86763777": w86763777,
-    "mnist-tutorial": mnist_tutorial,
-    "lucidrains": lucidrains,
-    "context-unet": context_unet,
+    "explainingai": explainingai.explainingai,
+    "zoubohao": pytorch_ddpm.zoubohao,
+    "w86763777": pytorch_ddpm.w86763777,
+    "mnist-tutorial": mnist_tutorial.mnist_tutorial,
+    "lucidrains": lucidrains.lucidrains,
+    "context-unet": context_unet.context_unet,
 }
 OVERRIDABLE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
+SHOWN_ITEMS = 3  # of a long list
+
+
+class Imported(NamedTuple):
+    """A model that was found in a file, with its weights under the names here."""
+
+    spec: ModelSpec
+    files: Mapping[str, checkpoints.TensorFile]
+    notes: Sequence[str]
 
 
 def import_model(
@@ -43,17 +58,96 @@ def import_model(
 
     out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
     format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
-    does not contain, as in {"diffusion.T": 500, "size": 64}. Each note is an assumption, one line.
+    does not contain, as in {"diffusion.T": 500, "size": 64}. A note is one line: `assumed: ` and a
+    key with its value, that neither the file nor `overrides` has, or `note: ` and a fact.
     Raises CheckpointError, before anything is written, if the format is unknown, the file is
     damaged, or loading it would execute code.
     """
     file, out = Path(file), Path(out).absolute()
     checkpoints.require_empty_folder(out)
-    name, model = detect_format(file, format)
-    spec = _build_spec(model.spec, overrides or {}, source=f"imported: {name}")
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
+    payload, left_out = torch_files.read_payload(file)
+    found = _find(file, payload, [format] if format else list(FORMATS), overrides or {})
+    if found is None:
+        if left_out and not any(torch_files.state_dicts(payload)):
+            raise torch_files.not_loaded(file, left_out)
+        raise checkpoints.CheckpointError(_unknown(file, payload, format))
+    notes = list(found.notes)
+    if left_out:
+        notes.append(f"note: objects that are no weights were left out: {_few(left_out)}")
+    with checkpoints.atomic_folder(out) as writing:
+        for target, content in found.files.items():
+            checkpoints.write_tensors(writing / target, content)
+    return found.spec, notes
+
+
+def _find(
+    file: Path, payload: Payload, formats: Sequence[str], overrides: Mapping[str, Any]
+) -> Imported | None:
+    """Return the model of a payload by the names of its tensors, else by their structure."""
+    refused = None
+    for name in formats:
+        try:
+            if (model := _read(file, payload, name)) is not None:
+                return _with_rest(payload, name, _load(file, name, model, overrides))
+        except checkpoints.CheckpointError as error:  # some names are known, but not all
+            refused = refused or error
+    for name in formats:
+        for structure in _module(name).STRUCTURES:
+            try:
+                paired = renamed_by_structure(payload, structure, _module(name).NAMES)
+                if paired is None or (model := _read(file, paired, name)) is None:
+                    continue
+                found = _load(file, name, model, overrides)
+            except checkpoints.CheckpointError:  # another structure
+                continue
+            line = (
+                "note: names of tensors are unknown, so they were matched by structure: order and "
+                f"shapes are those of {name}"
+            )
+            return _with_rest(paired, name, found._replace(notes=[line, *found.notes]))
+    if refused:
+        raise refused
+    return None
+
+
+def _with_rest(payload: Payload, name: str, found: Imported) -> Imported:
+    """Say which tensors of a file were not imported: an optimiser, another network."""
+    networks = torch_files.find_networks(payload, _module(name).NAMES)
+    if not (rest := torch_files.tensors_left_out(payload, networks)):
+        return found
+    return found._replace(notes=[*found.notes, f"note: other tensors were left out: {_few(rest)}"])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + f", … ({len(names)})" * (len(names) > 5)
+
+
+def _module(name: str) -> Any:
+    """Return the module of a format, with NAMES and STRUCTURES."""
+    return sys.modules[FORMATS[name].__module__]
+
+
+def _read(file: Path, payload: Payload, name: str) -> ImportedModel | None:
+    try:
+        return FORMATS[name](payload)
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(f"{file}: {error}") from error
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise checkpoints.CheckpointError(
+            f"{file} has the format {name}, but is damaged or modified: {reason}"
+        ) from error
+
+
+def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, Any]) -> Imported:
+    """Return the model with its weights in the network here, into which they must fit exactly."""
+    spec = _build_spec(model.spec, overrides, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": model.step})
     network = build_denoiser(spec).network
     files: dict[str, checkpoints.TensorFile] = {}
+    dtypes: dict[str, None] = {}
     for weights, state in (("ema", model.ema), ("raw", model.raw)):
         if state is None:
             continue
@@ -71,33 +165,61 @@ def import_model(
         described = spec.model_copy(update={"weights": weights})
         copies: dict[str, Tensor] = {k: t.clone() for k, t in network.state_dict().items()}
         files[FILE_OF[weights]] = checkpoints.TensorFile(copies, described.metadata())
-    with checkpoints.atomic_folder(out) as writing:
-        for target, content in files.items():
-            checkpoints.write_tensors(writing / target, content)
-    return spec, model.notes
+        half = (t.dtype for t in state.values() if t.is_floating_point() and t.element_size() < 4)
+        dtypes |= dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in half)
+    notes = [f"note: {note}" for note in model.notes]
+    if dtypes:
+        notes.append(f"note: the file has weights in {' and '.join(dtypes)}, with few digits")
+    return Imported(spec, files, [*_assumed(spec, model, overrides), *notes])
 
 
-def detect_format(file: Path, format: str | None = None) -> tuple[str, ImportedModel]:
-    """Return the format of a file and the model in it. Raises as `import_model`."""
-    if format is not None and format not in FORMATS:
-        raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
-    payload = read_payload(file)
-    for name in [format] if format else FORMATS:
-        try:
-            model = FORMATS[name](payload)
-        except checkpoints.CheckpointError as error:
-            raise checkpoints.CheckpointError(f"{file}: {error}") from error
-        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise checkpoints.CheckpointError(
-                f"{file} has the format {name}, but is damaged or modified: {reason}"
-            ) from error
-        if model is not None:
-            return name, model
+def _assumed(spec: ModelSpec, model: ImportedModel, overrides: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each assumed value that was not given, and each given one that was not."""
+    now = spec.model_dump(mode="json")
+    for key, reason in model.assumed.items():
+        if not any(_covers(given, key) for given in overrides):
+            yield f"assumed: {key}={_shown(_at(now, key))} ({reason})"
+    for key in overrides:
+        before, after = _at(model.spec, key), _at(now, key)
+        held = before is not None and not key.startswith("sampling.")
+        assumed = any(_covers(each, key) or _covers(key, each) for each in model.assumed)
+        old, new = _shown(before), _shown(after)
+        if held and not assumed and old != new:
+            yield f"note: {key} is {new}, as you say, and not {old} of the file"
+
+
+def _covers(key: str, other: str) -> bool:
+    """Return whether a key is another one, or a section or component that has it."""
+    key = key.removesuffix(".name")
+    return other == key or other.startswith(f"{key}.")
+
+
+def _at(tree: Any, key: str) -> Any:
+    """Return the value of a dotted key, None if there is none."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):  # a component: its name; its options have lines of their own
+        return str(value["name"])
+    if isinstance(value, list) and len(value) > SHOWN_ITEMS:
+        value = [*value[: SHOWN_ITEMS - 1], "…", value[-1]]
+    if isinstance(value, list) and len(set(value)) == 1 and len(value) == 2:
+        value = value[0]  # both sides of an image
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip().replace(", ", ",")
+
+
+def _unknown(file: Path, payload: Payload, format: str | None) -> str:
+    """Return what the file holds and what was expected."""
     problem = f"does not have the format {format}" if format else "has no known format"
-    raise checkpoints.CheckpointError(
-        f"{file} {problem}. Its keys are: {preview_keys(payload)}. Known formats: "
-        f"{', '.join(FORMATS)}."
+    names = [format] if format else FORMATS
+    expected = "; ".join(f"{name} has {min(_module(name).NAMES)}" for name in names)
+    return (
+        f"{file} {problem}. Its keys are: {torch_files.preview_keys(payload)}. Expected under any "
+        f"prefix: {expected}. Known formats: {', '.join(FORMATS)}."
     )
 
 

@@ -2,17 +2,21 @@
 
 It is a ResNet-18 of torchvision for RGB images of 64×64 pixels in [−1, 1]. Its last layer `fc` is
 a linear layer `fc.0` to 24 labels and a sigmoid. The file holds {"model": state dict} or the state
-dict, with or without `module.` or `resnet18.` before each name.
+dict, under any prefix, such as `module.` or `resnet18.`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.classifier.classifier import Classifier, ClassifierSpec, classifier_from_weights
-from fromnoise.interop.torch_files import preview_keys, read_payload, strip_prefixes
+from fromnoise.interop.torch_files import (
+    find_networks,
+    not_loaded,
+    preview_keys,
+    read_payload,
+    state_dicts,
+)
 
 STEM, HEAD = "conv1.weight", "fc.0.weight"
 
@@ -30,14 +34,16 @@ def import_evaluator(
     CheckpointError if the file is not such an evaluator or has another number of labels.
     """
     file = Path(file)
-    payload = read_payload(file)
-    weights = strip_prefixes(payload.get("model", payload), "module.", "resnet18.")
+    payload, left_out = read_payload(file)
+    networks = find_networks(payload, {STEM, HEAD})
+    weights = networks.first.weights if networks else {}
     stem, head = weights.get(STEM), weights.get(HEAD)
-    tensors = all(isinstance(tensor, Tensor) for tensor in weights.values())
-    if not tensors or stem is None or head is None or stem.ndim != 4 or head.ndim != 2:
+    if stem is None or head is None or stem.ndim != 4 or head.ndim != 2:
+        if left_out and not any(state_dicts(payload)):
+            raise not_loaded(file, left_out)
         raise CheckpointError(
             f"{file} is not an i-CLEVR evaluator. Give the weights of a torchvision ResNet-18 with "
-            f"{STEM} and {HEAD}. Its keys are: {preview_keys(weights or payload)}"
+            f"{STEM} and {HEAD}. Its keys are: {preview_keys(payload)}"
         )
     if len(head) != len(label_names):
         raise CheckpointError(

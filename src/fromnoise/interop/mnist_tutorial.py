@@ -1,6 +1,9 @@
 """Import checkpoints of the MNIST tutorial, `ddpm_checkpoint`: {weights, optimizer, ema}."""
 
+from collections.abc import Mapping
+
 from fromnoise.interop import torch_files
+from fromnoise.interop.structure import LAYER, under
 
 RENAMES = (
     (r"^shallow_conv\.", "stem."),
@@ -14,6 +17,15 @@ RENAMES = (
     (r"^Layer(\d+)\.", lambda match: f"layers.{int(match[1]) - 1}."),  # counted from 1 there
 )
 NAMES = {"shallow_conv.weight", "Layer1.ResBlock1.gnorm1.weight", "output_conv.weight"}
+STRUCTURE = (  # of the published six layers
+    *under("shallow_conv", LAYER),
+    *under("Layer{1,2,3,4,5,6}.ResBlock{1,2}.{gnorm1,gnorm2,conv1,conv2}", LAYER),
+    *under("Layer{1,2,3,4,5,6}.conv", LAYER),
+    *under("Layer{2,6}.attention_layer.{proj1,proj2}", LAYER),
+    *under("late_conv", LAYER),
+    *under("output_conv", LAYER),
+)
+STRUCTURES = (STRUCTURE,)
 EMA_DECAY = 0.9999  # of the program, without warm-up
 
 
@@ -22,35 +34,43 @@ def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | 
 
     Widths, attention and resampling are inferred from the tensors.
     """
-    ema, raw = (torch_files.network_in(payload.get(key), NAMES) for key in ("ema", "weights"))
-    if ema is None or raw is None:
+    networks = torch_files.find_networks(payload, NAMES)
+    if not networks:
         return None
-    states = payload.get("optimizer", {}).get("state", {}).values()
-    step = max((int(state["step"]) for state in states), default=0)  # 0 if unknown
-    notes = [
-        "the file has no settings, so there are 32x32 pixels, T is 1000, β goes from 1e-4 to 0.02, "
-        "and there are 8 heads and 32 groups. Change them with size=, diffusion.T=, "
-        "diffusion.schedule.beta_T=, network.heads= and network.groups=",
-        "images are in [0, 1] (data_range) and x̂_0 is not clamped (sampling.clamp=false), as in "
-        "the program",
-    ]
-    if step:
+    optimizer = payload.get("optimizer")
+    states = optimizer.get("state", {}).values() if isinstance(optimizer, Mapping) else ()
+    steps = [int(state.get("step", 0)) for state in states]
+    step = max([torch_files.step_of(payload), *steps])
+    notes = []
+    if step and networks.ema:
         notes.append(
             f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
-            "initial weights. The raw weights are imported too"
+            "initial weights, if the decay was that of the program"
         )
-    layers = range(1, 1 + len({name for name in raw if name.endswith(".ResBlock1.conv1.bias")}))
+    state = networks.first.weights
+    layers = range(1, 1 + len({name for name in state if name.endswith(".ResBlock1.conv1.bias")}))
     network = {
         "name": "stacked",
-        "channels": [raw[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
-        "attention": [f"Layer{i}.attention_layer.proj1.weight" in raw for i in layers],
-        "upscale": [raw[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
+        "channels": [state[f"Layer{i}.ResBlock1.conv1.weight"].shape[0] for i in layers],
+        "attention": [f"Layer{i}.attention_layer.proj1.weight" in state for i in layers],
+        "upscale": [state[f"Layer{i}.conv.weight"].shape[-1] == 4 for i in layers],
     }
     return torch_files.imported(
         network,
-        torch_files.rename(raw, RENAMES),
-        notes,
-        ema=torch_files.rename(ema, RENAMES),
+        networks,
+        lambda weights: torch_files.rename(weights, RENAMES),
+        assumed=dict.fromkeys(
+            (
+                "size",
+                *torch_files.SCHEDULE,
+                "network.heads",
+                "network.groups",
+                "data_range",
+                "sampling.clamp",
+            ),
+            "as in the program",
+        ),
+        notes=notes,
         step=step,
         clamp=False,
         data_range=[0, 1],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.interop import torch_files
+from fromnoise.interop.structure import LAYER, under
 
 RENAMES = (  # numbers are positions in a Sequential
     (r"\.block([12])\.0\.", r".norm\1."),
@@ -30,39 +31,48 @@ RENAMES = (  # numbers are positions in a Sequential
     (r"^middleblocks\.0\.", "middle1."),
     (r"^middleblocks\.1\.", "middle2."),
 )
-NOTES = (
-    "the file has no settings, so β goes from 1e-4 to 0.02, and there are 32 groups and, if the "
-    "file has no x_T, 32x32 pixels. Change them with diffusion.schedule.beta_T= and size=",
-    "x̂_0 is not clamped, as in the program. Change this with sampling.clamp=true",
-)
 TABLE = "time_embedding.timembedding.0.weight"  # (T, channels)
 NAMES = {TABLE, "downblocks.0.block1.0.weight", "tail.2.weight"}
+BLOCKS = (
+    *under("block1.{0,2}", LAYER),
+    *under("temb_proj.1", LAYER),
+    *under("block2.{0,3}", LAYER),
+    *under("main", LAYER),  # of level 0 still; the next two begin with level 1
+    *under("shortcut", LAYER),
+    *under("attn.{group_norm,proj_q,proj_k,proj_v,proj}", LAYER),
+)
+STRUCTURE = (
+    TABLE,
+    *under("time_embedding.timembedding.{1,3}", LAYER),
+    *under("head", LAYER),
+    *under("{downblocks,middleblocks,upblocks}.*", BLOCKS),
+    *under("tail.{0,2}", LAYER),
+)
+STRUCTURES = (STRUCTURE,)
 
 
 def w86763777(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ckpt.pt of pytorch-ddpm: {net_model, ema_model, sched, optim, step, x_T}."""
-    ema, raw = (
-        torch_files.network_in(payload.get(key), NAMES) for key in ("ema_model", "net_model")
-    )
-    if ema is None or raw is None:
+    networks = torch_files.find_networks(payload, NAMES)
+    if networks.ema is None:
         return None
     x_T = payload.get("x_T")
-    side = x_T.shape[-1] if isinstance(x_T, Tensor) else 32
-    return _imported(raw, side, ema=_convert(ema), step=int(payload.get("step", 0)))
+    side = x_T.shape[-1] if isinstance(x_T, Tensor) else None
+    return _imported(networks, side, torch_files.step_of(payload))
 
 
 def zoubohao(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     """Convert ckpt_199_.pt of DenoisingDiffusionProbabilityModel-ddpm-: a state dict."""
-    state = torch_files.network_in(payload, NAMES)
-    if state is None:
+    networks = torch_files.find_networks(payload, NAMES)
+    if networks.raw is None or networks.ema is not None:
         return None
-    if "cond_embedding.condEmbedding.0.weight" in state:
+    if "cond_embedding.condEmbedding.0.weight" in networks.raw.weights:
         raise CheckpointError(
             "this is the project's conditional network, which has other layers. Import its "
             "unconditional one, ckpt_N_.pt of Main.py, or train a conditional one with the recipe "
             "cifar10-classes."
         )
-    return _imported(state, 32)
+    return _imported(networks, None, torch_files.step_of(payload))
 
 
 def _levels(state: torch_files.Weights, blocks: str) -> list[list[int]]:
@@ -72,7 +82,10 @@ def _levels(state: torch_files.Weights, blocks: str) -> list[list[int]]:
     return [list(run) for is_resampling, run in runs if not is_resampling]
 
 
-def _imported(state: torch_files.Weights, side: int, **more: Any) -> torch_files.ImportedModel:
+def _imported(
+    networks: torch_files.Networks, side: int | None, step: int
+) -> torch_files.ImportedModel:
+    state = networks.first.weights
     T, channels = state[TABLE].shape
     levels = _levels(state, "downblocks")
     firsts = [f"downblocks.{level[0]}" for level in levels]
@@ -88,8 +101,20 @@ def _imported(state: torch_files.Weights, side: int, **more: Any) -> torch_files
         "downsample": "symmetric",
         "norm_eps": 1e-5,
     }
+    assumed = dict.fromkeys(
+        (*torch_files.SCHEDULE[1:], "network.groups", "sampling.clamp"), "as in the program"
+    )
+    if side is None:
+        assumed["size"] = "that of CIFAR-10, as in the program"
     return torch_files.imported(
-        network, _convert(state), NOTES, side=side, betas=T, clamp=False, **more
+        network,
+        networks,
+        _convert,
+        assumed=assumed,
+        step=step,
+        side=side or 32,
+        betas=T,
+        clamp=False,
     )
 
 

@@ -2,12 +2,15 @@
 
 A format is a function from a payload to an ImportedModel, or None if the payload has another
 format. The payload is the result of `torch.load` with `weights_only=True`, which executes no code.
+`find_networks` finds a network in it under any wrapper and any prefix.
 """
 
+import builtins
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +18,15 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoints import CheckpointError, read_tensors
+from fromnoise.interop.other_files import refuse_other_files
 
 Payload = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
+# components of names that only wrap: of DataParallel, torch.compile, FSDP, activation checkpoints
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+AVERAGED = "n_averaged"  # beside the weights of torch's AveragedModel
+DEPTH = 5  # of dicts in each other
+MAX_LEFT_OUT = 100  # classes of one file
 
 
 class ImportedModel(NamedTuple):
@@ -25,29 +34,39 @@ class ImportedModel(NamedTuple):
 
     spec: known keys of `ModelSpec`: `network` {name, options}, `diffusion`, `sampling`, `channels`,
     `size`, `label_names`, `data_range`. Sizes are inferred from the tensors, the rest are that
-    program's defaults. ema, raw: state dicts of the network here, at least one of them. notes:
-    assumptions for the user, one line each.
+    program's defaults. ema, raw: state dicts of the network here, at least one of them. assumed:
+    dotted keys of values that the file does not hold, each with the reason for its value. notes:
+    facts for the user, one line each.
     """
 
     spec: dict[str, Any]
     ema: Weights | None
     raw: Weights | None
     step: int = 0
+    assumed: Mapping[str, str] = {}
     notes: Sequence[str] = ()
 
 
 Format = Callable[[Payload], ImportedModel | None]
+SCHEDULE: Sequence[str] = (
+    "diffusion.T",
+    "diffusion.schedule",
+    "diffusion.schedule.beta_1",
+    "diffusion.schedule.beta_T",
+)
 
 
 def imported(
     network: Mapping[str, Any],
-    raw: Weights,
-    notes: Sequence[str],
+    weights: "Networks",
+    convert: Callable[[Weights], Weights],
     *,
-    ema: Weights | None = None,
+    assumed: Mapping[str, str],
+    notes: Sequence[str] = (),
     step: int = 0,
     side: int = 32,
     betas: int | Tensor = 1000,
+    schedule: Mapping[str, Any] | None = None,
     prediction: str = "eps",
     variance: str = "large",
     clamp: bool = True,
@@ -55,75 +74,243 @@ def imported(
 ) -> ImportedModel:
     """Return an ImportedModel that samples as its program does.
 
-    betas: β_1 … β_T, or the T of a linear schedule from 1e-4 to 0.02. more: other keys of `spec`.
+    convert: from the names and shapes there to those here. betas: β_1 … β_T, or the T of
+    `schedule`, by default a linear one from 1e-4 to 0.02. more: other keys of `spec`.
     """
-    T, schedule = betas, {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02}
+    T = betas
     if isinstance(betas, Tensor):
         T, schedule = len(betas), {"name": "custom", "betas": betas.tolist()}
-    stem = "stem.weight" if "stem.weight" in raw else "stem.conv1.weight"
+    ema, raw = (None if part is None else convert(part.weights) for part in weights)
+    some = ema or raw or {}
+    stem = "stem.weight" if "stem.weight" in some else "stem.conv1.weight"
     spec = {
         "network": network,
-        "diffusion": {"T": T, "schedule": schedule, "prediction": prediction},
+        "diffusion": {
+            "T": T,
+            "schedule": schedule or {"name": "linear", "beta_1": 1e-4, "beta_T": 0.02},
+            "prediction": prediction,
+        },
         "sampling": {"sampler": {"name": "ddpm", "variance": variance}, "steps": T, "clamp": clamp},
-        "channels": raw[stem].shape[1],
+        "channels": some[stem].shape[1],
         "size": [side, side],
         **more,
     }
-    return ImportedModel(spec, ema, raw, step, notes)
+    return ImportedModel(spec, ema, raw, step, assumed, notes)
 
 
-def read_payload(file: Path) -> Payload:
-    """Return the content of a torch or safetensors file.
+class _Items(list[Any]):
+    """Stands for an object that is filled as a list is, and takes attributes."""
 
-    Raises CheckpointError if it cannot be read or if its pickle would execute code.
+
+class _Class:
+    """Stands for a class or function that is not loaded: all that it makes is an empty container.
+
+    Of the types that torch's unpickler fills, a Counter takes items and attributes alike.
     """
-    if file.is_dir():
-        raise CheckpointError(f"{file.absolute()} is a folder. Give a file in it.")
-    if not file.is_file():
-        raise CheckpointError(f"{file.absolute()} does not exist. Give a checkpoint file.")
-    if file.suffix == ".safetensors":
-        return read_tensors(file).tensors
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols that it can read
-            payload = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"would run code ({code[1]})" if code else "is invalid or has unknown objects"
-        raise CheckpointError(
-            f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
-            "wrote it, and save only its state_dict()."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # of many kinds for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{file} is not a checkpoint of torch ({reason}).") from error
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__new__: Any = lambda _, *arguments: self(*arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        made: Any = _Items() if self.name == "collections.deque" else Counter()
+        made.left_out = self.name
+        made.__setstate__ = lambda state: None
+        return made
+
+
+def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
+    """Return the content of a torch or safetensors file, and the classes that it was read without.
+
+    Objects of unknown classes are left out, and no code of theirs runs. The errors of torch, which
+    advise to load unsafely, are never shown. Raises CheckpointError if the file is no checkpoint or
+    is damaged, and if its pickle calls a function of Python.
+    """
+    refuse_other_files(file)
+    with file.open("rb") as opened:
+        if opened.read(9)[8:] == b"{" or file.suffix == ".safetensors":
+            return read_tensors(file).tensors, ()
+    classes: dict[str, Any] = {}
+    while True:
+        try:
+            payload = _load(file, classes)
+            break
+        except pickle.UnpicklingError as error:
+            code = re.search(r"GLOBAL ([\w.]+)", str(error))
+            name = code[1] if code else ""
+            if name in classes or not _is_foreign(name) or len(classes) >= MAX_LEFT_OUT:
+                raise not_loaded(file, [name] if name else list(classes)) from None
+            classes[name] = _Class(name)
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds for damaged files
+            if classes:
+                raise not_loaded(file, list(classes)) from None
+            raise CheckpointError(f"{file} {_problem(error)}") from None
+    if getattr(payload, "left_out", None):
+        raise not_loaded(file, list(classes))
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
+        unnamed = ", with keys that are no names" * isinstance(payload, Mapping)
         raise CheckpointError(
-            f"{file} holds a {type(payload).__name__}. Give a state dict or a dict of state dicts."
+            f"{file} holds a {type(payload).__name__}{unnamed}. Give a state dict or a dict of "
+            "state dicts."
         )
-    return payload
+    return payload, list(classes)
 
 
-def strip_prefixes(weights: Any, *prefixes: str) -> dict[str, Any]:
-    """Return a state dict without these prefixes, removed from each name in this order.
+def _is_foreign(name: str) -> bool:
+    """Return whether a global of a pickle is of another module, or a type of Python such as `list`.
 
-    "module." is of DataParallel, "_orig_mod." of torch.compile. Anything else is empty.
+    torch names Python's own without their module. A call of `eval` or `getattr` is no data.
     """
-    if not isinstance(weights, Mapping):
-        return {}
-    return rename(weights, [(f"^{re.escape(prefix)}", "") for prefix in prefixes])
+    return "." in name or isinstance(getattr(builtins, name, None), type)
 
 
-def network_in(state: Any, names: Set[str], inside: str = "") -> dict[str, Any] | None:
-    """Return the weights of a state dict if `names` are among them, else None.
+def not_loaded(file: Path, classes: Sequence[str]) -> CheckpointError:
+    """Return the error for a pickle whose weights cannot be read without running code."""
+    reason = "is invalid or has unknown objects"
+    if classes:
+        reason = f"would run code ({', '.join(classes[:3])})"
+    return CheckpointError(
+        f"{file} was not loaded, because its pickle {reason}. Load it with the program that "
+        "wrote it, and save only its state_dict()."
+    )
 
-    inside: a prefix of the network's weights among others, which the state dict may have.
+
+def _load(file: Path, classes: Mapping[str, Any]) -> Any:
+    known: list[Any] = [(Counter, "collections.Counter"), (_Items, _Items.__qualname__)]
+    for name, each in classes.items():
+        known.append((each, name if "." in name else f"builtins.{name}"))
+    with warnings.catch_warnings(), torch.serialization.safe_globals(known if classes else []):
+        warnings.simplefilter("ignore")  # about pickle protocols that it can read
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a file, without torch's advice to load it unsafely."""
+    text = str(error)
+    if "TorchScript" in text:
+        return "is a TorchScript program. Save the state_dict() of its network instead."
+    if ".tar format" in text:
+        return "is a tar archive. Unpack it, and give the checkpoint in it."
+    reason = (text.splitlines() or [""])[0]
+    if not reason or "weights_only" in reason:
+        reason = type(error).__name__
+    return (
+        f"is not a checkpoint of torch, or is damaged ({reason.rstrip('.')}). Give a file that "
+        "torch.save wrote, or .safetensors."
+    )
+
+
+class Network(NamedTuple):
+    """The weights of one network in a file, and the tensors beside it: tables of the schedule."""
+
+    weights: dict[str, Tensor]
+    beside: dict[str, Tensor]
+    place: str  # before each name, such as `ema.ema_model.model.`
+
+
+class Networks(NamedTuple):
+    """The averaged and the raw weights of one network; None: the file has none."""
+
+    ema: Network | None
+    raw: Network | None
+
+    @property
+    def first(self) -> Network:
+        """Return one of the two, to infer options from."""
+        network = self.raw or self.ema
+        assert network is not None
+        return network
+
+    def __bool__(self) -> bool:
+        return self.raw is not None or self.ema is not None
+
+
+def state_dicts(payload: Payload) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield every dict of tensors in a payload, with its place in it, such as `ema.`.
+
+    `WRAPPERS` are removed from all names, and what is no tensor is left out.
     """
-    weights = strip_prefixes(state, "module.", "_orig_mod.")
-    weights = select(weights, inside) or weights
-    return weights if names <= weights.keys() else None
+    yield from _state_dicts(payload, "", DEPTH)
+
+
+def _state_dicts(part: Mapping[Any, Any], place: str, depth: int) -> Iterator[Any]:
+    tensors = {_unwrapped(str(k)): v for k, v in part.items() if isinstance(v, Tensor)}
+    if tensors:
+        yield place, tensors
+    for key, inner in part.items():
+        if depth and isinstance(inner, Mapping) and not hasattr(inner, "left_out"):
+            inside = _unwrapped(str(key))
+            yield from _state_dicts(inner, place + f"{inside}." * bool(inside), depth - 1)
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def find_networks(payload: Payload, names: Set[str]) -> Networks:
+    """Return the networks of a payload that have all of `names`, under any wrapper and prefix.
+
+    Averaged weights are told from raw ones by their place: `ema` in it, or torch's AveragedModel.
+    Raises CheckpointError if there are several of a kind that differ.
+    """
+    found: dict[str, dict[str, Network]] = {"ema": {}, "raw": {}, "copy": {}}
+    anchor = min(names)
+    for place, state in state_dicts(payload):
+        ends = [name for name in state if name == anchor or name.endswith(f".{anchor}")]
+        for prefix in dict.fromkeys(name.removesuffix(anchor) for name in ends):
+            weights = select(state, prefix)
+            if not names <= weights.keys():
+                continue
+            outside = re.sub(r"[^.]+\.$", "", prefix)
+            averaged = weights.pop(AVERAGED, state.get(outside + AVERAGED)) is not None
+            role = "ema" if averaged else _role(place + prefix)
+            found[role][place + prefix] = Network(weights, select(state, outside), place + prefix)
+    raw = found["raw"] or found["copy"]
+    return Networks(_only(found["ema"]), _only(raw))
+
+
+def _role(place: str) -> str:
+    if "online" in place:  # the copy in the EMA of lucidrains that is no average
+        return "copy"
+    return "ema" if re.search(r"(^|[._])ema(?![a-z])|average|shadow", place.lower()) else "raw"
+
+
+def _only(found: Mapping[str, Network]) -> Network | None:
+    """Return the one network, which a file may hold under several names."""
+    first, *others = found.values() or [None]
+    for other in others:
+        assert first is not None
+        assert other is not None
+        if first.weights.keys() != other.weights.keys() or not all(
+            torch.equal(tensor, other.weights[name]) for name, tensor in first.weights.items()
+        ):
+            places = ", ".join(place.rstrip(".") or "the top" for place in found)
+            raise CheckpointError(
+                f"holds {len(found)} such networks, in {places}. Save the state_dict() of one."
+            )
+    return first
+
+
+def tensors_left_out(payload: Payload, networks: Networks) -> list[str]:
+    """Return the places of tensors that are neither in the networks nor tables beside them."""
+    places = tuple(network.place for network in networks if network is not None)
+    found: dict[str, None] = {}
+    for place, state in state_dicts(payload):
+        for name in state:
+            parts = f"{place}{name}".split(".")
+            starts = [".".join(parts[:i]) for i in range(1, len(parts))]
+            if not f"{place}{name}".startswith(places):
+                outside = (s for s in starts if not any(p.startswith(f"{s}.") for p in places))
+                found |= dict.fromkeys(list(outside)[:1])
+    return list(found)
+
+
+def step_of(payload: Payload) -> int:
+    """Return the number of training steps of a checkpoint, 0 if it is unknown."""
+    step = payload.get("step", payload.get("global_step", 0))
+    return int(step) if isinstance(step, int | float | Tensor) else 0
 
 
 def select(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -142,7 +329,8 @@ def rename(weights: Mapping[str, Any], renames: Sequence[tuple[str, Any]]) -> di
 
 
 def preview_keys(payload: Payload, limit: int = 8) -> str:
-    """Return the first keys of a payload for an error message."""
-    keys = list(payload)
+    """Return the first keys of a payload for an error message, of its tensors if it has any."""
+    keys = [place + name for place, state in state_dicts(payload) for name in state]
+    keys = keys or list(payload)
     more = f", … ({len(keys)} keys)" if len(keys) > limit else ""
     return ", ".join(keys[:limit]) + more
