@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -26,12 +27,14 @@ from fromnoise.checkpoints import (
     OWNER,
     list_checkpoints,
     newest_checkpoint,
+    read_state,
     read_tensors,
 )
 from fromnoise.config.errors import ConfigError
+from fromnoise.training import run as running
 from fromnoise.training.log import read_log
 from fromnoise.training.loop import SIGNALS
-from fromnoise.training.state import HISTORY_FILE
+from fromnoise.training.state import HISTORY_FILE, OLD_HISTORY_FILE
 
 CLOCK = {"seconds", "images_per_second"}  # what may differ between two runs
 
@@ -405,13 +408,23 @@ def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, mo
 
 
 @pytest.mark.parametrize(("name", "steps"), [("plain", 16), ("classes", 12)])
-def test_a_run_of_an_earlier_version_is_resumed_to_the_same_numbers(
+def test_a_run_of_an_earlier_version_goes_on_with_its_state_and_new_draws(
     name, steps, tmp_path, monkeypatch
 ):
-    """The numbers are those of that version, see tests/stored/write.sh."""
+    """The rows before are of that version (tests/stored/write.sh), those after of draws 2."""
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     stored = Path(__file__).parent.parent / "stored"
     run = Path(shutil.copytree(stored / name, tmp_path / "run"))
+    checkpoint, _ = newest_checkpoint(run / "checkpoints")
+    recipe = fromnoise.Run(run).recipe()
+    setup = running.prepare(recipe, running.open_data(recipe), run)
+    state = running.start(setup, read_state(checkpoint))
+    state.restore(checkpoint)
+    for file, (tensors, _) in state.files(setup.spec).items():  # weights, optimiser, averages
+        name_then = OLD_HISTORY_FILE if file == HISTORY_FILE else file
+        before = read_tensors(checkpoint / name_then).tensors
+        assert tensors.keys() == before.keys()
+        assert all(torch.equal(tensors[key], before[key]) for key in tensors), file
     fromnoise.resume(run, overrides={"training.steps": steps})
     expected = json.loads((stored / f"resumed-{name}.json").read_text())
     losses = {str(row["step"]): row["loss"] for row in read_log(run) if "loss" in row}

@@ -45,9 +45,8 @@ DROP_OUT = {"ddpm", "stacked"}
 # biases before a normalisation of each channel, which takes away what they add: their gradient is
 # rounding alone, and Adam makes steps of it
 IDLE = {"context": (".conv1.bias", ".conv2.bias", "out1.bias")}
-# of the loss of a step, in fp32. In 16 channels of `stacked`, ReLU after dropout turns a rounding
-# near 0 into another gradient from the ninth step on; before, all are within 1e-6
-CURVE = dict.fromkeys(SMALL, 1e-5) | {"stacked": 1e-3}
+# ReLU after dropout turns a rounding near 0 into another gradient, here from the ninth step on
+CHAOTIC = {"stacked"}
 BAND = dict.fromkeys(SMALL, 0.05) | {"stacked": 0.12}  # of the loss of a step, in bf16
 RECIPE = {
     "data": {"source": "digits"},
@@ -146,10 +145,10 @@ def expected(recipe, batches, definition_of):
 @pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SMALL)
 def test_in_fp32_the_loss_curve_is_the_same(recipe, batches, expected, name, channels_last):
-    losses, average = ours(recipe, batches, name, Computation("fp32", channels_last), 0.1)
-    exact, exact_average = expected(name, 0.1)
-    torch.testing.assert_close(losses.mean(1)[:8], exact.mean(1)[:8], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=CURVE[name], atol=CURVE[name])
+    dropout = 0.0 if name in CHAOTIC else 0.1
+    losses, average = ours(recipe, batches, name, Computation("fp32", channels_last), dropout)
+    exact, exact_average = expected(name, dropout)
+    torch.testing.assert_close(losses.mean(1), exact.mean(1), rtol=1e-5, atol=1e-5)
     assert exact.mean(1)[-5:].mean() < 0.75 * exact.mean(1)[0]  # it did train_step
     for key, p in exact_average.items():
         if not key.endswith(IDLE.get(name, ())):
