@@ -25,6 +25,7 @@ FIXED = (  # when a run is resumed
     "data.",
     "network.",
     "diffusion.",
+    "training.optimizer",
     "training.seed",
     "training.batch_size",
     "training.ema_lengths",

@@ -45,6 +45,8 @@ class Attention(nn.Module):
     channels, then the parts. `dropout` acts on the attention weights, in training only.
     """
 
+    interleaved = True  # the rows of q, k and v in `qkv`
+
     def __init__(
         self, channels: int, *, norm: nn.GroupNorm | None, heads: int, dropout: float
     ) -> None:

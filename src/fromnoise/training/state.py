@@ -15,6 +15,7 @@ from fromnoise.model.spec import FILE_OF, ModelSpec
 from fromnoise.rng import DRAWS
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
+from fromnoise.training.muon import Muon
 from fromnoise.training.noise_levels import LossHistory
 from fromnoise.training.precision import Computation, compile_regions, set_memory_layout
 
@@ -135,7 +136,9 @@ class TrainingState:
 
 
 def build_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return Adam or AdamW over all parameters of `module`, as one fused kernel."""
+    """Return Adam or AdamW over all parameters of `module`, as one fused kernel, or `Muon`."""
+    if settings.optimizer == "muon":
+        return Muon(module, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     rate, decay = settings.learning_rate, settings.weight_decay
     return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
