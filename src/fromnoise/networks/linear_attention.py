@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_even, check_levels, check_options
+from fromnoise.networks.base import Patch, UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Dropout, attend
 
 
@@ -163,6 +163,7 @@ class LinearAttentionUNet(UNet):
     default dim, for i = 0) and the decoder with dim·multipliers[i]. Attention has `heads` heads of
     width `head_dim` and `memories` learned keys and values. It is linear, but softmax over all
     pixels in the middle and at the `full_attention_levels` (None: the innermost level).
+    `patch`: see `UNet`.
     """
 
     regions = (ResidualBlock, Attention, LinearAttention)
@@ -174,6 +175,7 @@ class LinearAttentionUNet(UNet):
         cond_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
+        patch: Patch = 1,
         dim: int = 64,
         init_dim: int | None = None,
         multipliers: Sequence[int] = (1, 2, 4, 8),
@@ -183,7 +185,7 @@ class LinearAttentionUNet(UNet):
         full_attention_levels: Sequence[int] | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
         last = len(multipliers) - 1
         full = [last] if full_attention_levels is None else full_attention_levels
         init_dim = dim if init_dim is None else init_dim
@@ -191,7 +193,7 @@ class LinearAttentionUNet(UNet):
         check_options(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
         check_even("dim", dim)
         check_levels("full_attention_levels", full, last + 1)
-        self.size_multiple = 2**last
+        self.size_multiple = patch * 2**last
         c_time = 4 * dim
         widths = [init_dim, *(dim * m for m in multipliers)]
 
