@@ -64,7 +64,7 @@ class UNet(Network):
         cond_dim: int,
         learned_variance: bool,
         self_conditioning: bool,
-        patch: Patch,
+        patch: Patch = 1,
     ) -> None:
         super().__init__()
         if patch not in get_args(Patch):
