@@ -8,7 +8,8 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fromnoise.config.components import NOT_OPTIONS
 from fromnoise.data.sources import SOURCES
@@ -59,9 +60,9 @@ def type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
     arguments = get_args(annotation)
-    if type(None) in arguments:
+    if get_origin(annotation) in (Union, UnionType):
         rest = [argument for argument in arguments if argument is not type(None)]
-        return ", ".join([*map(type_name, rest), "null"])
+        return ", ".join([*map(type_name, rest), *["null"] * (type(None) in arguments)])
     if arguments:
         return f"list of {type_name(arguments[0])}"
     return annotation.__name__

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": LEAVES,
     "config": LEAVES | MATHEMATICS | {"data"},
     "model": LEAVES | MATHEMATICS | {"data", "config"},
-    "training": MODEL,  # evaluation, doctor, … reach it as callbacks
+    "training": MODEL | {"networks"},  # evaluation, doctor, … reach it as callbacks
     "generation": MODEL,
     "classifier": MODEL | {"training"},
     "evaluation": MODEL | {"training", "classifier"},

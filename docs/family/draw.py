@@ -52,6 +52,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **each("noise levels", objectives.noise_levels, ("uniform", "stratified", "importance")),
     "offset-noise": objectives.offset_noise,
     "self-conditioning": objectives.self_conditioning,
+    "patches": objectives.patches,
     "average-ema_decay": averages.decay,
     "averages-ema_lengths": averages.lengths,
     "average-of-any-length": averages.afterwards,

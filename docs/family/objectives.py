@@ -1,4 +1,4 @@
-"""Pictures of training: predictions, losses, weightings, noise levels, self-conditioning."""
+"""Pictures of training: predictions, losses, weightings, noise levels, inputs of the network."""
 
 import torch
 from lines import T
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
+from fromnoise.networks.base import UNet
 from fromnoise.rng import BatchDraws
 from fromnoise.training.noise_levels import KEPT, LossHistory, draw_noise_levels
 
@@ -154,4 +155,34 @@ def self_conditioning() -> Figure:
     panel.plot(share[1:], news, ".-", color=ACCENT, label="x_0 of the step before, 50 steps")
     panel.set(xlabel="t/T (sampling goes from right to left)", ylabel="mean distance")
     panel.legend()
+    return figure
+
+
+class Sees(UNet):
+    """A network with patches of 2×2 that keeps what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 0, False, False, 2)
+
+    def _predict(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        self.seen = x
+        return x
+
+
+def patches() -> Figure:
+    """An image, and what a network with patches of 2×2 gets."""
+    figure, axes = panels("Patches: four pixels become four channels", 5, height=1.9)
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    image = (-(((row - 7) ** 2 + (column - 8) ** 2).sqrt() - 5).square() / 3).exp()  # a ring
+    network = Sees()
+    network(image[None, None], torch.zeros(1))
+    titles = "16×16", *(f"channel {i}" for i in range(4))
+    for panel, pixels, title in zip(axes, (image, *network.seen[0]), titles, strict=True):
+        panel.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_title(title)
+    for edge in range(0, 17, 2):
+        axes[0].axhline(edge - 0.5, color=ACCENT, linewidth=0.5)
+        axes[0].axvline(edge - 0.5, color=ACCENT, linewidth=0.5)
     return figure

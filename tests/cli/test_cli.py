@@ -70,7 +70,7 @@ def refused(cli, tmp_path, monkeypatch):
         ),
         ("diffusion.zero_terminal_snr=true", "ᾱ_T is 0.* Set diffusion.prediction to v or x0"),
         ("training.precision=fp16", "needs a GPU"),
-        ("training.device=abacus", "device = 'abacus' is not available"),
+        ("training.device=abacus", "device = 'abacus' is unknown"),
         ("stepz=5", "^unknown key stepz; did you mean steps?"),
         ("times=uniform", "^training.times has a new name. Use training.noise_levels.$"),
         ("diffusion.metric=mse", "^diffusion.metric has a new name. Use diffusion.loss.$"),
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_sampled(refused, tmp_path):
         (["steps=many"], "sampling.steps = 'many' is not a whole number"),
         (["spacing=leading"], "sampling.spacing has a new name. Use sampling.timesteps."),
         (["steps="], "steps has no value. Write steps=VALUE, or leave it out."),
-        (["--device", "abacus"], "device = 'abacus' is not available"),
+        (["--device", "abacus"], "device = 'abacus' is unknown"),
     ],
 )
 def test_a_wrong_sampling_setting(refused, finished_run, options, said):

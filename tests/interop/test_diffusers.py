@@ -33,8 +33,9 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
         ({"multipliers": (1,), "attention_levels": (), "image_channels": 5}, (5, 7)),
         ({"multipliers": (1, 2), "scale_shift": True}, (8, 8)),
         ({"multipliers": (1, 2), "learned_variance": True}, (8, 8)),
+        ({"multipliers": (1, 2), "head_channels": 4, "num_res_blocks": [1, 1]}, (8, 8)),
     ],
-    ids=["paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance"],
+    ids=["paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance", "heads"],
 )
 def test_output_and_gradients_equal_those_of_diffusers(options, size):
     ours = randomised(DDPM(**TINY, **options))
@@ -88,6 +89,8 @@ def test_the_config_equals_that_of_the_published_cifar10_model():
         ({"cond_dim": 10}, "it is conditional, with 10 labels"),
         ({"self_conditioning": True}, "it has self_conditioning"),
         ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
+        ({"patch": 2}, "its patch is 2, not 1"),
+        ({"multipliers": (1, 2), "num_res_blocks": [1, 2]}, r"num_res_blocks is \[1, 2\], not one"),
     ],
 )
 def test_unsupported_networks_are_refused(function, options, reason):

@@ -32,6 +32,10 @@ CONTEXT = {"features": 8, "pool": 3, "expand": 3}
 FORMS = {
     "ddpm": ("ddpm", DDPM),
     "ddpm, scale and shift": ("ddpm", {**DDPM, "scale_shift": True}),
+    "ddpm, patches, blocks and heads": (
+        "ddpm",
+        {**DDPM, "patch": 2, "num_res_blocks": (1, 2), "head_channels": 4},
+    ),
     "dense_attention": ("dense_attention", DENSE),
     "stacked, published": ("stacked", STACKED),
     "stacked, corrected": (
@@ -95,6 +99,29 @@ def test_a_self_cond_of_zeros_is_the_network_without_and_another_is_not(form, le
     got = self_conditioned(torch.cat([x, torch.zeros_like(x)], dim=1), t)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     assert not torch.allclose(self_conditioned(torch.cat([x, x], dim=1), t), expected)
+
+
+@each_form
+@pytest.mark.parametrize("patch", [2, 4])
+def test_a_network_of_patches_is_that_of_their_pixels_as_channels(form, patch):
+    def patches(x):
+        rows = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B,C,H/p,p,W/p,p)
+        return rows.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+    for learned, self_conditioning in product((False, True), (False, True)):
+        options = {"learned_variance": learned, "self_conditioning": self_conditioning}
+        network = build(form, **options, patch=patch)
+        plain = build(form, **options, patch=1, image_channels=3 * patch**2)
+        plain.load_state_dict(network.state_dict())
+        assert network.size_multiple == patch * plain.size_multiple
+        assert network.largest_size == patch * plain.largest_size
+        x, t = inputs(network)
+        earlier = torch.randn_like(x) if self_conditioning else x[:, :0]
+        out = network(torch.cat([x, earlier], dim=1), t)
+        given = torch.cat([patches(part) for part in (x, earlier) if part.numel()], dim=1)
+        expected = plain(given, t)
+        for part, of_plain in zip(out.split(3, dim=1), expected.chunk(1 + learned, 1), strict=True):
+            torch.testing.assert_close(patches(part), of_plain, rtol=1e-10, atol=1e-10)
 
 
 @each_form

@@ -37,6 +37,13 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         ({"dropout": 0.4}, (4, 4)),
         ({"learned_variance": True, "norm_eps": 0.3}, (4, 4)),
         ({"scale_shift": True, "cond_dim": 6}, (4, 4)),
+        ({"patch": 2}, (8, 12)),
+        ({"patch": 4, "image_channels": 1, "learned_variance": True}, (16, 8)),
+        ({"patch": 2, "multipliers": (2,), "attention_levels": (0,), "cond_dim": 6}, (6, 10)),
+        ({"multipliers": (1, 2, 2), "num_res_blocks": (1, 3, 2)}, (8, 8)),
+        ({"attention_levels": (0, 1), "head_channels": 4}, (8, 8)),
+        ({"attention_levels": (), "head_channels": 16}, (4, 4)),
+        ({"patch": 2, "num_res_blocks": [2, 1], "head_channels": 2, "dropout": 0.4}, (8, 4)),
     ],
     ids=[
         "defaults",
@@ -48,6 +55,13 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         "dropout",
         "learned variance, eps",
         "scale-shift",
+        "patch 2",
+        "patch 4",
+        "patch, one level",
+        "blocks of each level",
+        "heads",
+        "heads of the middle",
+        "patch, blocks, heads",
     ],
 )
 def test_equals_the_definition(definition_of, options, size):
@@ -101,23 +115,27 @@ def test_every_residual_branch_of_a_new_network_starts_at_zero():
 @given(
     image_channels=st.integers(1, 6),
     multipliers=st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    num_res_blocks=st.integers(1, 2),
+    patch=st.sampled_from([1, 2, 4]),
     height=st.integers(1, 3),
     width=st.integers(1, 3),
     data=st.data(),
 )
 def test_any_size_fits_and_images_do_not_see_each_other(
-    image_channels, multipliers, num_res_blocks, height, width, data
+    image_channels, multipliers, patch, height, width, data
 ):
     levels = st.sets(st.integers(0, len(multipliers) - 1))
+    depths, count = st.integers(1, 2), len(multipliers)
+    each = st.lists(depths, min_size=count, max_size=count)
     network = build(
         image_channels=image_channels,
         multipliers=multipliers,
-        num_res_blocks=num_res_blocks,
+        patch=patch,
+        num_res_blocks=data.draw(depths | each),
         attention_levels=sorted(data.draw(levels)),
+        head_channels=data.draw(st.sampled_from([None, 1, 2, 4, 8])),
     )
     k = network.size_multiple
-    assert k == 2 ** (len(multipliers) - 1)
+    assert k == patch * 2 ** (count - 1)
     x, t = inputs(network, height * k, width * k, batch=3)
     out = network(x, t)
     assert out.shape == x.shape
@@ -129,6 +147,44 @@ def test_a_size_that_the_levels_do_not_divide_is_refused():
     network = build(multipliers=(1, 1, 1, 1))
     with pytest.raises(ValueError, match=r"30x30 .* Use 24x24 or 32x32"):
         network(*inputs(network, 30, 30))
+    network = build(patch=4)  # TINY has two levels
+    with pytest.raises(ValueError, match=r"28x32 .* multiples of 8\. Use 24x32 or 32x32"):
+        network(*inputs(network, 28, 32))
+
+
+def test_the_new_options_at_their_defaults_are_todays_network_bit_for_bit():
+    """The same names, initial weights and numbers, however the defaults are written."""
+    forms = ({}, {"patch": 1, "num_res_blocks": [2, 2], "head_channels": None})
+    results = []
+    for options in (*forms, {"head_channels": 16}):  # one head in the widest level
+        torch.manual_seed(0)
+        network = DDPM(**{**TINY, **options})
+        weights = network.state_dict()
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        x, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 999])
+        results.append({**weights, "output": network(x, t)})
+    for other in results[1:]:
+        assert other.keys() == results[0].keys()
+        for name, tensor in other.items():
+            assert torch.equal(tensor, results[0][name]), name
+
+
+def test_a_list_of_blocks_is_that_many_blocks():
+    network = build(multipliers=(1, 2, 2), num_res_blocks=(1, 3, 2))
+    assert [len(level.blocks) for level in network.down] == [1, 3, 2]
+    assert [len(level.blocks) for level in network.up] == [3, 4, 2]
+
+
+def test_the_first_channels_of_patches_are_the_prediction_and_the_last_the_variance():
+    network = build(patch=2, image_channels=2, learned_variance=True)
+    x, t = inputs(network)
+    before = network(x, t)
+    network.out.bias.data[2 * 4 + 3] += 1  # of the variance's first channel, right below
+    change = (network(x, t) - before).round(decimals=6)
+    expected = torch.zeros_like(change)
+    expected[:, 2, 1::2, 1::2] = 1
+    assert torch.equal(change, expected)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +193,18 @@ def test_a_size_that_the_levels_do_not_divide_is_refused():
         ({"multipliers": ()}, r"multipliers is \[\]\. Give one or more numbers"),
         ({"multipliers": (1, 0)}, r"multipliers is \[1, 0\]\. "),
         ({"num_res_blocks": 0}, r"num_res_blocks is 0\. Use at least 1\."),
+        ({"num_res_blocks": (1, 2, 3)}, r"num_res_blocks is \[1, 2, 3\]\. Give a number ≥ 1, or 2"),
+        ({"num_res_blocks": ()}, r"num_res_blocks is \[\]\. Give a number"),
+        ({"num_res_blocks": (1, 0)}, r"num_res_blocks is \[1, 0\]\. Give a number"),
+        ({"patch": 3}, r"patch is 3\. Use 1, 2 or 4\."),
+        ({"patch": 0}, r"patch is 0\. Use 1, 2 or 4\."),
+        ({"head_channels": 5}, r"head_channels is 5, but the width 16 .* head_channels = 16\."),
+        (
+            {"head_channels": 16, "attention_levels": (0, 1)},
+            r"head_channels is 16, but the width 8 .* head_channels = 8\.",
+        ),
+        ({"head_channels": 0}, r"head_channels is 0, but the width 16"),
+        ({"head_channels": -4}, r"head_channels is -4, but the width 16"),
         ({"channels": 2, "groups": 1}, r"channels is 2\. Use an even number ≥ 4\."),
         ({"channels": 9, "groups": 3}, r"channels is 9\. Use an even number ≥ 4\."),
         ({"groups": 3}, r"8 is not one of 3\. Set for example groups = 1\."),

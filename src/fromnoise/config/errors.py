@@ -3,7 +3,8 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,8 +32,8 @@ SENTENCES = {  # of pydantic's kinds of errors, after the value
 
 def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> str:
     """Return the first error that pydantic found as one line: key, value, what is allowed."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    first, place = _first_error(error, schema)
+    path = [str(part) for part in place]
     dotted = ".".join([key, *path] if key else path)
     if first["type"] == "extra_forbidden" and ":" in path[-1]:  # {name:linear} is a key of YAML
         spaced = path[-1].replace(":", ": ", 1)
@@ -54,6 +55,25 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
         return f"{dotted}{given} {sentence.format(**first.get('ctx', {}))}."
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{dotted}{given}: {message[0].lower()}{message[1:]}."
+
+
+def _first_error(error: ValidationError, schema: type[BaseModel]) -> tuple[Any, list[int | str]]:
+    """Return the first error and its place.
+
+    Of a value that fits no alternative of a union there is an error for each alternative, which is
+    named in the place, after the key. The one deepest within the value tells most.
+    """
+    errors = error.errors()
+    place, depth, annotation = errors[0]["loc"], 0, schema
+    while depth < len(place) and inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(place[depth]))
+        annotation, depth = field and field.annotation, depth + 1
+    alternatives = [one for one in get_args(annotation) if one is not type(None)]
+    if get_origin(annotation) not in (Union, UnionType) or len(alternatives) < 2:
+        return errors[0], list(place)
+    alike = [each for each in errors if each["loc"][:depth] == place[:depth]]
+    first = max(alike, key=lambda each: len(each["loc"]))
+    return first, [*place[:depth], *first["loc"][depth + 1 :]]
 
 
 def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -6,12 +6,13 @@
 Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from fromnoise.interop.torch_files import rename
-from fromnoise.networks import DDPM
+from fromnoise.networks.ddpm import DDPM, Level
 
 RENAMES = (  # in this order: the position of a layer, then its name
     (r"^time([12])\.", r"time_embedding.linear_\1."),
@@ -38,7 +39,8 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     Pipelines also need `sample_size`, the side of the images, which the network does not know.
 
     Raises ValueError if `UNet2DModel` does not support the network: `embedding: interleaved`,
-    conditioning, self-conditioning, or a first multiplier other than 1.
+    conditioning, self-conditioning, a patch, other numbers of blocks at the levels, or a first
+    multiplier other than 1.
     """
     _check_supported(network)
     levels: Any = network.down  # a ModuleList has no element type
@@ -52,7 +54,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
         "layers_per_block": len(levels[0].blocks),
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        "attention_head_dim": None,  # one head, as wide as the level
+        "attention_head_dim": network.head_channels,  # None: one head, as wide as the level
         "downsample_padding": 0 if asymmetric else 1,  # 0 pads right and below
         "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
@@ -83,10 +85,13 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
 
 
 def _check_supported(network: DDPM) -> None:
+    depths = [len(level.blocks) for level in cast(Iterable[Level], network.down)]
     reasons = {
         f"embedding is {network.layout}, not halves": network.layout != "halves",
         f"it is conditional, with {network.cond_dim} labels": network.cond_dim > 0,
         "it has self_conditioning": network.self_conditioning,
+        f"its patch is {network.patch}, not 1": network.patch > 1,
+        f"num_res_blocks is {depths}, not one number": len(set(depths)) > 1,
         "multipliers do not start with 1": network.norm.num_channels != network.width,
     }
     if found := [reason for reason, holds in reasons.items() if holds]:

@@ -5,12 +5,14 @@ To add one, see CONTRIBUTING.md; tests/networks/test_contract.py tests it with t
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise.networks.layers import Layout, sinusoid
+
+Patch = Literal[1, 2, 4]
 
 
 class Network(nn.Module):
@@ -50,16 +52,28 @@ class UNet(Network):
 
     The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
     bias, so that zeros are the unconditional case. Images need not be square.
+
+    With `patch` p the network sees an image of 1/p of the size: the p×p pixels of a patch are p²
+    channels (pixel unshuffle) from the first layer on and become pixels again after the last one.
+    x_t and the output stay in pixels. 1×1 is no patch.
     """
 
     def __init__(
-        self, image_channels: int, cond_dim: int, learned_variance: bool, self_conditioning: bool
+        self,
+        image_channels: int,
+        cond_dim: int,
+        learned_variance: bool,
+        self_conditioning: bool,
+        patch: Patch = 1,
     ) -> None:
         super().__init__()
+        if patch not in get_args(Patch):
+            raise ValueError(f"patch is {patch}. Use 1, 2 or 4.")
         self.image_channels, self.cond_dim = image_channels, cond_dim
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
-        self.c_in = image_channels * (1 + self_conditioning)
-        self.c_out = image_channels * (1 + learned_variance)
+        self.patch: Patch = patch
+        self.c_in = image_channels * (1 + self_conditioning) * patch**2
+        self.c_out = image_channels * (1 + learned_variance) * patch**2
 
     def embed(
         self,
@@ -81,8 +95,17 @@ class UNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """As `Network.forward`. Raises ValueError for a size or a condition that does not fit."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple)
+        check_size(x.shape[2], x.shape[3], self.size_multiple, self.largest_size)
         check_cond(cond, len(x), self.cond_dim)
+        if self.patch == 1:
+            return self._predict(x, t, cond)
+        # channel c becomes the channels c·p² … c·p² + p² − 1, row after row of its patch: x_t stays
+        # before x̂_0, and the prediction before the variance
+        out = self._predict(F.pixel_unshuffle(x, self.patch), t, cond)
+        return F.pixel_shuffle(out, self.patch)
+
+    def _predict(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        """x: (B,c_in,H/p,W/p); t: (B,); cond: (B,K) or None → (B,c_out,H/p,W/p)."""
         dtype = cast(nn.Conv2d, self.stem).weight.dtype  # of a replica too, without parameters()
         time = sinusoid(t, self.width, self.layout).to(dtype)
         if self.time1 is not None and self.time2 is not None:
@@ -92,7 +115,7 @@ class UNet(Network):
         return self._denoise(x, time if self.time1 is None else F.silu(time))
 
     def _denoise(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B,C,H,W); time: (B,c_time), with the condition → (B,C or 2C,H,W)."""
+        """x: (B,c_in,H/p,W/p); time: (B,c_time), with the condition → (B,c_out,H/p,W/p)."""
         raise NotImplementedError
 
 

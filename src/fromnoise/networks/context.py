@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_cond, check_options, check_size
+from fromnoise.networks.base import Patch, UNet, check_options
 from fromnoise.networks.layers import sinusoid
 
 Norm = Literal["batch", "group"]
@@ -81,8 +81,9 @@ class ContextUNet(UNet):
       keeps the activation for zeros (the published layers have biases, through which zeros pass).
 
     t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
-    sides of the image must be multiples of `size_multiple` = 4·`expand`, and short enough for
-    `expand` to undo `pool`: at most 192 for 7 and 8, any for equal ones. 8 divides `features`.
+    sides of the image must be multiples of `size_multiple` = 4·`expand`·`patch`, and short enough
+    for `expand` to undo `pool`: at most 192·`patch` for 7 and 8, any for equal ones. 8 divides
+    `features`. `patch`: see `UNet`.
     """
 
     regions = (ConvBlock,)
@@ -94,6 +95,7 @@ class ContextUNet(UNet):
         cond_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
+        patch: Patch = 1,
         T: int = 400,
         features: int = 128,
         pool: int = 7,
@@ -102,7 +104,7 @@ class ContextUNet(UNet):
         embedding: Literal["scalar", "sinusoid"] = "scalar",
         condition: Literal["multi-hot", "signed"] = "multi-hot",
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
         check_options(T=T)
         if features < 1 or features % GROUPS:
             raise ValueError(f"features is {features}. Use a multiple of {GROUPS}.")
@@ -113,7 +115,7 @@ class ContextUNet(UNet):
             )
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
         self.embedding, self.signed = embedding, condition == "signed"
-        self.size_multiple = 4 * expand
+        self.size_multiple = 4 * expand * patch
         if expand > pool:  # times the most windows side by side, the largest m = ⌊m·expand / pool⌋
             self.largest_size = (math.ceil(pool / (expand - pool)) - 1) * self.size_multiple
         c, c_time = features, 1 if embedding == "scalar" else features
@@ -134,10 +136,7 @@ class ContextUNet(UNet):
         self.out_norm = nn.GroupNorm(GROUPS, c)
         self.out2 = nn.Conv2d(c, self.c_out, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C or 2C,H,W)."""
-        check_size(x.shape[2], x.shape[3], self.size_multiple, self.largest_size)
-        check_cond(cond, len(x), self.cond_dim)
+    def _predict(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         with _full_precision(x.device.type):  # bf16 would merge neighbouring t/T
             time1, time2 = self.time1(self._time(t)), self.time2(self._time(t))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_even, check_levels, check_options
+from fromnoise.networks.base import Patch, UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Attention, ResidualBlock
 
 
@@ -31,9 +31,13 @@ class Level(nn.Module):
 class DDPM(UNet):
     """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
 
-    Level i has width channels·multipliers[i] and 1/2^i of the image size. `attention_levels` counts
-    from 0, so (1,) is attention at 16×16 on 32×32 images. With `scale_shift` the embedding of time
-    and condition scales and shifts the features and is not added. `groups` divides all widths.
+    Level i has width channels·multipliers[i] and 1/2^i of the image size, or 1/(patch·2^i) with
+    patches of `patch`×`patch` pixels (see `UNet`). `num_res_blocks` is the number of residual
+    blocks of a level in the encoder, one number for all levels or a list with one for each; the
+    decoder has one block more. `attention_levels` counts from 0, so (1,) is attention at 16×16 on
+    32×32 images. Attention has one head, or with `head_channels` width/head_channels heads of this
+    width. With `scale_shift` the embedding of time and condition scales and shifts the features and
+    is not added. `groups` divides all widths.
     """
 
     regions = (ResidualBlock, Attention)
@@ -45,10 +49,12 @@ class DDPM(UNet):
         cond_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
+        patch: Patch = 1,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
-        num_res_blocks: int = 2,
+        num_res_blocks: int | Sequence[int] = 2,
         attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
         dropout: float = 0.1,
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
@@ -56,8 +62,9 @@ class DDPM(UNet):
         norm_eps: float = 1e-6,
         scale_shift: bool = False,
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
-        check_options(multipliers=multipliers, dropout=dropout, num_res_blocks=num_res_blocks)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
+        check_options(multipliers=multipliers, dropout=dropout)
+        depths = _depths(num_res_blocks, len(multipliers))
         check_even("channels", channels)
         check_levels("attention_levels", attention_levels, len(multipliers))
         if groups < 1 or channels % groups:
@@ -65,9 +72,12 @@ class DDPM(UNet):
                 f"channels must be a multiple of groups, but {channels} is not one of {groups}. "
                 f"Set for example groups = {math.gcd(channels, groups)}."
             )
-        self.size_multiple = 2 ** (len(multipliers) - 1)
+        self.size_multiple = patch * 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
+        _check_heads(head_channels, [widths[i] for i in attention_levels] + widths[-1:])
+
+        self.head_channels = head_channels
 
         def norm(width: int) -> nn.GroupNorm:
             return nn.GroupNorm(groups, width, eps=norm_eps)
@@ -77,8 +87,11 @@ class DDPM(UNet):
                 c_in, c_out, c_time, norm=norm, dropout=dropout, scale_shift=scale_shift
             )
 
+        def attention(width: int) -> Attention:
+            return Attention(norm(width), heads=width // (head_channels or width))
+
         def level(i: int, c_ins: list[int]) -> Level:
-            attentions = [Attention(norm(widths[i])) for _ in c_ins if i in attention_levels]
+            attentions = [attention(widths[i]) for _ in c_ins if i in attention_levels]
             return Level([residual(c, widths[i]) for c in c_ins], attentions)
 
         self.embed(channels, c_time, embedding)
@@ -86,8 +99,8 @@ class DDPM(UNet):
         skips, c = [channels], channels  # the width of every skip connection
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
-            self.down.append(level(i, [c] + [width] * (num_res_blocks - 1)))
-            skips += [width] * num_res_blocks
+            self.down.append(level(i, [c] + [width] * (depths[i] - 1)))
+            skips += [width] * depths[i]
             c = width
             if i < len(widths) - 1:
                 asymmetric = downsample == "asymmetric"  # right and below only, as in the paper
@@ -97,11 +110,11 @@ class DDPM(UNet):
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
-        self.middle_attention = Attention(norm(c))
+        self.middle_attention = attention(c)
 
         self.up = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
-            c_ins = [skips.pop() + (c if j == 0 else width) for j in range(num_res_blocks + 1)]
+            c_ins = [skips.pop() + (c if j == 0 else width) for j in range(depths[i] + 1)]
             self.up.append(level(i, c_ins))
             c = width
             if i > 0:
@@ -147,3 +160,27 @@ class DDPM(UNet):
             if level.resample is not None:
                 x = level.resample(x)
         return self.out(F.silu(self.norm(x)))
+
+
+def _depths(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
+    """Return the number of residual blocks of each level. Raises ValueError if it does not fit."""
+    if not isinstance(num_res_blocks, Sequence):
+        check_options(num_res_blocks=num_res_blocks)
+        return [num_res_blocks] * levels
+    depths = list(num_res_blocks)
+    if len(depths) != levels or min(depths) < 1:
+        raise ValueError(
+            f"num_res_blocks is {depths}. Give a number ≥ 1, or {levels} of them, one for each of "
+            "the multipliers."
+        )
+    return depths
+
+
+def _check_heads(head_channels: int | None, widths: Sequence[int]) -> None:
+    if head_channels is None:
+        return
+    if unfit := [c for c in widths if head_channels < 1 or c % head_channels]:
+        raise ValueError(
+            f"head_channels is {head_channels}, but the width {unfit[0]} with attention is no "
+            f"multiple of it. Set for example head_channels = {math.gcd(*widths)}."
+        )

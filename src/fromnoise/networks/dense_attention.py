@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_even, check_levels
+from fromnoise.networks.base import Patch, UNet, check_even, check_levels
 from fromnoise.networks.layers import Attention, ResidualBlock
 
 
@@ -40,7 +40,7 @@ class DenseAttention(UNet):
     layers of a block in the encoder, in the middle (there, one more) and in the decoder.
     `attention_levels` are the blocks with attention in encoder and decoder, counted from 0 at full
     resolution; None is all of them. The middle always has attention. Every width must be a multiple
-    of `groups` and of `heads`.
+    of `groups` and of `heads`. `patch`: see `UNet`.
     """
 
     regions = (ResidualBlock, Attention)
@@ -52,6 +52,7 @@ class DenseAttention(UNet):
         cond_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
+        patch: Patch = 1,
         channels: Sequence[int] = (32, 64, 128, 256),
         mid_channels: Sequence[int] = (256, 256, 128),
         downsample: Sequence[bool] = (True, True, False),
@@ -62,7 +63,7 @@ class DenseAttention(UNet):
         out_width: int = 16,
         groups: int = 8,
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
         if attention_levels is None:
             attention_levels = range(len(channels) - 1)
         _check_widths(channels, mid_channels, out_width, heads, groups)
@@ -77,7 +78,7 @@ class DenseAttention(UNet):
             )
         check_levels("attention_levels", attention_levels, len(channels) - 1)
         check_even("time_dim", time_dim, least=2)
-        self.size_multiple = 2 ** sum(downsample)
+        self.size_multiple = patch * 2 ** sum(downsample)
         num_down, num_mid, num_up = num_layers
 
         def norm(width: int) -> nn.GroupNorm:

@@ -35,6 +35,7 @@ def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
 
 # ---- dropout -------------------------------------------------------------------------------------
 
+CACHED = 2**16  # words of 64 bits: what a core's cache holds
 # of SplitMix64, as signed 64-bit integers
 WEYL, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 
@@ -80,10 +81,15 @@ class Dropout(nn.Dropout):
 @torch.no_grad()
 def sixteen_bits(keys: Tensor, count: int) -> Tensor:
     """Return `count` random numbers of each key, uniform in −2¹⁵..2¹⁵−1: int16 (B, count)."""
-    if keys.device.type == "cpu":
-        words = torch.arange(1, -(-count // 4) + 1) * WEYL
-        return mixed(keys[:, None] + words).view(torch.int16)[:, :count].contiguous()
-    return sixteen_bits_of_each(keys, count)
+    if keys.device.type != "cpu":
+        return sixteen_bits_of_each(keys, count)
+    counters = torch.arange(1, -(-count // 4) + 1) * WEYL
+    words = torch.empty(len(keys), len(counters), dtype=torch.int64)
+    some = max(1, CACHED // len(counters))
+    for rows, of_rows in zip(words.split(some), keys.split(some), strict=True):
+        for piece, counter in zip(rows.split(CACHED, dim=1), counters.split(CACHED), strict=True):
+            mixed(torch.add(of_rows[:, None], counter, out=piece))
+    return words.view(torch.int16)[:, :count].contiguous()
 
 
 def sixteen_bits_of_each(keys: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_even, check_levels, check_options
+from fromnoise.networks.base import Patch, UNet, check_even, check_levels, check_options
 from fromnoise.networks.layers import Dropout, attend
 
 GROUPS = 8  # of GroupNorm
@@ -227,6 +227,8 @@ class LinearAttentionUNet(UNet):
       is never used. The last block has no layer of the time. Widths are multiples of 8.
     - `june2022_skip`: the next day's, which corrects that: level 0 has a decoder too, to the width
       `init_dim`, by default dim.
+
+    `patch`: see `UNet`.
     """
 
     regions = (ResidualBlock, Attention, LinearAttention)
@@ -239,6 +241,7 @@ class LinearAttentionUNet(UNet):
         learned_variance: bool = False,
         self_conditioning: bool = False,
         form: Form = "v2",
+        patch: Patch = 1,
         dim: int = 64,
         init_dim: int | None = None,
         multipliers: Sequence[int] = (1, 2, 4, 8),
@@ -248,7 +251,7 @@ class LinearAttentionUNet(UNet):
         full_attention_levels: Sequence[int] | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
         last = len(multipliers) - 1
         self.v2 = form == "v2"
         if full_attention_levels is None:
@@ -259,7 +262,7 @@ class LinearAttentionUNet(UNet):
         check_options(init_dim=init_dim, heads=heads, head_dim=head_dim, memories=memories)
         check_even("dim", dim)
         check_levels("full_attention_levels", full_attention_levels, last + 1)
-        self.size_multiple = 2**last
+        self.size_multiple = patch * 2**last
         c_time = 4 * dim
         widths = [init_dim, *(dim * m for m in multipliers)]
         if not self.v2:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromnoise.networks.base import UNet, check_options
+from fromnoise.networks.base import Patch, UNet, check_options
 from fromnoise.networks.layers import Dropout, attend
 
 Flags = Sequence[bool]
@@ -82,7 +82,8 @@ class Stacked(UNet):
     result to it and, as in the paper, leaves dropout to the residual blocks, so that the attention
     stays fused in training too.
 
-    Every width must be a multiple of `groups` and of 2, and with attention of `heads`.
+    Every width must be a multiple of `groups` and of 2, and with attention of `heads`. `patch`: see
+    `UNet`.
     """
 
     regions = (Residual, Attention)
@@ -94,6 +95,7 @@ class Stacked(UNet):
         cond_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
+        patch: Patch = 1,
         channels: Sequence[int] = (64, 128, 256, 512, 512, 384),
         attention: Flags = (False, True, False, False, False, True),
         upscale: Flags = (False, False, False, True, True, True),
@@ -103,11 +105,11 @@ class Stacked(UNet):
         time: Literal["raw", "projected"] = "raw",
         attention_form: Literal["plain", "residual"] = "plain",
     ) -> None:
-        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning)
+        super().__init__(image_channels, cond_dim, learned_variance, self_conditioning, patch)
         check_options(dropout=dropout, groups=groups, heads=heads)
         _check_layers(channels, attention, upscale, groups, heads)
         out_width = _widths(channels[0], upscale)[-1]
-        self.size_multiple = 2 ** max(0, *accumulate(-1 if up else 1 for up in upscale))
+        self.size_multiple = patch * 2 ** max(0, *accumulate(-1 if up else 1 for up in upscale))
         c_time = max(channels) if time == "projected" else 0
 
         def residual(c: int) -> Residual:

@@ -10,15 +10,33 @@ from torch.nn import functional as F
 from fromnoise.networks.layers import sinusoid
 
 
+def patches(x: Tensor, p: int) -> Tensor:
+    """(B,C,H,W) → (B,C·p²,H/p,W/p): every p-th row and column from (i, j) on is a channel."""
+    return torch.stack(
+        [x[:, c, i::p, j::p] for c in range(x.shape[1]) for i in range(p) for j in range(p)], dim=1
+    )
+
+
+def pixels(h: Tensor, p: int) -> Tensor:
+    """(B,C·p²,H/p,W/p) → (B,C,H,W), the reverse."""
+    x = h.new_zeros(len(h), h.shape[1] // p**2, p * h.shape[2], p * h.shape[3])
+    for i in range(p):
+        for j in range(p):
+            x[:, :, i::p, j::p] = h[:, i * p + j :: p**2]
+    return x
+
+
 def definition(
     p: dict[str, Tensor],
     x: Tensor,
     t: Tensor,
     cond: Tensor | None = None,
     *,
+    patch: int = 1,
     multipliers: Sequence[int] = (1, 2, 2, 2),
-    num_res_blocks: int = 2,
+    num_res_blocks: int | Sequence[int] = 2,
     attention_levels: Sequence[int] = (1,),
+    head_channels: int | None = None,
     dropout: float = 0.1,
     groups: int = 32,
     embedding: Literal["halves", "interleaved"] = "halves",
@@ -29,6 +47,7 @@ def definition(
 ) -> Tensor:
     """The output for the weights p, in the precision of x, with `dropout` acting."""
     num_levels = len(multipliers)
+    depths = [num_res_blocks] * num_levels if isinstance(num_res_blocks, int) else num_res_blocks
 
     def conv(name, h, **options):
         return F.conv2d(h, p[f"{name}.weight"], p[f"{name}.bias"], **options)
@@ -58,8 +77,14 @@ def definition(
         c = h.shape[1]
         tokens = norm(f"{name}.norm", h).permute(0, 2, 3, 1).reshape(len(h), -1, c)
         q, k, v = linear(f"{name}.qkv", tokens).split(c, dim=2)
-        attended = torch.softmax(q @ k.mT * c**-0.5, dim=2) @ v
-        return h + linear(f"{name}.out", attended).mT.reshape(h.shape)
+        d = head_channels or c
+        heads = [slice(first, first + d) for first in range(0, c, d)]
+        attended = [
+            torch.softmax(q[..., head] @ k[..., head].mT * d**-0.5, dim=2) @ v[..., head]
+            for head in heads
+        ]
+        out = linear(f"{name}.out", torch.cat(attended, dim=2))
+        return h + out.mT.reshape(h.shape)
 
     def block(way, position, level, j, h):
         h = residual(f"{way}.{position}.blocks.{j}", h)
@@ -72,10 +97,10 @@ def definition(
     if cond is not None:
         time = time + cond @ p["cond.weight"].T
 
-    h = conv("stem", x, padding=1)
+    h = conv("stem", patches(x, patch), padding=1)
     skips = [h]
     for level in range(num_levels):
-        for j in range(num_res_blocks):
+        for j in range(depths[level]):
             h = block("down", level, level, j, h)
             skips.append(h)
         if level < num_levels - 1:
@@ -86,10 +111,10 @@ def definition(
     h = residual("middle2", attention("middle_attention", residual("middle1", h)))
 
     for position, level in enumerate(reversed(range(num_levels))):
-        for j in range(num_res_blocks + 1):
+        for j in range(depths[level] + 1):
             h = block("up", position, level, j, torch.cat([h, skips.pop()], dim=1))
         if level > 0:
             h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             h = conv(f"up.{position}.resample.conv", h, padding=1)
     assert not skips
-    return conv("out", norm_silu("norm", h), padding=1)
+    return pixels(conv("out", norm_silu("norm", h), padding=1), patch)
