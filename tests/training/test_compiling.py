@@ -19,6 +19,8 @@ from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
 from fromnoise.doctor.cost import measure
 from fromnoise.model.spec import ModelSpec
 from fromnoise.networks import NETWORKS
+from fromnoise.networks.layers import Dropout, dropout_keys
+from fromnoise.rng import BatchDraws
 from fromnoise.training import precision
 from fromnoise.training.precision import Computation, all_versions, check_compiles, compile_regions
 
@@ -140,6 +142,26 @@ def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one(monkeypatc
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+@pytest.mark.parametrize("shape", [(3, 5, 7), (8, 8, 8)])
+def test_compiled_dropout_drops_what_eager_dropout_does_and_keys_compile_nothing(
+    monkeypatch, shape
+):
+    import torch._inductor.config as inductor
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+    network, x = nn.Sequential(Dropout(0.3)).train(), torch.rand(4, *shape)
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(network, backend=counter, dynamic=False)
+    for step in range(3):
+        keys = BatchDraws.of(0, step, 4).keys("dropout")
+        with dropout_keys(network, keys):
+            assert torch.equal(compiled(x), network(x))
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow

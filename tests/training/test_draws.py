@@ -56,6 +56,10 @@ def test_hashes_of_torch_are_those_of_numpy():
     assert np.array_equal(layers.mixed(state).numpy().view(np.uint64), hashes(seed, counters))
 
 
+def test_the_inverse_is_one():
+    assert layers.INVERSE * layers.WEYL % 2**64 == 1
+
+
 def test_no_two_seeds_steps_purposes_or_positions_share_a_draw():
     seen = [
         BatchDraws.of(seed, step, 64).hashes(purpose, 3)

@@ -38,6 +38,7 @@ def sinusoid(t: Tensor, width: int, layout: Layout = "halves") -> Tensor:
 CACHED = 2**16  # words of 64 bits: what a core's cache holds
 # of SplitMix64, as signed 64-bit integers
 WEYL, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+INVERSE = -0xE217C1E66C88CC3  # of WEYL modulo 2⁶⁴
 
 
 def mixed(x: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class Dropout(nn.Dropout):
 @torch.no_grad()
 def sixteen_bits(keys: Tensor, count: int) -> Tensor:
     """Return `count` random numbers of each key, uniform in −2¹⁵..2¹⁵−1: int16 (B, count)."""
-    if keys.device.type != "cpu":
+    if keys.device.type != "cpu" or torch.compiler.is_compiling():
         return sixteen_bits_of_each(keys, count)
     counters = torch.arange(1, -(-count // 4) + 1) * WEYL
     words = torch.empty(len(keys), len(counters), dtype=torch.int64)
@@ -93,10 +94,15 @@ def sixteen_bits(keys: Tensor, count: int) -> Tensor:
 
 
 def sixteen_bits_of_each(keys: Tensor, count: int) -> Tensor:
-    """Return `sixteen_bits`, each word computed four times: on a GPU it is one kernel."""
+    """Return `sixteen_bits`, each word computed four times: compiled, it is one kernel.
+
+    The compiler takes arithmetic on `arange` for indices, which do not wrap at 2⁶⁴ and need no cast
+    to 16 bits. So only key/WEYL + i is multiplied, and the bits are cut by hand.
+    """
     index = torch.arange(count, device=keys.device)
-    words = mixed(keys[:, None] + (index // 4 + 1) * WEYL)
-    return (words >> 16 * (index % 4)).to(torch.int16)
+    words = mixed(((keys * INVERSE)[:, None] + (index // 4 + 1)) * WEYL)
+    unsigned = words >> 16 * (index % 4) & 0xFFFF
+    return ((unsigned ^ 0x8000) - 0x8000).to(torch.int16)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.model.precision import channels_last, default_precision
+from fromnoise.networks.layers import dropout_keys
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # A step of a U-Net on a GPU launches over a thousand kernels, and compiling saves at least 5 ms of
@@ -112,7 +113,8 @@ def check_compiles(
     t = torch.full((len(x0),), trial.schedule.T // 2 + 1)
     try:
         with all_versions(computation):
-            with autocast(x0.device, computation.precision):
+            keys = torch.arange(len(x0), device=x0.device)
+            with autocast(x0.device, computation.precision), dropout_keys(trial.network, keys):
                 loss = objective(trial, x0, torch.zeros_like(x0), t, cond).mean()
             loss.backward()
     except torch.OutOfMemoryError as error:
