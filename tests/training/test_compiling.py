@@ -122,15 +122,23 @@ def computation_at(run, step):
     return Computation(**state["computation"])
 
 
+@pytest.fixture
+def in_this_process():
+    """Compile here, and not in processes of the compiler."""
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    with inductor.patch(compile_threads=1):
+        yield
+
+
 # ---- compiled -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
-def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one(monkeypatch):
-    import torch._inductor.config as inductor
-
-    monkeypatch.setattr(inductor, "compile_threads", 1)
+@pytest.mark.usefixtures("in_this_process")
+def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one():
     eager = denoiser_of("context").network.stem
     compiled = copy.deepcopy(eager)
     compiled.regions = (type(compiled),)
@@ -146,14 +154,11 @@ def test_a_compiled_block_has_the_loss_and_gradients_of_the_eager_one(monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("shape", [(3, 5, 7), (8, 8, 8)])
-def test_compiled_dropout_drops_what_eager_dropout_does_and_keys_compile_nothing(
-    monkeypatch, shape
-):
-    import torch._inductor.config as inductor
+def test_compiled_dropout_drops_what_eager_dropout_does_and_keys_compile_nothing(shape):
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    monkeypatch.setattr(inductor, "compile_threads", 1)
     network, x = nn.Sequential(Dropout(0.3)).train(), torch.rand(4, *shape)
     counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(network, backend=counter, dynamic=False)
