@@ -235,6 +235,17 @@ def test_a_folder_that_may_not_be_written_is_named_before_the_work(tmp_path):
         require_room(tmp_path / "new")
 
 
+def test_the_room_is_that_of_the_folder_itself_if_it_exists(tmp_path, monkeypatch):
+    """It may be another disk than its parent's."""
+    (tmp_path / "disk").mkdir()
+    free = {tmp_path / "disk": 0, tmp_path: 2**30}
+    usage = lambda path: Usage(9, 9, free[Path(path)])  # noqa: E731
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", usage)
+    require_room(tmp_path / "other")
+    with pytest.raises(DiskFull):
+        require_room(tmp_path / "disk")
+
+
 def test_a_file_in_the_place_of_a_folder_is_named_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="out"):

@@ -108,8 +108,9 @@ def require_room(target: Path, needed: int = 2**20) -> None:
 
 
 def _existing(target: Path) -> Path:
-    """Return the folder that exists and will hold a file or folder."""
-    return next(path for path in target.absolute().parents if path.exists())
+    """Return the folder, or its nearest ancestor, that exists; the parent of a file."""
+    own = [target] if target.is_dir() else []
+    return next(path for path in (*own, *target.absolute().parents) if path.exists())
 
 
 def require_empty_folder(folder: Path, needed: int = 2**20) -> None:

@@ -55,10 +55,15 @@ def save_pngs(
     return paths
 
 
-def save_npz(images: np.ndarray, folder: Path, cond: np.ndarray | None = None) -> Path:
-    """Write uint8 (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`."""
+def save_npz(
+    images: np.ndarray, folder: Path, cond: np.ndarray | None = None, *, tag: str = ""
+) -> Path:
+    """Write uint8 (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`.
+
+    tag: the end of the name.
+    """
     arrays = {"arr_0": images.transpose(0, 2, 3, 1)} | ({} if cond is None else {"arr_1": cond})
-    path = folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}.npz"
+    path = folder / f"samples_{'x'.join(map(str, arrays['arr_0'].shape))}{tag}.npz"
     with atomic_file(path) as writing, writing.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return path
@@ -81,6 +86,8 @@ def samples_in(folder: Path) -> dict[str, dict[str, str]]:
 
 def difference(sample: Mapping[str, str], other: Mapping[str, str]) -> str | None:
     """Return the first setting that two samples do not share, as `steps = 20, not 50`, or None."""
+    if "model" in other and "model" not in sample:
+        return "no model in its metadata, as an earlier fromnoise drew it"
     for key in [key for key in {**other, **sample} if key not in OF_ONE_IMAGE]:
         if sample.get(key) != other.get(key):
             return f"{key} = {sample.get(key, 'none')}, not {other.get(key, 'none')}"

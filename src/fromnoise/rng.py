@@ -12,6 +12,7 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Key = SupportsIndex | str
 DRAWS = 2  # the version of the draws of a training; a checkpoint has its number
-FEW, ROUNDS = 1024, 8  # of a permutation
+FEW, ROUNDS = 2**16, 8  # of a permutation
 WEYL, MIX_1, MIX_2 = (
     np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -85,23 +86,29 @@ def permuted(index: np.ndarray, size: int, *key: Key) -> np.ndarray:
     """Return where a random permutation of 0..size−1 takes each index: int64 (N,).
 
     Few numbers are sorted by their hashes. Of many there is no table: a Feistel network (Luby and
-    Rackoff 1988) permutes 0..4^h − 1, the least such range with `size` numbers, and a number that
+    Rackoff 1988) permutes 0..2^b − 1, the least such range with `size` numbers, and a number that
     leaves 0..size−1 is permuted again until it is back (cycle walking, Black and Rogaway 2002).
     """
     if size <= FEW:
-        return np.argsort(hashes(seed_of(*key), np.arange(size)))[index]
-    half = np.uint64(-(-(size - 1).bit_length() // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
+        return _sorted_by_hash(size, seed_of(*key))[index]
+    bits = (size - 1).bit_length()
+    low = np.uint64(bits // 2)  # bits of the right half
+    masks = [(np.uint64(1) << n) - np.uint64(1) for n in (np.uint64(bits) - low, low)]
     seeds = [seed_of(*key, round_) for round_ in range(ROUNDS)]
     x = index.astype(np.uint64)
     walking = np.arange(len(x))
     while len(walking):
-        left, right = x[walking] >> half, x[walking] & mask
-        for seed in seeds:
-            left, right = right, left ^ (hashes(seed, right) & mask)
-        x[walking] = (left << half) | right
+        halves = [x[walking] >> low, x[walking] & masks[1]]
+        for i, seed in enumerate(seeds):
+            halves[i % 2] ^= hashes(seed, halves[1 - i % 2]) & masks[i % 2]
+        x[walking] = (halves[0] << low) | halves[1]
         walking = walking[x[walking] >= size]
     return x.astype(np.int64)
+
+
+@lru_cache(maxsize=4)  # two epochs, and the strata of a batch
+def _sorted_by_hash(size: int, seed: int) -> np.ndarray:
+    return np.argsort(hashes(seed, np.arange(size)))
 
 
 class BatchDraws(NamedTuple):

@@ -110,6 +110,11 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     state = running.start(setup, saved, overrides)
     state.restore(checkpoint)
     logger.info("continuing %s", checkpoint.absolute())
+    if saved.get("draws", 1) < DRAWS:
+        said = (
+            "an earlier fromnoise drew the steps up to %d: the random numbers are new from there on"
+        )
+        logger.warning(said, state.step)
     if saved["data_fingerprint"] != setup.images.fingerprint:
         logger.warning(
             "the images are not those of step %d: there are %d now, and their order differs",
@@ -119,16 +124,13 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
 
 
 def _check_draws(saved: Mapping[str, Any], checkpoint: Path) -> None:
-    """Say that an earlier version drew other random numbers. Raise ConfigError for a later one."""
+    """Raise ConfigError for random numbers of a later version."""
     draws = saved.get("draws", 1)
     if draws > DRAWS:
         raise ConfigError(
             f"{checkpoint} has draws = {draws}, but this fromnoise knows draws up to {DRAWS}. "
             "Install a newer fromnoise."
         )
-    if draws < DRAWS:
-        said = "an earlier fromnoise trained this run: its random numbers are new from step %d on"
-        logger.warning(said, saved["step"])
 
 
 def _require_new(folder: Path) -> None:

@@ -32,6 +32,11 @@ NEW = {
 }
 
 
+@pytest.mark.parametrize("parts", [0, -1, 7])
+def test_parts_that_never_were_possible_are_not_made_so(parts):
+    assert migrate_section("training", {"accumulation": parts, "batch_size": 6})["parts"] == parts
+
+
 def test_every_old_key_and_value_becomes_the_new_one():
     assert migrate(OLD) == NEW
     assert migrate(NEW) == NEW

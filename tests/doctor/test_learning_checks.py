@@ -175,7 +175,7 @@ def test_a_batch_larger_than_the_images(facts, count, level):
 
 def test_the_parts_of_a_batch_are_named(facts):
     message = checks.batch(facts({"training.parts": 4})).message
-    assert message == "128 images a step, in 4 parts of 32, same gradient"
+    assert message == "128 images a step, in 4 parts of 32"
 
 
 @pytest.mark.parametrize(("count", "level"), [(8, "warn"), (9, "ok"), (None, "ok")])

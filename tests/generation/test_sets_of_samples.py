@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fromnoise.checkpoints import FolderNotEmpty
 from fromnoise.data import DataError
@@ -64,6 +64,33 @@ def test_overwrite_removes_the_samples_and_nothing_else(model, tmp_path, write_s
     assert {file.name for file in tmp_path.iterdir()} == {"000007.png", "notes.txt"}
 
 
+def test_what_is_replaced_stays_until_there_is_something_new(
+    model, tmp_path, write_samples, monkeypatch
+):
+    write_samples(model, range(3), tmp_path, steps=2)
+    before = snapshot(tmp_path)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Model, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(model, [7], tmp_path, steps=3, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_samples_of_an_earlier_version_are_told(model, tmp_path, write_samples):
+    [file] = write_samples(model, [0], tmp_path, steps=2)
+    with Image.open(file) as image:
+        info = PngImagePlugin.PngInfo()
+        for key, text in image.info.items():
+            if key != "model":
+                info.add_text(key, text)
+        image.save(file, pnginfo=info)
+    with pytest.raises(FolderNotEmpty, match="as an earlier fromnoise drew it"):
+        write_samples(model, [1], tmp_path, steps=2)
+
+
 def test_pictures_of_others_are_never_removed(model, tmp_path, write_samples):
     Image.new("L", (8, 8)).save(tmp_path / "000123.png")
     for overwrite in (False, True):
@@ -118,5 +145,12 @@ def test_all_channels_are_saved(of_channels, tmp_path, write_samples, channels, 
     with pytest.raises(DataError, match=f"show some of {channels} channels. Give the npz"):
         read_images(tmp_path)
     assert np.array_equal(read_images(files[-1]).images, images.transpose(0, 3, 1, 2))
+    more = write_samples(model, range(3, 6), tmp_path, steps=2)[-1]
+    assert more != files[-1]  # the only copy of other seeds
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    write_samples(model, [9], tmp_path, steps=3, overwrite=True)
+    assert [file.name for file in tmp_path.glob("*.npz")] == [
+        f"samples_1x8x8x{channels}-seeds-9-9.npz"
+    ]
     edit = Request(model, model.sampling_config(steps=2), tmp_path / "edit")
     assert interpolate_seeds_to_folder(edit, [0, 1], frames=2)[-1].suffix == ".npz"

@@ -181,7 +181,6 @@ def test_six_compiled_steps_are_three_and_three_more_and_previews_compile_nothin
         more.append(len(backend) - before)
 
     monkeypatch.setattr(runs, "draw_pictures", counting)
-    tiny["network"]["dropout"] = 0.0
     tiny["training"]["preview_every"] = 3
     eager = fromnoise.train(tiny, out=tmp_path / "eager").folder
     tiny["training"]["compile"] = True

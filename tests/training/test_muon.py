@@ -30,6 +30,15 @@ def test_singular_values_become_about_one_and_vectors_stay():
     assert torch.equal(orthogonalised(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
 
 
+@pytest.mark.parametrize("size", [2.0**-118, 2.0**-80, 2.0**100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_of_any_size_have_the_same_direction(size, dtype):
+    torch.manual_seed(0)
+    matrix = torch.randn(1, 6, 20)
+    got = orthogonalised((matrix * size).to(dtype)).float()
+    assert torch.equal(got, orthogonalised(matrix.to(dtype)).float())
+
+
 def plain_orthogonal(matrix):
     """The same iteration, one matrix at a time, as its authors write it."""
     x = matrix

@@ -161,7 +161,9 @@ class Training(Section):
     channels_last: Literal["auto", True, False] = "auto"
     compile: Literal["auto", True, False] = "auto"  # the blocks of the network
     device: str = "auto"
-    noise_device: Literal["cpu", "device"] = "cpu"  # where ε is drawn; other numbers on a device
+    noise_device: Literal["cpu", "device"] = (
+        "cpu"  # where ε is drawn: the two give different numbers
+    )
     seed: Natural = 0
     noise_levels: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
     log_every: Positive = 50

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config.schema import Component, Recipe, least_divisor
+from fromnoise.config.schema import Component, Recipe
 from fromnoise.doctor.cost import Cost
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -96,7 +96,7 @@ def batch(facts: Facts) -> Finding:
         return Finding("batch", message, f"Set training.batch_size={count} or less")
     message = f"{settings.batch_size} images a step"
     if settings.parts > 1:
-        message += f", in {settings.parts} parts of {facts.part}, same gradient"
+        message += f", in {settings.parts} parts of {facts.part}"
     return Finding("batch", message)
 
 
@@ -217,18 +217,24 @@ def memory(facts: Facts) -> Finding:
     cost, free = facts.cost, facts.memory_free
     if cost.image_bytes is None:
         return Finding("memory", TOO_SLOW, "See time")
-    waiting = (facts.recipe.training.parts - 1).bit_length()  # sums of gradients, in the tree
-    fixed = facts.optimised_bytes + cost.weight_bytes * (1 + waiting)
-    need = fixed + cost.image_bytes * facts.part
+    settings, image_bytes = facts.recipe.training, cost.image_bytes
+
+    def fixed_of(parts: int) -> int:
+        """Gradients of one part, and the sums of others that wait in the tree, beside the rest."""
+        return facts.optimised_bytes + cost.weight_bytes * (1 + (parts - 1).bit_length())
+
+    fixed = fixed_of(settings.parts)
+    need = fixed + image_bytes * facts.part
     message = (
         f"about {_bytes(need)} on {facts.device}: {_bytes(fixed)} for weights, gradients, moments "
         f"and averages, {_bytes(need - fixed)} for {facts.part} images at once"
     )
     advice = "Use a smaller network or data.size"
-    if fitting := max(int((NEARLY_FULL * (free or 0) - fixed) // cost.image_bytes), 0):
-        size = facts.recipe.training.batch_size
-        parts = least_divisor(size, -(-size // fitting))
-        advice = f"Set training.parts={parts} for smaller parts"
+    size, room = settings.batch_size, NEARLY_FULL * (free or 0)
+    divisors = [parts for parts in range(1, size + 1) if size % parts == 0]
+    fitting = [n for n in divisors if fixed_of(n) + image_bytes * size // n <= room]
+    if fitting:
+        advice = f"Set training.parts={fitting[0]} for smaller parts"
     return _fits("memory", message, need, free, advice)
 
 

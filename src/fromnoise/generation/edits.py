@@ -322,5 +322,5 @@ def _denoise_to_folder(
     frames = [tile(each) for each in results.swapaxes(0, 1)]
     animation = save_gif(frames, request.folder / "interpolation.gif")
     whole = request.model.spec.channels in SHOWN_WHOLE
-    arrays = [] if whole else [save_npz(images, request.folder)]
+    arrays = [] if whole else [save_npz(images, request.folder)]  # the folder was empty
     return [*pngs, request.compare(rows, title), animation, *arrays]

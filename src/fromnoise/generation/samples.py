@@ -88,13 +88,16 @@ def sample_to_folder(
         if counts[names[i].casefold()] > 1:
             names[i] += f" {_digest(text.encode())}"
     trajectory = Trajectory(request, outputs, title)
-    _prepare(folder, metadata, overwrite=overwrite)
+    replaced = _prepare(folder, metadata, overwrite=overwrite)
 
     def sampled() -> Iterator[Tensor]:
         for i in range(0, len(seeds), size):
             rows = slice(i, i + size)
             steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
-            yield last_x(steps) if i else trajectory.follow(model.start(seeds[rows]), steps)
+            x = last_x(steps) if i else trajectory.follow(model.start(seeds[rows]), steps)
+            while replaced:  # now that there is something new
+                replaced.pop().unlink(missing_ok=True)
+            yield x
 
     pngs, images = request.write(sampled(), names, metadata)
     first, files = images[:GRID_IMAGES], trajectory.save()
@@ -109,13 +112,15 @@ def sample_to_folder(
         panels = [("$x_T$, the starting noise", x_T), ("$x_0$, the image made from it", first)]
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
-    if outputs.npz or model.spec.channels not in SHOWN_WHOLE:
-        files.append(save_npz(images, folder, conditioning.cond))
+    whole = model.spec.channels in SHOWN_WHOLE
+    if outputs.npz or not whole:  # without whole PNGs, the only copy of these seeds
+        tag = "" if whole else f"-seeds-{seeds[0]}-{seeds[-1]}"
+        files.append(save_npz(images, folder, conditioning.cond, tag=tag))
     return pngs + files
 
 
-def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: bool) -> None:
-    """Require that the samples in a folder are of the set to be written, or remove them.
+def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: bool) -> list[Path]:
+    """Require that the samples in a folder are of the set to be written, or return those to remove.
 
     Theirs may be of fewer labels: then the set grows.
     """
@@ -129,8 +134,7 @@ def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: 
         if problem and not (overwrite and texts):
             fix = "Give --out a new folder" + (", or add --overwrite." if texts else ".")
             raise FolderNotEmpty(f"{(folder / name).absolute()} has {problem}. {fix}")
-    for name in found if overwrite else ():
-        (folder / name).unlink()
+    return [*(folder / name for name in found), *folder.glob("samples_*.npz")] if overwrite else []
 
 
 class Trajectory:

@@ -72,19 +72,21 @@ class Dropout(nn.Dropout):
             return input
         keys = self.keys
         if keys is None:
-            keys = torch.randint(-(2**63), 2**63 - 1, input.shape[:1], device=input.device)
+            keys = torch.randint(-(2**63), 2**63 - 1, input.shape[:1]).to(input.device)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         numbers = sixteen_bits(keys, input[0].numel()).view(input.shape)  # −2¹⁵..2¹⁵−1
-        kept = torch.tensor(2**16 / (2**16 - dropped), dtype=input.dtype, device=input.device)
+        kept = input.new_full((), 2**16 / (2**16 - dropped))
         return input * torch.where(numbers >= dropped - 2**15, kept, torch.zeros_like(kept))
 
 
 @torch.no_grad()
 def sixteen_bits(keys: Tensor, count: int) -> Tensor:
     """Return `count` random numbers of each key, uniform in −2¹⁵..2¹⁵−1: int16 (B, count)."""
-    if keys.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return sixteen_bits_of_each(keys, count)
-    counters = torch.arange(1, -(-count // 4) + 1) * WEYL
+    counters = torch.arange(1, -(-count // 4) + 1, device=keys.device) * WEYL
+    if keys.device.type != "cpu":
+        return mixed(keys[:, None] + counters).view(torch.int16)[:, :count].contiguous()
     words = torch.empty(len(keys), len(counters), dtype=torch.int64)
     some = max(1, CACHED // len(counters))
     for rows, of_rows in zip(words.split(some), keys.split(some), strict=True):

@@ -68,7 +68,8 @@ class Muon(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
-        """Take a step. The gradients of hidden weights are None afterwards."""
+        """Take a step. The gradients of hidden weights are None afterwards. closure: None."""
+        assert closure is None
         rate, decay = (self.param_groups[0][key] for key in ("lr", "weight_decay"))
         alike: dict[torch.Size, list[tuple[Hidden, Tensor]]] = defaultdict(list)
         for hidden in self.hidden:
@@ -86,7 +87,7 @@ class Muon(torch.optim.Adam):
             for (hidden, _), update in zip(pairs, updates, strict=True):
                 step = -rate * SCALE * max(rows, columns) ** 0.5
                 hidden.weight.mul_(1 - rate * decay).add_(hidden.like_weight(update), alpha=step)
-        return super().step(closure)
+        return super().step()
 
 
 def hidden_weights(network: nn.Module) -> list[Hidden]:
@@ -120,7 +121,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-30)
+    tiny = torch.finfo(x.dtype).tiny  # for zeros alone
+    x = x / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=tiny)  # squares do not underflow
+    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=tiny)
     for _ in range(STEPS):
         A = x @ x.mT
         x = a * x + (b * A + c * A @ A) @ x

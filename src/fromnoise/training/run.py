@@ -215,7 +215,7 @@ def start(
     if saved is None and settings.start_from is not None:
         load_initial_weights(denoiser, spec, settings.start_from)
     computation = _computation(setup, denoiser, saved, overrides or {})
-    if settings.parts > 1 and (kind := draws_of_its_own(denoiser.network)):
+    if settings.parts > 1 and (kind := depends_on_parts(denoiser.network)):
         logger.warning(
             "the network has %s, so training.parts = %d changes what it computes",
             kind,
@@ -224,7 +224,7 @@ def start(
     return TrainingState.start(denoiser, settings, computation)
 
 
-def draws_of_its_own(network: nn.Module) -> str:
+def depends_on_parts(network: nn.Module) -> str:
     """Return the kind of layer whose output depends on the other images of a part, or nothing."""
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
@@ -239,6 +239,8 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     """Write the recipe and train."""
     folder = setup.folder
     needed = size_of(*state.files(setup.spec).values())
+    if not state.optimizer.state:  # the two moments of Adam, which do not exist yet
+        needed += 2 * sum(p.nbytes for p in state.denoiser.network.parameters())
     require_room(folder / "checkpoints", needed)
     with atomic_file(folder / RECIPE_FILE) as writing:
         writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")

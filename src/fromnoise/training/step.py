@@ -14,6 +14,7 @@ from fromnoise.data import ImageSet
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.diffusion.denoiser import estimate_x0
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.networks.layers import WEYL, dropout_keys, mixed
 from fromnoise.rng import BatchDraws
 from fromnoise.training.noise_levels import LossHistory, draw_noise_levels
@@ -26,7 +27,7 @@ LARGEST = 32 * 2**20  # bytes: glibc maps larger blocks anew in any case
 
 
 class Batch(NamedTuple):
-    """The inputs of one step, on the CPU, but for `eps` with `training.noise_device`.
+    """The inputs of one step, on the CPU; `eps` may be on the device that trains.
 
     x0: uint8 (B,C,H,W). eps: the shape of x0. t ∈ {1..T}: (B,). cond: (B,K), None unless
     `data.labels`. factor: of the loss, (B,), None for 1. self_conditioned: bool (B,), true for the
@@ -131,7 +132,7 @@ def backward(
 
     The gradients of the parts are summed in a binary tree over their numbers, so that the sum does
     not depend on who computes which part. The factors of the batch apply to the gradient, but not
-    to the returned losses. count: of the whole batch.
+    to the returned losses. count: of the whole batch. `grad` of the parameters is None before.
     """
     count = count or len(batch.x0)
     if parts > 1:
@@ -147,21 +148,23 @@ def backward(
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return torch.cat([losses, others])
 
-    denoiser = state.denoiser
+    denoiser, t = state.denoiser, batch.t
     device = next(denoiser.parameters()).device
-    there = Batch._make(
-        None if each is None else each.to(device, non_blocking=True) for each in batch
-    )
-    x0, t, cond, self_cond = to_float(there.x0), batch.t, there.cond, None
+
+    def there(each: Tensor | None) -> Tensor | None:
+        return None if each is None else on_device(each, device)
+
+    x0, eps = to_float(on_device(batch.x0, device)), on_device(batch.eps, device)
+    cond, factor, self_cond = there(batch.cond), there(batch.factor), None
     with autocast(device, state.computation.precision):
         if (some := batch.self_conditioned) is not None:
-            keys = None if there.first_dropout is None else there.first_dropout[some.to(device)]
-            x_t = denoiser.schedule.add_noise(x0, there.eps, t)
-            with dropout_keys(denoiser.network, keys):
+            first = batch.first_dropout
+            x_t = denoiser.schedule.add_noise(x0, eps, t)
+            with dropout_keys(denoiser.network, None if first is None else there(first[some])):
                 self_cond = estimate_x0(denoiser, x_t, t, cond, some)
-        with dropout_keys(denoiser.network, there.dropout):
-            loss = objective(denoiser, x0, there.eps, t, cond, self_cond=self_cond)
-    weighted = loss if there.factor is None else loss * there.factor
+        with dropout_keys(denoiser.network, there(batch.dropout)):
+            loss = objective(denoiser, x0, eps, t, cond, self_cond=self_cond)
+    weighted = loss if factor is None else loss * factor
     state.scaler.scale(weighted.sum() / count).backward()
     return loss.detach()
 
