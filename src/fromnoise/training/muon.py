@@ -112,19 +112,21 @@ def hidden_weights(network: nn.Module) -> list[Hidden]:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return about U Vᵀ of each matrix U S Vᵀ: (N, out, in), in bf16 on a GPU.
+    """Return about U Vᵀ of each matrix U S Vᵀ: (N, out, in).
 
-    The iteration X ← a X + (b A + c A²) X with A = X Xᵀ, from X = G/‖G‖, moves each singular value
-    into about 0.7 to 1.2. Zeros stay zeros.
+    The iteration X ← P X with P = a + b A + c A² and A = X Xᵀ, from X = G/‖G‖, moves each singular
+    value into about 0.7 to 1.2. As A ← P A P too, only the small A and the product of the P are
+    iterated. Zeros stay zeros.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    tiny = torch.finfo(x.dtype).tiny  # for zeros alone
+    tiny = torch.finfo(matrices.dtype).tiny  # for zeros alone
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=tiny)  # squares do not underflow
     x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=tiny)
+    A = x @ x.mT
+    one = product = torch.eye(A.shape[1], dtype=A.dtype, device=A.device).expand_as(A)
     for _ in range(STEPS):
-        A = x @ x.mT
-        x = a * x + (b * A + c * A @ A) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        P = a * one + b * A + c * A @ A
+        A, product = P @ A @ P, P @ product
+    x = product @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
