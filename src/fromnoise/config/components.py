@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ValidationError, create_model
 
 from fromnoise.config.errors import ConfigError, explain, unknown_name
+from fromnoise.config.overrides import dotted
 from fromnoise.config.schema import Component, Section
 from fromnoise.diffusion import NOISE_LEVELS, OWN, SAMPLERS, SCHEDULES, WEIGHTINGS
 from fromnoise.networks import NETWORKS
@@ -53,6 +54,13 @@ def check_component(component: Component, key: str) -> Component:
     except ValidationError as error:
         raise ConfigError(explain(error, schema, key)) from error
     return Component(name=component.name, **options.model_dump(mode="json"))
+
+
+def dotted_components(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested dict as dotted keys, a component that is only a name under `KEY.name` too."""
+    return {
+        f"{key}.name" if key in COMPONENTS else key: value for key, value in dotted(tree).items()
+    }
 
 
 def options_of(key: str) -> dict[str, list[str]]:
