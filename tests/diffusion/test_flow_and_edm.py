@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fromnoise.diffusion import (
     SAMPLERS,
+    WEIGHTINGS,
     Denoiser,
     NoiseSchedule,
     Objective,
@@ -147,6 +148,28 @@ def test_the_plain_error_of_edm_is_the_weight_of_its_paper():
     noise = torch.logspace(-3, 2, 20, dtype=torch.float64)
     theirs = (noise**2 + SIGMA_DATA**2) / (noise * SIGMA_DATA) ** 2
     torch.testing.assert_close(OWN["edm"](noise**-2, sigma_data=SIGMA_DATA), theirs)
+
+
+@pytest.mark.parametrize("name", ["simple", "snr", "min_snr"])
+def test_a_weighted_error_of_edm_pulls_the_image_by_its_weight(name):
+    schedule, t = SCHEDULES["linear"], torch.tensor([1, 300, 900])
+    output = draw(3, 1).requires_grad_()
+
+    class Free(nn.Module):
+        def forward(self, x_t, index, cond):
+            return output
+
+    built = Denoiser(Free(), schedule, "edm", sigma_data=SIGMA_DATA)
+    x0, eps = draw(3, 2), draw(3, 3)
+    objective = Objective(weighting=WEIGHTINGS[name])
+    (gradient,) = torch.autograd.grad(objective(built, x0, eps, t).sum(), output)
+    a = schedule.alpha_bar[t].reshape(3, 1, 1, 1)
+    alpha, sigma = a.sqrt(), (1 - a).sqrt()
+    of_image = gradient * (sigma**2 + alpha**2 * SIGMA_DATA**2).sqrt() / (sigma * SIGMA_DATA)
+    snr = a / (1 - a)
+    w = {"simple": snr + 1 / SIGMA_DATA**2, "snr": snr, "min_snr": snr.clamp(max=5)}[name]
+    error = built(schedule.add_noise(x0, eps, t), t).x0 - x0
+    torch.testing.assert_close(of_image, 2 * w * error / 3, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["flow", "edm"])
