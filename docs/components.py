@@ -13,7 +13,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from fromnoise.config.components import NOT_OPTIONS
 from fromnoise.data.sources import SOURCES
-from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS
+from fromnoise.diffusion import (
+    LOSSES,
+    NOISE_LEVELS,
+    OWN,
+    SAMPLERS,
+    SCHEDULES,
+    TIMESTEPS,
+    WEIGHTINGS,
+)
 from fromnoise.evaluation import features
 from fromnoise.evaluation.sets import METRICS
 from fromnoise.networks import NETWORKS
@@ -39,8 +47,10 @@ EXTRACTORS = {
 }
 TABLES: list[tuple[str, str, str, Mapping[str, Callable[..., Any]]]] = [
     ("Schedules", "`diffusion.schedule`", "SCHEDULES", SCHEDULES),
+    ("Predictions", "`diffusion.prediction`", "OWN", OWN),
     ("Losses", "`diffusion.loss`, or `vlb`, the variational bound", "LOSSES", LOSSES),
     ("Weightings", "`diffusion.weighting`", "WEIGHTINGS", WEIGHTINGS),
+    ("Noise levels", "`training.noise_levels`", "NOISE_LEVELS", NOISE_LEVELS),
     ("Networks", "`network`", "NETWORKS", NETWORKS),
     ("Samplers", "`sampling.sampler`", "SAMPLERS", SAMPLERS),
     ("Timesteps", "`sampling.timesteps`", "TIMESTEPS", TIMESTEPS),

@@ -1,4 +1,4 @@
-"""A schedule, a sampler, a loss, a weighting and a rule for timesteps, each added from outside."""
+"""A schedule, a sampler, a loss, a weighting, noise levels and timesteps, added from outside."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,15 @@ from torch import Tensor
 import fromnoise
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
-from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS, NoiseSchedule
+from fromnoise.diffusion import (
+    LOSSES,
+    NOISE_LEVELS,
+    SAMPLERS,
+    SCHEDULES,
+    TIMESTEPS,
+    WEIGHTINGS,
+    NoiseSchedule,
+)
 from fromnoise.diffusion.denoiser import Denoise
 from fromnoise.diffusion.samplers import Noise, Step, steps_between
 from fromnoise.training.log import read_log
@@ -47,6 +55,12 @@ def scaled(snr: Tensor, own: Tensor, *, factor: float = 1.0) -> Tensor:
     return factor * own
 
 
+def little(schedule: NoiseSchedule, *, share: float = 0.5) -> Tensor:
+    """Even p_t of the first `share` of the times."""
+    p = (torch.arange(schedule.T) < share * schedule.T).double()
+    return p / p.sum()
+
+
 def first_half(schedule: NoiseSchedule, steps: int) -> list[int]:
     """The times just above T/2."""
     return [schedule.T // 2 + i for i in range(steps, 0, -1)]
@@ -58,6 +72,7 @@ def _added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SAMPLERS, "fading", fading)
     monkeypatch.setitem(LOSSES, "quartic", quartic)
     monkeypatch.setitem(WEIGHTINGS, "scaled", scaled)
+    monkeypatch.setitem(NOISE_LEVELS, "little", little)
     monkeypatch.setitem(TIMESTEPS, "first_half", first_half)
 
 
@@ -97,11 +112,21 @@ def test_a_loss_and_a_weighting(tiny, tmp_path):
     assert once > 1.5 * first_loss("mse", loss="mse")  # E ε⁴ = 3, E ε² = 1
 
 
+def test_a_distribution_of_noise_levels(tiny, tmp_path):
+    tiny["training"] |= {"noise_levels": {"name": "little", "share": 0.2}, "log_every": 1}
+    row = read_log(train(tiny, tmp_path / "run").folder)[0]
+    assert row["loss_q1"] == row["loss"]
+    assert row["loss_q2"] is None
+    with pytest.raises(ConfigError, match=r"noise_levels = little weights .* Use uniform, strat"):
+        parse_recipe(tiny, "here", {"diffusion.loss": "vlb", "network.learned_variance": True})
+
+
 @pytest.mark.parametrize(
     ("key", "name", "option"),
     [
         ("diffusion.schedule", "even", "level"),
         ("diffusion.weighting", "scaled", "factor"),
+        ("training.noise_levels", "little", "share"),
         ("sampling.sampler", "fading", "share"),
     ],
 )

@@ -17,6 +17,7 @@ from fromnoise.config import recipe as config
 from fromnoise.config import schema
 from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS, NoiseSchedule
 from fromnoise.diffusion.losses import OWN, VLB
+from fromnoise.diffusion.noise_levels import NOISE_LEVELS
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "family"
@@ -38,7 +39,7 @@ NAMED = {
     "Prediction": OWN,
     "Loss": [*LOSSES, VLB],
     "Weighting": WEIGHTINGS,
-    "Noise levels": ("uniform", "stratified", "importance"),
+    "Noise levels": NOISE_LEVELS,
     "Edit": typer.main.get_command(app).commands["edit"].commands,
 }
 
@@ -162,7 +163,11 @@ def test_what_a_schedule_leaves_of_the_image(name, T, percent):
 
 def test_the_defaults_are_those_that_the_page_names():
     diffusion, sampling = schema.Diffusion(), schema.SamplingConfig()
-    assert (diffusion.schedule.name, diffusion.T, diffusion.prediction) == ("linear", 1000, "eps")
+    assert (diffusion.schedule.name, diffusion.T, diffusion.prediction.name) == (
+        "linear",
+        1000,
+        "eps",
+    )
     assert (diffusion.loss, diffusion.weighting.name) == ("mse", "simple")
     assert (sampling.sampler.name, sampling.steps, sampling.timesteps) == ("ddim", 50, "trailing")
 

@@ -26,11 +26,11 @@ def stored(tmp_path):
 def test_old_keys_of_a_recipe_are_read_as_todays():
     plain, classes = (load_recipe(STORED / name / "recipe.yaml") for name in ("plain", "classes"))
     assert plain.sampling.timesteps == "leading"
-    assert plain.training.noise_levels == "importance"
+    assert plain.training.noise_levels.name == "importance"
     assert plain.diffusion.loss == "mse"
     assert plain.diffusion.schedule.name == "custom"
     assert len(plain.diffusion.schedule.options["betas"]) == 20
-    assert classes.training.noise_levels == "stratified"
+    assert classes.training.noise_levels.name == "stratified"
     assert load_recipe(STORED / "digits.yaml") == load_recipe("digits")
 
 

@@ -26,6 +26,7 @@ from style import LOOK, save, shrink
 
 from fromnoise.diffusion import LOSSES, SAMPLERS, SCHEDULES, TIMESTEPS, WEIGHTINGS
 from fromnoise.diffusion.losses import OWN, VLB
+from fromnoise.diffusion.noise_levels import NOISE_LEVELS
 
 FOLDER = Path(__file__).parent
 OVERVIEW = "paths"  # the picture of examples/two_dimensions.py
@@ -49,7 +50,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     anchor(f"loss {VLB}"): objectives.bound,
     "hybrid-objective": objectives.hybrid,
     **each("weighting", objectives.weighting, WEIGHTINGS),
-    **each("noise levels", objectives.noise_levels, ("uniform", "stratified", "importance")),
+    **each("noise levels", objectives.noise_levels, NOISE_LEVELS),
     "offset-noise": objectives.offset_noise,
     "self-conditioning": objectives.self_conditioning,
     "patches": objectives.patches,

@@ -55,7 +55,7 @@ def zero_terminal_snr() -> Figure:
 
 
 def _over_time(panel) -> None:
-    panel.set(xlabel="t/T", ylabel="log SNR", xlim=(0, 1.01), ylim=(-15, 12))
+    panel.set(xlabel="t/T", ylabel="log SNR", xlim=(0, 1.01), ylim=(-15, 14))
     panel.legend(loc="lower left")
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from lines import T
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plane import drawn, two, walk
 from samplers import spread
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
+from fromnoise.diffusion.noise_levels import cells, normal
 from fromnoise.networks.base import UNet
 from fromnoise.rng import BatchDraws
 from fromnoise.training.noise_levels import KEPT, LossHistory, draw_noise_levels
@@ -101,7 +103,7 @@ def noise_levels(name: str) -> Figure:
     figure, (panel,) = panels(f"Noise levels {name}")
     if name == "importance":
         history = _history()
-        t, _ = draw_noise_levels(name, T, BatchDraws.of(0, 0, 100_000), history)
+        t = draw_noise_levels(name, T, BatchDraws.of(0, 0, 100_000), history).t
         panel.hist(t, bins=50, range=(0, T), density=True, color=GREY, label="100,000 draws of t")
         p = history.probabilities()
         panel.semilogy(
@@ -110,11 +112,30 @@ def noise_levels(name: str) -> Figure:
         panel.set(xlabel="t", ylabel="probability")
         panel.legend()
         return figure
-    t, _ = draw_noise_levels(name, T, BatchDraws.of(0, 0, BATCH))
+    if name == "normal":
+        return _normal(figure, panel)
+    t = draw_noise_levels(name, T, BatchDraws.of(0, 0, BATCH)).t
     panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
     panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
     panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)
     panel.set(xlabel=f"t of a batch of {BATCH}", ylabel="how many", ylim=(-1, 9))
+    return figure
+
+
+def _normal(figure: Figure, panel: Axes) -> Figure:
+    """Densities over the log-SNR: of draws, of both papers, and of even times."""
+    log_snr = two.SCHEDULE.log_snr(torch.arange(1, T + 1))
+    p = normal(two.SCHEDULE)
+    t = draw_noise_levels("normal", T, BatchDraws.of(0, 0, 100_000), p=p).t
+    panel.hist(log_snr[t - 1], bins=50, density=True, color=GREY, label="100,000 draws of t")
+    widths = -cells(two.SCHEDULE).diff()
+    panel.plot(log_snr, p / widths, color=ACCENT, label="mean 2.4, std 2.4, as EDM")
+    of_flow = normal(two.SCHEDULE, mean=0.0, std=2.0) / widths
+    panel.plot(log_snr, of_flow, color=SECOND, label="mean 0, std 2, as a logit-normal flow")
+    panel.plot(log_snr, 1 / (T * widths), ":", color="0.4", label="uniform, linear schedule")
+    panel.set(xlabel="log SNR (noise on the left, image on the right)", ylabel="density")
+    panel.set_ylim(0, 0.25)
+    panel.legend(loc="upper left")
     return figure
 
 

@@ -68,7 +68,7 @@ def refused(cli, tmp_path, monkeypatch):
             "diffusion.schedule={name: warmup, fraction: 0}",
             "schedule = warmup: fraction must lie in",
         ),
-        ("diffusion.zero_terminal_snr=true", "ᾱ_T is 0.* Set diffusion.prediction to v or x0"),
+        ("diffusion.zero_terminal_snr=true", "ᾱ_T is 0.* Set diffusion.prediction to v, x0, f"),
         ("training.precision=fp16", "needs a GPU"),
         ("training.device=abacus", "device = 'abacus' is unknown"),
         ("stepz=5", "^unknown key stepz; did you mean steps?"),

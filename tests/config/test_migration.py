@@ -90,7 +90,7 @@ def test_a_stored_run_is_read(run, sampling, noise_levels):
         assert (read.sampling.sampler.name, read.sampling.timesteps) == sampling
         assert read.sampling.timesteps == old["sampling"]["spacing"]
         assert read.diffusion.loss == old["diffusion"]["metric"]
-    assert recipe.training.noise_levels == old["training"]["times"] == noise_levels
+    assert recipe.training.noise_levels.name == old["training"]["times"] == noise_levels
     names = {"plain": "custom", "classes": "cosine"}
     assert spec.diffusion.schedule.name == recipe.diffusion.schedule.name == names[run]
 

@@ -34,6 +34,7 @@ def test_what_is_no_setting(text):
     [
         ("training", "steps=500", {"training.steps": 500}),
         ("training", "noise_levels=stratified", {"training.noise_levels": "stratified"}),
+        ("training", "noise_levels.mean=0", {"training.noise_levels.mean": 0}),
         ("sampling", "steps=20", {"sampling.steps": 20}),
         ("sampling", "timesteps=karras", {"sampling.timesteps": "karras"}),
         ("sampling", "eta=0.5", {"sampling.sampler.eta": 0.5}),

@@ -1,6 +1,7 @@
 """Each schedule beside its definition in plain numbers, and beside two libraries'."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,6 +65,13 @@ def by_definition(name: str, T: int, **options) -> list[float]:
                 T,
                 options.get("beta_max", 0.999),
             )
+        case "flow":
+            return from_alpha_bar(lambda u: (1 - u) ** 2 / ((1 - u) ** 2 + u**2), T, 1.0)
+        case "edm":
+            least, most = options.get("sigma_min", 0.002), options.get("sigma_max", 80)
+            rho = options.get("rho", 7)
+            ratios = [0, *(r**rho for r in line(most ** (1 / rho), least ** (1 / rho), T)[::-1])]
+            return [(b**2 - a**2) / (1 + b**2) for a, b in pairwise(ratios)]
         case _:
             raise AssertionError(name)
 
@@ -87,6 +95,9 @@ def by_definition(name: str, T: int, **options) -> list[float]:
         ("cosine", {"offset": 0.05, "beta_max": 0.5}),
         ("sigmoid", {}),
         ("sigmoid", {"start": 0.0, "end": 3.0, "tau": 0.7, "beta_max": 0.5}),
+        ("flow", {}),
+        ("edm", {}),
+        ("edm", {"sigma_min": 0.02, "sigma_max": 100.0, "rho": 3.0}),
     ],
 )
 def test_each_schedule_is_its_definition(name, options):
@@ -111,6 +122,34 @@ def test_jsd_leaves_a_straight_line_of_alpha_bar(T):
     alpha_bar = NoiseSchedule.named("jsd", T).alpha_bar
     assert alpha_bar.tolist() == pytest.approx([1 - t / T for t in range(T + 1)], abs=1e-12)
     assert alpha_bar[-1] == 0
+
+
+@pytest.mark.parametrize("T", [2, 7, 1000])
+def test_flow_is_a_straight_line_from_image_to_noise(T):
+    schedule = NoiseSchedule.named("flow", T)
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    tau = torch.arange(T + 1).double() / T
+    torch.testing.assert_close(sigma / (alpha + sigma), tau, rtol=0, atol=1e-9)
+    assert schedule.alpha_bar[-1] == 0
+
+
+def test_edm_has_the_noise_levels_of_its_paper():
+    # Eq. 5 with N = 18, as printed: from i = 0, the most noise, to N − 1
+    N, rho = 18, 7
+    levels = [
+        (80 ** (1 / rho) + i / (N - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+        for i in range(N)
+    ]
+    a = NoiseSchedule.named("edm", N).alpha_bar[1:]
+    assert ((1 - a) / a).sqrt().flip(0).tolist() == pytest.approx(levels, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sigma_min": 0.0}, {"sigma_min": 80.0}, {"sigma_max": 0.001}, {"rho": 0.0}]
+)
+def test_levels_that_do_not_rise_are_refused(options):
+    with pytest.raises(ValueError, match="edm needs 0 < sigma_min < sigma_max and rho > 0, not"):
+        NoiseSchedule.named("edm", 10, **options)
 
 
 @pytest.mark.parametrize("T", [250, 1000, 4000])

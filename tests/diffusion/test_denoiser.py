@@ -25,14 +25,26 @@ def truth() -> dict[str, torch.Tensor]:
     angle = torch.tensor([0.01, 0.4, 0.8, 1.2, 1.56], dtype=torch.float64).reshape(5, 1, 1, 1)
     alpha, sigma = angle.cos(), angle.sin()
     x_t, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
-    return {"x0": x0, "eps": eps, "v": v, "x_t": x_t, "alpha": alpha, "sigma": sigma}
+    n = (sigma**2 + alpha**2 / 4).sqrt()  # σ_d = 1/2
+    # EDM's Eq. 7, x̂ = c_skip x̄ + c_out F for x̄ = x_t/α and its σ̄ = σ/α
+    noise = sigma / alpha
+    c_skip, c_out = 0.25 / (noise**2 + 0.25), noise * 0.5 / (noise**2 + 0.25).sqrt()
+    edm = (x0 - c_skip * x_t / alpha) / c_out
+    torch.testing.assert_close(n, alpha * (noise**2 + 0.25).sqrt())
+    known = {"x0": x0, "eps": eps, "v": v, "flow": eps - x0, "edm": edm}
+    return {**known, "x_t": x_t, "alpha": alpha, "sigma": sigma}
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+KINDS = ["eps", "x0", "v", "flow", "edm"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_prediction_can_be_read_as_all_three(truth, kind):
     prediction = Prediction(kind, truth[kind], truth["x_t"], truth["alpha"], truth["sigma"])
     for other in ("eps", "x0", "v"):
         torch.testing.assert_close(getattr(prediction, other), truth[other], rtol=0, atol=1e-12)
+    of_truth = prediction.value_of(truth["x0"], truth["eps"])
+    torch.testing.assert_close(of_truth, truth[kind], rtol=0, atol=1e-12)
 
 
 def test_an_error_of_the_noise_is_an_error_of_the_image_over_the_snr(truth):
@@ -44,7 +56,7 @@ def test_an_error_of_the_noise_is_an_error_of_the_image_over_the_snr(truth):
     torch.testing.assert_close(of_image, of_noise / snr, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_eps_and_v_follow_from_another_x0(truth, kind):
     prediction = Prediction(kind, truth[kind], truth["x_t"], truth["alpha"], truth["sigma"])
     x0 = truth["x0"].clamp(-0.5, 0.5)
@@ -69,20 +81,53 @@ def test_the_network_receives_x_t_and_t_minus_1_and_the_condition(schedule, t, i
     assert got_cond is cond
 
 
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 0.1])
+def test_the_network_of_edm_receives_images_of_unit_variance(schedule, sigma_data):
+    x0, eps = sigma_data * torch.randn(2, 5, 1, 100, 100)
+    t = torch.tensor([1, 100, 300, 600, 1000])
+    network = Recorder(torch.zeros_like(x0))
+    denoiser = Denoiser(network, schedule, "edm", sigma_data=sigma_data)
+    denoiser(schedule.add_noise(x0, eps / sigma_data, t), t)
+    assert (network.arguments[0].std(dim=(1, 2, 3)) - 1).abs().max() < 0.03
+    assert network.arguments[1].tolist() == (t - 1).tolist()
+
+
+def test_edm_for_images_of_unit_variance_is_minus_v(schedule):
+    x_t, output = torch.randn(2, 3, 1, 4, 4)
+    t = torch.tensor([1, 300, 1000])
+    edm = Denoiser(Recorder(output), schedule, "edm", sigma_data=1.0)(x_t, t)
+    v = Denoiser(Recorder(-output), schedule, "v")(x_t, t)
+    torch.testing.assert_close((edm.x0, edm.eps), (v.x0, v.eps), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, float("nan")])
+def test_images_without_a_deviation_are_refused(schedule, sigma_data):
+    with pytest.raises(ValueError, match=r"prediction\.sigma_data of edm must be above 0, not"):
+        Denoiser(Recorder(torch.zeros(1)), schedule, "edm", sigma_data=sigma_data)
+
+
+def test_another_network_keeps_the_deviation_of_the_images(schedule):
+    network = Recorder(torch.ones(3, 1, 2, 2))
+    denoiser = Denoiser(network, schedule, "edm", sigma_data=0.2)
+    x_t = torch.randn(3, 1, 2, 2)
+    assert torch.equal(denoiser.with_network(network)(x_t, 30).x0, denoiser(x_t, 30).x0)
+
+
 def test_without_a_condition_the_network_receives_none(schedule):
     network = Recorder(torch.zeros(3, 1, 2, 2))
     Denoiser(network, schedule)(torch.zeros(3, 1, 2, 2), 5)
     assert network.arguments[2] is None
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_truth_is_read_from_the_networks_output(schedule, kind):
     x0, eps = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
     t = torch.tensor([1, 300, 700])
     a = schedule.alpha_bar[t].reshape(3, 1, 1, 1)
     v = a.sqrt() * eps - (1 - a).sqrt() * x0
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
-    output = {"eps": eps, "x0": x0, "v": v}[kind]
+    edm = 2 * ((1 - a).sqrt() * x0 - a.sqrt() * eps / 4) / (1 - a + a / 4).sqrt()
+    output = {"eps": eps, "x0": x0, "v": v, "flow": eps - x0, "edm": edm}[kind]
 
     prediction = Denoiser(Recorder(output), schedule, kind)(x_t, t)
     got = (prediction.x0, prediction.eps, prediction.v)
@@ -106,7 +151,7 @@ def test_a_half_precision_network_does_not_lower_the_precision_of_x_t(schedule):
 # ---- a learned variance ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_second_half_of_2C_channels_is_the_fraction(schedule, kind):
     x_t, value, raw = torch.randn(3, 2, 3, 4, 4)
     both = Denoiser(Recorder(torch.cat([value, raw], dim=1)), schedule, kind)(x_t, 30)

@@ -27,13 +27,14 @@ NOTHING_AT_T = {
     "linear": NoiseSchedule.named("linear", 1000, zero_terminal_snr=True),
     "cosine": NoiseSchedule.named("cosine", 1000, zero_terminal_snr=True),
     "jsd": NoiseSchedule.named("jsd", 1000),
+    "flow": NoiseSchedule.named("flow", 1000),
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_schedule = pytest.mark.parametrize("schedule", NOTHING_AT_T.values(), ids=NOTHING_AT_T)
 
 
 class PerfectNetwork(nn.Module):
-    """E[v | x_t], E[x_0 | x_t] or E[ε | x_t], and a learned variance halfway from β̃ to β."""
+    """E[v | x_t], E[x_0 | x_t], …, and a learned variance halfway from β̃ to β."""
 
     def __init__(self, schedule: NoiseSchedule, kind: str) -> None:
         super().__init__()
@@ -41,10 +42,14 @@ class PerfectNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, index: Tensor, cond: Tensor | None) -> Tensor:
         a = self.schedule.alpha_bar[int(index[0]) + 1].to(x_t)
+        n = (1 - a + a / 4).sqrt()
+        x_t = x_t * n if self.kind == "edm" else x_t
         off = (x_t - a.sqrt() * MEAN) / (a * VARIANCE + 1 - a)
         x0, eps = MEAN + a.sqrt() * VARIANCE * off, (1 - a).sqrt() * off
-        v = a.sqrt() * eps - (1 - a).sqrt() * x0
-        return torch.cat([{"v": v, "x0": x0, "eps": eps}[self.kind], torch.zeros_like(x_t)], dim=1)
+        known = {"x0": x0, "eps": eps, "flow": eps - x0}
+        known["v"] = a.sqrt() * eps - (1 - a).sqrt() * x0
+        known["edm"] = 2 * ((1 - a).sqrt() * x0 - a.sqrt() * eps / 4) / n
+        return torch.cat([known[self.kind], torch.zeros_like(x_t)], dim=1)
 
 
 def made(sampler, schedule: NoiseSchedule, times: list[int], kind: str) -> tuple[Tensor, Tensor]:
@@ -79,7 +84,7 @@ MOST = dict.fromkeys(("heun", "dpm++", "dpm++sde", "unipc", "ddpm large"), SECON
 def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name):
     steps_and_errors = zip((20, 100), MOST.get(name, FIRST_ORDER), strict=True)
     for (steps, most), (which, schedule), kind in product(
-        steps_and_errors, NOTHING_AT_T.items(), ("v", "x0")
+        steps_and_errors, NOTHING_AT_T.items(), ("v", "x0", "flow", "edm")
     ):
         mean, std = made(SAMPLERS[name], schedule, sampling_timesteps(schedule, steps), kind)
         assert (mean - MEAN.flatten()).abs().max() <= 1e-5, (steps, which, kind)
@@ -89,7 +94,7 @@ def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name):
 
 @each_schedule
 def test_a_predicted_noise_is_refused_where_it_says_nothing(schedule):
-    with pytest.raises(ValueError, match=r"Set diffusion.prediction to v or x0, or use a schedule"):
+    with pytest.raises(ValueError, match=r"Set diffusion.prediction to v, x0, flow or edm, or"):
         Denoiser(PerfectNetwork(schedule, "eps"), schedule, "eps")
 
 

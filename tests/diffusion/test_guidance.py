@@ -45,10 +45,11 @@ COND = torch.tensor([[1, -1, 1], [0, 0, 0], [1, 1, 1], [-1, -1, 0]], dtype=torch
 
 
 QUANTITIES = ("eps", "x0", "v")
+KINDS = (*QUANTITIES, "flow", "edm")
 TIMES = (1, 50, torch.tensor([1, 7, 30, 50]))  # the last: one for each image
 
 
-@pytest.mark.parametrize("kind", QUANTITIES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_formula_for_every_prediction_and_quantity(kind, x):
     d = denoiser(kind)
     for scale, t in product((0.0, 1.0, 2.8, 7.5), TIMES):
@@ -189,7 +190,7 @@ def test_a_dynamic_threshold_draws_inwards_only_what_is_out_of_range(low, high, 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.8])
 def test_autoguidance_is_its_formula_whatever_either_model_predicts(scale, x):
-    for kind, weak_kind, t in product(QUANTITIES, QUANTITIES, TIMES):
+    for kind, weak_kind, t in product(KINDS, KINDS, TIMES):
         strong, weak = denoiser(kind), denoiser(weak_kind)
         guided = autoguided(strong, weak, scale)(x, t)
         of_strong, of_weak = strong(x, t), weak(x, t)

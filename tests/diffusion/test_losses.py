@@ -5,7 +5,7 @@ from torch import nn
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, bound_term
 from fromnoise.networks import DDPM
 
-KINDS = ["eps", "x0", "v"]
+KINDS = ["eps", "x0", "v", "flow", "edm"]
 
 
 class Returns(nn.Module):
@@ -27,7 +27,9 @@ def batch(schedule):
     t = torch.tensor([1, 10, 500, 1000])
     a = schedule.alpha_bar[t].reshape(4, 1, 1, 1)
     v = (a.sqrt() * eps - (1 - a).sqrt() * x0).float()
-    return (x0, eps, t), {"eps": eps, "x0": x0, "v": v}
+    n = (1 - a + a / 4).sqrt()  # σ_d = 1/2
+    edm = (((1 - a).sqrt() * x0 - a.sqrt() * eps / 4) / (n / 2)).float()
+    return (x0, eps, t), {"eps": eps, "x0": x0, "v": v, "flow": eps - x0, "edm": edm}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from fromnoise.diffusion import (
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
 
-KINDS = ("eps", "x0", "v")
+KINDS = ("eps", "x0", "v", "flow", "edm")
 NAMED = sorted(SCHEDULES.keys() - {"custom"})
 
 
@@ -48,6 +49,13 @@ def coefficients(schedule: NoiseSchedule, t: int) -> tuple[Tensor, Tensor]:
 # ---- predictions ----------------------------------------------------------------------------
 
 
+def values(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """What a network of each kind should return; σ_d = 1/2."""
+    edm = 2 * (sigma * x0 - alpha * eps / 4) / (sigma**2 + alpha**2 / 4).sqrt()
+    v = alpha * eps - sigma * x0
+    return {"x0": x0, "eps": eps, "v": v, "flow": eps - x0, "edm": edm}
+
+
 @given(data=st.data(), schedule=schedules(), images=images(), kinds=st.permutations(KINDS))
 def test_from_one_kind_to_the_others_and_back(data, schedule, images, kinds):
     # e.g. x_0 → ε → v → x_0, each read from a prediction that is made of the one before alone
@@ -57,11 +65,11 @@ def test_from_one_kind_to_the_others_and_back(data, schedule, images, kinds):
         kinds = [kind for kind in kinds if kind != "eps"]
     x0, eps = images(), images()
     x_t = alpha * x0 + sigma * eps
-    truth = {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0}
+    truth = values(x0, eps, alpha, sigma)
     value = truth[kinds[0]]
     for kind, following in zip(kinds, [*kinds[1:], kinds[0]], strict=True):
         prediction = Prediction(kind, value, x_t, alpha, sigma)
-        value = getattr(prediction, following)
+        value = replace(prediction, kind=following).value_of(prediction.x0, prediction.eps)
         torch.testing.assert_close(value, truth[following], rtol=1e-6, atol=1e-6)
 
 
@@ -74,7 +82,7 @@ def test_a_perfect_prediction_of_any_kind_undoes_add_noise(data, schedule, image
     t = torch.tensor(data.draw(st.lists(st.integers(1, last), min_size=len(x0), max_size=len(x0))))
     x_t = schedule.add_noise(x0, eps, t)
     alpha, sigma = (c.double()[:, None, None, None] for c in (schedule.alpha(t), schedule.sigma(t)))
-    truth = {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0}
+    truth = values(x0, eps, alpha, sigma)
     prediction = Prediction(kind, truth[kind], x_t, alpha, sigma)
     # ε is worth σ/α times itself in x_0, and x_0 is worth α/σ in ε; v stands between, and α² + σ²
     # is 1 to 1e-7 only.
@@ -82,7 +90,7 @@ def test_a_perfect_prediction_of_any_kind_undoes_add_noise(data, schedule, image
     got_x0, got_eps = prediction.x0, prediction.eps
     assert ((got_x0 - x0) * alpha).abs().max() <= tolerance
     assert ((got_eps - eps) * sigma).abs().max() <= tolerance
-    if kind == "v":
+    if kind in ("v", "flow"):
         assert (got_x0 - x0).abs().max() <= tolerance
         assert (got_eps - eps).abs().max() <= tolerance
 
@@ -143,7 +151,8 @@ def test_who_knows_the_image_ends_with_it(data, schedule, images, kind, sampler,
         def forward(self, x_t: Tensor, index: Tensor, cond: None) -> Tensor:
             t = int(index[0]) + 1
             alpha, sigma = schedule.alpha(t).double(), schedule.sigma(t).double()
-            return getattr(Prediction("x0", x0, x_t, alpha, sigma), kind)
+            x_t = x_t * (sigma**2 + alpha**2 / 4).sqrt() if kind == "edm" else x_t
+            return values(x0, (x_t - alpha * x0) / sigma, alpha, sigma)[kind]
 
     denoise = Denoiser(Knowing(), schedule, kind)
     steps = data.draw(st.integers(1, min(schedule.T, 8)))

@@ -13,7 +13,7 @@ from fromnoise.diffusion.losses import LOSSES, min_snr, p2
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
 
-KINDS = ["eps", "x0", "v"]
+KINDS = ["eps", "x0", "v", "flow", "edm"]
 THREE = NoiseSchedule(torch.tensor([0.1, 4 / 9, 0.8]).double())  # ᾱ = 0.9, 0.5, 0.1: SNR 9, 1, 1/9
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -29,7 +29,11 @@ class Says(nn.Module):
         a = self.schedule.alpha_bar[index + 1].reshape(-1, 1, 1, 1)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
         eps = (x_t - alpha * self.x0) / sigma
-        return {"x0": self.x0, "eps": eps, "v": (alpha * x_t - self.x0) / sigma}[self.kind]
+        if self.kind == "edm":  # the network sees x_t/n
+            n = (sigma**2 + alpha**2 / 4).sqrt()
+            return (self.x0 - alpha / 4 / n * x_t) / (sigma / 2 / n)
+        v, flow = (alpha * x_t - self.x0) / sigma, eps - self.x0
+        return {"x0": self.x0, "eps": eps, "v": v, "flow": flow}[self.kind]
 
 
 class Returns(nn.Module):
@@ -77,7 +81,7 @@ def test_a_weighted_error_pulls_x0_alike_whatever_is_predicted(schedule, name, t
     w = WEIGHTINGS[name](schedule.snr(times).double(), torch.ones(len(t)))
     expected = 2 * w.reshape(-1, 1, 1, 1) * error / error[0].numel()
     torch.testing.assert_close(of_x0, expected, rtol=1e-5, atol=0)
-    for kind in ("eps", "v"):
+    for kind in ("eps", "v", "flow", "edm"):
         gradient, _ = slope(objective, kind, schedule, times, seed)
         tiny = 1e-5 * expected.abs().amax(dim=(1, 2, 3), keepdim=True)
         assert ((gradient - expected).abs() <= tiny + 1e-5 * expected.abs()).all()
@@ -86,7 +90,7 @@ def test_a_weighted_error_pulls_x0_alike_whatever_is_predicted(schedule, name, t
 def test_the_plain_error_depends_on_what_is_predicted():
     t = torch.tensor([1, 3])
     pulls = [slope(Objective(), kind, THREE, t)[0].norm() for kind in KINDS]
-    assert len({round(pull.item(), 3) for pull in pulls}) == 3
+    assert len({round(pull.item(), 3) for pull in pulls}) == len(KINDS)
 
 
 QUOTIENTS = {  # w/own by hand at SNR 9, 1 and 1/9, where own is the SNR, 1 and SNR + 1
@@ -105,6 +109,16 @@ QUOTIENTS = {  # w/own by hand at SNR 9, 1 and 1/9, where own is the SNR, 1 and 
     ("p2", "eps"): (0.1, 0.5, 0.9),
     ("p2", "x0"): (0.9, 0.5, 0.1),
     ("p2", "v"): (0.09, 0.25, 0.09),
+    ("simple", "flow"): (1, 1, 1),
+    ("snr", "flow"): (9 / 16, 1 / 4, 1 / 16),  # own = (3 + 1)², (1 + 1)², (1/3 + 1)²
+    ("min_snr", "flow"): (5 / 16, 1 / 4, 1 / 16),
+    ("truncated_snr", "flow"): (9 / 16, 1 / 4, 9 / 16),
+    ("p2", "flow"): (0.9 / 16, 1 / 8, 0.9 / 16),
+    ("simple", "edm"): (1, 1, 1),
+    ("snr", "edm"): (9 / 13, 1 / 5, 1 / 37),  # own = SNR + 4
+    ("min_snr", "edm"): (5 / 13, 1 / 5, 1 / 37),
+    ("truncated_snr", "edm"): (9 / 13, 1 / 5, 9 / 37),
+    ("p2", "edm"): (0.9 / 13, 1 / 10, 0.9 / 37),
 }
 
 
@@ -142,12 +156,13 @@ def test_weights_with_options(weighting, kind, expected):
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
-@pytest.mark.parametrize("kind", ["v", "x0"])
+@pytest.mark.parametrize("kind", ["v", "x0", "flow", "edm"])
 def test_a_last_time_without_any_image_has_a_loss(name, kind):
     schedule = NoiseSchedule(torch.tensor([0.1, 1.0]))
     objective = Objective(weighting=WEIGHTINGS[name])
     gradient, error = slope(objective, kind, schedule, torch.tensor([2]))
-    w = {"simple": 1.0, "truncated_snr": 1.0}.get(name, 0.0)  # v is −x_0 there
+    simple = 4.0 if kind == "edm" else 1.0  # v is −x_0 there, u is ε − x_0, and F is x_0/σ_d
+    w = {"simple": simple, "truncated_snr": 1.0}.get(name, 0.0)
     torch.testing.assert_close(gradient, 2 * w * error / error.numel(), rtol=1e-6, atol=1e-30)
 
 

@@ -33,9 +33,10 @@ EARLY = [  # every schedule that can end with an image
     ("warmup", 300, {"fraction": 0.5, "beta_T": 0.01}),
     ("cosine", 100, {"beta_max": 0.01}),
     ("sigmoid", 100, {"beta_max": 0.01}),
+    ("edm", 100, {"sigma_max": 5.0}),
     ("custom", 3, {"betas": [0.1, 0.2, 0.3]}),
 ]
-LATE = {"jsd"}  # β_T = 1
+LATE = {"jsd", "flow"}  # β_T = 1
 
 
 def test_every_schedule_is_known_to_the_checks_of_its_end():

@@ -262,7 +262,7 @@ def test_the_output_equals_that_of_the_library(unet_options, options, kind):
             out, expected = denoiser.network(x, t), network(x, t)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5 * expected.std().item())
 
-    assert spec.diffusion.prediction == kind
+    assert spec.diffusion.prediction.name == kind
     schedule = build_denoiser(spec).schedule
     times = torch.arange(1, schedule.T + 1)
     expected = theirs.sqrt_alphas_cumprod, theirs.sqrt_one_minus_alphas_cumprod

@@ -224,6 +224,7 @@ def test_a_run_starts_from_other_weights(tiny, run, tmp_path):
         ("network", "channels", 16),
         ("network", "embedding", "interleaved"),  # of no shape, and of another meaning
         ("diffusion", "prediction", "v"),
+        ("diffusion", "prediction", {"name": "edm", "sigma_data": 0.3}),
         ("data", "labels", True),
     ):
         other = {**tiny, section: {**tiny[section], key: value}}

@@ -154,7 +154,7 @@ def test_an_order_of_many_images_takes_no_memory():
 # ---- a part of a batch --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise_levels", ["uniform", "stratified"])
+@pytest.mark.parametrize("noise_levels", ["uniform", "stratified", "normal"])
 def test_a_part_of_a_batch_is_drawn_without_the_rest(tiny, noise_levels):
     overrides = EVERYTHING | {"training.noise_levels": noise_levels}
     recipe, data = parse_recipe(tiny, "tiny", overrides), open_images("digits")

@@ -1,15 +1,21 @@
 """How t is drawn: what each way promises of its marginal, its spread, and its expectation."""
 
+import math
+from itertools import pairwise
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import fromnoise
 from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import open_images
-from fromnoise.diffusion import Objective
+from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective, bound_term
+from fromnoise.diffusion.noise_levels import normal
 from fromnoise.rng import BatchDraws
 from fromnoise.training import loop
 from fromnoise.training.log import EpochLoss, LogWindow
@@ -30,7 +36,10 @@ def full(sizes) -> LossHistory:
 
 
 def draw(how, T, count, step=0, history=None, seed=0):
-    return draw_noise_levels(how, T, BatchDraws.of(seed, step, count), history)
+    """t and the factor of its loss; the bound has no factor of its own."""
+    drawn = draw_noise_levels(how, T, BatchDraws.of(seed, step, count), history)
+    assert drawn.bound_factor is None
+    return drawn.t, drawn.factor
 
 
 # ---- uniform and stratified ---------------------------------------------------------------------
@@ -170,7 +179,183 @@ def test_logged_means_estimate_those_of_even_times():
         assert means[f"loss_q{quarter + 1}"] == pytest.approx(expected, rel=0.05)
 
 
+# ---- normal -------------------------------------------------------------------------------------
+
+TABLES = [("linear", 1000), ("edm", 1000), ("flow", 1000), ("cosine", 3), ("jsd", 2), ("edm", 1)]
+
+
+def drawn_by(p, count, step=0, seed=0):
+    return draw_noise_levels("normal", len(p), BatchDraws.of(seed, step, count), None, p)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(2.4, 2.4), (0.0, 2.0), (-9.0, 0.5)])
+@pytest.mark.parametrize(("name", "T"), TABLES)
+def test_a_time_has_the_normals_mass_in_its_cell_of_log_snr(name, T, mean, std):
+    schedule, normal_ = NoiseSchedule.named(name, T), NormalDist(mean, std)
+    levels = [math.log(a / (1 - a)) for a in schedule.alpha_bar[1:].tolist() if a > 0]
+    gaps = [a - b for a, b in pairwise(levels)] or [2.0]
+    edges = [levels[0] + gaps[0] / 2]
+    edges += [level - gap / 2 for level, gap in zip(levels, [*gaps, gaps[-1]], strict=False)]
+    masses = [normal_.cdf(a) - normal_.cdf(b) for a, b in pairwise(edges)]
+    if len(levels) < T:  # pure noise at T has the log-SNR −∞
+        masses.append(normal_.cdf(edges[-1]))
+    if sum(masses) < 1e-3:
+        with pytest.raises(ValueError, match="too far from the log-SNRs"):
+            normal(schedule, mean=mean, std=std)
+        return
+    expected = [mass / sum(masses) for mass in masses]
+    got = normal(schedule, mean=mean, std=std)
+    assert got.sum().item() == pytest.approx(1, abs=1e-12)
+    assert got.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_ln_sigma_is_that_of_edm():
+    # ln σ ~ N(P_mean, P_std²), P_mean = −1.2 and P_std = 1.2: Karras et al. 2022, Table 1
+    schedule = NoiseSchedule.named("edm", 1000)
+    ln_sigma = -schedule.log_snr(torch.arange(1, 1001)).double() / 2
+    below, theirs = normal(schedule).cumsum(0), NormalDist(-1.2, 1.2)
+    for t in range(0, 1000, 50):
+        middle = (ln_sigma[t] + ln_sigma[t + 1]).item() / 2
+        assert below[t].item() == pytest.approx(theirs.cdf(middle), abs=3e-5)  # the tails are cut
+
+
+def test_tau_is_logit_normal():
+    # logit τ ~ N(0, 1), τ = t/T: Esser et al. 2024, section 3.1
+    schedule = NoiseSchedule.named("flow", 1000)
+    below = normal(schedule, mean=0.0, std=2.0).cumsum(0)
+    for t in range(20, 981, 20):
+        tau = (t + 0.5) / 1000
+        expected = NormalDist().cdf(math.log(tau / (1 - tau)))
+        assert below[t - 1].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_mean_beyond_the_table_has_its_mass_at_the_end():
+    p = normal(NoiseSchedule.named("linear", 1000), mean=12.0, std=1.0)
+    assert p.argmax() == 0
+    assert p.sum().item() == pytest.approx(1)
+    assert (p.diff()[1:50] <= 0).all()
+
+
+@given(
+    masses=st.lists(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 7.0]), min_size=1, max_size=40),
+    count=st.integers(1, 300),
+    seed=st.integers(0, 2**32),
+)
+def test_a_batch_covers_the_probabilities_as_evenly_as_it_can(masses, count, seed):
+    hypothesis.assume(sum(masses) > 0)
+    p = torch.tensor(masses, dtype=torch.float64) / sum(masses)
+    t, factor, bound_factor = drawn_by(p, count, seed=seed)
+    assert factor is None
+    assert (p[t - 1] > 0).all()
+    expected = 1 / (len(p) * p[t - 1])
+    torch.testing.assert_close(bound_factor.double(), expected, rtol=1e-6, atol=0)
+    seen = torch.bincount(t - 1, minlength=len(p)).cumsum(0)
+    assert (seen - count * p.cumsum(0)).abs().max() < 1 + 1e-6
+
+
+def test_each_place_of_a_batch_has_the_probabilities():
+    p = torch.tensor([0.5, 0.1, 0.0, 0.4], dtype=torch.float64)
+    batches = torch.stack([drawn_by(p, 3, step).t for step in range(6000)])
+    for place in range(3):
+        seen = torch.bincount(batches[:, place] - 1, minlength=4) / 6000
+        assert ((seen - p).abs() <= 4.5 * (p * (1 - p) / 6000).sqrt()).all()
+
+
+def test_batches_agree_better_than_independent_draws():
+    p = normal(NoiseSchedule.named("linear", 1000))
+    loss = torch.linspace(-3, 0, 1000).exp()
+    means = torch.stack([loss[drawn_by(p, 32, step).t - 1].mean() for step in range(200)])
+    expected = (p * loss).sum()
+    alone = ((p * loss.square()).sum() - expected**2).sqrt() / 32**0.5
+    assert means.mean().item() == pytest.approx(expected.item(), rel=0.01)
+    assert means.std() < 0.3 * alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"std": 0.0}, r"noise_levels\.std of normal must be above 0, not 0"),
+        ({"std": -1.0}, r"noise_levels\.std of normal must be above 0, not -1"),
+        ({"mean": 99.0, "std": 0.5}, r"mean of normal is 99, too far .* -10\.1 to 9\.6, for std"),
+    ],
+)
+def test_a_normal_that_gives_no_time_a_probability_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        normal(NoiseSchedule.named("linear", 1000), **options)
+
+
+def test_the_bound_of_the_hybrid_is_that_of_even_times_whatever_t_weights():
+    # Σ p_t · factor_t · T L_{t−1} must be the sum over all t, and L_simple counts p_t
+    schedule = NoiseSchedule.named("linear", 20, beta_T=0.5)
+    p = normal(schedule, mean=0.0, std=3.0)
+    t = torch.arange(1, 21)
+    x0 = torch.tensor([0.2, -1.0, 1.0]).double().mul(127.5).round().div(127.5).reshape(1, 3, 1, 1)
+    x0, eps = x0.expand(20, -1, -1, -1), torch.randn(20, 3, 1, 1, dtype=torch.float64)
+
+    class Wave(torch.nn.Module):
+        def forward(self, x_t, index, cond):
+            return torch.cat([torch.sin(x_t), torch.cos(3 * x_t)], dim=1)
+
+    denoiser = Denoiser(Wave(), schedule)
+    factors = torch.full((20,), torch.nan, dtype=torch.float64)
+    for step in range(400):
+        drawn = drawn_by(p, 100, step)
+        factors[drawn.t - 1] = drawn.bound_factor.double()
+    assert factors.isfinite().all()
+    weighted = Objective(vlb_weight=0.1)(denoiser, x0, eps, t, bound_factor=factors)
+    simple = Objective()(denoiser, x0, eps, t)
+    bound = bound_term(denoiser, x0, eps, t, variance="learned")
+    expected = (p * simple).sum() + 0.1 * bound.sum()
+    assert (p * weighted).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_gradient_of_a_hybrid_step_has_the_factors(start, tiny):
+    overrides = {
+        "network.dropout": 0,
+        "network.learned_variance": True,
+        "diffusion.vlb_weight": 0.01,
+        "training.noise_levels": "normal",
+    }
+    state, _ = start(overrides)
+    recipe = parse_recipe(tiny, "tiny", overrides)
+    batch = sample_batch(recipe, open_images("digits"), 0)
+    assert batch.factor is None
+    assert batch.bound_factor.shape == (8,)
+
+    def gradient(batch, parts):
+        state.denoiser.zero_grad()
+        losses = backward(state, recipe.diffusion.objective(), batch, parts)
+        return losses, torch.cat([p.grad.flatten() for p in state.denoiser.parameters()])
+
+    losses, whole = gradient(batch, 1)
+    in_parts, sum_ = gradient(batch, 4)
+    torch.testing.assert_close(in_parts, losses)
+    assert (sum_ - whole).norm() < 1e-4 * whole.norm()
+    plain, without = gradient(batch._replace(bound_factor=None), 1)
+    assert not torch.allclose(plain, losses)
+    assert (without - whole).norm() > 1e-3 * whole.norm()
+
+
 # ---- in a run -----------------------------------------------------------------------------------
+
+
+def test_a_run_by_a_normal_resumes_and_reads_its_recipe(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
+    tiny["training"] |= {"noise_levels": {"name": "normal", "mean": 1}}
+    tiny["diffusion"] |= {"prediction": "edm", "schedule": "edm"}
+    whole = fromnoise.train(tiny, out=tmp_path / "whole").folder
+    written = yaml.safe_load((whole / "recipe.yaml").read_text())
+    assert written["training"]["noise_levels"] == {"name": "normal", "mean": 1, "std": 2.4}
+    assert written["diffusion"]["prediction"] == {"name": "edm", "sigma_data": 0.5}
+    half = fromnoise.train(tiny, out=tmp_path / "half", overrides={"training.steps": 3}).folder
+    fromnoise.resume(half, overrides={"training.steps": 6})
+    ends = [read_tensors(f / "checkpoints" / "000006" / "model.safetensors") for f in (whole, half)]
+    for name, weights in ends[0].tensors.items():
+        assert torch.equal(weights, ends[1].tensors[name]), name
+    model = fromnoise.load(whole, device="cpu")
+    assert model.denoiser.prediction == "edm"
+    assert model.denoiser.sigma_data == 0.5
+    assert model.sample(range(2), steps=4).shape == (2, 1, 8, 8)
 
 
 def test_a_run_by_importance_gathers_its_history_and_leaves_out_what_was_not_finite(
@@ -210,11 +395,13 @@ def drawn(tiny):
     return call
 
 
-def test_stratified_times_of_a_step_depend_on_the_seed_and_the_step(drawn):
-    how = {"training.noise_levels": "stratified"}
+@pytest.mark.parametrize("name", ["stratified", "normal"])
+def test_times_of_a_step_depend_on_the_seed_and_the_step(drawn, name):
+    how = {"training.noise_levels": name}
     assert torch.equal(drawn(how).t, drawn(how).t)
     assert not torch.equal(drawn(how).t, drawn(how, 6).t)
-    assert (torch.bincount(drawn(how).t)[1:] == 5).all()  # T = 100
+    if name == "stratified":
+        assert (torch.bincount(drawn(how).t)[1:] == 5).all()  # T = 100
 
 
 def test_offset_noise_moves_a_channel_as_a_whole(drawn):

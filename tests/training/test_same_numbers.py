@@ -124,7 +124,7 @@ def plain(recipe, batches, name, definition, dropout):
 def test_the_recipe_is_what_the_plain_loop_assumes(recipe):
     assert recipe.diffusion.schedule.name == "linear"
     assert recipe.diffusion.T == 1000
-    assert recipe.diffusion.prediction == "eps"
+    assert recipe.diffusion.prediction.name == "eps"
     settings = recipe.training
     assert (settings.optimizer, settings.warmup_steps, settings.weight_decay) == ("adam", 0, 0)
     assert settings.lr_schedule == "constant"

@@ -7,6 +7,8 @@ from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.schema import FORMULA, Recipe
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import LOSSES, TIMESTEPS, VLB, check_prediction
+from fromnoise.diffusion.denoiser import SIGMA_DATA, check_sigma_data
+from fromnoise.diffusion.noise_levels import EVEN, NOISE_LEVELS
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
@@ -24,15 +26,27 @@ def check_recipe(recipe: Recipe) -> Recipe:
     if settings.steps and settings.epochs is not None:
         raise ConfigError("training.steps and training.epochs exclude each other. Keep one.")
     try:
+        check_sigma_data(diffusion.prediction.options.get("sigma_data", SIGMA_DATA))
         diffusion.objective()
     except ValueError as error:
         raise ConfigError(f"diffusion.{error}") from error
     try:
-        check_prediction(diffusion.noise_schedule(), diffusion.prediction)
+        schedule = diffusion.noise_schedule()
+        check_prediction(schedule, diffusion.prediction.name)
     except ValueError as error:
         name = diffusion.schedule.name
         name += " with zero_terminal_snr" if diffusion.zero_terminal_snr else ""
         raise ConfigError(f"diffusion.schedule = {name}: {error}") from error
+    levels = settings.noise_levels
+    if diffusion.loss == VLB and levels.name not in EVEN:
+        raise ConfigError(
+            f"training.noise_levels = {levels.name} weights the noise levels, but diffusion.loss = "
+            f"vlb, the bound, has its own weights. Use {', '.join(EVEN[:-1])} or {EVEN[-1]}."
+        )
+    try:
+        NOISE_LEVELS[levels.name](schedule, **levels.options)
+    except ValueError as error:
+        raise ConfigError(f"training.{error}") from error
     if diffusion.loss == VLB and not learned:
         raise ConfigError(
             "diffusion.loss = vlb trains a learned variance. Set network.learned_variance=true."

@@ -11,14 +11,17 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ValidationError, create_model
 
 from fromnoise.config.errors import ConfigError, explain, unknown_name
+from fromnoise.config.overrides import dotted
 from fromnoise.config.schema import Component, Section
-from fromnoise.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
+from fromnoise.diffusion import NOISE_LEVELS, OWN, SAMPLERS, SCHEDULES, WEIGHTINGS
 from fromnoise.networks import NETWORKS
 
 COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "network": NETWORKS,
     "diffusion.schedule": SCHEDULES,
+    "diffusion.prediction": OWN,
     "diffusion.weighting": WEIGHTINGS,
+    "training.noise_levels": NOISE_LEVELS,
     "sampling.sampler": SAMPLERS,
 }
 NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # set by the data, diffusion and seed
@@ -28,6 +31,8 @@ def with_checked_components(section: Any) -> Any:
     """Return a recipe or a model's specification with checked and completed components."""
     for key in COMPONENTS:
         inside, _, name = key.rpartition(".")
+        if inside and not hasattr(section, inside):
+            continue  # a model's specification has no training
         part = getattr(section, inside) if inside else section
         component = check_component(getattr(part, name), key)
         part = part.model_copy(update={name: component})
@@ -49,6 +54,13 @@ def check_component(component: Component, key: str) -> Component:
     except ValidationError as error:
         raise ConfigError(explain(error, schema, key)) from error
     return Component(name=component.name, **options.model_dump(mode="json"))
+
+
+def dotted_components(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested dict as dotted keys, a component that is only a name under `KEY.name` too."""
+    return {
+        f"{key}.name" if key in COMPONENTS else key: value for key, value in dotted(tree).items()
+    }
 
 
 def options_of(key: str) -> dict[str, list[str]]:

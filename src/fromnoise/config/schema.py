@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 if TYPE_CHECKING:
     from fromnoise.diffusion import NoiseSchedule, Objective
@@ -77,6 +85,12 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+# written as its name alone where it has no options
+BY_NAME = PlainSerializer(
+    lambda component: component.model_dump() if component.options else component.name
+)
+
+
 class Data(Section):
     """The images: their source, and their conversion to (C,H,W) uint8."""
 
@@ -98,8 +112,8 @@ class Diffusion(Section):
 
     T: Positive = 1000
     schedule: Annotated[Component, _named("linear")] = Component(name="linear")
-    zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; for v and x0
-    prediction: Literal["eps", "x0", "v"] = "eps"
+    zero_terminal_snr: bool = False  # ᾱ shrunk until ᾱ_T = 0; not for eps
+    prediction: Annotated[Component, _named("eps"), BY_NAME] = Component(name="eps")
     variance_reading: Literal["range", "log"] = "range"  # of what a learned variance returns
     loss: str = "mse"
     weighting: Annotated[Component, _named("simple")] = Component(name="simple")
@@ -165,7 +179,8 @@ class Training(Section):
         "cpu"  # where ε is drawn: the two give different numbers
     )
     seed: Natural = 0
-    noise_levels: Literal["uniform", "stratified", "importance"] = "uniform"  # how t is drawn
+    # how t is drawn
+    noise_levels: Annotated[Component, _named("uniform"), BY_NAME] = Component(name="uniform")
     log_every: Positive = 50
     preview_every: Positive = 1000
     preview_images: Positive = 16

@@ -18,7 +18,8 @@ from fromnoise.diffusion.guidance import (
 from fromnoise.diffusion.inpainting import inpaint
 from fromnoise.diffusion.interpolation import interpolation_starts, slerp
 from fromnoise.diffusion.likelihood import bits_per_dimension, bound_term, prior_kl
-from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
+from fromnoise.diffusion.losses import LOSSES, OWN, VLB, WEIGHTINGS, Objective
+from fromnoise.diffusion.noise_levels import NOISE_LEVELS
 from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
 from fromnoise.diffusion.samplers.ancestral import ddpm
 from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun

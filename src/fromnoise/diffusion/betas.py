@@ -96,6 +96,34 @@ def sigmoid(
     return _from_alpha_bar(f[-1] - f, beta_max)
 
 
+def flow(T: int) -> Tensor:
+    """Return β of α : σ = 1−τ : τ, τ = t/T, the straight line of flow matching; ᾱ_T = 0.
+
+    Lipman et al. 2023 (arXiv:2210.02747); Liu et al. 2023 (arXiv:2209.03003), with their τ
+    reversed. x_t is (1−τ) x_0 + τ ε, divided by √((1−τ)² + τ²), so that α² + σ² = 1 as everywhere
+    here.
+    """
+    tau = torch.arange(T + 1, dtype=torch.float64) / T
+    return _from_alpha_bar((1 - tau).square() / ((1 - tau).square() + tau.square()), beta_max=1.0)
+
+
+def edm(T: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """Return β of σ/α from `sigma_min` at t = 1 to `sigma_max` at T, its ρ-th root in a line.
+
+    Karras et al. 2022 (arXiv:2206.00364), Eq. 5 with T levels; their σ is σ/α here, and their x is
+    x_t/α. 0 < sigma_min < sigma_max and rho > 0, or ValueError.
+    """
+    if not 0 < sigma_min < sigma_max or not rho > 0:
+        raise ValueError(
+            f"edm needs 0 < sigma_min < sigma_max and rho > 0, not sigma_min {sigma_min:g}, "
+            f"sigma_max {sigma_max:g}, rho {rho:g}"
+        )
+    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    noise = torch.linspace(*ends, T, dtype=torch.float64).flip(0) ** (2 * rho)  # (σ/α)²
+    before = torch.cat([noise.new_zeros(1), noise[:-1]])
+    return (noise - before) / (1 + noise)  # 1 − ᾱ_t/ᾱ_{t−1}, with all digits
+
+
 def custom(T: int, *, betas: Sequence[float]) -> Tensor:
     """Return the given β_1 … β_T."""
     return torch.tensor(list(betas), dtype=torch.float64)
@@ -103,7 +131,10 @@ def custom(T: int, *, betas: Sequence[float]) -> Tensor:
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
     each.__name__: each
-    for each in (linear, linear_rescaled, quadratic, constant, warmup, jsd, cosine, sigmoid, custom)
+    for each in (
+        *(linear, linear_rescaled, quadratic, constant, warmup, jsd, cosine, sigmoid),
+        *(flow, edm, custom),
+    )
 }
 
 

@@ -10,15 +10,25 @@ from torch import Tensor, nn
 
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device, per_image
 
-Kind = Literal["eps", "x0", "v"]
+Kind = Literal["eps", "x0", "v", "flow", "edm"]
+SIGMA_DATA = 0.5  # the standard deviation of images in [−1, 1], as Karras et al. 2022 take it
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One estimate at (x_t, t), readable as x_0, as ε or as v, whichever the network predicts.
 
-    The three are equivalent, since x_t = α x_0 + σ ε and v = α ε − σ x_0
-    (Salimans and Ho 2022, arXiv:2202.00512, appendix D), with α = √ᾱ_t and σ = √(1−ᾱ_t).
+    With α = √ᾱ_t and σ = √(1−ᾱ_t), the `value` of each kind is affine in x_0 at one x_t:
+
+        eps   ε, as x_t = α x_0 + σ ε
+        x0    x_0
+        v     v = α ε − σ x_0 (Salimans and Ho 2022, arXiv:2202.00512, appendix D)
+        flow  u = ε − x_0, the velocity of (1−τ) x_0 + τ ε (Lipman et al. 2023, arXiv:2210.02747)
+        edm   F = (σ x_0 − α σ_d² ε)/(n σ_d), n = √(σ² + α² σ_d²): what is left of x_0, at unit
+              variance, when the best affine estimate from x_t is subtracted, for images of the
+              standard deviation σ_d = `sigma_data` (Karras et al. 2022, arXiv:2206.00364, Eq. 7);
+              with σ_d = 1 it is −v
+
     `value` and `x_t` are (B,C,H,W); `alpha` and `sigma` broadcast against them.
 
     A network with a learned variance also gives one of these, (B,C,H,W); see `samplers.step_std`.
@@ -33,10 +43,14 @@ class Prediction:
     sigma: Tensor
     fraction: Tensor | None = None
     log_variance: Tensor | None = None
+    sigma_data: float = SIGMA_DATA  # of the kind edm
 
     @cached_property
     def x0(self) -> Tensor:
-        """Return x̂_0 = (x_t − σ ε̂)/α (Eq. 15) = α x_t − σ v̂."""
+        """Return x̂_0 = (x_t − σ ε̂)/α (Eq. 15) = α x_t − σ v̂.
+
+        It is (x_t − σ û)/(α + σ) of flow, and (α σ_d² x_t + σ σ_d n F̂)/n² of edm.
+        """
         match self.kind:
             case "x0":
                 return self.value
@@ -44,10 +58,19 @@ class Prediction:
                 return (self.x_t - self.sigma * self.value) / self.alpha
             case "v":
                 return self.alpha * self.x_t - self.sigma * self.value
+            case "flow":
+                return (self.x_t - self.sigma * self.value) / (self.alpha + self.sigma)
+            case "edm":
+                n, std = std_of_x_t(self.alpha, self.sigma, self.sigma_data), self.sigma_data
+                of_x_t, of_value = self.alpha * std**2 / n**2, self.sigma * std / n
+                return of_x_t * self.x_t + of_value * self.value
 
     @cached_property
     def eps(self) -> Tensor:
-        """Return ε̂ = (x_t − α x̂_0)/σ = σ x_t + α v̂. Needs t ≥ 1."""
+        """Return ε̂ = (x_t − α x̂_0)/σ = σ x_t + α v̂. Needs t ≥ 1.
+
+        It is (x_t + α û)/(α + σ) of flow, and (σ x_t − α σ_d n F̂)/n² of edm.
+        """
         match self.kind:
             case "x0":
                 return (self.x_t - self.alpha * self.value) / self.sigma
@@ -55,6 +78,12 @@ class Prediction:
                 return self.value
             case "v":
                 return self.sigma * self.x_t + self.alpha * self.value
+            case "flow":
+                return (self.x_t + self.alpha * self.value) / (self.alpha + self.sigma)
+            case "edm":
+                n = std_of_x_t(self.alpha, self.sigma, self.sigma_data)
+                of_x_t, of_value = self.sigma / n**2, self.alpha * self.sigma_data / n
+                return of_x_t * self.x_t - of_value * self.value
 
     @cached_property
     def v(self) -> Tensor:
@@ -65,6 +94,27 @@ class Prediction:
         """Replace x̂_0 at the same (x_t, t); ε̂ and v̂ follow from the new one."""
         return replace(self, kind="x0", value=x0)
 
+    def value_of(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """Return the value of this kind for x_0 and ε instead of the estimates. All (B,C,H,W)."""
+        match self.kind:
+            case "x0":
+                return x0
+            case "eps":
+                return eps
+            case "v":
+                return self.alpha * eps - self.sigma * x0
+            case "flow":
+                return eps - x0
+            case "edm":
+                std = self.sigma_data
+                n = std_of_x_t(self.alpha, self.sigma, std)
+                return self.sigma / (n * std) * x0 - self.alpha * std / n * eps
+
+
+def std_of_x_t(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """Return n = √(σ² + α² σ_d²), the standard deviation of x_t for images of that of σ_d."""
+    return (sigma.square() + (alpha * sigma_data).square()).sqrt()
+
 
 Reading = Literal["range", "log"]
 """The meaning of a learned variance's channels: a place between β̃ and β, or log σ² itself."""
@@ -73,19 +123,26 @@ Denoise = Callable[[Tensor, Time], Prediction]
 """(x_t, t) → Prediction: what samplers call. Guidance wraps one of these into another."""
 
 
-def check_prediction(schedule: NoiseSchedule, prediction: Kind) -> None:
+def check_prediction(schedule: NoiseSchedule, prediction: str) -> None:
     """Raise ValueError for a predicted ε where ᾱ_T = 0: x_T is then ε itself, without x_0."""
     if prediction == "eps" and schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "ᾱ_T is 0 in this schedule, so that x_0 does not follow from ε at t = T. "
-            "Set diffusion.prediction to v or x0, or use a schedule with ᾱ_T > 0."
+            "Set diffusion.prediction to v, x0, flow or edm, or use a schedule with ᾱ_T > 0."
         )
+
+
+def check_sigma_data(sigma_data: float) -> None:
+    """Raise ValueError unless the standard deviation of the images is above 0."""
+    if not sigma_data > 0:
+        raise ValueError(f"prediction.sigma_data of edm must be above 0, not {sigma_data:g}")
 
 
 class Denoiser(nn.Module):
     """network(x_t, t−1, cond) read as the quantity it was trained to predict.
 
     The network sees t−1 ∈ {0..T−1}, as in most published code, so that its weights load unchanged.
+    With the prediction `edm` it sees x_t/n instead of x_t, n as in `Prediction`.
     If it returns 2C channels for C, the first C are the prediction. The second C, raw, are with
     the reading `range` the `fraction` (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672,
     Eq. 15), and with `log` the `log_variance` (the same paper's code, there "learned").
@@ -104,13 +161,19 @@ class Denoiser(nn.Module):
         variance_reading: Reading = "range",
         *,
         self_conditioning: bool | None = None,
+        sigma_data: float = SIGMA_DATA,
     ) -> None:
-        """self_conditioning: None reads the network's attribute. Raises as `check_prediction`."""
+        """self_conditioning: None reads the network's attribute. sigma_data: of `edm`.
+
+        Raises as `check_prediction` and `check_sigma_data`.
+        """
         super().__init__()
         check_prediction(schedule, prediction)
+        check_sigma_data(sigma_data)
         self.network = network
         self.schedule = schedule
         self.prediction: Kind = prediction
+        self.sigma_data = sigma_data
         self.variance_reading: Reading = variance_reading
         if self_conditioning is None:  # a wrapper lacks the attribute of the network in it
             known = (m for m in network.modules() if hasattr(m, "self_conditioning"))
@@ -125,6 +188,7 @@ class Denoiser(nn.Module):
             self.prediction,
             self.variance_reading,
             self_conditioning=self.self_conditioning,
+            sigma_data=self.sigma_data,
         )
 
     def forward(
@@ -139,10 +203,14 @@ class Denoiser(nn.Module):
         self.schedule.index(t, first=1)
         t_there = on_device(torch.as_tensor(t), x_t.device)
         index = t_there.expand(len(x_t)) - 1
+        alpha = per_image(self.schedule.alpha(t), x_t)
+        sigma = per_image(self.schedule.sigma(t), x_t)
         inputs = x_t
+        if self.prediction == "edm":
+            inputs = x_t / std_of_x_t(alpha, sigma, self.sigma_data)
         if self.self_conditioning:
             known = torch.zeros_like(x_t) if self_cond is None else self_cond.clamp(-1, 1)
-            inputs = torch.cat([x_t, known], dim=1)  # (B,2C,H,W)
+            inputs = torch.cat([inputs, known], dim=1)  # (B,2C,H,W)
         elif self_cond is not None:
             raise ValueError(
                 "this network takes no self_cond. Build it with network.self_conditioning = true."
@@ -164,10 +232,11 @@ class Denoiser(nn.Module):
             kind=self.prediction,
             value=output if raw is None else output[:, :channels],
             x_t=x_t,
-            alpha=per_image(self.schedule.alpha(t), x_t),
-            sigma=per_image(self.schedule.sigma(t), x_t),
+            alpha=alpha,
+            sigma=sigma,
             fraction=(raw + 1) / 2 if raw is not None and in_range else None,
             log_variance=None if in_range else raw,
+            sigma_data=self.sigma_data,
         )
 
 

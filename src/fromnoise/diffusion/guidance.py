@@ -23,9 +23,9 @@ def classifier_free(
     """Guide by ε̂ = ε̂_∅ + s·(ε̂_c − ε̂_∅), with s = `scale`, in one doubled batch.
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
-    conditional prediction and costs one evaluation. x̂_0 and v̂ obey the same formula, since they are
-    linear in ε̂ at one x_t. A learned variance is that of the condition. s < 0 guides away from the
-    condition. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector.
+    conditional prediction and costs one evaluation. What else a network predicts obeys the same
+    formula, since it is affine in ε̂ at one x_t. A learned variance is that of the condition. s < 0
+    guides away from the condition. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
     arXiv:2404.07724, there of noise levels). rescale: φ ∈ [0, 1] of `rescaled`; 0 is off.
@@ -89,8 +89,10 @@ def autoguided(denoise: Denoise, weak: Denoise, scale: float) -> Denoise:
         return denoise
 
     def guided(x_t: Tensor, t: Time) -> Prediction:
-        prediction = denoise(x_t, t)
-        value = getattr(weak(x_t, t), prediction.kind)
+        prediction, weaker = denoise(x_t, t), weak(x_t, t)
+        value = weaker.value
+        if (weaker.kind, weaker.sigma_data) != (prediction.kind, prediction.sigma_data):
+            value = prediction.value_of(weaker.x0, weaker.eps)
         return replace(prediction, value=value + scale * (prediction.value - value))
 
     return guided
@@ -125,7 +127,8 @@ def _in_one_batch(
 
     fields = ("value", "x_t", "alpha", "sigma", "fraction", "log_variance")
     columns = [parts(getattr(batch, name)) for name in fields]
-    return [Prediction(batch.kind, *each) for each in zip(*columns, strict=True)]
+    parts_of = [dict(zip(fields, each, strict=True)) for each in zip(*columns, strict=True)]
+    return [replace(batch, **each) for each in parts_of]
 
 
 def clamp_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:

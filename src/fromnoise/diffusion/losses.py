@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.denoiser import Denoiser, Kind
+from fromnoise.diffusion.denoiser import SIGMA_DATA, Denoiser, check_sigma_data
 from fromnoise.diffusion.likelihood import term_of
 from fromnoise.diffusion.schedule import on_device
 
@@ -93,11 +93,42 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
     each.__name__: each for each in (simple, snr, min_snr, truncated_snr, p2)
 }
 
-OWN: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "eps": lambda snr: snr,  # ε − ε̂ = −(α/σ)(x_0 − x̂_0)
-    "v": lambda snr: snr + 1,  # v − v̂ = −(x_0 − x̂_0)/σ
-    "x0": torch.ones_like,
-}
+
+def eps(snr: Tensor) -> Tensor:
+    """Return own = SNR of the noise ε, since ε − ε̂ = −(α/σ)(x_0 − x̂_0)."""
+    return snr
+
+
+def v(snr: Tensor) -> Tensor:
+    """Return own = SNR + 1 of v = α ε − σ x_0, since v − v̂ = −(x_0 − x̂_0)/σ."""
+    return snr + 1
+
+
+def x0(snr: Tensor) -> Tensor:
+    """Return own = 1 of the image x_0 itself."""
+    return torch.ones_like(snr)
+
+
+def flow(snr: Tensor) -> Tensor:
+    """Return own = (√SNR + 1)² of u = ε − x_0, since u − û = −((α + σ)/σ)(x_0 − x̂_0).
+
+    The velocity of rectified flow: Liu et al. 2023 (arXiv:2209.03003), Lipman et al. 2023
+    (arXiv:2210.02747).
+    """
+    return (snr.sqrt() + 1).square()
+
+
+def edm(snr: Tensor, *, sigma_data: float = SIGMA_DATA) -> Tensor:
+    """Return own = SNR + 1/σ_d² of F, since F − F̂ = n/(σ σ_d)·(x_0 − x̂_0), n² = σ² + α² σ_d².
+
+    Karras et al. 2022 (arXiv:2206.00364), Table 1: this is their weight λ of the error of x̂_0.
+    σ_d = `sigma_data` is the standard deviation of the images. Above 0, or ValueError.
+    """
+    check_sigma_data(sigma_data)
+    return snr + 1 / sigma_data**2
+
+
+OWN: dict[str, Callable[..., Tensor]] = {each.__name__: each for each in (eps, v, x0, flow, edm)}
 """Prediction → its squared error over that of x̂_0, as a function of the SNR."""
 
 
@@ -106,7 +137,7 @@ class Objective:
     """L_simple = E_{t, x_0, ε} ‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t)‖² (Eq. 14), as a mean.
 
     The paper's sum over pixels is a mean over all elements here, so that the loss depends neither
-    on the batch nor on the image size. If the denoiser predicts x_0 or v, that is the target.
+    on the batch nor on the image size. The target is what the denoiser predicts, ε or another kind.
     loss: a name in LOSSES, or `vlb`. weighting: a function of WEIGHTINGS with its options set.
 
     With `vlb_weight` λ > 0 it is L_hybrid = L_simple + λ·T·L_{t−1} (Nichol and Dhariwal 2021,
@@ -147,12 +178,14 @@ class Objective:
         cond: Tensor | None = None,
         *,
         self_cond: Tensor | None = None,
+        bound_factor: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of each image, (B,), in the precision of x0.
 
         x0, eps: (B,C,H,W), for the bound with x0 on 256 levels in [−1, 1]; t ∈ {1..T}: (B,).
         self_cond: like x0, the estimates of x_0 that `denoiser.estimate_x0` makes of the same x_t;
-        only for a denoiser with self-conditioning.
+        only for a denoiser with self-conditioning. bound_factor: of the bound that `vlb_weight`
+        adds, 1/(T·p_t) if t has the probability p_t, (B,); None for 1.
         Raises ValueError for the bound of a network without a learned variance.
         """
         schedule = denoiser.schedule
@@ -160,16 +193,17 @@ class Objective:
         prediction = denoiser(x_t, t, cond, self_cond)
         if self.loss == VLB:
             return schedule.T * term_of(prediction, schedule, x0, t, variance="learned")
-        target = x0 if prediction.kind == "x0" else eps
-        if prediction.kind == "v":
-            target = prediction.alpha * eps - prediction.sigma * x0
+        target = prediction.value_of(x0, eps)
         loss = LOSSES[self.loss](prediction.value, target).flatten(1).mean(dim=1)
         ratio = schedule.snr(t).clamp(min=torch.finfo(torch.float32).tiny)  # where ᾱ_t = 0
-        own = OWN[prediction.kind](ratio)
+        options = {"sigma_data": prediction.sigma_data} if prediction.kind == "edm" else {}
+        own = OWN[prediction.kind](ratio, **options)
         weight = self.weighting(ratio, own) / own
         loss = on_device(weight.to(loss.dtype), loss.device) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())
             bound = term_of(fixed_mean, schedule, x0, t, variance="learned")
+            if bound_factor is not None:
+                bound = bound_factor * bound
             loss = loss + self.vlb_weight * schedule.T * bound
         return loss

@@ -36,7 +36,10 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     """Return the arguments of `diffusers.UNet2DModel` for the same network.
 
     With the paper's values they equal those of google/ddpm-cifar10-32, except for dropout.
-    Pipelines also need `sample_size`, the side of the images, which the network does not know.
+    Pipelines also need `sample_size`, the side of the images, which the network does not know. Nor
+    does it know what it predicts: diffusers' schedulers have `prediction_type` epsilon, sample and
+    v_prediction for eps, x0 and v. They have none for the kinds flow and edm over these x_t, so a
+    model that predicts one of these is not for its pipelines.
 
     Raises ValueError if `UNet2DModel` does not support the network: `embedding: interleaved`,
     conditioning, self-conditioning, a patch, other numbers of blocks at the levels, or a first

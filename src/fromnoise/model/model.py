@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
+from fromnoise.diffusion.denoiser import Kind
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
@@ -33,8 +34,9 @@ def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
     network, process = build(**arguments, **spec.network.options), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
-    schedule = process.noise_schedule()
-    return diffusion.Denoiser(network, schedule, process.prediction, process.variance_reading)
+    schedule, kind = process.noise_schedule(), cast(Kind, process.prediction.name)
+    options = process.prediction.options
+    return diffusion.Denoiser(network, schedule, kind, process.variance_reading, **options)
 
 
 class Autoguidance(NamedTuple):

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from fromnoise.checkpoints import NotFinite
+from fromnoise.config.components import dotted_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
 from fromnoise.config.overrides import dotted, parse_yaml
@@ -188,7 +189,7 @@ def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _recipe(file: Path, problems: list[str]) -> dict[str, Any]:
     """Return every key with its default, or only the written keys of an invalid recipe."""
     try:
-        return dotted(load_recipe(file).model_dump(mode="json"))
+        return dotted_components(load_recipe(file).model_dump(mode="json"))
     except (ConfigError, OSError) as error:
         problems.append(f"{RECIPE} is shown as written: {error}")
     try:

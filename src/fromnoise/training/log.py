@@ -168,7 +168,8 @@ class LogWindow:
 
         losses and t ∈ {1..T}: (B,), on the CPU. cond: the conditioning of the network, (B,K).
         factor: the importance weight of each loss, (B,). With it, a mean loss estimates that over
-        uniform timesteps, so the curves of runs with different `training.noise_levels` compare.
+        uniform timesteps, so the curves of runs compare whose `training.noise_levels` are uniform,
+        stratified or importance. Others weight the timesteps, and so their mean loss.
         """
         quarters = ((t - 1) * QUARTERS // T).tolist()
         weights = [1] * len(losses) if factor is None else factor.tolist()

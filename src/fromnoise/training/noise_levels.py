@@ -1,14 +1,16 @@
-"""Draw the timestep of each image of a step: uniform, stratified, or by importance."""
+"""Draw the timestep of each image: uniform, stratified, by importance, or by given p_t."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fromnoise.config.schema import Component, Diffusion, Recipe
+from fromnoise.diffusion.noise_levels import EVEN, NOISE_LEVELS
 from fromnoise.rng import BatchDraws
 
-NoiseLevels = Literal["uniform", "stratified", "importance"]
 KEPT = 10  # losses of each t
 UNIFORM_SHARE = 0.001  # of the draws, so that no p_t is ever 0
 
@@ -52,24 +54,65 @@ class LossHistory:
         )
 
 
+class NoiseLevelDraw(NamedTuple):
+    """The noise level of each image, (B,), and the factors of its loss.
+
+    t ∈ {1..T}, int64. factor: of the whole loss, float32, None for 1. bound_factor: of the bound
+    alone, in a loss that contains it, likewise.
+    """
+
+    t: Tensor
+    factor: Tensor | None = None
+    bound_factor: Tensor | None = None
+
+
+def probabilities(recipe: Recipe) -> Tensor | None:
+    """Return p_t, (T,) float64, where `training.noise_levels` weights the times; otherwise None."""
+    noise_levels, diffusion = recipe.training.noise_levels, recipe.diffusion
+    if noise_levels.name in EVEN:
+        return None
+    return _probabilities(noise_levels.model_dump_json(), diffusion.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _probabilities(noise_levels: str, diffusion: str) -> Tensor:
+    """Return p_t of two parts of a recipe in JSON, which, unlike them, can be keys."""
+    component = Component.model_validate_json(noise_levels)
+    schedule = Diffusion.model_validate_json(diffusion).noise_schedule()
+    return NOISE_LEVELS[component.name](schedule, **component.options)
+
+
 def draw_noise_levels(
-    noise_levels: NoiseLevels, T: int, draws: BatchDraws, history: LossHistory | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Draw t ∈ {1..T} for each image, (B,). Return it with the factor of each loss, (B,).
+    name: str,
+    T: int,
+    draws: BatchDraws,
+    history: LossHistory | None = None,
+    p: Tensor | None = None,
+) -> NoiseLevelDraw:
+    """Draw t ∈ {1..T} for each image, with the factors of its loss.
 
     uniform: each t has the probability 1/T, independently. stratified: one t from each of
     `batch_size` equal parts of {1..T}, in random order; each t has the probability 1/T again, but a
     batch covers all noise levels. importance: t has the probability p_t of the history, which is
     needed then, and the factor 1/(T·p_t), so that the expectation of the loss and of its gradient
-    is that of uniform; uniform until p_t is known. The factor is None for 1.
+    is that of uniform; uniform until p_t is known.
+
+    Any other name: t has the probability p_t of `p`, (T,), without a factor: these p_t are the
+    weights of the times. Its u is stratified, so that a batch covers p as evenly as it can, which
+    changes no expectation. The bound gets 1/(T·p_t), so that it is the bound.
     """
     u = torch.from_numpy(draws.uniform("t")[:, 0])
-    if noise_levels == "stratified":
+    if name == "stratified" or p is not None:
         u = (torch.from_numpy(draws.strata("t, strata")) + u) / draws.batch_size  # in [0, 1)
-    if noise_levels == "importance":
+    if p is not None:
+        cumulative = p.cumsum(0)
+        below = u.clamp(max=1 - 2**-53) * cumulative[-1]  # never beyond the last p_t above 0
+        index = torch.searchsorted(cumulative, below, right=True).clamp(max=T - 1)
+        return NoiseLevelDraw(index + 1, bound_factor=(1 / (T * p[index])).float())
+    if name == "importance":
         assert history is not None
         p = history.probabilities()
         if p is not None:
             index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=T - 1)
-            return index + 1, (1 / (T * p[index])).float()
-    return (1 + (u * T).long()).clamp(max=T), None
+            return NoiseLevelDraw(index + 1, factor=(1 / (T * p[index])).float())
+    return NoiseLevelDraw((1 + (u * T).long()).clamp(max=T))

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state, require_room, size_of
+from fromnoise.config.components import dotted_components
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
@@ -177,7 +177,7 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     prediction or other labels. Another schedule or range of the images is a warning.
     """
     other = load(path, device="cpu")
-    theirs, ours = (dotted(each.model_dump(**MEANING)) for each in (other.spec, spec))
+    theirs, ours = (dotted_components(each.model_dump(**MEANING)) for each in (other.spec, spec))
     different = [
         f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
         for key in theirs | ours

@@ -69,7 +69,7 @@ class TrainingState:
             computation,
             power_emas=[PowerEMA(denoiser.network, length) for length in settings.ema_lengths],
         )
-        if settings.noise_levels == "importance":
+        if settings.noise_levels.name == "importance":
             state.history = LossHistory.empty(denoiser.schedule.T)
         return state
 

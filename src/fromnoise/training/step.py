@@ -17,7 +17,7 @@ from fromnoise.diffusion.denoiser import estimate_x0
 from fromnoise.diffusion.schedule import on_device
 from fromnoise.networks.layers import WEYL, dropout_keys, mixed
 from fromnoise.rng import BatchDraws
-from fromnoise.training.noise_levels import LossHistory, draw_noise_levels
+from fromnoise.training.noise_levels import LossHistory, draw_noise_levels, probabilities
 from fromnoise.training.precision import autocast
 from fromnoise.training.state import TrainingState
 
@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     `data.labels`. factor: of the loss, (B,), None for 1. self_conditioned: bool (B,), true for the
     images whose x_0 is estimated first, None unless `network.self_conditioning`. dropout: keys of
     `dropout_keys`, (B,), for the pass with a gradient; first_dropout: for the estimate.
+    bound_factor: of the bound alone, in a loss that contains it, (B,), None for 1.
     """
 
     x0: Tensor
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     self_conditioned: Tensor | None = None
     dropout: Tensor | None = None
     first_dropout: Tensor | None = None
+    bound_factor: Tensor | None = None
 
     def part(self, rows: slice) -> "Batch":
         """Return some images of the batch."""
@@ -113,7 +115,8 @@ def sample_batch(
         eps = noise_on_device(draws, "eps", x0.shape[1:], device)
         if strength := recipe.diffusion.offset_noise:
             eps += strength * noise_on_device(draws, "offset", (x0.shape[1], 1, 1), device)
-    t, factor = draw_noise_levels(settings.noise_levels, recipe.diffusion.T, draws, history)
+    name, T, p = settings.noise_levels.name, recipe.diffusion.T, probabilities(recipe)
+    t, factor, bound_factor = draw_noise_levels(name, T, draws, history, p)
     cond = self_conditioned = first_dropout = None
     if recipe.data.labels:
         shares = {"dropout": settings.condition_dropout, "label_dropout": settings.label_dropout}
@@ -121,8 +124,8 @@ def sample_batch(
     if recipe.network.options.get("self_conditioning", False):
         self_conditioned = torch.from_numpy(draws.uniform("self-conditioning")[:, 0] < 0.5)
         first_dropout = draws.keys("dropout of the estimate")
-    dropout = draws.keys("dropout")
-    return Batch(x0, eps, t, cond, factor, self_conditioned, dropout, first_dropout)
+    keys = draws.keys("dropout"), first_dropout
+    return Batch(x0, eps, t, cond, factor, self_conditioned, *keys, bound_factor)
 
 
 def backward(
@@ -163,7 +166,8 @@ def backward(
             with dropout_keys(denoiser.network, None if first is None else there(first[some])):
                 self_cond = estimate_x0(denoiser, x_t, t, cond, some)
         with dropout_keys(denoiser.network, there(batch.dropout)):
-            loss = objective(denoiser, x0, eps, t, cond, self_cond=self_cond)
+            more = {"self_cond": self_cond, "bound_factor": there(batch.bound_factor)}
+            loss = objective(denoiser, x0, eps, t, cond, **more)
     weighted = loss if factor is None else loss * factor
     state.scaler.scale(weighted.sum() / count).backward()
     return loss.detach()
