@@ -13,7 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, ddim, ddpm, sampling_timesteps
+from fromnoise.diffusion import (
+    SAMPLERS,
+    NoiseSchedule,
+    Prediction,
+    ddim,
+    ddpm,
+    heun,
+    sampling_timesteps,
+    unipc,
+)
 
 
 def ellipse(degrees: float, *std: float) -> Tensor:
@@ -137,6 +146,8 @@ EACH = {
     "ddpm learned": partial(ddpm, variance="learned"),
     "ddim 0.5": partial(ddim, eta=0.5),
     "ddim 1": partial(ddim, eta=1.0),
+    "heun churn": partial(heun, churn=10.0),
+    "unipc 3": partial(unipc, order=3),
 }
 
 

@@ -21,7 +21,7 @@ from fromnoise.diffusion.likelihood import bits_per_dimension, bound_term, prior
 from fromnoise.diffusion.losses import LOSSES, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
 from fromnoise.diffusion.samplers.ancestral import ddpm
-from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun
+from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun, ipndm
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps

@@ -4,6 +4,7 @@ The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 
 have no options. To add one, see CONTRIBUTING.md.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -49,17 +50,31 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
     return _nearest(table, steps)
 
 
-def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
+def karras(schedule: NoiseSchedule, steps: int, *, sigma_max: float = math.inf) -> list[int]:
     """Return the times whose σ/α is nearest to (a + u (b − a))^ρ, ρ = 7, a^ρ at T, b^ρ at 1.
 
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5; their σ is σ/α = √((1−ᾱ_t)/ᾱ_t) here.
+
+    sigma_max: begin at the time whose σ/α is nearest to it instead of at T.
     """
     noise = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()  # (T,)
-    return _nearest(noise ** (1 / 7), steps)
+    first = schedule.T if noise[-1] <= sigma_max else int((noise - sigma_max).abs().argmin()) + 1
+    return _nearest(noise ** (1 / 7), steps, first)
+
+
+def karras80(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """Return the times of `karras` from σ/α = 80 on, as in the paper, instead of from T.
+
+    With the cosine schedule, whose σ/α at T is 20,000 or ∞, most times of `karras` lie above 80.
+    The sampler begins with noise alone, though x has 1/80 of the image there. Where the schedule
+    ends below 80, or there are too few times below it, the times reach up to T.
+    """
+    return karras(schedule, steps, sigma_max=80)
 
 
 TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
-    each.__name__: each for each in (leading, trailing, linspace, quadratic, log_snr, karras)
+    each.__name__: each
+    for each in (leading, trailing, linspace, quadratic, log_snr, karras, karras80)
 }
 
 
@@ -79,18 +94,19 @@ def _evenly(first: float, last: float, steps: int) -> Tensor:
     return torch.linspace(first, last, steps, dtype=torch.float64)
 
 
-def _nearest(table: Tensor, steps: int) -> list[int]:
-    """Return T, then the t whose table[t−1] is nearest to each of evenly spaced values.
+def _nearest(table: Tensor, steps: int, first: int | None = None) -> list[int]:
+    """Return `first`, then the t whose table[t−1] is nearest to each of evenly spaced values.
 
-    If ᾱ_T is 0, table[T−1] is infinite, and the values are spaced from T−1 on.
+    first: T by default. If ᾱ_T is 0, table[T−1] is infinite, and the values are spaced from T−1 on.
     """
     T = len(table)
-    start = T if table[-1].isfinite() else T - 1
+    first = first or T
+    start = first if table[first - 1].isfinite() else first - 1
     values = _evenly(table[start - 1].item(), table[0].item(), steps)  # (n,)
     # one by one: a table of all differences of 10,000 times takes a gigabyte
     times = torch.stack([(table[:start] - value).abs().argmin() for value in values]) + 1
-    times[0] = T
-    return _apart(times, T)
+    times[0] = first
+    return _apart(times, max(first, steps))
 
 
 def _apart(times: Tensor, T: int) -> list[int]:
