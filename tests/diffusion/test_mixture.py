@@ -77,7 +77,7 @@ class Mixture:
 
     def _fraction(self, left: Tensor, t: int) -> Tensor:
         """Where log σ² of the true p(x_s | x_t), number by number, is between log β̃ and log β."""
-        s = self.after[t]
+        s = self.after.get(t, 0)  # churn asks at times between those of the steps
         if s == 0:
             return torch.zeros_like(left)
         a_t, a_s = self.schedule.alpha_bar[[t, s]].tolist()

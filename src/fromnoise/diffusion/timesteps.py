@@ -4,7 +4,6 @@ The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 
 have no options. To add one, see CONTRIBUTING.md.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -50,16 +49,12 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
     return _nearest(table, steps)
 
 
-def karras(schedule: NoiseSchedule, steps: int, *, sigma_max: float = math.inf) -> list[int]:
+def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
     """Return the times whose σ/α is nearest to (a + u (b − a))^ρ, ρ = 7, a^ρ at T, b^ρ at 1.
 
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5; their σ is σ/α = √((1−ᾱ_t)/ᾱ_t) here.
-
-    sigma_max: begin at the time whose σ/α is nearest to it instead of at T.
     """
-    noise = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()  # (T,)
-    first = schedule.T if noise[-1] <= sigma_max else int((noise - sigma_max).abs().argmin()) + 1
-    return _nearest(noise ** (1 / 7), steps, first)
+    return _nearest(_noise_to_image(schedule) ** (1 / 7), steps)
 
 
 def karras80(schedule: NoiseSchedule, steps: int) -> list[int]:
@@ -69,7 +64,9 @@ def karras80(schedule: NoiseSchedule, steps: int) -> list[int]:
     The sampler begins with noise alone, though x has 1/80 of the image there. Where the schedule
     ends below 80, or there are too few times below it, the times reach up to T.
     """
-    return karras(schedule, steps, sigma_max=80)
+    noise = _noise_to_image(schedule)
+    first = schedule.T if noise[-1] <= 80 else int((noise - 80).abs().argmin()) + 1
+    return _nearest(noise ** (1 / 7), steps, first)
 
 
 TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
@@ -88,6 +85,11 @@ def sampling_timesteps(schedule: NoiseSchedule, steps: int, rule: str = "trailin
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps must lie between 1 and T = {schedule.T}, not {steps}")
     return TIMESTEPS[rule](schedule, steps)
+
+
+def _noise_to_image(schedule: NoiseSchedule) -> Tensor:
+    """Return σ/α at 1 … T, (T,): infinite at T if ᾱ_T = 0."""
+    return ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()
 
 
 def _evenly(first: float, last: float, steps: int) -> Tensor:
