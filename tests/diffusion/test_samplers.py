@@ -9,10 +9,12 @@ from fromnoise.diffusion import (
     NoiseSchedule,
     Prediction,
     clamp_x0,
+    classifier_free,
     ddim,
     ddpm,
     dpmpp,
     dpmpp_sde,
+    dynamic_threshold,
     euler,
     heun,
     ipndm,
@@ -117,6 +119,28 @@ def test_a_clamped_x0_is_what_the_step_is_taken_with(
         torch.testing.assert_close(step.x, right.x, rtol=0, atol=1e-12)
     free = next(sampler(denoise, schedule, start, times, noise=noise))
     assert not torch.allclose(clamped[0].x, free.x, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["heun", "heun churn", "ipndm", "unipc 3"])
+def test_a_learned_variance_guidance_and_a_threshold_change_nothing_else(
+    name, schedule, wave_denoiser, noise, start
+):
+    sampler = partial(heun, churn=10.0) if name == "heun churn" else SAMPLERS[name]
+    times = sampling_timesteps(schedule, 20)
+
+    def ends(denoise):
+        return list(sampler(denoise, schedule, start, times, noise=noise))
+
+    plain = wave_denoiser(schedule, "v", False)[0]
+    learned = wave_denoiser(schedule, "v", False, learned=True)[0]
+    for a, b in zip(ends(plain), ends(learned), strict=True):
+        assert torch.equal(a.x, b.x)
+    guided = classifier_free(learned, torch.zeros(2, 1), 3.0)  # both estimates are the same
+    for a, b in zip(ends(guided), ends(plain), strict=True):
+        torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-3)
+    *_, last = ends(dynamic_threshold(guided))
+    assert last.x0.abs().max() <= 1
+    torch.testing.assert_close(last.x, last.x0, rtol=0, atol=1e-6)
 
 
 # ---- each sampler's rule --------------------------------------------------------------------

@@ -87,8 +87,8 @@ def ipndm(
 ) -> Iterator[Step]:
     """Sample by x̄_s = x̄_t + (ρ_s − ρ_t) ε', ε' the last ε̂ in the sum of Adams and Bashforth.
 
-    iPNDM: Zhang and Chen 2022 (arXiv:2204.13902), section 3.4, after Liu et al. 2022
-    (arXiv:2202.09778), Eq. 12. One evaluation a step; `ADAMS_BASHFORTH` has the weights. The first
+    iPNDM: Zhang and Chen 2022 (arXiv:2204.13902), after the pseudo linear multistep of Liu et al.
+    2022 (arXiv:2202.09778). One evaluation a step; `ADAMS_BASHFORTH` has the weights. The first
     steps use the ε̂ that there are, so `order` may exceed the steps. The first is that of `ddim`,
     and so is the last, which ends at x̂_0. `noise` is not used.
 
