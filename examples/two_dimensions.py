@@ -52,6 +52,7 @@ WAYS = {
     "dpm++sde": SAMPLERS["dpm++sde"],
     "ddim, η = 0 (euler)": SAMPLERS["ddim"],
     "heun": SAMPLERS["heun"],
+    "ipndm": SAMPLERS["ipndm"],
     "dpm++": SAMPLERS["dpm++"],
     "unipc": SAMPLERS["unipc"],
 }
@@ -85,7 +86,7 @@ def shares(way: str, count: int, steps: int) -> Tensor:
 
 def draw(out: Path, *, steps: int = 20, shown: int = 30, counted: int = 20_000) -> Path:
     """A panel for each way: the paths of the same starting points over the density of the data."""
-    figure, panels = plt.subplots(2, 4, figsize=(12, 7.2), layout="constrained", dpi=100)
+    figure, panels = plt.subplots(3, 3, figsize=(12, 13.2), layout="constrained", dpi=100)
     grid = torch.linspace(-3, 3, 200, dtype=torch.float64)
     x, y = torch.meshgrid(grid, grid, indexing="xy")
     apart = torch.stack([x, y], dim=-1)[:, :, None] - MEANS  # (200,200,3,2)

@@ -41,4 +41,4 @@ def test_every_way_ends_in_all_three_and_second_order_ends_in_the_right_shares(t
 def test_the_picture_is_drawn(two_dimensions, tmp_path):
     file = two_dimensions["draw"](tmp_path / "paths.png", steps=3, shown=4, counted=100)
     with Image.open(file) as image:
-        assert image.size == (1200, 720)
+        assert image.size == (1200, 1320)

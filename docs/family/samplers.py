@@ -7,7 +7,7 @@ from lines import T
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plane import dots, drawn, exact, ground, two, walk
-from style import ACCENT, GREY, panels
+from style import ACCENT, GREY, SECOND, panels
 from torch import Tensor
 
 from fromnoise.diffusion import SAMPLERS, Prediction, sampling_timesteps
@@ -15,6 +15,7 @@ from fromnoise.diffusion import SAMPLERS, Prediction, sampling_timesteps
 DETERMINISTIC = [name for name in SAMPLERS if name not in ("ddpm", "dpm++sde")]
 SHOWN, STEPS, COUNTED = 14, 8, 2000
 COUNTS = [5, 10, 20, 40, 80]
+BESIDE = {"ipndm": {"order": 2}, "unipc": {"order": 3}}  # drawn as a second curve
 
 
 def sampler(name: str) -> Figure:
@@ -27,6 +28,9 @@ def sampler(name: str) -> Figure:
         for other in DETERMINISTIC:
             right.loglog(COUNTS, _errors(other), color=GREY)
         right.loglog(COUNTS, _errors(name), ".-", color=ACCENT, label=name)
+        if name in BESIDE:
+            words = ", ".join(f"{key} = {value}" for key, value in BESIDE[name].items())
+            right.loglog(COUNTS, _errors(name, **BESIDE[name]), "--", color=SECOND, label=words)
         right.set(xlabel="steps", ylabel="median distance from exact")
         right.set_xticks(COUNTS, COUNTS)
         right.minorticks_off()
@@ -55,10 +59,10 @@ def _ends(panel: Axes, x: Tensor) -> None:
 
 
 @cache
-def _errors(name: str) -> list[float]:
+def _errors(name: str, **options: int) -> list[float]:
     """The median distance of 300 ends from those of the exact solution, for each of COUNTS."""
     right = exact(300)[-1]
-    ends = [walk(name, drawn(300), steps)[-1] for steps in COUNTS]
+    ends = [walk(name, drawn(300), steps, **options)[-1] for steps in COUNTS]
     return [(x - right).flatten(1).norm(dim=1).median().item() for x in ends]
 
 

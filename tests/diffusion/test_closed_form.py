@@ -25,6 +25,7 @@ from fromnoise.diffusion import (
     dpmpp_sde,
     euler,
     heun,
+    ipndm,
     sampling_timesteps,
     unipc,
 )
@@ -97,9 +98,12 @@ SAMPLERS = {
     "ddim-1": partial(ddim, eta=1.0),
     "euler": euler,
     "heun": heun,
+    "heun-churn": partial(heun, churn=10.0),
+    "ipndm": ipndm,
     "dpm++": dpmpp,
     "dpm++sde": dpmpp_sde,
     "unipc": unipc,
+    "unipc-3": partial(unipc, order=3),
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_number_of_steps = pytest.mark.parametrize("steps", [1, 7, 53, 250])

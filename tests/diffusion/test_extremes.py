@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.diffusion import SAMPLERS as NAMED
-from fromnoise.diffusion import TIMESTEPS, Denoiser, NoiseSchedule, ddim, ddpm, sampling_timesteps
+from fromnoise.diffusion import (
+    TIMESTEPS,
+    Denoiser,
+    NoiseSchedule,
+    ddim,
+    ddpm,
+    heun,
+    sampling_timesteps,
+    unipc,
+)
 
 MEAN = torch.tensor([0.5, -1.0, 0.2])[:, None, None]
 VARIANCE = torch.tensor([0.06, 0.4, 0.8])[:, None, None]
@@ -22,6 +31,8 @@ SAMPLERS = {
     "ddpm learned": partial(ddpm, variance="learned"),
     "ddim 0.5": partial(ddim, eta=0.5),
     "ddim 1": partial(ddim, eta=1.0),
+    "heun churn": partial(heun, churn=10.0),
+    "unipc 3": partial(unipc, order=3),
 }
 NOTHING_AT_T = {
     "linear": NoiseSchedule.named("linear", 1000, zero_terminal_snr=True),
@@ -77,7 +88,7 @@ def made(sampler, schedule: NoiseSchedule, times: list[int], kind: str) -> tuple
 
 # The error of the standard deviations, by their norm, with 20 steps and with 100.
 FIRST_ORDER, SECOND_ORDER = (0.2, 0.06), (0.09, 0.02)
-MOST = dict.fromkeys(("heun", "dpm++", "dpm++sde", "unipc", "ddpm large"), SECOND_ORDER)
+MOST = dict.fromkeys(("heun", "dpm++", "dpm++sde", "unipc", "unipc 3", "ddpm large"), SECOND_ORDER)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -13,7 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, Prediction, ddim, ddpm, sampling_timesteps
+from fromnoise.diffusion import (
+    SAMPLERS,
+    NoiseSchedule,
+    Prediction,
+    ddim,
+    ddpm,
+    heun,
+    sampling_timesteps,
+    unipc,
+)
 
 
 def ellipse(degrees: float, *std: float) -> Tensor:
@@ -68,7 +77,7 @@ class Mixture:
 
     def _fraction(self, left: Tensor, t: int) -> Tensor:
         """Where log σ² of the true p(x_s | x_t), number by number, is between log β̃ and log β."""
-        s = self.after[t]
+        s = self.after.get(t, 0)  # churn asks at times between those of the steps
         if s == 0:
             return torch.zeros_like(left)
         a_t, a_s = self.schedule.alpha_bar[[t, s]].tolist()
@@ -137,6 +146,8 @@ EACH = {
     "ddpm learned": partial(ddpm, variance="learned"),
     "ddim 0.5": partial(ddim, eta=0.5),
     "ddim 1": partial(ddim, eta=1.0),
+    "heun churn": partial(heun, churn=10.0),
+    "unipc 3": partial(unipc, order=3),
 }
 
 

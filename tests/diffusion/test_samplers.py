@@ -6,14 +6,18 @@ import torch
 
 from fromnoise.diffusion import (
     Denoiser,
+    NoiseSchedule,
     Prediction,
     clamp_x0,
+    classifier_free,
     ddim,
     ddpm,
     dpmpp,
     dpmpp_sde,
+    dynamic_threshold,
     euler,
     heun,
+    ipndm,
     reverse_step,
     sampling_timesteps,
     unipc,
@@ -28,9 +32,12 @@ SAMPLERS = {
     "ddim 1": partial(ddim, eta=1.0),
     "euler": euler,
     "heun": heun,
+    "ipndm": ipndm,
+    "ipndm 2": partial(ipndm, order=2),
     "dpm++": dpmpp,
     "dpm++sde": dpmpp_sde,
     "unipc": unipc,
+    "unipc 3": partial(unipc, order=3),
 }
 STOCHASTIC = {"ddpm small", "ddpm large", "ddim 0.5", "ddim 1", "dpm++sde"}
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -114,6 +121,28 @@ def test_a_clamped_x0_is_what_the_step_is_taken_with(
     assert not torch.allclose(clamped[0].x, free.x, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["heun", "heun churn", "ipndm", "unipc 3"])
+def test_a_learned_variance_guidance_and_a_threshold_change_nothing_else(
+    name, schedule, wave_denoiser, noise, start
+):
+    sampler = partial(heun, churn=10.0) if name == "heun churn" else SAMPLERS[name]
+    times = sampling_timesteps(schedule, 20)
+
+    def ends(denoise):
+        return list(sampler(denoise, schedule, start, times, noise=noise))
+
+    plain = wave_denoiser(schedule, "v", False)[0]
+    learned = wave_denoiser(schedule, "v", False, learned=True)[0]
+    for a, b in zip(ends(plain), ends(learned), strict=True):
+        assert torch.equal(a.x, b.x)
+    guided = classifier_free(learned, torch.zeros(2, 1), 3.0)  # both estimates are the same
+    for a, b in zip(ends(guided), ends(plain), strict=True):
+        torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-3)
+    *_, last = ends(dynamic_threshold(guided))
+    assert last.x0.abs().max() <= 1
+    torch.testing.assert_close(last.x, last.x0, rtol=0, atol=1e-6)
+
+
 # ---- each sampler's rule --------------------------------------------------------------------
 
 
@@ -150,6 +179,150 @@ def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule, denoise, noise, s
     for a, b in zip(by_ddim, by_ddpm, strict=True):
         # Each rounds as it likes; sin(x + t) may double the difference at some steps.
         torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-8)
+
+
+def test_ipndm_of_order_1_is_ddim(schedule, denoise, noise, start):
+    times = sampling_timesteps(schedule, 20)
+    first = ipndm(denoise, schedule, start, times, noise=noise, order=1)
+    for a, b in zip(first, ddim(denoise, schedule, start, times, noise=noise), strict=True):
+        assert torch.equal(a.x, b.x)
+
+
+def test_without_an_image_at_T_the_first_step_of_ipndm_and_heun_is_ddims(denoise, noise, start):
+    schedule = NoiseSchedule.named("linear", 1000, zero_terminal_snr=True)
+
+    def predict(x_t: torch.Tensor, t: int) -> Prediction:
+        a = schedule.alpha_bar[t]
+        return Prediction("v", torch.sin(x_t + t), x_t, a.sqrt(), (1 - a).sqrt())
+
+    def first(sampler):
+        return next(sampler(predict, schedule, start, [1000, 900, 500], noise=noise))
+
+    for sampler in (heun, partial(heun, churn=40.0), ipndm):
+        assert torch.equal(first(sampler).x, first(ddim).x)
+
+
+@pytest.mark.parametrize("order", [0, 5, 2.5])
+def test_an_order_that_there_is_not_is_refused(schedule, denoise, noise, start, order):
+    for sampler, known in ((ipndm, "1, 2, 3 or 4"), (unipc, "2 or 3")):
+        steps = sampler(denoise, schedule, start, [900, 40], noise=noise, order=order)
+        with pytest.raises(ValueError, match=f"order must be {known}, not {order}"):
+            next(steps)
+
+
+def test_an_order_above_the_steps_uses_what_there_is(schedule, denoise, noise, start):
+    times = [900, 400, 40]  # the last step is of the first order, so that two ε̂ meet at most
+    pairs = [(ipndm, 4, 2), (unipc, 3, 2)]
+    for sampler, more, less in pairs:
+        a, b = (
+            sampler(denoise, schedule, start, times, noise=noise, order=k) for k in (more, less)
+        )
+        for left, right in zip(a, b, strict=True):
+            assert torch.equal(left.x, right.x)
+
+
+# ---- churn ----------------------------------------------------------------------------------
+
+
+def churned(denoise, schedule, x, times, noise, churn, first=1, last=1000):
+    """Algorithm 2 of Karras et al. in their x̄ = x/α and σ = σ/α, times looked up one by one."""
+    sigma = [((1 - a) / a) ** 0.5 for a in schedule.alpha_bar.tolist()]
+    alpha = [a**0.5 for a in schedule.alpha_bar.tolist()]
+    x_bar = x / alpha[times[0]]
+    for t, s in zip(times, [*times[1:], 0], strict=True):
+        gamma = min(churn / len(times), math.sqrt(2) - 1) if first <= t <= last else 0
+        wanted = sigma[t] + gamma * sigma[t]
+        u = min(range(t, 1001), key=lambda each: abs(sigma[each] - wanted))
+        x_hat = x_bar + math.sqrt(sigma[u] ** 2 - sigma[t] ** 2) * noise(t)
+        d = (x_hat - denoise(x_hat * alpha[u], u).x0) / sigma[u]
+        x_bar = x_hat + (sigma[s] - sigma[u]) * d
+        if s > 0:
+            d_next = (x_bar - denoise(x_bar * alpha[s], s).x0) / sigma[s]
+            x_bar = x_hat + (sigma[s] - sigma[u]) * (d + d_next) / 2
+        yield u, x_bar * alpha[s]
+
+
+@pytest.mark.parametrize("options", [(40.0,), (5.0,), (1e3, 100, 600)], ids=str)
+def test_churn_is_algorithm_2_of_its_paper_at_times_of_the_table(schedule, denoise, noise, options):
+    times = sampling_timesteps(schedule, 20, "log_snr")
+    names = dict(zip(("churn", "churn_first", "churn_last"), options, strict=False))
+    seen, asked = [], []
+
+    def recorded(x_t: torch.Tensor, t: int) -> Prediction:
+        seen.append(t)
+        return denoise(x_t, t)
+
+    def drawn(t: int) -> torch.Tensor:
+        asked.append(t)
+        return noise(t)
+
+    steps = heun(recorded, schedule, noise(0), times, noise=drawn, **names)
+    expected = list(churned(denoise, schedule, noise(0), times, noise, *options))
+    for step, t, (u, right) in zip(steps, times, expected, strict=True):
+        assert (step.t, seen.pop(0)) == (t, u)
+        seen.clear()
+        torch.testing.assert_close(step.x, right, rtol=0, atol=1e-9)
+    first, last = options[1:] or (1, 1000)
+    raised = [t for t, (u, _) in zip(times, expected, strict=True) if u > t]
+    assert asked == raised
+    assert all(first <= t <= last for t in raised)
+    assert 1000 not in raised
+    assert len(raised) > 2
+
+
+def test_churn_too_small_for_the_table_and_none_are_heun(schedule, denoise, start, noise):
+    times = sampling_timesteps(schedule, 20)
+
+    def none(t: int) -> torch.Tensor:
+        raise AssertionError(t)
+
+    plain = list(heun(denoise, schedule, start, times, noise=none))
+    for options in ({"churn": 0.0}, {"churn": 0.01}, {"churn": 40.0, "churn_first": 1000}):
+        again = heun(denoise, schedule, start, times, noise=none, **options)
+        for a, b in zip(again, plain, strict=True):
+            assert torch.equal(a.x, b.x)
+
+
+def test_churn_keeps_the_marginals_of_the_data(schedule):
+    # x_0 ~ N(0, c): with x_T = 0 and noise z = 1 in one step alone, all is linear.
+    c = torch.tensor(0.4, dtype=torch.float64)
+    times = sampling_timesteps(schedule, 300, "log_snr")
+    probes = torch.zeros(1 + len(times), 1, 1, 1, dtype=torch.float64)
+    a_T = schedule.alpha_bar[-1]
+    probes[0] = (a_T * c + 1 - a_T).sqrt()
+
+    def gaussian(x_t: torch.Tensor, t: int) -> Prediction:
+        a = schedule.alpha_bar[t]
+        x0 = a.sqrt() * c / (a * c + 1 - a) * x_t
+        return Prediction("x0", x0, x_t, a.sqrt(), (1 - a).sqrt())
+
+    def noise(t: int) -> torch.Tensor:
+        z = torch.zeros_like(probes)
+        z[1 + times.index(t)] = 1
+        return z
+
+    *_, last = heun(gaussian, schedule, probes, times, noise=noise, churn=40.0)
+    assert last.x[0].abs().item() < 0.2 * c.sqrt()  # little is left of x_T itself
+    assert last.x.square().sum().item() == pytest.approx(c.item(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"churn": -1.0}, "churn must be at least 0, not -1"),
+        ({"churn": math.nan}, "churn must be at least 0, not nan"),
+        (
+            {"churn_first": 0},
+            r"churn_first = 0 and churn_last = 1000 must not fall, each in 1\.\.1000",
+        ),
+        ({"churn_first": 9, "churn_last": 8}, "churn_first = 9 and churn_last = 8 must not fall"),
+        ({"churn_last": 1001}, "churn_last = 1001 must not fall"),
+    ],
+    ids=str,
+)
+def test_an_impossible_churn_is_refused(schedule, denoise, noise, start, options, message):
+    with pytest.raises(ValueError, match=message):
+        next(heun(denoise, schedule, start, [900, 40], noise=noise, **options))
 
 
 # ---- one step alone -------------------------------------------------------------------------

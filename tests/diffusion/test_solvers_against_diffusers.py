@@ -13,15 +13,19 @@ differ in this:
 - Euler and Heun work on x/α. They get x_T/α_T; with `trailing` and `linspace` their own beginning
   is σ_T/α_T times the noise, x_T less by the factor σ_T.
 - `lower_order_final`, the first order at the end, is for fewer than 15 steps there; but with
-  `final_sigmas_type` zero the very last step is of first order always, as ours is.
+  `final_sigmas_type` zero the very last step is of first order always, as ours is. UniPC's is for
+  any number of steps, and so is ours.
+- IPNDM has times and shares of noise of its own, sin(πt/2), and reads outputs as v. With our shares
+  in their place all steps are ours but the last, for which it still adds up four ε̂.
 """
 
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
 
-from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, sampling_timesteps
+from fromnoise.diffusion import SAMPLERS, NoiseSchedule, euler, heun, ipndm, sampling_timesteps
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -43,12 +47,18 @@ THEIRS = {
         diffusers.UniPCMultistepScheduler,
         {**SECOND_ORDER, "solver_type": "bh2", "predict_x0": True},
     ),
+    "unipc3": (
+        diffusers.UniPCMultistepScheduler,
+        {**SECOND_ORDER, "solver_order": 3, "solver_type": "bh2", "predict_x0": True},
+    ),
 }
+OURS = {**SAMPLERS, "unipc3": partial(SAMPLERS["unipc"], order=3)}
 CLIPPED = {
     "heun": {"clip_sample": True},
     "dpm++": {"thresholding": True, "sample_max_value": 1.0},  # to [−s, s] with 1 ≤ s ≤ 1
     "dpm++sde": {"thresholding": True, "sample_max_value": 1.0},
     "unipc": {"thresholding": True, "sample_max_value": 1.0},
+    "unipc3": {"thresholding": True, "sample_max_value": 1.0},
 }
 
 FREE = [
@@ -139,14 +149,14 @@ def test_times_that_are_even_in_a_function_of_the_noise(schedule, timesteps, opt
 
 
 @chains(*FREE, *CLIPPING)
-@pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc"])
+@pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc", "unipc3"])
 def test_multistep(schedule, wave_denoiser, noise, name, chains):
     for steps, timesteps, kind, clip in chains:
         denoise, wave = wave_denoiser(schedule, kind, clip)
         times = sampling_timesteps(schedule, steps, timesteps)
         theirs = at_our_times(name, schedule, times, kind, clip=clip)
         x = noise(0)
-        for step in SAMPLERS[name](denoise, schedule, x, times, noise=noise):
+        for step in OURS[name](denoise, schedule, x, times, noise=noise):
             options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
             (x,) = theirs.step(wave.output, step.t - 1, x, return_dict=False, **options)
             assert_close(step.x, x, of=(steps, timesteps, clip, step.t))
@@ -168,6 +178,24 @@ def test_euler(schedule, wave_denoiser, noise, chains):
             scaled = theirs.scale_model_input(x, time)  # x/α, times the α that is next
             assert_close(step.x, scaled, of=(steps, timesteps, step.t))
             assert_close(step.x0, x0, of=(steps, timesteps, step.t))
+
+
+@pytest.mark.parametrize(
+    ("steps", "timesteps"), [(7, "trailing"), (20, "karras"), (53, "trailing")]
+)
+def test_ipndm(schedule, wave_denoiser, noise, steps, timesteps):
+    denoise, wave = wave_denoiser(schedule, "v", False)
+    times = sampling_timesteps(schedule, steps, timesteps)
+    theirs = diffusers.IPNDMScheduler(T)
+    theirs.set_timesteps(steps)
+    theirs.betas = (1 - schedule.alpha_bar[[*times, 0]]).sqrt()  # their name for σ
+    theirs.alphas = schedule.alpha_bar[[*times, 0]].sqrt()
+    theirs.set_begin_index(0)
+    x = noise(0)
+    for step in list(ipndm(denoise, schedule, noise(0), times, noise=noise))[:-1]:
+        denoise(x, step.t)
+        (x,) = theirs.step(wave.output, step.t - 1, x, return_dict=False)
+        assert_close(step.x, x, of=step.t)
 
 
 # In two steps the first goes from σ/α = 157 to 3.4, a leap that ours does not correct.
@@ -205,7 +233,7 @@ def test_heun(schedule, wave_denoiser, noise, chains):
 @pytest.mark.parametrize(
     ("name", "huge"),
     # float32 images allow Euler no more
-    [("euler", 1e7), ("dpm++", 1e150), ("dpm++sde", 1e150), ("unipc", 1e150)],
+    [("euler", 1e7), ("dpm++", 1e150), ("dpm++sde", 1e150), ("unipc", 1e150), ("unipc3", 1e150)],
 )
 def test_the_limit_of_no_image_at_T(wave_denoiser, noise, name, huge, kind):
     # Where ᾱ_T = 0 theirs put 2⁻²⁴, since they cannot count with σ/α = ∞; with far less than that
@@ -219,7 +247,7 @@ def test_the_limit_of_no_image_at_T(wave_denoiser, noise, name, huge, kind):
     theirs.sigmas[0] = huge
     x = noise(0) * huge if name == "euler" else noise(0)
     theirs.scale_model_input(x, theirs.timesteps[0])
-    for i, step in enumerate(SAMPLERS[name](denoise, schedule, noise(0), times, noise=noise)):
+    for i, step in enumerate(OURS[name](denoise, schedule, noise(0), times, noise=noise)):
         options = {"variance_noise": noise(step.t)} if name == "dpm++sde" else {}
         time = theirs.timesteps[i].float() if name == "euler" else theirs.timesteps[i]
         x, *_ = theirs.step(wave.output, time, x, return_dict=False, **options)

@@ -27,7 +27,7 @@ def test_times_fall_strictly_within_1_to_T_and_end_as_their_rule_says(data, T, n
     assert len(times) == steps
     assert all(type(t) is int and 1 <= t <= T for t in times)
     assert all(t > s for t, s in pairwise(times))
-    if timesteps != "leading":
+    if timesteps not in ("leading", "karras80"):
         assert times[0] == T
     if timesteps == "leading" or (timesteps != "trailing" and steps > 1):
         assert times[-1] == 1
@@ -82,6 +82,31 @@ def test_log_snr_is_even_in_the_logarithm_of_the_ratio():
 def test_karras_is_even_in_the_seventh_root_of_the_noise():
     a = [FINE.alpha_bar[t].item() for t in sampling_timesteps(FINE, 20, "karras")]
     assert evenness([((1 - a) / a) ** (1 / 14) for a in a]) < 1.2
+
+
+@given(data=st.data(), T=st.integers(25, 2000), name=st.sampled_from(NAMED))
+def test_karras80_begins_nearest_to_80_and_goes_on_as_karras_would_from_there(data, T, name):
+    schedule = some_schedule(name, T)
+    noise = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()
+    first = T if noise[-1] <= 80 else int((noise - 80).abs().argmin()) + 1
+    shorter = NoiseSchedule(1 - schedule.alpha_bar[1 : first + 1] / schedule.alpha_bar[:first])
+    steps = data.draw(st.integers(1, T))
+    times = sampling_timesteps(schedule, steps, "karras80")
+    if steps <= first:
+        assert times == sampling_timesteps(shorter, steps, "karras")
+    else:
+        assert times == list(range(steps, 0, -1))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_karras80_leaves_out_most_of_what_karras_spends_with_cosine(zero):
+    schedule = NoiseSchedule.named("cosine", 1000, zero_terminal_snr=zero)
+    noise = ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt()
+    times = sampling_timesteps(schedule, 50, "karras")
+    assert times[:20] == list(range(1000, 980, -1))
+    times = sampling_timesteps(schedule, 50, "karras80")
+    assert (times[0], times[-1]) == (int((noise - 80).abs().argmin()), 1)
+    assert times[5] < times[0] - 5
 
 
 @pytest.mark.parametrize("timesteps", ["log_snr", "karras"])

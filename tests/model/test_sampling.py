@@ -49,7 +49,7 @@ def labelled():
         ({"sampler": 5}, r"^sampling\.sampler = 5 has no keys"),
         (
             {"timesteps": "even"},
-            r"timesteps = 'even' is unknown\. Known: karras, leading, linspace",
+            r"timesteps = 'even' is unknown\. Known: karras, karras80, leading",
         ),
         ({"steps": 0}, r"^steps = 0 is out of range\. Use 1 to T = 50\.$"),
         ({"steps": 51}, r"^steps = 51 is out of range\. Use 1 to T = 50\.$"),
@@ -76,6 +76,19 @@ def labelled():
         ({"eta": "much"}, "sampling.sampler.eta = 'much'"),
         ({"eta": 1.5}, r"eta = 1\.5 is out of range"),
         ({"eta": float("nan")}, "finite"),
+        (
+            {"sampler": "heun", "churn": -1},
+            r"^sampling\.sampler\.churn = -1 is out of range\. Use 0",
+        ),
+        ({"sampler": "heun", "churn": float("inf")}, "finite"),
+        (
+            {"sampler": "heun", "churn": 9, "churn_last": 51},
+            r"^sampling\.sampler\.churn_first = 1 or churn_last = 51 is out .* 1 ≤ .* ≤ T = 50\.$",
+        ),
+        ({"sampler": "heun", "churn_first": 0}, r"churn_first = 0 or churn_last = None is out"),
+        ({"sampler": "ipndm", "order": 5}, r"^sampling\.sampler\.order = 5 .* 1, 2, 3 or 4"),
+        ({"sampler": "unipc", "order": 1}, r"^sampling\.sampler\.order = 1 .* 2 or 3"),
+        ({"order": 3}, r"^order is an option of ipndm, unipc, not of ddim\."),
         ({"clamp": "often"}, r"^sampling\.clamp = 'often'"),
         ({"precision": "fp16"}, r"^sampling\.precision = 'fp16'"),
         ({"network": 3}, r"^network has no effect on sampling\. Remove it\.$"),

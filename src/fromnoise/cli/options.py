@@ -11,7 +11,7 @@ from fromnoise.config.errors import ConfigError
 Number = TypeVar("Number", int, float)
 MAX_SEEDS = 10_000_000
 # for the help: the dicts themselves need torch
-SAMPLERS = "ddpm, ddim, euler, heun, dpm++, dpm++sde, unipc"
+SAMPLERS = "ddpm, ddim, euler, heun, ipndm, dpm++, dpm++sde, unipc"
 METRICS = "fid, kid, is, prc, copies"
 FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
 

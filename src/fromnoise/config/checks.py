@@ -87,6 +87,16 @@ def check_sampling(section: Any, *, labels: bool) -> None:
         raise ConfigError(
             f"sampling.sampler.eta = {eta:g} is out of range. Use 0 (deterministic) to 1 (as ddpm)."
         )
+    churn = sampling.sampler.options.get("churn", 0)
+    if churn < 0:
+        raise ConfigError(f"sampling.sampler.churn = {churn:g} is out of range. Use 0 or more.")
+    first = sampling.sampler.options.get("churn_first", 1)
+    last = sampling.sampler.options.get("churn_last")
+    if not 1 <= first <= (T if last is None else last) <= T:
+        raise ConfigError(
+            f"sampling.sampler.churn_first = {first} or churn_last = {last} is out of range. Give "
+            f"the first and the last t with churn, 1 ≤ first ≤ last ≤ T = {T}."
+        )
     interval = sampling.guidance_interval
     if interval is not None and not interval[0] <= interval[1] <= T:
         raise ConfigError(

@@ -39,8 +39,7 @@ def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
         if new is None or new not in section:  # the new key wins
             migrated[new or key] = _value(f"{name}.{key}", value)
     size, parts = section.get("batch_size"), section.get("accumulation")
-    known = isinstance(size, int) and isinstance(parts, int) and "parts" not in section
-    if known and 1 <= parts <= size:
+    if isinstance(size, int) and isinstance(parts, int) and 1 <= parts <= size:
         migrated["parts"] = least_divisor(size, parts)  # the old parts could have any size
     return migrated
 

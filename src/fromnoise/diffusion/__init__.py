@@ -22,7 +22,7 @@ from fromnoise.diffusion.losses import LOSSES, OWN, VLB, WEIGHTINGS, Objective
 from fromnoise.diffusion.noise_levels import NOISE_LEVELS
 from fromnoise.diffusion.samplers import SAMPLERS, Step, reverse_step
 from fromnoise.diffusion.samplers.ancestral import ddpm
-from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun
+from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun, ipndm
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps

@@ -54,12 +54,24 @@ def karras(schedule: NoiseSchedule, steps: int) -> list[int]:
 
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5; their σ is σ/α = √((1−ᾱ_t)/ᾱ_t) here.
     """
-    noise = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()  # (T,)
-    return _nearest(noise ** (1 / 7), steps)
+    return _nearest(_noise_to_image(schedule) ** (1 / 7), steps)
+
+
+def karras80(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """Return the times of `karras` from σ/α = 80 on, as in the paper, instead of from T.
+
+    With the cosine schedule, whose σ/α at T is 20,000 or ∞, most times of `karras` lie above 80.
+    The sampler begins with noise alone, though x has 1/80 of the image there. Where the schedule
+    ends below 80, or there are too few times below it, the times reach up to T.
+    """
+    noise = _noise_to_image(schedule)
+    first = schedule.T if noise[-1] <= 80 else int((noise - 80).abs().argmin()) + 1
+    return _nearest(noise ** (1 / 7), steps, first)
 
 
 TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
-    each.__name__: each for each in (leading, trailing, linspace, quadratic, log_snr, karras)
+    each.__name__: each
+    for each in (leading, trailing, linspace, quadratic, log_snr, karras, karras80)
 }
 
 
@@ -75,22 +87,28 @@ def sampling_timesteps(schedule: NoiseSchedule, steps: int, rule: str = "trailin
     return TIMESTEPS[rule](schedule, steps)
 
 
+def _noise_to_image(schedule: NoiseSchedule) -> Tensor:
+    """Return σ/α at 1 … T, (T,): infinite at T if ᾱ_T = 0."""
+    return ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt()
+
+
 def _evenly(first: float, last: float, steps: int) -> Tensor:
     return torch.linspace(first, last, steps, dtype=torch.float64)
 
 
-def _nearest(table: Tensor, steps: int) -> list[int]:
-    """Return T, then the t whose table[t−1] is nearest to each of evenly spaced values.
+def _nearest(table: Tensor, steps: int, first: int | None = None) -> list[int]:
+    """Return `first`, then the t whose table[t−1] is nearest to each of evenly spaced values.
 
-    If ᾱ_T is 0, table[T−1] is infinite, and the values are spaced from T−1 on.
+    first: T by default. If ᾱ_T is 0, table[T−1] is infinite, and the values are spaced from T−1 on.
     """
     T = len(table)
-    start = T if table[-1].isfinite() else T - 1
+    first = first or T
+    start = first if table[first - 1].isfinite() else first - 1
     values = _evenly(table[start - 1].item(), table[0].item(), steps)  # (n,)
     # one by one: a table of all differences of 10,000 times takes a gigabyte
     times = torch.stack([(table[:start] - value).abs().argmin() for value in values]) + 1
-    times[0] = T
-    return _apart(times, T)
+    times[0] = first
+    return _apart(times, max(first, steps))
 
 
 def _apart(times: Tensor, T: int) -> list[int]:

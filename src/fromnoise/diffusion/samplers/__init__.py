@@ -6,7 +6,7 @@ They step from each kept time to the next, so that any number of steps is right;
 from collections.abc import Callable, Iterator
 
 from fromnoise.diffusion.samplers.ancestral import Variance, ddpm, reverse_step, step_std
-from fromnoise.diffusion.samplers.ddim import ddim, euler, heun
+from fromnoise.diffusion.samplers.ddim import ddim, euler, heun, ipndm
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.samplers.step import Noise, Step, steps_between
 
@@ -15,6 +15,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddim": ddim,
     "euler": euler,
     "heun": heun,
+    "ipndm": ipndm,
     "dpm++": dpmpp,
     "dpm++sde": dpmpp_sde,
     "unipc": unipc,

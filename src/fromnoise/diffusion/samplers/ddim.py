@@ -7,7 +7,9 @@ arXiv:2010.02502, Eq. 14; Karras et al. 2022, arXiv:2206.00364, Eq. 1 with their
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fromnoise.diffusion.denoiser import Denoise
@@ -74,27 +76,113 @@ def euler(
     yield from ddim(denoise, schedule, x, times, noise=noise)
 
 
+def ipndm(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    x: Tensor,
+    times: Sequence[int],
+    *,
+    noise: Noise,
+    order: Literal[1, 2, 3, 4] = 4,
+) -> Iterator[Step]:
+    """Sample by x̄_s = x̄_t + (ρ_s − ρ_t) ε', ε' the last ε̂ in the sum of Adams and Bashforth.
+
+    iPNDM: Zhang and Chen 2022 (arXiv:2204.13902), after the pseudo linear multistep of Liu et al.
+    2022 (arXiv:2202.09778). One evaluation a step; `ADAMS_BASHFORTH` has the weights. The first
+    steps use the ε̂ that there are, so `order` may exceed the steps. The first is that of `ddim`,
+    and so is the last, which ends at x̂_0. `noise` is not used.
+
+    The weights are those of equal steps in ρ. Where ρ_t − ρ_s is the same in all steps, each is
+    exact if ε̂ is a polynomial in ρ of degree order − 1, and the error falls with the order until
+    that of the first steps is left. Elsewhere the measured order is 2 (1 for order 1) if the
+    lengths change slowly, as by a rule of timesteps, and 1 if long and short steps alternate.
+    Raises ValueError for another order than 1 to 4.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order must be 1, 2, 3 or 4, not {order}")
+    known: list[Tensor] = []  # ε̂, the last one first
+    for t, s in steps_between(times, schedule):
+        prediction = denoise(x, t)
+        known = [prediction.eps, *known][: order if s > 0 else 1]
+        x0, eps = prediction.x0, prediction.eps
+        a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+        if len(known) > 1:
+            weights = ADAMS_BASHFORTH[len(known) - 1]
+            pairs = zip(weights, known, strict=True)
+            eps = sum((weight * each for weight, each in pairs), torch.zeros_like(x))
+            x0 = (x - (1 - a_t) ** 0.5 * eps) / a_t**0.5
+        x = a_s**0.5 * x0 + (1 - a_s) ** 0.5 * eps
+        yield Step(t, s, x, prediction.x0)
+
+
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+"""Weights of the last slopes, the newest first, for a step as long as those before."""
+
+
 def heun(
-    denoise: Denoise, schedule: NoiseSchedule, x: Tensor, times: Sequence[int], *, noise: Noise
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    x: Tensor,
+    times: Sequence[int],
+    *,
+    noise: Noise,
+    churn: float = 0.0,
+    churn_first: int = 1,
+    churn_last: int | None = None,
 ) -> Iterator[Step]:
     """Sample by Euler steps to s, each repeated with the mean of the slopes at both ends. Order 2.
 
     x̄_s = x̄_t + (ρ_s − ρ_t) (ε̂_t + ε̂_s)/2: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
-    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s). `noise` is unused.
+    Two evaluations a step; only the Euler step if s = 0 or ρ_t > 10 max(1, ρ_s).
+
+    With churn, Algorithm 2: a step from t with churn_first ≤ t ≤ churn_last (None: T) begins at the
+    noisier u ≥ t whose ρ_u is nearest to (1 + γ) ρ_t, γ = min(churn/n, √2 − 1) for n steps. It is
+    reached by x_u = √(ᾱ_u/ᾱ_t) x_t + √(1 − ᾱ_u/ᾱ_t) z, which is exact (their S_noise is 1); nothing
+    is added where u = t, as at T. `Step.x0` is then predicted from x_u. `churn` is their S_churn,
+    and the bounds, in t, are their S_tmin and S_tmax. `noise` is used for z only.
+
+    Raises ValueError for a churn below 0, and for bounds without 1 ≤ churn_first ≤ churn_last ≤ T.
     """
-    for t, s in steps_between(times, schedule):
-        prediction = denoise(x, t)
-        a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+    last = schedule.T if churn_last is None else churn_last
+    if not 0 <= churn < math.inf:
+        raise ValueError(f"churn must be at least 0, not {churn}")
+    if not 1 <= churn_first <= last <= schedule.T:
+        raise ValueError(
+            f"churn_first = {churn_first} and churn_last = {last} must not fall, each in "
+            f"1..{schedule.T}"
+        )
+    steps = steps_between(times, schedule)
+    gamma = min(churn / len(steps), 2**0.5 - 1) if steps else 0.0
+    for t, s in steps:
+        u = _noisier(schedule, t, gamma) if churn_first <= t <= last else t
+        a_u, a_s = schedule.alpha_bar[u].item(), schedule.alpha_bar[s].item()
+        if u > t:
+            kept = a_u / schedule.alpha_bar[t].item()
+            x = kept**0.5 * x + (1 - kept) ** 0.5 * noise(t)
+        prediction = denoise(x, u)
         x_s = a_s**0.5 * prediction.x0 + (1 - a_s) ** 0.5 * prediction.eps
         # ε̂ bends at ρ about 1 and is straight above. Over a long step from a large ρ_t, as with
         # cosine (ρ_T = 20,000, or ∞ if ᾱ_T = 0), the mean errs by about ρ_t/(4 ρ_s²), Euler by
         # 1/(2 ρ_s).
-        if s > 0 and _rho(a_t) <= 10 * max(1.0, _rho(a_s)):
+        if s > 0 and _rho(a_u) <= 10 * max(1.0, _rho(a_s)):
             slope = (prediction.eps + denoise(x_s, s).eps) / 2
-            x0 = (x - (1 - a_t) ** 0.5 * slope) / a_t**0.5
+            x0 = (x - (1 - a_u) ** 0.5 * slope) / a_u**0.5
             x_s = a_s**0.5 * x0 + (1 - a_s) ** 0.5 * slope
         x = x_s
         yield Step(t, s, x, prediction.x0)
+
+
+def _noisier(schedule: NoiseSchedule, t: int, gamma: float) -> int:
+    """Return the u ≥ t whose ρ_u is nearest to (1 + γ) ρ_t."""
+    if gamma == 0 or t == schedule.T:
+        return t
+    rho = ((1 - schedule.alpha_bar[t:]) / schedule.alpha_bar[t:]).sqrt()  # (T−t+1,)
+    return t + int((rho - (1 + gamma) * rho[0]).abs().argmin())
 
 
 def _rho(alpha_bar: float) -> float:
