@@ -351,7 +351,7 @@ def test_weights_that_are_not_those_of_the_network(model, tmp_path):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(ValueError, match="device = 'abacus' is not available"):
+    with pytest.raises(ValueError, match="device = 'abacus' is unknown"):
         select_device("abacus")
 
 

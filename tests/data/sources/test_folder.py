@@ -401,9 +401,9 @@ def test_nothing_there(tmp_path):
         DataError, match=r"has no images, and no other files\. .* types: .png, .jpg"
     ):
         open_images("folder", tmp_path)
-    for name in ("a.txt", "b.TXT", "c.heic", "d"):
+    for name in ("a.txt", "b.TXT", "c.svg", "d"):
         (tmp_path / name).touch()
-    expected = r"has no images, only \.txt ×2, \.heic ×1, no extension ×1\. Use files of"
+    expected = r"has no images, only \.txt ×2, \.svg ×1, no extension ×1\. Use files of"
     with pytest.raises(DataError, match=expected):
         open_images("folder", tmp_path)
     with pytest.raises(DataError, match=r"a\.txt is a file\. Source folder needs a folder"):
