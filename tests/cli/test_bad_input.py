@@ -129,6 +129,7 @@ BAD = {
     "a sampler that is none": (*SAMPLE, "sampler=dimm"),
     "an option of another sampler": (*SAMPLE, "sampler=heun", "eta=0"),
     "η above 1": (*SAMPLE, "eta=2"),
+    "bounds of no churn": (*SAMPLE, "sampler=heun", "churn_first=5"),
     "guidance of an unconditional model": (*SAMPLE, "guidance=2"),
     "a class of an unconditional model": (*SAMPLE, "--class", "3"),
     "a clamp that is none": (*SAMPLE, "clamp=maybe"),

@@ -97,6 +97,11 @@ def check_sampling(section: Any, *, labels: bool) -> None:
             f"sampling.sampler.churn_first = {first} or churn_last = {last} is out of range. Give "
             f"the first and the last t with churn, 1 ≤ first ≤ last ≤ T = {T}."
         )
+    if not churn and (first, last) != (1, None):
+        raise ConfigError(
+            f"sampling.sampler.churn_first = {first} or churn_last = {last} has no effect without "
+            "churn. Set sampling.sampler.churn, or leave it out."
+        )
     interval = sampling.guidance_interval
     if interval is not None and not interval[0] <= interval[1] <= T:
         raise ConfigError(
