@@ -453,7 +453,7 @@ def test_the_network_of_june_2022_has_as_many_parameters_as_published():
 def test_what_june_2022_trained_with_is_recorded():
     foreign = lucidrains(june_file(june()))
     spec = ModelSpec.model_validate(foreign.spec)
-    assert (spec.diffusion.loss, spec.diffusion.prediction) == ("l1", "eps")
+    assert (spec.diffusion.loss, spec.diffusion.prediction.name) == ("l1", "eps")
     assert (spec.diffusion.schedule.name, spec.diffusion.T) == ("cosine", 1000)
     assert spec.diffusion.weighting.name == "simple"
     assert {"diffusion.loss", "diffusion.prediction", "size"} <= foreign.assumed.keys()
