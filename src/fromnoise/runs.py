@@ -99,8 +99,8 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     made = pictures_made(folder, saved["step"])  # a kill may have prevented them
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
     if saved["step"] >= settings.steps:
-        said = "%s already finished at step %d. To train longer, increase training.steps"
-        logger.info(said, folder.absolute(), saved["step"])
+        said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
+        logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
             return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)

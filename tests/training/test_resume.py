@@ -355,7 +355,7 @@ def test_a_finished_run_is_left_as_it_is(run, caplog, monkeypatch):
     before = contents(run)
     fromnoise.resume(run)
     assert contents(run) == before
-    assert "already finished at step 6. To train longer, increase training.steps" in caplog.text
+    assert "already finished at step 6. To train longer: fromnoise resume " in caplog.text
 
 
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 5e-3, "ema_snapshot_every": 5}])
