@@ -248,6 +248,7 @@ def test_the_published_form_drops_nothing_when_it_is_asked_by_a_sampler():
 # ---- operations and utilisation -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("network", list(SMALL))
 def test_operations_are_those_of_the_network_as_it_runs(network, training):

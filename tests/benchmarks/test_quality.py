@@ -2,10 +2,12 @@
 
 import sys
 
+import pytest
 import quality
 import report
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_sampled_and_compared(recipe_file, monkeypatch, tmp_path, capsys):
     kept = {}
     monkeypatch.setattr(quality, "save", kept.__setitem__)

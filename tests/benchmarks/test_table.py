@@ -163,6 +163,7 @@ def test_works_measured_again_leave_the_others_as_they_are(results, monkeypatch)
     assert list(kept()["works"]) == ["b"]
 
 
+@pytest.mark.slow
 def test_versions_of_both_environments_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "PEERS_PYTHON", tmp_path / "none")
     assert report.versions().keys() == {"fromnoise"}

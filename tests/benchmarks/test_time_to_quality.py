@@ -146,6 +146,7 @@ def _sigterm():
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_sigterm")
 @pytest.mark.parametrize(("steps", "seconds"), [(3, LONG), (None, 0.0)])
 def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, steps, seconds):
@@ -175,6 +176,7 @@ def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "seconds"), [(2, LONG), (None, 0.0)])
 def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tmp_path, steps, seconds):
     pytest.importorskip("diffusers")

@@ -321,6 +321,7 @@ def coverage(num_conditions: int, num_images: int, alike: float, *, repeats: int
     return held / repeats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_images", [1, 4, 20])
 def test_with_40_conditions_the_coverage_is_95_percent(num_images):
     assert coverage(40, num_images, 0.25) == pytest.approx(0.95, abs=0.04)

@@ -303,6 +303,7 @@ def test_from_a_mixed_folder_to_pictures(cli, recipe_file, tmp_path, caplog):
         assert (image.mode, image.size) == ("RGB", (12, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "jsd"])
 def test_without_any_image_at_T_it_trains_and_every_sampler_walks(
     cli, recipe_file, tmp_path, schedule

@@ -91,6 +91,7 @@ FIRST_ORDER, SECOND_ORDER = (0.2, 0.06), (0.09, 0.02)
 MOST = dict.fromkeys(("heun", "dpm++", "dpm++sde", "unipc", "unipc 3", "ddpm large"), SECOND_ORDER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_from_pure_noise_the_mean_is_exact_and_the_deviation_near(name):
     steps_and_errors = zip((20, 100), MOST.get(name, FIRST_ORDER), strict=True)
@@ -150,6 +151,7 @@ def test_one_step_two_steps_and_all_end_finite_at_0_in_float32(sampler, T):
 QUICK = ("ddim", "ddpm", "dpm++", "unipc")  # one of each kind; the others are slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

@@ -381,6 +381,7 @@ def entropy(mean: float, std: float) -> float:
     return -torch.special.xlogy(share, share).sum().item() / math.log(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variance", "mean", "std"),
     [

@@ -154,6 +154,7 @@ EACH = {
 QUICK = ("ddim", "ddpm", "dpm++sde", "unipc")  # one of each kind; the others are slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [pytest.param(s, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, s in EACH.items()],

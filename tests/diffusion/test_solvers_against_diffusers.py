@@ -148,6 +148,7 @@ def test_times_that_are_even_in_a_function_of_the_noise(schedule, timesteps, opt
 # ---- steps ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @chains(*FREE, *CLIPPING)
 @pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc", "unipc3"])
 def test_multistep(schedule, wave_denoiser, noise, name, chains):

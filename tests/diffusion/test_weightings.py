@@ -73,6 +73,7 @@ def test_a_metric_is_that_of_torch(name, theirs, errors):
 # ---- weights ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(t=st.lists(st.integers(1, 1000), min_size=1, max_size=4), seed=st.integers(0, 99))
 @pytest.mark.parametrize("name", [name for name in WEIGHTINGS if name != "simple"])
 def test_a_weighted_error_pulls_x0_alike_whatever_is_predicted(schedule, name, t, seed):

@@ -52,6 +52,7 @@ def repeats(d: int, n: int, mean: float, scale: float) -> tuple[list, float]:
     return [frechet_scores(in_blocks(x), np.zeros(d), cov)[:2] for x in drawn], truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "n", "mean", "scale"), [(4, 400, 0.3, 1.2), (8, 500, 0.2, 1.1), (24, 120, 0.3, 1.2)]
 )
@@ -68,6 +69,7 @@ def test_the_intervals_hold_the_truth_in_95_of_100_repeats(d, n, mean, scale):
     assert expected - truth > 6 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "n"), [(4, 400), (24, 120)])
 def test_the_interval_of_a_ratio_holds_it_in_95_of_100_repeats_and_is_narrow(d, n):
     """Of two sets that have most of their noise in common, as those of the same seeds."""
@@ -117,6 +119,7 @@ def test_kids_interval_is_the_jackknife_of_whole_sets():
     assert (score.high - score.low) / 2 == pytest.approx(2.093 * error, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_kids_interval_covers(monkeypatch):
     monkeypatch.setattr(set_metrics, "SUBSETS", 1)  # of all images: they are fewer than 1,000
     found = [

@@ -70,6 +70,7 @@ def test_a_checkpoint_stands_before_a_score_begins(train, monkeypatch, tmp_path)
     assert there == [(2, True), (4, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError, RuntimeError, MemoryError, ValueError])
 def test_a_score_that_fails_does_not_end_the_training(train, monkeypatch, caplog, error):
     def fails(*_, **__):

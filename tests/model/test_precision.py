@@ -45,6 +45,7 @@ def test_it_predicts_the_same_within_the_rounding_of_bf16(name):
     assert off < 0.05, f"relative error {off:.4f}: a dozen layers that round to 0.004 each"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TINY.keys() - {"context"}))  # its time is not cast
 def test_it_is_what_autocast_makes_of_the_network(name):
     denoiser = denoiser_of(name)

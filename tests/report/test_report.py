@@ -195,6 +195,7 @@ def rows_of(html: str) -> list[list[str]]:
 # ---- content -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_numbers_equal_those_of_the_records(page):
     html = page.read_text()
     metrics = section(html, "metrics")
@@ -653,6 +654,7 @@ def test_the_slider_changes_the_preview(opened):
     assert [image.is_visible() for image in images.all()] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_nothing_is_wider_than_the_screen(opened, width):
     tab = opened(width=width)
@@ -664,6 +666,7 @@ def test_nothing_is_wider_than_the_screen(opened, width):
     assert wide <= there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_has_enough_contrast(opened, dark):
     tab = opened(dark=dark)

@@ -107,6 +107,7 @@ def test_each_order_of_a_few_images_is_as_frequent(size):
     assert stats.chisquare(seen).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 33])
 @pytest.mark.parametrize("few", [0, 2**16])
 def test_each_image_is_as_frequent_at_each_place_and_beside_each_other(size, few, monkeypatch):

@@ -141,6 +141,7 @@ def expected(recipe, batches, definition_of):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_elements_drop_out")
 @pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SMALL)
