@@ -378,6 +378,7 @@ def test_a_small_run_shows_the_labels_of_its_conditions(squares, trained, cli, c
     assert (sampling["steps"], sampling["timesteps"]) == (2, "leading")
 
 
+@pytest.mark.slow
 def test_missing_images_are_skipped_and_counted_unless_strict(squares, cli, caplog, tmp_path):
     root = tmp_path / "squares"
     shutil.copytree(squares, root)

@@ -306,6 +306,7 @@ OUT_OF_MEMORY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["preview", "score"])
 def test_out_of_memory_in_a_preview_or_score_does_not_end_the_training(
     train, monkeypatch, caplog, tmp_path, name

@@ -297,6 +297,7 @@ def by_importance(tiny, tmp_path, monkeypatch):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [pytest.param(4, marks=pytest.mark.slow), 14])
 def test_the_losses_that_times_are_drawn_by_go_on_too(by_importance, first):
     """After 4 steps of 8 images no t of 4 can have been drawn otherwise than evenly; later, all."""
