@@ -181,7 +181,7 @@ def _shapes(tree: Any) -> Iterator[Any]:
 
 
 def _told_apart(a: str, b: str, partner_a: str, partner_b: str) -> bool:
-    """Return whether two names are told apart as those of their partners are.
+    """Return whether two names differ in the way that the names of their partners do.
 
     They are numbered in the same order, or have the words in which the partners differ: `to_q` and
     `to_k` for `proj_q` and `proj_k`.

@@ -252,7 +252,7 @@ def _unwrapped(name: str) -> str:
 def find_networks(payload: Payload, names: Set[str]) -> Networks:
     """Return the networks of a payload that have all of `names`, under any wrapper and prefix.
 
-    Averaged weights are told from raw ones by their place: `ema` in it, or torch's AveragedModel.
+    Averaged weights have `ema` in their path, or are in torch's AveragedModel; others are raw.
     Raises CheckpointError if there are several of a kind that differ.
     """
     found: dict[str, dict[str, Network]] = {"ema": {}, "raw": {}, "copy": {}}

@@ -17,7 +17,7 @@ _TURNS = {  # from EXIF's orientation to upright
 def upright(image: Image.Image) -> Image.Image:
     """Rotate as `read_header` reports, so ignore metadata after the pixels of a PNG.
 
-    `ImageOps.exif_transpose` would fail for damaged EXIF, which it writes anew.
+    `ImageOps.exif_transpose` also writes the EXIF data back, and fails if it is damaged.
     """
     turn = _TURNS.get(orientation_of(image))
     return image if turn is None or image.format == "TIFF" else image.transpose(turn)
