@@ -368,7 +368,7 @@ def check_version(version: int, where: Path) -> None:
         )
 
 
-def prune(newest: Path, keep: int, milestone_every: int | None) -> None:
+def prune(newest: Path, keep: int, milestone_every: float | None) -> None:
     """Delete checkpoints before `newest`, except `keep` − 1 and the milestones.
 
     A milestone is the first checkpoint at or after each multiple of `milestone_every`.

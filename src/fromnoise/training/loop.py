@@ -16,13 +16,14 @@ from torch import Tensor
 from fromnoise.checkpoints import list_checkpoints, prune, save_checkpoint
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
-from fromnoise.data.loader import feed
+from fromnoise.data.loader import LoadBatch, feed
+from fromnoise.diffusion import Objective
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.state import TrainingState, learning_rate
-from fromnoise.training.step import sample_batch, sample_images, train_step
+from fromnoise.training.step import Batch, sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -77,7 +78,7 @@ class Callback(NamedTuple):
     """
 
     name: str
-    every: int
+    every: float
     call: Callable[[TrainingState, RunLog, StopSignal], None]
     made: Callable[[int], bool]
     slow: bool = False
@@ -143,12 +144,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
-            drawn = state.history, images(state.step)
-            batch = sample_batch(recipe, data, state.step, *drawn, device=device)
-            torch.manual_seed(seed_of(settings.seed, state.step, "network"))  # its own draws
-            losses, norm = train_step(state, objective, batch, settings)
+            batch, losses, norm = take_step(recipe, data, state, objective, images, rate)
             if state.skipped_in_a_row:
                 report_skipped_step(state, losses, norm, batch.t, log, folder)
             state.step += 1
@@ -195,6 +191,27 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
                 break
     return stop.received
+
+
+def take_step(
+    recipe: Recipe,
+    data: ImageSet,
+    state: TrainingState,
+    objective: Objective,
+    images: LoadBatch,
+    rate: float,
+) -> tuple[Batch, Tensor, float]:
+    """Take optimiser step `state.step` (Algorithm 1). Return batch, losses (B,), gradient norm.
+
+    images: of `feed`. rate: the learning rate.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    device = next(state.denoiser.parameters()).device
+    drawn = state.history, images(state.step)
+    batch = sample_batch(recipe, data, state.step, *drawn, device=device)
+    torch.manual_seed(seed_of(recipe.training.seed, state.step, "network"))  # its own draws
+    return batch, *train_step(state, objective, batch, recipe.training)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """A run folder: what a training in it begins with, and its model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
     | {"diffusion": {"prediction", "variance_reading"}},
     "exclude": {"network": {"dropout"}},
 }
+MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
 logger = logging.getLogger("fromnoise")
 
 
@@ -93,7 +95,10 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
 
 
 def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
-    """Return the parts of a training on these images. Without any, epochs remain epochs."""
+    """Return the parts of a training on these images. Without any, epochs remain epochs.
+
+    A length in minutes remains until `budget.measured_steps`.
+    """
     settings, count = recipe.training, len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
@@ -103,7 +108,9 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
     if settings.epochs is not None and count:
         steps = max(1, round(settings.epochs * count / settings.batch_size))
         logger.info("%g epochs of %d images are %d steps", settings.epochs, count, steps)
-        recipe = _with(recipe, "training", steps=steps, epochs=None)
+        recipe = recipe.with_steps(steps)
+    elif settings.steps:
+        recipe = recipe.with_steps(settings.steps)
     spec = ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
@@ -143,7 +150,8 @@ def _computation(
     """
     recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
     device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
-    computation = precision.choose_computation(settings, denoiser, settings.steps - done)
+    left = settings.steps - done if settings.steps else MANY
+    computation = precision.choose_computation(settings, denoiser, left)
     if saved and device.type != saved["device"]:
         logger.warning("resumed on another device than before: not bit for bit the same")
     elif saved:
@@ -166,7 +174,6 @@ def _computation(
                 raise
             logger.warning("not compiled: %s", error)
             computation = computation._replace(compiled=False)
-    logger.info("computing on %s in %s", device, computation)
     return computation
 
 
@@ -242,13 +249,29 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     if not state.optimizer.state:  # the two moments of Adam, which do not exist yet
         needed += 2 * sum(p.nbytes for p in state.denoiser.network.parameters())
     require_room(folder / "checkpoints", needed)
-    with atomic_file(folder / RECIPE_FILE) as writing:
-        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
+    write_recipe(setup)
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
-    # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
-    # self-conditioning, where the number of images that are estimated first varies
-    benchmark = not state.denoiser.self_conditioning
-    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
+    device = next(state.denoiser.parameters()).device
+    logger.info("computing on %s in %s", device, state.computation)
+    with computing(state):
         stopped_by = fit(setup, state, callbacks)
     return Run(folder, stopped_by)
+
+
+def write_recipe(setup: Setup) -> None:
+    """Write recipe.yaml."""
+    with atomic_file(setup.folder / RECIPE_FILE) as writing:
+        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
+
+
+@contextmanager
+def computing(state: TrainingState) -> Iterator[None]:
+    """Set torch up for the steps of a training.
+
+    cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
+    self-conditioning, where the number of images that are estimated first varies.
+    """
+    benchmark = not state.denoiser.self_conditioning
+    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
+        yield
