@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "generation": MODEL,
     "classifier": MODEL | {"training"},
     "evaluation": MODEL | {"training", "classifier"},
-    "doctor": MODEL | {"training"},
+    "doctor": MODEL | {"networks", "training"},
     "interop": MODEL | {"networks", "classifier"},
     "report": MODEL | {"training", "evaluation"},
     "runs": MODEL | {"training", "doctor", "evaluation"},

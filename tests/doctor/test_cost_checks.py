@@ -35,6 +35,21 @@ def test_memory_is_that_of_one_part_of_the_batch(facts):
     nearly = {"image_bytes": 60 * 2**20}
     assert checks.memory(facts(cost=nearly)).level == "warn"
     assert checks.memory(facts(cost=whole, memory_free=None)).level == "ok"
+    light = whole | {"checkpointed_bytes": 40 * 2**20}
+    assert checks.memory(facts(cost=light)).advice == (
+        "Set training.parts=2 for smaller parts, or training.checkpoint_gradients=true, which "
+        "computes blocks twice"
+    )
+    both = {
+        "image_bytes": 10 * 2**30,
+        "checkpointed_bytes": 100 * 2**20,
+    }  # a single image is too much
+    found = checks.memory(facts(cost=both))
+    assert found.advice.startswith("Set training.parts=2 and training.checkpoint_gradients=true, ")
+    in_parts = checks.memory(facts({"training.parts": 2}, cost=both))
+    assert in_parts.advice.startswith("Set training.checkpoint_gradients=true, ")
+    on = checks.memory(facts({"training.checkpoint_gradients": True}, cost=light))
+    assert on.advice == "Set training.parts=2 for smaller parts"
     hopeless = checks.memory(facts(memory_free=10**6))
     assert (hopeless.level, "parts" in hopeless.advice) == ("error", False)
 

@@ -111,6 +111,7 @@ def error_line(error: Exception) -> str | None:
     if is_out_of_memory(error):
         return (
             "out of memory. Set training.parts to 2 or another divisor of the batch size, which "
-            "computes the same batch in parts, or a smaller --batch-size for sampling."
+            "computes the same batch in parts, or training.checkpoint_gradients=true, which "
+            "computes blocks twice, or a smaller --batch-size for sampling."
         )
     return message if isinstance(error, Diverged | NotFinite) else None

@@ -192,6 +192,7 @@ class Training(Section):
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
     parts: Positive = 1  # of a batch, one after the other: less memory, the same gradient
+    checkpoint_gradients: bool = False  # compute blocks again in the backward pass: less memory
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -241,9 +241,22 @@ def memory(facts: Facts) -> Finding:
     advice = "Use a smaller network or data.size"
     size, room = settings.batch_size, NEARLY_FULL * (free or 0)
     divisors = [parts for parts in range(1, size + 1) if size % parts == 0]
-    fitting = [n for n in divisors if fixed_of(n) + image_bytes * size // n <= room]
-    if fitting:
-        advice = f"Set training.parts={fitting[0]} for smaller parts"
+
+    def fewest(image_bytes: int) -> int | None:
+        """Return the fewest parts that fit."""
+        return next((n for n in divisors if fixed_of(n) + image_bytes * size // n <= room), None)
+
+    parts, fewer = fewest(image_bytes), None
+    if not settings.checkpoint_gradients and cost.checkpointed_bytes is not None:
+        fewer = fewest(cost.checkpointed_bytes)
+    twice = "training.checkpoint_gradients=true, which computes blocks twice"
+    if parts is not None:
+        advice = f"Set training.parts={parts} for smaller parts"
+        if fewer is not None and fewer <= settings.parts:
+            advice += f", or {twice}"
+    elif fewer is not None:
+        more = f"training.parts={fewer} and " if fewer > settings.parts else ""
+        advice = f"Set {more}{twice}"
     return _fits("memory", message, need, free, advice)
 
 

@@ -2,13 +2,13 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -18,6 +18,7 @@ from fromnoise.data.loader import to_float
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import ModelSpec
+from fromnoise.networks.recomputation import checkpoint_regions, regions_of
 from fromnoise.training.precision import Computation
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, backward
@@ -43,6 +44,7 @@ class Cost(NamedTuple):
     multiply_adds: int  # a forward pass of one image
     attention: tuple[Attention, ...]
     image_bytes: int | None = None  # activations for the backward pass, of one image
+    checkpointed_bytes: int | None = None  # the same with `training.checkpoint_gradients`
     step_seconds: float | None = None
 
 
@@ -72,25 +74,72 @@ def count_work(
     return seconds, counter.get_total_flops() // 2, tuple(attentions.layers)
 
 
-def activation_bytes(denoiser: Denoiser, passes: Callable[[], object], half: bool) -> int:
+class Activations(NamedTuple):
+    """Bytes for the backward pass: of all activations, and of those kept with checkpointing.
+
+    The second are the inputs of the blocks of `regions`, what lies between the blocks, and, in the
+    backward pass, what the largest block keeps.
+    """
+
+    everything: int
+    checkpointed: int
+
+
+def activation_bytes(denoiser: Denoiser, passes: Callable[[], object], half: bool) -> Activations:
     """Return the bytes that a forward pass keeps for the backward pass. Runs both, `passes`.
 
     Tensors that share memory count once. Weights do not count, nor do their copies if the passes
-    are in half precision, which do not depend on the number of images.
+    are in half precision, which do not depend on the number of images. `passes` are those without
+    checkpointing.
     """
-    kept: dict[int, int] = {}
+    regions = regions_of(denoiser.network)
+    weights = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
+    between: dict[int, int] = {}  # address → bytes
+    within: list[tuple[nn.Module, dict[int, int]]] = []  # each call of a block
+    inputs: list[Tensor] = []
+    kept = [between]
 
     def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[-1][tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        passes()
+    def enter(block: nn.Module, given: tuple[object, ...]) -> None:
+        if len(kept) == 1:
+            within.append((block, {}))
+            inputs.extend(x for x in given if isinstance(x, Tensor) and torch.is_grad_enabled())
+        kept.append(within[-1][1])  # a block in a block belongs to the outer one
+
+    def leave(*_: object) -> None:
+        kept.pop()
+
+    def total(of: dict[int, int], parameters: Iterable[Tensor]) -> int:
+        """Return the bytes without weights, and without the copies of these."""
+        copies = sum(2 * p.numel() for p in parameters if half and p.ndim > 1)
+        return max(sum(of[place] for place in of.keys() - weights) - copies, 0)
+
+    hooks = [block.register_forward_pre_hook(enter) for block in regions]
+    hooks += [block.register_forward_hook(leave, always_call=True) for block in regions]
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            passes()
+    finally:
+        for hook in hooks:
+            hook.remove()
     denoiser.zero_grad(set_to_none=True)
-    for parameter in denoiser.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    copies = sum(2 * p.numel() for p in denoiser.parameters() if half and p.ndim > 1)
-    return max(sum(kept.values()) - copies, 0)
+    everything = dict(between)
+    for _, block in within:
+        everything |= block
+    for x in inputs:
+        note(x)
+    new = [
+        total({place: each[place] for place in each.keys() - between.keys()}, block.parameters())
+        for block, each in within
+    ]
+    of_blocks = {p for block in regions for p in block.parameters()}
+    others = [p for p in denoiser.parameters() if p not in of_blocks]
+    return Activations(
+        total(everything, denoiser.parameters()), total(between, others) + max(new, default=0)
+    )
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -121,7 +170,8 @@ def measure(
     settings, objective = recipe.training, recipe.diffusion.objective()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), without_tf32():
         eager = computation._replace(compiled=False)
-        trial = TrainingState.start(copy.deepcopy(denoiser).eval(), settings, eager)
+        plain = settings.model_copy(update={"checkpoint_gradients": False})
+        trial = TrainingState.start(copy.deepcopy(denoiser).eval(), plain, eager)
         part = settings.batch_size // settings.parts
         count, end = min(2, part), now() + seconds  # batch normalisation needs two images
 
@@ -156,8 +206,12 @@ def measure(
 
         trial.denoiser.train()
         images = batch(count)
-        kept = activation_bytes(trial.denoiser, passes, computation.precision != "fp32") // count
-        cost = cost._replace(image_bytes=kept)
+        seen = activation_bytes(trial.denoiser, passes, computation.precision != "fp32")
+        kept, checkpointed = (each // count for each in seen)
+        if settings.checkpoint_gradients:
+            kept = checkpointed
+            checkpoint_regions(trial.denoiser.network)
+        cost = cost._replace(image_bytes=kept, checkpointed_bytes=checkpointed)
         most = min(part, max(count, (free_memory(device) or 2**50) // 2 // max(kept, 1)))
         both = seconds_of(passes)
         while count < most and 2 * GROWTH * both < end - now():

@@ -35,7 +35,8 @@ class Network(nn.Module):
     largest_size: float = math.inf
     """The longest side that an image may have."""
     regions: tuple[type[nn.Module], ...] = ()
-    """The classes of the repeated blocks, which `training.compile` compiles one by one."""
+    """The classes of the repeated blocks: `training.compile` compiles them one by one, and
+    `training.checkpoint_gradients` computes them again in the backward pass."""
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, /) -> Tensor:
         """x_t: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C,H,W) or (B,2C,H,W).

@@ -13,6 +13,7 @@ from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser, Objective
 from fromnoise.model.precision import channels_last, default_precision
 from fromnoise.networks.layers import dropout_keys
+from fromnoise.networks.recomputation import regions_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # A step of a U-Net on a GPU launches over a thousand kernels, and compiling saves at least 5 ms of
@@ -72,10 +73,8 @@ def compile_regions(network: nn.Module) -> None:
 
     Names of weights and checkpoints do not change. Copies of the network are not compiled.
     """
-    kinds = getattr(network, "regions", ())
-    for block in network.modules():
-        if isinstance(block, kinds):
-            block.compile(dynamic=False, backend=BACKEND)
+    for block in regions_of(network):
+        block.compile(dynamic=False, backend=BACKEND)
 
 
 def all_versions(computation: Computation) -> AbstractContextManager[None]:

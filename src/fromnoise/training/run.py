@@ -22,6 +22,7 @@ from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import RECIPE_FILE, ModelSpec, Weights
 from fromnoise.networks.layers import Dropout
+from fromnoise.networks.recomputation import regions_of
 from fromnoise.rng import seed_of
 from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
@@ -221,6 +222,11 @@ def start(
     denoiser = build_denoiser(spec).to(device)
     if saved is None and settings.start_from is not None:
         load_initial_weights(denoiser, spec, settings.start_from)
+    if settings.checkpoint_gradients and not regions_of(denoiser.network):
+        raise ConfigError(
+            f"training.checkpoint_gradients = true, but {type(denoiser.network).__name__} names no "
+            "blocks to compute again. Give it `regions`, or set training.parts."
+        )
     computation = _computation(setup, denoiser, saved, overrides or {})
     if settings.parts > 1 and (kind := depends_on_parts(denoiser.network)):
         logger.warning(

@@ -12,6 +12,7 @@ from fromnoise.checkpoints import TensorFile, load_weights, read_state, read_ten
 from fromnoise.config.schema import Training
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.spec import FILE_OF, ModelSpec
+from fromnoise.networks.recomputation import checkpoint_regions
 from fromnoise.rng import DRAWS
 from fromnoise.training.ema import EMA, PowerEMA
 from fromnoise.training.log import EpochLoss, LogWindow
@@ -60,6 +61,8 @@ class TrainingState:
         set_memory_layout(denoiser, computation.channels_last)
         if computation.compiled:
             compile_regions(denoiser.network)
+        if settings.checkpoint_gradients:
+            checkpoint_regions(denoiser.network)
         device = next(denoiser.parameters()).device
         state = cls(
             denoiser,
