@@ -42,11 +42,12 @@ def save_pngs(
 ) -> list[Path]:
     """Write each image as folder/name.png, with a mapping from keyword to text as metadata.
 
-    images: uint8 (N, C, H, W). Files of the same names are replaced.
+    images: uint8 (N, C, H, W), or uint16 (N, 1, H, W). Files of the same names are replaced.
     Raises ValueError if the numbers of images, names and metadata differ, and DiskFull.
     """
     paths = [folder / f"{name}.png" for name in names]
-    for image, path, texts in zip(displayable(images), paths, metadata, strict=True):
+    shown = images if images.dtype == np.uint16 else displayable(images)
+    for image, path, texts in zip(shown, paths, metadata, strict=True):
         info = PngImagePlugin.PngInfo()
         for keyword, text in texts.items():
             info.add_text(keyword, text)
@@ -58,7 +59,7 @@ def save_pngs(
 def save_npz(
     images: np.ndarray, folder: Path, cond: np.ndarray | None = None, *, tag: str = ""
 ) -> Path:
-    """Write uint8 (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`.
+    """Write images (N, C, H, W) as samples_NxHxWxC.npz: `arr_0`, and int8 (N, K) labels `arr_1`.
 
     tag: the end of the name.
     """

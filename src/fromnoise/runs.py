@@ -6,11 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch.utils.data import Dataset
+
 from fromnoise import checkpoints
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.overrides import dotted
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
+from fromnoise.data.arrays import store_images
 from fromnoise.data.labels import label_name
 from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
@@ -39,13 +43,15 @@ def train(
     recipe: str | Path | Mapping[str, Any],
     *,
     out: str | Path | None = None,
-    data: str | Path | None = None,
+    data: str | Path | np.ndarray | Dataset | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> running.Run:
     """Train a recipe into a new run folder and return it.
 
     recipe: the name of a shipped recipe, a YAML file, or a dict. out: `runs/NAME` by default.
-    data: images that replace those of the recipe; the kind of source is detected.
+    data: images that replace those of the recipe: a path, whose kind of source is detected, or an
+    array (N, H, W), (N, H, W, C) or (N, C, H, W), or a map-style torch `Dataset` of images or of
+    (image, label). Those in memory are kept in the cache, where `resume` finds them.
     overrides: dotted keys, as in {"training.steps": 500}.
     Raises ValueError for a mistake in these, before anything is written.
     """
@@ -78,17 +84,24 @@ def _fit(setup: Setup, state: TrainingState, called: list[Callback]) -> running.
 
 
 def resume(
-    folder: str | Path, *, overrides: Mapping[str, Any] | None = None, from_scratch: bool = False
+    folder: str | Path,
+    *,
+    data: np.ndarray | Dataset | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    from_scratch: bool = False,
 ) -> running.Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
-    overrides: dotted keys. The keys in `FIXED` cannot change. from_scratch: begin at step 0 if
+    data: the array or `Dataset` of the run, if the cache was emptied since. overrides: dotted keys.
+    The keys in `FIXED` cannot change. from_scratch: begin at step 0 if
     every checkpoint is damaged.
     Raises ValueError if `folder` is not a run, for such a change, and if another process trains it.
     """
     folder = Path(folder)
     require_run(folder)
     with checkpoints.claimed(folder):
+        if data is not None:
+            overrides = {"data.path": str(store_images(data)), **(overrides or {})}
         return _resume(folder, overrides or {}, from_scratch)
 
 

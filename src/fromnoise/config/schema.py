@@ -101,7 +101,7 @@ BY_NAME = PlainSerializer(
 
 
 class Data(Section):
-    """The images: their source, and their conversion to (C,H,W) uint8."""
+    """The images: their source, and their conversion to (C,H,W) of one depth."""
 
     source: str
     path: Path | None = None
@@ -111,9 +111,19 @@ class Data(Section):
     fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     white: White | None = None  # its value in images of 16 bits, such as 4095; None: 65535
+    depth: Literal[8, 16, "float"] = 8  # of the images while training and as they are sampled
+    range: tuple[float, float] | None = None  # black and white of floats; None: 0 and 1
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False
+
+    @model_validator(mode="after")
+    def _range_fits(self) -> "Data":
+        if self.range is not None and self.depth != "float":
+            raise ValueError(f"range is for floats, but depth = {self.depth}. Set depth=float")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range = {list(self.range)} is empty. Give black, then white")
+        return self
 
 
 class Diffusion(Section):

@@ -13,9 +13,10 @@ import numpy as np
 import yaml
 
 from fromnoise.data.dataset import default_cache
-from fromnoise.data.decoding.decode import DEEPEST, RGB, Fit, Header
+from fromnoise.data.decoding.decode import RGB, Fit, Header
 from fromnoise.data.decoding.remarks import FRAMES, frames_and_warnings
 from fromnoise.data.errors import DataError
+from fromnoise.data.levels import DEEPEST
 from fromnoise.data.sources import detect_source, get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
 from fromnoise.progress import printable
@@ -28,7 +29,7 @@ _MAX_PADDING = 4  # pixels
 _NOTES = {  # on the images with these fields of `Header`
     "rotated": "are rotated by EXIF. The rotation is applied.",
     "alpha": "are transparent. data.background shows through.",
-    "deep": "have more than 8 bits. They are rounded after resizing.",
+    "deep": "have more than 8 bits. They are rounded, or data.depth keeps them.",
     "profile": "have an ICC profile. They are converted to sRGB.",
 }
 

@@ -1,6 +1,6 @@
 """Open a source as an `ImageSet`: images of one size, with their labels, decoded into a cache.
 
-    <cache>/<key>/images.npy   uint8 (N, C, H, W)
+    <cache>/<key>/images.npy   uint8, uint16 or float32 (N, C, H, W)
                   labels.npy   int8 (N, K), if there are labels
                   meta.json    label names, fingerprint, skipped files; checksums
 
@@ -30,15 +30,16 @@ from pydantic import BaseModel
 from fromnoise.checkpoints import OWN_HASH, DiskFull, atomic_file, sha256
 from fromnoise.data.decoding.decode import (
     ACCEPTED,
-    DEEPEST,
     RGB,
     Fit,
+    check_depth,
     fit_picture,
     to_channels,
     with_white,
 )
 from fromnoise.data.decoding.remarks import notes_on
 from fromnoise.data.errors import DataError, SeveralSizes, abbreviate, reason
+from fromnoise.data.levels import BYTES, DEEPEST, DTYPES, NAMES, Depth, Levels
 from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, Progress, SourceRequest, read_each
 from fromnoise.progress import printable, progress_bar
@@ -55,16 +56,25 @@ logger = logging.getLogger("fromnoise")
 class ImageSet:
     """Images of one size, with or without labels."""
 
-    images: np.ndarray  # uint8 (N, C, H, W), read-only, mapped from the cache
+    images: np.ndarray  # uint8, or of `levels`: (N, C, H, W), read-only, mapped from the cache
     labels: np.ndarray | None  # int8 (N, K): +1 present, −1 absent, 0 unknown; or None
     label_names: tuple[str, ...]  # K names; () without labels
     fingerprint: str  # SHA-256 (hex) of images, labels and label names
     skipped: tuple[str, ...]  # "folder/name.png: reason" for every broken file
     source: str  # a key of SOURCES
     notes: tuple[str, ...] = ()  # one line each: what else was left out, and warnings
+    levels: Levels = BYTES
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def as_bytes(self) -> "ImageSet":
+        """Return the images as uint8, in memory; itself for 8 bits."""
+        if self.levels.depth == 8:
+            return self
+        of, images = self.levels, self.levels.to_bytes(self.images)
+        fingerprint = cache_key([self.fingerprint, of.depth, of.low, of.high])
+        return replace(self, images=images, fingerprint=fingerprint, levels=BYTES)
 
 
 def open_images(
@@ -78,12 +88,14 @@ def open_images(
     fit: Fit = "crop",
     background: RGB = (255, 255, 255),
     white: int | None = None,
+    depth: Depth = 8,
+    range: tuple[float, float] | None = None,
     strict: bool = False,
     cache: str | Path | None = None,
     download: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Open every image of a source as uint8. The first time they are decoded into the cache.
+    """Open every image of a source. The first time they are decoded into the cache.
 
     Arguments:
         source: a key of `SOURCES`.
@@ -96,6 +108,9 @@ def open_images(
         fit: how to resize an image to the size; see `fit_picture`.
         background: RGB in 0..255, behind transparent pixels and around padded images.
         white: the value of white in images of 16 bits, such as 4095; None for 65535.
+        depth: 8 for uint8, to which deeper images are rounded; 16 for uint16 and "float" for
+            float32, of files of that depth.
+        range: black and white of floats; None for 0 and 1.
         strict: raise an error for broken files. Otherwise they are skipped and listed.
         cache: the folder of the cache; see `default_cache`.
         download: allow the download of torchvision's data sets.
@@ -114,11 +129,14 @@ def open_images(
     if white is not None and not 1 <= white <= DEEPEST:
         raise DataError(f"data.white is {white}. Give the white of 16-bit images, 1 to {DEEPEST}.")
     background = (background[0], background[1], background[2])  # YAML gives lists
+    levels = Levels.of(depth, white=white, range=range)
     cache = Path(cache).expanduser() if cache is not None else default_cache()
     path = Path(path) if path is not None else None
-    listing = get_source(source)(SourceRequest(path, split, background, cache, download, only))
+    request = SourceRequest(path, split, background, cache, download, only, depth)
+    listing = get_source(source)(request)
     origin = _origin(source, path)
-    key = cache_key([source, origin, split, size, channels, fit, background, white, listing.stamp])
+    key = [source, origin, split, size, channels, fit, background, white, listing.stamp]
+    key = cache_key(key if depth == 8 else [*key, depth, levels.low, levels.high])
     entry = cache.absolute() / key
     try:
         images = load_entry(entry, source)
@@ -127,19 +145,25 @@ def open_images(
         images = None
     if images is None:
         with closing(listing.open()) as reader:
-            depth, shape = _detect(reader, channels, size, background)
+            count, shape = _detect(reader, channels, size, background)
+            rounded: list[Depth] = []  # of the images that lose bits
 
             def prepare(i: int) -> np.ndarray:
-                picture = to_channels(with_white(reader.read_image(i), white), depth)
-                return fit_picture(picture, shape, fit=fit, background=background)
+                picture = check_depth(reader.read_image(i), levels, reader.names[i])
+                if picture.depth != depth:
+                    rounded.append(picture.depth)
+                picture = to_channels(with_white(picture, white), count)
+                return fit_picture(picture, shape, fit=fit, background=background, levels=levels)
 
             # closing ends the threads before the archive closes
             with closing(read_each(reader, prepare, progress)) as results:
-                write_entry(entry, results, reader, origin=origin)
+                write_entry(
+                    entry, results, reader, origin=origin, dtype=levels.dtype, rounded=rounded
+                )
         images = load_entry(entry, source)
     if images is None:
         raise DataError(f"the cache entry {entry} was deleted while it was opened. Try again.")
-    images = replace(images, notes=(*listing.notes, *images.notes))
+    images = replace(images, notes=(*listing.notes, *images.notes), levels=levels)
     if strict and images.skipped:
         raise DataError(
             f"{origin}: {len(images.skipped)} of {len(images) + len(images.skipped)} "
@@ -283,6 +307,8 @@ def load_entry(entry: Path, source: str, *, verify: bool = False) -> ImageSet | 
         images = np.load(entry / IMAGES, mmap_mode="r")
         names = meta.label_names
         labels = np.load(entry / LABELS, mmap_mode="r") if names else None
+        if images.dtype not in map(np.dtype, DTYPES.values()):
+            raise ValueError(f"{IMAGES} has type {images.dtype}")
         if images.shape != meta.shape:
             raise ValueError(f"{IMAGES} has shape {images.shape} instead of {meta.shape}")
     return ImageSet(images, labels, names, meta.fingerprint, meta.skipped, source, meta.notes)
@@ -338,12 +364,19 @@ def _is_whole(entry: Path) -> bool:
 
 
 def write_entry(
-    entry: Path, results: Iterable[np.ndarray | str], reader: ImageReader, *, origin: str
+    entry: Path,
+    results: Iterable[np.ndarray | str],
+    reader: ImageReader,
+    *,
+    origin: str,
+    dtype: np.dtype = BYTES.dtype,
+    rounded: Sequence[Depth] = (),
 ) -> None:
     """Write an entry, image by image. It appears when it is complete.
 
-    results: for each image of `reader`, uint8 (C, H, W), or why it was skipped. origin: the path of
-    the data set, or the name of its source. Raises `DataError` if no image can be read, or if the
+    results: for each image of `reader`, (C, H, W) of `dtype`, or why it was skipped. origin: the
+    path of the data set, or the name of its source. rounded: the depths of images that become 8
+    bits, known when the results are. Raises `DataError` if no image can be read, or if the
     disk cannot be written.
     """
     try:
@@ -353,7 +386,7 @@ def write_entry(
             partial.mkdir()
             if entry.is_dir() and not _is_whole(entry):  # first: it may be that of another user
                 shutil.rmtree(entry)
-            _write(partial, results, reader, origin)
+            _write(partial, results, reader, origin, dtype, rounded)
     except DiskFull as error:
         raise DataError(str(error.strerror)) from error
     except CacheNotWritable:
@@ -361,8 +394,21 @@ def write_entry(
             raise
 
 
+def _rounding(rounded: Sequence[Depth]) -> list[str]:
+    """Return a line for each depth that becomes 8 bits."""
+    return [
+        f"{count:,} images of {NAMES[depth]} are rounded to 8. To keep them: data.depth={depth}"
+        for depth, count in Counter(rounded).items()
+    ]
+
+
 def _write(
-    folder: Path, results: Iterable[np.ndarray | str], reader: ImageReader, origin: str
+    folder: Path,
+    results: Iterable[np.ndarray | str],
+    reader: ImageReader,
+    origin: str,
+    dtype: np.dtype,
+    rounded: Sequence[Depth],
 ) -> None:
     digest, kept, skipped, shape = hashlib.sha256(), [], [], ()
     with open(folder / IMAGES, "wb") as file:
@@ -382,7 +428,7 @@ def _write(
             )
         shape, names = (len(kept), *shape), []
         file.seek(0)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         assert file.tell() == _HEADER
     if reader.labels is not None:
@@ -397,7 +443,7 @@ def _write(
         shape=shape,
         label_names=tuple(names),
         skipped=tuple(skipped),
-        notes=(*reader.notes, *notes_on(reader.remarks)),
+        notes=(*reader.notes, *notes_on(reader.remarks), *_rounding(rounded)),
         files={path.name: _File.of(path) for path in folder.iterdir()},
     )
     meta.write(folder)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.dataset import ImageSet
+from fromnoise.data.levels import BYTES, Levels
 from fromnoise.rng import BatchDraws, permuted
 
 
@@ -29,12 +30,16 @@ def image_indices(draws: BatchDraws, num_images: int) -> np.ndarray:
 
 
 def load_batch(data: ImageSet, draws: BatchDraws, *, flip: bool = False) -> Tensor:
-    """Load the images of a step: uint8 (B, C, H, W). `flip` mirrors each with p = 0.5."""
+    """Load the images of a step, (B, C, H, W). `flip` mirrors each with p = 0.5.
+
+    They are uint8, for `to_float` on the device; of more depth, float32 in [−1, 1] already.
+    """
     images = data.images[image_indices(draws, len(data))]  # a copy
     if flip:  # in place with numpy: 5 times as fast as torch.where
         mirrored = draws.uniform("flip")[:, 0] < 0.5
         images[mirrored] = images[mirrored][..., ::-1]
-    return torch.from_numpy(images)
+    loaded = torch.from_numpy(images)
+    return loaded if data.levels.depth == 8 else to_float(loaded, data.levels)
 
 
 def load_conditions(
@@ -55,8 +60,16 @@ def load_conditions(
     return torch.from_numpy((labels * selected * (kept >= dropout)[:, None]).astype(np.float32))
 
 
-def to_float(images: Tensor) -> Tensor:
-    """Convert uint8 0..255 to float32 in [−1, 1], on the same device."""
+def to_float(images: Tensor, levels: Levels = BYTES) -> Tensor:
+    """Convert stored values to float32 in [−1, 1], on the same device: v/127.5 − 1 for uint8.
+
+    With the default levels, floats are in [−1, 1] already and stay.
+    """
+    if levels.depth != 8:
+        half = (levels.high - levels.low) / 2
+        return images.to(torch.float32, copy=True).sub_(levels.low).div_(half).sub_(1)
+    if images.is_floating_point():
+        return images
     return images.to(torch.float32).div_(127.5).sub_(1)  # in place: one buffer, not three
 
 

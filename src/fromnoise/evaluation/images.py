@@ -26,6 +26,7 @@ from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
+from fromnoise.data.levels import Levels
 from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
@@ -70,6 +71,9 @@ def run_images_of(run: Path) -> RunImages:
     try:
         data = load_recipe(run / RECIPE_FILE).data
         training = _open_split(data, data.split)
+        if data.depth != 8:
+            levels = Levels.of(data.depth, white=data.white, range=data.range)
+            logger.info("images of %s are compared as 8 bits, 0 and 255", levels)
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return RunImages(reason=f"the training images are not available: {error}")
     with suppress(DataError):  # most sources have no test split
@@ -81,7 +85,7 @@ def run_images_of(run: Path) -> RunImages:
 def _open_split(data: Data, split: str) -> RealImages:
     options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
     images = open_images(data.source, data.path, split=split, **options)
-    return RealImages(images, f"{data.source}, {split}")
+    return RealImages(images.as_bytes(), f"{data.source}, {split}")
 
 
 def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> ImageSet:
@@ -91,9 +95,11 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     Raises DataError, which names a file, for images of several sizes if no size is set.
     """
     source = detect_source(path, named=named)
-    only = _require_one_set(path.expanduser()) if source == "folder" else None
+    samples = _require_one_set(path.expanduser()) if source == "folder" else {}
+    if white := next((texts["white"] for texts in samples.values() if "white" in texts), None):
+        options |= {"white": int(white)}
     try:
-        images = open_images(source, path, only=only, **options)
+        images = open_images(source, path, only=list(samples) or None, **options)
     except SeveralSizes as error:
         raise DataError(
             f"{path.absolute()}: {error.sizes}. Images are compared unchanged: bring them to one "
@@ -104,8 +110,8 @@ def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> 
     return images
 
 
-def _require_one_set(folder: Path) -> list[str] | None:
-    """Return the names of the samples in a folder of `fromnoise sample`, None for another folder.
+def _require_one_set(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the samples in a folder of `fromnoise sample` and their metadata, {} for another one.
 
     The folder may also hold a grid, the noise and a strip.
     Raises DataError for samples of two models or settings.
@@ -113,7 +119,7 @@ def _require_one_set(folder: Path) -> list[str] | None:
     found = samples_in(folder)
     written = {name: texts for name, texts in found.items() if texts}
     if not written:
-        return None
+        return {}
     first = next(iter(written))
     for name, texts in found.items():
         problem = difference(texts, written[first]) if texts else NOT_OURS
@@ -127,7 +133,7 @@ def _require_one_set(folder: Path) -> list[str] | None:
             f"{folder.absolute()}: the PNGs show some of {channels} channels. Give the npz beside "
             "them."
         )
-    return list(found)
+    return found
 
 
 class Reference(NamedTuple):
@@ -239,7 +245,9 @@ def open_real(
         named = spec.source if spec.source != "iclevr" else None
         names = ("size", "channels", "fit", "background", "white")
         options = {name: getattr(spec, name) for name in names}
-        images = open_comparable(path, named=named, **options)
+        if spec.depth == "float":
+            options |= {"depth": spec.depth, "range": spec.range}
+        images = open_comparable(path, named=named, **options).as_bytes()
     elif (own := (images := open_comparable(path)).images.shape[1:]) != shape:
         theirs, ours = (f"{h}×{w} (H×W) with {c} channels" for c, h, w in (own, shape))
         what = "to one size" if own[1:] != shape[1:] else "all to grey or all to colour"
@@ -345,9 +353,10 @@ def sample_batches(
     for i in range(0, len(seeds), batch_size):
         rows = slice(i, min(i + batch_size, len(seeds)))
         of_rows = None if cond is None else cond[rows]
-        images.append(model.sample(seeds[rows], config, batch_size=batch_size, cond=of_rows))
+        drawn = model.sample(seeds[rows], config, batch_size=batch_size, cond=of_rows)
+        images.append(model.spec.levels.to_bytes(drawn.numpy()))
         progress(rows.stop, len(seeds))
-    return torch.cat(images).numpy()
+    return np.concatenate(images)
 
 
 def interleave_labels(labels: np.ndarray) -> np.ndarray:

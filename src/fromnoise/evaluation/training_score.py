@@ -65,7 +65,7 @@ def score(
     started = time.perf_counter()
     denoiser = state.denoiser.with_network(state.ema.module.eval())
     try:
-        real = images.RealImages(data, f"{data.source}, train")
+        real = images.RealImages(data.as_bytes(), f"{data.source}, train")
         known = images.reference_of(real, extractor, progress=check_signal)
         model = Model(denoiser, spec)  # in fp32, so that scores do not depend on the device
         config = model.sampling_config(conditional=images.has_labels(model, real))

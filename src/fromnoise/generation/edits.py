@@ -15,9 +15,9 @@ from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, image_files, read_image, read_mask
 from fromnoise.diffusion import ddim_inversion, inpaint, interpolation_starts, slerp
 from fromnoise.generation.request import Request
-from fromnoise.model.model import Model, from_uint8, last_x, watched
+from fromnoise.model.model import Model, last_x, watched
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.pictures import SHOWN_WHOLE, save_gif, save_npz, tile
+from fromnoise.pictures import save_gif, save_npz, tile
 from fromnoise.rng import Key, require_unique_seeds
 
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
@@ -31,11 +31,11 @@ class InputImages(NamedTuple):
 
     files: list[Path]
     names: list[str]
-    images: np.ndarray  # uint8 (N, C, H, W)
+    images: np.ndarray  # (N, C, H, W) of the model's depth
 
     def x0(self, model: Model, rows: Sequence[int] | slice = slice(None)) -> Tensor:
         """Return images as x_0: float32, on the device of the model."""
-        return from_uint8(torch.tensor(self.images[rows]), model.spec.data_range).to(model.device)
+        return model.x0_of(torch.tensor(self.images[rows])).to(model.device)
 
 
 def read_inputs(request: Request, path: Path) -> InputImages:
@@ -46,6 +46,7 @@ def read_inputs(request: Request, path: Path) -> InputImages:
     require_empty_folder(request.folder)
     files = image_files(path)
     how = request.model.spec.model_dump(include={"size", "channels", "fit", "background", "white"})
+    how["levels"] = request.model.spec.levels
     images = np.stack([read_image(file, **how) for file in files.values()])
     return InputImages(list(files.values()), list(files), images)
 
@@ -175,12 +176,15 @@ def _edit_to_folder(
     said = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
     metadata = [{**said, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
     pngs, results = request.write(edited(), names, metadata)
-    rows = []
+    if not request.model.spec.png_holds_all:
+        pngs.append(save_npz(results, request.folder))
+    rows, results = [], request.model.spec.levels.to_bytes(results)
     captions = [f"seed {seed}" for seed in seeds[:SHOWN_COLUMNS]]
+    given = request.model.spec.levels.to_bytes(inputs.images)
     for i, name in enumerate(inputs.names[:SHOWN_ROWS]):
-        row = [(name, inputs.images[i])]
+        row = [(name, given[i])]
         if masks is not None:
-            row.append(("kept", np.where(masks[i], MASKED, inputs.images[i])))
+            row.append(("kept", np.where(masks[i], MASKED, given[i])))
         rows.append(row + list(zip(captions, results[i * len(seeds) :], strict=False)))
     return [*pngs, request.compare(rows, title)]
 
@@ -240,7 +244,8 @@ def interpolate_to_folder(
     what = f"from {pairs[0][0]} to {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs"
     how = "between the noises of both" if strength is None else f"mixed at t = {t} of {schedule.T}"
     starts = map(start, first.x0(model), last.x0(model))
-    ends = (first.images, last.images)
+    levels = request.model.spec.levels
+    ends = levels.to_bytes(first.images), levels.to_bytes(last.images)
     return _denoise_to_folder(request, starts, t, seed, pairs, fractions, f"{what}, {how}", ends)
 
 
@@ -310,7 +315,8 @@ def _denoise_to_folder(
 
     names = [f"{a}-{b}-{i:03d}" for a, b in pairs for i in range(len(fractions))]
     pngs, images = request.write(denoised(), names, [{}] * len(names))
-    results = images.reshape(len(pairs), len(fractions), *images.shape[1:])
+    shown = request.model.spec.levels.to_bytes(images)
+    results = shown.reshape(len(pairs), len(fractions), *images.shape[1:])
     shares = [f"λ = {share:.2f}" for share in fractions]
     rows = []
     for i, (a, b) in enumerate(pairs[:SHOWN_ROWS]):
@@ -321,6 +327,6 @@ def _denoise_to_folder(
         rows.append(list(zip(captions, row, strict=True)))
     frames = [tile(each) for each in results.swapaxes(0, 1)]
     animation = save_gif(frames, request.folder / "interpolation.gif")
-    whole = request.model.spec.channels in SHOWN_WHOLE
+    whole = request.model.spec.png_holds_all
     arrays = [] if whole else [save_npz(images, request.folder)]  # the folder was empty
     return [*pngs, request.compare(rows, title), animation, *arrays]

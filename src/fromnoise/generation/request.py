@@ -18,7 +18,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import FORMULA, SamplingConfig
 from fromnoise.data import labels as labelling
 from fromnoise.data import read_conditions
-from fromnoise.model.model import Autoguidance, Model, to_uint8
+from fromnoise.model.model import Autoguidance, Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.pictures import SHOWN_WHOLE, grid_figure, literal, save_pngs
 from fromnoise.progress import progress_bar
@@ -65,21 +65,26 @@ class Request(NamedTuple):
     ) -> tuple[list[Path], np.ndarray]:
         """Write each batch of x_0, (B,C,H,W), when it is there: NAME.png with metadata.
 
-        Returns the files and all images, uint8 (N,C,H,W).
+        Returns the files and all images, (N,C,H,W) of the model's depth.
         """
         files: list[Path] = []
         images: list[np.ndarray] = []
-        if (channels := self.model.spec.channels) not in SHOWN_WHOLE:
+        spec = self.model.spec
+        if (channels := spec.channels) not in SHOWN_WHOLE:
             logger.warning(
                 "the images have %d channels: each PNG shows %d of them, an npz holds all",
                 channels,
                 1 if channels == 2 else 3,
             )
+        elif not spec.png_holds_all:
+            kind = "floats" if spec.depth == "float" else "16 bits in colour"
+            logger.warning("the images are %s: each PNG shows 8 bits, an npz holds all", kind)
         with progress_bar("images") as progress:
             for x in batches:
                 rows = slice(len(files), len(files) + len(x))
-                images.append(to_uint8(x, self.model.spec.data_range).numpy())
-                files += save_pngs(images[-1], self.folder, names[rows], metadata[rows])
+                images.append(self.model.pixels(x).numpy())
+                shown = images[-1] if spec.png_holds_all else spec.levels.to_bytes(images[-1])
+                files += save_pngs(shown, self.folder, names[rows], metadata[rows])
                 progress(len(files), len(names))
         return files, np.concatenate(images)
 

@@ -100,7 +100,7 @@ def sample_to_folder(
             yield x
 
     pngs, images = request.write(sampled(), names, metadata)
-    first, files = images[:GRID_IMAGES], trajectory.save()
+    first, files = model.spec.levels.to_bytes(images[:GRID_IMAGES]), trajectory.save()
     if outputs.grid:
         differ, columns = len(set(captions)) > 1, outputs.columns
         lines = [literal(text).replace(", ", "\n") for text in captions[:GRID_IMAGES]]
@@ -112,7 +112,7 @@ def sample_to_folder(
         panels = [("$x_T$, the starting noise", x_T), ("$x_0$, the image made from it", first)]
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
-    whole = model.spec.channels in SHOWN_WHOLE
+    whole = model.spec.png_holds_all
     if outputs.npz or not whole:  # without whole PNGs, the only copy of these seeds
         tag = "" if whole else f"-seeds-{seeds[0]}-{seeds[-1]}"
         files.append(save_npz(images, folder, conditioning.cond, tag=tag))
@@ -246,6 +246,8 @@ def _settings(request: Request) -> dict[str, str]:
     settings |= {"weights": spec.weights_name, "trained steps": spec.step}
     settings["model"] = _model_hash(request.model)
     settings |= {} if spec.channels in SHOWN_WHOLE else {"channels": spec.channels}
+    settings |= {} if spec.depth == 8 else {"depth": spec.depth}
+    settings |= {"white": spec.white} if spec.depth == 16 and spec.white else {}
     if conditioning.autoguidance is not None:
         weak, scale = conditioning.autoguidance
         settings |= {"autoguidance": f"{scale:g}", "autoguidance steps": weak.spec.step}

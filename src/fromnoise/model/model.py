@@ -89,7 +89,9 @@ class Model:
         autoguidance: Autoguidance | None = None,
         **overrides: Any,
     ) -> Tensor:
-        """Return one image per seed: uint8 (len(seeds), C, H, W), the same for any batch size.
+        """Return one image per seed: (len(seeds), C, H, W), the same for any batch size.
+
+        They are uint8, or for `data.depth` 16 and float uint16 and float32; see `spec.levels`.
 
         Other batch sizes may sum in another order, which is at most one grey level in rare pixels,
         and two or three in bf16.
@@ -112,14 +114,33 @@ class Model:
                 f"cond has {len(cond)} rows for {len(seeds)} images. Give one row per image."
             )
         config = self._resolve(config, cond, overrides)
-        batches = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]
+        batches = [self.pixels(torch.empty(0, *self.image_shape))]
         how: dict[str, Any] = {"compose": compose, "autoguidance": autoguidance}
         for i in range(0, len(seeds), batch_size):
             rows = slice(i, i + batch_size)
             labels = None if cond is None else cond[rows]
             steps = self.denoise(seeds[rows], config, cond=labels, **how)
-            batches.append(to_uint8(last_x(steps), self.spec.data_range))
+            batches.append(self.pixels(last_x(steps)))
         return torch.cat(batches)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Map x_0 to the stored values of the training images, clipped, on the CPU."""
+        levels = self.spec.levels
+        if levels.depth == 8:
+            return to_uint8(x, self.spec.data_range)
+        low, high = self.spec.data_range
+        values = (x.clamp(low, high) - low) / (high - low) * (levels.high - levels.low)
+        if levels.depth == 16:
+            return values.round().cpu().to(torch.uint16)  # the CPU knows this type
+        return (values + levels.low).clamp(levels.low, levels.high).to(torch.float32).cpu()
+
+    def x0_of(self, images: Tensor) -> Tensor:
+        """Map stored values to float32 x_0, the inverse of `pixels`."""
+        levels, (low, high) = self.spec.levels, self.spec.data_range
+        if levels.depth == 8:
+            return from_uint8(images, self.spec.data_range)
+        unit = (images.to(torch.float32) - levels.low) / (levels.high - levels.low)
+        return unit * (high - low) + low
 
     def denoise(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 from torch import Tensor
 
 from fromnoise import checkpoints
@@ -19,6 +19,8 @@ from fromnoise.config.components import Component, Section, with_checked_compone
 from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.migration import migrate
 from fromnoise.config.schema import Diffusion, SamplingConfig, repeated
+from fromnoise.data.levels import Depth, Levels
+from fromnoise.pictures import SHOWN_WHOLE
 
 METADATA_KEY = "fromnoise"
 RECIPE_FILE = "recipe.yaml"  # of a run
@@ -48,6 +50,8 @@ class ModelSpec(Section):
     fit: Literal["crop", "pad", "squash"] = "crop"  # how images were brought to this size
     background: tuple[int, int, int] = (255, 255, 255)
     white: int | None = None  # its value in images of 16 bits, if it is not 65535
+    depth: Depth = 8  # of the images that it was trained on, and of its samples
+    range: tuple[float, float] | None = None  # black and white of floats
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # of the K columns of a condition
     label_dropout: float | None = None  # share of partly labelled images; None: unknown
@@ -55,6 +59,26 @@ class ModelSpec(Section):
     power_average: PowerAverage | None = None  # None: raw weights or the usual EMA
     step: int = 0
     source: str = ""  # of the training data
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the keys of deep images where there are none, as earlier versions do."""
+        tree = handler(self)
+        if self.depth == 8:
+            tree = {key: value for key, value in tree.items() if key not in ("depth", "range")}
+        return tree
+
+    @property
+    def levels(self) -> Levels:
+        """Return the stored values of its images."""
+        return Levels.of(self.depth, white=self.white, range=self.range)
+
+    @property
+    def png_holds_all(self) -> bool:
+        """Return whether a PNG holds all channels and bits of an image, as Pillow writes it."""
+        return self.channels in SHOWN_WHOLE and (
+            self.depth == 8 or (self.depth == 16 and self.channels == 1)
+        )
 
     def metadata(self) -> dict[str, str]:
         """Return the specification as .safetensors metadata."""

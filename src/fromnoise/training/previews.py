@@ -66,7 +66,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
         sampled = Model(denoiser, spec, precision=precision).sample(
             range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
         )
-        images[weights] = sampled.numpy()
+        images[weights] = spec.levels.to_bytes(sampled.numpy())
     path = run / FOLDER / f"{state.step:06d}.png"
     title = f"step {state.step:,}, {steps} DDIM steps, same noise"
     if names:

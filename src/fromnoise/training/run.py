@@ -16,6 +16,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
+from fromnoise.data.arrays import is_in_memory, store_images
 from fromnoise.data.dataset import open_with_log
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
@@ -64,7 +65,7 @@ class Run:
 def resolve_recipe(
     recipe: str | Path | Mapping[str, Any],
     out: str | Path | None,
-    data: str | Path | None,
+    data: Any,
     overrides: Mapping[str, Any] | None,
 ) -> tuple[Recipe, Path]:
     """Return the recipe with the other arguments of `train` applied, and the run folder."""
@@ -72,6 +73,8 @@ def resolve_recipe(
         parsed, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
     else:
         parsed, name = load_recipe(recipe, overrides), Path(recipe).stem
+    if is_in_memory(data):
+        data = store_images(data)
     if data is not None:
         source = detect_source(data, named=parsed.data.source)
         parsed = _with(parsed, "data", path=Path(data), source=source)
@@ -121,6 +124,8 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         fit=recipe.data.fit,
         background=recipe.data.background,
         white=recipe.data.white,
+        depth=recipe.data.depth,
+        range=(images.levels.low, images.levels.high) if recipe.data.depth == "float" else None,
         label_names=images.label_names if recipe.data.labels else (),
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
@@ -203,6 +208,11 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
         logger.warning(
             "%s was trained on images in %s and has to learn that they are in [−1, 1]",
             *(path, list(other.spec.data_range)),
+        )
+    if other.spec.levels != spec.levels:
+        logger.warning(
+            "%s was trained on images of %s, and has to learn %s",
+            *(path, other.spec.levels, spec.levels),
         )
     logger.info("starting from the %s weights of %s", other.spec.weights, path)
 

@@ -31,6 +31,7 @@ from fromnoise.data.decoding.sixteen_bits import (
     png_raw_mode,
 )
 from fromnoise.data.errors import BrokenImage, DataError, reason
+from fromnoise.data.levels import BYTES, DEEPEST, NAMES, Depth, Levels
 from fromnoise.progress import printable
 
 if find_spec("pillow_heif"):
@@ -41,7 +42,6 @@ if find_spec("pillow_heif"):
 Fit = Literal["crop", "pad", "squash"]
 RGB = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-DEEPEST = 65535  # white of 16 bits
 
 # ITU-R 601-2, the weights of PIL's convert("L").
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -69,6 +69,13 @@ class Picture:
     @property
     def is_8_bit(self) -> bool:
         return self.pixels.dtype == np.uint8 and self.peak == 255
+
+    @property
+    def depth(self) -> Depth:
+        """Return the depth of the file: of composited 16 bits too, which are floats with a peak."""
+        if self.pixels.dtype.itemsize == 1:
+            return 8
+        return "float" if self.pixels.dtype.kind == "f" and self.peak == 1 else 16
 
 
 @dataclass(frozen=True)
@@ -153,33 +160,36 @@ def read_header(file: IO[bytes]) -> Header:
         )
 
 
-def read_picture(data: bytes, *, background: RGB) -> Picture:
+def read_picture(data: bytes, *, background: RGB, depth: Depth = 8) -> Picture:
     """Decode the first frame of an image file, rotated upright and opaque. Raises `BrokenImage`.
 
     Pixels are (h, w, 1) for grey and (h, w, 3) for colour, in sRGB: uint8, or uint16 or float32 for
     files of more than 8 bits. Transparent pixels are composited on `background`, RGB in 0..255.
-    Transparent grey on a coloured background becomes colour.
+    Transparent grey on a coloured background becomes colour. depth: with `float`, floats may have
+    any values, and no ICC profile changes them.
     """
     with broken_if_it_fails() as remarks:
-        picture = _decode(data, background)
+        picture = _decode(data, background, depth)
     return replace(picture, remarks=tuple(remarks))
 
 
-def _decode(data: bytes, background: RGB) -> Picture:
+def _decode(data: bytes, background: RGB, depth: Depth) -> Picture:
     if not data:
         raise BrokenImage("the file is empty")
     with Image.open(io.BytesIO(data)) as image:
-        picture = _first_frame(image, data, background)
+        picture = _first_frame(image, data, background, depth)
         _warn_of_the_rest(image)
     return picture
 
 
-def _first_frame(image: Image.Image, data: bytes, background: RGB) -> Picture:
+def _first_frame(image: Image.Image, data: bytes, background: RGB, depth: Depth) -> Picture:
     raw_mode, clear = png_raw_mode(image), image.info.get("transparency")
     if mode := clipped_mode(image):
         return _composite(_keyed(all_bits(data, mode), image), image, background)
     if raw_mode in _PNG_FEW_BITS and isinstance(clear, int):
         image.info["transparency"] = clear * _PNG_FEW_BITS[raw_mode]
+    if image.mode == "F" and depth == "float":
+        return Picture(np.asarray(upright(image))[..., None], peak=1)
     if image.mode[0] in "IF":
         return _deep_grey(image, background)
     return Picture(_opaque_8_bit(to_srgb(upright(image)), background))
@@ -261,6 +271,30 @@ def with_white(picture: Picture, white: int | None) -> Picture:
     return replace(picture, peak=white)
 
 
+def check_depth(picture: Picture, levels: Levels, name: str) -> Picture:
+    """Return a picture that has the depth of `levels`; with 8 bits, any picture.
+
+    Raises `DataError` for another depth, and `BrokenImage` for floats that are NaN or outside.
+    """
+    if levels.depth == 8:
+        return picture
+    if picture.depth != levels.depth:
+        raise DataError(
+            f"{name} has {NAMES[picture.depth]}, but data.depth = {levels.depth}. Set "
+            f"data.depth={picture.depth}, or remove it."
+        )
+    if levels.depth == "float":
+        if np.isnan(picture.pixels).any():
+            raise BrokenImage("it has NaN")
+        low, high = picture.pixels.min(), picture.pixels.max()
+        if low < levels.low or high > levels.high:
+            raise BrokenImage(
+                f"its values are {low:g}..{high:g}, outside data.range = "
+                f"[{levels.low:g}, {levels.high:g}]"
+            )
+    return picture
+
+
 def to_channels(picture: Picture, channels: int) -> Picture:
     """Convert colour to luma, or repeat grey, if `channels` differs from those of the picture.
 
@@ -289,8 +323,9 @@ def fit_picture(
     fit: Fit,
     background: RGB,
     resampling: Image.Resampling = Image.Resampling.LANCZOS,
+    levels: Levels = BYTES,
 ) -> np.ndarray:
-    """Resize a picture to `size` = (H, W) and return it as uint8 (C, H, W).
+    """Resize a picture to `size` = (H, W) and return it with the type of `levels`, (C, H, W).
 
     - `crop` keeps the aspect ratio, covers the size, and cuts out the centre.
     - `pad` keeps the aspect ratio, shrinks larger pictures, and centres them on `background`.
@@ -307,10 +342,10 @@ def fit_picture(
         scale = min(1.0, size[0] / height, size[1] / width)
         h, w = max(1, round(height * scale)), max(1, round(width * scale))
         inner = (min(size[0], h), min(size[1], w))
-    pixels = _resize(picture, inner, box, resampling)
+    pixels = _resize(picture, inner, box, resampling, levels)
     if fit == "pad":
-        canvas = np.empty((*size, pixels.shape[2]), dtype=np.uint8)
-        canvas[:] = background_of(pixels.shape[2], background)
+        canvas = np.empty((*size, pixels.shape[2]), dtype=levels.dtype)
+        canvas[:] = _stored(background_of(pixels.shape[2], background), 255, levels)
         top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
         canvas[top : top + inner[0], left : left + inner[1]] = pixels
         pixels = canvas
@@ -338,10 +373,18 @@ def _centre_box(have: tuple[int, int], size: tuple[int, int]) -> Box:
     return left, top, min(width, left + box_width), min(height, top + box_height)
 
 
+def _stored(values: np.ndarray, peak: float, levels: Levels) -> np.ndarray:
+    """Return values 0..peak as stored ones, v·white/peak rounded: of 16 bits v/257 for 8 bits."""
+    scaled = values.astype(np.float64) * (levels.high - levels.low) / peak
+    if levels.depth == "float":
+        return (scaled + levels.low).astype(np.float32)
+    return np.clip(np.rint(scaled), 0, levels.high).astype(levels.dtype)  # Lanczos overshoots
+
+
 def _resize(
-    picture: Picture, size: tuple[int, int], box: Box, resampling: Image.Resampling
+    picture: Picture, size: tuple[int, int], box: Box, resampling: Image.Resampling, levels: Levels
 ) -> np.ndarray:
-    """Return the pixels of a box as uint8 (H, W, C): v·255/peak rounded, v/257 for 16 bits."""
+    """Return the pixels of a box with the type of `levels`, (H, W, C)."""
     left, top, right, bottom = box
     height, width = size
     pixels = picture.pixels
@@ -356,7 +399,8 @@ def _resize(
         pixels = resized(pixels)
     else:
         pixels = np.stack([resized(plane) for plane in np.moveaxis(pixels, 2, 0)], axis=-1)
-    if picture.is_8_bit:
+    if picture.is_8_bit and levels.depth == 8:
         return pixels
-    scaled = pixels.astype(np.float64) * 255 / picture.peak
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)  # Lanczos overshoots at edges
+    if levels.depth == picture.depth == "float":  # as they are
+        return np.clip(pixels, levels.low, levels.high).astype(np.float32)
+    return _stored(pixels, picture.peak, levels)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, unreadable
+from fromnoise.data.levels import BYTES, Depth, Levels
 from fromnoise.data.text import natural_key, open_regular
 from fromnoise.progress import printable
 
@@ -57,13 +58,17 @@ def read_image(
     fit: decode.Fit = "crop",
     background: decode.RGB = WHITE,
     white: int | None = None,
+    levels: Levels = BYTES,
 ) -> np.ndarray:
-    """Read one image file as uint8 (C, H, W) of the given size. The options: see `open_images`.
+    """Read one image file as (C, H, W) of the given size and levels. Options: see `open_images`.
 
     Raises `DataError`, which names the path: if the file cannot be read, if `channels` is neither
     1 nor 3, or if `channels` is 1 and the image is in colour.
     """
-    picture = _open(Path(path).expanduser(), background, white)
+    picture = _open(Path(path).expanduser(), background, white, depth=levels.depth)
+    if picture.depth == levels.depth == "float":
+        with unreadable(f"{path} cannot be used", BrokenImage):
+            decode.check_depth(picture, levels, str(path))
     if channels not in (1, 3):
         raise DataError(
             f"{path} has {picture.pixels.shape[2]} channels, but this model's images have "
@@ -77,7 +82,7 @@ def read_image(
                 "Convert it to grey first."
             )
     picture = decode.to_channels(picture, channels)
-    return decode.fit_picture(picture, size, fit=fit, background=background)
+    return decode.fit_picture(picture, size, fit=fit, background=background, levels=levels)
 
 
 def read_mask(
@@ -141,11 +146,17 @@ def _header(path: Path) -> decode.Header:
 
 
 def _open(
-    path: Path, background: decode.RGB, white: int | None = None, *, said: bool = False
+    path: Path,
+    background: decode.RGB,
+    white: int | None = None,
+    *,
+    depth: Depth = 8,
+    said: bool = False,
 ) -> decode.Picture:
     """Read a picture, and log its remarks unless they were said."""
     with _opened(path) as file:
-        picture = decode.with_white(decode.read_picture(file.read(), background=background), white)
+        picture = decode.read_picture(file.read(), background=background, depth=depth)
+        picture = decode.with_white(picture, white)
     for remark in () if said else picture.remarks:
         logger.warning("%s: %s", path, remark)
     return picture

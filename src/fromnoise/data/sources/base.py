@@ -28,11 +28,13 @@ from PIL import Image
 
 from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, NoSplit, NotAvailable
+from fromnoise.data.levels import Depth
 from fromnoise.progress import printable
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
 Labels = tuple[np.ndarray | None, tuple[str, ...]]  # of `ImageReader`, and their names
+STORED = "arrays"  # the folder of the cache for images from memory
 SMALL = 2**24  # bytes, of a file that needs no check before it is read
 _CHUNK = 8  # items per task: one by one, the overhead exceeds the decoding of a small image
 
@@ -47,6 +49,7 @@ class SourceRequest:
     cache: Path = Path()  # without a path, downloads go to a folder below it
     download: bool = True
     only: Sequence[str] | None = None  # names of files in a folder; None for all
+    depth: Depth = 8  # float: floats of any range, as they are
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def file_reader(
     found: Container[str],
     missing: str,
     background: decode.RGB,
+    depth: Depth = 8,
     labels: Labels,
     labels_from: str = "",
     notes: tuple[str, ...] = (),
@@ -133,7 +137,7 @@ def file_reader(
                 decode.read_header(file)
                 file.seek(0)
                 content = file.read()
-        picture = decode.read_picture(content, background=background)
+        picture = decode.read_picture(content, background=background, depth=depth)
         if picture.remarks:
             remarks[printable(names[i])] = tuple(map(printable, picture.remarks))
         return picture
@@ -225,6 +229,11 @@ def existing_path(path: str | Path) -> Path:
         raise DataError(
             f"data.path: {path} is not UTF-8. Rename it, or give a link to it."
         ) from error
+    if not path.exists() and path.parent.name == STORED:
+        raise DataError(
+            f"data.path: {path} was written for images from memory, and is no longer in the cache. "
+            "Give them again in Python: fromnoise.resume(RUN, data=…)."
+        )
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist. Check the path.")
     if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end

@@ -248,6 +248,7 @@ def _reader(
         found=set(images),
         missing=f"named in {path.name}, but not among the images of {where.name}",
         background=request.background,
+        depth=request.depth,
         labels=(labels, label_names),
         labels_from=label_file or "sub-folders",
         notes=notes,
@@ -346,6 +347,7 @@ def iclevr(request: base.SourceRequest) -> base.SourceListing:
             found=found,
             missing=f"named in {TRAIN}, but not in {folder.name}/",
             background=request.background,
+            depth=request.depth,
             labels=(labels, label_names),
         )
 

@@ -8,7 +8,7 @@
 | float16, float32, float64 | all in 0..1, or all in −1..1 with some below 0 | 255·v, 255·(v+1)/2 |
 
 Other types and ranges are errors, because their white is ambiguous. Save 8-bit values in a wider
-type with `.astype("uint8")`.
+type with `.astype("uint8")`. With `data.depth` 16 uint16 stays as it is, with `float` floats do.
 """
 
 import shutil
@@ -24,6 +24,7 @@ import numpy as np
 
 from fromnoise.data.errors import DataError, unreadable
 from fromnoise.data.labels import MAX_CLASSES, one_hot, signs_of, unique_names
+from fromnoise.data.levels import Depth
 from fromnoise.data.sources import base
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
@@ -78,7 +79,7 @@ def npz(request: base.SourceRequest) -> base.SourceListing:
         images = base.channels_last(images, where=where)
         if images.size == 0:
             raise DataError(f"{where} has no images: its shape is {images.shape}. Add some.")
-        peak, convert = _scale(images, where=where)
+        peak, convert = _scale(images, request.depth, where=where)
         labels, label_names = None, ()
         if (stored := _first(arrays, LABEL_KEYS)) is not None:
             labels = read_labels(np.asarray(stored), len(images), where=where)
@@ -133,14 +134,18 @@ def _whole(values: np.ndarray) -> bool:
     return bool((np.isfinite(values) & (values == np.rint(values))).all())
 
 
-def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
-    """Return the value of white, and a function that maps black to 0."""
+def _scale(
+    images: np.ndarray, depth: Depth, *, where: str
+) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
+    """Return the value of white, and a function that maps black to 0, unless floats stay."""
     if peak := PEAKS.get(images.dtype.name):
         return peak, np.asarray
     if images.dtype.kind != "f":
         raise DataError(
             f"{where}: the images have type {images.dtype}. Save uint8, uint16, bool or float."
         )
+    if depth == "float":
+        return 1, lambda image: image.astype(np.float32)
     # Image by image, so that the whole file is never in memory.
     low = float(np.min([image.min() for image in images]))
     high = float(np.max([image.max() for image in images]))
@@ -150,7 +155,7 @@ def _scale(images: np.ndarray, *, where: str) -> tuple[float, Callable[[np.ndarr
         return 1, lambda image: (image.astype(np.float32) + 1) / 2
     raise DataError(
         f"{where}: the float images have values {low:g}..{high:g}. Save 0..1 or -1..1, or uint8 "
-        "for 0..255."
+        "for 0..255, or set data.depth=float and data.range."
     )
 
 
