@@ -62,7 +62,7 @@ class ModelSpec(Section):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the keys of deep images where there are none, as earlier versions do."""
+        """Leave out the keys of deep images from the models of 8 bits."""
         tree = handler(self)
         if self.depth == 8:
             tree = {key: value for key, value in tree.items() if key not in ("depth", "range")}
