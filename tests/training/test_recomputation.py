@@ -9,6 +9,7 @@ from torch import nn
 import fromnoise
 from fromnoise import runs
 from fromnoise.checkpoints import read_tensors
+from fromnoise.cli import error_line
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.diffusion import Denoiser, NoiseSchedule, Objective
@@ -186,6 +187,12 @@ def test_a_network_without_blocks_is_refused(tiny, tmp_path, monkeypatch):
     tiny["training"]["checkpoint_gradients"] = True
     with pytest.raises(ConfigError, match=r"true, but Without names no blocks to compute again\."):
         fromnoise.train(tiny, out=tmp_path / "run")
+
+
+def test_out_of_memory_names_it_beside_the_parts():
+    line = error_line(MemoryError()) or ""
+    assert "training.parts" in line
+    assert "training.checkpoint_gradients=true" in line
 
 
 # ---- memory --------------------------------------------------------------------------------------

@@ -91,8 +91,8 @@ class Model:
     ) -> Tensor:
         """Return one image per seed: (len(seeds), C, H, W), the same for any batch size.
 
-        They are uint8, or for `data.depth` 16 and float uint16 and float32; see `spec.levels`. torch
-        computes little in uint16: use `.numpy()`.
+        They are uint8, or for `data.depth` 16 and float uint16 and float32; see `spec.levels`.
+        torch computes little in uint16: use `.numpy()`.
 
         Other batch sizes may sum in another order, which is at most one grey level in rare pixels,
         and two or three in bf16.
