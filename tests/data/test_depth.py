@@ -235,6 +235,9 @@ def test_bad_input_is_one_line(tmp_path):
             open_images(source, tmp_path / name, **how)
         assert text in str(caught.value), name
         assert "\n" not in str(caught.value)
+    for how in ({"depth": 12}, {"range": (0, 1)}, {"depth": "float", "range": (1, 1)}):
+        with pytest.raises(DataError, match=r"^data\.(depth|range) is .*\.$"):
+            open_images("npz", tmp_path / "f.npy", **how)
     some = open_images("npz", tmp_path / "f.npy", depth="float")
     assert len(some) == 1
     assert some.skipped == ("image 1: its values are 1.00787..2, outside data.range = [0, 1]",)

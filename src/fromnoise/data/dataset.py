@@ -128,6 +128,12 @@ def open_images(
         raise DataError(f"data.background is {background}. Give R, G, B, each in 0..255.")
     if white is not None and not 1 <= white <= DEEPEST:
         raise DataError(f"data.white is {white}. Give the white of 16-bit images, 1 to {DEEPEST}.")
+    if depth not in get_args(Depth):
+        raise DataError(f"data.depth is {depth!r}. Choose one of 8, 16, float.")
+    if range is not None and not (depth == "float" and range[0] < range[1]):
+        raise DataError(
+            f"data.range is {list(range)}. Give black and white, for data.depth=float only."
+        )
     background = (background[0], background[1], background[2])  # YAML gives lists
     levels = Levels.of(depth, white=white, range=range)
     cache = Path(cache).expanduser() if cache is not None else default_cache()

@@ -35,7 +35,7 @@ class Levels:
     ) -> "Levels":
         """Return the levels of `data.depth`, `data.white` and `data.range`."""
         if depth == "float":
-            return cls(depth, *(range or (0.0, 1.0)))
+            return cls(depth, *map(float, range or (0, 1)))
         return cls(depth, 0, 255 if depth == 8 else white or DEEPEST)
 
     @property
