@@ -125,7 +125,7 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         background=recipe.data.background,
         white=recipe.data.white,
         depth=recipe.data.depth,
-        range=(images.levels.low, images.levels.high) if recipe.data.depth == "float" else None,
+        range=(recipe.data.range or (0, 1)) if recipe.data.depth == "float" else None,
         label_names=images.label_names if recipe.data.labels else (),
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
