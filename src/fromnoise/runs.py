@@ -122,7 +122,8 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
         settings = setup.recipe.training
     made = pictures_made(folder, saved["step"])  # a kill may have prevented them
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    if saved["step"] >= settings.steps:
+    ended = saved.get("ended") and not {"training.steps", "training.patience"} & overrides.keys()
+    if saved["step"] >= settings.steps or ended:
         said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
         logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
@@ -169,7 +170,7 @@ def _require_new(folder: Path) -> None:
 
 def callbacks(setup: Setup) -> list[Callback]:
     """Return the previews, and the score if `evaluation.every` is set. Raises as the extractor."""
-    recipe, spec, images, folder = setup
+    recipe, spec, images, folder, _ = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
     def preview(state, *_: object) -> None:

@@ -26,6 +26,10 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise ConfigError(f"training.steps {problem}. Give at least 1, or training.minutes.")
     if len(lengths) > 1:
         raise ConfigError(f"{' and '.join(lengths)} exclude each other. Keep one.")
+    if settings.patience is not None and recipe.data.holdout is None:
+        raise ConfigError(
+            f"training.patience = {settings.patience} needs held-out images. Set data.holdout=auto."
+        )
     try:
         check_sigma_data(diffusion.prediction.options.get("sigma_data", SIGMA_DATA))
         diffusion.objective()

@@ -111,6 +111,7 @@ class Data(Section):
     fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     white: White | None = None  # its value in images of 16 bits, such as 4095; None: 65535
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None  # not trained on
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False
@@ -217,6 +218,7 @@ class Training(Section):
     preview_images: Positive = 16
     checkpoint_every: Every = 1000
     keep_checkpoints: Positive = 2
+    patience: Positive | None = None  # checkpoints without a lower held-out loss that end it
     milestone_every: Every | None = None
     tensorboard: bool = False
 

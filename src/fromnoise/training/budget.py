@@ -133,7 +133,7 @@ def measure(
     over: Callable[[], bool],
 ) -> Seconds | None:
     """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
-    recipe, spec, data, folder = setup
+    recipe, spec, data, folder, _ = setup
     objective, log = recipe.diffusion.objective(), RunLog(folder, recipe.training, from_step=0)
     state.denoiser.network.train()
     clocked = []

@@ -17,6 +17,7 @@ from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
+from fromnoise.data.holdout import split_holdout
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
@@ -53,7 +54,10 @@ class Run:
     def finished(self) -> bool:
         """Return whether a checkpoint has the last step; false after a stop signal."""
         newest, _ = newest_checkpoint(self.folder / "checkpoints")
-        return newest is not None and read_state(newest)["step"] >= self.recipe().training.steps
+        if newest is None:
+            return False
+        state = read_state(newest)
+        return bool(state.get("ended")) or state["step"] >= self.recipe().training.steps
 
     def model(self, weights: Weights = "ema") -> Model:
         """Load the model of the newest checkpoint."""
@@ -90,7 +94,7 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
             f"training.noise_device = device needs CUDA, but the device is {device}. Set "
             "training.noise_device=cpu."
         )
-    options = recipe.data.model_dump(exclude={"flip", "labels"})
+    options = recipe.data.model_dump(exclude={"flip", "labels", "holdout"})
     return open_with_log(download=download, **options)
 
 
@@ -99,7 +103,11 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
 
     A length in minutes remains until `budget.measured_steps`.
     """
-    settings, count = recipe.training, len(images)
+    settings, held_out = recipe.training, None
+    if recipe.data.holdout is not None and images.fingerprint:  # they are here
+        images, held_out = split_holdout(images, recipe.data.holdout)
+        logger.info("%d images are held out, %d are trained on", len(held_out), len(images))
+    count = len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
@@ -124,7 +132,7 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
-    return Setup(recipe, spec, images, folder)
+    return Setup(recipe, spec, images, folder, held_out)
 
 
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
