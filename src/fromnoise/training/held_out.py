@@ -82,7 +82,7 @@ def held_out_loss(
 def ended_by_patience(losses: Sequence[tuple[int, float]], patience: int | None) -> str:
     """Return why a training ends: the held-out loss has not fallen for so long.
 
-    Empty if it goes on. losses: (step, held-out loss) at each checkpoint so far.
+    Empty if it continues. losses: (step, held-out loss) at each checkpoint so far.
     """
     if patience is None or not losses:
         return ""
