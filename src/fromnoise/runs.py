@@ -1,6 +1,7 @@
 """Train and resume: the training, with the doctor's warnings, previews and scores in its loop."""
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe, Training
 from fromnoise.data.labels import label_name
 from fromnoise.doctor.doctor import log_warnings
+from fromnoise.evaluation.result import draw_result, result_made
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
 from fromnoise.rng import DRAWS
@@ -120,7 +122,8 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     if settings.epochs is not None:  # a new override: the images give its number of steps
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         settings = setup.recipe.training
-    made = pictures_made(folder, saved["step"])  # a kill may have prevented them
+    # a kill may have prevented them
+    made = pictures_made(folder, saved["step"]) and result_made(folder)
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
     ended = saved.get("ended") and not {"training.steps", "training.patience"} & overrides.keys()
     if saved["step"] >= settings.steps or ended:
@@ -178,6 +181,11 @@ def callbacks(setup: Setup) -> list[Callback]:
 
     made = partial(pictures_made, folder)
     called = [Callback("preview", recipe.training.preview_every, preview, made)]
+
+    def result(state, *_: object) -> None:
+        draw_result(state, setup)
+
+    last = Callback("result", math.inf, result, lambda step: result_made(folder))
     if settings.every:
         extractor = open_score_extractor(settings, spec, recipe.training.device)
 
@@ -186,7 +194,7 @@ def callbacks(setup: Setup) -> list[Callback]:
 
         made = partial(scored, folder)
         called.append(Callback("score", settings.every, evaluate, made, slow=True))
-    return called
+    return [*called, last]
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:

@@ -31,7 +31,8 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
-        if rows := [row for row in read_log(folder) if "loss" in row]:
+        rows = read_log(folder)
+        if any("loss" in row for row in rows):
             loss = spec.diffusion.loss_in_words
             loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
     except (OSError, NotFinite) as error:
