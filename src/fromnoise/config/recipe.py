@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fromnoise.config.errors import ConfigError, did_you_mean, explain
 from fromnoise.config.migration import check_not_renamed, migrate
-from fromnoise.config.overrides import parse_yaml, with_key
+from fromnoise.config.overrides import parse_yaml, with_key, with_steps_of_list
 from fromnoise.config.schema import Recipe
 
 RECIPES = resources.files("fromnoise.config") / "recipes"
@@ -102,6 +102,9 @@ def match_schema(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         if f"training.{key}" in overrides and not both:
             kept = {k: v for k, v in tree["training"].items() if k != other}
             tree = {**tree, "training": kept}
+    if isinstance(sampling := tree.get("sampling"), dict):
+        given = {key.removeprefix("sampling.") for key in overrides}
+        tree = {**tree, "sampling": with_steps_of_list(sampling, given)}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

@@ -242,9 +242,11 @@ def _settings(record: Metrics) -> list[str]:
             config = generated["sampling"]
             options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
             sampler = ", ".join([config["sampler"]["name"], *options])
+            times = config.get("timesteps")
+            at = f" at t = {', '.join(map(str, times))}" if isinstance(times, list) else ""
             lines[0] += (
                 f" {after(**generated)}, seeds {generated['seeds']}; {config['steps']} steps of "
-                f"{sampler}; labels: {generated['labels']}"
+                f"{sampler}{at}; labels: {generated['labels']}"
             )
             if config["guidance"] != 1:
                 lines[0] += f", s = {config['guidance']:g} in {FORMULA}"
