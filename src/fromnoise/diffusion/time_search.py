@@ -46,8 +46,8 @@ def cheapest_path(costs: Tensor, steps: int, gamma: float = 1.0) -> list[int]:
     """Return the indices 0 = i_1 < … < i_n of the times with the least Σ_k γ^(k−1) c(i_k, i_{k+1}).
 
     i_{n+1} = N is t = 0. By V_1(i) = c_iN and V_k(i) = min over j > i of c_ij + γ V_{k−1}(j), k
-    being the steps that are left. γ > 1 weighs the later steps more: the paper's 1.15 is for x/α.
-    With `step_costs` of x, γ = 1 leads nearer to the end of the trajectories.
+    being the steps that are left. γ > 1 weighs the later steps more. The paper's 1.15 is for x/α;
+    with `step_costs`, which are of x, it is no better than 1 on Gaussian data.
 
     costs: (N, N+1), of `step_costs`. Raises ValueError unless 1 ≤ steps ≤ N.
     """

@@ -64,7 +64,7 @@ def search_times(
     for config in configs:
         scale = config.guidance
         if scale not in costs:
-            costs[scale] = _costs(model, config, times, cond, first_seed)
+            costs[scale] = mean_costs(model, config, times, cond, first_seed)
         path = cheapest_path(costs[scale], config.steps)
         found[scale, config.steps] = [times[i] for i in path]
     return Search(
@@ -74,7 +74,7 @@ def search_times(
     )
 
 
-def _costs(
+def mean_costs(
     model: Model, config: SamplingConfig, times: list[int], cond: Tensor | None, first_seed: int
 ) -> Tensor:
     """Return the mean `step_costs` between the times, (N, N+1)."""
