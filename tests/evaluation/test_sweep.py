@@ -317,7 +317,9 @@ def test_a_sweep_with_searched_times_resumes_without_another_search(
         assert "has a sweep with another sampling" in err
     assert len(searches) == 1
     plain = [each for each in command if each != "--search-times"]
-    assert "has a sweep with another sampling" in cli(*plain).err
+    code, _, err = cli(*plain, "--out", folder)
+    assert code == 2
+    assert "has a sweep with another sampling" in err
 
 
 def test_the_best_row_brings_its_times_into_the_model(

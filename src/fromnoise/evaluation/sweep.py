@@ -97,6 +97,7 @@ def sweep_to_folder(
     num = num or max(DEFAULT_COUNT, space.width)
     batch_size = drawing.batch_size or images.BATCH_SIZE
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
+    parts += ["searched"] if search else []
     file = (out or run / "evaluation" / "-".join(parts)) / records.SWEEP_FILE
     check_enough_images(num, real, space, allow_small=against.allow_small)
     require_room(file)
