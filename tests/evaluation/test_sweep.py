@@ -44,6 +44,14 @@ def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_near
     assert best(rows[:1]) == rows[0]
 
 
+def test_the_best_of_rows_that_differ_in_their_times_is_the_nearest():
+    searched = row(2.1, 4, steps=6).model_copy(update={"timesteps": [9, 8, 7, 6, 5, 4]})
+    rows = [row(2, 5, steps=6), searched, row(3, 3.9, margin=2, steps=8)]
+    assert best(rows) == searched
+    rows[0] = row(2, 4.1, sampler="heun", steps=6)
+    assert best(rows) == rows[0]
+
+
 def test_the_table_has_the_fastest_first_and_the_front_bold():
     rows = [row(2, 5, steps=20), row(1, 9, steps=10), row(3, 7, steps=30)]
     real = {"what": "digits, train", "count": 1797}

@@ -119,7 +119,7 @@ def sweep(
         str | None, Option(help="of each sampler", show_default="5,10,20,50,100")
     ] = None,
     search_times: Annotated[
-        bool, Option("--search-times", help="search the best timesteps for each number of steps")
+        bool, Option("--search-times", help="add a row at the best timesteps of this model to each")
     ] = False,
     guidance: Scales = None,
     num: Annotated[
@@ -140,8 +140,7 @@ def sweep(
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front.
 
-    --search-times adds rows at the best few timesteps of this model, found in a few trajectories of
-    its ODE. It needs --steps, and then --samplers are ddim by default.
+    --search-times needs --steps, and --samplers are then ddim by default.
     """
     from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing

@@ -70,6 +70,11 @@ class Row(BaseModel):
     left_out: list[float] = []  # the same without each block of seeds; older files have none
     on_front: bool = False  # the Pareto front
 
+    @property
+    def cost(self) -> tuple[str, int, float]:
+        """Return what the time depends on: the sampler, the steps and the guidance."""
+        return self.sampler, self.steps, self.guidance
+
     def name(self, *, steps: bool = True) -> str:
         """Return `ddim 50`, with guidance `ddim 50, s = 2`, or `ddim 6, searched times`."""
         name = f"{self.sampler} {self.steps}" if steps else self.sampler

@@ -209,10 +209,16 @@ def front(rows: Sequence[Row]) -> list[bool]:
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """Return the fastest row whose distance is within the interval of the smallest one."""
+    """Return the fastest row whose distance is within the interval of the smallest one.
+
+    Of rows that differ only in their timesteps, which cost the same, it is the nearest.
+    """
     smallest = min(rows, key=lambda row: row.fid.value)
     good = [row for row in rows if row.fid.value <= smallest.fid.high]
-    return min(good, key=lambda row: row.seconds_per_image)
+    fastest = min(good, key=lambda row: row.seconds_per_image)
+    others = [row for row in good if row.timesteps != fastest.timesteps]
+    same_cost = [row for row in others if row.cost == fastest.cost]
+    return min([fastest, *same_cost], key=lambda row: row.fid.value)
 
 
 def relative_distance(row: Row, rows: Sequence[Row]) -> Interval:
