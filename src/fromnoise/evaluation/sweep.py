@@ -134,7 +134,9 @@ def sweep_to_folder(
     warm_up = {"steps": 1, "timesteps": rule, "precision": configs[0].precision}
     model.sample(range(min(batch_size, num)), batch_size=batch_size, **warm_up)
     for config in configs[len(rows) :]:
-        with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
+        times = list(config.timesteps) if is_list(config.timesteps) else []
+        what = f"images by {config.sampler.name} {config.steps}" + ", searched times" * bool(times)
+        with progress_bar(what) as progress:
             generated = images.generate_images(
                 model, num, config, labels_of=real, batch_size=batch_size, progress=progress
             )
@@ -145,7 +147,7 @@ def sweep_to_folder(
             sampler=config.sampler.name,
             steps=config.steps,
             guidance=config.guidance if guided else 1.0,
-            timesteps=list(config.timesteps) if is_list(config.timesteps) else [],
+            timesteps=times,
             seconds_per_image=generated.seconds / num,
             fid=distance.fid,
             left_out=distance.left_out.tolist(),
