@@ -13,10 +13,10 @@ CHECK_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: $(VENV)/.installed ## install, train on handwritten digits for about two minutes, sample
+demo: $(VENV)/.installed ## install, train on handwritten digits for two minutes, sample
 	@out=runs/demo; n=1; \
 	while [ -e "$$out" ]; do n=$$((n + 1)); out="runs/demo-$$n"; done; \
-	$(BIN)/fromnoise train digits --out "$$out" && \
+	$(BIN)/fromnoise train digits minutes=2 --out "$$out" && \
 	$(BIN)/fromnoise sample "$$out" --num 64 && \
 	echo "Previews, checkpoints and samples: $(CURDIR)/$$out"
 

@@ -83,8 +83,22 @@ def lucidrains(*, bf16: bool) -> Rival:
     )
 
 
+def ours(name: str, network: str, options: dict[str, Any]) -> Rival:
+    """Another network of ours."""
+    return Rival(name, "ours:{}", {"network": network, "options": options})
+
+
 PLAIN = Rival("published form, fp32", "plain:{}")
 PAPER: dict[str, Any] = {"dropout": 0.1}
+PATCHES = {  # in place of the network of `fashion-mnist`
+    "image_channels": 1,
+    "patch": 2,
+    "channels": 64,
+    "multipliers": [1, 2],
+    "attention_levels": [],
+    "dropout": 0.0,
+    "groups": 8,
+}
 MENDED = {"image_channels": 1, "time": "projected", "attention_form": "residual"}
 
 
@@ -101,6 +115,12 @@ def networks(device: str) -> list[Network]:
     forms += [diffusers(PAPER, bf16=True, channels_last=last) for last in (False, True)]
     linear_forms = [lucidrains(bf16=fast) for fast in (False, True)]
     garments = {**load_recipe("fashion-mnist").network.options, "image_channels": 1}
+    patches = [
+        ours(
+            f"patch 2, 64 x [1, 2], blocks: {blocks}", "ddpm", {**PATCHES, "num_res_blocks": blocks}
+        )
+        for blocks in (2, 1)
+    ]
     return [
         Network(paper, "ddpm", PAPER, 16, 32, tuple(forms)),
         Network(linear, "linear_attention", {}, 16, 32, tuple(linear_forms)),
@@ -108,8 +128,23 @@ def networks(device: str) -> list[Network]:
         Network("`stacked`, as published", "stacked", {"image_channels": 1}, 8, 32, (PLAIN,)),
         Network("`stacked`, corrected", "stacked", MENDED, 8, 32, (PLAIN,)),
         Network("`context`", "context", {"cond_dim": 24}, 8, 64, (PLAIN,)),
-        Network("the network of `fashion-mnist`", "ddpm", garments, 64, 28, ()),
+        Network("the network of `fashion-mnist`", "ddpm", garments, 64, 28, tuple(patches)),
     ]
+
+
+def optimizers(device: str) -> dict[str, Race]:
+    """Steps with Adam beside steps with Muon, of a small and of a large batch."""
+    one, found = networks(device)[-1], {}
+    for batch_size in (32, 256):
+        given = {"network": one.network, "options": one.options, "side": one.side}
+        given |= {"batch_size": batch_size, "device": device}
+        contestants = [
+            Contestant(name, "ours:training_step", {**given, "optimizer": name})
+            for name in ("adam", "muon")
+        ]
+        title = f"{one.title}, {one.side}x{one.side}, batch {batch_size}: step of an optimiser"
+        found[title] = Race(contestants, lambda _: "A step of Muon is compared with one of Adam.")
+    return found
 
 
 def samplings(device: str) -> list[Sampling]:
@@ -138,7 +173,7 @@ def races(device: str) -> dict[str, Race]:
             f"sampling in {drawn.steps} {drawn.sampler} steps"
         )
         found[title] = of_sampling(drawn, device)
-    return found
+    return found | optimizers(device)
 
 
 def of_network(one: Network, kind: str, device: str) -> Race:
@@ -272,10 +307,10 @@ def main() -> None:
         print(table(measured), flush=True)
         if a.computations:
             continue
-        ours = measured["fromnoise"]
+        first = next(iter(measured.values()))
         if FLOOR in measured:
-            print(f"  time over the floor: {over(ratios(ours, measured[FLOOR]))}")
-        note = one.say(ours)
+            print(f"  time over the floor: {over(ratios(first, measured[FLOOR]))}")
+        note = one.say(first)
         print(f"  {note}", flush=True)
         save_race(
             "network_speed", {title: measured}, notes={title: note}, device=a.device, merge=merge

@@ -16,10 +16,11 @@ from fromnoise.doctor.doctor import log_warnings
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
 from fromnoise.rng import DRAWS
+from fromnoise.training import budget
 from fromnoise.training import run as running
-from fromnoise.training.loop import Callback, Setup
+from fromnoise.training.loop import Callback, Setup, StopSignal
 from fromnoise.training.previews import draw_pictures, pictures_made
-from fromnoise.training.state import learning_rate
+from fromnoise.training.state import TrainingState, learning_rate
 
 FIXED = (  # when a run is resumed
     "data.",
@@ -56,7 +57,24 @@ def train(
     log_warnings(setup, state)
     with checkpoints.claimed(folder):
         _require_new(folder)  # another process may have been faster
-        return running.fit_run(setup, state, called)
+        try:
+            return _fit(setup, state, called)
+        except budget.TooShort:
+            (folder / RECIPE_FILE).unlink()
+            raise
+
+
+def _fit(setup: Setup, state: TrainingState, called: list[Callback]) -> running.Run:
+    """Train. If the length is in minutes, find its number of steps first."""
+    if setup.recipe.training.budget is not None:
+        running.write_recipe(setup)  # a run that is killed now can be resumed
+        with StopSignal() as stop, running.computing(state):
+            recipe = budget.recipe_within_budget(setup, state, callbacks, stop)
+        if stop.received:
+            return running.Run(setup.folder, stop.received)
+        setup = setup._replace(recipe=recipe)
+        state, called = running.start(setup), callbacks(setup)
+    return running.fit_run(setup, state, called)
 
 
 def resume(
@@ -87,18 +105,25 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     if checkpoint is None:
         logger.warning("%s has no whole checkpoint. Starting at step 0", folder.absolute())
         setup = running.prepare(recipe, running.open_data(recipe), folder)
-        return running.fit_run(setup, running.start(setup), callbacks(setup))
+        return _fit(setup, running.start(setup), callbacks(setup))
     saved = checkpoints.read_state(checkpoint)
     _check_draws(saved, checkpoint)
     before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
     _refuse_changes(before, recipe, folder)
     setup, settings = None, recipe.training
+    if settings.budget is not None:
+        raise ConfigError(
+            f"training.minutes = {settings.budget / 60:g} is for a new training, and "
+            f"{folder.absolute()} is at step {saved['step']}. Give training.steps."
+        )
+    recipe = recipe.with_steps(settings.steps) if settings.steps else recipe
     if settings.epochs is not None:  # a new override: the images give its number of steps
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         settings = setup.recipe.training
     made = pictures_made(folder, saved["step"])  # a kill may have prevented them
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    if saved["step"] >= settings.steps:
+    ended = saved.get("ended") and not {"training.steps", "training.patience"} & overrides.keys()
+    if saved["step"] >= settings.steps or ended:
         said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
         logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
@@ -145,7 +170,7 @@ def _require_new(folder: Path) -> None:
 
 def callbacks(setup: Setup) -> list[Callback]:
     """Return the previews, and the score if `evaluation.every` is set. Raises as the extractor."""
-    recipe, spec, images, folder = setup
+    recipe, spec, images, folder, _ = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
     def preview(state, *_: object) -> None:

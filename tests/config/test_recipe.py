@@ -153,7 +153,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(key, name, nearest):
     ("key", "value", "allowed"),
     [
         ("training.steps", -5, "at least 0"),
-        ("training.steps", 0, "steps = 0 is too small. Give at least 1, or training.epochs"),
+        ("training.steps", 0, "steps = 0 is too small. Give at least 1, or training.minutes"),
         ("training.epochs", 0, "more than 0"),
         ("training.condition_dropout", 1.1, "at most 1"),
         ("sampling.guidance", -1, "use s ≥ 0 in ε = ε_∅ + s·"),

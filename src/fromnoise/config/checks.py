@@ -4,7 +4,7 @@ from typing import Any
 
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, unknown_name
-from fromnoise.config.schema import FORMULA, Recipe
+from fromnoise.config.schema import FORMULA, LENGTHS, Recipe
 from fromnoise.data import SOURCES
 from fromnoise.diffusion import LOSSES, TIMESTEPS, VLB, check_prediction
 from fromnoise.diffusion.denoiser import SIGMA_DATA, check_sigma_data
@@ -20,11 +20,16 @@ def check_recipe(recipe: Recipe) -> Recipe:
     recipe = with_checked_components(recipe)
     settings, diffusion = recipe.training, recipe.diffusion
     learned = recipe.network.options.get("learned_variance", False)
-    if settings.steps == 0 and settings.epochs is None:
+    lengths = [f"training.{key}" for key in LENGTHS if getattr(settings, key)]
+    if not lengths:
         problem = "= 0 is too small" if "steps" in settings.model_fields_set else "is missing"
-        raise ConfigError(f"training.steps {problem}. Give at least 1, or training.epochs.")
-    if settings.steps and settings.epochs is not None:
-        raise ConfigError("training.steps and training.epochs exclude each other. Keep one.")
+        raise ConfigError(f"training.steps {problem}. Give at least 1, or training.minutes.")
+    if len(lengths) > 1:
+        raise ConfigError(f"{' and '.join(lengths)} exclude each other. Keep one.")
+    if settings.patience is not None and recipe.data.holdout is None:
+        raise ConfigError(
+            f"training.patience = {settings.patience} needs held-out images. Set data.holdout=auto."
+        )
     try:
         check_sigma_data(diffusion.prediction.options.get("sigma_data", SIGMA_DATA))
         diffusion.objective()

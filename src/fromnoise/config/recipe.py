@@ -11,8 +11,13 @@ from pydantic import ValidationError
 from fromnoise.config.errors import ConfigError, did_you_mean, explain
 from fromnoise.config.migration import check_not_renamed, migrate
 from fromnoise.config.overrides import parse_yaml, with_key, with_steps_of_list
-from fromnoise.config.schema import Recipe
+from fromnoise.config.schema import COUNTS, LENGTHS, Recipe
 
+SHARES = {  # of a training in minutes or hours
+    "training.log_every": 0.01,
+    "training.preview_every": 0.1,
+    "training.checkpoint_every": 0.1,
+}
 RECIPES = resources.files("fromnoise.config") / "recipes"
 
 
@@ -87,6 +92,37 @@ def read_yaml(source: str | Path) -> tuple[Any, str]:
         ) from error
 
 
+def _with_one_length(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe in which a length of the overrides replaces its own.
+
+    In minutes or hours, numbers of steps become shares of the training: those of SHARES, or of the
+    steps that the recipe had.
+    """
+    training = tree.get("training")
+    if not isinstance(training, dict):
+        return tree
+    given = [key for key in LENGTHS if f"training.{key}" in overrides]
+    lengths = {key: training[key] for key in LENGTHS if training.get(key) is not None}
+    dropped = [key for key in lengths if given and key not in given]
+    tree = {**tree, "training": {k: v for k, v in training.items() if k not in dropped}}
+    steps = lengths.get("steps")
+    if all(tree["training"].get(key) is None for key in ("minutes", "hours")):
+        return tree
+    for name, keys in COUNTS.items():
+        section = tree.get(name, {})
+        for key in keys if isinstance(section, dict) else ():
+            dotted, count = f"{name}.{key}", section.get(key)
+            if dotted in overrides or isinstance(count, float):
+                continue
+            if dotted in SHARES:
+                section = {**section, key: SHARES[dotted]}
+            elif type(steps) is int and type(count) is int and 0 < count < steps:
+                section = {**section, key: count / steps}
+        if section:
+            tree[name] = section
+    return tree
+
+
 def match_schema(tree: Any, where: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Check the keys and values of `parse_recipe`, but no component: that needs no torch."""
     if not isinstance(tree, dict):
@@ -97,11 +133,7 @@ def match_schema(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
     for key, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         check_not_renamed(key, value)
         tree = with_key(tree, key.split("."), value)
-    for key, other in (("steps", "epochs"), ("epochs", "steps")):  # the one replaces the other
-        both = f"training.{other}" in overrides or not isinstance(tree.get("training"), dict)
-        if f"training.{key}" in overrides and not both:
-            kept = {k: v for k, v in tree["training"].items() if k != other}
-            tree = {**tree, "training": kept}
+    tree = _with_one_length(tree, overrides)
     if isinstance(sampling := tree.get("sampling"), dict):
         given = {key.removeprefix("sampling.") for key in overrides}
         tree = {**tree, "sampling": with_steps_of_list(sampling, given)}

@@ -5,6 +5,7 @@ name and options are checked in `components.py`: this module does not need torch
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -75,6 +76,12 @@ def _scale(value: float) -> float:
     return value
 
 
+def _steps_or_share(value: Any) -> Any:
+    if type(value) is not int and not (type(value) is float and 0 < value < 1):
+        raise ValueError("write a number of steps, or a share of the training, as in 0.1")
+    return value
+
+
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 White = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -83,6 +90,8 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
 Timesteps = Annotated[str | tuple[int, ...], BeforeValidator(_timesteps)]
 Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+# steps, or a share of the training
+Every = Annotated[int | float, BeforeValidator(_steps_or_share), Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -125,6 +134,7 @@ class Data(Section):
     fit: Fit = "crop"
     background: Annotated[tuple[Level, Level, Level], repeated(3)] = (255, 255, 255)
     white: White | None = None  # its value in images of 16 bits, such as 4095; None: 65535
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None  # not trained on
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False
@@ -168,17 +178,39 @@ class Diffusion(Section):
         return f"{self.loss} × {self.weighting.name}{bound}"
 
 
+LENGTHS = ("steps", "epochs", "minutes", "hours")
+COUNTS = {  # of steps, or shares of the training
+    "training": (
+        *("warmup_steps", "log_every", "preview_every", "checkpoint_every", "milestone_every"),
+        "ema_snapshot_every",
+    ),
+    "evaluation": ("every",),
+}
+
+
+def _count(value: float | None, steps: int) -> float | None:
+    """Return the steps of a share; numbers of steps stay."""
+    # rounded up, so that a share of 1/n makes n of them
+    return math.ceil(value * steps - 1e-6) if isinstance(value, float) else value
+
+
 def least_divisor(number: int, least: int) -> int:
     """Return the least divisor of a number that is at least `least`, or the number."""
     return next((d for d in range(least, number) if number % d == 0), number)
 
 
 class Training(Section):
-    """One optimiser step sees `batch_size` images, in any number of parts."""
+    """One optimiser step sees `batch_size` images, in any number of parts.
 
-    steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what `epochs` come to
-    # become steps when images are counted
+    The length is one of `steps`, `epochs`, `minutes` and `hours`; the last three become steps: when
+    the images are counted, or when some steps are timed. A key that counts steps may also be a
+    share of the training: `preview_every: 0.1` is 10 previews.
+    """
+
+    steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what the others come to
     epochs: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    minutes: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    hours: Annotated[float, Field(ge=1 / 60, le=10**4)] | None = None
     batch_size: Positive
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
@@ -188,12 +220,12 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: Natural = 0
+    warmup_steps: Annotated[int | float, BeforeValidator(_steps_or_share), Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     # σ_rel of power-function averages beside the usual one
     ema_lengths: tuple[Length, ...] = ()
-    ema_snapshot_every: Positive | None = None  # steps; None: 20 times in all
+    ema_snapshot_every: Every | None = None  # None: 20 times in all
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
     compile: Literal["auto", True, False] = "auto"  # the blocks of the network
@@ -204,13 +236,20 @@ class Training(Section):
     seed: Natural = 0
     # how t is drawn
     noise_levels: Annotated[Component, _named("uniform"), BY_NAME] = Component(name="uniform")
-    log_every: Positive = 50
-    preview_every: Positive = 1000
+    log_every: Every = 50
+    preview_every: Every = 1000
     preview_images: Positive = 16
-    checkpoint_every: Positive = 1000
+    checkpoint_every: Every = 1000
     keep_checkpoints: Positive = 2
-    milestone_every: Positive | None = None
+    patience: Positive | None = None  # checkpoints without a lower held-out loss that end it
+    milestone_every: Every | None = None
     tensorboard: bool = False
+
+    @property
+    def budget(self) -> float | None:
+        """Return the seconds of a length in minutes or hours, or None."""
+        minutes = self.minutes if self.hours is None else 60 * self.hours
+        return None if minutes is None else 60 * minutes
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "Training":
@@ -262,7 +301,8 @@ class SamplingConfig(Section):
 class Evaluation(Section):
     """A score while training, against the training images; every 0 steps is never."""
 
-    every: Natural = 0  # steps; it costs the time that drawing the images takes
+    # steps, or a share of them; it costs the time that drawing the images takes
+    every: Annotated[int | float, BeforeValidator(_steps_or_share), Field(ge=0)] = 0
     num_images: Annotated[int, Field(ge=40, strict=True)] = 3072  # enough for any pixels
     extractor: Literal["pixels", "classifier", "inception", "dinov2"] = "pixels"
     classifier: Path | None = None
@@ -277,6 +317,16 @@ class Recipe(Section):
     training: Training
     sampling: SamplingConfig = SamplingConfig()
     evaluation: Evaluation = Evaluation()
+
+    def with_steps(self, steps: int) -> "Recipe":
+        """Return the recipe with this length, in which shares of it are numbers of steps."""
+        length = {**dict.fromkeys(LENGTHS), "steps": steps}
+        sections = {"training": self.training.model_copy(update=length)}
+        for name, keys in COUNTS.items():
+            section = sections.get(name) or getattr(self, name)
+            counts = {key: _count(getattr(section, key), steps) for key in keys}
+            sections[name] = section.model_copy(update=counts)
+        return self.model_copy(update=sections)
 
     def to_yaml(self) -> str:
         """Return the recipe with every default as YAML."""

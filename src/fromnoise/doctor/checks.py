@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromnoise.config.schema import Component, Recipe
+from fromnoise.config.schema import Component, Recipe, Training
 from fromnoise.doctor.cost import Cost
 from fromnoise.model.spec import ModelSpec
 from fromnoise.progress import format_duration
@@ -68,6 +68,13 @@ class Finding(NamedTuple):
         return f"{self.level:5} {self.topic}: {self.message}{advice}"
 
 
+def length(settings: Training) -> str:
+    """Return the length of a training whose steps are unknown."""
+    if settings.budget is not None:
+        return f"{settings.budget / 60:g} minutes"
+    return f"{settings.epochs:g} epochs"
+
+
 def images_seen(facts: Facts) -> Finding:
     """Check how often each image is seen. The model memorises few images that it sees often."""
     settings, count = facts.recipe.training, facts.num_images
@@ -75,9 +82,11 @@ def images_seen(facts: Facts) -> Finding:
     message, advice = f"{seen:,} in {settings.steps:,} steps", ""
     if count is None:
         if not settings.steps:
-            message = f"{settings.epochs:g} epochs"
+            message = length(settings)
         message += f" of images that are not here: {'epochs' if seen else 'steps'} unknown"
         return Finding("images seen", message, "Give --data PATH with a copy of them")
+    if not settings.steps:  # a step takes too long to be timed
+        return Finding("images seen", length(settings))
     epochs = seen / count
     message += f": {f'{epochs:,.0f}' if epochs >= 100 else f'{epochs:.3g}'} epochs of {count:,}"
     if epochs < 1:
@@ -259,7 +268,9 @@ def previews_and_scores(facts: Facts) -> Finding:
     topic, recipe, scores = "previews and scores", facts.recipe, facts.recipe.evaluation
     settings, steps = recipe.training, recipe.training.steps
     if not steps:
-        return Finding(topic, f"previews every {settings.preview_every:,} steps")
+        every = settings.preview_every
+        often = f"{every:.0%} of the steps" if isinstance(every, float) else f"{every:,} steps"
+        return Finding(topic, f"previews every {often}")
     images = -(-steps // settings.preview_every) * 2 * settings.preview_images
     passes = images * min(25, recipe.diffusion.T)
     if scores.every:
@@ -277,13 +288,13 @@ def disk(facts: Facts) -> Finding:
     settings, steps = facts.recipe.training, facts.recipe.training.steps
     size, free, milestones = facts.optimised_bytes, facts.disk_free, 0
     if settings.milestone_every:
-        milestones = steps // max(settings.milestone_every, settings.checkpoint_every)
+        milestones = int(steps // max(settings.milestone_every, settings.checkpoint_every))
     count = settings.keep_checkpoints + milestones
     if steps:
-        count = min(count, -(-steps // settings.checkpoint_every))
+        count = min(count, int(-(-steps // settings.checkpoint_every)))
     need = (count + 1) * size  # a new one is written before an old one is deleted
     message = f"{count} checkpoints of {_bytes(size)}, and one while it is written: {_bytes(need)}"
-    if snapshots := -(-steps // snapshot_every(settings)) * len(settings.ema_lengths):
+    if snapshots := int(-(-steps // snapshot_every(settings))) * len(settings.ema_lengths):
         need += snapshots * facts.cost.weight_bytes
         message += f", and {snapshots} snapshots of averages, {_bytes(need)} in all"
     fitting = max(int(NEARLY_FULL * (free or 0) / size) - 1 - milestones, 1)

@@ -69,13 +69,16 @@ def check(
 
     Changes nothing. The run folder need not exist.
     """
-    recipe, spec, images, folder = setup
+    recipe, spec, images, folder, _ = setup
     device, folder = next(denoiser.parameters()).device, folder.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    cost, budget = measure(denoiser, recipe, spec, computation, seconds), recipe.training.budget
+    if budget and cost.step_seconds:
+        recipe = recipe.with_steps(max(1, round(budget / cost.step_seconds)))
     facts = Facts(
         recipe,
         spec,
-        measure(denoiser, recipe, spec, computation, seconds),
+        cost,
         computation._replace(compiled=False),  # the measured copy is not compiled
         len(images) or None,
         device=str(device),

@@ -26,6 +26,7 @@ from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
+from fromnoise.data.holdout import split_holdout
 from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
@@ -69,17 +70,21 @@ def run_images_of(run: Path) -> RunImages:
         return NO_RUN
     try:
         data = load_recipe(run / RECIPE_FILE).data
-        training = _open_split(data, data.split)
+        training, held_out = _open_split(data, data.split), None
+        if data.holdout is not None:
+            trained, held = split_holdout(training.images, data.holdout)
+            held_out = RealImages(held, f"{training.what}, held out")
+            training = RealImages(trained, training.what)
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return RunImages(reason=f"the training images are not available: {error}")
     with suppress(DataError):  # most sources have no test split
         if data.split != "test":
             return RunImages(training, _open_split(data, "test"))
-    return RunImages(training)
+    return RunImages(training, held_out)
 
 
 def _open_split(data: Data, split: str) -> RealImages:
-    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
+    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split", "holdout"})
     images = open_images(data.source, data.path, split=split, **options)
     return RealImages(images, f"{data.source}, {split}")
 

@@ -88,7 +88,7 @@ class PowerEMA(EMA):
         return TensorFile(self.module.state_dict(), metadata)
 
 
-def snapshot_every(settings: Training) -> int:
+def snapshot_every(settings: Training) -> float:
     """Return the steps between snapshots: by default a SNAPSHOTS-th of the training."""
     return settings.ema_snapshot_every or max(1, -(-settings.steps // SNAPSHOTS))
 

@@ -13,16 +13,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import list_checkpoints, prune, save_checkpoint
+from fromnoise.checkpoints import list_checkpoints, mark_best, prune, save_checkpoint
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
-from fromnoise.data.loader import feed
+from fromnoise.data.loader import LoadBatch, feed
+from fromnoise.diffusion import Objective
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
+from fromnoise.training.held_out import ended_by_patience, held_out_loss
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.state import TrainingState, learning_rate
-from fromnoise.training.step import sample_batch, sample_images, train_step
+from fromnoise.training.step import Batch, sample_batch, sample_images, train_step
 
 MAX_SKIPPED = 10
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -60,12 +62,16 @@ class StopSignal:
 
 
 class Setup(NamedTuple):
-    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run."""
+    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run.
+
+    held_out: what `data.holdout` keeps out of `images`.
+    """
 
     recipe: Recipe
     spec: ModelSpec
     images: ImageSet
     folder: Path
+    held_out: ImageSet | None = None
 
 
 class Callback(NamedTuple):
@@ -77,7 +83,7 @@ class Callback(NamedTuple):
     """
 
     name: str
-    every: int
+    every: float
     call: Callable[[TrainingState, RunLog, StopSignal], None]
     made: Callable[[int], bool]
     slow: bool = False
@@ -93,7 +99,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
     Writes the log, checkpoints and snapshots of averages into the run folder. Returns the name of
     the signal. Raises Diverged, DiskFull, NotFinite.
     """
-    recipe, spec, data, folder = setup
+    recipe, spec, data, folder, held_out = setup
     settings, T = recipe.training, recipe.diffusion.T
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
@@ -109,7 +115,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
         saved_step = state.step
-        prune(saved, settings.keep_checkpoints, settings.milestone_every)
+        best = mark_best(saved.parent, state.held_out)
+        prune(saved, settings.keep_checkpoints, settings.milestone_every, best)
         logger.info("saved %s", saved.absolute())
 
     def call(callback: Callback) -> None:
@@ -143,12 +150,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
-            drawn = state.history, images(state.step)
-            batch = sample_batch(recipe, data, state.step, *drawn, device=device)
-            torch.manual_seed(seed_of(settings.seed, state.step, "network"))  # its own draws
-            losses, norm = train_step(state, objective, batch, settings)
+            batch, losses, norm = take_step(recipe, data, state, objective, images, rate)
             if state.skipped_in_a_row:
                 report_skipped_step(state, losses, norm, batch.t, log, folder)
             state.step += 1
@@ -179,22 +181,56 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 counts = {"step": state.step, "updates": state.updates}
                 save_snapshots(state.power_emas, spec, folder, **counts)
 
-            # every `checkpoint_every` steps, at the end, and on a signal: a checkpoint
+            # every `checkpoint_every` steps and at the end: the loss of held-out images
+            due = state.step % settings.checkpoint_every == 0 or last
+            if due and held_out is not None:
+                average = state.denoiser.with_network(state.ema.module)
+                losses = held_out_loss(average, recipe, held_out, data)
+                log.event(state.step, **losses.row())
+                state.held_out.append((state.step, losses.value))
+                state.ended = ended_by_patience(state.held_out, settings.patience)
+
+            # then, and on a signal: a checkpoint
             stopped_by = stop.received  # read once: a signal may arrive between any two lines
-            if state.step % settings.checkpoint_every == 0 or last or stopped_by:
+            if due or stopped_by:
                 checkpoint()
 
             # previews, scores, …
             for callback in callbacks:
-                if callback.due(state.step, settings.steps) and not (callback.slow and stopped_by):
+                called = callback.due(state.step, settings.steps) or state.ended
+                if called and not (callback.slow and stopped_by):
                     call(callback)
 
+            if state.ended:
+                logger.info("finished at step %d: %s", state.step, state.ended)
+                break
             if stop.received and not last:  # also while a callback ran
                 checkpoint()
                 said = stop.received, state.step, folder.absolute()
                 logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
                 break
     return stop.received
+
+
+def take_step(
+    recipe: Recipe,
+    data: ImageSet,
+    state: TrainingState,
+    objective: Objective,
+    images: LoadBatch,
+    rate: float,
+) -> tuple[Batch, Tensor, float]:
+    """Take optimiser step `state.step` (Algorithm 1). Return batch, losses (B,), gradient norm.
+
+    images: of `feed`. rate: the learning rate.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    device = next(state.denoiser.parameters()).device
+    drawn = state.history, images(state.step)
+    batch = sample_batch(recipe, data, state.step, *drawn, device=device)
+    torch.manual_seed(seed_of(recipe.training.seed, state.step, "network"))  # its own draws
+    return batch, *train_step(state, objective, batch, recipe.training)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """A run folder: what a training in it begins with, and its model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
 from fromnoise.data.dataset import open_with_log
+from fromnoise.data.holdout import split_holdout
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
@@ -33,6 +35,7 @@ MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
     | {"diffusion": {"prediction", "variance_reading"}},
     "exclude": {"network": {"dropout"}},
 }
+MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
 logger = logging.getLogger("fromnoise")
 
 
@@ -51,7 +54,10 @@ class Run:
     def finished(self) -> bool:
         """Return whether a checkpoint has the last step; false after a stop signal."""
         newest, _ = newest_checkpoint(self.folder / "checkpoints")
-        return newest is not None and read_state(newest)["step"] >= self.recipe().training.steps
+        if newest is None:
+            return False
+        state = read_state(newest)
+        return bool(state.get("ended")) or state["step"] >= self.recipe().training.steps
 
     def model(self, weights: Weights = "ema") -> Model:
         """Load the model of the newest checkpoint."""
@@ -88,13 +94,20 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
             f"training.noise_device = device needs CUDA, but the device is {device}. Set "
             "training.noise_device=cpu."
         )
-    options = recipe.data.model_dump(exclude={"flip", "labels"})
+    options = recipe.data.model_dump(exclude={"flip", "labels", "holdout"})
     return open_with_log(download=download, **options)
 
 
 def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
-    """Return the parts of a training on these images. Without any, epochs remain epochs."""
-    settings, count = recipe.training, len(images)
+    """Return the parts of a training on these images. Without any, epochs remain epochs.
+
+    A length in minutes remains until `budget.measured_steps`.
+    """
+    settings, held_out = recipe.training, None
+    if recipe.data.holdout is not None and images.fingerprint:  # they are here
+        images, held_out = split_holdout(images, recipe.data.holdout)
+        logger.info("%d images are held out, %d are trained on", len(held_out), len(images))
+    count = len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
@@ -103,7 +116,9 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
     if settings.epochs is not None and count:
         steps = max(1, round(settings.epochs * count / settings.batch_size))
         logger.info("%g epochs of %d images are %d steps", settings.epochs, count, steps)
-        recipe = _with(recipe, "training", steps=steps, epochs=None)
+        recipe = recipe.with_steps(steps)
+    elif settings.steps:
+        recipe = recipe.with_steps(settings.steps)
     spec = ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
@@ -117,7 +132,7 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
-    return Setup(recipe, spec, images, folder)
+    return Setup(recipe, spec, images, folder, held_out)
 
 
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
@@ -143,7 +158,8 @@ def _computation(
     """
     recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
     device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
-    computation = precision.choose_computation(settings, denoiser, settings.steps - done)
+    left = settings.steps - done if settings.steps else MANY
+    computation = precision.choose_computation(settings, denoiser, left)
     if saved and device.type != saved["device"]:
         logger.warning("resumed on another device than before: not bit for bit the same")
     elif saved:
@@ -166,7 +182,6 @@ def _computation(
                 raise
             logger.warning("not compiled: %s", error)
             computation = computation._replace(compiled=False)
-    logger.info("computing on %s in %s", device, computation)
     return computation
 
 
@@ -242,13 +257,29 @@ def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -
     if not state.optimizer.state:  # the two moments of Adam, which do not exist yet
         needed += 2 * sum(p.nbytes for p in state.denoiser.network.parameters())
     require_room(folder / "checkpoints", needed)
-    with atomic_file(folder / RECIPE_FILE) as writing:
-        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
+    write_recipe(setup)
     count = sum(p.numel() for p in state.denoiser.parameters())
     logger.info("%s parameters. The run is in %s", f"{count:,}", folder.absolute())
-    # cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
-    # self-conditioning, where the number of images that are estimated first varies
-    benchmark = not state.denoiser.self_conditioning
-    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
+    device = next(state.denoiser.parameters()).device
+    logger.info("computing on %s in %s", device, state.computation)
+    with computing(state):
         stopped_by = fit(setup, state, callbacks)
     return Run(folder, stopped_by)
+
+
+def write_recipe(setup: Setup) -> None:
+    """Write recipe.yaml."""
+    with atomic_file(setup.folder / RECIPE_FILE) as writing:
+        writing.write_text(setup.recipe.to_yaml(), encoding="utf-8")
+
+
+@contextmanager
+def computing(state: TrainingState) -> Iterator[None]:
+    """Set torch up for the steps of a training.
+
+    cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
+    self-conditioning, where the number of images that are estimated first varies.
+    """
+    benchmark = not state.denoiser.self_conditioning
+    with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):
+        yield

@@ -1,0 +1,173 @@
+"""Find the number of steps that fit into `training.minutes`, by timing some.
+
+The time counts from the first timed step to the last checkpoint, previews and scores included. The
+timed steps train a copy that is thrown away, and the number of steps is stored in recipe.yaml: from
+there on a run in minutes is an ordinary run.
+"""
+
+import logging
+import tempfile
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from fromnoise.checkpoints import save_checkpoint
+from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import Recipe
+from fromnoise.data.loader import feed
+from fromnoise.progress import format_duration
+from fromnoise.training import previews
+from fromnoise.training.log import RunLog
+from fromnoise.training.loop import Callback, Setup, StopSignal, take_step
+from fromnoise.training.state import TrainingState
+from fromnoise.training.step import sample_images
+
+UNCOUNTED, MEASURED = 5, 20  # steps: the first ones allocate memory, and may compile
+MOST = 10**9  # steps
+SHORT = 5.0  # seconds of a preview
+logger = logging.getLogger("fromnoise")
+
+
+class Seconds(NamedTuple):
+    """Of one step, and of each thing that comes after some steps."""
+
+    step: float
+    preview: float
+    checkpoint: float
+    score: float
+
+    def of(self, recipe: Recipe, steps: int) -> float:
+        """Return the seconds of a training with so many steps."""
+        recipe = recipe.with_steps(steps)
+        settings, scored = recipe.training, recipe.evaluation.every
+        seconds = steps * self.step
+        seconds += -(-steps // settings.preview_every) * self.preview
+        seconds += -(-steps // settings.checkpoint_every) * self.checkpoint
+        return seconds + (-(-steps // scored) * self.score if scored else 0.0)
+
+    def steps_within(self, recipe: Recipe, seconds: float) -> int:
+        """Return the largest number of steps that takes no longer."""
+        return bisect_right(range(1, MOST), seconds, key=partial(self.of, recipe))
+
+    def spread(self, recipe: Recipe, seconds: float) -> Recipe:
+        """Return the recipe in which no kind takes more than a tenth of the time.
+
+        This changes shares of the training alone. The last step has one of each in any case.
+        """
+
+        def share(every: float, one: float) -> float:
+            return min(1.0, max(every, 10 * one / seconds)) if isinstance(every, float) else every
+
+        training, evaluation = recipe.training, recipe.evaluation
+        spread = {
+            "preview_every": share(training.preview_every, self.preview),
+            "checkpoint_every": share(training.checkpoint_every, self.checkpoint),
+        }
+        scored = {"every": share(evaluation.every, self.score)}
+        return recipe.model_copy(
+            update={
+                "training": training.model_copy(update=spread),
+                "evaluation": evaluation.model_copy(update=scored),
+            }
+        )
+
+
+class TooShort(ConfigError):
+    """The time is over when the number of steps is known."""
+
+
+def recipe_within_budget(
+    setup: Setup,
+    state: TrainingState,
+    callbacks: Callable[[Setup], Sequence[Callback]],
+    stop: StopSignal,
+) -> Recipe:
+    """Return the recipe with the number of steps that fit into its time.
+
+    Takes steps with `state`, which is of no further use. callbacks: of a run; those that are not
+    slow are called once or twice in a scratch folder. After a stop signal the recipe is unchanged.
+    Raises TooShort.
+    """
+    recipe, started = setup.recipe, time.perf_counter()
+    budget = recipe.training.budget
+    assert budget is not None
+
+    def spent() -> float:
+        return time.perf_counter() - started
+
+    with tempfile.TemporaryDirectory(dir=setup.folder, prefix=".writing-") as scratch:
+        trial = setup._replace(recipe=recipe.with_steps(MOST), folder=Path(scratch))
+        timed = measure(trial, state, callbacks, stop, lambda: spent() > budget)
+    if stop.received:
+        return recipe
+    left, steps = budget - spent(), 0
+    if timed is not None:
+        recipe = timed.spread(recipe, left)
+        steps = timed.steps_within(recipe, left)
+    if timed is None or steps < MEASURED:
+        least = 2 * spent() if timed is None else spent() + timed.of(recipe, MEASURED)
+        raise TooShort(
+            f"training.minutes = {budget / 60:g} is too short: timing {UNCOUNTED + MEASURED} steps "
+            f"takes {format_duration(spent())}. Give at least minutes={-(-least // 60):.0f}, or a "
+            "smaller network."
+        )
+    recipe = recipe.with_steps(steps)
+    settings = recipe.training
+    logger.info(
+        "%s of %s are left: %d steps of %.3g s, previews (%.3g s) every %d, checkpoints (%.3g s) "
+        "every %d",
+        *(format_duration(left), format_duration(budget), steps, timed.step, timed.preview),
+        *(settings.preview_every, timed.checkpoint, settings.checkpoint_every),
+    )
+    return recipe
+
+
+def measure(
+    setup: Setup,
+    state: TrainingState,
+    callbacks: Callable[[Setup], Sequence[Callback]],
+    stop: StopSignal,
+    over: Callable[[], bool],
+) -> Seconds | None:
+    """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
+    recipe, spec, data, folder, _ = setup
+    objective, log = recipe.diffusion.objective(), RunLog(folder, recipe.training, from_step=0)
+    state.denoiser.network.train()
+    clocked = []
+    device = next(state.denoiser.parameters()).device
+    with feed(partial(sample_images, recipe, data), device) as images:
+        for _ in range(UNCOUNTED + MEASURED):
+            clocked.append(time.perf_counter())
+            batch, losses, norm = take_step(recipe, data, state, objective, images, rate=0.0)
+            state.step += 1
+            elapsed = time.perf_counter() - clocked[-1]
+            state.window.add(losses, batch.t, recipe.diffusion.T, norm, elapsed, batch.cond)
+            if stop.received or over():
+                return None
+    step = (time.perf_counter() - clocked[UNCOUNTED]) / MEASURED
+    log.event(state.step, **state.window.means(), epoch=0.0)
+
+    def seconds_of(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    checkpoint = seconds_of(
+        lambda: save_checkpoint(folder, state.step, state.files(spec), state.numbers())
+    )
+    preview = 0.0
+    for callback in callbacks(setup):
+        if callback.slow:  # the score
+            continue
+        once = seconds_of(lambda call=callback.call: call(state, log, stop))
+        if once < SHORT:  # again: the first time imports what draws
+            once = seconds_of(lambda call=callback.call: call(state, log, stop))
+        preview += once
+    # an image of a score takes as long as one of a preview at each step of its sampler
+    passes = recipe.evaluation.num_images * recipe.sampling.steps
+    of_a_preview = 2 * recipe.training.preview_images * min(previews.STEPS, recipe.diffusion.T)
+    timed = Seconds(step, preview, checkpoint, preview * passes / of_a_preview)
+    return None if stop.received or over() else timed
