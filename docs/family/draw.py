@@ -58,6 +58,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "averages-ema_lengths": averages.lengths,
     "average-of-any-length": averages.afterwards,
     **each("timesteps", lines.timesteps, TIMESTEPS),
+    "searched-timesteps": samplers.searched,
     **each("sampler", samplers.sampler, SAMPLERS),
     **each("variance", samplers.variance, ("small", "large", "learned")),
     "classifier-free-guidance": guidance.scales,

@@ -4,10 +4,14 @@ A key that names something with options (a schedule, a network, a sampler) holds
 name and options are checked in `components.py`: this module does not need torch.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 import yaml
 from pydantic import (
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from fromnoise.diffusion import NoiseSchedule, Objective
 
 FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"  # guidance; s = 1 is off
+RULE = "trailing"  # of the timesteps
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
 
 
@@ -48,6 +53,23 @@ def _interval(value: Any) -> Any:
     return (int(first), int(last))
 
 
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether a value is a list, a tuple or a range."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _timesteps(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if not is_list(value) or not value:
+        raise ValueError("name a rule, or list the times, as in [1000, 740, 420, 150]")
+    if not all(isinstance(t, Integral) and not isinstance(t, bool) for t in value):
+        raise ValueError("the times are whole numbers, as in [1000, 740, 420, 150]")
+    if value[-1] < 1 or not all(t > s for t, s in pairwise(value)):
+        raise ValueError("the times must fall, the last one at least 1, as in [1000, 740, 420]")
+    return tuple(map(int, value))
+
+
 def _scale(value: float) -> float:
     if value < 0:
         raise ValueError(f"use s ≥ 0 in {FORMULA}, where 1 is off")
@@ -66,6 +88,7 @@ White = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
+Timesteps = Annotated[str | tuple[int, ...], BeforeValidator(_timesteps)]
 Length = Annotated[float, Field(gt=0, lt=LONGEST)]
 # steps, or a share of the training
 Every = Annotated[int | float, BeforeValidator(_steps_or_share), Field(gt=0)]
@@ -245,13 +268,34 @@ class SamplingConfig(Section):
     """The settings of sampling: a section of the recipe, stored in the model as its default."""
 
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
-    steps: Positive = 50  # at most T
-    timesteps: str = "trailing"
+    steps: Positive = 50  # at most T; those of a list of timesteps
+    timesteps: Timesteps = RULE  # the name of a rule, or the times themselves, falling
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
     guidance: Annotated[float, AfterValidator(_scale)] = 1.0  # s in FORMULA; 1 is off
     guidance_interval: Interval | None = None  # (first, last) t with guidance, also as 200-800
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if the device computes in it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_a_list(cls, value: Any) -> Any:
+        times = value.get("timesteps") if isinstance(value, dict) else None
+        if not is_list(times) or not times or "steps" in value:
+            return value
+        return {**value, "steps": len(times)}
+
+    @property
+    def rule(self) -> str:
+        """Return the rule of the timesteps; that for other numbers of steps, if they are a list."""
+        return self.timesteps if isinstance(self.timesteps, str) else RULE
+
+    @property
+    def timesteps_name(self) -> str:
+        """Return the rule, or `times-1a2b3c4d` of a list, for a file's name."""
+        if isinstance(self.timesteps, str):
+            return self.timesteps
+        digest = hashlib.blake2b(repr(self.timesteps).encode(), digest_size=4)
+        return f"times-{digest.hexdigest()}"
 
 
 class Evaluation(Section):

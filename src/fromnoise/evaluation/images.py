@@ -310,14 +310,11 @@ def generate_images(
 
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
-    cond, labels = None, "none: the model is unconditional"
-    if model.spec.label_names:
-        labels = "none: the reference lacks the labels of the model"
-    if labels_of is not None and has_labels(model, labels_of):
+    cond, labels = labels_like(labels_of, model, num), "none: the model is unconditional"
+    if cond is not None:
         labels = "those of the reference images, in about the same proportions"
-        rows_of_labels = np.asarray(labels_of.images.labels)
-        order = np.resize(interleave_labels(rows_of_labels), num)  # repeated if needed
-        cond = torch.from_numpy(rows_of_labels[order])
+    elif model.spec.label_names:
+        labels = "none: the reference lacks the labels of the model"
     config = config if cond is not None else with_guidance(config, 1.0)
     started = time.perf_counter()
     seeds = range(first_seed, first_seed + num)
@@ -353,6 +350,17 @@ def sample_batches(
         images.append(model.sample(seeds[rows], config, batch_size=batch_size, cond=of_rows))
         progress(rows.stop, len(seeds))
     return torch.cat(images).numpy()
+
+
+def labels_like(real: RealImages | None, model: Model, num: int) -> Tensor | None:
+    """Return labels of real images, int8 (num, K), in the order of `interleave_labels`.
+
+    None if they lack the labels of the model.
+    """
+    if real is None or not has_labels(model, real):
+        return None
+    labels = np.asarray(real.images.labels)
+    return torch.from_numpy(labels[np.resize(interleave_labels(labels), num)])  # repeated if needed
 
 
 def interleave_labels(labels: np.ndarray) -> np.ndarray:

@@ -65,7 +65,12 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
         network.eval()
         denoiser = state.denoiser.with_network(network)
         sampled = Model(denoiser, spec, precision=precision).sample(
-            range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
+            range(count),
+            cond=cond,
+            sampler="ddim",
+            steps=steps,
+            timesteps=spec.sampling.rule,
+            eta=0.0,
         )
         images[weights] = sampled.numpy()
     path = run / FOLDER / f"{state.step:06d}.png"
