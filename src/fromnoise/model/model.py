@@ -15,6 +15,7 @@ from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion.denoiser import Kind
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
@@ -149,7 +150,7 @@ class Model:
             self.denoiser.schedule,
             x.to(self.device),
             times,
-            noise=lambda t: self.noise(seeds, t).to(self.device),
+            noise=lambda t: on_device(self.noise(seeds, t), self.device),
             **config.sampler.options,
         )
         return watched(steps, seeds)

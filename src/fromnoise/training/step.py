@@ -86,7 +86,7 @@ def noise_on_device(
     """
     pairs = -(-math.prod(shape) // 2)
     counters = torch.arange(1, pairs + 1, device=device) * WEYL
-    bits = mixed(draws.keys(purpose).to(device)[:, None] + counters)
+    bits = mixed(on_device(draws.keys(purpose), device)[:, None] + counters)
     u1, u2 = ((each & 0xFFFFFFFF).float() / 2**32 for each in (bits >> 32, bits))
     radius, angle = (-2 * (u1 + 2**-33).log()).clamp(min=0).sqrt(), 2 * math.pi * u2
     normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
@@ -151,13 +151,14 @@ def backward(
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return torch.cat([losses, others])
 
-    denoiser, t = state.denoiser, batch.t
+    denoiser = state.denoiser
     device = next(denoiser.parameters()).device
 
     def there(each: Tensor | None) -> Tensor | None:
         return None if each is None else on_device(each, device)
 
     x0, eps = to_float(on_device(batch.x0, device)), on_device(batch.eps, device)
+    t = on_device(batch.t, device)
     cond, factor, self_cond = there(batch.cond), there(batch.factor), None
     with autocast(device, state.computation.precision):
         if (some := batch.self_conditioned) is not None:
