@@ -121,8 +121,8 @@ def of_contest(figures: Mapping[str, Any]) -> str:
         plain = ours / min(values[one] for one in values.keys() - with_help)
         line = f"The distance of {OURS} is {short(plain)} × that of the better of the others"
         if with_help:
-            line += f", and {short(ours / min(map(values.get, with_help)))} × that of the better"
-            line += " of those that are helped"
+            best = min(values[one] for one in with_help)
+            line += f", and {short(ours / best)} × that of the better of those that are helped"
         parts.append(f"{line}.")
     parts.append(f"All {against(figures)} The recipe of {OURS} is `{figures['recipe']}`.")
     parts += [f"{one}: {trained['how']}." for one, trained in figures["training"].items()]
