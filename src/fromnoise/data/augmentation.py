@@ -85,8 +85,8 @@ def condition(a: np.ndarray, names: Collection[str]) -> Tensor:
 def matrices(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return where a point of the image goes, without the flips: float64 (B, 3, 3).
 
-    Scaled, then rotated, then stretched, then shifted. a: (B, 8). size: (H, W). A point is (x, y, 1)
-    in pixels from the centre of the image, x to the right and y down.
+    Scaled, then rotated, then stretched, then shifted. A point is (x, y, 1), in pixels from the
+    centre of the image, x to the right and y down. a: (B, 8). size: (H, W).
     """
     _, _, a2, a3, a4, a5, a6, a7 = a.T
     (height, width), zeros, ones = size, np.zeros(len(a)), np.ones(len(a))

@@ -83,8 +83,8 @@ class ContextUNet(UNet):
     t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
     sides of the image must be multiples of `size_multiple` = 4·`expand`·`patch`, and short enough
     for `expand` to undo `pool`: at most 192·`patch` for 7 and 8, any for equal ones. 8 divides
-    `features`. `patch`: see `UNet`. The last `augment_dim` columns of the condition may be negative in
-    either form.
+    `features`. `patch`: see `UNet`. The last `augment_dim` columns of the condition keep their sign
+    in either form.
     """
 
     regions = (ConvBlock,)
