@@ -446,11 +446,11 @@ def test_wrong_settings_are_one_line_and_nothing_is_written(
 
 
 def upright_images(count, seed):
-    """A bright blob above the middle, uint8 (N, 1, 16, 16)."""
+    """A bright blob above the middle, uint8 (N, 1, 8, 8)."""
     generator = np.random.default_rng(seed)
-    y, x = np.meshgrid(np.arange(16), np.arange(16), indexing="ij")
-    cx, cy = 7.5 + generator.normal(0, 0.5, (2, count, 1, 1)) - [[[[0]]], [[[4]]]]
-    width = generator.uniform(1.3, 1.9, (count, 1, 1))
+    y, x = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
+    cx, cy = 3.5 + generator.normal(0, 0.25, (2, count, 1, 1)) - [[[[0]]], [[[2]]]]
+    width = generator.uniform(0.8, 1.1, (count, 1, 1))
     blobs = 255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2))
     return blobs.round().astype(np.uint8)[:, None]
 
@@ -458,7 +458,7 @@ def upright_images(count, seed):
 def upright_share(images):
     """Return the share of images whose centre of brightness is up, within 30°."""
     weights = images.astype(float)[:, 0]
-    offsets = np.arange(16) - 7.5
+    offsets = np.arange(8) - 3.5
     right, down = (weights.sum(axis=axis) @ offsets for axis in (1, 2))
     return (abs(np.arctan2(right, -down)) < math.pi / 6).mean()
 
@@ -470,7 +470,7 @@ def test_samples_are_upright_with_the_columns_and_rotated_without(tmp_path, monk
         "network": {"name": "ddpm", "channels": 16, "multipliers": [1, 2], "groups": 4},
         "diffusion": {"T": 200, "schedule": "cosine", "prediction": "v"},
         "training": {
-            "steps": 700,
+            "steps": 500,
             "batch_size": 32,
             "learning_rate": 2e-3,
             "lr_schedule": "cosine",
