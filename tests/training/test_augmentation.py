@@ -470,7 +470,7 @@ def test_samples_are_upright_with_the_columns_and_rotated_without(tmp_path, monk
         "network": {"name": "ddpm", "channels": 16, "multipliers": [1, 2], "groups": 4},
         "diffusion": {"T": 200, "schedule": "cosine", "prediction": "v"},
         "training": {
-            "steps": 500,
+            "steps": 350,
             "batch_size": 32,
             "learning_rate": 2e-3,
             "lr_schedule": "cosine",
