@@ -405,7 +405,7 @@ def test_columns_are_zero_however_one_samples(asked):
 def test_weights_with_other_columns_are_no_first_weights(augmented, tiny, tmp_path):
     tiny["data"]["labels"] = True
     tiny["training"]["start_from"] = str(augmented.folder)
-    with pytest.raises(ConfigError, match=r"start_from: .* has augment_columns = \('x_flip'"):
+    with pytest.raises(ConfigError, match=r"has the columns of training\.augment = \('x_flip'"):
         fromnoise.train(tiny, out=tmp_path / "other")
     tiny["training"] |= {"augment": 0.1, "steps": 1}
     assert fromnoise.train(tiny, out=tmp_path / "same").finished

@@ -193,8 +193,9 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     """
     other = load(path, device="cpu")
     theirs, ours = (dotted_components(each.model_dump(**MEANING)) for each in (other.spec, spec))
+    said = {"augment_columns": "the columns of training.augment"}
     different = [
-        f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
+        f"{said.get(key, key)} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
         for key in theirs | ours
         if theirs.get(key) != ours.get(key)
     ]
