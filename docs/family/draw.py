@@ -54,6 +54,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "offset-noise": objectives.offset_noise,
     "self-conditioning": objectives.self_conditioning,
     "patches": objectives.patches,
+    "augmentation": objectives.augmentation,
     "average-ema_decay": averages.decay,
     "averages-ema_lengths": averages.lengths,
     "average-of-any-length": averages.afterwards,

@@ -32,6 +32,7 @@ FIXED = (  # when a run is resumed
     "training.seed",
     "training.batch_size",
     "training.ema_lengths",
+    "training.augment",  # and augmentations
 )
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 logger = logging.getLogger("fromnoise")

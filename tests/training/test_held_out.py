@@ -16,6 +16,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data.loader import image_indices
 from fromnoise.evaluation.images import run_images_of
+from fromnoise.model.model import Model
 from fromnoise.rng import BatchDraws, permuted
 from fromnoise.training import held_out
 from fromnoise.training import run as running
@@ -68,7 +69,7 @@ def test_the_loss_by_hand(tiny, tmp_path):
     denoiser = running.start(setup).denoiser.with_network(nn.Sequential())
     denoiser.network = Zero()
     denoiser.register_parameter("device", nn.Parameter(torch.zeros(1)))
-    found = held_out_loss(denoiser, setup.recipe, setup.held_out, setup.images)
+    found = held_out_loss(Model(denoiser, setup.spec), setup.recipe, setup.held_out, setup.images)
     count = int(3 * held_out.SHARE * 400 * 8 / 2)
     alpha_bar = denoiser.schedule.alpha_bar
     for purpose, data, losses in (
@@ -91,12 +92,12 @@ def test_the_loss_by_hand(tiny, tmp_path):
 def test_the_same_loss_at_each_call_and_in_parts(tiny, tmp_path):
     setup = setup_of(tiny, tmp_path)
     average = running.start(setup).ema.module
-    denoiser = running.start(setup).denoiser.with_network(average)
-    first = held_out_loss(denoiser, setup.recipe, setup.held_out, setup.images)
-    again = held_out_loss(denoiser, setup.recipe, setup.held_out, setup.images)
+    model = Model(running.start(setup).denoiser.with_network(average), setup.spec)
+    first = held_out_loss(model, setup.recipe, setup.held_out, setup.images)
+    again = held_out_loss(model, setup.recipe, setup.held_out, setup.images)
     assert first == again
     parts = parse_recipe(setup.recipe.model_dump(mode="json"), "parts", {"training.parts": 4})
-    of_parts = held_out_loss(denoiser, parts, setup.held_out, setup.images)
+    of_parts = held_out_loss(model, parts, setup.held_out, setup.images)
     np.testing.assert_allclose(of_parts.held_out, first.held_out, rtol=1e-6)
 
 
@@ -208,3 +209,12 @@ def test_an_evaluation_gets_the_same_images(tiny, tmp_path):
     np.testing.assert_array_equal(found.training.images.images, setup.images.images)
     np.testing.assert_array_equal(found.held_out.images.images, setup.held_out.images)
     assert found.held_out.what == "digits, train, held out"
+
+
+def test_labels_and_an_augmentation(tiny, tmp_path):
+    """The columns of an augmentation are zero, and no held-out image is transformed."""
+    given = {**HOLDOUT, "data.labels": True, "training.augment": 0.5}
+    run = fromnoise.train(tiny, out=tmp_path / "run", overrides=given)
+    assert len(rows(run.folder)) == 6
+    plain = {**HOLDOUT, "training.augment": 0.5}
+    assert fromnoise.train(tiny, out=tmp_path / "plain", overrides=plain).finished

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
 from pydantic import (
@@ -90,6 +90,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
 Timesteps = Annotated[str | tuple[int, ...], BeforeValidator(_timesteps)]
 Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+Augmentation = Literal["x_flip", "y_flip", "scaling", "rotation", "anisotropy", "translation"]
 # steps, or a share of the training
 Every = Annotated[int | float, BeforeValidator(_steps_or_share), Field(gt=0)]
 
@@ -215,6 +216,8 @@ class Training(Section):
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
+    augment: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of each of these
+    augmentations: tuple[Augmentation, ...] = get_args(Augmentation)
     parts: Positive = 1  # of a batch, one after the other: less memory, the same gradient
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -261,6 +264,13 @@ class Training(Section):
         names = [f"{length:g}" for length in self.ema_lengths]  # of their files
         if len(set(names)) < len(names):
             raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")
+        if set(self.augmentations) != set(every := get_args(Augmentation)) and not self.augment:
+            raise ValueError(
+                "augmentations has no effect with augment = 0; set augment, as in 0.12, or leave "
+                "augmentations out"
+            )
+        if len(set(self.augmentations)) < max(len(self.augmentations), 1):
+            raise ValueError(f"augmentations is empty, or names one twice; name some of {every}")
         return self
 
 

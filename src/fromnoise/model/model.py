@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
@@ -29,9 +30,10 @@ def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
     Raises ValueError if the image size does not fit the network, or T its schedule.
     """
     build = NETWORKS[spec.network.name]
-    arguments = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
-    if "T" in inspect.signature(build).parameters:
-        arguments["T"] = spec.diffusion.T
+    arguments = {"image_channels": spec.channels, "cond_dim": spec.cond_dim}
+    more = {"T": spec.diffusion.T, "augment_dim": len(spec.augment_columns)}
+    known = inspect.signature(build).parameters
+    arguments |= {name: value for name, value in more.items() if name in known}
     network, process = build(**arguments, **spec.network.options), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
@@ -198,7 +200,7 @@ class Model:
         cond: Tensor | None,
         compose: Mapping[str, float] | None,
     ) -> diffusion.Denoise:
-        names, like = self.spec.label_names, next(self.denoiser.parameters())
+        names = self.spec.label_names
         computing = self._in_bf16 if config.precision == "bf16" else self.denoiser
         denoiser = diffusion.with_self_conditioning(computing)
         if cond is None and compose is None:
@@ -210,7 +212,8 @@ class Model:
                 raise ValueError("cond and compose exclude each other. Give one.")
             if unknown := [name for name in compose if name not in names]:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
-            each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
+            each = torch.eye(len(names))[[names.index(name) for name in compose]]
+            each = self.condition(each)
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return diffusion.composed(denoiser, conds, list(compose.values()))
         assert cond is not None
@@ -220,7 +223,15 @@ class Model:
                 f"image, a column per label ({', '.join(names)})."
             )
         shape = {"interval": config.guidance_interval, "rescale": config.guidance_rescale}
-        return diffusion.classifier_free(denoiser, cond.to(like), config.guidance, **shape)
+        return diffusion.classifier_free(denoiser, self.condition(cond), config.guidance, **shape)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Return the condition of the network: labels (B,K), then zeros for an augmentation.
+
+        Zeros mean that the image is not transformed. In the type and on the device of the weights.
+        """
+        like = next(self.denoiser.parameters())
+        return F.pad(labels.to(like), (0, len(self.spec.augment_columns)))
 
     def check_compatible(self, weak: "Model") -> None:
         """Raise ValueError unless a weaker model takes the same x_t and the same conditions."""

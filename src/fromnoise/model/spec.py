@@ -50,6 +50,7 @@ class ModelSpec(Section):
     white: int | None = None  # its value in images of 16 bits, if it is not 65535
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # of the K columns of a condition
+    augment_columns: tuple[str, ...] = ()  # of a condition, after the labels; zeros in sampling
     label_dropout: float | None = None  # share of partly labelled images; None: unknown
     weights: Weights = "raw"
     power_average: PowerAverage | None = None  # None: raw weights or the usual EMA
@@ -58,7 +59,13 @@ class ModelSpec(Section):
 
     def metadata(self) -> dict[str, str]:
         """Return the specification as .safetensors metadata."""
-        return {METADATA_KEY: self.model_dump_json()}
+        absent = set() if self.augment_columns else {"augment_columns"}  # as earlier versions
+        return {METADATA_KEY: self.model_dump_json(exclude=absent)}
+
+    @property
+    def cond_dim(self) -> int:
+        """Return the number of columns of the network's condition: labels, then augmentation."""
+        return len(self.label_names) + len(self.augment_columns)
 
     @property
     def weights_name(self) -> str:

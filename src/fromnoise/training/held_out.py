@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import to_float
-from fromnoise.diffusion import Denoiser
+from fromnoise.model.model import Model
 from fromnoise.model.precision import without_tf32
 from fromnoise.rng import BatchDraws, permuted
 
@@ -40,12 +39,12 @@ class HeldOutLoss(NamedTuple):
 
 
 def held_out_loss(
-    denoiser: Denoiser, recipe: Recipe, held_out: ImageSet, trained: ImageSet
+    model: Model, recipe: Recipe, held_out: ImageSet, trained: ImageSet
 ) -> HeldOutLoss:
     """Return the loss of held-out images, and of as many trained ones.
 
     Number i of both has the same noise and the same timestep, from as many strata of {1..T}, at
-    each call: a function of the seed. All labels are kept. denoiser: with the weights to compare.
+    each call: a function of the seed. All labels are kept, and no image is transformed.
     Both together take at most `SHARE` of the time between two checkpoints: a forward pass is a
     third of a training step. Few images are repeated at other timesteps.
     """
@@ -57,7 +56,7 @@ def held_out_loss(
     position = np.arange(count)
     t = torch.from_numpy(1 + (2 * position + 1) * T // (2 * count))
     objective, draws = recipe.diffusion.objective(), BatchDraws.of(seed, 0, count)
-    device = next(denoiser.parameters()).device
+    denoiser, device = model.denoiser, model.device
     part = max(recipe.training.batch_size // recipe.training.parts, 1)
 
     @torch.no_grad()
@@ -68,10 +67,11 @@ def held_out_loss(
             now = position[i : i + part]
             x0 = to_float(torch.from_numpy(data.images[rows[now]]).to(device))
             eps = draws._replace(positions=now).normal("held-out eps", x0.shape[1:]).to(device)
-            cond: Tensor | None = None
-            if recipe.data.labels:
-                assert data.labels is not None
-                cond = torch.from_numpy(data.labels[rows[now]].astype(np.float32)).to(device)
+            names = model.spec.label_names
+            labels = data.labels if names else np.zeros((len(data), 0), dtype=np.int8)
+            assert labels is not None
+            cond = model.condition(torch.from_numpy(labels[rows[now]]))
+            cond = cond if cond.shape[1] else None
             losses.append(objective(denoiser, x0, eps, t[now], cond).cpu())
         return [each.mean().item() for each in torch.cat(losses).tensor_split(QUARTERS)]
 

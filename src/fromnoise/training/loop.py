@@ -18,6 +18,7 @@ from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import LoadBatch, feed
 from fromnoise.diffusion import Objective
+from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
@@ -184,7 +185,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             # every `checkpoint_every` steps and at the end: the loss of held-out images
             due = state.step % settings.checkpoint_every == 0 or last
             if due and held_out is not None:
-                average = state.denoiser.with_network(state.ema.module)
+                average = Model(state.denoiser.with_network(state.ema.module), spec)
                 losses = held_out_loss(average, recipe, held_out, data)
                 log.event(state.step, **losses.row())
                 state.held_out.append((state.step, losses.value))

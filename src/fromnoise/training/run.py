@@ -16,6 +16,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
+from fromnoise.data.augmentation import SMALLEST, columns_of
 from fromnoise.data.dataset import open_with_log
 from fromnoise.data.holdout import split_holdout
 from fromnoise.diffusion import Denoiser
@@ -31,7 +32,7 @@ from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
 MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
-    "include": dict.fromkeys(("network", "channels", "label_names"), True)
+    "include": dict.fromkeys(("network", "channels", "label_names", "augment_columns"), True)
     | {"diffusion": {"prediction", "variance_reading"}},
     "exclude": {"network": {"dropout"}},
 }
@@ -113,6 +114,12 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
             "class, put a labels.csv beside the images, or set data.labels = false."
         )
+    size = images.images.shape[2:]
+    if settings.augment and min(size) < SMALLEST:
+        raise ConfigError(
+            f"training.augment = {settings.augment:g} needs images of at least {SMALLEST}x"
+            f"{SMALLEST}, but these are {size[0]}x{size[1]}. Set training.augment=0."
+        )
     if settings.epochs is not None and count:
         steps = max(1, round(settings.epochs * count / settings.batch_size))
         logger.info("%g epochs of %d images are %d steps", settings.epochs, count, steps)
@@ -124,11 +131,12 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
         channels=images.images.shape[1],
-        size=images.images.shape[2:],
+        size=size,
         fit=recipe.data.fit,
         background=recipe.data.background,
         white=recipe.data.white,
         label_names=images.label_names if recipe.data.labels else (),
+        augment_columns=columns_of(settings.augmentations) if settings.augment else (),
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
@@ -173,7 +181,7 @@ def _computation(
         objective = recipe.diffusion.objective()
         part = settings.batch_size // settings.parts
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
-        cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
+        cond = torch.zeros(part, spec.cond_dim, device=device) if spec.cond_dim else None
         try:
             with without_tf32():
                 precision.check_compiles(computation, denoiser, objective, x0, cond)
@@ -193,8 +201,9 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     """
     other = load(path, device="cpu")
     theirs, ours = (dotted_components(each.model_dump(**MEANING)) for each in (other.spec, spec))
+    said = {"augment_columns": "the columns of training.augment"}
     different = [
-        f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
+        f"{said.get(key, key)} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
         for key in theirs | ours
         if theirs.get(key) != ours.get(key)
     ]
