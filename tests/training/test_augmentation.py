@@ -402,15 +402,6 @@ def test_columns_are_zero_however_one_samples(asked):
                 assert torch.equal(got[:, 10:], torch.zeros(len(labels), 9)), how
 
 
-def test_weights_with_other_columns_are_no_first_weights(augmented, tiny, tmp_path):
-    tiny["data"]["labels"] = True
-    tiny["training"]["start_from"] = str(augmented.folder)
-    with pytest.raises(ConfigError, match=r"has the columns of training\.augment = \('x_flip'"):
-        fromnoise.train(tiny, out=tmp_path / "other")
-    tiny["training"] |= {"augment": 0.1, "steps": 1}
-    assert fromnoise.train(tiny, out=tmp_path / "same").finished
-
-
 def test_a_run_keeps_its_augmentation(augmented):
     for key, value in (("augment", 0.0), ("augmentations", ["x_flip"])):
         overrides = {f"training.{key}": value, "training.steps": 9}

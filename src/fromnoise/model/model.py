@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromnoise import checkpoints, diffusion
@@ -24,17 +24,22 @@ from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
 
-def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
-    """Return the untrained denoiser of a specification.
-
-    Raises ValueError if the image size does not fit the network, or T its schedule.
-    """
+def build_network(spec: ModelSpec) -> nn.Module:
+    """Return the untrained network of a specification."""
     build = NETWORKS[spec.network.name]
     arguments = {"image_channels": spec.channels, "cond_dim": spec.cond_dim}
     more = {"T": spec.diffusion.T, "augment_dim": len(spec.augment_columns)}
     known = inspect.signature(build).parameters
     arguments |= {name: value for name, value in more.items() if name in known}
-    network, process = build(**arguments, **spec.network.options), spec.diffusion
+    return build(**arguments, **spec.network.options)
+
+
+def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
+    """Return the untrained denoiser of a specification.
+
+    Raises ValueError if the image size does not fit the network, or T its schedule.
+    """
+    network, process = build_network(spec), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
     schedule, kind = process.noise_schedule(), cast(Kind, process.prediction.name)

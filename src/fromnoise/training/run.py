@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state, require_room, size_of
-from fromnoise.config.components import dotted_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
@@ -28,14 +27,10 @@ from fromnoise.rng import seed_of
 from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, Setup, fit
+from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
-MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
-    "include": dict.fromkeys(("network", "channels", "label_names", "augment_columns"), True)
-    | {"diffusion": {"prediction", "variance_reading"}},
-    "exclude": {"network": {"dropout"}},
-}
 MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
 logger = logging.getLogger("fromnoise")
 
@@ -191,36 +186,6 @@ def _computation(
             logger.warning("not compiled: %s", error)
             computation = computation._replace(compiled=False)
     return computation
-
-
-def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
-    """Load the weights of another model, without its optimiser and its step count.
-
-    path: as in `load`. Raises ConfigError if the weights have another meaning: another network,
-    prediction or other labels. Another schedule or range of the images is a warning.
-    """
-    other = load(path, device="cpu")
-    theirs, ours = (dotted_components(each.model_dump(**MEANING)) for each in (other.spec, spec))
-    said = {"augment_columns": "the columns of training.augment"}
-    different = [
-        f"{said.get(key, key)} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
-        for key in theirs | ours
-        if theirs.get(key) != ours.get(key)
-    ]
-    if different:
-        raise ConfigError(
-            f"training.start_from: {path} has {', '.join(different)}, so its weights do not fit. "
-            "Set the same values in the recipe."
-        )
-    denoiser.network.load_state_dict(other.denoiser.network.state_dict())
-    if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
-        logger.warning("%s was trained with another schedule and has to learn this one", path)
-    if other.spec.data_range != (-1.0, 1.0):
-        logger.warning(
-            "%s was trained on images in %s and has to learn that they are in [−1, 1]",
-            *(path, list(other.spec.data_range)),
-        )
-    logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 
 def start(
