@@ -173,7 +173,7 @@ def races(device: str) -> dict[str, Race]:
             f"sampling in {drawn.steps} {drawn.sampler} steps"
         )
         found[title] = of_sampling(drawn, device)
-    return found | optimizers(device)
+    return found | (optimizers(device) if device == "cpu" else {})
 
 
 def of_network(one: Network, kind: str, device: str) -> Race:

@@ -59,13 +59,13 @@ def parser_of(doc: str | None, *, num: int) -> ArgumentParser:
     return parser
 
 
-def measure_for(arguments: Namespace, plan: Mapping[str, Any]) -> Measure:
+def measure_for(arguments: Namespace, plan: Mapping[str, Any], *, recipe: str = RECIPE) -> Measure:
     """Open all that the hours to come will need; SystemExit if `--out` was begun otherwise."""
     check_installed()
     source = RECIPE if arguments.data is None else detect_source(arguments.data, named=RECIPE)
     data, held_out = (open_images(source, arguments.data, split=s) for s in ("train", "test"))
-    recipe = hashlib.sha256(load_recipe(RECIPE).to_yaml().encode()).hexdigest()[:16]
-    same = {"data": data.fingerprint, "recipe": recipe, "versions": versions()}
+    trained = hashlib.sha256(load_recipe(recipe).to_yaml().encode()).hexdigest()[:16]
+    same = {"data": data.fingerprint, "recipe": trained, "versions": versions()}
     check_plan(arguments.out, {**plan, **same})
     classifier = load_classifier(arguments.classifier)
     reference = reference_of(RealImages(data, f"{RECIPE}, train"), classifier_features(classifier))

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = HERE / "results"
 LONGER = 1.1  # times as long counts as longer
+OURS, HELPED = "fromnoise", ", helped"  # a contestant, and the end of the names of others
 FLOOR = "floor"  # the contestant of contestants/floor.py
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", flags=re.DOTALL)
 
@@ -92,33 +93,38 @@ def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def of_contest(figures: Mapping[str, Any]) -> str:
-    """What time_to_quality.py kept: how good the images of each are, drawn in two ways."""
+    """What time_to_quality.py kept: how good the images of each are, drawn in several ways."""
     parts = []
     for drawing in figures["drawings"]:
         limit = drawing["seconds"]
         lines = [
-            f"| {figures['minutes']:g} minutes each, drawn {drawing['drawn']} | parameters "
-            "| learned from | drawn | Fréchet distance |",
+            f"| {figures['minutes']:g} minutes each; {drawing['num']:,} images {drawing['drawn']}, "
+            "each by its own sampler | parameters | learned from | drawn | Fréchet distance |",
             "|---|---|---|---|---|",
         ]
         for one, trained in figures["training"].items():
             made = drawing[one]
             images = trained["steps"] * trained["batch_size"]
             late = limit is not None and made["seconds"] > LONGER * limit
-            fewer = f" of {made['count']:,} images" if made["count"] < figures["num"] else ""
+            fewer = f" of {made['count']:,} images" if made["count"] < drawing["num"] else ""
             lines.append(
                 f"| {one} | {trained['parameters']:,} "
                 f"| {images:,} images, {short(images / trained['seconds'])} a second "
-                f"| {made['ddim_steps']} steps, {made['seconds']:,.0f} s"
+                f"| {made['steps']} steps of {made['sampler']}, {made['seconds']:,.0f} s"
                 f"{' (over the time)' if late else ''} "
                 f"| {interval(made['frechet_distance'])}{fewer} |"
             )
         parts.append("\n".join(lines))
-        times = drawing["times_the_better_peer"]
-        parts.append(
-            f"The distance of fromnoise is {short(times)} × that of the better of the others."
-        )
-    parts.append(for_scale(figures))
+        values = {one: drawing[one]["frechet_distance"]["value"] for one in figures["training"]}
+        ours = values.pop(OURS)
+        with_help = {one for one in values if one.endswith(HELPED)}
+        plain = ours / min(values[one] for one in values.keys() - with_help)
+        line = f"The distance of {OURS} is {short(plain)} × that of the better of the others"
+        if with_help:
+            best = min(values[one] for one in with_help)
+            line += f", and {short(ours / best)} × that of the better of those that are helped"
+        parts.append(f"{line}.")
+    parts.append(f"All {against(figures)} The recipe of {OURS} is `{figures['recipe']}`.")
     parts += [f"{one}: {trained['how']}." for one, trained in figures["training"].items()]
     return "\n\n".join(parts)
 
@@ -136,8 +142,13 @@ def of_choices(figures: Mapping[str, Any]) -> str:
 
 def for_scale(figures: Mapping[str, Any]) -> str:
     """How many images were compared with how many, and what real ones come to."""
+    return f"{figures['num']:,} images each, {against(figures)}"
+
+
+def against(figures: Mapping[str, Any]) -> str:
+    """With how many images those of a table were compared, and what real ones come to."""
     return (
-        f"{figures['num']:,} images each, against {figures['training_images']:,} training images; "
+        f"against {figures['training_images']:,} training images; "
         f"{figures['held_out_images']:,} real images that none was trained on come to "
         f"{interval(figures['real_images'])}."
     )

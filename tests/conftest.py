@@ -14,6 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fromnoise
 from fromnoise.cli import main
@@ -182,6 +184,39 @@ def same_elements_drop_out(monkeypatch):
         return Dropout(p).train(training)(x)
 
     monkeypatch.setattr(F, "dropout", dropout)
+
+
+class Crossings(TorchDispatchMode):
+    """A context that records what crosses between the CPU and torch's device without data, `meta`.
+
+    The CPU waits for a GPU in its place where it reads a number or copies from there, and where it
+    copies memory that is not page-locked. What comes from there is ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        if name == "_local_scalar_dense" and given[0].device.type == "meta":
+            self.found.append(f"read by {name}")
+        if name in ("_to_copy", "copy_"):
+            source = given[-1].device.type
+            target = given[0].device if name == "copy_" else kwargs.get("device") or given[0].device
+            if torch.device(target).type != source:
+                target = torch.device(target).type
+                self.found.append(f"{source} → {target}: {tuple(given[-1].shape)}")
+                if source == "meta":
+                    return torch.ones(given[-1].shape, dtype=kwargs.get("dtype", given[-1].dtype))
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def crossings() -> type[Crossings]:
+    """crossings(): a context in which `found` records what crosses to and from a GPU."""
+    return Crossings
 
 
 class ForeignCheckpoint(NamedTuple):

@@ -70,12 +70,18 @@ def train(
     }
 
 
-def draw(*, folder: str, trained: str, count: int, steps: int, batch_size: int) -> dict[str, Any]:
-    """DDIM from the averaged weights, as `Model.sample` does it."""
+def draw(
+    *, folder: str, trained: str, count: int, steps: int, batch_size: int, first_seed: int = 0
+) -> dict[str, Any]:
+    """What `Model.sample` draws from the averaged weights, as the recipe has it but for the steps.
+
+    first_seed: of the first image; each has the seed after that of the one before.
+    """
     model = fromnoise.load(Path(trained))
 
     def images(first: int, n: int) -> np.ndarray:
-        seeds = range(first, first + n)
-        return model.sample(seeds, batch_size=n, sampler="ddim", steps=steps).numpy()
+        first += first_seed
+        return model.sample(range(first, first + n), batch_size=n, steps=steps).numpy()
 
-    return draw_shards(images, Path(folder), count, batch_size=batch_size)
+    drawn = draw_shards(images, Path(folder), count, batch_size=batch_size)
+    return {**drawn, "sampler": model.spec.sampling.sampler.name}

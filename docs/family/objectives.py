@@ -1,5 +1,6 @@
 """Pictures of training: predictions, losses, weightings, noise levels, inputs of the network."""
 
+import numpy as np
 import torch
 from lines import T
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from samplers import spread
 from style import ACCENT, GREY, SECOND, THIRD, panels
 from torch import Tensor
 
+from fromnoise.data.augmentation import augment
 from fromnoise.diffusion import LOSSES, WEIGHTINGS, sampling_timesteps
 from fromnoise.diffusion.losses import OWN
 from fromnoise.diffusion.noise_levels import cells, normal
@@ -206,4 +208,34 @@ def patches() -> Figure:
     for edge in range(0, 17, 2):
         axes[0].axhline(edge - 0.5, color=ACCENT, linewidth=0.5)
         axes[0].axvline(edge - 0.5, color=ACCENT, linewidth=0.5)
+    return figure
+
+
+def augmentation() -> Figure:
+    """One image, each transformation of it alone, and all of them at once."""
+    image = torch.full((48, 48), 255, dtype=torch.uint8)
+    image[8:40, 14:21] = image[8:15, 14:36] = image[22:28, 14:30] = 0  # an F
+    image[34:40, 30:36] = 150
+    values = {
+        "the image": {},
+        "x_flip": {0: 1},
+        "y_flip": {1: 1},
+        "scaling": {2: -2},
+        "rotation": {3: 0.7},
+        "anisotropy": {4: 0.6, 5: 1.7},
+        "translation": {6: 0.9, 7: -0.6},
+        "all": {0: 1, 2: -1, 3: 0.4, 4: 1.2, 5: -1, 6: 0.4, 7: 0.5},
+    }
+    a = np.zeros((len(values), 8))
+    for row, changed in enumerate(values.values()):
+        a[row, list(changed)] = list(changed.values())
+    images = augment(image.repeat(len(values), 1, 1, 1), a, np.full(1, 255, np.uint8))
+    figure, axes = panels("Augmentation: one image, transformed", 8, height=1.3)
+    for panel, (pixels,), title in zip(axes, images, values, strict=True):
+        panel.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_title(title)
+        panel.spines[:].set_visible(True)
+        panel.title.set_size(8)
     return figure

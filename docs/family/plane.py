@@ -21,14 +21,16 @@ def drawn(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 2, 1, 1, dtype=torch.float64, generator=generator)
 
 
-def walk(sampler: str, x_T: Tensor, steps: int, *, denoise=two.denoise, **options) -> Tensor:
+def walk(
+    sampler: str, x_T: Tensor, steps: int, *, denoise=two.denoise, rule="log_snr", **options
+) -> Tensor:
     """x_t at every kept time and at 0: (steps + 1, …), like x_T."""
     generator = torch.Generator().manual_seed(1)
 
     def noise(t: int) -> Tensor:
         return torch.randn(x_T.shape, dtype=x_T.dtype, generator=generator)
 
-    times = sampling_timesteps(two.SCHEDULE, steps, "log_snr")
+    times = sampling_timesteps(two.SCHEDULE, steps, rule)
     steps_of = SAMPLERS[sampler](denoise, two.SCHEDULE, x_T, times, noise=noise, **options)
     return torch.stack([x_T, *(step.x for step in steps_of)])
 

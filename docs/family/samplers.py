@@ -10,11 +10,19 @@ from plane import dots, drawn, exact, ground, two, walk
 from style import ACCENT, GREY, SECOND, panels
 from torch import Tensor
 
-from fromnoise.diffusion import SAMPLERS, Prediction, sampling_timesteps
+from fromnoise.diffusion import (
+    SAMPLERS,
+    TIMESTEPS,
+    Prediction,
+    cheapest_path,
+    sampling_timesteps,
+    step_costs,
+)
 
 DETERMINISTIC = [name for name in SAMPLERS if name not in ("ddpm", "dpm++sde")]
 SHOWN, STEPS, COUNTED = 14, 8, 2000
 COUNTS = [5, 10, 20, 40, 80]
+FEW = range(4, 13)  # searched steps
 BESIDE = {"ipndm": {"order": 2}, "unipc": {"order": 3}}  # drawn as a second curve
 
 
@@ -64,6 +72,37 @@ def _errors(name: str, **options: int) -> list[float]:
     right = exact(300)[-1]
     ends = [walk(name, drawn(300), steps, **options)[-1] for steps in COUNTS]
     return [(x - right).flatten(1).norm(dim=1).median().item() for x in ends]
+
+
+# ---- searched timesteps --------------------------------------------------------------------------
+
+
+def searched() -> Figure:
+    """The searched times beside those of rules, and how near to exact each leads."""
+    candidates = sampling_timesteps(two.SCHEDULE, 60)
+    fine = SAMPLERS["heun"](two.denoise, two.SCHEDULE, drawn(64), candidates, noise=None)
+    costs = step_costs(two.SCHEDULE, drawn(64), fine)
+    figure, (left, right) = panels("Searched timesteps", 2)
+    rows = {"searched": ACCENT, "trailing": SECOND, "karras": "0.4", "log_snr": "0.6"}
+    for height, (rule, colour) in enumerate(rows.items()):
+        times = {n: sampling_timesteps(two.SCHEDULE, n, rule) for n in FEW if rule in TIMESTEPS}
+        times = times or {n: [candidates[i] for i in cheapest_path(costs, n)] for n in FEW}
+        left.plot(times[6], [-height] * 6, "o", color=colour, markersize=5)
+        right.semilogy(FEW, [_distance(times[n]) for n in FEW], ".-", color=colour, label=rule)
+    left.set(xlabel="t of 6 steps", xlim=(-0.03 * T, 1.03 * T), ylim=(-3.6, 0.6))
+    left.set_yticks([-height for height in range(len(rows))], list(rows))
+    right.set(xlabel="steps of ddim", ylabel="mean distance from exact")
+    right.set_yticks([0.1, 0.2, 0.4], ["0.1", "0.2", "0.4"])
+    right.minorticks_off()
+    right.legend()
+    return figure
+
+
+def _distance(times: list[int]) -> float:
+    """The mean distance of 300 ends of ddim from those of the exact solution, with other noise."""
+    x_T = drawn(300, seed=1)
+    ends, right = walk("ddim", x_T, len(times), rule=times)[-1], walk("heun", x_T, T)[-1]
+    return (ends - right).flatten(1).norm(dim=1).mean().item()
 
 
 # ---- the variance of a step of ddpm --------------------------------------------------------------

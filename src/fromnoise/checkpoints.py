@@ -8,11 +8,12 @@ files and `state.json` with integers, strings and the SHA-256 of every file.
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 FORMAT_VERSION = 1
+BEST = "best"  # a link to the checkpoint of the least held-out loss
 STATE, OWN_HASH = "state.json", "sha256 of the rest"
 ROOM = "Free some space, then try again or resume."
 LOCK, OWNER = ".lock", ".process"  # of a run folder; the latter has the number of the process
@@ -368,8 +370,26 @@ def check_version(version: int, where: Path) -> None:
         )
 
 
-def prune(newest: Path, keep: int, milestone_every: float | None) -> None:
-    """Delete checkpoints before `newest`, except `keep` − 1 and the milestones.
+def mark_best(folder: Path, losses: Sequence[tuple[int, float]]) -> Path | None:
+    """Point `folder`/best to the checkpoint of the least held-out loss, and return it.
+
+    losses: (step, loss). None if there is no such checkpoint.
+    """
+    saved = {int(path.name): path for path in list_checkpoints(folder)}
+    known = [(loss, step) for step, loss in losses if step in saved and math.isfinite(loss)]
+    if not known:
+        return None
+    best = saved[min(known)[1]]
+    writing = folder / f"{_WRITING}{BEST}"
+    with suppress(OSError):  # a file system without links
+        writing.unlink(missing_ok=True)
+        writing.symlink_to(best.name)
+        writing.replace(folder / BEST)
+    return best
+
+
+def prune(newest: Path, keep: int, milestone_every: float | None, best: Path | None = None) -> None:
+    """Delete checkpoints before `newest`, except `keep` − 1, the milestones and the best.
 
     A milestone is the first checkpoint at or after each multiple of `milestone_every`.
     Checkpoints after `newest` are damaged, so they are neither counted nor deleted.
@@ -378,7 +398,7 @@ def prune(newest: Path, keep: int, milestone_every: float | None) -> None:
     reached = 0  # milestones
     for path in before[:-keep]:
         passed = int(path.name) // milestone_every if milestone_every else 0
-        if passed <= reached:
+        if passed <= reached and path != best:
             shutil.rmtree(path)
         reached = max(reached, passed)
 

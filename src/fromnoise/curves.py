@@ -54,6 +54,7 @@ def loss_figure(
 
     log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
     `loss_q4` (most noise). Values that are missing, not finite or not positive are skipped.
+    Held-out images are drawn beside as many trained ones, if rows have `held_out_loss`.
     loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
     """
     steps, losses = series(log_rows, "loss", positive=True)
@@ -66,6 +67,10 @@ def loss_figure(
         steps, losses = series(log_rows, f"loss_q{quarter}", positive=True)
         name = f"quarter {quarter} of $t${note}"
         curves.append(Curve(steps, smooth(steps, losses), colour, name))
+    for key, colour in (("held_out_loss", COLOURS[4]), ("trained_loss", COLOURS[0])):
+        steps, losses = series(log_rows, key, positive=True)
+        if len(steps):
+            curves.append(Curve(steps, losses, colour, f"{key.split('_loss')[0]} images"))
     axes = draw(curves, "training step", log_x=True, log_y=True)
     return save_png(axes, path, title=title, y_label=f"loss: {loss_name}" if loss_name else "loss")
 

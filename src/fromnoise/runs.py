@@ -1,6 +1,7 @@
 """Train and resume: the training, with the doctor's warnings, previews and scores in its loop."""
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from fromnoise.config.schema import Recipe, Training
 from fromnoise.data.arrays import store_images
 from fromnoise.data.labels import label_name
 from fromnoise.doctor.doctor import log_warnings
+from fromnoise.evaluation.result import draw_result, result_made
 from fromnoise.evaluation.training_score import open_score_extractor, score, scored
 from fromnoise.model.spec import FILE_OF, RECIPE_FILE, ModelSpec, read_spec, require_run
 from fromnoise.rng import DRAWS
@@ -34,6 +36,7 @@ FIXED = (  # when a run is resumed
     "training.seed",
     "training.batch_size",
     "training.ema_lengths",
+    "training.augment",  # and augmentations
 )
 NOT_FIXED = ("data.path", "data.strict")  # the images may have moved
 logger = logging.getLogger("fromnoise")
@@ -133,9 +136,11 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     if settings.epochs is not None:  # a new override: the images give its number of steps
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         settings = setup.recipe.training
-    made = pictures_made(folder, saved["step"])  # a kill may have prevented them
+    # a kill may have prevented them
+    made = pictures_made(folder, saved["step"]) and result_made(folder)
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    if saved["step"] >= settings.steps:
+    ended = saved.get("ended") and not {"training.steps", "training.patience"} & overrides.keys()
+    if saved["step"] >= settings.steps or ended:
         said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
         logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
@@ -182,7 +187,7 @@ def _require_new(folder: Path) -> None:
 
 def callbacks(setup: Setup) -> list[Callback]:
     """Return the previews, and the score if `evaluation.every` is set. Raises as the extractor."""
-    recipe, spec, images, folder = setup
+    recipe, spec, images, folder, _ = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
     def preview(state, *_: object) -> None:
@@ -190,6 +195,11 @@ def callbacks(setup: Setup) -> list[Callback]:
 
     made = partial(pictures_made, folder)
     called = [Callback("preview", recipe.training.preview_every, preview, made)]
+
+    def result(state, *_: object) -> None:
+        draw_result(state, setup)
+
+    last = Callback("result", math.inf, result, lambda step: result_made(folder))
     if settings.every:
         extractor = open_score_extractor(settings, spec, recipe.training.device)
 
@@ -198,7 +208,7 @@ def callbacks(setup: Setup) -> list[Callback]:
 
         made = partial(scored, folder)
         called.append(Callback("score", settings.every, evaluate, made, slow=True))
-    return called
+    return [*called, last]
 
 
 def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:

@@ -3,6 +3,7 @@ import inspect
 import json
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,35 +20,31 @@ import time_to_quality
 import torch
 from padding import SIDE, padded, unpadded
 from PIL import Image
-from quality_of_drawings import distance, drawn
+from quality_of_drawings import RECIPE, distance, drawn
 from race import Contestant
 from shards import draw_shards
+from table import short
 from torch import nn
 from turns import Stage, check_plan, finish
+from width import width_nearest
 
 import fromnoise
 from fromnoise import open_images
-from fromnoise.config.recipe import load_recipe
 from fromnoise.evaluation.features import pixels
 from fromnoise.evaluation.images import Reference
 from fromnoise.evaluation.metrics import moments_of
-from fromnoise.networks import NETWORKS
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
 
 RNG = np.random.default_rng(0)
 LONG = 1e9  # seconds
+OF_ITS_SCHEDULER = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept")
+NAMES = ["fromnoise", "diffusers", "lucidrains", "diffusers, helped", "lucidrains, helped"]
 
 
 def count_of(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
-
-
-def ours_has() -> int:
-    network = load_recipe("fashion-mnist").network
-    with torch.device("meta"):
-        return count_of(NETWORKS[network.name](**{**network.options, "image_channels": 1}))
 
 
 @given(st.integers(1, SIDE), st.integers(1, SIDE), st.integers(1, 3))
@@ -78,7 +75,7 @@ def test_a_training_ends_when_its_weights_can_still_be_written():
     [(100, 100, 10), (100, 40, 4), (100, 39.9, 3), (100, 1, 2), (0.1, 100, 1000), (0.3, 0.3, 10)],
 )
 def test_ddim_steps_that_fit_into_a_time(took, limit, steps):
-    assert time_to_quality.steps_within({"ddim_steps": 10, "seconds": took}, limit) == steps
+    assert time_to_quality.steps_within({"steps": 10, "seconds": took}, limit) == steps
 
 
 def test_a_folder_keeps_to_one_plan(tmp_path):
@@ -127,15 +124,24 @@ def test_equal_images_are_at_distance_0_and_a_shift_at_its_square(monkeypatch):
     assert shifted.value == pytest.approx(16 * 0.2**2, rel=1e-4)
 
 
-@pytest.mark.parametrize(("peer", "steps"), [("diffusers", 8), ("lucidrains", 2)])
-def test_no_other_width_of_a_peer_comes_nearer_to_our_size(peer, steps):
-    pytest.importorskip("diffusers" if peer == "diffusers" else "denoising_diffusion_pytorch")
-    module = {"diffusers": diffusers_example, "lucidrains": lucidrains_trainer}[peer]
-    widths = [module.WIDTH - steps, module.WIDTH, module.WIDTH + steps]
-    with torch.device("meta"):  # sizes alone, no weights
-        theirs = [count_of(module.build(1, width)) for width in widths]
-    apart = [abs(count - ours_has()) for count in theirs]
-    assert min(apart) == apart[1] < 0.06 * ours_has()
+@given(st.integers(0, 3000), st.integers(1, 8))
+def test_no_other_width_comes_nearer(parameters, multiple):
+    def build(width: int) -> nn.Module:
+        return nn.Linear(width, width)  # w² + w
+
+    widths = range(multiple, 100, multiple)
+    nearest = min(widths, key=lambda width: (abs(count_of(build(width)) - parameters), width))
+    assert width_nearest(build, parameters, multiple=multiple) == nearest
+
+
+@pytest.mark.slow  # to import them
+@pytest.mark.parametrize(
+    ("module", "package", "width"),
+    [(diffusers_example, "diffusers", 24), (lucidrains_trainer, "denoising_diffusion_pytorch", 20)],
+)
+def test_the_widths_of_the_peers_at_four_million_parameters(module, package, width):
+    pytest.importorskip(package)
+    assert module.width_for(1, 3_939_393) == width
 
 
 @pytest.fixture
@@ -151,6 +157,7 @@ def _sigterm():
 @pytest.mark.parametrize(("steps", "seconds"), [(3, LONG), (None, 0.0)])
 def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, steps, seconds):
     out = tmp_path / "run"
+    tiny["sampling"] = {"sampler": "heun"}
     told = fromnoise_recipe.train(
         folder=str(out),
         data=None,
@@ -168,41 +175,78 @@ def test_ours_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tiny, tmp_path, 
     assert told["parameters"] == count_of(model.denoiser.network)
 
     made = fromnoise_recipe.draw(
-        folder=str(tmp_path / "drawn"), trained=str(out), count=5, steps=2, batch_size=2
+        folder=str(tmp_path / "drawn"),
+        trained=str(out),
+        count=5,
+        steps=2,
+        batch_size=2,
+        first_seed=9,
     )
-    assert made["count"] == 5
+    assert (made["count"], made["sampler"]) == (5, "heun")
     np.testing.assert_array_equal(
-        drawn(tmp_path / "drawn"), model.sample(range(5), sampler="ddim", steps=2).numpy()
+        drawn(tmp_path / "drawn"), model.sample(range(9, 14), sampler="heun", steps=2).numpy()
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "seconds"), [(2, LONG), (None, 0.0)])
-def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(tmp_path, steps, seconds):
+@OF_ITS_SCHEDULER
+@pytest.mark.parametrize(
+    ("steps", "seconds", "more", "solver"),
+    [
+        (2, LONG, {}, {}),
+        (None, 0.0, {"batch_size": 4, "bf16": True}, {"solver": True, "bf16": True}),
+    ],
+)
+def test_diffusers_ends_by_its_steps_or_by_its_time_and_can_be_drawn(
+    tmp_path, steps, seconds, more, solver
+):
     pytest.importorskip("diffusers")
     np.save(tmp_path / "images.npy", RNG.integers(0, 256, (16, 1, 28, 28), dtype=np.uint8))
-    told = diffusers_example.train(
-        folder=str(tmp_path / "trained"),
-        images=str(tmp_path / "images.npy"),
-        steps=steps,
-        seconds=seconds,
-    )
+    options = {"images": str(tmp_path / "images.npy"), "parameters": 300_000, **more}
+    options |= {"steps": steps, "seconds": seconds}
+    contestant = Contestant("diffusers", "diffusers_example:train", options)
+    told = finish([Stage("training", contestant)], tmp_path, slice_seconds=60)["diffusers"]
     assert told["steps"] == 2 if steps else 0 < told["steps"] < diffusers_example.MANY
     made = diffusers_example.draw(
         folder=str(tmp_path / "drawn"),
-        trained=str(tmp_path / "trained"),
+        trained=str(tmp_path / "diffusers" / "training"),
         count=3,
         steps=2,
         batch_size=2,
         size=(28, 28),
+        **solver,
     )
     assert made["count"] == 3
+    assert made["sampler"] == ("dpm++" if solver else "ddim")
+    assert told["batch_size"] == more.get("batch_size", 16)
     assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
     assert drawn(tmp_path / "drawn").dtype == np.uint8
 
 
 @pytest.mark.slow
-def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_path):
+@OF_ITS_SCHEDULER
+def test_the_solver_of_diffusers_finds_the_one_image_that_its_network_knows():
+    """x̂_0 of the exact ε of data that is one image is this image, at any number of steps."""
+    pytest.importorskip("diffusers")
+    x0, alpha_bar = torch.linspace(-1, 1, SIDE), (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+
+    class Exact:
+        dtype, device = torch.float32, torch.device("cpu")
+        config = SimpleNamespace(in_channels=1)
+
+        def __call__(self, x, t):
+            known = alpha_bar[t]
+            return SimpleNamespace(sample=(x - known.sqrt() * x0) / (1 - known).sqrt())
+
+    for steps in (2, 7):
+        made = diffusers_example.solved(Exact(), 2, steps, torch.Generator().manual_seed(0))
+        target = ((x0 + 1) / 2).expand(2, 1, SIDE, SIDE)
+        np.testing.assert_allclose(made, target, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"bf16": True}])
+def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_path, more):
     pytest.importorskip("denoising_diffusion_pytorch")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -210,7 +254,8 @@ def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_pat
         Image.fromarray(RNG.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)).save(
             pictures / f"{i}.png"
         )
-    options = {"pictures": str(pictures), "channels": 1, "steps": None, "seconds": 0}
+    alike = {"channels": 1, "parameters": 300_000, **more}
+    options = {"pictures": str(pictures), "steps": None, "seconds": 0, **alike}
     contestant = Contestant("lucidrains", "lucidrains_trainer:train", options)
     told = finish([Stage("training", contestant)], tmp_path, slice_seconds=60)["lucidrains"]
     assert 0 < told["steps"] < lucidrains_trainer.MANY
@@ -218,11 +263,11 @@ def test_the_trainer_of_lucidrains_is_ended_by_its_time_and_can_be_drawn(tmp_pat
     lucidrains_trainer.draw(
         folder=str(tmp_path / "drawn"),
         trained=str(tmp_path / "lucidrains" / "training"),
-        channels=1,
         count=3,
         steps=2,
         batch_size=2,
         size=(28, 28),
+        **alike,
     )
     assert drawn(tmp_path / "drawn").shape == (3, 1, 28, 28)
 
@@ -238,62 +283,100 @@ def bind(stages: Sequence[Stage]) -> None:
 
 def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monkeypatch):
     """Nothing of what comes after hours of training is to fail for want of an argument."""
-    told = {"steps": 10, "seconds": 4.0, "batch_size": 2}
-    seen = []
+    seen: list[Stage] = []
 
     def finish(stages, out, *, slice_seconds):
         bind(stages)
         seen.extend(stages)
-        return {stage.contestant.name: told for stage in stages}
+        sizes = {
+            stage.contestant.name: stage.contestant.options.get("batch_size", 2) for stage in stages
+        }
+        # so a peer that is helped learns from 160, 320 and 256 images
+        return {
+            one: {"steps": 4 if size == 64 else 10, "seconds": 4.0, "batch_size": size}
+            for one, size in sizes.items()
+        }
 
     monkeypatch.setattr(time_to_quality, "finish", finish)
     data = open_images("fashion-mnist", garments)
     measure = SimpleNamespace(data=data, path=str(garments))
-    arguments = SimpleNamespace(out=tmp_path, num=8, minutes=1, probe=1, ddim_steps=10, slice=1)
-    trained, (steps, time) = time_to_quality.contest(measure, arguments)
-    assert [stage.name for stage in seen[::3]] == ["probe", "training", "drawn-10", "drawn-10"]
-    assert trained["diffusers"] == {**told, "planned": int(0.97 * (60 - 3) * 10)}
+    arguments = Namespace(
+        out=tmp_path, recipe=RECIPE, num=8, minutes=1, probe=1, slice=1, helped=True
+    )
+    trained, drawings = time_to_quality.contest(measure, arguments)
+    assert list(trained) == NAMES
+    assert trained["diffusers"]["planned"] == int(0.97 * (60 - 3) * 10)
     assert trained["lucidrains"]["planned"] is None
-    assert (steps["seconds"], time["seconds"]) == (None, 4.0)
-    ours = [stage for stage in seen if stage.contestant.name == "fromnoise"]
-    assert all(stage.contestant.python == Path(sys.executable) for stage in ours)
+    assert trained["diffusers, helped"]["batch_size"] == 32
+    assert [drawing["seconds"] for drawing in drawings] == [None, None, 4.0]
+    assert [drawing["fromnoise"]["steps"] for drawing in drawings] == [10, 50, 10]
+
+    def of(name: str) -> list[Stage]:
+        return [stage for stage in seen if stage.contestant.name == name]
+
+    drawn = ["drawn-10-8", "drawn-50-8", "drawn-10-8"]
+    assert [stage.name for stage in of("fromnoise")] == ["probe", "training", *drawn]
+    assert all(stage.contestant.python == Path(sys.executable) for stage in of("fromnoise"))
+    names = [stage.name for stage in of("lucidrains, helped")]
+    assert names == ["probe-16", "probe-32", "probe-64", "training", *drawn]
+    *_, few = (stage.contestant.options for stage in of("diffusers, helped"))
+    assert few["solver"] is True
+    for one in ("diffusers", "lucidrains"):  # as they are
+        assert not any(stage.contestant.options.keys() & {"bf16", "solver"} for stage in of(one))
+
+    arguments.helped, before = False, len(seen)
+    trained, _ = time_to_quality.contest(measure, arguments)
+    assert list(trained) == NAMES[:3]
+    assert len(seen) == before + 5 * 3
+
+
+def test_parameters_are_those_of_the_recipe(garments, tmp_path):
+    measure = SimpleNamespace(data=open_images("fashion-mnist", garments), path=None)
+    ours, *peers = time_to_quality.entrants(measure, RECIPE, tmp_path)
+    assert ours.training == {"data": None, "recipe": RECIPE}
+    assert {peer.training["parameters"] for peer in peers} == {3_939_393}
 
 
 @pytest.mark.slow
 def test_a_contest_that_is_over_is_only_scored(garments, classifier, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     trained = {"how": "by hand", "parameters": 9, "batch_size": 2, "steps": 10, "seconds": 4.0}
-    for i, one in enumerate(time_to_quality.WORK):
+    for i, one in enumerate(NAMES):
         seconds = 10.0 * (i + 1)
-        made = {"ddim_steps": 25, "seconds": seconds}
-        times = {25: seconds, time_to_quality.steps_within(made, 10): 10.0}
-        for stage in ("probe", "training"):
-            (out / one).mkdir(parents=True, exist_ok=True)
+        within = time_to_quality.steps_within({"steps": 10, "seconds": seconds}, 10)
+        (out / one).mkdir(parents=True)
+        for stage in ("probe", "probe-16", "probe-32", "probe-64", "training"):
             (out / one / f"{stage}.json").write_text(json.dumps(trained))
-        for steps, took in times.items():
-            (out / one / f"drawn-{steps}").mkdir()
-            images = RNG.integers(0, 256 - 60 * i, (40, 1, 28, 28), dtype=np.uint8)
-            np.savez(out / one / f"drawn-{steps}" / shards.IMAGES, images=images)
-            (out / one / f"drawn-{steps}.json").write_text(
-                json.dumps({"count": 40, "seconds": took})
-            )
+        for steps, took in {50: 50.0, within: 10.0, 10: seconds}.items():
+            folder = out / one / f"drawn-{steps}-40"
+            folder.mkdir()
+            images = RNG.integers(0, 256 - 40 * i, (40, 1, 28, 28), dtype=np.uint8)
+            np.savez(folder / shards.IMAGES, images=images)
+            told = {"count": 40, "seconds": took, "sampler": "ddim"}
+            folder.with_suffix(".json").write_text(json.dumps(told))
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     line = ["--out", out, "--classifier", classifier, "--data", garments, "--num", 40]
+    line += ["--minutes", 10, "--helped"]
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
     time_to_quality.main()
 
-    rows = [row for row in capsys.readouterr().out.splitlines() if "a second" in row]
-    assert [row.split()[1] for row in rows] == 2 * list(time_to_quality.WORK)
-    assert "| 9 | 20 images, 5 a second | 25 steps, 10 s |" in rows[0]
-    assert "| 12 steps, 10 s |" in rows[4]
-    figures = json.loads((tmp_path / "results" / "time_to_quality.json").read_text())
-    same_steps, same_time = figures["drawings"]
-    found = {one: same_steps[one]["frechet_distance"]["value"] for one in time_to_quality.WORK}
-    better = min(found["diffusers"], found["lucidrains"])
-    assert same_steps["times_the_better_peer"] == pytest.approx(found["fromnoise"] / better)
-    assert same_time["lucidrains"]["ddim_steps"] == 8
-    assert same_time["fromnoise"] == same_steps["fromnoise"]  # which was not drawn twice
+    said = capsys.readouterr().out
+    rows = [row for row in said.splitlines() if "a second" in row]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == 3 * NAMES
+    assert "| 9 | 20 images, 5 a second | 10 steps of ddim, 10 s |" in rows[0]
+    assert "| 5 steps of ddim, 10 s |" in rows[11]
+    figures = json.loads((tmp_path / "results" / "time_to_quality_10.json").read_text())
+    few, more, in_time = figures["drawings"]
+    found = {one: few[one]["frechet_distance"]["value"] for one in NAMES}
+    assert len(set(found.values())) == len(NAMES)
+    ratio = found["fromnoise"] / min(found["diffusers"], found["lucidrains"])
+    assert f"is {short(ratio)} × that of the better of the others, and" in said
+    assert more["lucidrains"]["steps"] == 50
+    assert in_time["lucidrains"]["steps"] == 3
+    assert in_time["fromnoise"] == few["fromnoise"]  # which was not drawn twice
+    with Image.open(out / "time-to-quality.png") as picture:
+        assert picture.width > 5 * 6 * 84  # six images of each in a row
     for i in range(60):
         with Image.open(out / "pictures" / f"{i:05d}.png") as picture:
             assert picture.size == (SIDE, SIDE)

@@ -17,6 +17,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.data import DataError, open_images
 from fromnoise.data.dataset import cache_key
+from fromnoise.data.holdout import split_holdout
 from fromnoise.data.levels import BYTES, Levels
 from fromnoise.data.loader import load_batch, to_float
 from fromnoise.diffusion import Step
@@ -29,6 +30,7 @@ from fromnoise.model.model import load
 from fromnoise.pictures import samples_in
 from fromnoise.rng import BatchDraws
 from fromnoise.training import run as running
+from fromnoise.training.step import sample_images
 
 
 def deep(count=5, channels=1, seed=0, white=65535):
@@ -200,6 +202,26 @@ def test_a_batch_is_float_in_the_range_of_the_network(tmp_path):
     values = ((batch.double() + 1) * 32767.5).round().numpy()
     mirrored = {pixels[i, :, ::d, 0].astype(int).tobytes() for i in range(4) for d in (1, -1)}
     assert all(image[0].astype(int).tobytes() in mirrored for image in values)
+
+
+def test_augmented_and_held_out_images_keep_their_depth(tiny, tmp_path):
+    """Augmented they are those of 8 bits, to the rounding; scores hold out the same ones."""
+    np.save(tmp_path / "a.npy", deep(count=30))
+    tiny["training"]["augment"] = 0.9
+    tiny["data"] = {"source": "npz", "path": str(tmp_path / "a.npy"), "holdout": 0.2}
+    of = {}
+    for depth in (8, 16):
+        recipe = parse_recipe(tiny, "tiny", {"data.depth": depth})
+        x0, _ = sample_images(recipe, running.open_data(recipe), 0)
+        of[depth] = to_float(x0)
+    assert of[16].dtype == torch.float32
+    assert (of[16] - of[8]).abs().max() <= 1.5 / 127.5
+    assert (of[16] != of[8]).any()
+    trained, held = split_holdout(running.open_data(recipe), 0.2)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    found = run_images_of(tmp_path)
+    for real, own in ((found.training, trained), (found.held_out, held)):
+        assert np.array_equal(real.images.images, np.rint(own.images / 257))
 
 
 # ---- bad input ----------------------------------------------------------------------------------

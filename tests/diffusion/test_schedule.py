@@ -106,6 +106,39 @@ def test_coefficients_are_float32_in_the_shape_of_t(schedule, name):
     assert coefficient(t).tolist() == [coefficient(1), coefficient(500), coefficient(1000)]
 
 
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_coefficients_are_those_of_a_lookup_in_float64_to_the_bit(zero_snr):
+    schedule = NoiseSchedule.named("cosine", T, zero_terminal_snr=zero_snr)
+    a = schedule.alpha_bar
+    of_float64 = {
+        "alpha": a.sqrt(),
+        "sigma": (1 - a).sqrt(),
+        "snr": a / (1 - a),
+        "log_snr": a.log() - (1 - a).log(),
+    }
+    t = torch.arange(T + 1).flip(0)
+    for name, table in of_float64.items():
+        look_up, expected = getattr(schedule, name), table[t].to(torch.float32)
+        for _ in range(2):  # the second time from its own table
+            assert torch.equal(look_up(t), expected), name
+        one = torch.stack([look_up(int(each)) for each in t[::97]])
+        assert torch.equal(one, expected[::97]), name
+        assert torch.equal(look_up(t[0]), expected[0]), name
+        look_up(5).fill_(torch.nan)  # a copy
+        look_up(torch.tensor(5)).fill_(torch.nan)
+        assert torch.equal(look_up(t), expected), name
+
+
+def test_a_table_made_in_inference_mode_serves_a_training():
+    schedule = NoiseSchedule.named("linear", T)
+    with torch.inference_mode():
+        schedule.alpha(3), schedule.sigma(3)
+    x0 = torch.ones(2, 1, requires_grad=True)
+    schedule.add_noise(x0, x0, 3).sum().backward()
+    assert x0.grad is not None
+    assert torch.equal(x0.grad, (schedule.alpha(3) + schedule.sigma(3)).expand(2, 1))
+
+
 # ---- q(x_t | x_0) ---------------------------------------------------------------------------
 
 

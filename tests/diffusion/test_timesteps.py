@@ -127,6 +127,19 @@ def test_an_impossible_number_of_steps_is_refused(schedule, steps):
         sampling_timesteps(schedule, steps)
 
 
+def test_listed_times_are_those_that_are_visited(schedule):
+    assert sampling_timesteps(schedule, 3, (1000, 740, 1)) == [1000, 740, 1]
+    assert sampling_timesteps(schedule, 2, [9, 8]) == [9, 8]
+
+
+@pytest.mark.parametrize("times", [[1001, 1], [5, 0], [5, 5], [5, 6], []], ids=str)
+def test_listed_times_that_do_not_fall_within_1_to_T_are_refused(schedule, times):
+    with pytest.raises(ValueError, match=r"timesteps (must fall|lists 0 times)"):
+        sampling_timesteps(schedule, 2, times)
+    with pytest.raises(ValueError, match="timesteps lists 2 times, but steps = 3"):
+        sampling_timesteps(schedule, 3, [9, 8])
+
+
 def test_an_unknown_rule_is_refused(schedule):
     with pytest.raises(ValueError, match="timesteps 'trail' is unknown; known: leading, trailing"):
         sampling_timesteps(schedule, 5, "trail")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fromnoise
@@ -14,12 +15,13 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor
 from fromnoise.curves import save_png, sweep_axes
 from fromnoise.data import DataError, open_images
-from fromnoise.evaluation import features, images, sweep
+from fromnoise.evaluation import features, images, sweep, time_search
 from fromnoise.evaluation.features import Against
 from fromnoise.evaluation.images import Drawing
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.records import Row
 from fromnoise.evaluation.sweep import best, front, read_rows, relative_distance, table
+from fromnoise.model.sampling import with_guidance
 
 
 def row(seconds: float, fid: float, margin: float = 0.0, sampler: str = "ddim", steps: int = 1):
@@ -40,6 +42,14 @@ def test_the_best_is_the_fastest_that_is_not_worse_than_the_interval_of_the_near
     rows = [row(1, 9), row(2, 5.4), row(3, 5.6), row(8, 5, margin=0.5)]
     assert best(rows) == rows[1]
     assert best(rows[:1]) == rows[0]
+
+
+def test_the_best_of_rows_that_differ_in_their_times_is_the_nearest():
+    searched = row(2.1, 4, steps=6).model_copy(update={"timesteps": [9, 8, 7, 6, 5, 4]})
+    rows = [row(2, 5, steps=6), searched, row(3, 3.9, margin=2, steps=8)]
+    assert best(rows) == searched
+    rows[0] = row(2, 4.1, sampler="heun", steps=6)
+    assert best(rows) == rows[0]
 
 
 def test_the_table_has_the_fastest_first_and_the_front_bold():
@@ -245,6 +255,143 @@ def test_another_sweep_is_refused_before_anything_is_drawn(
     assert (code, len(err.splitlines())) == (2, 1)
     assert f"/sweep has a sweep with another {differs}. Give another --out" in err
     assert files == {file.name: file.read_bytes() for file in (swept / "sweep").iterdir()}
+
+
+# ---- searched times -----------------------------------------------------------------------------
+
+SEARCH = (*QUICK, "--search-times", "--steps", "3,5")
+
+
+@pytest.fixture
+def few_trajectories(monkeypatch):
+    """A search of milliseconds."""
+    monkeypatch.setattr(time_search, "GRID", 10)
+    for module in (time_search, sweep):
+        monkeypatch.setattr(module, "TRAJECTORIES", 4)
+
+
+def test_a_sweep_with_searched_times_resumes_without_another_search(
+    cli, run, tmp_path, monkeypatch, few_trajectories
+):
+    drawn, searches, generate_images = [], [], images.generate_images
+
+    def stopped(model, num, config, **options):
+        drawn.append((config.sampler.name, config.steps, config.timesteps))
+        if len(drawn) in (1, 4):
+            raise MemoryError("stopped")
+        return generate_images(model, num, config, **options)
+
+    def counted(*arguments, **options):
+        searches.append(time_search.search_times(*arguments, **options))
+        return searches[-1]
+
+    monkeypatch.setattr(images, "generate_images", stopped)
+    monkeypatch.setattr(sweep, "search_times", counted)
+    command = ("sweep", run, *SEARCH, "--samplers", "ddim,heun", "precision=fp32")
+    assert cli(*command).code == 1
+    [folder] = (run / "evaluation").iterdir()
+    before = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert [before["rows"], before["complete"]] == [[], False]
+    found = {each["steps"]: each["timesteps"] for each in before["search"]["found"]}
+    assert {steps: (len(of), of[0]) for steps, of in found.items()} == {3: (3, 100), 5: (5, 100)}
+    candidates = before["search"]["candidates"]
+    assert candidates == list(range(100, 0, -10))
+    assert set(found[5]) < set(candidates)
+    assert cli(*command).code == 1
+    file = tmp_path / "best.safetensors"
+    code, out, err = cli(*command, "--save-best", file)
+    assert code == 0, err
+    assert len(searches) == 1
+    after = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert after["search"] == before["search"]
+    rows = [(row["sampler"], row["steps"], row["timesteps"]) for row in after["rows"]]
+    assert rows == [(s, n, of) for s in ("ddim", "heun") for n in (3, 5) for of in ([], found[n])]
+    assert [config["timesteps"] for config in after["sampling"]] == [
+        times if times else "trailing" for _, _, times in rows
+    ]
+    assert "ddim 5, searched times" in out
+    assert f"Searched times, 5 steps: {', '.join(map(str, found[5]))}." in out
+    assert (folder / "sweep.md").read_text(encoding="utf-8") in out
+    assert (folder / "sweep.png").is_file()
+    config = fromnoise.load(file).spec.sampling
+    times = () if config.timesteps == "trailing" else config.timesteps
+    assert (config.sampler.name, config.steps, list(times)) in rows
+    assert cli("report", run, "--out", tmp_path / "report.html").code == 0
+    assert "heun, searched times" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    # another search, or none, is another sweep
+    for change in ("--steps=3,4", "--samplers=ddim"):
+        code, _, err = cli(*command, change)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "has a sweep with another sampling" in err
+    assert len(searches) == 1
+    plain = [each for each in command if each != "--search-times"]
+    code, _, err = cli(*plain, "--out", folder)
+    assert code == 2
+    assert "has a sweep with another sampling" in err
+
+
+def test_the_best_row_brings_its_times_into_the_model(
+    cli, run, tmp_path, monkeypatch, few_trajectories
+):
+    monkeypatch.setattr(sweep, "best", lambda rows: rows[-1])
+    file = tmp_path / "best.safetensors"
+    assert cli("sweep", run, *SEARCH, "--save-best", file, "--out", tmp_path / "out").code == 0
+    written = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
+    model = fromnoise.load(file)
+    assert model.spec.sampling.steps == 5
+    assert list(model.spec.sampling.timesteps) == written["rows"][-1]["timesteps"]
+    # such a model is swept by the rule
+    again = ("sweep", file, *SEARCH, "--out", tmp_path / "again", "--reference", "train")
+    np.savez(tmp_path / "plain.npz", images=open_images("digits").images[:100, 0])
+    assert cli(*again[:-1], tmp_path / "plain.npz").code == 0
+    repeated = json.loads((tmp_path / "again" / "sweep.json").read_text(encoding="utf-8"))
+    assert repeated["sampling"] == written["sampling"]
+    assert repeated["search"] == written["search"]
+
+
+def test_a_search_is_by_seeds_and_labels_and_guidance(tiny_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(time_search, "TRAJECTORIES", 6)
+    tree = copy.deepcopy(tiny_tree) | {"data": {"source": "digits", "labels": True}}
+    tree["training"]["steps"] = 1
+    model = fromnoise.load(fromnoise.train(tree, out=tmp_path / "run").folder)
+    torch.manual_seed(0)
+    for parameter in model.denoiser.parameters():
+        parameter.normal_(std=0.2)  # what one step trained hardly depends on the labels
+    config = model.sampling_config(conditional=True, guidance=4.0, precision="fp32")
+    cond = torch.eye(10)[:6]
+
+    def costs(config=config, cond=cond, first_seed=3):
+        return time_search.mean_costs(model, config, [100, 50, 25, 10], cond, first_seed)
+
+    first = costs()
+    for other in ({"config": with_guidance(config, 1.0)}, {"cond": -cond}, {"first_seed": 4}):
+        assert not torch.allclose(costs(**other), first, rtol=1e-3)
+    monkeypatch.setattr(time_search, "NUMBERS", 4 * 2 * 64 * 4)  # in batches of 4 and 2
+    torch.testing.assert_close(costs(), first, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "5,61"], "--steps 61 is too many: --search-times chooses from 60 times."),
+        (["--samplers", "ddim,ddpm"], "without noise, and ddpm adds some. Use --samplers ddim, eu"),
+        (["--samplers", "dpm++sde"], "without noise, and dpm++sde adds some. Use --samplers ddim"),
+        (
+            ["eta=0.5"],
+            "--search-times is for steps without noise, and eta = 0.5 adds some. Use eta",
+        ),
+        (["--samplers", "heun", "churn=3"], "and churn = 3 adds some. Use churn=0."),
+        (["timesteps=[9,5,1]"], "timesteps is a list, but a sweep sets the steps. Name a rule."),
+        (None, "--search-times needs --steps. Give some, as in --steps 4,6,8."),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_is_one_line_and_writes_nothing(cli, run, arguments, said):
+    line = [*QUICK, "--search-times"] if arguments is None else [*SEARCH, *arguments]
+    code, _, err = cli("sweep", run, *line)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert said in err
+    assert not (run / "evaluation").exists()
 
 
 def test_a_file_that_is_no_sweep_is_one_line(tmp_path):

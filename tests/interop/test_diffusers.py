@@ -86,7 +86,7 @@ def test_the_config_equals_that_of_the_published_cifar10_model():
     ("options", "reason"),
     [
         ({"embedding": "interleaved"}, "embedding is interleaved, not halves"),
-        ({"cond_dim": 10}, "it is conditional, with 10 labels"),
+        ({"cond_dim": 10}, "its condition has 10 columns"),
         ({"self_conditioning": True}, "it has self_conditioning"),
         ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
         ({"patch": 2}, "its patch is 2, not 1"),

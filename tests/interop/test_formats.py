@@ -45,6 +45,9 @@ def test_overrides_set_what_the_file_lacks(file, tmp_path):
     assert spec == fromnoise.load(tmp_path / "model").spec
     assert (spec.size, spec.diffusion.schedule.options["beta_T"]) == ((16, 16), 0.3)
     assert spec.sampling.sampler.name == "ddim"
+    changes = {"sampling.timesteps": [300, 60, 1], "diffusion.T": 400}
+    spec, _ = import_model(file, tmp_path / "listed", overrides=changes)
+    assert (spec.sampling.steps, spec.sampling.timesteps) == (3, (300, 60, 1))
 
 
 def lines(out, kind):

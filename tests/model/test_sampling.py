@@ -51,6 +51,12 @@ def labelled():
             {"timesteps": "even"},
             r"timesteps = 'even' is unknown\. Known: karras, karras80, leading",
         ),
+        ({"timesteps": [50, 9, 9]}, r"^sampling\.timesteps = \[50, 9, 9\]: the times must fall"),
+        ({"timesteps": [9, 0]}, "the times must fall, the last one at least 1"),
+        ({"timesteps": [51, 9]}, r"timesteps has 51, which is out of range\. .* 1 to T = 50\.$"),
+        ({"timesteps": [9.5, 1]}, "the times are whole numbers"),
+        ({"timesteps": []}, "name a rule, or list the times, as in"),
+        ({"timesteps": 9}, "name a rule, or list the times, as in"),
         ({"steps": 0}, r"^steps = 0 is out of range\. Use 1 to T = 50\.$"),
         ({"steps": 51}, r"^steps = 51 is out of range\. Use 1 to T = 50\.$"),
         ({"steps": "many"}, r"^sampling\.steps = 'many' is not a whole number"),
@@ -127,6 +133,58 @@ def test_a_resolved_config_samples_as_its_overrides_do(model):
     assert visited_timesteps(config, model.denoiser.schedule) == [
         step.t for step in model.denoise([3], config)
     ]
+
+
+# ---- listed timesteps ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_visits_the_listed_times(model, sampler):
+    times = visited_timesteps(model.sampling_config(steps=5), model.denoiser.schedule)
+    seeds = [3, 4]
+    by_rule = model.sample(seeds, sampler=sampler, steps=5)
+    assert torch.equal(model.sample(seeds, sampler=sampler, timesteps=times), by_rule)
+    listed = [41, 17, 16, 3]
+    assert [step.t for step in model.denoise(seeds, sampler=sampler, timesteps=listed)] == listed
+    other = model.sample(seeds, sampler=sampler, timesteps=listed)
+    assert not torch.equal(other, model.sample(seeds, sampler=sampler, steps=4))
+
+
+def test_steps_follow_from_listed_times(model):
+    assert SamplingConfig(timesteps=[50, 9, 1]).steps == 3
+    config = model.sampling_config(timesteps=range(50, 40, -1))
+    assert (config.steps, config.timesteps) == (10, tuple(range(50, 40, -1)))
+    assert config.rule == "trailing"
+    assert model.sampling_config(timesteps=[50, 9, 1], steps=3).steps == 3
+    with pytest.raises(ConfigError, match=r"steps = 2, but sampling\.timesteps lists 3 times\. Le"):
+        model.sampling_config(timesteps=[50, 9, 1], steps=2)
+
+
+def test_a_model_keeps_its_listed_times(tmp_path):
+    times = (50, 31, 12, 4)
+    stored = model_with(timesteps=times)
+    loaded = fromnoise.load(stored.save(tmp_path / "model.safetensors"))
+    assert loaded.spec == stored.spec
+    assert loaded.spec.sampling.timesteps == times
+    assert [step.t for step in loaded.denoise([0])] == list(times)
+    by_rule = model_with()
+    assert torch.equal(by_rule.sample([0], timesteps=times), loaded.sample([0]))
+
+
+def test_other_steps_than_those_of_the_stored_list_are_by_the_usual_rule(caplog):
+    stored = model_with(timesteps=[50, 31, 12, 4])
+    caplog.set_level("INFO")
+    assert stored.sampling_config(steps=4).timesteps == (50, 31, 12, 4)
+    assert stored.sampling_config(sampler="heun").timesteps == (50, 31, 12, 4)
+    assert stored.sampling_config(timesteps="karras").steps == 4
+    assert not caplog.messages
+    config = stored.sampling_config(steps=20)
+    assert (config.steps, config.timesteps) == (20, "trailing")
+    said = "the model lists 4 timesteps: these 20 are trailing. Set timesteps for others."
+    assert caplog.messages == [said]
+    config = stored.sampling_config(steps=20, timesteps="karras")
+    assert (config.steps, config.timesteps) == (20, "karras")
+    assert caplog.messages == [said]
 
 
 # ---- guidance -----------------------------------------------------------------------------------

@@ -225,7 +225,6 @@ def test_a_run_starts_from_other_weights(tiny, run, tmp_path):
         ("network", "embedding", "interleaved"),  # of no shape, and of another meaning
         ("diffusion", "prediction", "v"),
         ("diffusion", "prediction", {"name": "edm", "sigma_data": 0.3}),
-        ("data", "labels", True),
     ):
         other = {**tiny, section: {**tiny[section], key: value}}
         with pytest.raises(ConfigError, match=rf"start_from: .* has .*{key.removesuffix('s')}"):

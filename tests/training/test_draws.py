@@ -33,8 +33,19 @@ EVERYTHING = {
     "network.self_conditioning": True,
     "training.batch_size": 32,
     "training.label_dropout": 0.5,
+    "training.augment": 0.5,
 }
-PURPOSES = ("eps", "offset", "flip", "labels", "t", "t, strata", "self-conditioning", "dropout")
+PURPOSES = (
+    "eps",
+    "offset",
+    "flip",
+    "labels",
+    "t",
+    "t, strata",
+    "self-conditioning",
+    "dropout",
+    "augment",
+)
 
 # ---- hashes -------------------------------------------------------------------------------------
 

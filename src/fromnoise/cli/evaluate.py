@@ -112,8 +112,15 @@ def likelihood(
 def sweep(
     model: options.ModelPath,
     settings: options.SamplingKeys = None,
-    samplers: Annotated[str, Option(help="separated by commas")] = "ddpm,ddim",
-    steps: Annotated[str, Option(help="of each sampler")] = "5,10,20,50,100",
+    samplers: Annotated[
+        str | None, Option(help="separated by commas", show_default="ddpm,ddim")
+    ] = None,
+    steps: Annotated[
+        str | None, Option(help="of each sampler", show_default="5,10,20,50,100")
+    ] = None,
+    search_times: Annotated[
+        bool, Option("--search-times", help="add a row at the best timesteps of this model to each")
+    ] = False,
     guidance: Scales = None,
     num: Annotated[
         int | None, Option(min=1, help="per row", show_default="1,000, or one per feature")
@@ -131,7 +138,10 @@ def sweep(
     out: Annotated[Path | None, Option(file_okay=False, show_default="evaluation/")] = None,
     device: options.Device = "auto",
 ) -> None:
-    """Compare samplers, steps and guidance: quality against seconds, with the Pareto front."""
+    """Compare samplers, steps and guidance: quality against seconds, with the Pareto front.
+
+    --search-times needs --steps, and --samplers are then ddim by default.
+    """
     from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing
     from fromnoise.evaluation.sweep import sweep_to_folder
@@ -140,6 +150,10 @@ def sweep(
     for key, flag in (("sampler", "--samplers"), ("steps", "--steps"), ("guidance", "--guidance")):
         if key in sampling:
             raise ConfigError(f"{key} has no effect: a sweep sets it. Use {flag}.")
+    if search_times and steps is None:
+        raise ConfigError("--search-times needs --steps. Give some, as in --steps 4,6,8.")
+    samplers = samplers or ("ddim" if search_times else "ddpm,ddim")
+    steps = steps or "5,10,20,50,100"
     text, folder = sweep_to_folder(
         model,
         Against(reference, extractor, classifier, features_weights, allow_small),
@@ -147,6 +161,7 @@ def sweep(
         samplers=options.parse_names(samplers),
         steps=options.parse_numbers(steps, "--steps", "5,10,20", int),
         scales=options.parse_numbers(guidance, "--guidance", "1,2,3") if guidance else (),
+        search=search_times,
         num=num,
         out=out,
         save_best=save_best,

@@ -26,6 +26,10 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise ConfigError(f"training.steps {problem}. Give at least 1, or training.minutes.")
     if len(lengths) > 1:
         raise ConfigError(f"{' and '.join(lengths)} exclude each other. Keep one.")
+    if settings.patience is not None and recipe.data.holdout is None:
+        raise ConfigError(
+            f"training.patience = {settings.patience} needs held-out images. Set data.holdout=auto."
+        )
     try:
         check_sigma_data(diffusion.prediction.options.get("sigma_data", SIGMA_DATA))
         diffusion.objective()
@@ -75,8 +79,19 @@ def check_recipe(recipe: Recipe) -> Recipe:
 def check_sampling(section: Any, *, labels: bool) -> None:
     """Raise ConfigError if the `sampling` of a recipe or a specification does not fit the rest."""
     sampling, T = section.sampling, section.diffusion.T
-    if sampling.timesteps not in TIMESTEPS:
-        raise ConfigError(f"sampling.timesteps = {unknown_name(sampling.timesteps, TIMESTEPS)}")
+    times = sampling.timesteps
+    if isinstance(times, str):
+        if times not in TIMESTEPS:
+            raise ConfigError(f"sampling.timesteps = {unknown_name(times, TIMESTEPS)}")
+    elif times[0] > T:
+        raise ConfigError(
+            f"sampling.timesteps has {times[0]}, which is out of range. Use times of 1 to T = {T}."
+        )
+    elif sampling.steps != len(times):
+        raise ConfigError(
+            f"sampling.steps = {sampling.steps}, but sampling.timesteps lists {len(times)} times. "
+            "Leave sampling.steps out."
+        )
     learned = section.network.options.get("learned_variance", False)
     if sampling.sampler.options.get("variance") == "learned" and not learned:
         raise ConfigError(

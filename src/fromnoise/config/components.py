@@ -24,7 +24,8 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "training.noise_levels": NOISE_LEVELS,
     "sampling.sampler": SAMPLERS,
 }
-NOT_OPTIONS = {"image_channels", "cond_dim", "T", "noise"}  # set by the data, diffusion and seed
+# set by the data, training, diffusion and seed
+NOT_OPTIONS = {"image_channels", "cond_dim", "augment_dim", "T", "noise"}
 
 
 def with_checked_components(section: Any) -> Any:

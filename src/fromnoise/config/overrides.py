@@ -1,13 +1,13 @@
 """The grammar of settings: KEY=VALUE arguments, bare and dotted keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
 
 from fromnoise.config.errors import ConfigError, did_you_mean, dotted_keys
 from fromnoise.config.migration import check_not_renamed
-from fromnoise.config.schema import Recipe, SamplingConfig, Training
+from fromnoise.config.schema import Recipe, SamplingConfig, Training, is_list
 
 MAX_VALUES = 100_000  # of a recipe
 SectionName = Literal["training", "sampling"]
@@ -101,6 +101,21 @@ def with_key(tree: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[s
             f"{first} is a value and has no key {'.'.join(rest)}. Set {first} itself."
         )
     return {**tree, first: with_key(inner, rest, value)}
+
+
+def with_steps_of_list(sampling: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the keys of `sampling` without what a given one of `steps` and `timesteps` replaces.
+
+    A given list of timesteps replaces the number of steps, and a given number of steps replaces a
+    list of another length, by the usual rule.
+    """
+    sampling = dict(sampling)
+    if is_list(times := sampling.get("timesteps")):
+        if "timesteps" in given and "steps" not in given:
+            sampling.pop("steps", None)
+        elif "timesteps" not in given and "steps" in given and sampling["steps"] != len(times):
+            del sampling["timesteps"]
+    return sampling
 
 
 def dotted(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fromnoise.config.errors import ConfigError, did_you_mean, explain
 from fromnoise.config.migration import check_not_renamed, migrate
-from fromnoise.config.overrides import parse_yaml, with_key
+from fromnoise.config.overrides import parse_yaml, with_key, with_steps_of_list
 from fromnoise.config.schema import COUNTS, LENGTHS, Recipe
 
 SHARES = {  # of a training in minutes or hours
@@ -134,6 +134,9 @@ def match_schema(tree: Any, where: str, overrides: Mapping[str, Any] | None = No
         check_not_renamed(key, value)
         tree = with_key(tree, key.split("."), value)
     tree = _with_one_length(tree, overrides)
+    if isinstance(sampling := tree.get("sampling"), dict):
+        given = {key.removeprefix("sampling.") for key in overrides}
+        tree = {**tree, "sampling": with_steps_of_list(sampling, given)}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

@@ -4,10 +4,14 @@ A key that names something with options (a schedule, a network, a sampler) holds
 name and options are checked in `components.py`: this module does not need torch.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
 from pydantic import (
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from fromnoise.diffusion import NoiseSchedule, Objective
 
 FORMULA = "ε = ε_∅ + s·(ε_c − ε_∅)"  # guidance; s = 1 is off
+RULE = "trailing"  # of the timesteps
 LONGEST = 12**-0.5  # σ_rel of an average in which all steps count the same
 
 
@@ -48,6 +53,23 @@ def _interval(value: Any) -> Any:
     return (int(first), int(last))
 
 
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether a value is a list, a tuple or a range."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _timesteps(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if not is_list(value) or not value:
+        raise ValueError("name a rule, or list the times, as in [1000, 740, 420, 150]")
+    if not all(isinstance(t, Integral) and not isinstance(t, bool) for t in value):
+        raise ValueError("the times are whole numbers, as in [1000, 740, 420, 150]")
+    if value[-1] < 1 or not all(t > s for t, s in pairwise(value)):
+        raise ValueError("the times must fall, the last one at least 1, as in [1000, 740, 420]")
+    return tuple(map(int, value))
+
+
 def _scale(value: float) -> float:
     if value < 0:
         raise ValueError(f"use s ≥ 0 in {FORMULA}, where 1 is off")
@@ -66,7 +88,9 @@ White = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Fit = Literal["crop", "pad", "squash"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
+Timesteps = Annotated[str | tuple[int, ...], BeforeValidator(_timesteps)]
 Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+Augmentation = Literal["x_flip", "y_flip", "scaling", "rotation", "anisotropy", "translation"]
 # steps, or a share of the training
 Every = Annotated[int | float, BeforeValidator(_steps_or_share), Field(gt=0)]
 
@@ -113,6 +137,7 @@ class Data(Section):
     white: White | None = None  # its value in images of 16 bits, such as 4095; None: 65535
     depth: Literal[8, 16, "float"] = 8  # of the images while training and as they are sampled
     range: tuple[float, float] | None = None  # black and white of floats; None: 0 and 1
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None  # not trained on
     flip: bool = False
     labels: bool = False  # train on the labels too, to sample by them
     strict: bool = False
@@ -201,6 +226,8 @@ class Training(Section):
     start_from: Path | None = None  # a run or model whose weights are the first ones
     condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
+    augment: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of each of these
+    augmentations: tuple[Augmentation, ...] = get_args(Augmentation)
     parts: Positive = 1  # of a batch, one after the other: less memory, the same gradient
     checkpoint_gradients: bool = False  # compute blocks again in the backward pass: less memory
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
@@ -228,6 +255,7 @@ class Training(Section):
     preview_images: Positive = 16
     checkpoint_every: Every = 1000
     keep_checkpoints: Positive = 2
+    patience: Positive | None = None  # checkpoints without a lower held-out loss that end it
     milestone_every: Every | None = None
     tensorboard: bool = False
 
@@ -247,6 +275,13 @@ class Training(Section):
         names = [f"{length:g}" for length in self.ema_lengths]  # of their files
         if len(set(names)) < len(names):
             raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")
+        if set(self.augmentations) != set(every := get_args(Augmentation)) and not self.augment:
+            raise ValueError(
+                "augmentations has no effect with augment = 0; set augment, as in 0.12, or leave "
+                "augmentations out"
+            )
+        if len(set(self.augmentations)) < max(len(self.augmentations), 1):
+            raise ValueError(f"augmentations is empty, or names one twice; name some of {every}")
         return self
 
 
@@ -254,13 +289,34 @@ class SamplingConfig(Section):
     """The settings of sampling: a section of the recipe, stored in the model as its default."""
 
     sampler: Annotated[Component, _named("ddim")] = Component(name="ddim")
-    steps: Positive = 50  # at most T
-    timesteps: str = "trailing"
+    steps: Positive = 50  # at most T; those of a list of timesteps
+    timesteps: Timesteps = RULE  # the name of a rule, or the times themselves, falling
     clamp: Literal[True, False, "dynamic"] = True  # of x̂_0 to the range of images
     guidance: Annotated[float, AfterValidator(_scale)] = 1.0  # s in FORMULA; 1 is off
     guidance_interval: Interval | None = None  # (first, last) t with guidance, also as 200-800
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0  # φ; 0 is off
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if the device computes in it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_a_list(cls, value: Any) -> Any:
+        times = value.get("timesteps") if isinstance(value, dict) else None
+        if not is_list(times) or not times or "steps" in value:
+            return value
+        return {**value, "steps": len(times)}
+
+    @property
+    def rule(self) -> str:
+        """Return the rule of the timesteps; that for other numbers of steps, if they are a list."""
+        return self.timesteps if isinstance(self.timesteps, str) else RULE
+
+    @property
+    def timesteps_name(self) -> str:
+        """Return the rule, or `times-1a2b3c4d` of a list, for a file's name."""
+        if isinstance(self.timesteps, str):
+            return self.timesteps
+        digest = hashlib.blake2b(repr(self.timesteps).encode(), digest_size=4)
+        return f"times-{digest.hexdigest()}"
 
 
 class Evaluation(Section):

@@ -25,4 +25,5 @@ from fromnoise.diffusion.samplers.ancestral import ddpm
 from fromnoise.diffusion.samplers.ddim import ddim, ddim_inversion, euler, heun, ipndm
 from fromnoise.diffusion.samplers.dpm_solver import dpmpp, dpmpp_sde, unipc
 from fromnoise.diffusion.schedule import NoiseSchedule
+from fromnoise.diffusion.time_search import cheapest_path, step_costs
 from fromnoise.diffusion.timesteps import TIMESTEPS, sampling_timesteps

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device, per_image
+from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
 
 Kind = Literal["eps", "x0", "v", "flow", "edm"]
 SIGMA_DATA = 0.5  # the standard deviation of images in [−1, 1], as Karras et al. 2022 take it
@@ -200,11 +200,12 @@ class Denoiser(nn.Module):
         ValueError for a self_cond without self-conditioning, a t outside 1..T, and an output that
         is neither (B,C,H,W) nor (B,2C,H,W).
         """
-        self.schedule.index(t, first=1)
-        t_there = on_device(torch.as_tensor(t), x_t.device)
-        index = t_there.expand(len(x_t)) - 1
-        alpha = per_image(self.schedule.alpha(t), x_t)
-        sigma = per_image(self.schedule.sigma(t), x_t)
+        t, alpha, sigma = self.schedule.shares(t, x_t, first=1)
+        index = (
+            t.expand(len(x_t)) - 1
+            if isinstance(t, Tensor)
+            else torch.full((len(x_t),), t - 1, device=x_t.device)
+        )
         inputs = x_t
         if self.prediction == "edm":
             inputs = x_t / std_of_x_t(alpha, sigma, self.sigma_data)
@@ -251,9 +252,9 @@ def estimate_x0(
     some = self_conditioned.nonzero().squeeze(1)
     self_cond = torch.zeros_like(x_t)
     if len(some):
-        there = some.to(x_t.device)
-        some_cond = None if cond is None else cond[there.to(cond.device)]
-        self_cond[there] = denoiser(x_t[there], t[some.to(t.device)], some_cond).x0
+        there = on_device(some, x_t.device)
+        some_cond = None if cond is None else on_device(cond, x_t.device)[there]
+        self_cond[there] = denoiser(x_t[there], on_device(t, x_t.device)[there], some_cond).x0
     return self_cond
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.denoiser import SIGMA_DATA, Denoiser, check_sigma_data
 from fromnoise.diffusion.likelihood import term_of
-from fromnoise.diffusion.schedule import on_device
+from fromnoise.diffusion.schedule import per_image
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class Objective:
         options = {"sigma_data": prediction.sigma_data} if prediction.kind == "edm" else {}
         own = OWN[prediction.kind](ratio, **options)
         weight = self.weighting(ratio, own) / own
-        loss = on_device(weight.to(loss.dtype), loss.device) * loss
+        loss = per_image(weight, loss) * loss
         if self.vlb_weight > 0:
             fixed_mean = replace(prediction, value=prediction.value.detach())
             bound = term_of(fixed_mean, schedule, x0, t, variance="learned")

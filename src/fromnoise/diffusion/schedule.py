@@ -4,6 +4,8 @@ Equation numbers without a name are those of Ho, Jain and Abbeel, "Denoising Dif
 Probabilistic Models", 2020 (arXiv:2006.11239).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ Time = int | Tensor
 """A time t ∈ {0..T}: one integer for the whole batch, or an integer tensor (B,)."""
 
 
+CPU = torch.device("cpu")
 SMALLEST = 1e-20  # ᾱ_T; below it x̂_0 = (x_t − σ ε̂)/α multiplies the rounding of ε̂ by 10¹⁰
 
 
@@ -20,9 +23,10 @@ class NoiseSchedule:
     """A noise schedule: one float64 table of ᾱ_t, from which every coefficient is derived.
 
     `alpha_bar` has shape (T+1,): 1 for the clean image at t = 0, then ᾱ_t = Π_{i≤t} (1−β_i).
-    The table stays on the CPU. Coefficients are looked up there in float64 and returned in float32
-    on the device of t. A tensor t on the CPU costs no synchronisation. Methods raise ValueError for
-    a time outside 0..T, and for a step that does not lead to an earlier time.
+    It is on the CPU. Coefficients are computed there in float64, and each device gets its table of
+    them once, in float32. They are returned on the device of t, those of an integer on the CPU.
+    Methods raise ValueError for a time outside 0..T, and for a step that does not lead to an
+    earlier time. A tensor t on a GPU is not checked, since the CPU would have to wait for it.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -39,6 +43,7 @@ class NoiseSchedule:
                 f"{self.alpha_bar[last]:g}. Choose betas with ᾱ_1 below 1, and with ᾱ_T above "
                 f"{SMALLEST:g} or exactly 0."
             )
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
     @classmethod
     def named(
@@ -67,23 +72,35 @@ class NoiseSchedule:
 
     def alpha(self, t: Time) -> Tensor:
         """Return √ᾱ_t, the factor of the clean image in x_t; float32, the shape of t."""
-        return self._at(self.alpha_bar.sqrt(), t)
+        return self._at("alpha", t)
 
     def sigma(self, t: Time) -> Tensor:
         """Return √(1−ᾱ_t), the standard deviation of the noise in x_t; float32, the shape of t."""
-        return self._at((1 - self.alpha_bar).sqrt(), t)
+        return self._at("sigma", t)
 
     def snr(self, t: Time) -> Tensor:
         """Return ᾱ_t / (1−ᾱ_t), the signal-to-noise ratio; float32, infinite at t = 0."""
-        return self._at(self.alpha_bar / (1 - self.alpha_bar), t)
+        return self._at("snr", t)
 
     def log_snr(self, t: Time) -> Tensor:
         """Return log ᾱ_t − log(1−ᾱ_t); float32, infinite at t = 0."""
-        return self._at(self.alpha_bar.log() - (1 - self.alpha_bar).log(), t)
+        return self._at("log_snr", t)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """Return x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε (Eq. 4). x0, eps: (B,C,H,W); t: int or (B,)."""
-        return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * eps
+        _, alpha, sigma = self.shares(t, x0)
+        return alpha * x0 + sigma * eps
+
+    def shares(self, t: Time, x: Tensor, first: int = 0) -> tuple[Time, Tensor, Tensor]:
+        """Return t on the device of x, and √ᾱ_t and √(1−ᾱ_t) as `per_image` shapes them for x.
+
+        t is copied at most once. Raises ValueError for a time outside `first`..T.
+        """
+        self.check(t, first)
+        if isinstance(t, Tensor):
+            t = on_device(t, x.device)
+        alpha, sigma = (per_image(self._look_up(name, t), x) for name in ("alpha", "sigma"))
+        return t, alpha, sigma
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         """Return mean and variance of q(x_s | x_t, x_0) for 0 ≤ s < t (Eqs. 6–7, there s = t−1).
@@ -104,37 +121,77 @@ class NoiseSchedule:
 
         β = 1 − ᾱ_t/ᾱ_s is right for x_0 ~ N(0, I), and β̃ = (1−ᾱ_s)/(1−ᾱ_t) β for one fixed x_0
         (section 3.2). With s = 0 this β̃ is 0 and has no logarithm. There β̃ is that of the step
-        from max(t, 2) to 1, the least of any step (if T = 1, β). Both: float64, on the CPU.
+        from max(t, 2) to 1, the least of any step (if T = 1, β). Both: float64.
         """
-        t, s = torch.as_tensor(t, device="cpu"), torch.as_tensor(s, device="cpu")
         _, _, beta = self._step(t, s)
         if self.T == 1:
             return beta, beta
-        a_t, a_s, beta_before_0 = self._step(t.clamp(min=2), s.clamp(min=1))
+        a_t, a_s, beta_before_0 = self._step(_at_least(t, 2), _at_least(s, 1))
         return (1 - a_s) / (1 - a_t) * beta_before_0, beta
 
     def _step(self, t: Time, s: Time) -> tuple[Tensor, Tensor, Tensor]:
         """Return ᾱ_t, ᾱ_s, and the variance β of the noise added between s and t."""
-        before, after = torch.broadcast_tensors(self.index(t), self.index(s))
-        wrong = after >= before
-        if wrong.any():
+        self.check(t)
+        self.check(s)
+        devices = [each.device for each in (t, s) if isinstance(each, Tensor)]
+        if all(device == CPU for device in devices) and torch.as_tensor(s >= t).any():
+            before, after = torch.broadcast_tensors(torch.as_tensor(t), torch.as_tensor(s))
+            wrong = after >= before
             pair = f"from {int(before[wrong][0])} to {int(after[wrong][0])}"
             raise ValueError(f"a step must lead to an earlier time, not {pair}")
-        a_t, a_s = self.alpha_bar[before], self.alpha_bar[after]
+        device = next((each for each in devices if each != CPU), CPU)
+        if device.type == "mps":  # it has no float64
+            device = CPU
+        t, s = (on_device(each, device) if isinstance(each, Tensor) else each for each in (t, s))
+        a_t, a_s = self._look_up("alpha_bar", t, device), self._look_up("alpha_bar", s, device)
         return a_t, a_s, 1 - a_t / a_s
 
-    def _at(self, table: Tensor, t: Time) -> Tensor:
-        coefficient = table[self.index(t)].to(torch.float32)
-        return on_device(coefficient, t.device) if isinstance(t, Tensor) else coefficient
+    def _at(self, name: str, t: Time) -> Tensor:
+        self.check(t)
+        return self._look_up(name, t)
 
-    def index(self, t: Time, first: int = 0) -> Tensor:
-        """Return t on the CPU. Raises ValueError for a time outside `first`..T."""
-        index = torch.as_tensor(t, device="cpu")
-        outside = (index < first) | (index > self.T)  # −1 would be read from the table's end
-        if outside.any():
+    def _look_up(self, name: str, t: Time, device: torch.device = CPU) -> Tensor:
+        """Return the entry of a table at each t; of an integer t from the table on `device`."""
+        if not isinstance(t, Tensor):
+            return self._table(name, device)[t].clone()
+        table = self._table(name, t.device)
+        return table[t] if t.ndim else table[t[None]][0]  # table[t] would read a t of () first
+
+    def _table(self, name: str, device: torch.device) -> Tensor:
+        """Return the table `name`, (T+1,), on a device: ᾱ in float64, all others in float32."""
+        table = self._tables.get((name, device))
+        if table is None:
+            with torch.inference_mode(False):  # a training may use it later
+                table = self.alpha_bar
+                if name in TABLES:
+                    table = TABLES[name](table).to(torch.float32)
+                table = self._tables[name, device] = on_device(table, device)
+        return table
+
+    def check(self, t: Time, first: int = 0) -> None:
+        """Raise ValueError for a time outside `first`..T. On a GPU nothing is checked."""
+        if isinstance(t, Tensor):
+            if t.device != CPU:
+                return
+            outside = (t < first) | (t > self.T)  # −1 would be read from the table's end
+            if not outside.any():
+                return
+            t = int(t[outside][0])
+        if not first <= t <= self.T:
             hint = ". Pass a noisy x_t; t = 0 is the clean image." if first else ""
-            raise ValueError(f"t must lie in {first}..{self.T}, not {int(index[outside][0])}{hint}")
-        return index
+            raise ValueError(f"t must lie in {first}..{self.T}, not {t}{hint}")
+
+
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {  # of ᾱ
+    "alpha": torch.sqrt,
+    "sigma": lambda alpha_bar: (1 - alpha_bar).sqrt(),
+    "snr": lambda alpha_bar: alpha_bar / (1 - alpha_bar),
+    "log_snr": lambda alpha_bar: alpha_bar.log() - (1 - alpha_bar).log(),
+}
+
+
+def _at_least(t: Time, least: int) -> Time:
+    return t.clamp(min=least) if isinstance(t, Tensor) else max(t, least)
 
 
 def _checked(betas: Tensor) -> Tensor:
@@ -150,19 +207,24 @@ def _checked(betas: Tensor) -> Tensor:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy the tensor to a device. For CUDA the CPU does not wait for the copy."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    """Copy the tensor to a device. For CUDA from page-locked memory: the CPU does not wait."""
+    if device.type != "cuda" or tensor.device != CPU:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Shape a coefficient () or (B,) to multiply x (B,C,H,W), on x's device, in its precision.
+    """Shape a coefficient () or (B,) to multiply x (B,C,H,W), in its precision.
 
-    Raises ValueError for integer x, whose precision would round the coefficient to 0.
+    One of (B,) is copied to the device of x. One of () on the CPU stays there: kernels take it as
+    an argument. Raises ValueError for integer x, whose precision would round the coefficient to 0.
     """
     if not x.is_floating_point():
         raise ValueError(
             f"images must be floating point, and these are {x.dtype}. Map bytes to [−1, 1] by "
             "x / 127.5 − 1."
         )
-    coefficient = on_device(coefficient.to(x.dtype), x.device)  # in this order: MPS has no float64
-    return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient
+    coefficient = coefficient.to(x.dtype)  # before the copy: MPS has no float64
+    if coefficient.ndim:
+        return on_device(coefficient, x.device).reshape(-1, *[1] * (x.ndim - 1))
+    return coefficient if coefficient.device == CPU else coefficient.to(x.device)

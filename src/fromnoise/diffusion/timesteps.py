@@ -4,7 +4,8 @@ The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 
 have no options. To add one, see CONTRIBUTING.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -75,11 +76,21 @@ TIMESTEPS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
 }
 
 
-def sampling_timesteps(schedule: NoiseSchedule, steps: int, rule: str = "trailing") -> list[int]:
+def sampling_timesteps(
+    schedule: NoiseSchedule, steps: int, rule: str | Sequence[int] = "trailing"
+) -> list[int]:
     """Return the times of {1..T} that a sampler visits, falling.
 
-    rule: a name in TIMESTEPS. Raises ValueError for an unknown one, and unless 1 ≤ steps ≤ T.
+    rule: a name in TIMESTEPS, or the times themselves. Raises ValueError for an unknown name,
+    unless 1 ≤ steps ≤ T, and for a list of another length or without T ≥ t_1 > t_2 > … ≥ 1.
     """
+    if not isinstance(rule, str):
+        times = [int(t) for t in rule]
+        if len(times) != steps:
+            raise ValueError(f"timesteps lists {len(times)} times, but steps = {steps}")
+        if not all(t > s for t, s in pairwise([schedule.T + 1, *times, 0])):
+            raise ValueError(f"timesteps must fall, each in 1..{schedule.T}, not {times}")
+        return times
     if rule not in TIMESTEPS:
         raise ValueError(f"timesteps {rule!r} is unknown; known: {', '.join(TIMESTEPS)}")
     if not 1 <= steps <= schedule.T:

@@ -189,7 +189,7 @@ def network(facts: Facts) -> Finding:
     values, message, advice = count * math.prod(shape), f"{cost.parameters:,} parameters", ""
     if values and cost.parameters > 10 * values:
         message += f" for {values:,} values in {count:,} images: it can memorise every image"
-        advice = "Use more images, a narrower network, data.flip or more network.dropout"
+        advice = "Use more images, a narrower network, training.augment or more network.dropout"
     million = f"{cost.multiply_adds / 1e6:,.4g} million multiply-adds"
     message += f"; {million} a forward pass of one image of {'×'.join(map(str, shape))}"
     return Finding("network", message, advice)

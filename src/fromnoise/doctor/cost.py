@@ -176,10 +176,10 @@ def measure(
         count, end = min(2, part), now() + seconds  # batch normalisation needs two images
 
         def batch(count: int) -> Batch:
-            shape, labels = (count, spec.channels, *spec.size), len(spec.label_names)
+            shape = count, spec.channels, *spec.size
             x0 = torch.randint(256, shape, dtype=torch.uint8, device=device)
             t = torch.full((count,), denoiser.schedule.T // 2 + 1)
-            cond = torch.zeros(count, labels, device=device) if labels else None
+            cond = torch.zeros(count, spec.cond_dim, device=device) if spec.cond_dim else None
             half = torch.arange(count) % 2 == 0 if denoiser.self_conditioning else None
             return Batch(x0, torch.randn(shape, device=device), t, cond, None, half)
 

@@ -69,7 +69,7 @@ def check(
 
     Changes nothing. The run folder need not exist.
     """
-    recipe, spec, images, folder = setup
+    recipe, spec, images, folder, _ = setup
     device, folder = next(denoiser.parameters()).device, folder.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     cost, budget = measure(denoiser, recipe, spec, computation, seconds), recipe.training.budget

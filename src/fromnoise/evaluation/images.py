@@ -26,7 +26,7 @@ from fromnoise.config.schema import Data, SamplingConfig
 from fromnoise.data import DataError, ImageSet, SeveralSizes, detect_source, open_images
 from fromnoise.data.dataset import ROOM, cache_key, default_cache, writing_to
 from fromnoise.data.errors import abbreviate
-from fromnoise.data.levels import Levels
+from fromnoise.data.holdout import split_holdout
 from fromnoise.data.text import open_regular
 from fromnoise.evaluation.copies import evenly_spaced
 from fromnoise.evaluation.features import Extractor, ExtractorError, extract_features
@@ -70,22 +70,26 @@ def run_images_of(run: Path) -> RunImages:
         return NO_RUN
     try:
         data = load_recipe(run / RECIPE_FILE).data
-        training = _open_split(data, data.split)
+        opened, held_out = _open_split(data, data.split), None
+        what = f"{data.source}, {data.split}"
+        if data.holdout is not None:  # the images as they are in the training
+            opened, held = split_holdout(opened, data.holdout)
+            held_out = RealImages(held.as_bytes(), f"{what}, held out")
         if data.depth != 8:
-            levels = Levels.of(data.depth, white=data.white, range=data.range)
-            logger.info("images of %s are compared as 8 bits, 0 and 255", levels)
+            logger.info("images of %s are compared as 8 bits, 0 and 255", opened.levels)
+        training = RealImages(opened.as_bytes(), what)
     except (ConfigError, DataError) as error:  # the recipe is damaged, or the images are gone
         return RunImages(reason=f"the training images are not available: {error}")
     with suppress(DataError):  # most sources have no test split
         if data.split != "test":
-            return RunImages(training, _open_split(data, "test"))
-    return RunImages(training)
+            test = _open_split(data, "test").as_bytes()
+            return RunImages(training, RealImages(test, f"{data.source}, test"))
+    return RunImages(training, held_out)
 
 
-def _open_split(data: Data, split: str) -> RealImages:
-    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split"})
-    images = open_images(data.source, data.path, split=split, **options)
-    return RealImages(images.as_bytes(), f"{data.source}, {split}")
+def _open_split(data: Data, split: str) -> ImageSet:
+    options = data.model_dump(exclude={"source", "path", "flip", "labels", "split", "holdout"})
+    return open_images(data.source, data.path, split=split, **options)
 
 
 def open_comparable(path: Path, *, named: str | None = None, **options: Any) -> ImageSet:
@@ -313,14 +317,11 @@ def generate_images(
 
     labels_of: a conditional model samples their labels, in the order of `interleave_labels`.
     """
-    cond, labels = None, "none: the model is unconditional"
-    if model.spec.label_names:
-        labels = "none: the reference lacks the labels of the model"
-    if labels_of is not None and has_labels(model, labels_of):
+    cond, labels = labels_like(labels_of, model, num), "none: the model is unconditional"
+    if cond is not None:
         labels = "those of the reference images, in about the same proportions"
-        rows_of_labels = np.asarray(labels_of.images.labels)
-        order = np.resize(interleave_labels(rows_of_labels), num)  # repeated if needed
-        cond = torch.from_numpy(rows_of_labels[order])
+    elif model.spec.label_names:
+        labels = "none: the reference lacks the labels of the model"
     config = config if cond is not None else with_guidance(config, 1.0)
     started = time.perf_counter()
     seeds = range(first_seed, first_seed + num)
@@ -357,6 +358,17 @@ def sample_batches(
         images.append(model.spec.levels.to_bytes(drawn.numpy()))
         progress(rows.stop, len(seeds))
     return np.concatenate(images)
+
+
+def labels_like(real: RealImages | None, model: Model, num: int) -> Tensor | None:
+    """Return labels of real images, int8 (num, K), in the order of `interleave_labels`.
+
+    None if they lack the labels of the model.
+    """
+    if real is None or not has_labels(model, real):
+        return None
+    labels = np.asarray(real.images.labels)
+    return torch.from_numpy(labels[np.resize(interleave_labels(labels), num)])  # repeated if needed
 
 
 def interleave_labels(labels: np.ndarray) -> np.ndarray:

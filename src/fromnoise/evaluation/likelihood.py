@@ -91,7 +91,7 @@ def measure_bits(
         part = bits_per_dimension(
             model.denoiser,
             to_float(torch.tensor(images[rows]).to(like.device)),  # a copy: it may be read-only
-            None if labels is None else torch.tensor(labels[rows]).to(like),
+            None if labels is None else model.condition(torch.tensor(labels[rows])),
             uniform=torch.stack(draws),
             noise=noise,
             variance=variance,

@@ -17,7 +17,7 @@ from fromnoise.checkpoints import atomic_file, require_room
 from fromnoise.classifier.label_scores import SCORES
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.migration import migrate_extractor, migrate_section
-from fromnoise.config.schema import FORMULA
+from fromnoise.config.schema import FORMULA, SamplingConfig
 from fromnoise.data.text import plain, read_json
 from fromnoise.evaluation.intervals import Interval, LabelScores, Number, Score
 
@@ -64,15 +64,45 @@ class Row(BaseModel):
     sampler: str
     steps: int
     guidance: float = 1.0
+    timesteps: list[int] = []  # if --search-times found them
     seconds_per_image: Annotated[float, Field(gt=0)]
     fid: Score  # the Fréchet distance in the features of an extractor
     left_out: list[float] = []  # the same without each block of seeds; older files have none
     on_front: bool = False  # the Pareto front
 
+    @property
+    def cost(self) -> tuple[str, int, float]:
+        """Return what the time depends on: the sampler, the steps and the guidance."""
+        return self.sampler, self.steps, self.guidance
+
     def name(self, *, steps: bool = True) -> str:
-        """Return `ddim 50`, or with guidance `ddim 50, s = 2`."""
+        """Return `ddim 50`, with guidance `ddim 50, s = 2`, or `ddim 6, searched times`."""
         name = f"{self.sampler} {self.steps}" if steps else self.sampler
+        name += ", searched times" if self.timesteps else ""
         return name if self.guidance == 1 else f"{name}, s = {self.guidance:g}"
+
+
+class Found(BaseModel):
+    """The times that a search found for a number of steps, at one guidance scale."""
+
+    guidance: float
+    steps: int
+    timesteps: list[int]
+
+
+class Search(BaseModel):
+    """The search of `--search-times`, and what it found."""
+
+    candidates: list[int]  # the times that it chose from
+    trajectories: int
+    found: list[Found] = []
+
+    def at_found(self, config: SamplingConfig) -> SamplingConfig | None:
+        """Return the settings with the times found for them; None if there are none."""
+        for each in self.found:
+            if (each.guidance, each.steps) == (config.guidance, config.steps):
+                return config.model_copy(update={"timesteps": tuple(each.timesteps)})
+        return None
 
 
 class LabelResult(BaseModel):
@@ -242,9 +272,11 @@ def _settings(record: Metrics) -> list[str]:
             config = generated["sampling"]
             options = [f"{k} {v}" for k, v in config["sampler"].items() if k != "name"]
             sampler = ", ".join([config["sampler"]["name"], *options])
+            times = config.get("timesteps")
+            at = f" at t = {', '.join(map(str, times))}" if isinstance(times, list) else ""
             lines[0] += (
                 f" {after(**generated)}, seeds {generated['seeds']}; {config['steps']} steps of "
-                f"{sampler}; labels: {generated['labels']}"
+                f"{sampler}{at}; labels: {generated['labels']}"
             )
             if config["guidance"] != 1:
                 lines[0] += f", s = {config['guidance']:g} in {FORMULA}"

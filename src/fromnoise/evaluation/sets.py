@@ -276,6 +276,6 @@ def sampling_name(spec: ModelSpec, config: SamplingConfig) -> list[str]:
     if stored.name != sampler.name:
         stored = check_component(Component(name=sampler.name), "sampling.sampler")
     parts += [f"{k}{v}" for k, v in sampler.options.items() if stored.options.get(k) != v]
-    parts += [config.timesteps] if config.timesteps != usual.timesteps else []
+    parts += [config.timesteps_name] if config.timesteps != usual.timesteps else []
     parts += [f"s{config.guidance:g}"] if config.guidance != 1 else []
     return [*parts, config.precision]

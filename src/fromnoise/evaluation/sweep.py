@@ -1,6 +1,7 @@
 """Sweep samplers, step counts and guidance: quality against cost, by the same seeds.
 
-sweep-…/sweep.json    a row per sampling configuration, written after each of them
+sweep-…/sweep.json    a row per sampling configuration, written after each of them, and the
+                      timesteps of `--search-times`
         sweep.md      the same as a table
         sweep.png     distance against seconds per image, with the Pareto front
 
@@ -11,19 +12,29 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from fromnoise.checkpoints import hash_of, require_room, size_of
 from fromnoise.config.errors import ConfigError
+from fromnoise.config.schema import SamplingConfig, is_list
 from fromnoise.curves import save_png, sweep_axes
+from fromnoise.diffusion import NoiseSchedule
 from fromnoise.evaluation import features, images, records
 from fromnoise.evaluation.intervals import Interval
 from fromnoise.evaluation.metrics import blocks_of, frechet_scores, ratio
-from fromnoise.evaluation.records import Row, describe_reference
+from fromnoise.evaluation.records import Row, Search, describe_reference
 from fromnoise.evaluation.sets import check_enough_images
+from fromnoise.evaluation.time_search import (
+    TRAJECTORIES,
+    candidate_times,
+    check_searchable,
+    search_times,
+)
 from fromnoise.model.model import Model
 from fromnoise.model.sampling import SHAPES_OF_GUIDANCE
 from fromnoise.model.spec import run_folder_of
@@ -43,13 +54,15 @@ def sweep_to_folder(
     samplers: Sequence[str],
     steps: Sequence[int],
     scales: Sequence[float] = (),
+    search: bool = False,
     num: int | None = None,
     out: Path | None = None,
     save_best: Path | None = None,
 ) -> tuple[str, Path]:
     """Sweep the sampling of a model, and return the table and its folder.
 
-    scales: of guidance; none for the model's own. num: images per configuration; 1,000, or one per
+    scales: of guidance; none for the model's own. search: add a row at the best timesteps to each
+    at those of the rule; see `time_search`. num: images per configuration; 1,000, or one per
     feature if there are more. save_best: where to write the model with the best configuration as
     its default.
     """
@@ -68,15 +81,23 @@ def sweep_to_folder(
             f"--guidance has no effect: the images of --reference {against.reference} lack the "
             "labels of the model. Remove --guidance, or use --reference train."
         )
+    schedule = model.denoiser.schedule
+    rule = drawing.sampling.get("timesteps", model.spec.sampling.rule)
+    if is_list(rule):
+        raise ConfigError("timesteps is a list, but a sweep sets the steps. Name a rule.")
     combinations = dict.fromkeys(itertools.product(samplers, steps, scales or [None]))
     configs = []
     for sampler, count, scale in combinations:
         settings = {**drawing.sampling, "sampler": sampler, "steps": count, "guidance": scale}
+        settings["timesteps"] = rule
         configs.append(model.sampling_config(conditional=guided, **settings))
+    if search:
+        check_searchable(configs, schedule)
     space = features.open_extractor(against, model.image_shape, drawing.device)
     num = num or max(DEFAULT_COUNT, space.width)
     batch_size = drawing.batch_size or images.BATCH_SIZE
     parts = ["sweep", f"{model.spec.step:06d}", configs[0].precision, space.name, str(num)]
+    parts += ["searched"] if search else []
     file = (out or run / "evaluation" / "-".join(parts)) / records.SWEEP_FILE
     check_enough_images(num, real, space, allow_small=against.allow_small)
     require_room(file)
@@ -95,14 +116,27 @@ def sweep_to_folder(
         "extractor": space.info(),
         "device": str(model.device),
     }
+    if search:
+        found = _search_before(file, configs, schedule, facts)
+        if found is None:
+            labels = images.labels_like(real, model, TRAJECTORIES)
+            found = search_times(model, configs, cond=labels, first_seed=num)
+        facts["search"] = found.model_dump()
+        configs = [each for config in configs for each in (config, found.at_found(config)) if each]
+        facts["sampling"] = [config.model_dump(mode="json") for config in configs]
     if rows := read_rows(file, facts):
         logger.info("%d of %d rows are in %s", len(rows), len(configs), file.parent.absolute())
     facts["loaded from"] = str(path.absolute())
+    if search and not file.exists():  # so that it is not repeated
+        content = {**facts, "complete": False, "date": records.now(), "rows": rows}
+        records.write_record(file, content, table(rows, facts))
     known = images.open_reference(against.reference, real, space)
-    warm_up = {"steps": 1, "precision": configs[0].precision}
+    warm_up = {"steps": 1, "timesteps": rule, "precision": configs[0].precision}
     model.sample(range(min(batch_size, num)), batch_size=batch_size, **warm_up)
     for config in configs[len(rows) :]:
-        with progress_bar(f"images by {config.sampler.name} {config.steps}") as progress:
+        times = list(config.timesteps) if is_list(config.timesteps) else []
+        what = f"images by {config.sampler.name} {config.steps}" + ", searched times" * bool(times)
+        with progress_bar(what) as progress:
             generated = images.generate_images(
                 model, num, config, labels_of=real, batch_size=batch_size, progress=progress
             )
@@ -113,6 +147,7 @@ def sweep_to_folder(
             sampler=config.sampler.name,
             steps=config.steps,
             guidance=config.guidance if guided else 1.0,
+            timesteps=times,
             seconds_per_image=generated.seconds / num,
             fid=distance.fid,
             left_out=distance.left_out.tolist(),
@@ -130,6 +165,26 @@ def sweep_to_folder(
         saved = Model(model.denoiser, spec).save(save_best)
         note += f"; the default of {saved.absolute()}"
     return f"{table(rows, facts)}\n{note}\n", file.parent
+
+
+def _search_before(
+    file: Path, configs: Sequence[SamplingConfig], schedule: NoiseSchedule, facts: Mapping[str, Any]
+) -> Search | None:
+    """Return the search of a sweep in `file` that has the times of all `configs`.
+
+    None if there is no file. Raises ConfigError if the sweep there is another one.
+    """
+    if not file.exists():
+        return None
+    stored = records.read_record(file, where=str(file.absolute()))
+    empty = Search(candidates=candidate_times(schedule), trajectories=TRAJECTORIES)
+    with suppress(AttributeError, ValidationError):
+        found = Search.model_validate(stored.get("search"))
+        alike = found.model_copy(update={"found": []}) == empty
+        if alike and all(found.at_found(config) for config in configs):
+            return found
+    read_rows(file, {**facts, "search": empty.model_dump()})
+    return None
 
 
 def read_rows(file: Path, facts: Mapping[str, Any]) -> list[Row]:
@@ -156,10 +211,16 @@ def front(rows: Sequence[Row]) -> list[bool]:
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """Return the fastest row whose distance is within the interval of the smallest one."""
+    """Return the fastest row whose distance is within the interval of the smallest one.
+
+    Of rows that differ only in their timesteps, which cost the same, it is the nearest.
+    """
     smallest = min(rows, key=lambda row: row.fid.value)
     good = [row for row in rows if row.fid.value <= smallest.fid.high]
-    return min(good, key=lambda row: row.seconds_per_image)
+    fastest = min(good, key=lambda row: row.seconds_per_image)
+    others = [row for row in good if row.timesteps != fastest.timesteps]
+    same_cost = [row for row in others if row.cost == fastest.cost]
+    return min([fastest, *same_cost], key=lambda row: row.fid.value)
 
 
 def relative_distance(row: Row, rows: Sequence[Row]) -> Interval:
@@ -198,6 +259,11 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
         "× the nearest: the distance over the smallest one, by the same seeds.",
         f"{facts['count']:,} images per row, timed once; {describe_reference(facts['reference'])}.",
     ]
+    for row in rows:
+        if row.timesteps and row.sampler == rows[0].sampler:
+            scale = "" if row.guidance == 1 else f", s = {row.guidance:g}"
+            times = ", ".join(map(str, row.timesteps))
+            lines.append(f"Searched times, {row.steps} steps{scale}: {times}.")
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.data import DataError, image_files, read_image, read_mask
 from fromnoise.diffusion import ddim_inversion, inpaint, interpolation_starts, slerp
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.generation.request import Request
 from fromnoise.model.model import Model, last_x, watched
 from fromnoise.model.sampling import visited_timesteps
@@ -78,7 +79,7 @@ def inpaint_to_folder(
 
     def edit(x0: Tensor, seeds: list[int], rows: list[int]) -> Tensor:
         def noise(t: int, *key: Key) -> Tensor:
-            return model.noise(seeds, t, *key).to(model.device)
+            return on_device(model.noise(seeds, t, *key), model.device)
 
         labels = request.conditioning.rows([0] * len(seeds))
         steps = inpaint(

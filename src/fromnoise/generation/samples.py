@@ -14,7 +14,7 @@ from torch import Tensor
 from fromnoise.checkpoints import FolderNotEmpty, hash_of, require_room
 from fromnoise.config.components import Component, check_component
 from fromnoise.config.errors import ConfigError
-from fromnoise.config.schema import SamplingConfig
+from fromnoise.config.schema import RULE, SamplingConfig
 from fromnoise.data.labels import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.generation.request import Conditioning, Request, composition_text, heading
@@ -221,7 +221,7 @@ def default_folder(
     if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
         parts.insert(0, path.stem)
     parts += [f"{k}{value}" for k, value in config.sampler.options.items() if value != usual[k]]
-    parts += [config.timesteps] if config.timesteps != SamplingConfig().timesteps else []
+    parts += [config.timesteps_name] if config.timesteps != RULE else []
     parts += [CLAMP_NAMES[config.clamp]] if config.clamp != spec.sampling.clamp else []
     if cond is not None:
         parts += [f"guidance{config.guidance:g}"] if config.guidance != 1 else []
@@ -242,6 +242,8 @@ def default_folder(
 def _settings(request: Request) -> dict[str, str]:
     config, conditioning, spec = request.config, request.conditioning, request.model.spec
     settings = config.model_dump(include={"steps", "timesteps", "clamp", "precision"})
+    if not isinstance(config.timesteps, str):
+        settings["timesteps"] = ", ".join(map(str, config.timesteps))
     settings |= {"sampler": config.sampler.name, **config.sampler.options}
     settings |= {"weights": spec.weights_name, "trained steps": spec.step}
     settings["model"] = _model_hash(request.model)
@@ -266,8 +268,8 @@ def _title(request: Request) -> str:
     weights = {"ema": "EMA weights", "raw": "raw weights"}[spec.weights]
     if spec.power_average is not None:
         weights += f" of length {spec.power_average.length:g}"
-    rule = config.timesteps
-    at = f" at {rule} timesteps" if rule != SamplingConfig().timesteps else ""
+    rule = config.timesteps if isinstance(config.timesteps, str) else "listed"
+    at = f" at {rule} timesteps" if rule != RULE else ""
     title = f"{config.steps} {config.sampler.name.upper()} steps{at}, {weights}"
     if config.guidance != 1:
         title += f", guidance {config.guidance:g}"

@@ -91,7 +91,7 @@ def _check_supported(network: DDPM) -> None:
     depths = [len(level.blocks) for level in cast(Iterable[Level], network.down)]
     reasons = {
         f"embedding is {network.layout}, not halves": network.layout != "halves",
-        f"it is conditional, with {network.cond_dim} labels": network.cond_dim > 0,
+        f"its condition has {network.cond_dim} columns": network.cond_dim > 0,
         "it has self_conditioning": network.self_conditioning,
         f"its patch is {network.patch}, not 1": network.patch > 1,
         f"num_res_blocks is {depths}, not one number": len(set(depths)) > 1,

@@ -13,7 +13,7 @@ from fromnoise import checkpoints
 from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import with_checked_components
 from fromnoise.config.errors import ConfigError, explain, unknown_name
-from fromnoise.config.overrides import with_key
+from fromnoise.config.overrides import with_key, with_steps_of_list
 from fromnoise.interop import (
     context_unet,
     explainingai,
@@ -233,6 +233,8 @@ def _build_spec(tree: dict[str, Any], overrides: Mapping[str, Any], *, source: s
         tree = with_key(tree, key.split("."), value)
     if "diffusion.T" in overrides and "sampling.steps" not in overrides:
         tree = with_key(tree, ["sampling", "steps"], overrides["diffusion.T"])
+    given = {key.removeprefix("sampling.") for key in overrides}
+    tree = {**tree, "sampling": with_steps_of_list(tree["sampling"], given)}
     try:
         spec = ModelSpec.model_validate({**tree, "source": source})
     except ValidationError as error:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fromnoise import checkpoints, diffusion
 from fromnoise.checkpoints import NotFinite
 from fromnoise.config.schema import SamplingConfig
 from fromnoise.diffusion.denoiser import Kind
+from fromnoise.diffusion.schedule import on_device
 from fromnoise.model.precision import Precision, default_precision, in_bf16, without_tf32
 from fromnoise.model.sampling import resolve_sampling, visited_timesteps, with_guidance
 from fromnoise.model.spec import ModelSpec, Weights, read_model_file
@@ -22,16 +24,22 @@ from fromnoise.networks import NETWORKS, check_size
 from fromnoise.rng import Key, image_noise
 
 
+def build_network(spec: ModelSpec) -> nn.Module:
+    """Return the untrained network of a specification."""
+    build = NETWORKS[spec.network.name]
+    arguments = {"image_channels": spec.channels, "cond_dim": spec.cond_dim}
+    more = {"T": spec.diffusion.T, "augment_dim": len(spec.augment_columns)}
+    known = inspect.signature(build).parameters
+    arguments |= {name: value for name, value in more.items() if name in known}
+    return build(**arguments, **spec.network.options)
+
+
 def build_denoiser(spec: ModelSpec) -> diffusion.Denoiser:
     """Return the untrained denoiser of a specification.
 
     Raises ValueError if the image size does not fit the network, or T its schedule.
     """
-    build = NETWORKS[spec.network.name]
-    arguments = {"image_channels": spec.channels, "cond_dim": len(spec.label_names)}
-    if "T" in inspect.signature(build).parameters:
-        arguments["T"] = spec.diffusion.T
-    network, process = build(**arguments, **spec.network.options), spec.diffusion
+    network, process = build_network(spec), spec.diffusion
     largest = getattr(network, "largest_size", math.inf)
     check_size(*spec.size, getattr(network, "size_multiple", 1), largest)
     schedule, kind = process.noise_schedule(), cast(Kind, process.prediction.name)
@@ -171,7 +179,7 @@ class Model:
             self.denoiser.schedule,
             x.to(self.device),
             times,
-            noise=lambda t: self.noise(seeds, t).to(self.device),
+            noise=lambda t: on_device(self.noise(seeds, t), self.device),
             **config.sampler.options,
         )
         return watched(steps, seeds)
@@ -219,7 +227,7 @@ class Model:
         cond: Tensor | None,
         compose: Mapping[str, float] | None,
     ) -> diffusion.Denoise:
-        names, like = self.spec.label_names, next(self.denoiser.parameters())
+        names = self.spec.label_names
         computing = self._in_bf16 if config.precision == "bf16" else self.denoiser
         denoiser = diffusion.with_self_conditioning(computing)
         if cond is None and compose is None:
@@ -231,7 +239,8 @@ class Model:
                 raise ValueError("cond and compose exclude each other. Give one.")
             if unknown := [name for name in compose if name not in names]:
                 raise ValueError(f"{unknown[0]!r} is not a label. Labels: {', '.join(names)}.")
-            each = torch.eye(len(names)).to(like)[[names.index(name) for name in compose]]
+            each = torch.eye(len(names))[[names.index(name) for name in compose]]
+            each = self.condition(each)
             conds = [row.expand(count, -1) for row in each]  # each label alone, the others open
             return diffusion.composed(denoiser, conds, list(compose.values()))
         assert cond is not None
@@ -241,7 +250,15 @@ class Model:
                 f"image, a column per label ({', '.join(names)})."
             )
         shape = {"interval": config.guidance_interval, "rescale": config.guidance_rescale}
-        return diffusion.classifier_free(denoiser, cond.to(like), config.guidance, **shape)
+        return diffusion.classifier_free(denoiser, self.condition(cond), config.guidance, **shape)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Return the condition of the network: labels (B,K), then zeros for an augmentation.
+
+        Zeros mean that the image is not transformed. In the type and on the device of the weights.
+        """
+        like = next(self.denoiser.parameters())
+        return F.pad(labels.to(like), (0, len(self.spec.augment_columns)))
 
     def check_compatible(self, weak: "Model") -> None:
         """Raise ValueError unless a weaker model takes the same x_t and the same conditions."""

@@ -1,5 +1,6 @@
 """Resolve how to sample: the stored `SamplingConfig` of a model with overrides, checked once."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +9,14 @@ from pydantic import ValidationError
 from fromnoise.config.checks import check_sampling
 from fromnoise.config.components import Component, check_component, check_option_owner
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.overrides import full_key
-from fromnoise.config.schema import FORMULA, SamplingConfig
+from fromnoise.config.overrides import full_key, with_steps_of_list
+from fromnoise.config.schema import FORMULA, RULE, SamplingConfig
 from fromnoise.diffusion import NoiseSchedule, sampling_timesteps
 from fromnoise.model.precision import Precision
 from fromnoise.model.spec import ModelSpec
 
 SHAPES_OF_GUIDANCE = ("guidance_interval", "guidance_rescale")  # no effect where s = 1
+logger = logging.getLogger("fromnoise")
 
 
 def resolve_sampling(
@@ -46,8 +48,9 @@ def resolve_sampling(
     if isinstance(steps := fields.get("steps"), int) and not 1 <= steps <= T:
         raise ConfigError(f"steps = {steps} is out of range. Use 1 to T = {T}.")
     changes = {"steps": min(stored.steps, T), "sampler": stored.sampler.name, **fields}
+    tree = with_steps_of_list({**stored.model_dump(), **changes}, fields)
     try:
-        config = SamplingConfig.model_validate({**stored.model_dump(), **changes})
+        config = SamplingConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, SamplingConfig, "sampling")) from error
     name, own = config.sampler.name, config.sampler.options
@@ -59,6 +62,9 @@ def resolve_sampling(
         update={"sampler": check_component(component, "sampling.sampler"), "precision": precision}
     )
     check_sampling(spec.model_copy(update={"sampling": config}), labels=True)
+    if "timesteps" not in tree:
+        had = f"the model lists {stored.steps} timesteps"
+        logger.info("%s: these %d are %s. Set timesteps for others.", had, config.steps, RULE)
     guiding = [key for key in ("guidance", *SHAPES_OF_GUIDANCE) if key in fields]
     shapes = [key for key in SHAPES_OF_GUIDANCE if fields.get(key)]
     span, times = config.guidance_interval, visited_timesteps(config, schedule)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import ValidationError
 from torch import Tensor
 
 from fromnoise import checkpoints
@@ -54,19 +54,12 @@ class ModelSpec(Section):
     range: tuple[float, float] | None = None  # black and white of floats
     data_range: tuple[float, float] = (-1.0, 1.0)  # of x_0: black and white
     label_names: tuple[str, ...] = ()  # of the K columns of a condition
+    augment_columns: tuple[str, ...] = ()  # of a condition, after the labels; zeros in sampling
     label_dropout: float | None = None  # share of partly labelled images; None: unknown
     weights: Weights = "raw"
     power_average: PowerAverage | None = None  # None: raw weights or the usual EMA
     step: int = 0
     source: str = ""  # of the training data
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the keys of deep images from the models of 8 bits."""
-        tree = handler(self)
-        if self.depth == 8:
-            tree = {key: value for key, value in tree.items() if key not in ("depth", "range")}
-        return tree
 
     @property
     def levels(self) -> Levels:
@@ -82,7 +75,14 @@ class ModelSpec(Section):
 
     def metadata(self) -> dict[str, str]:
         """Return the specification as .safetensors metadata."""
-        return {METADATA_KEY: self.model_dump_json()}
+        absent = set() if self.augment_columns else {"augment_columns"}  # as earlier versions
+        absent |= {"depth", "range"} if self.depth == 8 else set()
+        return {METADATA_KEY: self.model_dump_json(exclude=absent)}
+
+    @property
+    def cond_dim(self) -> int:
+        """Return the number of columns of the network's condition: labels, then augmentation."""
+        return len(self.label_names) + len(self.augment_columns)
 
     @property
     def weights_name(self) -> str:

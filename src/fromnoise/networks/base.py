@@ -19,8 +19,9 @@ class Network(nn.Module):
     """ε_θ(x_t, t, cond), or the same for x_0 or v: the part of a model with weights.
 
     The constructor gets `image_channels` (C), `cond_dim` (K, 0 for unconditional training) and, if
-    its signature has it, `T`, all by keyword, and beside them the options of the recipe. It raises
-    ValueError for options that do not fit together.
+    its signature has them, `T` and `augment_dim`, all by keyword, and beside them the options of
+    the recipe. It raises ValueError for options that do not fit together. The last `augment_dim` of
+    the K columns of a condition are the parameters of an augmentation, any real numbers.
 
     A recipe can set `learned_variance` and `self_conditioning` only for a constructor with options
     of these names. Subclassing is not required: other `nn.Module`s get the defaults below.
@@ -41,9 +42,10 @@ class Network(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, /) -> Tensor:
         """x_t: (B,C,H,W); t ∈ {0..T−1}: (B,); cond: (B,K) or None → (B,C,H,W) or (B,2C,H,W).
 
-        cond is in {−1, 0, +1}: absent, unknown, present. Zeros and None are the unconditional case
-        and must give the same output. Images of a batch must not affect each other in evaluation.
-        Under autocast the output may be in half precision.
+        cond is in {−1, 0, +1}: absent, unknown, present; then real numbers, which are zeros in
+        sampling. Zeros and None are the unconditional case and must give the same output. Images of
+        a batch must not affect each other in evaluation. Under autocast the output may be in half
+        precision.
         """
         raise NotImplementedError
 
@@ -51,8 +53,8 @@ class Network(nn.Module):
 class UNet(Network):
     """The base of the U-Nets here: their first options, and the embedding of time and condition.
 
-    The condition, K numbers in {−1, 0, +1}, is added to the time embedding through a layer without
-    bias, so that zeros are the unconditional case. Images need not be square.
+    The condition, K numbers, is added to the time embedding through a layer without bias, so that
+    zeros are the unconditional case. Images need not be square.
 
     With `patch` p the network sees an image of 1/p of the size: the p×p pixels of a patch are p²
     channels (pixel unshuffle) from the first layer on and become pixels again after the last one.

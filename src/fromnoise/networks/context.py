@@ -83,7 +83,8 @@ class ContextUNet(UNet):
     t/T is (t+1)/`T` of the t ∈ {0..T−1} that the network receives, with T of the diffusion. Both
     sides of the image must be multiples of `size_multiple` = 4·`expand`·`patch`, and short enough
     for `expand` to undo `pool`: at most 192·`patch` for 7 and 8, any for equal ones. 8 divides
-    `features`. `patch`: see `UNet`.
+    `features`. `patch`: see `UNet`. The last `augment_dim` columns of the condition keep their sign
+    in either form.
     """
 
     regions = (ConvBlock,)
@@ -93,6 +94,7 @@ class ContextUNet(UNet):
         *,
         image_channels: int = 3,
         cond_dim: int = 0,
+        augment_dim: int = 0,
         learned_variance: bool = False,
         self_conditioning: bool = False,
         patch: Patch = 1,
@@ -114,6 +116,7 @@ class ContextUNet(UNet):
                 "than twice pool, for example 7 and 8, or 8 and 8, which restore the image size."
             )
         self.T, self.features, self.pool, self.expand = T, features, pool, expand
+        self.augment_dim = augment_dim
         self.embedding, self.signed = embedding, condition == "signed"
         self.size_multiple = 4 * expand * patch
         if expand > pool:  # times the most windows side by side, the largest m = ⌊m·expand / pool⌋
@@ -165,7 +168,10 @@ class ContextUNet(UNet):
         if cond is None:
             cond = x.new_zeros(len(x), self.cond_dim)
         cond = cond.to(embed.linear1.weight.dtype)
-        return x * (1 + embed(cond)) if self.signed else x * embed(cond.clamp(min=0))
+        if self.signed:
+            return x * (1 + embed(cond))
+        labels, augment = cond.split([self.cond_dim - self.augment_dim, self.augment_dim], dim=1)
+        return x * embed(torch.cat([labels.clamp(min=0), augment], dim=1))
 
 
 def _in_precision_of(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -48,6 +48,14 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
         of_t = [(name, run.rows, f"loss_q{i}", colour) for i, (name, colour) in quarters]
         note = "The four quarters of t, smoothed."
         charts.append(_lines(title, of_t, smoothed=True, note=note))
+        title = "Loss of held-out images" + (f", {run.name}" if len(runs) > 1 else "")
+        kinds = (("held-out images", "held_out_loss"), ("trained images", "trained_loss"))
+        colours = (run.colour, curves.QUARTERS[0])
+        both = [(name, run.rows, key, c) for (name, key), c in zip(kinds, colours, strict=True)]
+        note = (
+            "EMA weights, the same noise at each checkpoint. Where they part, the model memorises."
+        )
+        charts.append(_lines(title, both, lambda v: f"least {v.min():.4g}", note=note))
     charts.append(_scores(runs))
     for key, title, value_of in (
         ("learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),

@@ -146,7 +146,8 @@ def sample_trajectory(run: Path, *, progress: Progress = no_progress) -> Traject
         return to_uint8(x, model.spec.data_range).numpy()
 
     images, stages = to_numpy(model.start(seeds)), []
-    trajectory = model.denoise(seeds, cond=cond, sampler="ddim", steps=steps, eta=0.0)
+    how = {"sampler": "ddim", "steps": steps, "timesteps": model.spec.sampling.rule, "eta": 0.0}
+    trajectory = model.denoise(seeds, cond=cond, **how)
     for done, step in enumerate(trajectory, start=1):
         stages.append((step.t, images[:STRIPS], to_numpy(step.x0[:STRIPS])))
         images = to_numpy(step.x)

@@ -6,6 +6,7 @@ there on a run in minutes is an ordinary run.
 """
 
 import logging
+import math
 import tempfile
 import time
 from bisect import bisect_right
@@ -38,12 +39,13 @@ class Seconds(NamedTuple):
     preview: float
     checkpoint: float
     score: float
+    result: float = 0.0  # once, at the end
 
     def of(self, recipe: Recipe, steps: int) -> float:
         """Return the seconds of a training with so many steps."""
         recipe = recipe.with_steps(steps)
         settings, scored = recipe.training, recipe.evaluation.every
-        seconds = steps * self.step
+        seconds = steps * self.step + self.result
         seconds += -(-steps // settings.preview_every) * self.preview
         seconds += -(-steps // settings.checkpoint_every) * self.checkpoint
         return seconds + (-(-steps // scored) * self.score if scored else 0.0)
@@ -133,7 +135,7 @@ def measure(
     over: Callable[[], bool],
 ) -> Seconds | None:
     """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
-    recipe, spec, data, folder = setup
+    recipe, spec, data, folder, _ = setup
     objective, log = recipe.diffusion.objective(), RunLog(folder, recipe.training, from_step=0)
     state.denoiser.network.train()
     clocked = []
@@ -158,16 +160,19 @@ def measure(
     checkpoint = seconds_of(
         lambda: save_checkpoint(folder, state.step, state.files(spec), state.numbers())
     )
-    preview = 0.0
+    preview = result = 0.0
     for callback in callbacks(setup):
         if callback.slow:  # the score
             continue
         once = seconds_of(lambda call=callback.call: call(state, log, stop))
         if once < SHORT:  # again: the first time imports what draws
             once = seconds_of(lambda call=callback.call: call(state, log, stop))
-        preview += once
+        if math.isinf(callback.every):
+            result += once
+        else:
+            preview += once
     # an image of a score takes as long as one of a preview at each step of its sampler
     passes = recipe.evaluation.num_images * recipe.sampling.steps
     of_a_preview = 2 * recipe.training.preview_images * min(previews.STEPS, recipe.diffusion.T)
-    timed = Seconds(step, preview, checkpoint, preview * passes / of_a_preview)
+    timed = Seconds(step, preview, checkpoint, preview * passes / of_a_preview, result)
     return None if stop.received or over() else timed

@@ -276,7 +276,7 @@ def read_snapshots(run: Path) -> list[Snapshot]:
             f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a "
             "setting such as training.ema_lengths=[0.05,0.1]."
         )
-    same = attrgetter("network", "diffusion", "channels", "label_names")
+    same = attrgetter("network", "diffusion", "channels", "label_names", "augment_columns")
     for snapshot in snapshots:
         if same(snapshot.spec) != same(snapshots[-1].spec):
             raise CheckpointError(

@@ -109,10 +109,6 @@ class RunLog:
         It needs `step`, `loss`, `images_per_second`, `epoch`, `images` and `batch_size`.
         """
         self.event(**row)
-        if self._board is not None:
-            for key, value in row.items():
-                if key != "step" and value is not None:
-                    self._board.add_scalar(key, value, row["step"])
         rate = row["images_per_second"]
         left = (self._total_steps - row["step"]) * row["batch_size"] / rate
         line = (
@@ -131,7 +127,14 @@ class RunLog:
             logger.info("epoch %d: mean loss %.4f", epoch, math.nan if loss is None else loss)
 
     def event(self, step: int, **values: Any) -> None:
-        """Write a row of other values: a skipped step, the end of an epoch, a score."""
+        """Write a row of other values: a skipped step, the end of an epoch, a score.
+
+        TensorBoard gets those that are numbers.
+        """
+        if self._board is not None:
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(key, value, step)
         with disk_full_names(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 

@@ -13,14 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fromnoise.checkpoints import list_checkpoints, prune, save_checkpoint
+from fromnoise.checkpoints import list_checkpoints, mark_best, prune, save_checkpoint
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet
 from fromnoise.data.loader import LoadBatch, feed
 from fromnoise.diffusion import Objective
+from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
+from fromnoise.training.held_out import ended_by_patience, held_out_loss
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.state import TrainingState, learning_rate
 from fromnoise.training.step import Batch, sample_batch, sample_images, train_step
@@ -61,12 +63,16 @@ class StopSignal:
 
 
 class Setup(NamedTuple):
-    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run."""
+    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run.
+
+    held_out: what `data.holdout` keeps out of `images`.
+    """
 
     recipe: Recipe
     spec: ModelSpec
     images: ImageSet
     folder: Path
+    held_out: ImageSet | None = None
 
 
 class Callback(NamedTuple):
@@ -94,7 +100,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
     Writes the log, checkpoints and snapshots of averages into the run folder. Returns the name of
     the signal. Raises Diverged, DiskFull, NotFinite.
     """
-    recipe, spec, data, folder = setup
+    recipe, spec, data, folder, held_out = setup
     settings, T = recipe.training, recipe.diffusion.T
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
@@ -110,7 +116,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
         saved = save_checkpoint(folder / "checkpoints", state.step, state.files(spec), contents)
         saved_step = state.step
-        prune(saved, settings.keep_checkpoints, settings.milestone_every)
+        best = mark_best(saved.parent, state.held_out)
+        prune(saved, settings.keep_checkpoints, settings.milestone_every, best)
         logger.info("saved %s", saved.absolute())
 
     def call(callback: Callback) -> None:
@@ -175,16 +182,29 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 counts = {"step": state.step, "updates": state.updates}
                 save_snapshots(state.power_emas, spec, folder, **counts)
 
-            # every `checkpoint_every` steps, at the end, and on a signal: a checkpoint
+            # every `checkpoint_every` steps and at the end: the loss of held-out images
+            due = state.step % settings.checkpoint_every == 0 or last
+            if due and held_out is not None:
+                average = Model(state.denoiser.with_network(state.ema.module), spec)
+                losses = held_out_loss(average, recipe, held_out, data)
+                log.event(state.step, **losses.row())
+                state.held_out.append((state.step, losses.value))
+                state.ended = ended_by_patience(state.held_out, settings.patience)
+
+            # then, and on a signal: a checkpoint
             stopped_by = stop.received  # read once: a signal may arrive between any two lines
-            if state.step % settings.checkpoint_every == 0 or last or stopped_by:
+            if due or stopped_by:
                 checkpoint()
 
             # previews, scores, …
             for callback in callbacks:
-                if callback.due(state.step, settings.steps) and not (callback.slow and stopped_by):
+                called = callback.due(state.step, settings.steps) or state.ended
+                if called and not (callback.slow and stopped_by):
                     call(callback)
 
+            if state.ended:
+                logger.info("finished at step %d: %s", state.step, state.ended)
+                break
             if stop.received and not last:  # also while a callback ran
                 checkpoint()
                 said = stop.received, state.step, folder.absolute()

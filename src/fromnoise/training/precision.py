@@ -1,8 +1,9 @@
 """The number format, memory layout and compilation of a training. Weights stay in float32."""
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # it. Not measured here, nor is compiling on CUDA, which takes about 100 s on 2 CPU cores.
 COMPILING, SAVED = 100.0, 0.005  # seconds, and of a step
 BACKEND = "inductor"
+# Options of torch's compiler, of which an older torch lacks some. Reindexed loops may read channels
+# last out of order: by reports, upsampling before GroupNorm took 6 times as long on CUDA. Not
+# measured here: benchmarks/gpu.py measures with and without.
+OPTIONS: dict[str, Any] = {"loop_reindexing_after_fusion": False}
 VERSIONS = 2**16  # of a block. All blocks share the code of one call, and torch's limit is 8
 
 
@@ -77,16 +82,21 @@ def compile_regions(network: nn.Module) -> None:
         block.compile(dynamic=False, backend=BACKEND)
 
 
-def all_versions(computation: Computation) -> AbstractContextManager[None]:
-    """Return the context in which every compiled block runs compiled.
+@contextmanager
+def all_versions(computation: Computation) -> Iterator[None]:
+    """Return a context that runs every compiled block compiled, and compiles with OPTIONS.
 
     Beyond a limit of versions of the same code, torch silently runs eagerly.
     """
     if not computation.compiled:
-        return nullcontext()
-    return torch._dynamo.config.patch(
-        {"recompile_limit": VERSIONS, "accumulated_recompile_limit": VERSIONS}
-    )
+        yield
+        return
+    from torch._inductor import config  # seconds
+
+    limits = {"recompile_limit": VERSIONS, "accumulated_recompile_limit": VERSIONS}
+    known = {name: value for name, value in OPTIONS.items() if hasattr(config, name)}
+    with torch._dynamo.config.patch(limits), config.patch(known):
+        yield
 
 
 def check_compiles(

@@ -31,7 +31,8 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
-        if rows := [row for row in read_log(folder) if "loss" in row]:
+        rows = read_log(folder)
+        if any("loss" in row for row in rows):
             loss = spec.diffusion.loss_in_words
             loss_figure(rows, folder / "loss.png", title="Training loss", loss_name=loss)
     except (OSError, NotFinite) as error:
@@ -64,7 +65,12 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
         network.eval()
         denoiser = state.denoiser.with_network(network)
         sampled = Model(denoiser, spec, precision=precision).sample(
-            range(count), cond=cond, sampler="ddim", steps=steps, eta=0.0
+            range(count),
+            cond=cond,
+            sampler="ddim",
+            steps=steps,
+            timesteps=spec.sampling.rule,
+            eta=0.0,
         )
         images[weights] = spec.levels.to_bytes(sampled.numpy())
     path = run / FOLDER / f"{state.step:06d}.png"

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoints import atomic_file, newest_checkpoint, read_state, require_room, size_of
-from fromnoise.config.components import dotted_components
 from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import load_recipe, parse_recipe
 from fromnoise.config.schema import Recipe
 from fromnoise.data import ImageSet, detect_source
 from fromnoise.data.arrays import is_in_memory, store_images
+from fromnoise.data.augmentation import SMALLEST, columns_of
 from fromnoise.data.dataset import open_with_log
+from fromnoise.data.holdout import split_holdout
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
 from fromnoise.model.precision import without_tf32
@@ -28,14 +29,10 @@ from fromnoise.rng import seed_of
 from fromnoise.training import precision
 from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, Setup, fit
+from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 
-MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
-    "include": dict.fromkeys(("network", "channels", "label_names"), True)
-    | {"diffusion": {"prediction", "variance_reading"}},
-    "exclude": {"network": {"dropout"}},
-}
 MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
 logger = logging.getLogger("fromnoise")
 
@@ -55,7 +52,10 @@ class Run:
     def finished(self) -> bool:
         """Return whether a checkpoint has the last step; false after a stop signal."""
         newest, _ = newest_checkpoint(self.folder / "checkpoints")
-        return newest is not None and read_state(newest)["step"] >= self.recipe().training.steps
+        if newest is None:
+            return False
+        state = read_state(newest)
+        return bool(state.get("ended")) or state["step"] >= self.recipe().training.steps
 
     def model(self, weights: Weights = "ema") -> Model:
         """Load the model of the newest checkpoint."""
@@ -94,7 +94,7 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
             f"training.noise_device = device needs CUDA, but the device is {device}. Set "
             "training.noise_device=cpu."
         )
-    options = recipe.data.model_dump(exclude={"flip", "labels"})
+    options = recipe.data.model_dump(exclude={"flip", "labels", "holdout"})
     return open_with_log(download=download, **options)
 
 
@@ -103,11 +103,21 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
 
     A length in minutes remains until `budget.measured_steps`.
     """
-    settings, count = recipe.training, len(images)
+    settings, held_out = recipe.training, None
+    if recipe.data.holdout is not None and images.fingerprint:  # they are here
+        images, held_out = split_holdout(images, recipe.data.holdout)
+        logger.info("%d images are held out, %d are trained on", len(held_out), len(images))
+    count = len(images)
     if recipe.data.labels and images.labels is None:
         raise ConfigError(
             f"data.labels = true, but {images.source} has no labels. Make one sub-folder for each "
             "class, put a labels.csv beside the images, or set data.labels = false."
+        )
+    size = images.images.shape[2:]
+    if settings.augment and min(size) < SMALLEST:
+        raise ConfigError(
+            f"training.augment = {settings.augment:g} needs images of at least {SMALLEST}x"
+            f"{SMALLEST}, but these are {size[0]}x{size[1]}. Set training.augment=0."
         )
     if settings.epochs is not None and count:
         steps = max(1, round(settings.epochs * count / settings.batch_size))
@@ -120,17 +130,18 @@ def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
         diffusion=recipe.diffusion,
         sampling=recipe.sampling,
         channels=images.images.shape[1],
-        size=images.images.shape[2:],
+        size=size,
         fit=recipe.data.fit,
         background=recipe.data.background,
         white=recipe.data.white,
         depth=recipe.data.depth,
         range=(recipe.data.range or (0, 1)) if recipe.data.depth == "float" else None,
         label_names=images.label_names if recipe.data.labels else (),
+        augment_columns=columns_of(settings.augmentations) if settings.augment else (),
         label_dropout=settings.label_dropout if recipe.data.labels else None,
         source=images.source,
     )
-    return Setup(recipe, spec, images, folder)
+    return Setup(recipe, spec, images, folder, held_out)
 
 
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
@@ -171,7 +182,7 @@ def _computation(
         objective = recipe.diffusion.objective()
         part = settings.batch_size // settings.parts
         x0 = torch.zeros(part, spec.channels, *spec.size, device=device)
-        cond = torch.zeros(part, len(spec.label_names), device=device) if spec.label_names else None
+        cond = torch.zeros(part, spec.cond_dim, device=device) if spec.cond_dim else None
         try:
             with without_tf32():
                 precision.check_compiles(computation, denoiser, objective, x0, cond)
@@ -181,40 +192,6 @@ def _computation(
             logger.warning("not compiled: %s", error)
             computation = computation._replace(compiled=False)
     return computation
-
-
-def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> None:
-    """Load the weights of another model, without its optimiser and its step count.
-
-    path: as in `load`. Raises ConfigError if the weights have another meaning: another network,
-    prediction or other labels. Another schedule or range of the images is a warning.
-    """
-    other = load(path, device="cpu")
-    theirs, ours = (dotted_components(each.model_dump(**MEANING)) for each in (other.spec, spec))
-    different = [
-        f"{key} = {theirs.get(key)!r} (this recipe: {ours.get(key)!r})"
-        for key in theirs | ours
-        if theirs.get(key) != ours.get(key)
-    ]
-    if different:
-        raise ConfigError(
-            f"training.start_from: {path} has {', '.join(different)}, so its weights do not fit. "
-            "Set the same values in the recipe."
-        )
-    denoiser.network.load_state_dict(other.denoiser.network.state_dict())
-    if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
-        logger.warning("%s was trained with another schedule and has to learn this one", path)
-    if other.spec.data_range != (-1.0, 1.0):
-        logger.warning(
-            "%s was trained on images in %s and has to learn that they are in [−1, 1]",
-            *(path, list(other.spec.data_range)),
-        )
-    if other.spec.levels != spec.levels:
-        logger.warning(
-            "%s was trained on images of %s, and has to learn %s",
-            *(path, other.spec.levels, spec.levels),
-        )
-    logger.info("starting from the %s weights of %s", other.spec.weights, path)
 
 
 def start(

@@ -25,6 +25,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
 COUNTERS = ("updates", "skipped_in_a_row", "seconds")
+LATER = ("held_out", "ended")  # older checkpoints have none
 OLD_WINDOW_FIELDS = {  # likewise, and the name now
     "loss": "loss_sums",
     "count": "loss_counts",
@@ -51,6 +52,8 @@ class TrainingState:
     window: LogWindow = field(default_factory=LogWindow)
     epoch: EpochLoss = field(default_factory=EpochLoss)
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
+    held_out: list[tuple[int, float]] = field(default_factory=list)  # (step, loss), `data.holdout`
+    ended: str = ""  # why, if it is before the last step
     history: LossHistory | None = None  # only if `training.noise_levels` is importance
 
     @classmethod
@@ -101,7 +104,7 @@ class TrainingState:
             "computation": self.computation._asdict(),
             "tf32": False,  # fp32 is IEEE float32
             "draws": DRAWS,
-            **{name: getattr(self, name) for name in COUNTERS},
+            **{name: getattr(self, name) for name in (*COUNTERS, *LATER)},
             "window": asdict(self.window),
             "epoch": asdict(self.epoch),
             "scaler": self.scaler.state_dict(),
@@ -133,6 +136,7 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
         for name in ("step", *COUNTERS):
             setattr(self, name, saved[name])
+        self.held_out = [(step, loss) for step, loss in saved.get("held_out", [])]
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.config.schema import Recipe, Training
-from fromnoise.data import ImageSet
+from fromnoise.data import ImageSet, augmentation
+from fromnoise.data.decoding.decode import background_of
 from fromnoise.data.loader import load_batch, load_conditions, to_float
 from fromnoise.diffusion import Objective
 from fromnoise.diffusion.denoiser import estimate_x0
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
     `data.labels`. factor: of the loss, (B,), None for 1. self_conditioned: bool (B,), true for the
     images whose x_0 is estimated first, None unless `network.self_conditioning`. dropout: keys of
     `dropout_keys`, (B,), for the pass with a gradient; first_dropout: for the estimate.
-    bound_factor: of the bound alone, in a loss that contains it, (B,), None for 1.
+    bound_factor: of the bound alone, in a loss that contains it, (B,), None for 1. augment: further
+    columns of the condition, (B,A), None unless `training.augment`.
     """
 
     x0: Tensor
@@ -45,10 +47,16 @@ class Batch(NamedTuple):
     dropout: Tensor | None = None
     first_dropout: Tensor | None = None
     bound_factor: Tensor | None = None
+    augment: Tensor | None = None
 
     def part(self, rows: slice) -> "Batch":
         """Return some images of the batch."""
         return Batch._make(None if each is None else each[rows] for each in self)
+
+    def condition(self) -> Tensor | None:
+        """Return the condition of the network: labels, then columns of augmentation; or None."""
+        given = [each for each in (self.cond, self.augment) if each is not None]
+        return torch.cat(given, dim=1) if given else None
 
 
 def draws_of(recipe: Recipe, step: int, positions: np.ndarray | None = None) -> BatchDraws:
@@ -64,11 +72,18 @@ def sample_images(
 
     With `diffusion.offset_noise` s, ε is ε + s·ξ, with one normal number ξ for each image and
     channel. The network thus learns to change the mean of a channel, which ε alone hardly changes.
-    With `training.noise_device: device`, ε is None: `sample_batch` draws it there.
+    With `training.noise_device: device`, ε is None: `sample_batch` draws it there. With
+    `training.augment` the images are transformed, see `data/augmentation.py`.
     """
-    draws = draws_of(recipe, step, positions)
+    draws, settings = draws_of(recipe, step, positions), recipe.training
     x0 = load_batch(data, draws, flip=recipe.data.flip)
-    if recipe.training.noise_device == "device":
+    if settings.augment:
+        a = augmentation.parameters(draws, settings.augment, settings.augmentations)
+        background = background_of(x0.shape[1], recipe.data.background)
+        if data.levels.depth != 8:  # x_0 is in [−1, 1]
+            background = to_float(torch.from_numpy(background)).numpy()
+        x0 = augmentation.augment(x0, a, background)
+    if settings.noise_device == "device":
         return x0, None
     eps = draws.normal("eps", x0.shape[1:])
     if strength := recipe.diffusion.offset_noise:
@@ -86,7 +101,7 @@ def noise_on_device(
     """
     pairs = -(-math.prod(shape) // 2)
     counters = torch.arange(1, pairs + 1, device=device) * WEYL
-    bits = mixed(draws.keys(purpose).to(device)[:, None] + counters)
+    bits = mixed(on_device(draws.keys(purpose), device)[:, None] + counters)
     u1, u2 = ((each & 0xFFFFFFFF).float() / 2**32 for each in (bits >> 32, bits))
     radius, angle = (-2 * (u1 + 2**-33).log()).clamp(min=0).sqrt(), 2 * math.pi * u2
     normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
@@ -117,15 +132,18 @@ def sample_batch(
             eps += strength * noise_on_device(draws, "offset", (x0.shape[1], 1, 1), device)
     name, T, p = settings.noise_levels.name, recipe.diffusion.T, probabilities(recipe)
     t, factor, bound_factor = draw_noise_levels(name, T, draws, history, p)
-    cond = self_conditioned = first_dropout = None
+    cond = self_conditioned = first_dropout = augment = None
     if recipe.data.labels:
         shares = {"dropout": settings.condition_dropout, "label_dropout": settings.label_dropout}
         cond = load_conditions(data, draws, **shares)
+    if settings.augment:
+        a = augmentation.parameters(draws, settings.augment, settings.augmentations)
+        augment = augmentation.condition(a, settings.augmentations)
     if recipe.network.options.get("self_conditioning", False):
         self_conditioned = torch.from_numpy(draws.uniform("self-conditioning")[:, 0] < 0.5)
         first_dropout = draws.keys("dropout of the estimate")
     keys = draws.keys("dropout"), first_dropout
-    return Batch(x0, eps, t, cond, factor, self_conditioned, *keys, bound_factor)
+    return Batch(x0, eps, t, cond, factor, self_conditioned, *keys, bound_factor, augment)
 
 
 def backward(
@@ -151,14 +169,15 @@ def backward(
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return torch.cat([losses, others])
 
-    denoiser, t = state.denoiser, batch.t
+    denoiser = state.denoiser
     device = next(denoiser.parameters()).device
 
     def there(each: Tensor | None) -> Tensor | None:
         return None if each is None else on_device(each, device)
 
     x0, eps = to_float(on_device(batch.x0, device)), on_device(batch.eps, device)
-    cond, factor, self_cond = there(batch.cond), there(batch.factor), None
+    t = on_device(batch.t, device)
+    cond, factor, self_cond = there(batch.condition()), there(batch.factor), None
     with autocast(device, state.computation.precision):
         if (some := batch.self_conditioned) is not None:
             first = batch.first_dropout

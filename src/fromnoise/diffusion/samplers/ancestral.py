@@ -66,8 +66,9 @@ def reverse_step(
     mean, _ = schedule.posterior(x0, x_t, t, s)
     std = step_std(prediction, schedule, t, s, variance)
     # x_0 is the mean itself, and 0 · ∞ of a huge learned σ would make it NaN
-    noisy = per_image(torch.as_tensor(s) > 0, x_t) > 0
-    return mean + torch.where(noisy, std * z, 0), x0
+    if not isinstance(s, Tensor):
+        return mean + (std * z if s > 0 else 0), x0
+    return mean + torch.where(per_image(s > 0, x_t) > 0, std * z, 0), x0
 
 
 def ddpm(

@@ -1,0 +1,93 @@
+"""The loss of held-out images: when it rises while that of trained images falls, a model copies."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fromnoise.config.schema import Recipe
+from fromnoise.data import ImageSet
+from fromnoise.data.loader import to_float
+from fromnoise.model.model import Model
+from fromnoise.model.precision import without_tf32
+from fromnoise.rng import BatchDraws, permuted
+
+QUARTERS = 4
+FEWEST, REPEATS = 8, 16  # losses of each kind, and of each image
+SHARE = 0.02  # of the time of a training
+
+
+class HeldOutLoss(NamedTuple):
+    """Mean losses by quarter of the timesteps, least noise first, at equal noise and timesteps."""
+
+    held_out: list[float]
+    trained: list[float]
+
+    def row(self) -> dict[str, float]:
+        """Return the values for the log."""
+        values = {"held_out_loss": self.value, "trained_loss": float(np.mean(self.trained))}
+        for i, pair in enumerate(zip(self.held_out, self.trained, strict=True), start=1):
+            values |= {f"held_out_loss_q{i}": pair[0], f"trained_loss_q{i}": pair[1]}
+        return values
+
+    @property
+    def value(self) -> float:
+        """Return the mean over all timesteps, of held-out images."""
+        return float(np.mean(self.held_out))
+
+
+def held_out_loss(
+    model: Model, recipe: Recipe, held_out: ImageSet, trained: ImageSet
+) -> HeldOutLoss:
+    """Return the loss of held-out images, and of as many trained ones.
+
+    Number i of both has the same noise and the same timestep, from as many strata of {1..T}, at
+    each call: a function of the seed. All labels are kept, and no image is transformed.
+    Both together take at most `SHARE` of the time between two checkpoints: a forward pass is a
+    third of a training step. Few images are repeated at other timesteps.
+    """
+    settings, seed, T = recipe.training, recipe.training.seed, recipe.diffusion.T
+    between = min(settings.checkpoint_every, settings.steps) * settings.batch_size
+    images = min(len(held_out), len(trained))
+    count = min(max(int(3 * SHARE * between / 2), FEWEST), REPEATS * images)
+    count = max(count, QUARTERS)
+    position = np.arange(count)
+    t = torch.from_numpy(1 + (2 * position + 1) * T // (2 * count))
+    objective, draws = recipe.diffusion.objective(), BatchDraws.of(seed, 0, count)
+    denoiser, device = model.denoiser, model.device
+    part = max(recipe.training.batch_size // recipe.training.parts, 1)
+
+    @torch.no_grad()
+    def by_quarter(data: ImageSet, purpose: str) -> list[float]:
+        rows = permuted(position % images, len(data), seed, 0, purpose)
+        losses = []
+        for i in range(0, count, part):
+            now = position[i : i + part]
+            x0 = to_float(torch.from_numpy(data.images[rows[now]]).to(device), data.levels)
+            eps = draws._replace(positions=now).normal("held-out eps", x0.shape[1:]).to(device)
+            names = model.spec.label_names
+            labels = data.labels if names else np.zeros((len(data), 0), dtype=np.int8)
+            assert labels is not None
+            cond = model.condition(torch.from_numpy(labels[rows[now]]))
+            cond = cond if cond.shape[1] else None
+            losses.append(objective(denoiser, x0, eps, t[now], cond).cpu())
+        return [each.mean().item() for each in torch.cat(losses).tensor_split(QUARTERS)]
+
+    with without_tf32():
+        return HeldOutLoss(by_quarter(held_out, "held-out"), by_quarter(trained, "trained"))
+
+
+def ended_by_patience(losses: Sequence[tuple[int, float]], patience: int | None) -> str:
+    """Return why a training ends: the held-out loss has not fallen for so long.
+
+    Empty if it continues. losses: (step, held-out loss) at each checkpoint so far.
+    """
+    if patience is None or not losses:
+        return ""
+    best = min(range(len(losses)), key=lambda i: (math.isnan(losses[i][1]), losses[i][1]))
+    if len(losses) - 1 - best < patience:
+        return ""
+    step, loss = losses[best]
+    return f"the held-out loss was least at step {step} ({loss:.4g}), {patience} checkpoints ago"
