@@ -166,6 +166,9 @@ def test_patience_ends_a_run_and_says_why(tiny, tmp_path, monkeypatch, caplog):
     assert run.finished
     assert (run.folder / "previews" / "000008.png").is_file()
     assert runs.resume(run.folder).finished
+    (run.folder / "result.png").unlink()  # as after a kill: drawn, and nothing is trained
+    assert runs.resume(run.folder).finished
+    assert (run.folder / "result.png").is_file()
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "000008"
     values = iter([0.5, 0.4, 0.3, 0.2])
     runs.resume(run.folder, overrides={"training.steps": 12})
