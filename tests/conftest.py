@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import fromnoise
 from fromnoise.cli import main
+from fromnoise.evaluation import result
 from fromnoise.model import model
 from fromnoise.networks import DDPM
 from fromnoise.networks.layers import Dropout
@@ -78,9 +79,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_previews() -> Iterator[None]:
-    """Of 3 steps: their usual 25 would be most of what a tiny training takes."""
+    """Of 3 steps, and few samples at the end: the usual ones would be most of a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(previews, "STEPS", 3)
+        patch.setattr(result, "COUNT", 4)
+        patch.setattr(result, "PAIRS", 2)
         yield
 
 

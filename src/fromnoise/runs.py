@@ -139,8 +139,8 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     # a kill may have prevented them
     made = pictures_made(folder, saved["step"]) and result_made(folder)
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    ended = saved.get("ended") and not {"training.steps", "training.patience"} & overrides.keys()
-    if saved["step"] >= settings.steps or ended:
+    longer = {"training.steps", "training.epochs", "training.patience"} & overrides.keys()
+    if saved["step"] >= settings.steps or (saved.get("ended") and not longer):
         said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
         logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
@@ -151,6 +151,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     called = callbacks(setup)
     state = running.start(setup, saved, overrides)
     state.restore(checkpoint)
+    state.ended = "" if longer else state.ended
     logger.info("continuing %s", checkpoint.absolute())
     if saved.get("draws", 1) < DRAWS:
         said = (

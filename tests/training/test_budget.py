@@ -21,11 +21,11 @@ TIMED = Seconds(step=0.5, preview=4.0, checkpoint=1.0, score=30.0)
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Seconds]:
-    """Let every measurement find that a step takes a second; the list grows with each of them."""
+    """Let every measurement find that a step takes 5 seconds; the list grows with each of them."""
     found: list[Seconds] = []
 
     def measure(setup, state, callbacks, stop, over) -> Seconds:
-        found.append(Seconds(1.0, 0.0, 0.0, 0.0))
+        found.append(Seconds(5.0, 0.0, 0.0, 0.0))
         return found[-1]
 
     monkeypatch.setattr(budget, "measure", measure)
@@ -81,14 +81,15 @@ def test_shares_are_steps_once_the_steps_are_known(tiny: dict):
 
 
 def test_a_run_in_minutes_is_a_run_of_its_steps(tiny: dict, tmp_path: Path, measured: list):
-    budgeted = fromnoise.train(tiny, out=tmp_path / "a", overrides={"training.minutes": 1})
+    given = {"training.minutes": 1, "training.preview_every": 0.5}
+    budgeted = fromnoise.train(tiny, out=tmp_path / "a", overrides=given)
     settings = budgeted.recipe().training
-    assert (settings.steps, settings.minutes) == (59, None)
-    assert (settings.preview_every, settings.checkpoint_every, settings.log_every) == (6, 6, 1)
+    assert (settings.steps, settings.minutes) == (11, None)
+    assert (settings.preview_every, settings.checkpoint_every, settings.log_every) == (6, 2, 1)
     assert budgeted.finished
     plain = fromnoise.train(tmp_path / "a" / "recipe.yaml", out=tmp_path / "b")
     for name in ("model", "ema", "optimizer"):
-        file = f"checkpoints/000059/{name}.safetensors"
+        file = f"checkpoints/000011/{name}.safetensors"
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert plain.recipe() == budgeted.recipe()
     assert runs.resume(tmp_path / "a").finished
@@ -104,8 +105,9 @@ def test_a_kill_while_it_measures_begins_the_measurement_again(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(budget, "measure", killed)
+    given = {"training.minutes": 1, "training.preview_every": 0.5}
     with pytest.raises(KeyboardInterrupt):
-        fromnoise.train(tiny, out=tmp_path / "run", overrides={"training.minutes": 1})
+        fromnoise.train(tiny, out=tmp_path / "run", overrides=given)
     names = {path.name for path in (tmp_path / "run").iterdir()} - {LOCK, OWNER}
     assert names == {"recipe.yaml"}
     assert load_recipe(tmp_path / "run" / "recipe.yaml").training.minutes == 1

@@ -129,6 +129,7 @@ def test_a_later_best_is_dropped_by_resume(tiny, tmp_path, monkeypatch):
     assert int((folder / BEST).resolve().name) == least
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_has_the_same_losses(tiny, tmp_path):
     straight = fromnoise.train(tiny, out=tmp_path / "a", overrides=HOLDOUT).folder
     short = {**HOLDOUT, "training.steps": 7}
@@ -143,6 +144,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_losses(tiny, tmp_path):
     assert (straight / weights).read_bytes() == (tmp_path / "b" / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_holding_out_and_comparing_changes_nothing_of_the_training(tiny, tmp_path, monkeypatch):
     whole = fromnoise.train(tiny, out=tmp_path / "a", overrides=HOLDOUT).folder
     nothing = held_out.HeldOutLoss([1.0] * 4, [1.0] * 4)
@@ -166,6 +168,9 @@ def test_patience_ends_a_run_and_says_why(tiny, tmp_path, monkeypatch, caplog):
     assert run.finished
     assert (run.folder / "previews" / "000008.png").is_file()
     assert runs.resume(run.folder).finished
+    (run.folder / "result.png").unlink()  # as after a kill: drawn, and nothing is trained
+    assert runs.resume(run.folder).finished
+    assert (run.folder / "result.png").is_file()
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "000008"
     values = iter([0.5, 0.4, 0.3, 0.2])
     runs.resume(run.folder, overrides={"training.steps": 12})
@@ -211,6 +216,7 @@ def test_an_evaluation_gets_the_same_images(tiny, tmp_path):
     assert found.held_out.what == "digits, train, held out"
 
 
+@pytest.mark.slow
 def test_labels_and_an_augmentation(tiny, tmp_path):
     """The columns of an augmentation are zero, and no held-out image is transformed."""
     given = {**HOLDOUT, "data.labels": True, "training.augment": 0.5}

@@ -145,9 +145,11 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         feed(partial(sample_images, recipe, data), device) as images,
     ):
         for callback in callbacks:  # what a kill after the checkpoint has prevented
-            if callback.due(state.step, settings.steps) and not callback.made(state.step):
+            due = callback.due(state.step, settings.steps) or state.ended
+            if due and not callback.made(state.step):
                 call(callback)
-        while state.step < settings.steps and not (stop.received and state.step == saved_step):
+        finished = state.step >= settings.steps or state.ended
+        while not finished and not (stop.received and state.step == saved_step):
             # one optimiser step
             started = time.perf_counter()
             rate = learning_rate(settings, state.step)
@@ -202,10 +204,10 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 if called and not (callback.slow and stopped_by):
                     call(callback)
 
+            finished = last or state.ended
             if state.ended:
                 logger.info("finished at step %d: %s", state.step, state.ended)
-                break
-            if stop.received and not last:  # also while a callback ran
+            if stop.received and not finished:  # also while a callback ran
                 checkpoint()
                 said = stop.received, state.step, folder.absolute()
                 logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)

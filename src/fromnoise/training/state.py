@@ -137,6 +137,7 @@ class TrainingState:
         for name in ("step", *COUNTERS):
             setattr(self, name, saved[name])
         self.held_out = [(step, loss) for step, loss in saved.get("held_out", [])]
+        self.ended = saved.get("ended", "")
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
         self.epoch = EpochLoss(**saved.get("epoch", {}))  # older checkpoints have none
