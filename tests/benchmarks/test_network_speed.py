@@ -14,7 +14,7 @@ import report
 import table
 import torch
 import utilisation
-from network_speed import PLAIN, Network, Sampling, diffusers, lucidrains
+from network_speed import PLAIN, Network, Rival, Sampling, diffusers, lucidrains
 from race import Contestant, Measured
 from work import Work
 from worker import seconds_of
@@ -46,13 +46,20 @@ def small(device: str) -> list[Network]:
             for rival in (lucidrains(bf16=False), lucidrains(bf16=True))
         ),
     }
+    patches = {"network": "ddpm", "options": {**SMALL["ddpm"], "patch": 2}}
+
+    def rivals_of(one: Network) -> tuple[Rival, ...]:
+        if one.rivals and one.rivals[0].work.startswith("ours:"):
+            return tuple(rival._replace(own=patches) for rival in one.rivals)
+        return rivals.get(one.network, one.rivals) if one.rivals else ()
+
     return [
         one._replace(
             options={**{k: v for k, v in one.options.items() if k not in SMALL["ddpm"]},
                      **SMALL[one.network]},
             batch_size=2,
             side=32 if one.network == "context" else 16,
-            rivals=rivals.get(one.network, one.rivals) if one.rivals else (),
+            rivals=rivals_of(one),
         )
         for one in NORMAL(device)
     ]  # fmt: skip
@@ -108,8 +115,10 @@ def measure(little, monkeypatch, tmp_path, capsys):
 def test_everyone_computes_every_work(measure, tmp_path):
     out, kept = measure("--rounds", 1)
     works = kept["works"]
-    assert len(works) == 7 * 2 + 2
     whom = {title: list(contestants) for title, contestants in works.items()}
+    optimisers = [whom.pop(title) for title in list(whom) if title.endswith("of an optimiser")]
+    assert optimisers == [["adam", "muon"]] * 2
+    assert len(whom) == 7 * 2 + 2
     for title, contestants in whom.items():
         assert contestants[0] == "fromnoise"
         assert (contestants[1] == "floor") == ("sampling in 2 ddim steps" not in title)
