@@ -51,7 +51,7 @@ def main() -> None:
         if not run.finished:
             raise SystemExit(f"{folder} is not finished; nothing was measured")
         model, recipe = run.model(), run.recipe()
-        wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels"})
+        wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels", "holdout"})
         data = np.asarray(
             fromnoise.open_images(recipe.data.source, recipe.data.path, **wanted).images
         )

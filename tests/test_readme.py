@@ -58,7 +58,7 @@ def run(command, monkeypatch, capsys):
     arguments = [str(Path(a).expanduser()) if a.startswith("~") else a for a in arguments]
     arguments += LESS.get(f"{name} {(arguments or [''])[0]}", LESS.get(name, []))
     if name == "train":
-        arguments = [a for a in arguments if not re.match(r"steps=(?!2$)", a)]
+        arguments = [a for a in arguments if not re.match(r"minutes=|steps=(?!2$)", a)]
     if name == "evaluate" and "--extractor" not in arguments:  # Inception's weights are big
         arguments += ["--extractor", "pixels", "--out", "as if by inception"]
     if name == "sample" and not {"--seeds", "--num"} & set(arguments):
