@@ -33,6 +33,7 @@ FIXED = (  # when a run is resumed
     "network.",
     "diffusion.",
     "training.optimizer",
+    "training.start_from",
     "training.seed",
     "training.batch_size",
     "training.ema_lengths",
@@ -62,12 +63,12 @@ def train(
     _require_new(folder)
     setup = running.prepare(resolved, running.open_data(resolved), folder)
     called = callbacks(setup)
-    state = running.start(setup)
-    log_warnings(setup, state)
+    states = [running.start(setup)]
+    log_warnings(setup, states[0])
     with checkpoints.claimed(folder):
         _require_new(folder)  # another process may have been faster
         try:
-            return _fit(setup, state, called)
+            return _fit(setup, states.pop(), called)  # no name here keeps the state in memory
         except budget.TooShort:
             (folder / RECIPE_FILE).unlink()
             raise
@@ -80,9 +81,11 @@ def _fit(setup: Setup, state: TrainingState, called: list[Callback]) -> running.
         with StopSignal() as stop, running.computing(state):
             recipe = budget.recipe_within_budget(setup, state, callbacks, stop)
         if stop.received:
+            logger.info("to time the steps again: fromnoise resume %s", setup.folder.absolute())
             return running.Run(setup.folder, stop.received)
-        setup = setup._replace(recipe=recipe)
-        state, called = running.start(setup), callbacks(setup)
+        setup, computation = setup._replace(recipe=recipe), state.computation
+        del state
+        state, called = running.start(setup, computation=computation), callbacks(setup)
     return running.fit_run(setup, state, called)
 
 
@@ -126,21 +129,26 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     _check_draws(saved, checkpoint)
     before = parse_recipe(saved["recipe"], str(folder))  # adds newer keys
     _refuse_changes(before, recipe, folder)
-    setup, settings = None, recipe.training
-    if settings.budget is not None:
+    if recipe.training.budget is not None:
         raise ConfigError(
-            f"training.minutes = {settings.budget / 60:g} is for a new training, and "
+            f"training.minutes = {recipe.training.budget / 60:g} is for a new training, and "
             f"{folder.absolute()} is at step {saved['step']}. Give training.steps."
         )
-    recipe = recipe.with_steps(settings.steps) if settings.steps else recipe
+    recipe = recipe.with_steps(recipe.training.steps) if recipe.training.steps else recipe
+    setup, settings = None, recipe.training
     if settings.epochs is not None:  # a new override: the images give its number of steps
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         settings = setup.recipe.training
     # a kill may have prevented them
     made = pictures_made(folder, saved["step"]) and result_made(folder)
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
-    longer = {"training.steps", "training.epochs", "training.patience"} & overrides.keys()
-    if saved["step"] >= settings.steps or (saved.get("ended") and not longer):
+    ended = saved.get("ended") and settings.patience == before.training.patience
+    if ended:
+        said = "%s was ended by its patience at step %d. To train longer: fromnoise resume %s "
+        logger.info(f"{said}patience=null", folder.absolute(), saved["step"], folder)
+        if made:
+            return running.Run(folder)
+    elif saved["step"] >= settings.steps:
         said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
         logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
@@ -151,7 +159,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     called = callbacks(setup)
     state = running.start(setup, saved, overrides)
     state.restore(checkpoint)
-    state.ended = "" if longer else state.ended
+    state.ended = state.ended if ended else ""
     logger.info("continuing %s", checkpoint.absolute())
     if saved.get("draws", 1) < DRAWS:
         said = (
@@ -159,6 +167,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
         )
         logger.warning(said, state.step)
     if saved["data_fingerprint"] != setup.images.fingerprint:
+        state.held_out, state.held_out_count = [], 0  # of other images
         logger.warning(
             "the images are not those of step %d: there are %d now, and their order differs",
             *(state.step, len(setup.images)),

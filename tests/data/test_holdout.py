@@ -104,3 +104,21 @@ def test_digits():
     trained, held = split_holdout(digits, "auto")
     assert len(held) == 90
     assert len(trained) == 1797 - 90
+
+
+def test_an_image_is_left_to_train_on():
+    images = np.repeat(RNG.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8), 3, axis=0)
+    trained, held = split_holdout(images_of(images), 0.9)
+    assert (len(trained), len(held)) == (3, 9)
+
+
+def test_every_pixel_counts():
+    """Of 15 x 15 pixels those at the right and at the bottom too."""
+    images = np.zeros((40, 1, 15, 15), np.uint8)
+    images[:, :, 8:, 8:] = RNG.integers(0, 256, (40, 1, 7, 7))
+    _, held = split_holdout(images_of(images), 0.1)
+    assert len(held) == 4
+    coarse = in_coarse_pixels(images) * 8
+    rows = [slice(i * 15 // 8, (i + 1) * 15 // 8) for i in range(8)]
+    expected = [images[5, 0, a, b].mean() for a in rows for b in rows]
+    np.testing.assert_allclose(coarse[5], expected, rtol=1e-5)

@@ -18,7 +18,7 @@ from fromnoise.data.loader import image_indices
 from fromnoise.evaluation.images import run_images_of
 from fromnoise.model.model import Model
 from fromnoise.rng import BatchDraws, permuted
-from fromnoise.training import held_out
+from fromnoise.training import held_out, loop
 from fromnoise.training import run as running
 from fromnoise.training.held_out import ended_by_patience, held_out_loss
 from fromnoise.training.log import read_log
@@ -69,8 +69,10 @@ def test_the_loss_by_hand(tiny, tmp_path):
     denoiser = running.start(setup).denoiser.with_network(nn.Sequential())
     denoiser.network = Zero()
     denoiser.register_parameter("device", nn.Parameter(torch.zeros(1)))
-    found = held_out_loss(Model(denoiser, setup.spec), setup.recipe, setup.held_out, setup.images)
-    count = int(3 * held_out.SHARE * 400 * 8 / 2)
+    count = held_out.images_compared(setup.recipe, setup.held_out, setup.images)
+    assert count == int(3 * held_out.SHARE * 400 * 8 / 2)
+    model = Model(denoiser, setup.spec)
+    found = held_out_loss(model, setup.recipe, setup.held_out, setup.images, count)
     alpha_bar = denoiser.schedule.alpha_bar
     for purpose, data, losses in (
         ("held-out", setup.held_out, found.held_out),
@@ -93,11 +95,11 @@ def test_the_same_loss_at_each_call_and_in_parts(tiny, tmp_path):
     setup = setup_of(tiny, tmp_path)
     average = running.start(setup).ema.module
     model = Model(running.start(setup).denoiser.with_network(average), setup.spec)
-    first = held_out_loss(model, setup.recipe, setup.held_out, setup.images)
-    again = held_out_loss(model, setup.recipe, setup.held_out, setup.images)
+    first = held_out_loss(model, setup.recipe, setup.held_out, setup.images, 16)
+    again = held_out_loss(model, setup.recipe, setup.held_out, setup.images, 16)
     assert first == again
     parts = parse_recipe(setup.recipe.model_dump(mode="json"), "parts", {"training.parts": 4})
-    of_parts = held_out_loss(model, parts, setup.held_out, setup.images)
+    of_parts = held_out_loss(model, parts, setup.held_out, setup.images, 16)
     np.testing.assert_allclose(of_parts.held_out, first.held_out, rtol=1e-6)
 
 
@@ -159,8 +161,8 @@ def test_patience_ends_a_run_and_says_why(tiny, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(held_out.HeldOutLoss, "value", property(lambda self: next(values)))
     monkeypatch.setattr(held_out.HeldOutLoss, "row", lambda self: {"held_out_loss": 0.5})
     patient = {**HOLDOUT, "training.patience": 2, "training.steps": 100}
-    with caplog.at_level("INFO", "fromnoise"):
-        run = fromnoise.train(tiny, out=tmp_path / "run", overrides=patient)
+    caplog.set_level("INFO", "fromnoise")
+    run = fromnoise.train(tiny, out=tmp_path / "run", overrides=patient)
     said = "the held-out loss was least at step 4 (1), 2 checkpoints ago"
     assert f"finished at step 8: {said}" in caplog.text
     state = json.loads((run.folder / "checkpoints" / "000008" / "state.json").read_text())
@@ -172,8 +174,12 @@ def test_patience_ends_a_run_and_says_why(tiny, tmp_path, monkeypatch, caplog):
     assert runs.resume(run.folder).finished
     assert (run.folder / "result.png").is_file()
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "000008"
+    runs.resume(run.folder, overrides={"training.steps": 200})
+    assert f"To train longer: fromnoise resume {run.folder} patience=null" in caplog.text
+    assert list_checkpoints(run.folder / "checkpoints")[-1].name == "000008"
     values = iter([0.5, 0.4, 0.3, 0.2])
-    runs.resume(run.folder, overrides={"training.steps": 12})
+    longer = {"training.steps": 12, "training.patience": None}
+    runs.resume(run.folder, overrides=longer)
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "000012"
 
 
@@ -224,3 +230,29 @@ def test_labels_and_an_augmentation(tiny, tmp_path):
     assert len(rows(run.folder)) == 6
     plain = {**HOLDOUT, "training.augment": 0.5}
     assert fromnoise.train(tiny, out=tmp_path / "plain", overrides=plain).finished
+
+
+def test_an_end_by_patience_at_a_skipped_step_is_saved(tiny, tmp_path, monkeypatch):
+    values = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(held_out.HeldOutLoss, "value", property(lambda self: next(values)))
+    monkeypatch.setattr(held_out.HeldOutLoss, "row", lambda self: {"held_out_loss": 0.5})
+    compare = loop.compare_held_out
+
+    def skipping(setup, state, log):
+        compare(setup, state, log)
+        state.skipped_in_a_row = 1
+
+    monkeypatch.setattr(loop, "compare_held_out", skipping)
+    patient = {**HOLDOUT, "training.patience": 2, "training.steps": 100, "training.log_every": 99}
+    run = fromnoise.train(tiny, out=tmp_path / "run", overrides=patient)
+    assert run.finished
+    assert read_state(run.folder / "checkpoints" / "000006")["ended"]
+    assert [row["step"] for row in read_log(run.folder) if "loss" in row] == [6]
+
+
+def test_losses_stay_comparable_when_a_run_gets_longer(tiny, tmp_path):
+    given = {**HOLDOUT, "training.checkpoint_every": 1000}
+    run = fromnoise.train(tiny, out=tmp_path / "run", overrides=given).folder
+    count = read_state(run / "checkpoints" / "000012")["held_out_count"]
+    runs.resume(run, overrides={"training.steps": 400})
+    assert read_state(run / "checkpoints" / "000400")["held_out_count"] == count

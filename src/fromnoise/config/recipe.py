@@ -95,14 +95,14 @@ def read_yaml(source: str | Path) -> tuple[Any, str]:
 def _with_one_length(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe in which a length of the overrides replaces its own.
 
-    In minutes or hours, numbers of steps become shares of the training: those of SHARES, or of the
-    steps that the recipe had.
+    In minutes or hours, the numbers of steps of a recipe of steps become shares: those of SHARES,
+    or of its steps.
     """
     training = tree.get("training")
     if not isinstance(training, dict):
         return tree
     given = [key for key in LENGTHS if f"training.{key}" in overrides]
-    lengths = {key: training[key] for key in LENGTHS if training.get(key) is not None}
+    lengths = {key: training[key] for key in LENGTHS if training.get(key)}
     dropped = [key for key in lengths if given and key not in given]
     tree = {**tree, "training": {k: v for k, v in training.items() if k not in dropped}}
     steps = lengths.get("steps")
@@ -112,12 +112,12 @@ def _with_one_length(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict
         section = tree.get(name, {})
         for key in keys if isinstance(section, dict) else ():
             dotted, count = f"{name}.{key}", section.get(key)
-            if dotted in overrides or isinstance(count, float):
+            if dotted in overrides or isinstance(count, float) or (count and not dropped):
                 continue
             if dotted in SHARES:
                 section = {**section, key: SHARES[dotted]}
-            elif type(steps) is int and type(count) is int and 0 < count < steps:
-                section = {**section, key: count / steps}
+            elif type(steps) is int and type(count) is int and count > 0:
+                section = {**section, key: min(count / steps, 1 - 1e-6)}
         if section:
             tree[name] = section
     return tree

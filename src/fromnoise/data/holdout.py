@@ -21,8 +21,8 @@ def split_holdout(data: ImageSet, holdout: float | Literal["auto"]) -> tuple[Ima
 
     holdout: a share of the images; `auto` is 5 %, but 50 to 500 images, and at most a fifth.
 
-    The images are taken in the order of the SHA-256 of their pixels, so that neither the order of
-    the files nor new ones change the choice for the others. An image is held out together with its
+    The images are taken in the order of the SHA-256 of their pixels, so that the order of the files
+    does not matter. An image is held out together with its
     near-duplicates, those of these, and so on: images that differ by at most `NEAR`, seen in
     `COARSE` × `COARSE` pixels. A group of more than `GROUP` is trained on.
     Raises DataError if nothing is held out or left.
@@ -52,7 +52,7 @@ def split_holdout(data: ImageSet, holdout: float | Literal["auto"]) -> tuple[Ima
         if not seen[i]:
             group = near_duplicates(coarse, i)
             seen[group] = True
-            held[group] = len(group) <= min(GROUP, wanted)
+            held[group] = len(group) <= min(GROUP, wanted, count - 1 - held.sum())
     if not held.any():
         raise DataError(
             f"data.holdout = {holdout}: every image has too many near-duplicates. Remove it."
@@ -64,21 +64,19 @@ def in_coarse_pixels(images: np.ndarray) -> np.ndarray:
     """Return the means of COARSE × COARSE blocks: float32 (N, D), scaled for `near_duplicates`.
 
     images: (N, C, H, W) with grey levels 0..255. The distance of two rows is the root mean square
-    of the differences. What does not fill the blocks, at the right and the bottom, is left out.
+    of the differences. Blocks differ by a pixel where their number does not divide the side.
     """
-    _, channels, *sides = images.shape
-    height, width = (max(side // COARSE, 1) for side in sides)
-    rows, columns = (min(side, COARSE) for side in sides)
-    means = np.stack(  # one by one: a float32 copy of all may not fit into memory
-        [
-            image[:, : rows * height, : columns * width]
-            .reshape(channels, rows, height, columns, width)
-            .mean(axis=(2, 4), dtype=np.float32)
-            .ravel()
-            for image in images
-        ]
-    )
-    return means / np.float32(means.shape[1] ** 0.5)
+    edges = [np.arange(min(side, COARSE)) * side // min(side, COARSE) for side in images.shape[2:]]
+    sizes = [np.diff(edge, append=side) for edge, side in zip(edges, images.shape[2:], strict=True)]
+    area = np.outer(*sizes)
+
+    def means(image: np.ndarray) -> np.ndarray:
+        rows = np.add.reduceat(image, edges[0], axis=1, dtype=np.float32)
+        return (np.add.reduceat(rows, edges[1], axis=2) / area).ravel()
+
+    # one by one: a float32 copy of all may not fit into memory
+    coarse = np.stack([means(image) for image in images]).astype(np.float32)
+    return coarse / np.float32(coarse.shape[1] ** 0.5)
 
 
 def near_duplicates(coarse: np.ndarray, first: int) -> np.ndarray:

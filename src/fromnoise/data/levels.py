@@ -19,6 +19,7 @@ Depth = Literal[8, 16, "float"]
 NAMES: dict[Depth, str] = {8: "8 bits", 16: "16 bits", "float": "floats"}
 DTYPES: dict[Depth, str] = {8: "uint8", 16: "uint16", "float": "float32"}
 DEEPEST = 65535  # white of 16 bits
+AT_ONCE = 256  # images that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ class Levels:
         """Return the images as uint8: black is 0, white 255, rounded. 8 bits stay as they are."""
         if self.depth == 8:
             return images
-        scaled = (images.astype(np.float64) - self.low) * 255 / (self.high - self.low)
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        as_bytes = np.empty(images.shape, np.uint8)
+        for i in range(0, len(images), AT_ONCE):
+            scaled = (images[i : i + AT_ONCE].astype(np.float64) - self.low) * 255
+            np.clip(np.rint(scaled / (self.high - self.low)), 0, 255, out=scaled)
+            as_bytes[i : i + AT_ONCE] = scaled
+        return as_bytes
 
     def __str__(self) -> str:
         return f"{NAMES[self.depth]}, black {self.low:g} and white {self.high:g}"

@@ -302,7 +302,7 @@ def disk(facts: Facts) -> Finding:
     size, free, milestones = facts.optimised_bytes, facts.disk_free, 0
     if settings.milestone_every:
         milestones = int(steps // max(settings.milestone_every, settings.checkpoint_every))
-    count = settings.keep_checkpoints + milestones
+    count = settings.keep_checkpoints + milestones + (facts.recipe.data.holdout is not None)
     if steps:
         count = min(count, int(-(-steps // settings.checkpoint_every)))
     need = (count + 1) * size  # a new one is written before an old one is deleted

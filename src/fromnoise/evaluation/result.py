@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fromnoise.checkpoints import BEST, NotFinite
+from fromnoise.checkpoints import BEST, STATE, CheckpointError, NotFinite, list_checkpoints
 from fromnoise.data.labels import one_label_each
 from fromnoise.evaluation.copies import ranked_neighbours
 from fromnoise.model.model import Model, load
@@ -22,10 +22,10 @@ logger = logging.getLogger("fromnoise")
 
 def result_made(run: Path) -> bool:
     """Return whether the picture is there, and not older than the newest checkpoint."""
-    files = sorted(run.glob("checkpoints/*/state.json"))
     picture = run / FILE
     return picture.is_file() and all(
-        file.stat().st_mtime_ns <= picture.stat().st_mtime_ns for file in files[-1:]
+        (checkpoint / STATE).stat().st_mtime_ns <= picture.stat().st_mtime_ns
+        for checkpoint in list_checkpoints(run / "checkpoints")[-1:]
     )
 
 
@@ -36,7 +36,7 @@ def draw_result(state: TrainingState, setup: Setup) -> None:
     """
     try:
         path = _draw(state, setup)
-    except (OSError, NotFinite) as error:
+    except (OSError, NotFinite, CheckpointError) as error:
         logger.warning("cannot write %s (%s)", FILE, error)
     else:
         logger.info("%s", path.absolute())

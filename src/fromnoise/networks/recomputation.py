@@ -32,20 +32,20 @@ def checkpoint_regions(network: nn.Module) -> None:
         block._compiled_call_impl = partial(_checkpointed, block, call)
 
 
-def _checkpointed(block: nn.Module, call: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpointed(block: nn.Module, call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     layers = [layer for layer in block.modules() if isinstance(layer, Dropout)]
     keys = [layer.keys for layer in layers]  # of `dropout_keys`, which has ended by then
     first = True
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Any, **named: Any) -> Any:
         nonlocal first
         if first:
             first = False
-            return call(*inputs)
+            return call(*inputs, **named)
         with _as_before(block, layers, keys):
-            return call(*inputs)
+            return call(*inputs, **named)
 
-    return checkpoint(run, *inputs, use_reentrant=False)
+    return checkpoint(run, *inputs, use_reentrant=False, **named)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ there on a run in minutes is an ordinary run.
 
 import logging
 import math
+import shutil
 import tempfile
 import time
 from bisect import bisect_right
@@ -22,13 +23,21 @@ from fromnoise.data.loader import feed
 from fromnoise.progress import format_duration
 from fromnoise.training import previews
 from fromnoise.training.log import RunLog
-from fromnoise.training.loop import Callback, Setup, StopSignal, take_step
+from fromnoise.training.loop import (
+    Callback,
+    Setup,
+    StopSignal,
+    compare_held_out,
+    is_out_of_memory,
+    take_step,
+)
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import sample_images
 
 UNCOUNTED, MEASURED = 5, 20  # steps: the first ones allocate memory, and may compile
 MOST = 10**9  # steps
 SHORT = 5.0  # seconds of a preview
+SCRATCH = ".timing-"
 logger = logging.getLogger("fromnoise")
 
 
@@ -100,7 +109,9 @@ def recipe_within_budget(
     def spent() -> float:
         return time.perf_counter() - started
 
-    with tempfile.TemporaryDirectory(dir=setup.folder, prefix=".writing-") as scratch:
+    for left_over in setup.folder.glob(f"{SCRATCH}*"):  # of a killed process
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=setup.folder, prefix=SCRATCH) as scratch:
         trial = setup._replace(recipe=recipe.with_steps(MOST), folder=Path(scratch))
         timed = measure(trial, state, callbacks, stop, lambda: spent() > budget)
     if stop.received:
@@ -112,8 +123,8 @@ def recipe_within_budget(
     if timed is None or steps < MEASURED:
         least = 2 * spent() if timed is None else spent() + timed.of(recipe, MEASURED)
         raise TooShort(
-            f"training.minutes = {budget / 60:g} is too short: timing {UNCOUNTED + MEASURED} steps "
-            f"takes {format_duration(spent())}. Give at least minutes={-(-least // 60):.0f}, or a "
+            f"training.minutes = {budget / 60:g} is too short: timing some steps took "
+            f"{format_duration(spent())}. Give at least minutes={-(-least // 60):.0f}, or a "
             "smaller network."
         )
     recipe = recipe.with_steps(steps)
@@ -135,8 +146,10 @@ def measure(
     over: Callable[[], bool],
 ) -> Seconds | None:
     """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
-    recipe, spec, data, folder, _ = setup
-    objective, log = recipe.diffusion.objective(), RunLog(folder, recipe.training, from_step=0)
+    recipe, spec, data, folder, held_out = setup
+    objective, settings = recipe.diffusion.objective(), recipe.training
+    quiet = settings.model_copy(update={"tensorboard": False})
+    log = RunLog(folder, quiet, from_step=0)
     state.denoiser.network.train()
     clocked = []
     device = next(state.denoiser.parameters()).device
@@ -154,12 +167,18 @@ def measure(
 
     def seconds_of(work: Callable[[], object]) -> float:
         began = time.perf_counter()
-        work()
+        try:
+            work()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):  # then the training warns, and does without
+                raise
         return time.perf_counter() - began
 
     checkpoint = seconds_of(
         lambda: save_checkpoint(folder, state.step, state.files(spec), state.numbers())
     )
+    if held_out is not None:
+        checkpoint += seconds_of(lambda: compare_held_out(setup, state, log))
     preview = result = 0.0
     for callback in callbacks(setup):
         if callback.slow:  # the score

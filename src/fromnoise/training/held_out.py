@@ -13,6 +13,7 @@ from fromnoise.data.loader import to_float
 from fromnoise.model.model import Model
 from fromnoise.model.precision import without_tf32
 from fromnoise.rng import BatchDraws, permuted
+from fromnoise.training.precision import Precision, autocast
 
 QUARTERS = 4
 FEWEST, REPEATS = 8, 16  # losses of each kind, and of each image
@@ -38,21 +39,34 @@ class HeldOutLoss(NamedTuple):
         return float(np.mean(self.held_out))
 
 
+def images_compared(recipe: Recipe, held_out: ImageSet, trained: ImageSet) -> int:
+    """Return how many losses of each kind take at most `SHARE` of the time between two checkpoints.
+
+    A forward pass is a third of a training step. Few images are repeated at other timesteps.
+    """
+    settings = recipe.training
+    between = min(settings.checkpoint_every, settings.steps) * settings.batch_size
+    count = min(
+        max(int(3 * SHARE * between / 2), FEWEST), REPEATS * min(map(len, (held_out, trained)))
+    )
+    return max(count, QUARTERS)
+
+
 def held_out_loss(
-    model: Model, recipe: Recipe, held_out: ImageSet, trained: ImageSet
+    model: Model,
+    recipe: Recipe,
+    held_out: ImageSet,
+    trained: ImageSet,
+    count: int,
+    precision: Precision = "fp32",
 ) -> HeldOutLoss:
     """Return the loss of held-out images, and of as many trained ones.
 
-    Number i of both has the same noise and the same timestep, from as many strata of {1..T}, at
-    each call: a function of the seed. All labels are kept, and no image is transformed.
-    Both together take at most `SHARE` of the time between two checkpoints: a forward pass is a
-    third of a training step. Few images are repeated at other timesteps.
+    Number i of `count` of both has the same noise and the same timestep, from as many strata of
+    {1..T}, at each call: a function of the seed. All labels are kept, and no image is transformed.
     """
-    settings, seed, T = recipe.training, recipe.training.seed, recipe.diffusion.T
-    between = min(settings.checkpoint_every, settings.steps) * settings.batch_size
+    seed, T = recipe.training.seed, recipe.diffusion.T
     images = min(len(held_out), len(trained))
-    count = min(max(int(3 * SHARE * between / 2), FEWEST), REPEATS * images)
-    count = max(count, QUARTERS)
     position = np.arange(count)
     t = torch.from_numpy(1 + (2 * position + 1) * T // (2 * count))
     objective, draws = recipe.diffusion.objective(), BatchDraws.of(seed, 0, count)
@@ -72,10 +86,10 @@ def held_out_loss(
             assert labels is not None
             cond = model.condition(torch.from_numpy(labels[rows[now]]))
             cond = cond if cond.shape[1] else None
-            losses.append(objective(denoiser, x0, eps, t[now], cond).cpu())
+            losses.append(objective(denoiser, x0, eps, t[now], cond).float().cpu())
         return [each.mean().item() for each in torch.cat(losses).tensor_split(QUARTERS)]
 
-    with without_tf32():
+    with without_tf32(), autocast(device, precision):
         return HeldOutLoss(by_quarter(held_out, "held-out"), by_quarter(trained, "trained"))
 
 
@@ -90,4 +104,5 @@ def ended_by_patience(losses: Sequence[tuple[int, float]], patience: int | None)
     if len(losses) - 1 - best < patience:
         return ""
     step, loss = losses[best]
-    return f"the held-out loss was least at step {step} ({loss:.4g}), {patience} checkpoints ago"
+    ago = len(losses) - 1 - best
+    return f"the held-out loss was least at step {step} ({loss:.4g}), {ago} checkpoints ago"

@@ -22,7 +22,7 @@ from fromnoise.model.model import Model
 from fromnoise.model.spec import ModelSpec
 from fromnoise.rng import seed_of
 from fromnoise.training.ema import delete_later_snapshots, save_snapshots, snapshot_every
-from fromnoise.training.held_out import ended_by_patience, held_out_loss
+from fromnoise.training.held_out import ended_by_patience, held_out_loss, images_compared
 from fromnoise.training.log import EpochLoss, LogWindow, RunLog
 from fromnoise.training.state import TrainingState, learning_rate
 from fromnoise.training.step import Batch, sample_batch, sample_images, train_step
@@ -105,12 +105,16 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
 
+    if state.held_out:  # a kill may have prevented it
+        mark_best(folder / "checkpoints", state.held_out)
     saved_step = state.step or None  # a state after step 0 comes from a checkpoint
 
     def checkpoint() -> None:
         nonlocal saved_step
-        skipping = state.skipped_in_a_row and state.step < settings.steps and not stop.received
-        if state.step == saved_step or skipping:  # then the good ones stay
+        ending = state.step >= settings.steps or state.ended or stop.received
+        if state.step == saved_step or (
+            state.skipped_in_a_row and not ending
+        ):  # the good ones stay
             return
         contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
@@ -169,8 +173,14 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 log.epoch(state.step, epoch, state.epoch.mean())
                 state.epoch = EpochLoss()
 
-            # every `log_every` steps and at the end: a row in the log
+            # every `checkpoint_every` steps and at the end: the loss of held-out images
             last = state.step == settings.steps
+            due = state.step % settings.checkpoint_every == 0 or last
+            if due and held_out is not None:
+                compare_held_out(setup, state, log)
+            last = last or bool(state.ended)
+
+            # every `log_every` steps and at the end: a row in the log
             if state.step % settings.log_every == 0 or last:
                 seen = state.step * settings.batch_size
                 numbers = {"images": seen, "epoch": seen / len(data), "seconds": state.seconds}
@@ -184,27 +194,18 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 counts = {"step": state.step, "updates": state.updates}
                 save_snapshots(state.power_emas, spec, folder, **counts)
 
-            # every `checkpoint_every` steps and at the end: the loss of held-out images
-            due = state.step % settings.checkpoint_every == 0 or last
-            if due and held_out is not None:
-                average = Model(state.denoiser.with_network(state.ema.module), spec)
-                losses = held_out_loss(average, recipe, held_out, data)
-                log.event(state.step, **losses.row())
-                state.held_out.append((state.step, losses.value))
-                state.ended = ended_by_patience(state.held_out, settings.patience)
-
-            # then, and on a signal: a checkpoint
+            # every `checkpoint_every` steps, at the end, and on a signal: a checkpoint
             stopped_by = stop.received  # read once: a signal may arrive between any two lines
             if due or stopped_by:
                 checkpoint()
 
             # previews, scores, …
             for callback in callbacks:
-                called = callback.due(state.step, settings.steps) or state.ended
+                called = callback.due(state.step, settings.steps) or last
                 if called and not (callback.slow and stopped_by):
                     call(callback)
 
-            finished = last or state.ended
+            finished = last
             if state.ended:
                 logger.info("finished at step %d: %s", state.step, state.ended)
             if stop.received and not finished:  # also while a callback ran
@@ -234,6 +235,19 @@ def take_step(
     batch = sample_batch(recipe, data, state.step, *drawn, device=device)
     torch.manual_seed(seed_of(recipe.training.seed, state.step, "network"))  # its own draws
     return batch, *train_step(state, objective, batch, recipe.training)
+
+
+def compare_held_out(setup: Setup, state: TrainingState, log: RunLog) -> None:
+    """Log the loss of held-out images; `state.ended` says if patience is over."""
+    recipe, spec, data, _, held_out = setup
+    assert held_out is not None
+    state.held_out_count = state.held_out_count or images_compared(recipe, held_out, data)
+    average = Model(state.denoiser.with_network(state.ema.module), spec)
+    count, precision = state.held_out_count, state.computation.precision
+    losses = held_out_loss(average, recipe, held_out, data, count, precision)
+    log.event(state.step, **losses.row())
+    state.held_out.append((state.step, losses.value))
+    state.ended = ended_by_patience(state.held_out, recipe.training.patience)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -101,7 +101,7 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
 def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
     """Return the parts of a training on these images. Without any, epochs remain epochs.
 
-    A length in minutes remains until `budget.measured_steps`.
+    A length in minutes remains until `budget.recipe_within_budget`.
     """
     settings, held_out = recipe.training, None
     if recipe.data.holdout is not None and images.fingerprint:  # they are here
@@ -195,11 +195,15 @@ def _computation(
 
 
 def start(
-    setup: Setup, saved: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+    setup: Setup,
+    saved: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    computation: precision.Computation | None = None,
 ) -> TrainingState:
     """Return the state before step 0. The initial weights are a function of the seed.
 
     saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
+    computation: None to choose one.
     """
     spec, settings = setup.spec, setup.recipe.training
     device = select_device(settings.device)
@@ -214,7 +218,7 @@ def start(
             f"training.checkpoint_gradients = true, but {type(denoiser.network).__name__} names no "
             "blocks to compute again. Give it `regions`, or set training.parts."
         )
-    computation = _computation(setup, denoiser, saved, overrides or {})
+    computation = computation or _computation(setup, denoiser, saved, overrides or {})
     if settings.parts > 1 and (kind := depends_on_parts(denoiser.network)):
         logger.warning(
             "the network has %s, so training.parts = %d changes what it computes",

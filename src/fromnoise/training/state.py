@@ -25,7 +25,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
 COUNTERS = ("updates", "skipped_in_a_row", "seconds")
-LATER = ("held_out", "ended")  # older checkpoints have none
+LATER = ("held_out", "held_out_count", "ended")  # older checkpoints have none
 OLD_WINDOW_FIELDS = {  # likewise, and the name now
     "loss": "loss_sums",
     "count": "loss_counts",
@@ -53,6 +53,7 @@ class TrainingState:
     epoch: EpochLoss = field(default_factory=EpochLoss)
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
     held_out: list[tuple[int, float]] = field(default_factory=list)  # (step, loss), `data.holdout`
+    held_out_count: int = 0  # losses in each of these; fixed by the first
     ended: str = ""  # why, if it is before the last step
     history: LossHistory | None = None  # only if `training.noise_levels` is importance
 
@@ -137,6 +138,7 @@ class TrainingState:
         for name in ("step", *COUNTERS):
             setattr(self, name, saved[name])
         self.held_out = [(step, loss) for step, loss in saved.get("held_out", [])]
+        self.held_out_count = saved.get("held_out_count", 0)
         self.ended = saved.get("ended", "")
         window: dict[str, Any] = saved["window"]
         self.window = LogWindow(**{OLD_WINDOW_FIELDS.get(k, k): v for k, v in window.items()})
