@@ -102,6 +102,7 @@ def test_a_sampler_and_a_rule_for_timesteps(tiny, tmp_path):
     assert not (model.sample([0]) == 128).all()
 
 
+@pytest.mark.slow
 def test_a_loss_and_a_weighting(tiny, tmp_path):
     def first_loss(name: str, **changes) -> float:
         return read_log(train(tiny, tmp_path / name, **changes).folder)[0]["loss"]

@@ -47,6 +47,7 @@ def test_models_sample_the_same_images(name, count, conditional):
         assert np.abs(images - expected[name.split(".")[0]]).max() <= 1
 
 
+@pytest.mark.slow
 def test_runs_are_evaluated(stored, cli, tmp_path):
     few = ["--extractor", "pixels", "--num", "66", "--steps", "2"]
     for name in ("plain", "classes"):

@@ -96,6 +96,7 @@ def test_a_round_takes_as_long_as_it_takes():
     assert one.rates == [10 / seconds for seconds in one.seconds]
 
 
+@pytest.mark.slow
 def test_a_round_can_be_the_work_many_times_over(tmp_path):
     """It warms up as often; seconds are those of one."""
     log = tmp_path / "log"

@@ -418,6 +418,7 @@ class Pairs(torch.utils.data.Dataset):
         return torch.full((1, 8, 8), i / 8), i % 2
 
 
+@pytest.mark.slow
 def test_arrays_are_trained_on_and_resumed_from_the_cache(trained, cache, tmp_path):
     pixels = deep()
     run = trained(pixels.transpose(0, 3, 1, 2), depth=16)

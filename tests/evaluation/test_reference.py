@@ -97,6 +97,7 @@ reference_of(RealImages(open_images("npz", sys.argv[1]), "images"), killed)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_is_removed_a_day_later(cache, tmp_path):
     real = real_images(tmp_path)
 

@@ -270,6 +270,7 @@ def few_trajectories(monkeypatch):
         monkeypatch.setattr(module, "TRAJECTORIES", 4)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_searched_times_resumes_without_another_search(
     cli, run, tmp_path, monkeypatch, few_trajectories
 ):
@@ -330,6 +331,7 @@ def test_a_sweep_with_searched_times_resumes_without_another_search(
     assert "has a sweep with another sampling" in err
 
 
+@pytest.mark.slow
 def test_the_best_row_brings_its_times_into_the_model(
     cli, run, tmp_path, monkeypatch, few_trajectories
 ):

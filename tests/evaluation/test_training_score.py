@@ -94,6 +94,7 @@ def test_scores_are_those_of_fp32(train):
     assert [score["precision"] for score in scores(run).values()] == ["fp32"]
 
 
+@pytest.mark.slow
 def test_a_signal_gives_the_score_up(train, monkeypatch):
     def score(*arguments):
         scoring.score(*arguments[:-1], SimpleNamespace(received="SIGTERM"))

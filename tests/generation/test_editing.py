@@ -269,6 +269,7 @@ def test_frames_and_seed_can_be_chosen_on_the_command_line(run, pair, tmp_path, 
     assert images[0] == images[1] != images[2]
 
 
+@pytest.mark.slow
 def test_labels_steer_every_edit(tiny, tmp_path, photos, masks, cli, caplog):
     caplog.set_level("INFO", "fromnoise")
     tree = tiny | {"data": {"source": "digits", "labels": True}}

@@ -107,6 +107,7 @@ def test_scores_in_half_precision_move_each_weight_by_no_more_than_their_roundin
     torch.testing.assert_close(weights, exact, rtol=off, atol=1e-30)
 
 
+@pytest.mark.slow
 def test_dropout_on_the_weights_keeps_the_mean_of_attention():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, 4, 8)

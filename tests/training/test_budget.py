@@ -86,6 +86,7 @@ def test_shares_are_steps_once_the_steps_are_known(tiny: dict):
     assert learning_rate(settings, 0) == settings.learning_rate
 
 
+@pytest.mark.slow
 def test_a_run_in_minutes_is_a_run_of_its_steps(tiny: dict, tmp_path: Path, measured: list):
     given = {"training.minutes": 1, "training.preview_every": 0.5}
     budgeted = fromnoise.train(tiny, out=tmp_path / "a", overrides=given)

@@ -199,6 +199,7 @@ def test_six_compiled_steps_are_three_and_three_more_and_previews_compile_nothin
     assert more == [0] * len(more)
 
 
+@pytest.mark.slow
 def test_more_shapes_than_torch_would_take_by_itself_are_all_compiled(backend):
     """Four levels of other widths; most of their blocks are other programs."""
     limit = torch._dynamo.config.recompile_limit
@@ -323,6 +324,7 @@ def test_where_the_rule_compiles_and_the_machine_cannot_a_run_is_eager(
     assert computation_at(run, 6) == FP32
 
 
+@pytest.mark.slow
 def test_what_was_compiled_goes_on_where_there_is_no_compiler(
     ran, tiny, tmp_path, caplog, monkeypatch, request
 ):

@@ -126,6 +126,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_step_alone(tiny):
         assert not torch.equal(a, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", ["uniform", "importance"])
 def test_images_drawn_ahead_change_no_number(tiny, tmp_path, monkeypatch, times):
     """As for a GPU, whose images come from a thread; T = 4: p_t is known from about step 8 on."""

@@ -174,6 +174,7 @@ def test_an_update_has_the_size_of_one_of_adam():
         assert size == pytest.approx(0.002, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(tiny, tmp_path):
     tiny["training"] |= {"optimizer": "muon", "checkpoint_every": 2, "weight_decay": 0.01}
     whole = fromnoise.train(tiny, out=tmp_path / "whole").folder

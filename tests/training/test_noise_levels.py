@@ -339,6 +339,7 @@ def test_the_gradient_of_a_hybrid_step_has_the_factors(start, tiny):
 # ---- in a run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_by_a_normal_resumes_and_reads_its_recipe(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)
     tiny["training"] |= {"noise_levels": {"name": "normal", "mean": 1}}

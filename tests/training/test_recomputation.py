@@ -152,6 +152,7 @@ def test_weights_and_copies_are_as_before(settings):
         assert not any(block._compiled_call_impl for block in regions_of(copied))
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_files(tiny, tmp_path, monkeypatch):
     """Recipe aside. A run that was begun without goes on with it."""
     monkeypatch.setattr(runs, "draw_pictures", lambda *_, **__: None)

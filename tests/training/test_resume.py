@@ -234,6 +234,7 @@ def test_pictures_that_a_kill_prevented_are_made(run, missing):
     assert (run / missing).is_file()
 
 
+@pytest.mark.slow
 def test_a_score_that_a_kill_prevented_is_made(tiny, tmp_path):
     tiny["evaluation"] = {"every": 3, "num_images": 64}
     run = fromnoise.train(tiny, out=tmp_path / "run").folder
@@ -391,6 +392,7 @@ def one_step_on_a_folder(tiny, tmp_path):
     return images, run
 
 
+@pytest.mark.slow
 def test_changed_images_are_told(tiny, tmp_path, caplog):
     images, run = one_step_on_a_folder(tiny, tmp_path)
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(images / "3.png")
@@ -398,6 +400,7 @@ def test_changed_images_are_told(tiny, tmp_path, caplog):
     assert "the images are not those of step 1" in caplog.text
 
 
+@pytest.mark.slow
 def test_images_that_have_moved_are_found_again_from_anywhere(tiny, tmp_path, monkeypatch):
     images, run = one_step_on_a_folder(tiny, tmp_path)
     images.rename(tmp_path / "moved")
@@ -435,6 +438,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_state_and_new_draws(
     assert norm == pytest.approx(expected["norm"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_more_steps_of_a_rate_that_falls_say_where_it_jumps_and_how_it_would_not(
     tiny, tmp_path, monkeypatch, caplog, cli
 ):

@@ -115,6 +115,7 @@ def pack(path, files):
     return path
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(tables())
 def test_the_same_labels_in_every_format(case):

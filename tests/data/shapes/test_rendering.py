@@ -182,6 +182,7 @@ def test_nothing_is_too_small(monkeypatch):
         assert min(found.visible) >= 0.1 * (32 * GRID) ** 2
 
 
+@pytest.mark.slow
 def test_colours_are_distinct_at_32_pixels():
     rng = np.random.default_rng(6)
     palette = np.array(list(COLOURS.values()))
