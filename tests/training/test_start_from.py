@@ -54,15 +54,15 @@ def saved(tiny, tmp_path):
     return fromnoise.Model(build_denoiser(spec), spec).save(tmp_path / "first.safetensors")
 
 
-def test_other_channels_begin_the_first_and_the_last_layer_anew(tiny, saved, caplog):
+def test_other_channels_leave_the_first_and_the_last_layer_random(tiny, saved, caplog):
     old = fromnoise.load(saved).denoiser.network.state_dict()
     with caplog.at_level(logging.INFO, "fromnoise"):
         before, after = begun(spec_of(tiny, channels=3), saved)
-    anew = {line.split()[0] for line in caplog.messages if line.endswith("begins anew")}
-    assert anew == {k.rpartition(".")[0] for k in old if old[k].shape != after[k].shape}
-    assert len(anew) == 2
+    fresh = {line.split()[0] for line in caplog.messages if "is not loaded" in line}
+    assert fresh == {k.rpartition(".")[0] for k in old if old[k].shape != after[k].shape}
+    assert len(fresh) == 2
     for name, tensor in after.items():
-        expected = before if name.rpartition(".")[0] in anew else old
+        expected = before if name.rpartition(".")[0] in fresh else old
         assert torch.equal(tensor, expected[name]), name
 
 
@@ -74,10 +74,12 @@ def test_labels_are_new_layers_and_another_size_changes_nothing(tiny, saved, cap
     assert after.keys() > old.keys()
     assert all(torch.equal(after[k], old[k]) for k in old)
     new = {k.rpartition(".")[0] for k in after.keys() - old.keys()}
-    assert {f"{layer} begins anew" for layer in new} <= set(caplog.messages)
+    assert {f"{layer} is not loaded: it keeps its random weights" for layer in new} <= set(
+        caplog.messages
+    )
 
 
-def test_other_labels_of_the_same_number_begin_their_layer_anew(tiny, tmp_path, caplog):
+def test_other_labels_of_the_same_number_leave_their_layer_random(tiny, tmp_path, caplog):
     first = spec_of(tiny, label_names=("cat", "dog"))
     path = fromnoise.Model(build_denoiser(first), first).save(tmp_path / "l.safetensors")
     before, after = begun(spec_of(tiny, label_names=("cat", "cow")), path)
@@ -98,7 +100,7 @@ def test_a_model_with_labels_starts_one_without(tiny, tmp_path, caplog):
         _, after = begun(spec_of(tiny), path)
     old = fromnoise.load(path).denoiser.network.state_dict()
     assert all(torch.equal(after[k], old[k]) for k in after)
-    assert sum("is left out" in line for line in caplog.messages) >= 1
+    assert sum("is not used" in line for line in caplog.messages) >= 1
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

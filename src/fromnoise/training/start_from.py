@@ -40,15 +40,15 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
             "Set the same values in the recipe."
         )
     new, old = denoiser.network.state_dict(), other.denoiser.network.state_dict()
-    anew = {_layer(k) for k in new if k not in old or old[k].shape != new[k].shape}
+    fresh = {_layer(k) for k in new if k not in old or old[k].shape != new[k].shape}
     if _columns(spec) != _columns(other.spec):
-        anew |= condition_layers(spec)
-    kept = {k: v for k, v in old.items() if k in new and _layer(k) not in anew}
+        fresh |= condition_layers(spec)
+    kept = {k: v for k, v in old.items() if k in new and _layer(k) not in fresh}
     denoiser.network.load_state_dict({**new, **kept})
-    for layer in sorted(anew):
-        logger.info("%s begins anew", layer)
+    for layer in sorted(fresh):
+        logger.info("%s is not loaded: it keeps its random weights", layer)
     for layer in sorted({_layer(k) for k in old.keys() - new.keys()}):
-        logger.info("%s of %s is left out", layer, path)
+        logger.info("%s of %s is not used", layer, path)
     if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
         logger.warning("%s was trained with another schedule and has to learn this one", path)
     if other.spec.data_range != (-1.0, 1.0):
