@@ -155,8 +155,13 @@ def test_the_measurement_itself(tiny: dict, tmp_path: Path, caplog: pytest.LogCa
 
     def callbacks(setup) -> list[Callback]:
         assert setup.folder.parent == folder
+
+        def preview(*given: object) -> None:
+            called.append(given)
+            budget.logger.info("%s", setup.folder)
+
         return [
-            Callback("preview", 1, lambda *given: called.append(given), lambda step: True),
+            Callback("preview", 1, preview, lambda step: True),
             Callback("score", 1, lambda *given: 1 / 0, lambda step: True, slow=True),
         ]
 
@@ -170,6 +175,7 @@ def test_the_measurement_itself(tiny: dict, tmp_path: Path, caplog: pytest.LogCa
     steps = found.training.steps
     assert steps > 1000
     assert f"of 30m 00s are left: {steps} steps of" in caplog.text
+    assert budget.SCRATCH not in caplog.text  # no file that is gone is named
 
 
 def test_resume_takes_no_minutes(run: Path):

@@ -111,9 +111,14 @@ def recipe_within_budget(
 
     for left_over in setup.folder.glob(f"{SCRATCH}*"):  # of a killed process
         shutil.rmtree(left_over, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=setup.folder, prefix=SCRATCH) as scratch:
-        trial = setup._replace(recipe=recipe.with_steps(MOST), folder=Path(scratch))
-        timed = measure(trial, state, callbacks, stop, lambda: spent() > budget)
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # what is timed says where its files are, which then go
+    try:
+        with tempfile.TemporaryDirectory(dir=setup.folder, prefix=SCRATCH) as scratch:
+            trial = setup._replace(recipe=recipe.with_steps(MOST), folder=Path(scratch))
+            timed = measure(trial, state, callbacks, stop, lambda: spent() > budget)
+    finally:
+        logger.setLevel(level)
     if stop.received:
         return recipe
     left, steps = budget - spent(), 0
