@@ -18,7 +18,13 @@ OLD = {
     "data": {"source": "digits"},
     "network": {"name": "ddpm", "channels": 8, "groups": 4},
     "diffusion": {"T": 2, "schedule": {"name": "given", "betas": BETAS}, "metric": "huber"},
-    "training": {"steps": 5, "batch_size": 6, "times": "stratified", "accumulation": 4},
+    "training": {
+        "steps": 5,
+        "batch_size": 6,
+        "times": "stratified",
+        "accumulation": 4,
+        "tensorboard": True,
+    },
     "sampling": {"sampler": {"name": "ddim", "eta": 0.5}, "steps": 2, "spacing": "leading"},
     "evaluation": {"every": 1, "extractor": "judge", "judge": "some/folder"},
 }
@@ -26,7 +32,13 @@ NEW = {
     "data": {"source": "digits"},
     "network": {"name": "ddpm", "channels": 8, "groups": 4},
     "diffusion": {"T": 2, "schedule": {"name": "custom", "betas": BETAS}, "loss": "huber"},
-    "training": {"steps": 5, "batch_size": 6, "noise_levels": "stratified", "parts": 6},
+    "training": {
+        "steps": 5,
+        "batch_size": 6,
+        "noise_levels": "stratified",
+        "parts": 6,
+        "log_to": ["tensorboard"],
+    },
     "sampling": {"sampler": {"name": "ddim", "eta": 0.5}, "steps": 2, "timesteps": "leading"},
     "evaluation": {"every": 1, "extractor": "classifier", "classifier": "some/folder"},
 }

@@ -10,8 +10,8 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.data import open_images
 from fromnoise.data.loader import image_indices, load_conditions
 from fromnoise.rng import BatchDraws
-from fromnoise.training import log
 from fromnoise.training import run as running
+from fromnoise.training import trackers
 from fromnoise.training.log import read_log
 from fromnoise.training.previews import progress_figure, write_preview
 
@@ -310,11 +310,11 @@ def test_a_run_is_not_resumed_with_other_labels(tiny, tmp_path):
         fromnoise.resume(tmp_path / "run", overrides={"training.steps": 4})
 
 
-@pytest.mark.parametrize("wrong", [{"training.device": "tpu"}, {"training.tensorboard": True}])
+@pytest.mark.parametrize("wrong", [{"training.device": "tpu"}, {"training.log_to": ["wandb"]}])
 def test_what_the_machine_lacks_is_said_before_the_images_are_decoded(
     tiny, tmp_path, monkeypatch, wrong
 ):
-    monkeypatch.setattr(log, "find_spec", lambda _: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     monkeypatch.setattr(running, "open_with_log", None)  # is not called
     with pytest.raises(ValueError, match=r"is unknown|is not installed"):
         fromnoise.train(tiny, out=tmp_path / "run", overrides=wrong)

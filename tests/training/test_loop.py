@@ -9,13 +9,12 @@ import torch
 import fromnoise
 from fromnoise import checkpoints, runs
 from fromnoise.checkpoints import DiskFull, list_checkpoints, newest_checkpoint, read_tensors
-from fromnoise.config.errors import ConfigError
 from fromnoise.config.recipe import parse_recipe
 from fromnoise.config.schema import Training
 from fromnoise.data import open_images
 from fromnoise.data.loader import feed
 from fromnoise.diffusion import Objective
-from fromnoise.training import log, loop
+from fromnoise.training import loop
 from fromnoise.training import step as step_module
 from fromnoise.training.log import read_log
 from fromnoise.training.loop import Callback, Diverged
@@ -256,20 +255,6 @@ def test_rows_come_every_so_often_and_at_the_end(train):
 def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
-
-
-def test_tensorboard_on_request(train):
-    pytest.importorskip("tensorboard")
-    run = train(steps=1, tensorboard=True)
-    assert list((run / "tensorboard").glob("events.*"))
-
-
-def test_without_tensorboard_that_is_said_before_any_work(train, monkeypatch, tmp_path):
-    monkeypatch.setattr(log, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"Run pip install -e '\.\[tensorboard\]'\.$"):
-        train(steps=1, tensorboard=True)
-    assert not (tmp_path / "run").exists()
-    train(steps=1, tensorboard=False)  # it is not needed otherwise
 
 
 # ---- checkpoints --------------------------------------------------------------------------------

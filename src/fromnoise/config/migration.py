@@ -14,6 +14,7 @@ RENAMED_KEYS = {  # old key → new key of the same section
     "sampling.spacing": "timesteps",
     "training.times": "noise_levels",
     "training.accumulation": "parts",
+    "training.tensorboard": "log_to",
     "diffusion.metric": "loss",
     "evaluation.judge": "classifier",
 }
@@ -41,6 +42,8 @@ def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     size, parts = section.get("batch_size"), section.get("accumulation")
     if isinstance(size, int) and isinstance(parts, int) and 1 <= parts <= size:
         migrated["parts"] = least_divisor(size, parts)  # the old parts could have any size
+    if type(section.get("tensorboard")) is bool and name == "training":
+        migrated["log_to"] = ["tensorboard"] * section["tensorboard"]
     return migrated
 
 

@@ -53,6 +53,10 @@ def _interval(value: Any) -> Any:
     return (int(first), int(last))
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     """Return whether a value is a list, a tuple or a range."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
@@ -90,6 +94,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 Interval = Annotated[tuple[Positive, Positive], BeforeValidator(_interval)]
 Timesteps = Annotated[str | tuple[int, ...], BeforeValidator(_timesteps)]
 Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Augmentation = Literal["x_flip", "y_flip", "scaling", "rotation", "anisotropy", "translation"]
 # steps, or a share of the training
 Every = Annotated[int | float, BeforeValidator(_steps_or_share), Field(gt=0)]
@@ -257,7 +262,7 @@ class Training(Section):
     keep_checkpoints: Positive = 2
     patience: Positive | None = None  # checkpoints without a lower held-out loss that end it
     milestone_every: Every | None = None
-    tensorboard: bool = False
+    log_to: Annotated[tuple[TrackerName, ...], BeforeValidator(_as_list)] = ()  # beside log.jsonl
 
     @property
     def budget(self) -> float | None:

@@ -153,7 +153,7 @@ def measure(
     """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
     recipe, spec, data, folder, held_out = setup
     objective, settings = recipe.diffusion.objective(), recipe.training
-    quiet = settings.model_copy(update={"tensorboard": False})
+    quiet = settings.model_copy(update={"log_to": ()})
     log = RunLog(folder, quiet, from_step=0)
     state.denoiser.network.train()
     clocked = []

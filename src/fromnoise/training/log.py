@@ -1,4 +1,4 @@
-"""The log of a run: `log.jsonl`, the terminal, and TensorBoard if `training.tensorboard` is set."""
+"""The log of a run: `log.jsonl`, the terminal, and the trackers of `training.log_to`."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from fromnoise.checkpoints import atomic_file, disk_full_names
-from fromnoise.config.errors import ConfigError
 from fromnoise.config.schema import Training
 from fromnoise.progress import console, format_duration
+from fromnoise.training.trackers import Trackers
 
 LOG_FILE = "log.jsonl"
 EPOCH_LINE_EVERY = 5  # seconds between two lines about epochs, at least
@@ -45,15 +44,6 @@ def parse_log(run: Path) -> list[tuple[str, dict[str, Any] | None]]:
     return parsed
 
 
-def check_tensorboard(settings: Training) -> None:
-    """Raise ConfigError if `training.tensorboard` is set and its package is missing."""
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise ConfigError(
-            "training.tensorboard = true, but tensorboard is not installed. "
-            "Run pip install -e '.[tensorboard]'."
-        )
-
-
 class RunLog:
     """Rows of numbers, written to every place at once. On a terminal, with a progress bar."""
 
@@ -75,11 +65,7 @@ class RunLog:
             writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._total_steps = settings.steps
         self._epoch_printed = -math.inf
-        self._board = None
-        if settings.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # of an extra, and slow to import
-
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
+        self._trackers = Trackers(settings.log_to, run, from_step)
         self._progress = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
             BarColumn(),
@@ -96,8 +82,7 @@ class RunLog:
     def __exit__(self, *error: object) -> None:
         with suppress(OSError):  # of a closed terminal
             self._progress.stop()
-        if self._board is not None:
-            self._board.close()
+        self._trackers.close()
 
     def advance(self, step: int) -> None:
         """Move the progress bar to `step`."""
@@ -129,12 +114,9 @@ class RunLog:
     def event(self, step: int, **values: Any) -> None:
         """Write a row of other values: a skipped step, the end of an epoch, a score.
 
-        TensorBoard gets those that are numbers.
+        Trackers get those that are numbers.
         """
-        if self._board is not None:
-            for key, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(key, value, step)
+        self._trackers.add(values, step)
         with disk_full_names(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 

@@ -27,11 +27,11 @@ from fromnoise.networks.layers import Dropout
 from fromnoise.networks.recomputation import regions_of
 from fromnoise.rng import seed_of
 from fromnoise.training import precision
-from fromnoise.training.log import check_tensorboard
 from fromnoise.training.loop import Callback, Setup, fit
 from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
+from fromnoise.training.trackers import check_trackers
 
 MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
 logger = logging.getLogger("fromnoise")
@@ -87,7 +87,7 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
     Raises ValueError for a device or a package that is missing, before the images are decoded, and
     as `open_images`.
     """
-    check_tensorboard(recipe.training)
+    check_trackers(recipe.training.log_to)
     device = select_device(recipe.training.device)
     if recipe.training.noise_device == "device" and device.type != "cuda":
         raise ConfigError(
