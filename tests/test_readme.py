@@ -1,4 +1,4 @@
-"""Every command of the README is run, in its order, on small pictures and few steps."""
+"""The commands of the README and of two pages are run, in order, on small images and few steps."""
 
 import re
 import shlex
@@ -14,6 +14,7 @@ from fromnoise.config import recipe as config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAIN, SAMPLE = ((ROOT / f"docs/{name}.md").read_text("utf-8") for name in ("train", "sample"))
 SMALL = ["training.batch_size=4", "training.warmup_steps=1", "training.preview_every=100"]
 SMALL_DDPM = ["network.channels=8", "network.groups=4", "network.num_res_blocks=1", "data.size=8"]
 FEW = ["--num", "40", "--allow-small"]
@@ -32,8 +33,13 @@ LESS = {  # appended to a command: the same command, less of it
 }
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    lines = [line for block in blocks("sh", page) for line in block.splitlines()]
+    return [line for line in lines if line.startswith("fromnoise ")]
 
 
 @pytest.fixture
@@ -81,10 +87,17 @@ def run(command, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_works(home, monkeypatch, capsys):
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("fromnoise ")]
-    assert {"data", "train", "resume", "sample", "recipes"} <= {c.split()[1] for c in commands}
-    for command in commands:
+    names = {command.split()[1] for command in commands(README)}
+    assert {"data", "train", "resume", "sample", "edit", "evaluate"} <= names
+    for command in commands(README):
+        run(command, monkeypatch, capsys)
+    assert (home / "runs/photos/checkpoints/000002").is_dir()
+    assert (home / "runs/photos/samples/grid.png").is_file()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_pages_on_training_and_sampling_works(home, monkeypatch, capsys):
+    for command in commands(TRAIN) + commands(SAMPLE):
         run(command, monkeypatch, capsys)
     assert (home / "runs/photos/checkpoints/000003").is_dir()
     assert (home / "samples/grid.png").is_file()
@@ -110,19 +123,20 @@ def test_make_targets_of_the_readme_exist():
 
 
 @pytest.mark.docs
-def test_the_tree_of_the_readme_names_every_folder():
-    (tree,) = blocks("text")
-    named = set(re.findall(r"^  (\w+)/", tree, flags=re.MULTILINE))
-    assert named == {p.parent.name for p in (ROOT / "src/fromnoise").glob("*/__init__.py")}
-
-
-@pytest.mark.docs
-def test_every_recipe_is_in_the_readme():
-    table = re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE)
+def test_every_recipe_is_in_the_table():
+    table = re.findall(r"^\| `([\w-]+)` \|", TRAIN, flags=re.MULTILINE)
     assert sorted(table) == config.shipped_recipes()
 
 
 @pytest.mark.docs
-def test_every_link_of_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_every_link_leads_somewhere(file):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", file.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (file.parent / target).exists(), target
