@@ -134,9 +134,6 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize(
-    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
-)
-def test_every_link_leads_somewhere(file):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", file.read_text(encoding="utf-8")):
-        assert target.startswith("http") or (file.parent / target).exists(), target
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
