@@ -79,10 +79,25 @@ def test_labels_are_new_layers_and_another_size_changes_nothing(tiny, saved, cap
     )
 
 
+def test_labels_that_both_have_keep_their_columns(tiny, tmp_path, caplog):
+    first = spec_of(tiny, label_names=("cat", "dog"), augment_columns=("x",))
+    path = fromnoise.Model(build_denoiser(first), first).save(tmp_path / "l.safetensors")
+    with caplog.at_level(logging.INFO, "fromnoise"):
+        before, after = begun(spec_of(tiny, label_names=("dog", "cow", "cat")), path)
+    old = fromnoise.load(path).denoiser.network.state_dict()
+    (layer,) = condition_layers(first)
+    cat, dog, _ = old[f"{layer}.weight"].T
+    cow = before[f"{layer}.weight"][:, 1]
+    assert torch.equal(after[f"{layer}.weight"], torch.stack([dog, cow, cat], dim=1))
+    assert f"{layer} is loaded for 2 of 3 labels: the others keep their random weights" in (
+        caplog.messages
+    )
+
+
 def test_other_labels_of_the_same_number_leave_their_layer_random(tiny, tmp_path, caplog):
     first = spec_of(tiny, label_names=("cat", "dog"))
     path = fromnoise.Model(build_denoiser(first), first).save(tmp_path / "l.safetensors")
-    before, after = begun(spec_of(tiny, label_names=("cat", "cow")), path)
+    before, after = begun(spec_of(tiny, label_names=("hen", "cow")), path)
     old = fromnoise.load(path).denoiser.network.state_dict()
     layers = condition_layers(first)
     assert layers

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fromnoise.config.components import dotted_components
 from fromnoise.config.errors import ConfigError
@@ -23,7 +24,8 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     """Load the weights of another model, without its optimiser and its step count.
 
     Channels, labels, augmentation and size may differ: the layers whose shape or meaning depends on
-    them keep their random weights, and each is logged.
+    them keep their random weights, and each is logged. Of a layer with a column for each label, the
+    columns of labels that both models have are loaded.
     path: as in `load`. Raises ConfigError if the weights have another meaning: another network or
     prediction. Another schedule or range of the images is a warning.
     """
@@ -44,8 +46,19 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     if _columns(spec) != _columns(other.spec):
         fresh |= condition_layers(spec)
     kept = {k: v for k, v in old.items() if k in new and _layer(k) not in fresh}
-    denoiser.network.load_state_dict({**new, **kept})
-    for layer in sorted(fresh):
+    mixed = {
+        k: v
+        for k in new.keys() & old.keys()
+        if _layer(k) in fresh and (v := _by_label(new[k], old[k], spec, other.spec)) is not None
+    }
+    denoiser.network.load_state_dict({**new, **kept, **mixed})
+    for layer in sorted(map(_layer, mixed)):
+        known = set(_columns(spec)) & set(_columns(other.spec))
+        logger.info(
+            "%s is loaded for %d of %d labels: the others keep their random weights",
+            *(layer, len(known), len(_columns(spec))),
+        )
+    for layer in sorted(fresh - set(map(_layer, mixed))):
         logger.info("%s is not loaded: it keeps its random weights", layer)
     for layer in sorted({_layer(k) for k in old.keys() - new.keys()}):
         logger.info("%s of %s is not used", layer, path)
@@ -70,6 +83,17 @@ def condition_layers(spec: ModelSpec) -> set[str]:
     with torch.device("meta"):  # shapes alone
         one, other = (build_network(each).state_dict() for each in (spec, more))
     return {_layer(k) for k, v in one.items() if k in other and v.shape != other[k].shape}
+
+
+def _by_label(new: Tensor, old: Tensor, ours: ModelSpec, theirs: ModelSpec) -> Tensor | None:
+    """Return the new weights (C, K) with the columns that both know from the old ones, or None."""
+    here, there = _columns(ours), _columns(theirs)
+    known = [column for column in here if column in there]
+    if not known or new.shape[1:] != (len(here),) or old.shape != (len(new), len(there)):
+        return None
+    mixed = new.clone()
+    mixed[:, list(map(here.index, known))] = old[:, list(map(there.index, known))]
+    return mixed
 
 
 def _columns(spec: ModelSpec) -> tuple[str, ...]:
