@@ -140,85 +140,91 @@ def scheduler_config(model: Model) -> dict[str, Any]:
     return config | {"variance_type": "learned_range" if learned else f"fixed_{variance}"}
 
 
+CARD = """\
+---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags:
+- unconditional-image-generation
+- ddpm
+- fromnoise
+---
+
+# {name}
+
+A denoising diffusion model, trained by fromnoise and written by `fromnoise export`.
+
+| | |
+|---|---|
+| images | {height}×{width}, channels: {channels}, trained as {levels} |
+| network | `UNet2DModel`, {parameters:,} parameters{patches} |
+| prediction | `{prediction}` |
+| process | T = {T}, schedule {schedule}: `trained_betas` of the scheduler |
+| weights | {weights}, of step {step:,} |
+| training data | {source} |
+| licence | not stated |
+
+```python
+import torch
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained({path})
+images = pipeline(
+    batch_size=4,
+    generator=torch.Generator().manual_seed(0),
+    {arguments},
+).images
+{after}```
+
+{remark}Back to fromnoise: `fromnoise import {name} --out model`{back}.
+"""
+AFTER = "x = torch.from_numpy(images).permute(0, 3, 1, 2)  # (4, {}, {}, {}) in [0, 1]\n"
+SHUFFLE = "x = torch.nn.functional.pixel_shuffle(x, {})  # (4, {}, {}, {})\n"
+REMARK = (
+    "With `use_clipped_model_output=True` and a number of steps that divides T, the same noise gives "
+    "the same images as the sampler ddim of fromnoise.\n\n"
+)
+
+
 def model_card(model: Model, name: str, pipeline: str, network: DDPM) -> str:
     """Return the README.md of an exported folder: what the model is, and how to sample from it."""
-    spec, ddim, patch = model.spec, pipeline == "DDIMPipeline", network.patch
-    height, width = spec.size
-    T, schedule = spec.diffusion.T, spec.diffusion.schedule.name
-    steps = min(spec.sampling.steps, T)
-    arguments = ["batch_size=4", f"num_inference_steps={steps}", "generator=generator"]
-    if ddim:
+    spec, patch = model.spec, network.patch
+    (height, width), T, steps = (
+        spec.size,
+        spec.diffusion.T,
+        min(spec.sampling.steps, spec.diffusion.T),
+    )
+    arguments = {"num_inference_steps": str(steps)}
+    if ddim := pipeline == "DDIMPipeline":
         divisors = [d for d in range(1, T + 1) if T % d == 0]
         nearest = min(divisors, key=lambda d: abs(math.log(d / steps)))
         eta = spec.sampling.sampler.options.get("eta", 0.0)
-        arguments[1] = f"num_inference_steps={nearest}"
-        arguments += [f"eta={eta:g}", "use_clipped_model_output=True"]
-    shown = spec.channels in SHOWN_WHOLE and spec.channels in (1, 3) and patch == 1
-    code = [
-        "import torch",
-        f"from diffusers import {pipeline}",
-        "",
-        f'pipeline = {pipeline}.from_pretrained("{name}")',
-        "generator = torch.Generator().manual_seed(0)",
-    ]
-    call = ",\n    ".join([*arguments, *([] if shown else ['output_type="np"'])])
-    code += [f"images = pipeline(\n    {call},\n).images" + "  # of Pillow" * shown]
-    if not shown:
-        code += ["x = torch.from_numpy(images).permute(0, 3, 1, 2)  # in [0, 1]"]
+        arguments = {"num_inference_steps": str(nearest), "eta": f"{eta:g}"}
+        arguments["use_clipped_model_output"] = "True"
+    after = ""
+    if patch > 1 or spec.channels not in SHOWN_WHOLE:  # no picture of Pillow
+        arguments["output_type"] = '"np"'
+        after = AFTER.format(spec.channels * patch**2, height // patch, width // patch)
     if patch > 1:
-        code += [f"x = torch.nn.functional.pixel_shuffle(x, {patch})"]
-    if not shown:
-        code[-1] += f"{'  # ' if patch > 1 else ': '}(4, {spec.channels}, {height}, {width})"
-    rows = {
-        "images": f"{height}×{width}, channels: {spec.channels}, trained as {spec.levels}",
-        "network": f"`UNet2DModel`, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "prediction": f"`{PREDICTION_TYPES[spec.diffusion.prediction.name]}`",
-        "process": f"T = {T}, schedule {schedule}: `trained_betas` of the scheduler",
-        "weights": f"{spec.weights_name}, of step {spec.step:,}",
-        "training data": spec.source or "not known",
-        "licence": "not stated",
-    }
-    if patch > 1:
-        rows["patches"] = (
-            f"the pipeline draws the {patch}×{patch} pixels of a patch as {patch**2} channels; the "
-            "last line of the code makes them pixels again"
-        )
-    notes = []
-    if ddim:
-        notes.append(
-            "Take a number of steps that divides T, and `use_clipped_model_output=True`: then the "
-            "same noise gives the same images as in fromnoise."
-        )
-    if not shown:
-        notes.append("`output_type` is `np`, since these channels are not those of a picture.")
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return "\n".join(
-        [
-            "---",
-            "library_name: diffusers",
-            "pipeline_tag: unconditional-image-generation",
-            "tags:",
-            "- unconditional-image-generation",
-            "- ddpm",
-            "- fromnoise",
-            "---",
-            "",
-            f"# {name}",
-            "",
-            "A denoising diffusion model that was trained by fromnoise and exported by `fromnoise "
-            "export`.",
-            "",
-            "| | |",
-            "|---|---|",
-            table,
-            "",
-            "```python",
-            *code,
-            "```",
-            "",
-            *(line for note in notes for line in (note, "")),
-            f"Back to fromnoise: `fromnoise import {name} --out model`"
-            + (", as a model of the unshuffled images." if patch > 1 else "."),
-            "",
-        ]
+        after += SHUFFLE.format(patch, spec.channels, height, width)
+    return CARD.format(
+        name=name,
+        path=json.dumps(name),
+        pipeline=pipeline,
+        height=height,
+        width=width,
+        channels=spec.channels,
+        levels=spec.levels,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        patches=f"; the {patch}×{patch} pixels of a patch are channels" if patch > 1 else "",
+        prediction=PREDICTION_TYPES[spec.diffusion.prediction.name],
+        T=T,
+        schedule=spec.diffusion.schedule.name,
+        weights=spec.weights_name,
+        step=spec.step,
+        source=spec.source or "not known",
+        arguments=",\n    ".join(f"{key}={value}" for key, value in arguments.items()),
+        after=after,
+        remark=REMARK if ddim else "",
+        back=", a model of patches as channels" if patch > 1 else "",
     )
