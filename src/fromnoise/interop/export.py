@@ -181,8 +181,8 @@ images = pipeline(
 AFTER = "x = torch.from_numpy(images).permute(0, 3, 1, 2)  # (4, {}, {}, {}) in [0, 1]\n"
 SHUFFLE = "x = torch.nn.functional.pixel_shuffle(x, {})  # (4, {}, {}, {})\n"
 REMARK = (
-    "With `use_clipped_model_output=True` and a number of steps that divides T, the same noise gives "
-    "the same images as the sampler ddim of fromnoise.\n\n"
+    "With `use_clipped_model_output=True` and a number of steps that divides T, the same noise "
+    "gives the same images as the sampler ddim of fromnoise.\n\n"
 )
 
 
