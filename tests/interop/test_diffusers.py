@@ -36,10 +36,11 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
         ({"multipliers": (1, 2), "learned_variance": True}, (8, 8)),
         ({"multipliers": (1, 2), "head_channels": 4, "num_res_blocks": [1, 1]}, (8, 8)),
         ({"multipliers": (1, 2), "embedding": "interleaved"}, (8, 8)),
+        ({"multipliers": (1, 2), "head_channels": [4, 8]}, (8, 8)),
     ],
     ids=[
         *("paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance"),
-        *("heads", "interleaved"),
+        *("heads", "interleaved", "heads-of-the-level"),
     ],
 )
 def test_output_and_gradients_equal_those_of_diffusers(options, size):
@@ -102,6 +103,8 @@ def test_the_config_equals_that_of_the_published_cifar10_model():
     [
         ({"cond_dim": 10}, "its condition has 10 columns"),
         ({"self_conditioning": True}, "it has self_conditioning"),
+        ({"head_channels": [8, 4, 8, 8]}, r"head_channels is \[8, 4, 8, 8\], not one number"),
+        ({"multipliers": (1, 2), "downsample": "residual"}, "downsample is residual"),
         ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
         ({"multipliers": (1, 2), "num_res_blocks": [1, 2]}, r"num_res_blocks is \[1, 2\], not one"),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fromnoise.interop.torch_files import rename
 from fromnoise.networks.ddpm import DDPM, Level
+from fromnoise.networks.layers import ResidualBlock
 
 RENAMES = (  # in this order: the position of a layer, then its name
     (r"^time([12])\.", r"time_embedding.linear_\1."),
@@ -50,6 +51,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     _check_supported(network)
     levels: Any = network.down  # a ModuleList has no element type
     first = levels[0].blocks[0]
+    heads = _heads(network)
     attends = [len(level.attentions) > 0 for level in levels]
     asymmetric = len(levels) > 1 and isinstance(levels[0].resample.pad, nn.ZeroPad2d)
     return {
@@ -59,7 +61,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
         "layers_per_block": len(levels[0].blocks),
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        "attention_head_dim": network.head_channels,  # None: one head, as wide as the level
+        "attention_head_dim": heads[0],  # None: one head, as wide as the level
         "downsample_padding": 0 if asymmetric else 1,  # 0 pads right and below
         "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
@@ -102,9 +104,20 @@ def unet_names(network: DDPM) -> dict[str, list[str]]:
     }
 
 
+def _heads(network: DDPM) -> list[int | None]:
+    """Return the different widths of a head, of the levels with attention and the middle."""
+    levels = list(cast(Iterable[Level], network.down))
+    with_attention = [*(len(level.attentions) > 0 for level in levels[:-1]), True]
+    pairs = zip(network.head_channels, with_attention, strict=True)
+    return list(dict.fromkeys(head for head, has in pairs if has))
+
+
 def _check_supported(network: DDPM) -> None:
-    depths = [len(level.blocks) for level in cast(Iterable[Level], network.down)]
+    levels = list(cast(Iterable[Level], network.down))
+    depths, heads = [len(level.blocks) for level in levels], _heads(network)
     reasons = {
+        f"head_channels is {network.head_channels}, not one number": len(heads) > 1,
+        "downsample is residual": isinstance(levels[0].resample, ResidualBlock),
         f"its condition has {network.cond_dim} columns": network.cond_dim > 0,
         "it has self_conditioning": network.self_conditioning,
         f"num_res_blocks is {depths}, not one number": len(set(depths)) > 1,
