@@ -10,10 +10,12 @@ from fromnoise.checkpoints import CheckpointError
 from fromnoise.interop import tables, torch_files
 from fromnoise.interop.diffusers import TIME, unet_names
 from fromnoise.interop.diffusers_folder import CONFIG, SCHEDULER, SUPPORTED
+from fromnoise.interop.embeddings import NO_LABEL, class_columns, time_columns
 from fromnoise.networks.ddpm import DDPM
 
 NAMES = {"conv_in.weight", "time_embedding.linear_1.weight", "mid_block.resnets.0.conv1.weight"}
 STRUCTURES = ()
+TIME_BIAS = "time_embedding.linear_2.bias"
 OLD_ATTENTION = (
     (r"(\.attentions\.\d+)\.query\.", r"\1.to_q."),
     (r"(\.attentions\.\d+)\.key\.", r"\1.to_k."),
@@ -119,10 +121,7 @@ def diffusers(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     assumed, notes = {}, []
     if labels:
         assumed["label_names"] = "the folder has no names of its classes"
-        notes.append(
-            "no label is the mean of all classes, which the U-Net was not trained on; sample by "
-            "class, and without guidance"
-        )
+        notes.append(NO_LABEL)
     side = unet["sample_size"]
     if side is None:
         assumed["size"] = "the U-Net has no size"
@@ -275,34 +274,14 @@ def _convert(
 ) -> dict[str, Tensor]:
     """Return the weights under the names here. What has none keeps its own."""
     rest = torch_files.rename(weights, OLD_ATTENTION)
-    if TIME in rest:
-        sines, cosines = rest[TIME].chunk(2, dim=1)
-        if unet["flip_sin_to_cos"]:
-            sines, cosines = cosines, sines
-        joined = torch.cat if unet["freq_shift"] else _in_turn
-        rest[TIME] = joined([sines, cosines], dim=1)
+    order = {"cosines_first": unet["flip_sin_to_cos"], "in_turn": not unet["freq_shift"]}
+    rest[TIME] = time_columns(rest[TIME], **order)
     if unet["num_class_embeds"]:
-        _convert_classes(rest)
+        table = rest.pop("class_embedding.weight")
+        rest["cond.weight"], rest[TIME_BIAS] = class_columns(table, rest[TIME_BIAS])
     ours = {
         name: torch.cat([rest.pop(each) for each in theirs])
         for name, theirs in names.items()
         if all(each in rest for each in theirs)
     }
     return {**ours, **rest}
-
-
-def _in_turn(parts: Sequence[Tensor], dim: int) -> Tensor:
-    return torch.stack(list(parts), dim=dim + 1).flatten(dim, dim + 1)
-
-
-def _convert_classes(rest: dict[str, Tensor]) -> None:
-    """Replace a table E of classes by a layer W of labels, which are +1 for one and −1 for others.
-
-    W_j = (E_j − m)/2, with the mean m of all E in the bias of the time: then class k gives E_k, as
-    W_k − Σ_{j≠k} W_j + m = 2 W_k + m, and no label m.
-    """
-    table = rest.pop("class_embedding.weight")
-    mean = table.double().mean(dim=0)
-    bias = rest["time_embedding.linear_2.bias"]
-    rest["cond.weight"] = ((table.double() - mean) / 2).mT.to(table.dtype)
-    rest["time_embedding.linear_2.bias"] = (bias.double() + mean).to(bias.dtype)

@@ -21,6 +21,7 @@ from fromnoise.interop import (
     explainingai,
     lucidrains,
     mnist_tutorial,
+    openai,
     pytorch_ddpm,
     torch_files,
 )
@@ -37,6 +38,8 @@ FORMATS: dict[str, Format] = {
     "lucidrains": lucidrains.lucidrains,
     "context-unet": context_unet.context_unet,
     "diffusers": diffusers_import.diffusers,
+    "openai": openai.openai,
+    "openai-new-attention": openai.openai_new_attention,
 }
 OVERRIDABLE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
 SHOWN_ITEMS = 3  # of a long list
@@ -158,6 +161,8 @@ def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, A
         if state is None:
             continue
         try:
+            if model.arrange:
+                state = model.arrange(spec.network.options, state)
             network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
         except (RuntimeError, AttributeError) as error:  # other shapes, or not a tensor
             detail = " ".join(str(error).split())[:300]

@@ -161,7 +161,7 @@ class ResidualBlock(nn.Module):
     With `scale_shift` the layer of the time instead scales and shifts the output of the second GN:
     (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
 
-    `resize` changes the size before the first convolution, and that of the input (there, section 3).
+    `resize` changes the size of the input, and before the first convolution (there, section 3).
     """
 
     def __init__(
