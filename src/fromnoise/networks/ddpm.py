@@ -28,7 +28,7 @@ class Level(nn.Module):
         return self.attentions[i](x) if self.attentions else x
 
     def resized(self, x: Tensor, time: Tensor) -> Tensor:
-        """Change to the size of the next level."""
+        """Return x at the size of the next level."""
         if isinstance(self.resample, ResidualBlock):
             return self.resample(x, time)
         assert self.resample is not None
