@@ -160,9 +160,12 @@ def test_a_checkpoint_of_their_training_has_averaged_weights_too(tmp_path):
     average.conv_out.bias.add_(1)
     unet.save_pretrained(tmp_path / "checkpoint-5/unet")
     average.save_pretrained(tmp_path / "checkpoint-5/unet_ema")
+    edit(tmp_path / "checkpoint-5/unet_ema/config.json", decay=0.9999, optimization_step=5)
     import_model(tmp_path / "checkpoint-5", tmp_path / "model")
     for weights, theirs in (("ema", average), ("raw", unet)):
         assert_same_output(fromnoise.load(tmp_path / "model", weights=weights), theirs)
+    import_model(tmp_path / "checkpoint-5/unet_ema", tmp_path / "alone")
+    assert_same_output(fromnoise.load(tmp_path / "alone"), average)
 
 
 def test_half_precision_is_said(tmp_path):

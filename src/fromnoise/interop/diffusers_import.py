@@ -61,6 +61,10 @@ UNET: Mapping[str, Any] = {  # what an absent key means there
     "num_class_embeds": None,
     "num_train_timesteps": None,  # of learned embeddings alone
 }
+OF_EMA = (  # beside them in `unet_ema/`
+    *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step"),
+    "use_ema_warmup",
+)
 PROCESS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
@@ -107,7 +111,8 @@ def diffusers(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
     if CONFIG not in payload:
         raise CheckpointError(f"has weights of diffusers alone. Give their folder, with {CONFIG}.")
     unet = _known(payload[CONFIG], UNET, "the U-Net")
-    unknown = {k: v for k, v in payload[CONFIG].items() if k not in UNET and k[0] != "_"}
+    own = {*UNET, *OF_EMA}
+    unknown = {k: v for k, v in payload[CONFIG].items() if k not in own and k[0] != "_"}
     if changed := [f"{key} = {value!r}" for key, value in unknown.items() if value is not None]:
         raise CheckpointError(f"{changed[0]} of the U-Net is unknown here. {SUPPORTED}")
     labels = unet["num_class_embeds"] or 0
