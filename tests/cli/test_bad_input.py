@@ -193,6 +193,20 @@ BAD = {
     "an import of text": ("import", "text.txt", "--out", "new"),
     "an import of an unknown format": ("import", "other.pt", "--out", "new", "--format", "best"),
     "an import of other tensors": ("import", "other.pt", "--out", "new"),
+    "an import of a text-to-image pipeline": ("import", "text-to-image", "--out", "new"),
+    "an import of a folder of images": ("import", "images", "--out", "new"),
+    "an export of nothing": ("export", "nowhere", "--format", "diffusers", "--out", "new"),
+    "an export in a format that is none": ("export", "run", "--format", "onnx", "--out", "new"),
+    "an export without a format": ("export", "run", "--out", "new"),
+    "an export into a folder in use": (
+        *("export", "run", "--format", "diffusers", "--out", "images"),
+    ),
+    "an export to a file that is there": (
+        *("export", "run", "--format", "safetensors", "--out", "there.safetensors"),
+    ),
+    "an export to a file of another ending": (
+        *("export", "run", "--format", "safetensors", "--out", "new.pt"),
+    ),
 }
 
 
@@ -214,8 +228,11 @@ def place(tmp_path: Path, recipe_file: Path, run: Path, monkeypatch: pytest.Monk
         png(f"mixed/{i}.png", 8 + i)
     png("8.png")
     png("9.png", 9)
-    for name in ("empty", "folder.yaml", "broken"):
+    for name in ("empty", "folder.yaml", "broken", "text-to-image"):
         Path(name).mkdir()
+    vae = '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}'
+    Path("text-to-image/model_index.json").write_text(vae)
+    Path("there.safetensors").write_text("mine")
     Path("broken/a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Path("broken.zip").write_bytes(b"PK\x03\x04")
     Path("text.txt").write_text("hello\n")

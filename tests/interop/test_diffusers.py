@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fromnoise.interop import unet_config, unet_state_dict
 from fromnoise.networks import DDPM
@@ -34,8 +35,13 @@ def diffusers_twin(network: DDPM) -> UNet2DModel:
         ({"multipliers": (1, 2), "scale_shift": True}, (8, 8)),
         ({"multipliers": (1, 2), "learned_variance": True}, (8, 8)),
         ({"multipliers": (1, 2), "head_channels": 4, "num_res_blocks": [1, 1]}, (8, 8)),
+        ({"multipliers": (1, 2), "embedding": "interleaved"}, (8, 8)),
+        ({"multipliers": (1, 2), "head_channels": [4, 8]}, (8, 8)),
     ],
-    ids=["paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance", "heads"],
+    ids=[
+        *("paper", "symmetric", "widths", "one-level", "scale-shift", "learned-variance"),
+        *("heads", "interleaved", "heads-of-the-level"),
+    ],
 )
 def test_output_and_gradients_equal_those_of_diffusers(options, size):
     ours = randomised(DDPM(**TINY, **options))
@@ -55,6 +61,16 @@ def test_output_and_gradients_equal_those_of_diffusers(options, size):
     expected_gradients = {name: p.grad for name, p in theirs.named_parameters()}
     largest = max(g.abs().max().item() for g in expected_gradients.values())
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize(("patch", "learned"), [(2, False), (2, True), (4, False)])
+def test_with_a_patch_it_is_the_network_of_the_unshuffled_image(patch, learned):
+    options = {"multipliers": (1, 2), "patch": patch, "learned_variance": learned}
+    ours = randomised(DDPM(**TINY, **options, image_channels=1))
+    theirs = diffusers_twin(ours)
+    x, t = torch.randn(2, 1, 16, 24), torch.tensor([3, 500])
+    out = theirs(F.pixel_unshuffle(x, patch), t).sample
+    torch.testing.assert_close(F.pixel_shuffle(out, patch), ours(x, t), rtol=1e-5, atol=1e-5)
 
 
 def test_the_config_equals_that_of_the_published_cifar10_model():
@@ -85,11 +101,11 @@ def test_the_config_equals_that_of_the_published_cifar10_model():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"embedding": "interleaved"}, "embedding is interleaved, not halves"),
         ({"cond_dim": 10}, "its condition has 10 columns"),
         ({"self_conditioning": True}, "it has self_conditioning"),
+        ({"head_channels": [8, 4, 8, 8]}, r"head_channels is \[8, 4, 8, 8\], not one number"),
+        ({"multipliers": (1, 2), "downsample": "residual"}, "downsample is residual"),
         ({"multipliers": (2, 4)}, "multipliers do not start with 1"),
-        ({"patch": 2}, "its patch is 2, not 1"),
         ({"multipliers": (1, 2), "num_res_blocks": [1, 2]}, r"num_res_blocks is \[1, 2\], not one"),
     ],
 )

@@ -36,6 +36,7 @@ FORMS = {
         "ddpm",
         {**DDPM, "patch": 2, "num_res_blocks": (1, 2), "head_channels": 4},
     ),
+    "ddpm, residual": ("ddpm", {**DDPM, "downsample": "residual", "head_channels": (4, 8)}),
     "dense_attention": ("dense_attention", DENSE),
     "stacked, published": ("stacked", STACKED),
     "stacked, corrected": (

@@ -44,6 +44,9 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         ({"attention_levels": (0, 1), "head_channels": 4}, (8, 8)),
         ({"attention_levels": (), "head_channels": 16}, (4, 4)),
         ({"patch": 2, "num_res_blocks": [2, 1], "head_channels": 2, "dropout": 0.4}, (8, 4)),
+        ({"attention_levels": (0, 1), "head_channels": [2, 8]}, (8, 8)),
+        ({"multipliers": (1, 2, 1), "downsample": "residual", "scale_shift": True}, (8, 12)),
+        ({"downsample": "residual", "dropout": 0.4, "cond_dim": 6}, (4, 4)),
     ],
     ids=[
         "defaults",
@@ -62,6 +65,9 @@ def inputs(network: DDPM, height: int = 8, width: int = 8, batch: int = 2):
         "heads",
         "heads of the middle",
         "patch, blocks, heads",
+        "heads of each level",
+        "residual",
+        "residual, dropout, cond",
     ],
 )
 def test_equals_the_definition(definition_of, options, size):
@@ -204,6 +210,8 @@ def test_the_first_channels_of_patches_are_the_prediction_and_the_last_the_varia
             r"head_channels is 16, but the width 8 .* head_channels = 8\.",
         ),
         ({"head_channels": 0}, r"head_channels is 0, but the width 16"),
+        ({"head_channels": [4]}, r"head_channels is \[4\]\. Give a number, or 2 of them"),
+        ({"head_channels": [3, 5]}, r"head_channels is 5, but the width 16"),
         ({"head_channels": -4}, r"head_channels is -4, but the width 16"),
         ({"channels": 2, "groups": 1}, r"channels is 2\. Use an even number ≥ 4\."),
         ({"channels": 9, "groups": 3}, r"channels is 9\. Use an even number ≥ 4\."),

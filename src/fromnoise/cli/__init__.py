@@ -17,6 +17,7 @@ import fromnoise
 from fromnoise.cli.classifier import classifier
 from fromnoise.cli.edit import edit
 from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood, sweep
+from fromnoise.cli.export import export
 from fromnoise.cli.inputs import data, import_, recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
@@ -36,6 +37,7 @@ for command in (train, resume, sample, progress, doctor, ema):
 for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
+app.command()(export)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
 UsageError: Any = typer.BadParameter.__base__  # of every wrong argument; typer does not export it

@@ -73,7 +73,7 @@ def data_check(
 
 
 def import_(
-    file: Annotated[Path, Argument(help="a checkpoint of another program")],
+    file: Annotated[Path, Argument(help="a checkpoint of another program; a folder of diffusers")],
     out: Annotated[Path, Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,

@@ -13,7 +13,9 @@ MAX_SEEDS = 10_000_000
 # for the help: the dicts themselves need torch
 SAMPLERS = "ddpm, ddim, euler, heun, ipndm, dpm++, dpm++sde, unipc"
 METRICS = "fid, kid, is, prc, copies"
-FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
+FORMATS = (
+    "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet, diffusers, openai"
+)
 
 
 def complete_recipe(incomplete: str) -> list[str]:

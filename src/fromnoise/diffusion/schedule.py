@@ -23,8 +23,9 @@ class NoiseSchedule:
     """A noise schedule: one float64 table of ᾱ_t, from which every coefficient is derived.
 
     `alpha_bar` has shape (T+1,): 1 for the clean image at t = 0, then ᾱ_t = Π_{i≤t} (1−β_i).
-    It is on the CPU. Coefficients are computed there in float64, and each device gets its table of
-    them once, in float32. They are returned on the device of t, those of an integer on the CPU.
+    `betas`, (T,), are as given. Both are on the CPU. Coefficients are computed there in float64,
+    and each device gets its table of them once, in float32. They are returned on the device of t,
+    those of an integer on the CPU.
     Methods raise ValueError for a time outside 0..T, and for a step that does not lead to an
     earlier time. A tensor t on a GPU is not checked, since the CPU would have to wait for it.
     """
@@ -35,6 +36,7 @@ class NoiseSchedule:
         Raises ValueError otherwise, and if ᾱ_1 is 1, ᾱ_{T−1} is 0, or ᾱ_T is nearly 0 but not 0.
         """
         betas = _checked(torch.as_tensor(betas, dtype=torch.float64, device="cpu"))
+        self.betas = betas
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
         last = len(betas) - (betas[-1] == 1).long()  # T−1 if ᾱ_T = 0
         if self.alpha_bar[last] < SMALLEST or self.alpha_bar[1] == 1:

@@ -1,18 +1,21 @@
-"""Export the `ddpm` network as a `UNet2DModel` of diffusers, which need not be installed.
+"""Write the `ddpm` network as a `UNet2DModel` of diffusers, which need not be installed.
 
     unet = diffusers.UNet2DModel(**unet_config(network))
     unet.load_state_dict(unet_state_dict(network))
 
-Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}.
+Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}. With `patch` p the U-Net sees
+`pixel_unshuffle(x, p)` instead, C·p² channels, and its output is that of the network unshuffled.
 """
 
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from fromnoise.interop.torch_files import rename
 from fromnoise.networks.ddpm import DDPM, Level
+from fromnoise.networks.layers import ResidualBlock
 
 RENAMES = (  # in this order: the position of a layer, then its name
     (r"^time([12])\.", r"time_embedding.linear_\1."),
@@ -30,6 +33,7 @@ RENAMES = (  # in this order: the position of a layer, then its name
     (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
     (r"(\.attentions\.\d+)\.out\.", r"\1.to_out.0."),
 )
+TIME = "time_embedding.linear_1.weight"  # its columns are sines and cosines of t
 
 
 def unet_config(network: DDPM) -> dict[str, Any]:
@@ -41,23 +45,23 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     v_prediction for eps, x0 and v. They have none for the kinds flow and edm over these x_t, so a
     model that predicts one of these is not for its pipelines.
 
-    Raises ValueError if `UNet2DModel` does not support the network: `embedding: interleaved`,
-    conditioning, self-conditioning, a patch, other numbers of blocks at the levels, or a first
-    multiplier other than 1.
+    Raises ValueError if `UNet2DModel` does not support the network: conditioning,
+    self-conditioning, other numbers of blocks at the levels, or a first multiplier other than 1.
     """
     _check_supported(network)
     levels: Any = network.down  # a ModuleList has no element type
     first = levels[0].blocks[0]
+    heads = _heads(network)
     attends = [len(level.attentions) > 0 for level in levels]
     asymmetric = len(levels) > 1 and isinstance(levels[0].resample.pad, nn.ZeroPad2d)
     return {
-        "in_channels": network.image_channels,
-        "out_channels": network.image_channels * (1 + network.learned_variance),
+        "in_channels": network.c_in,
+        "out_channels": network.c_out,
         "block_out_channels": [level.blocks[0].conv1.out_channels for level in levels],
         "layers_per_block": len(levels[0].blocks),
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        "attention_head_dim": network.head_channels,  # None: one head, as wide as the level
+        "attention_head_dim": heads[0],  # None: one head, as wide as the level
         "downsample_padding": 0 if asymmetric else 1,  # 0 pads right and below
         "dropout": first.dropout.p,
         "norm_num_groups": network.norm.num_groups,
@@ -67,33 +71,55 @@ def unet_config(network: DDPM) -> dict[str, Any]:
         "act_fn": "silu",
         "time_embedding_type": "positional",
         "flip_sin_to_cos": False,  # sines first
-        "freq_shift": 1,  # 10000^(−i/(d/2−1))
+        # 10000^(−i/(d/2−1)), or without the 1; the order of the columns is in the weights
+        "freq_shift": 1 if network.layout == "halves" else 0,
     }
 
 
 def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
-    """Return the network's weights under the names of `diffusers.UNet2DModel`, sharing memory.
+    """Return the network's weights under the names of `diffusers.UNet2DModel`.
 
+    They share memory, but for the first layer of the time if its columns are in another order.
     Raises ValueError as `unet_config`.
     """
     _check_supported(network)
     state: dict[str, Tensor] = {}
-    for name, tensor in rename(network.state_dict(), RENAMES).items():
-        if ".qkv." in name:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                state[name.replace(".qkv.", f".to_{letter}.")] = part
-        else:
-            state[name] = tensor
+    ours = network.state_dict()
+    for name, theirs in unet_names(network).items():
+        state |= zip(theirs, ours[name].chunk(len(theirs)), strict=True)
+    if network.layout == "interleaved":
+        weight = state[TIME]
+        state[TIME] = torch.cat([weight[:, ::2], weight[:, 1::2]], dim=1)  # sines, then cosines
     return state
 
 
+def unet_names(network: DDPM) -> dict[str, list[str]]:
+    """Return the names in `diffusers.UNet2DModel` of each weight: three for q, k and v in one."""
+    there = rename({name: name for name in network.state_dict()}, RENAMES)
+    return {
+        ours: [theirs.replace(".qkv.", f".to_{letter}.") for letter in "qkv"]
+        if ".qkv." in theirs
+        else [theirs]
+        for theirs, ours in there.items()
+    }
+
+
+def _heads(network: DDPM) -> list[int | None]:
+    """Return the different widths of a head, of the levels with attention and the middle."""
+    levels = list(cast(Iterable[Level], network.down))
+    with_attention = [*(len(level.attentions) > 0 for level in levels[:-1]), True]
+    pairs = zip(network.head_channels, with_attention, strict=True)
+    return list(dict.fromkeys(head for head, has in pairs if has))
+
+
 def _check_supported(network: DDPM) -> None:
-    depths = [len(level.blocks) for level in cast(Iterable[Level], network.down)]
+    levels = list(cast(Iterable[Level], network.down))
+    depths, heads = [len(level.blocks) for level in levels], _heads(network)
     reasons = {
-        f"embedding is {network.layout}, not halves": network.layout != "halves",
+        f"head_channels is {network.head_channels}, not one number": len(heads) > 1,
+        "downsample is residual": isinstance(levels[0].resample, ResidualBlock),
         f"its condition has {network.cond_dim} columns": network.cond_dim > 0,
         "it has self_conditioning": network.self_conditioning,
-        f"its patch is {network.patch}, not 1": network.patch > 1,
         f"num_res_blocks is {depths}, not one number": len(set(depths)) > 1,
         "multipliers do not start with 1": network.norm.num_channels != network.width,
     }

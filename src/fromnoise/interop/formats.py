@@ -16,9 +16,12 @@ from fromnoise.config.errors import ConfigError, explain, unknown_name
 from fromnoise.config.overrides import with_key, with_steps_of_list
 from fromnoise.interop import (
     context_unet,
+    diffusers_folder,
+    diffusers_import,
     explainingai,
     lucidrains,
     mnist_tutorial,
+    openai,
     pytorch_ddpm,
     torch_files,
 )
@@ -34,6 +37,9 @@ FORMATS: dict[str, Format] = {
     "mnist-tutorial": mnist_tutorial.mnist_tutorial,
     "lucidrains": lucidrains.lucidrains,
     "context-unet": context_unet.context_unet,
+    "diffusers": diffusers_import.diffusers,
+    "openai": openai.openai,
+    "openai-new-attention": openai.openai_new_attention,
 }
 OVERRIDABLE = ("network.", "diffusion.", "sampling.", "size", "label_names", "data_range")
 SHOWN_ITEMS = 3  # of a long list
@@ -56,6 +62,7 @@ def import_model(
 ) -> tuple[ModelSpec, Sequence[str]]:
     """Convert a checkpoint of another program to a model folder. Return the spec and the notes.
 
+    file: a checkpoint, or a folder of diffusers.
     out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
     format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
     does not contain, as in {"diffusion.T": 500, "size": 64}. A note is one line: `assumed: ` and a
@@ -67,7 +74,9 @@ def import_model(
     checkpoints.require_empty_folder(out)
     if format is not None and format not in FORMATS:
         raise ConfigError(f"--format {unknown_name(format, FORMATS)}")
-    payload, left_out = torch_files.read_payload(file)
+    is_folder = diffusers_folder.is_folder(file)
+    read = diffusers_folder.read_folder if is_folder else torch_files.read_payload
+    payload, left_out = read(file)
     found = _find(file, payload, [format] if format else list(FORMATS), overrides or {})
     if found is None:
         if left_out and not any(torch_files.state_dicts(payload)):
@@ -152,6 +161,8 @@ def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, A
         if state is None:
             continue
         try:
+            if model.arrange:
+                state = model.arrange(spec.network.options, state)
             network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
         except (RuntimeError, AttributeError) as error:  # other shapes, or not a tensor
             detail = " ".join(str(error).split())[:300]

@@ -34,7 +34,11 @@ def _problem(file: Path) -> str | None:
     if file.is_dir():
         if (file / classifier.SPEC_FILE).exists():
             return _own_classifier(file)
-        return _own_model(file) if is_model(file) else "is a folder. Give a file in it."
+        return (
+            _own_model(file)
+            if is_model(file)
+            else "is a folder. Give a file in it, or a folder of diffusers."
+        )
     if not file.is_file():
         return "does not exist. Give a checkpoint file."
     with file.open("rb") as opened:

@@ -36,7 +36,8 @@ class ImportedModel(NamedTuple):
     `size`, `label_names`, `data_range`. Sizes are inferred from the tensors, the rest are that
     program's defaults. ema, raw: state dicts of the network here, at least one of them. assumed:
     dotted keys of values that the file does not hold, each with the reason for its value. notes:
-    facts for the user, one line each.
+    facts for the user, one line each. arrange: applied to both, with the options of the network as
+    the user has set them, if these tell the order of rows.
     """
 
     spec: dict[str, Any]
@@ -45,6 +46,7 @@ class ImportedModel(NamedTuple):
     step: int = 0
     assumed: Mapping[str, str] = {}
     notes: Sequence[str] = ()
+    arrange: Callable[[Mapping[str, Any], Weights], Weights] | None = None
 
 
 Format = Callable[[Payload], ImportedModel | None]

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Literal, cast
 
 import torch
@@ -27,6 +27,13 @@ class Level(nn.Module):
         x = self.blocks[i](x, time)
         return self.attentions[i](x) if self.attentions else x
 
+    def resized(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return x at the size of the next level."""
+        if isinstance(self.resample, ResidualBlock):
+            return self.resample(x, time)
+        assert self.resample is not None
+        return self.resample(x)
+
 
 class DDPM(UNet):
     """ε_θ(x_t, t, cond): 35,746,307 parameters with the defaults, the paper's CIFAR-10 network.
@@ -36,8 +43,13 @@ class DDPM(UNet):
     blocks of a level in the encoder, one number for all levels or a list with one for each; the
     decoder has one block more. `attention_levels` counts from 0, so (1,) is attention at 16×16 on
     32×32 images. Attention has one head, or with `head_channels` width/head_channels heads of this
-    width. With `scale_shift` the embedding of time and condition scales and shifts the features and
-    is not added. `groups` divides all widths.
+    width, one number or a list with one for each level. With `scale_shift` the embedding of time
+    and condition scales and shifts the features and is not added. `groups` divides all widths.
+
+    A level is half as large as the one before by a convolution of stride 2, padded right and below
+    or on all sides (`downsample` asymmetric or symmetric), and twice as large by nearest neighbour
+    and a convolution; or, with `downsample: residual`, both by residual blocks that average 2×2
+    pixels, or repeat them (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3).
     """
 
     regions = (ResidualBlock, Attention)
@@ -54,11 +66,11 @@ class DDPM(UNet):
         multipliers: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int | Sequence[int] = 2,
         attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
+        head_channels: int | Sequence[int] | None = None,
         dropout: float = 0.1,
         groups: int = 32,
         embedding: Literal["halves", "interleaved"] = "halves",
-        downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+        downsample: Literal["asymmetric", "symmetric", "residual"] = "asymmetric",
         norm_eps: float = 1e-6,
         scale_shift: bool = False,
     ) -> None:
@@ -75,23 +87,22 @@ class DDPM(UNet):
         self.size_multiple = patch * 2 ** (len(multipliers) - 1)
         c_time = 4 * channels
         widths = [channels * m for m in multipliers]
-        _check_heads(head_channels, [widths[i] for i in attention_levels] + widths[-1:])
-
-        self.head_channels = head_channels
+        attended = {*attention_levels, len(widths) - 1}
+        self.head_channels = _head_channels(head_channels, widths, attended)
 
         def norm(width: int) -> nn.GroupNorm:
             return nn.GroupNorm(groups, width, eps=norm_eps)
 
-        def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(
-                c_in, c_out, c_time, norm=norm, dropout=dropout, scale_shift=scale_shift
-            )
+        def residual(c_in: int, c_out: int, resize: nn.Module | None = None) -> ResidualBlock:
+            more = {"dropout": dropout, "scale_shift": scale_shift, "resize": resize}
+            return ResidualBlock(c_in, c_out, c_time, norm=norm, **more)
 
-        def attention(width: int) -> Attention:
-            return Attention(norm(width), heads=width // (head_channels or width))
+        def attention(i: int) -> Attention:
+            width, head = widths[i], self.head_channels[i]
+            return Attention(norm(width), heads=width // (head or width))
 
         def level(i: int, c_ins: list[int]) -> Level:
-            attentions = [attention(widths[i]) for _ in c_ins if i in attention_levels]
+            attentions = [attention(i) for _ in c_ins if i in attention_levels]
             return Level([residual(c, widths[i]) for c in c_ins], attentions)
 
         self.embed(channels, c_time, embedding)
@@ -102,7 +113,10 @@ class DDPM(UNet):
             self.down.append(level(i, [c] + [width] * (depths[i] - 1)))
             skips += [width] * depths[i]
             c = width
-            if i < len(widths) - 1:
+            if i < len(widths) - 1 and downsample == "residual":
+                self.down[-1].resample = residual(c, c, nn.AvgPool2d(2))
+                skips.append(c)
+            elif i < len(widths) - 1:
                 asymmetric = downsample == "asymmetric"  # right and below only, as in the paper
                 pad = nn.ZeroPad2d((0, 1, 0, 1)) if asymmetric else nn.Identity()
                 conv = nn.Conv2d(c, c, 3, stride=2, padding=0 if asymmetric else 1)
@@ -110,15 +124,17 @@ class DDPM(UNet):
                 skips.append(c)
 
         self.middle1, self.middle2 = residual(c, c), residual(c, c)
-        self.middle_attention = attention(c)
+        self.middle_attention = attention(len(widths) - 1)
 
         self.up = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
             c_ins = [skips.pop() + (c if j == 0 else width) for j in range(depths[i] + 1)]
             self.up.append(level(i, c_ins))
             c = width
-            if i > 0:
-                twice = nn.Upsample(scale_factor=2.0)  # by nearest neighbour
+            twice = nn.Upsample(scale_factor=2.0)  # by nearest neighbour
+            if i > 0 and downsample == "residual":
+                self.up[-1].resample = residual(c, c, twice)
+            elif i > 0:
                 conv = nn.Conv2d(c, c, 3, padding=1)
                 self.up[-1].resample = nn.Sequential(OrderedDict(twice=twice, conv=conv))
 
@@ -149,7 +165,7 @@ class DDPM(UNet):
                 x = level.block(i, x, time)
                 skips.append(x)
             if level.resample is not None:
-                x = level.resample(x)
+                x = level.resized(x, time)
                 skips.append(x)
 
         x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
@@ -158,7 +174,7 @@ class DDPM(UNet):
             for i in range(len(level.blocks)):
                 x = level.block(i, torch.cat([x, skips.pop()], dim=1), time)
             if level.resample is not None:
-                x = level.resample(x)
+                x = level.resized(x, time)
         return self.out(F.silu(self.norm(x)))
 
 
@@ -176,11 +192,25 @@ def _depths(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
     return depths
 
 
-def _check_heads(head_channels: int | None, widths: Sequence[int]) -> None:
-    if head_channels is None:
-        return
-    if unfit := [c for c in widths if head_channels < 1 or c % head_channels]:
-        raise ValueError(
-            f"head_channels is {head_channels}, but the width {unfit[0]} with attention is no "
-            f"multiple of it. Set for example head_channels = {math.gcd(*widths)}."
-        )
+def _head_channels(
+    head_channels: int | Sequence[int] | None, widths: Sequence[int], attended: Set[int]
+) -> list[int | None]:
+    """Return the width of a head at each level. Raises ValueError if it does not divide its own."""
+    if isinstance(head_channels, Sequence):
+        heads: list[int | None] = list(head_channels)
+        if len(heads) != len(widths):
+            raise ValueError(
+                f"head_channels is {heads}. Give a number, or {len(widths)} of them, one for each "
+                "of the multipliers."
+            )
+    else:
+        heads = [head_channels] * len(widths)
+    for i in sorted(attended):
+        head, width = heads[i], widths[i]
+        if head is not None and (head < 1 or width % head):
+            fits = math.gcd(*(widths[j] for j in attended))
+            raise ValueError(
+                f"head_channels is {head}, but the width {width} with attention is no multiple of "
+                f"it. Set for example head_channels = {fits}."
+            )
+    return heads

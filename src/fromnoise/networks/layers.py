@@ -160,6 +160,8 @@ class ResidualBlock(nn.Module):
 
     With `scale_shift` the layer of the time instead scales and shifts the output of the second GN:
     (1 + scale)·GN(h) + shift (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1).
+
+    `resize` changes the size of the input, and before the first convolution (there, section 3).
     """
 
     def __init__(
@@ -172,9 +174,10 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = False,
         project: bool = False,
+        resize: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resize = scale_shift, resize
         self.norm1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(c_time, c_out * (1 + scale_shift))
@@ -184,8 +187,11 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if project or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        """x: (B,c_in,H,W); time: (B,c_time), already through SiLU → (B,c_out,H,W), or resized."""
+        h = F.silu(self.norm1(x))
+        if self.resize is not None:
+            x, h = self.resize(x), self.resize(h)
+        h = self.conv1(h)
         embedding = self.time(time)[:, :, None, None]
         if self.scale_shift:
             scale, shift = embedding.chunk(2, dim=1)

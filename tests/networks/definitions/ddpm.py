@@ -36,11 +36,11 @@ def definition(
     multipliers: Sequence[int] = (1, 2, 2, 2),
     num_res_blocks: int | Sequence[int] = 2,
     attention_levels: Sequence[int] = (1,),
-    head_channels: int | None = None,
+    head_channels: int | Sequence[int] | None = None,
     dropout: float = 0.1,
     groups: int = 32,
     embedding: Literal["halves", "interleaved"] = "halves",
-    downsample: Literal["asymmetric", "symmetric"] = "asymmetric",
+    downsample: Literal["asymmetric", "symmetric", "residual"] = "asymmetric",
     norm_eps: float = 1e-6,
     scale_shift: bool = False,
     **_: object,  # what the weights tell
@@ -61,8 +61,15 @@ def definition(
     def norm(name, h):
         return F.group_norm(h, groups, p[f"{name}.weight"], p[f"{name}.bias"], eps=norm_eps)
 
-    def residual(name, h):
-        r = conv(f"{name}.conv1", norm_silu(f"{name}.norm1", h), padding=1)
+    def halved(h):
+        return sum(h[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+
+    def doubled(h):
+        return h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    def residual(name, h, resized=lambda h: h):
+        r = conv(f"{name}.conv1", resized(norm_silu(f"{name}.norm1", h)), padding=1)
+        h = resized(h)
         told = linear(f"{name}.time", F.silu(time))[:, :, None, None]
         if scale_shift:
             c = r.shape[1]
@@ -73,11 +80,15 @@ def definition(
         r = conv(f"{name}.conv2", r, padding=1)
         return r + (h if h.shape[1] == r.shape[1] else conv(f"{name}.shortcut", h))
 
-    def attention(name, h):
+    def attention(name, h, level):
         c = h.shape[1]
         tokens = norm(f"{name}.norm", h).permute(0, 2, 3, 1).reshape(len(h), -1, c)
         q, k, v = linear(f"{name}.qkv", tokens).split(c, dim=2)
-        d = head_channels or c
+        d = (
+            head_channels
+            if isinstance(head_channels, int)
+            else (head_channels or {level: c})[level]
+        )
         heads = [slice(first, first + d) for first in range(0, c, d)]
         attended = [
             torch.softmax(q[..., head] @ k[..., head].mT * d**-0.5, dim=2) @ v[..., head]
@@ -89,7 +100,7 @@ def definition(
     def block(way, position, level, j, h):
         h = residual(f"{way}.{position}.blocks.{j}", h)
         if level in attention_levels:
-            h = attention(f"{way}.{position}.attentions.{j}", h)
+            h = attention(f"{way}.{position}.attentions.{j}", h, level)
         return h
 
     features = sinusoid(t, p["time1.weight"].shape[1], embedding).to(x.dtype)  # tested alone
@@ -103,18 +114,22 @@ def definition(
         for j in range(depths[level]):
             h = block("down", level, level, j, h)
             skips.append(h)
-        if level < num_levels - 1:
+        if level < num_levels - 1 and downsample == "residual":
+            h = residual(f"down.{level}.resample", h, halved)
+            skips.append(h)
+        elif level < num_levels - 1:
             h = F.pad(h, (0, 1, 0, 1) if downsample == "asymmetric" else (1, 1, 1, 1))
             h = conv(f"down.{level}.resample.conv", h, stride=2)
             skips.append(h)
 
-    h = residual("middle2", attention("middle_attention", residual("middle1", h)))
+    h = residual("middle2", attention("middle_attention", residual("middle1", h), num_levels - 1))
 
     for position, level in enumerate(reversed(range(num_levels))):
         for j in range(depths[level] + 1):
             h = block("up", position, level, j, torch.cat([h, skips.pop()], dim=1))
-        if level > 0:
-            h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-            h = conv(f"up.{position}.resample.conv", h, padding=1)
+        if level > 0 and downsample == "residual":
+            h = residual(f"up.{position}.resample", h, doubled)
+        elif level > 0:
+            h = conv(f"up.{position}.resample.conv", doubled(h), padding=1)
     assert not skips
     return pixels(conv("out", norm_silu("norm", h), padding=1), patch)
