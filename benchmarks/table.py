@@ -132,11 +132,11 @@ def of_contest(figures: Mapping[str, Any]) -> str:
 def of_choices(figures: Mapping[str, Any]) -> str:
     """What recipe_choices.py kept: how good the images are with each choice."""
     lines = [
-        f"| `{figures['recipe']}`, {figures['steps']:,} steps | Fréchet distance |",
-        "|---|---|",
+        f"| `{figures['recipe']}`, {figures['minutes']:g} minutes | steps | Fréchet distance |",
+        "|---|---|---|",
     ]
     for choice, one in figures["choices"].items():
-        lines.append(f"| {choice} | {interval(one['frechet_distance'])} |")
+        lines.append(f"| {choice} | {one['steps']:,} | {interval(one['frechet_distance'])} |")
     return "\n".join(lines) + "\n\n" + for_scale(figures)
 
 

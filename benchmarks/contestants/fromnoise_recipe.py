@@ -33,7 +33,7 @@ def train(
     """Train for the steps or until the time is over; the signal that ends it is a person's Ctrl-C.
 
     Its previews and checkpoints are as the recipe has them, and their time counts. overrides: of
-    the recipe, by dotted keys.
+    the recipe, by dotted keys; with `training.minutes`, steps is None.
     """
     shutil.rmtree(folder, ignore_errors=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where the last step is done, and none waits
@@ -47,12 +47,11 @@ def train(
         took = clock.seconds()
 
     running.fit = timed
+    in_minutes = overrides is not None and "training.minutes" in overrides
+    length = {} if in_minutes else {"training.steps": steps or MANY}
     try:
         run = fromnoise.train(
-            recipe,
-            out=folder,
-            data=data,
-            overrides={"training.steps": steps or MANY, **(overrides or {})},
+            recipe, out=folder, data=data, overrides=length | dict(overrides or {})
         )
     finally:
         running.fit = fit

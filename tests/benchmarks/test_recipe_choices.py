@@ -7,54 +7,77 @@ from pathlib import Path
 
 import fromnoise_recipe
 import numpy as np
+import ours
 import pytest
 import recipe_choices
 import report
 import shards
-from quality_of_drawings import RECIPE
-from recipe_choices import CHOICES, stages_of
-
-from fromnoise.config.recipe import load_recipe
+from race import Measured
+from recipe_choices import AS_IT_IS, CHOICES, folder_of, recipe_of, stages_of, step_of
 
 RNG = np.random.default_rng(0)
+GIVEN = {"data": Path("images.npy"), "steps": 3, "num": 5, "precision": "fp32"}
 
 
 def test_every_choice_but_the_first_is_another_recipe():
-    as_it_is = load_recipe(RECIPE)
-    recipes = [load_recipe(RECIPE, changed) for changed in CHOICES.values()]
-    assert recipes[0] == as_it_is
-    assert all(recipe != as_it_is for recipe in recipes[1:])
-    assert len({recipe.to_yaml() for recipe in recipes}) == len(CHOICES)
+    recipes = {choice: recipe_of(choice) for choice in CHOICES}
+    assert len({recipe.to_yaml() for recipe in recipes.values()}) == len(CHOICES)
+    assert len({folder_of(choice) for choice in CHOICES}) == len(CHOICES)
 
 
 def test_what_a_choice_changes_reaches_its_training_and_nothing_else_differs():
-    given = {"data": None, "steps": 3, "num": 5}
-    (as_it_is, _), (other, drawing) = (
-        stages_of(name, changed, Path("out"), **given)
-        for name, changed in (("a", {}), ("b", {"training.seed": 1}))
-    )
-    before, after = (one.contestant.options["overrides"] for one in (as_it_is, other))
-    assert after == {**before, "training.seed": 1}
-    assert before["training.precision"] in ("fp32", "bf16")  # not chosen by each anew
-    assert drawing.contestant.options["trained"].endswith("out/b/training")
+    as_it_is, _ = stages_of(AS_IT_IS, Path("out"), **GIVEN)
+    other, drawing = stages_of("another seed", Path("out"), **GIVEN)
+    before, after = (one.contestant.options["recipe"] for one in (as_it_is, other))
+    assert after["training"].pop("seed") == before["training"].pop("seed") + 1
+    assert after == before
+    assert drawing.contestant.options["trained"].endswith("out/another-seed/training")
     for stage in (other, drawing):
-        function = stage.contestant.work.split(":")[1]
-        called = getattr(fromnoise_recipe, function)
-        inspect.signature(called).bind(folder="", **stage.contestant.options)
+        called = getattr(fromnoise_recipe, stage.contestant.work.split(":")[1])
+        inspect.signature(called).bind(
+            folder="", **json.loads(json.dumps(stage.contestant.options))
+        )
+
+
+def test_only_what_costs_time_is_raced(monkeypatch):
+    """The steps of the others follow from those of an equal cost."""
+    raced = []
+
+    def race(contestants, *, rounds):
+        raced.extend(contestants)
+        return {
+            one.name: Measured("", 1, [2.0 if one.options["batch_size"] == 64 else 0.5], 0.0)
+            for one in contestants
+        }
+
+    monkeypatch.setattr(recipe_choices, "race", race)
+    steps = recipe_choices.steps_within(4, {one: recipe_of(one) for one in CHOICES}, "fp32")
+    assert steps.keys() == CHOICES.keys()
+    assert steps["batch_size: 64"] == 120
+    assert steps[AS_IT_IS] == steps["weighting: min_snr"] == 480
+    assert len(raced) < len(CHOICES)
+    assert len({one.name for one in raced}) == len(raced)
+    for one in raced:
+        inspect.signature(ours.training_step).bind(**one.options)
+    assert step_of(recipe_of("optimizer: adam"), "fp32").options["optimizer"] == "adam"
 
 
 @pytest.fixture
 def measure(tmp_path, garments, classifier, monkeypatch, capsys):
     """The script on 40 images each, nothing of whose trainings is left to do."""
     out = tmp_path / "out"
-    monkeypatch.setattr(recipe_choices, "CHOICES", {"the recipe": {}, "ema_decay: 0.5": {}})
-    for i, name in enumerate(("the-recipe", "ema_decay-0.5")):
+    monkeypatch.setattr(recipe_choices, "CHOICES", {AS_IT_IS: {}, "batch_size: 64": {}})
+    monkeypatch.setattr(
+        recipe_choices, "steps_within", lambda *_: dict.fromkeys(recipe_choices.CHOICES, 7)
+    )
+    for i, name in enumerate(("the-base", "batch_size-64")):
         images = RNG.integers(0, 256 - 60 * i, (40, 1, 28, 28), dtype=np.uint8)
         (out / name / "drawn").mkdir(parents=True)
         np.savez(out / name / "drawn" / shards.IMAGES, images=images)
-        for stage, told in {"training": {"how": "by hand"}, "drawn": {"count": 40}}.items():
-            (out / name / f"{stage}.json").write_text(json.dumps(told))
+        (out / name / "drawn.json").write_text(json.dumps({"count": 40}))
+        (out / name / "training.json").write_text(json.dumps({"how": "by hand"}))
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(recipe_choices, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
 
     def call(*more: str) -> tuple[str, dict]:
@@ -68,16 +91,24 @@ def measure(tmp_path, garments, classifier, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_choices_that_are_trained_are_only_scored(measure):
+def test_choices_that_are_trained_are_only_scored(measure, garments, tmp_path):
     printed, kept = measure()
-    near, far = (one["frechet_distance"]["value"] for one in kept["choices"].values())
-    assert near != far
-    assert f"ema_decay: 0.5           {far:.2f} (" in printed
+    base, other = (one["frechet_distance"]["value"] for one in kept["choices"].values())
+    assert base != other
+    assert "the base  " in printed
+    assert kept["choices"]["batch_size: 64"]["steps"] == 7
     assert kept["real_images"]["value"] > 0
+    _, again = measure("--only", "64")
+    assert again["choices"] == kept["choices"]
+    trained = np.load(tmp_path / "out" / "images.npy")
+    assert len(trained) == kept["training_images"]
 
 
 @pytest.mark.slow
-def test_a_folder_keeps_to_its_steps(measure):
+def test_a_folder_keeps_to_its_minutes(measure, capsys):
     measure()
-    with pytest.raises(SystemExit, match=r"was begun with steps = 1500; give the same again"):
-        measure("--steps", "20")
+    with pytest.raises(SystemExit, match=r"was begun with minutes = 10; give the same again"):
+        measure("--minutes", "20")
+    with pytest.raises(SystemExit):
+        measure("--only", "nobody")
+    assert "no choice has 'nobody' in its name" in capsys.readouterr().err

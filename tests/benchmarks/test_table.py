@@ -244,19 +244,19 @@ def test_choices_by_hand():
     figures = {
         "machine": "a machine",
         "recipe": "digits",
-        "steps": 1500,
+        "minutes": 4,
         "num": 40,
         "training_images": 1797,
         "held_out_images": 100,
         "real_images": {"value": 1.0, "low": 0.5, "high": 1.5},
-        "choices": {"schedule: x": {"how": "by hand", "frechet_distance": comes_to}},
+        "choices": {"schedule: x": {"how": "x", "steps": 1500, "frechet_distance": comes_to}},
     }
     assert (
         table.of_file(figures)
         == """\
-| `digits`, 1,500 steps | Fréchet distance |
-|---|---|
-| schedule: x | 3.00 (2.00 to 4.00) |
+| `digits`, 4 minutes | steps | Fréchet distance |
+|---|---|---|
+| schedule: x | 1,500 | 3.00 (2.00 to 4.00) |
 
 40 images each, against 1,797 training images; 100 real images that none was trained on come to \
 1.00 (0.50 to 1.50).

@@ -68,7 +68,9 @@ def test_minutes_replace_steps_and_counts_become_shares():
     own = {"training.minutes": 9, "training.preview_every": 500, "training.log_every": 0.5}
     kept = parse_recipe(load_recipe("fashion-mnist", own).model_dump(mode="json"), "again").training
     assert (kept.preview_every, kept.log_every, kept.checkpoint_every) == (500, 0.5, 0.1)
-    whole = load_recipe("folder", {"training.steps": 10_000}).model_dump(mode="json")
+    whole = load_recipe(
+        "folder", {"training.steps": 10_000, "training.milestone_every": 10_000}
+    ).model_dump(mode="json")
     last = match_schema(whole, "last", {"training.minutes": 9})
     assert last.with_steps(777).training.milestone_every == 777
     for length in ({"steps": 7}, {"epochs": 2}, {"minutes": 3}):

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from fromnoise.progress import printable
 Sizes = Mapping[tuple[int, int], int]  # (H, W) in pixels -> number of images
 
 _MAX_LINES = 10  # of a long list
+_SAMPLED = 200  # images of `typical_side`
 _SIDES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _MAX_PADDING = 4  # pixels
 _NOTES = {  # on the images with these fields of `Header`
@@ -212,6 +213,17 @@ def _yaml(value: object) -> str:
     """Return one line of YAML, without the end of document that follows a lone scalar."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31)
     return text.removesuffix("...\n").rstrip()
+
+
+def typical_side(source: str, path: Path, *, split: str = "train") -> int:
+    """Return the side that `suggest_size` finds for at most `_SAMPLED` of the images."""
+    listing = get_source(source)(SourceRequest(path, split, cache=default_cache()))
+    with closing(listing.open()) as reader:
+        rows = sorted({int(i) for i in np.linspace(0, len(reader.names) - 1, _SAMPLED)})
+        some = replace(reader, names=[reader.names[i] for i in rows])
+        headers = read_each(some, lambda i: reader.read_header(rows[i]))
+        sizes = Counter((h.height, h.width) for h in headers if not isinstance(h, str))
+    return min(suggest_size(sizes)[0]) if sizes else _SIDES[0]
 
 
 def suggest_size(sizes: Sizes) -> tuple[tuple[int, int], Fit]:

@@ -27,6 +27,7 @@ from fromnoise.networks.layers import Dropout
 from fromnoise.networks.recomputation import regions_of
 from fromnoise.rng import seed_of
 from fromnoise.training import precision
+from fromnoise.training.choices import FITTED, choices_for, log_choices
 from fromnoise.training.loop import Callback, Setup, fit
 from fromnoise.training.start_from import load_initial_weights
 from fromnoise.training.state import TrainingState
@@ -68,7 +69,10 @@ def resolve_recipe(
     data: Any,
     overrides: Mapping[str, Any] | None,
 ) -> tuple[Recipe, Path]:
-    """Return the recipe with the other arguments of `train` applied, and the run folder."""
+    """Return the recipe with the other arguments of `train` applied, and the run folder.
+
+    The recipe `folder` is fitted to its images; see `choices.py`.
+    """
     if isinstance(recipe, Mapping):
         parsed, name = parse_recipe(dict(recipe), "the given recipe", overrides), "run"
     else:
@@ -78,6 +82,10 @@ def resolve_recipe(
     if data is not None:
         source = detect_source(data, named=parsed.data.source)
         parsed = _with(parsed, "data", path=Path(data), source=source)
+    if recipe == FITTED and parsed.data.path is not None:
+        chosen = log_choices(choices_for(parsed, open_data(parsed)), overrides or {})
+        where = {"data.path": str(parsed.data.path), "data.source": parsed.data.source}
+        parsed = load_recipe(FITTED, {**chosen, **(overrides or {}), **where})
     return with_absolute_paths(parsed), Path(out) if out is not None else Path("runs") / name
 
 
