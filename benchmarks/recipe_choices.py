@@ -187,6 +187,7 @@ def main() -> None:
         f"{len(measure.reference.features):,} images; {machine()}",
         flush=True,
     )
+    told = {**measure.told(), "training_images": len(measure.reference.features)}
     kept = RESULTS / "recipe_choices.json"
     found = json.loads(kept.read_text()).get("choices", {}) if a.only and kept.exists() else {}
     for choice in a.choices:
@@ -197,7 +198,7 @@ def main() -> None:
         comes_to = distance(drawn(drawing.answer(a.out).with_suffix("")), measure)._asdict()
         print(f"  {choice:48} {steps[choice]:6,} steps  {interval(comes_to)}", flush=True)
         found[choice] = {"how": how, "steps": steps[choice], "frechet_distance": comes_to}
-        save("recipe_choices", {**plan, "recipe": RECIPE, **measure.told(), "choices": found})
+        save("recipe_choices", {**plan, "recipe": RECIPE, **told, "choices": found})
 
 
 if __name__ == "__main__":
