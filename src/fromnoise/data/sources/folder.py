@@ -107,7 +107,7 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
 
             reader = _reader(_choose(members, path, request), open_member, path, request, size)
             twice = len(files) - len(members)
-            note = f"{path.name} has {twice:,} files again: the last one of a name is read."
+            note = f"{path.name} has {twice:,} repeated file names: the last of each is read."
             notes = (*reader.notes, *[printable(note)] * bool(twice))
             return replace(reader, notes=notes, close=stack.pop_all().close)
 
