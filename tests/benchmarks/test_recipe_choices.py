@@ -79,5 +79,5 @@ def test_choices_that_are_trained_are_only_scored(measure):
 @pytest.mark.slow
 def test_a_folder_keeps_to_its_steps(measure):
     measure()
-    with pytest.raises(SystemExit, match=r"was begun with steps = 1500; give the same again"):
+    with pytest.raises(SystemExit, match=r"has results with steps = 1500\. Give the same"):
         measure("--steps", "20")
