@@ -256,7 +256,7 @@ def _reader(
 
 
 def _labels_below(files: _Files, where: Path) -> base.Labels:
-    """Return the labels of the images by their folders, of which every split counts."""
+    """Return the labels of the images by folder. The folders of all splits are classes."""
     parts = [PurePosixPath(*PurePosixPath(name).parts[files.below :]) for name in files.every]
     labels, names = folder_labels(list(map(str, parts)), wrapper=where.stem)
     if labels is None:
