@@ -1,4 +1,4 @@
-"""Race contestants at the same work, each in its own process, one round each in turn.
+"""Race contestants with the same workload, each in its own process, one round each in turn.
 
 The speed of a machine varies from minute to minute. Figures of two programs are comparable only if
 they were measured side by side. So each contestant waits for its turn in its own process, with its
@@ -23,7 +23,7 @@ PEERS_PYTHON = HERE / ".venv" / "bin" / "python"  # `make bench` creates it from
 class Contestant:
     """A program in a race. work: "module:function" of contestants/; options: its JSON arguments.
 
-    times: the repetitions of the work in a round, for work of milliseconds on a GPU. like: an
+    times: the repetitions in a round, for a workload of milliseconds on a GPU. like: an
     earlier contestant of the race, whose `chosen` becomes the argument `chosen` of this one.
     """
 
@@ -36,7 +36,7 @@ class Contestant:
 
 
 class Measured(NamedTuple):
-    """The figures of a contestant: `images` and `seconds` of one work; `how`: its description."""
+    """The figures of a contestant. images, seconds: of one repetition; how: a description."""
 
     how: str
     images: int
@@ -53,7 +53,7 @@ class Worker:
     """A contestant in its own process, which waits until a round is requested."""
 
     def __init__(self, contestant: Contestant, **more: Any) -> None:
-        """Start the process. more: arguments of the work, added to the contestant's options."""
+        """Start the process. more: arguments in addition to the contestant's options."""
         if not contestant.python.exists():
             raise SystemExit(
                 f"{contestant.name} needs {contestant.python}, which does not exist. Run "
@@ -70,7 +70,7 @@ class Worker:
         self.ready = self._answer()
 
     def round(self) -> float:
-        """Run one round; return the mean seconds of one work."""
+        """Run one round; return the mean seconds of a repetition."""
         return self._ask(f"round {self.times}")["seconds"]
 
     def profile(self) -> str:

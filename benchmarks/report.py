@@ -68,7 +68,7 @@ def save_race(
 
     works: title → contestant → its figures. The rates of a contestant are in the order of the
     rounds, so figures of the same round can be compared. notes: title → the text below its table.
-    merge: keep the other works in the file. Raises ValueError, and leaves the file unchanged, if
+    merge: keep the other entries of the file. Raises ValueError, and leaves the file unchanged, if
     they were measured on another machine or with other versions.
     """
     figures: dict[str, Any] = {

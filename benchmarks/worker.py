@@ -1,4 +1,4 @@
-"""Run one contestant: build its work, then run a round for each line of the standard input.
+"""Run one contestant: build its workload, then run a round for each line of standard input.
 
 `worker.py MODULE:FUNCTION OPTIONS`. The function returns a `Work`. Answers are lines of JSON.
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def seconds_of(work: Work, times: int) -> float:
-    """Repeat the work, and return the mean seconds."""
+    """Repeat the workload; return the mean seconds."""
     started = time.perf_counter()
     for _ in range(times):
         work.round()

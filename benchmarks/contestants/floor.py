@@ -1,6 +1,6 @@
-"""The floor of a work: the time of its convolutions and matrix products alone.
+"""The floor of a workload: the time of its convolutions and matrix products alone.
 
-The work runs once, and each such operation is recorded with the shapes, layouts and types of its
+It runs once, and each such operation is recorded with the shapes, layouts and types of its
 arguments. A round repeats these operations on preallocated tensors. No program that computes the
 same products in the same precision with the same library can be faster. The only exception is fused
 attention over many tokens, which does not write the matrix between its two products to memory.
@@ -47,7 +47,7 @@ class Like(NamedTuple):
 def under(
     *, work: str, options: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
 ) -> Work:
-    """Return the floor of the work "module:function" of another contestant with these options.
+    """Return the floor of the workload "module:function" of a contestant with these options.
 
     chosen: the `chosen` of that contestant.
     """

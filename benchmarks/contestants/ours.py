@@ -1,4 +1,4 @@
-"""The work of each benchmark in fromnoise, with its defaults."""
+"""The workload of each benchmark in fromnoise, with its defaults."""
 
 import tempfile
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The work of each benchmark in the other libraries. Needs only requirements.txt."""
+"""The workload of each benchmark in the other libraries. Needs only requirements.txt."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The work of a contestant, and its peak memory."""
+"""The workload of a contestant, and its peak memory."""
 
 import ctypes
 import gc
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
-    """A repeatable work that samples, loads or trains on `images` images."""
+    """A workload, each round of which samples, loads or trains on `images` images."""
 
     how: str  # a description, such as precision and layout
     images: int
