@@ -1,9 +1,9 @@
-"""What checkpoints and previews cost of the training time, for the networks of two recipes.
+"""Measure the share of the training time that checkpoints and previews take, for two recipes.
 
-Steps and checkpoints are timed in turn, in one process, as the training loop does them: a
-checkpoint with its check for NaN, its files, their SHA-256, the flush to the disk, the rename, and
-the removal of the one before the last. Their share is that of a checkpoint every 1,000 steps; the
-preview's, of one as often as the recipe has it.
+Steps and checkpoints are timed in turn, in one process, as in the training loop. A checkpoint
+includes the check for NaN, the files, their SHA-256, the flush to the disk, the rename, and the
+removal of an older checkpoint. The share assumes a checkpoint every 1,000 steps, and previews as
+often as the recipe has them.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from fromnoise.training.state import TrainingState
 from fromnoise.training.step import Batch, keep_freed_memory, train_step
 
 EVERY = 1000  # steps from one checkpoint to the next
-WORKS = {  # recipe → its batch here, and its images
+WORKS = {  # recipe → (batch size here, channels, side)
     "cifar10-paper": (16, 3, 32),
     "fashion-mnist": (64, 1, 28),
 }
 
 
 def measure(recipe: Recipe, n: int, channels: int, side: int, repeats: int) -> dict[str, Any]:
-    """Seconds of steps, checkpoints and a preview; a first step and checkpoint only warm up."""
+    """Time steps, checkpoints and a preview, after a warm-up; return the seconds of each."""
     spec = ModelSpec(
         network=recipe.network,
         diffusion=recipe.diffusion,
@@ -80,14 +80,14 @@ def measure(recipe: Recipe, n: int, channels: int, side: int, repeats: int) -> d
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that a function takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Print and keep the shares."""
+    """Print and save the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,13 +1,13 @@
-"""60,000 colour images of 64 pixels, as batches for a training step: ours beside torchvision's.
+"""Compare loading batches of 60,000 colour images of 64×64 pixels: fromnoise and torchvision.
 
-Both give batches of 64, in random order, half of them mirrored, float32 in [−1, 1]. Ours gathers
-from the memory-mapped cache in the training process; theirs is an `ImageFolder` with the usual
-transforms under a `DataLoader` with 2 worker processes. A round is an epoch of ours, and 6,400
-images of theirs; the workers stay from round to round and are idle between them. All files are in
-the page cache.
+Both return batches of 64, in random order, half of them mirrored, float32 in [−1, 1]. fromnoise
+gathers them from the memory-mapped cache in the training process. torchvision uses an
+`ImageFolder` with the usual transforms in a `DataLoader` with 2 worker processes. A round is an
+epoch for fromnoise, and 6,400 images for torchvision; the workers persist, and are idle between
+rounds. All files are in the page cache.
 
-The pictures are made once, as PNG files in a scratch folder: 30 random colours blurred into each
-other, and noise upon it, so that a file has the size that photographs of 64 pixels have.
+The images are PNG files, generated once in a scratch folder: 30 random colours, interpolated, with
+noise, so that the files are as large as those of photographs of 64×64 pixels.
 """
 
 import argparse
@@ -26,7 +26,7 @@ IMAGES, SIDE, BATCH, ROUND_OF_PEER = 60_000, 64, 64, 6_400
 
 
 def write_picture(path: Path, seed: int) -> None:
-    """A PNG file of about 8 kB, of which no two are alike."""
+    """Write a PNG file of about 8 kB; each seed gives a different image."""
     rng = np.random.default_rng(seed)
     few = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
     smooth = np.asarray(few.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
@@ -35,8 +35,8 @@ def write_picture(path: Path, seed: int) -> None:
 
 
 def write_pictures(folder: Path, first: int, count: int) -> None:
-    """Those of them that are not there yet, in `folder`/all."""
-    (folder / "all").mkdir(parents=True, exist_ok=True)  # one class: `ImageFolder` wants one
+    """Write the missing images to `folder`/all."""
+    (folder / "all").mkdir(parents=True, exist_ok=True)  # `ImageFolder` needs a class folder
     for seed in range(first, first + count):
         path = folder / "all" / f"{seed:05d}.png"
         if not path.exists():
@@ -44,10 +44,10 @@ def write_pictures(folder: Path, first: int, count: int) -> None:
 
 
 def main() -> None:
-    """Print and keep the rates."""
+    """Print and save the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     scratch = Path(tempfile.gettempdir()) / "fromnoise-data-feed"
-    parser.add_argument("--scratch", type=Path, default=scratch, help="1.5 GB; kept for next time")
+    parser.add_argument("--scratch", type=Path, default=scratch, help="1.5 GB, kept for later runs")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
 
@@ -59,7 +59,7 @@ def main() -> None:
         tasks = [processes.submit(write_pictures, pictures, start, part) for start in starts]
         for task in tasks:
             task.result()
-    open_images("folder", pictures, cache=cache)  # decoded here, if it is the first time
+    open_images("folder", pictures, cache=cache)  # decodes the images in the first run
 
     common = {"folder": str(pictures), "batch_size": BATCH}
     contestants = [

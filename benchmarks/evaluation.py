@@ -1,9 +1,9 @@
-"""Mean and covariance of 50,000 features of width 2,048, and the Fréchet distance of them.
+"""Time the mean, covariance and Fréchet distance of 50,000 features of width 2,048.
 
-Ours beside torch-fidelity's, which is of the extra `eval`. The features are random and the same for
-both, and nothing is extracted. Ours takes them in blocks and theirs all at once. What `fromnoise
-evaluate` prints, the distance with its limit of endlessly many images and intervals of both, is
-measured beside it.
+This compares fromnoise with torch-fidelity (of the extra `eval`). Both get the same random
+features; feature extraction is excluded. fromnoise computes in blocks, torch-fidelity all at once.
+A third row is what `fromnoise evaluate` computes: the distance, its limit for infinitely many
+images, and an interval of each.
 """
 
 import argparse
@@ -15,7 +15,7 @@ FEATURES = {"count": 50_000, "width": 2048}
 
 
 def main() -> None:
-    """Print and keep the rates."""
+    """Print and save the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds

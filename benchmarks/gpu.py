@@ -1,10 +1,11 @@
-"""Five minutes on a GPU: the paper's network in training, the compiler's faults, and the kernels.
+"""Measure the paper's network on a GPU: training, known problems of torch's compiler, and kernels.
 
-Images a second and the share of the device's peak in bf16 and channels last, eager and with
-compiled blocks, at several batch sizes; with and without the options of torch's compiler that two
-of its faults ask for; and the kernels that take most of an eager step. Once `--seconds` are over,
-no more work is begun. Results are kept in results/gpu_cuda.json and results/gpu_kernels_cuda.json.
-`--device cpu` with a small `--network` is to try the script itself.
+This takes five minutes. It measures images per second and the share of the device's peak in bf16
+and channels last, eager and with compiled blocks, at several batch sizes; the options of torch's
+compiler that work around two of its problems; and the kernels that take most of the time of an
+eager step. After `--seconds` no further measurement starts. The results are saved to
+results/gpu_cuda.json and results/gpu_kernels_cuda.json. To test the script on a CPU, use `--device
+cpu` with a small `--network`.
 """
 
 import argparse
@@ -27,22 +28,22 @@ import ours
 from work import Work
 
 PAPER = {"dropout": 0.1}
-BATCHES = (256, 128, 512)  # the first also for the blocks, the kernels and the options
-STEPS, KERNELS = 10, 15  # a round; the kernels that are listed
-# torch puts the convolutions of a graph into channels last where it counts enough of them, and
-# counts none in the graph of the gradient
+BATCHES = (256, 128, 512)  # the first one also for blocks, kernels and options
+STEPS, KERNELS = 10, 15  # steps per round; the number of kernels listed
+# torch puts the convolutions of a graph into channels last if it finds enough of them, and it finds
+# none in the graph of the gradient
 FORCED = {"force_layout_optimization": True}
-REINDEXED = {"loop_reindexing_after_fusion": True}  # torch's default; off is the package's
+REINDEXED = {"loop_reindexing_after_fusion": True}  # the default of torch; fromnoise turns it off
 PLAIN = {"loop_reindexing_after_fusion": False}
 
 
-Works = dict[str, list[Contestant]]  # by their titles
+Works = dict[str, list[Contestant]]  # by title
 
 
 def steps(
     network: dict[str, Any], batch: int, side: int, device: str, ways: dict[str, dict[str, Any]]
 ) -> list[Contestant]:
-    """Training steps in bf16 and channels last, in several ways."""
+    """Return training steps in bf16 and channels last, one contestant for each of `ways`."""
     same = {"network": "ddpm", "options": network, "batch_size": batch, "side": side}
     same |= {"device": device, "precision": "bf16", "channels_last": True}
     return [
@@ -52,7 +53,7 @@ def steps(
 
 
 def blocks(channels: int, batch: int, side: int, device: str) -> Works:
-    """Blocks of networks, forward and back."""
+    """Return forward and backward passes of blocks of networks."""
     same = {"channels": channels, "side": side, "batch_size": batch, "device": device}
     ways: dict[str, dict[str, Any]] = {
         "eager": {},
@@ -86,7 +87,7 @@ def blocks(channels: int, batch: int, side: int, device: str) -> Works:
 
 
 def kernels(work: Work) -> list[tuple[str, float]]:
-    """The kernels (on a CPU, operations) that take most of three rounds, and their shares."""
+    """Return the slowest kernels (on a CPU, operations) of three rounds, with their shares."""
     from torch.profiler import ProfilerActivity, profile
 
     gpu = work.device != "cpu"
@@ -107,13 +108,13 @@ def kernels(work: Work) -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    """Print the figures and keep them."""
+    """Print and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda (the default) or cpu")
     parser.add_argument("--network", type=json.loads, default=PAPER, help="options of ddpm, JSON")
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--channels", type=int, default=256, help="of the blocks that stand alone")
+    parser.add_argument("--channels", type=int, default=256, help="of the single blocks")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=300.0)
     a = parser.parse_args()
@@ -150,20 +151,20 @@ def main() -> None:
     flop = operations(**shape, training=True)
     for title, contestants in works.items():
         if time.monotonic() - started > a.seconds:
-            print(f"{title}: not begun, {a.seconds:g} seconds are over", flush=True)
+            print(f"{title}: skipped, --seconds {a.seconds:g} are over", flush=True)
             continue
         measured = race(contestants, rounds=a.rounds)
         print(f"{title}\n{table(measured)}")
-        note = "The first row is what the others are compared with."
+        note = "All rows are compared with the first."
         if title.endswith("training step"):
             of_peak = (
                 f"{name} {utilisation(flop * median(one.rates), a.device)}"
                 for name, one in measured.items()
             )
-            note += f" They make: {'; '.join(of_peak)}."
+            note += f" They reach: {'; '.join(of_peak)}."
         print(f"  {note}", flush=True)
         save_race("gpu", {title: measured}, notes={title: note}, device=a.device, merge=merge)
-        merge = True  # what is measured already outlasts an interruption
+        merge = True  # keep earlier results if interrupted
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Resident memory while the recipe `fashion-mnist` trains, beyond the weights and the optimiser.
+"""Measure the resident memory of training `fashion-mnist`, beyond weights and optimizer.
 
-The 60,000 images are random, 28x28 grey, read through the cache as any others are. What is beyond
-is torch itself, the activations of a batch, and whatever part of the images is mapped.
+The 60,000 images are random, 28×28 grey, read through the cache like any others. The rest of the
+memory is torch itself, the activations of a batch, and the mapped part of the images.
 """
 
 import argparse
@@ -20,7 +20,7 @@ OVERRIDES = {"training.steps": 20, "training.preview_every": 20, "training.check
 
 
 def main() -> None:
-    """Print and keep the figures."""
+    """Print and save the figures."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FROMNOISE_CACHE"] = str(Path(scratch) / "cache")
@@ -43,8 +43,8 @@ def main() -> None:
     peak = peak_gib("cpu")
     model = parameters * BYTES_PER_PARAMETER / 2**30
     print(f"training on 60,000 images; {machine()}")
-    print(f"  peak resident memory {peak:.2f} GiB, of which model and optimiser {model:.2f} GiB,")
-    print(f"  so {peak - model:.2f} GiB beyond them; {before:.2f} GiB were there before training")
+    print(f"  peak resident memory {peak:.2f} GiB: {model:.2f} GiB of model and optimizer, and")
+    print(f"  {peak - model:.2f} GiB of other memory; {before:.2f} GiB were in use before training")
     save("memory", {"peak_gib": peak, "model_and_optimiser_gib": model, "before_gib": before})
 
 

@@ -1,7 +1,7 @@
-"""Resident memory while the network `dense_attention` trains at 64x64 with batch 6.
+"""Measure the resident memory of training `dense_attention` at 64×64 with batch 6.
 
-Its attention has 4,096 tokens at the outer level: weights that were there at once, a matrix for
-each head and image, would take gigabytes.
+Its attention has 4,096 tokens at the outer level. If the attention weights were stored, one matrix
+per head and image, they would take gigabytes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import ours
 
 
 def main() -> None:
-    """Print and keep the peak."""
+    """Print and save the peak."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     network = "dense_attention"
     before = peak_gib("cpu")
@@ -25,7 +25,7 @@ def main() -> None:
         step.round()
     peak = peak_gib("cpu")
     print(f"training {network}, 64x64, batch 6, {step.how}; {machine()}")
-    print(f"  peak resident memory {peak:.2f} GiB, of which {before:.2f} GiB were there before")
+    print(f"  peak resident memory {peak:.2f} GiB, of which {before:.2f} GiB were in use before")
     save(f"memory-{network}", {"peak_gib": peak, "before_gib": before})
 
 

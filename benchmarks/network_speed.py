@@ -1,12 +1,12 @@
-"""Training steps, forward passes and sampling of networks: ours, other programs', and the floor.
+"""Measure training steps, forward passes and sampling of networks, also in other programs.
 
-Others run as they are published: diffusers and denoising-diffusion-pytorch with their defaults;
-where no library has the network, its published form in eager float32. The floor under ours is the
-time of its convolutions and matrix products alone. On a GPU all are in bf16. Results are kept in
-results/network_speed.json, of a GPU in network_speed_cuda.json; with `--only`, beside those of the
-other works. `--profile FILE` measures nothing: it writes where the time of three steps of ours
-goes. `--computations` measures steps of ours alone, a quarter of each batch in each precision and
-memory layout, for the table in src/fromnoise/model/precision.py, and keeps nothing.
+The other programs run as published: diffusers and denoising-diffusion-pytorch with their defaults.
+If no library has a network, its published form runs, eager in float32. The floor is the time of
+the convolutions and matrix products of fromnoise alone. On a GPU all run in bf16. The results are
+saved to results/network_speed.json (of a GPU, network_speed_cuda.json); with `--only`, the other
+rows in the file stay. `--profile FILE` writes a profile of three steps of fromnoise instead.
+`--computations` measures steps of fromnoise in each precision and memory layout, with a quarter of
+each batch, for the table in src/fromnoise/model/precision.py. It saves nothing.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from fromnoise.interop.diffusers import unet_config
 from fromnoise.networks import DDPM
 
 KINDS = {"training_step": "training step", "forward": "forward pass"}
-STEPS_ON_GPU = 20  # a round, where one would take milliseconds
+STEPS_ON_GPU = 20  # per round, since one takes milliseconds
 
 
 class Rival(NamedTuple):
-    """Another program with the same network. `work`: a contestant, {} the kind of work.
+    """Another program with the same network.
 
-    own: arguments of its own in place of `network` and `options`; None: it takes these.
+    work: the name of a function in contestants/, in which {} is the kind of work. own: arguments
+    that replace `network` and `options`; None keeps these.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Rival(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A network of ours, the batch that it gets, and who else computes it."""
+    """A network of fromnoise, its batch, and the other programs that have it."""
 
     title: str
     network: str
@@ -53,14 +54,14 @@ class Network(NamedTuple):
 
 
 class Race(NamedTuple):
-    """Who takes part, ours first; and what our figures come to, in words."""
+    """The contestants, fromnoise first, and a function that describes the figures of fromnoise."""
 
     contestants: list[Contestant]
     say: Callable[[Measured], str]
 
 
 class Sampling(NamedTuple):
-    """How many images a round draws from a network, and how; its rivals draw as many."""
+    """A network, the images that each program samples from it per round, and the sampler."""
 
     network: Network
     images: int
@@ -69,14 +70,14 @@ class Sampling(NamedTuple):
 
 
 def diffusers(options: dict[str, Any], *, bf16: bool, channels_last: bool) -> Rival:
-    """Their network of the same shape."""
+    """Return the network of diffusers with the same shape."""
     name = f"diffusers, {'bf16' if bf16 else 'fp32'}{' + channels_last' if channels_last else ''}"
     own = {"config": unet_config(DDPM(**options)), "bf16": bf16, "channels_last": channels_last}
     return Rival(name, "peers:diffusers_{}", own, PEERS_PYTHON)
 
 
 def lucidrains(*, bf16: bool) -> Rival:
-    """Their network, whose equations `linear_attention` has with its defaults."""
+    """Return the network of lucidrains, with the equations of the default `linear_attention`."""
     own = {"options": {"dim": 64}, "bf16": bf16}
     return Rival(
         f"lucidrains, {'bf16' if bf16 else 'fp32'}", "peers:lucidrains_{}", own, PEERS_PYTHON
@@ -84,13 +85,13 @@ def lucidrains(*, bf16: bool) -> Rival:
 
 
 def ours(name: str, network: str, options: dict[str, Any]) -> Rival:
-    """Another network of ours."""
+    """Return another network of fromnoise."""
     return Rival(name, "ours:{}", {"network": network, "options": options})
 
 
 PLAIN = Rival("published form, fp32", "plain:{}")
 PAPER: dict[str, Any] = {"dropout": 0.1}
-PATCHES = {  # in place of the network of `fashion-mnist`
+PATCHES = {  # compared with the network of `fashion-mnist`
     "image_channels": 1,
     "patch": 2,
     "channels": 64,
@@ -103,7 +104,7 @@ MENDED = {"image_channels": 1, "time": "projected", "attention_form": "residual"
 
 
 def networks(device: str) -> list[Network]:
-    """What is raced on such a device."""
+    """Return the networks to measure on a device."""
     paper, linear = "the paper's network", "`linear_attention`"
     if device != "cpu":
         layouts = [diffusers(PAPER, bf16=True, channels_last=last) for last in (False, True)]
@@ -133,7 +134,7 @@ def networks(device: str) -> list[Network]:
 
 
 def optimizers(device: str) -> dict[str, Race]:
-    """Steps with Adam beside steps with Muon, of a small and of a large batch."""
+    """Compare steps of Adam and of Muon, with a small and with a large batch."""
     one, found = networks(device)[-1], {}
     for batch_size in (32, 256):
         given = {"network": one.network, "options": one.options, "side": one.side}
@@ -143,12 +144,12 @@ def optimizers(device: str) -> dict[str, Race]:
             for name in ("adam", "muon")
         ]
         title = f"{one.title}, {one.side}x{one.side}, batch {batch_size}: step of an optimiser"
-        found[title] = Race(contestants, lambda _: "A step of Muon is compared with one of Adam.")
+        found[title] = Race(contestants, lambda _: "All rows are compared with Adam.")
     return found
 
 
 def samplings(device: str) -> list[Sampling]:
-    """What is drawn on such a device: with the two networks that libraries have, by DDIM."""
+    """Return what to sample on a device: DDIM with the two networks that a library has too."""
     paper, linear = networks(device)[:2]
     if device == "cpu":
         return [Sampling(one, one.batch_size, "ddim", 20) for one in (paper, linear)]
@@ -160,7 +161,7 @@ def samplings(device: str) -> list[Sampling]:
 
 
 def races(device: str) -> dict[str, Race]:
-    """Every work by its title."""
+    """Return every race by its title."""
     found = {}
     for one in networks(device):
         for kind, name in KINDS.items():
@@ -177,7 +178,7 @@ def races(device: str) -> dict[str, Race]:
 
 
 def of_network(one: Network, kind: str, device: str) -> Race:
-    """Ours, the floor under it, and the rivals."""
+    """Return the race of fromnoise, its floor and the other programs."""
     times = 1 if device == "cpu" else STEPS_ON_GPU
     shape = {"batch_size": one.batch_size, "side": one.side, "device": device}
     same = {"network": one.network, "options": one.options, **shape}
@@ -203,13 +204,13 @@ def of_network(one: Network, kind: str, device: str) -> Race:
             side=one.side,
             training=kind == "training_step",
         )
-        return f"fromnoise makes {utilisation(flop * median(ours.rates), device)}."
+        return f"fromnoise reaches {utilisation(flop * median(ours.rates), device)}."
 
     return Race(contestants, say)
 
 
 def of_sampling(drawn: Sampling, device: str) -> Race:
-    """Ours and the rivals."""
+    """Return the race of fromnoise and the other programs."""
     one = drawn.network
     shape = {
         "batch_size": one.batch_size,
@@ -226,7 +227,7 @@ def of_sampling(drawn: Sampling, device: str) -> Race:
                 rival.name, rival.work.format("sampling"), {**rival.own, **shape}, rival.python
             )
             for rival in one.rivals
-            if rival.own is not None  # a library that can sample, and not a network alone
+            if rival.own is not None  # the other rivals have no sampler
         ),
     ]
 
@@ -237,7 +238,7 @@ def of_sampling(drawn: Sampling, device: str) -> Race:
 
 
 def computations(device: str) -> dict[str, Race]:
-    """Steps of ours in fp32, channels first, beside those in every other precision and layout."""
+    """Return steps of fromnoise in each precision and layout, first fp32, channels first."""
     found = {}
     for one in networks(device) + recipes():
         few = max(2, one.batch_size // 4)
@@ -259,7 +260,7 @@ def computations(device: str) -> dict[str, Race]:
 
 
 def recipes() -> list[Network]:
-    """Return networks of recipes that are raced in no other row."""
+    """Return the networks of recipes that no other row has."""
     sizes = {"folder": (16, 64), "digits": (128, 8), "shapes-small": (32, 32)}
     return [
         Network(f"the network of `{name}`", recipe.name, dict(recipe.options), *size, ())
@@ -269,7 +270,7 @@ def recipes() -> list[Network]:
 
 
 def profile(chosen: dict[str, Race], file: Path) -> None:
-    """Write where the time of ours goes, one table after the other."""
+    """Write the profile of fromnoise in each race to a file."""
     tables = []
     for title, one in chosen.items():
         with Worker(one.contestants[0]) as worker:
@@ -280,9 +281,9 @@ def profile(chosen: dict[str, Race], file: Path) -> None:
 
 
 def main() -> None:
-    """Print the tables and keep them."""
+    """Print the tables and save the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="works whose title has this in it")
+    parser.add_argument("--only", default="", help="measure only titles that contain this text")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--computations", action="store_true", help="each precision and layout")
@@ -291,7 +292,7 @@ def main() -> None:
     every = (computations if a.computations else races)(a.device)
     chosen = {title: one for title, one in every.items() if a.only in title}
     if not chosen:
-        parser.error(f"no work has {a.only!r} in its title; there are: {'; '.join(every)}")
+        parser.error(f"--only {a.only!r} matches no title. Titles: {'; '.join(every)}.")
     if a.profile:
         profile(chosen, a.profile)
         return
@@ -309,13 +310,13 @@ def main() -> None:
             continue
         first = next(iter(measured.values()))
         if FLOOR in measured:
-            print(f"  time over the floor: {over(ratios(first, measured[FLOOR]))}")
+            print(f"  time relative to the floor: {over(ratios(first, measured[FLOOR]))}")
         note = one.say(first)
         print(f"  {note}", flush=True)
         save_race(
             "network_speed", {title: measured}, notes={title: note}, device=a.device, merge=merge
         )
-        merge = True  # what is measured already outlasts an interruption
+        merge = True  # keep earlier results if interrupted
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Train a recipe, sample it and compare the samples with real images; for scale, real with real.
+"""Train a recipe, and compare its samples with real images; also compare real with real images.
 
-Fréchet distance over the pixels in [0, 1], leave-one-out 1-nearest-neighbour accuracy (0.5 is
-indistinguishable), and the copies of training images. Seeds from 0, 50 DDIM steps.
+The scores are the Fréchet distance of pixels in [0, 1], the leave-one-out 1-nearest-neighbour
+accuracy (0.5 is indistinguishable), and the copies of training images. Seeds from 0, 50 DDIM steps.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from fromnoise.evaluation.metrics import frechet_distance, moments_of
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Two sets of images, uint8 (N,C,H,W), of about the same size."""
+    """Compare two sets of images, uint8 (N,C,H,W), with about the same N."""
     a, b = (images.reshape(len(images), -1) / 255 for images in (a, b))
     of_a, of_b = moments_of(a), moments_of(b)
     return {
@@ -32,13 +32,13 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print and keep the figures."""
+    """Print and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="digits")
     parser.add_argument(
-        "--run", type=Path, help="classifier this finished run instead of training one"
+        "--run", type=Path, help="evaluate this finished run instead of training one"
     )
-    parser.add_argument("--num", type=int, help="samples, and real images; default: all images")
+    parser.add_argument("--num", type=int, help="samples and real images (default: all images)")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,7 +49,7 @@ def main() -> None:
         trained = time.perf_counter()
         run = fromnoise.Run(folder)
         if not run.finished:
-            raise SystemExit(f"{folder} is not finished; nothing was measured")
+            raise SystemExit(f"{folder} is not finished. Resume the run first.")
         model, recipe = run.model(), run.recipe()
         wanted = recipe.data.model_dump(exclude={"source", "path", "flip", "labels", "holdout"})
         data = np.asarray(

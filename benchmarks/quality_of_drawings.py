@@ -21,13 +21,13 @@ from fromnoise.evaluation.metrics import BLOCKS, frechet_scores, moments_of
 
 RECIPE = "fashion-mnist"
 DDIM_STEPS = 25
-BATCH_SIZE = 64  # of drawing
+BATCH_SIZE = 64  # of sampling
 
 
 class Measure(NamedTuple):
-    """The training images, and by what others are compared with them.
+    """The training images, the held-out images, and the features to compare images in.
 
-    held_out: real images that none was trained on; path: of the data, as a recipe has it.
+    held_out: real images that are not trained on; path: `data.path` of a recipe.
     """
 
     data: ImageSet
@@ -37,7 +37,7 @@ class Measure(NamedTuple):
     reference: Reference
 
     def told(self) -> dict[str, Any]:
-        """What is to be known of it beside the distances, among them that of real images."""
+        """Return what describes the distances, with the distance of the held-out images."""
         weights = classifier_features(self.classifier).weights
         return {
             "classifier": {"weights": weights, "accuracy": self.classifier.spec.held_out},
@@ -48,19 +48,26 @@ class Measure(NamedTuple):
 
 
 def parser_of(doc: str | None, *, num: int) -> ArgumentParser:
-    """What every such script is told. num: the images that each draws by default."""
+    """Return the parser of the common options. num: the default number of samples."""
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it is kept")
     parser.add_argument(
-        "--classifier", type=Path, required=True, help=f"of `classifier train {RECIPE}`"
+        "--out", type=Path, required=True, help="a folder; finished results in it are reused"
     )
-    parser.add_argument("--data", type=Path, help="where Fashion-MNIST lies, or is to be fetched")
-    parser.add_argument("--num", type=int, default=num, help="images to draw, of each")
+    parser.add_argument(
+        "--classifier",
+        type=Path,
+        required=True,
+        help=f"a folder of `fromnoise classifier train {RECIPE}`",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="the folder of Fashion-MNIST, or to download it to"
+    )
+    parser.add_argument("--num", type=int, default=num, help="number of samples of each")
     return parser
 
 
 def measure_for(arguments: Namespace, plan: Mapping[str, Any], *, recipe: str = RECIPE) -> Measure:
-    """Open all that the hours to come will need; SystemExit if `--out` was begun otherwise."""
+    """Open the data and the classifier. SystemExit if `--out` has results of other options."""
     check_installed()
     source = RECIPE if arguments.data is None else detect_source(arguments.data, named=RECIPE)
     data, held_out = (open_images(source, arguments.data, split=s) for s in ("train", "test"))
@@ -74,7 +81,7 @@ def measure_for(arguments: Namespace, plan: Mapping[str, Any], *, recipe: str = 
 
 
 def distance(images: np.ndarray, measure: Measure) -> Interval:
-    """That of `fromnoise evaluate` (its `fid`), of uint8 (N, C, H, W)."""
+    """Return the distance (`fid`) of `fromnoise evaluate` for images uint8 (N, C, H, W)."""
     space = classifier_features(measure.classifier)
     features = extract_features(space, images).features
     blocks = [moments_of(block) for block in np.array_split(features, BLOCKS)]
@@ -82,6 +89,6 @@ def distance(images: np.ndarray, measure: Measure) -> Interval:
 
 
 def drawn(folder: Path) -> np.ndarray:
-    """What `draw_shards` wrote."""
+    """Return the images that `draw_shards` wrote."""
     with np.load(folder / "images.npz") as kept:
         return kept["images"]

@@ -1,8 +1,8 @@
-"""Contestants at the same work, in turn: round after round, one of each, every one in a process.
+"""Race contestants with the same workload, each in its own process, one round each in turn.
 
-A machine is not equally fast from one minute to the next. Figures of two programs compare only if
-both were taken side by side, so each contestant waits in a process of its own (and with a Python of
-its own: peers have their own packages) until it is its turn.
+The speed of a machine varies from minute to minute. Figures of two programs are comparable only if
+they were measured side by side. So each contestant waits for its turn in its own process, with its
+own Python, since the other programs have their own packages.
 """
 
 import json
@@ -16,15 +16,15 @@ from statistics import median
 from typing import Any, NamedTuple, Self
 
 HERE = Path(__file__).parent
-PEERS_PYTHON = HERE / ".venv" / "bin" / "python"  # made by `make bench` from requirements.txt
+PEERS_PYTHON = HERE / ".venv" / "bin" / "python"  # `make bench` creates it from requirements.txt
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """`work` is "module:function" of contestants/; options are its arguments, as JSON has them.
+    """A program in a race. work: "module:function" of contestants/; options: its JSON arguments.
 
-    times: how often a round does the work. What a GPU does in milliseconds is measured so.
-    like: an earlier contestant of the race; what it has chosen is this one's argument `chosen`.
+    times: the repetitions in a round, for a workload of milliseconds on a GPU. like: an
+    earlier contestant of the race, whose `chosen` becomes the argument `chosen` of this one.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Contestant:
 
 
 class Measured(NamedTuple):
-    """What one contestant came to. `images`, `seconds`: of one work; `how`: it says of itself."""
+    """The figures of a contestant. images, seconds: of one repetition; how: a description."""
 
     how: str
     images: int
@@ -45,19 +45,19 @@ class Measured(NamedTuple):
 
     @property
     def rates(self) -> list[float]:
-        """Images per second in each round."""
+        """Return the images per second of each round."""
         return [self.images / seconds for seconds in self.seconds]
 
 
 class Worker:
-    """One contestant in its process; it is asked for one round at a time, or it waits."""
+    """A contestant in its own process, which waits until a round is requested."""
 
     def __init__(self, contestant: Contestant, **more: Any) -> None:
-        """more: arguments of the work beside the contestant's options."""
+        """Start the process. more: arguments in addition to the contestant's options."""
         if not contestant.python.exists():
             raise SystemExit(
-                f"{contestant.name} is raced by {contestant.python}, which is not there; "
-                "`make benchmarks/.venv/.installed` installs the other programs"
+                f"{contestant.name} needs {contestant.python}, which does not exist. Run "
+                "`make benchmarks/.venv/.installed` to install the other programs."
             )
         command = [contestant.python, HERE / "worker.py", contestant.work]
         self.process = subprocess.Popen(
@@ -70,16 +70,16 @@ class Worker:
         self.ready = self._answer()
 
     def round(self) -> float:
-        """Seconds of the work, on average over those of one round."""
+        """Run one round; return the mean seconds of a repetition."""
         return self._ask(f"round {self.times}")["seconds"]
 
     def profile(self) -> str:
-        """A table of where the time of three rounds goes."""
+        """Return a profile of three rounds as a table."""
         return self._ask("profile")["table"]
 
     def _ask(self, what: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended while it waited; there will be no answer
+        with suppress(BrokenPipeError):  # it ended while it waited, so there is no answer
             print(what, file=self.process.stdin, flush=True)
         return self._answer()
 
@@ -89,11 +89,11 @@ class Worker:
         if not line:
             status = self.process.wait()
             self.__exit__()
-            raise SystemExit(f"{self.name} ended with {status} before its answer")
+            raise SystemExit(f"{self.name} exited with status {status}. See its output above.")
         return json.loads(line)
 
     def peak_gib(self) -> float:
-        """The most memory that the process, on a GPU the device, has held; then it ends."""
+        """Return the peak memory of the process (on a GPU, of the device), and end the process."""
         peak = self._ask("end")["peak_gib"]
         self.process.wait()
         return peak
@@ -107,7 +107,7 @@ class Worker:
 
 
 def race(contestants: Sequence[Contestant], *, rounds: int) -> dict[str, Measured]:
-    """Every contestant, `rounds` times in turn, after one round to warm up."""
+    """Run `rounds` rounds of every contestant in turn, after one warm-up round each."""
     workers: list[Worker] = []
     try:
         for contestant in contestants:
@@ -128,13 +128,13 @@ def race(contestants: Sequence[Contestant], *, rounds: int) -> dict[str, Measure
 
 
 def ratios(ours: Measured, theirs: Measured) -> list[float]:
-    """How many times as fast ours was, round by round."""
+    """Return the ratio of the rates, ours/theirs, in each round."""
     pairs = zip(ours.rates, theirs.rates, strict=True)
     return [mine / other for mine, other in pairs]
 
 
 def table(measured: Mapping[str, Measured], unit: str = "images/s") -> str:
-    """Median (and range) of the rates, and how many times the first is as fast as each."""
+    """Return median and range of the rates, and the speed of the first relative to each."""
     first = next(iter(measured.values()))
     lines = []
     for name, one in measured.items():

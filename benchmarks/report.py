@@ -1,4 +1,4 @@
-"""How every benchmark prints and keeps its figures."""
+"""Describe the machine, and save the figures of benchmarks as JSON."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ RACED = ("torchvision", "diffusers", "denoising-diffusion-pytorch")
 
 
 def machine(device: str = "cpu") -> str:
-    """The processor, threads and torch version; first the GPU, if that is the device."""
+    """Return the processor, threads and torch version, after the GPU if that is the device."""
     info = Path("/proc/cpuinfo")
     name, fast = processor(info.read_text() if info.is_file() else "")
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
@@ -30,20 +30,20 @@ def machine(device: str = "cpu") -> str:
 
 
 def processor(cpuinfo: str) -> tuple[str, list[str]]:
-    """Its name, and which fast products it has, from the text of Linux."""
+    """Return the processor's name and its bf16 instructions. cpuinfo: of Linux's /proc/cpuinfo."""
     pairs = (line.partition(":") for line in reversed(cpuinfo.splitlines()))
     said = {key.strip(): value.strip() for key, colon, value in pairs if colon}
     name = said.get("model name", platform.processor())
-    if "cpu family" in said:  # the name alone may be that of several generations
+    if "cpu family" in said:  # several generations may share the name
         name += f" (family {said['cpu family']}, model {said['model']})"
     flags = said.get("flags", "").split()
     return name, [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
 
 
 def save(name: str, figures: dict[str, Any], *, device: str = "cpu") -> None:
-    """Keep the figures with the machine's description in results/NAME.json.
+    """Save the figures with a description of the machine to results/NAME.json.
 
-    Of another device than a CPU in results/NAME_cuda.json, say.
+    For other devices than a CPU the file is, for example, results/NAME_cuda.json.
     """
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(device), **figures}
@@ -51,7 +51,7 @@ def save(name: str, figures: dict[str, Any], *, device: str = "cpu") -> None:
 
 
 def kept_in(name: str, device: str) -> Path:
-    """The file with the figures of such a device."""
+    """Return the file for the figures of a device."""
     kind = torch.device(device).type
     return RESULTS / (f"{name}.json" if kind == "cpu" else f"{name}_{kind}.json")
 
@@ -64,12 +64,12 @@ def save_race(
     device: str = "cpu",
     merge: bool = False,
 ) -> None:
-    """Keep what races measured, where `save` does, as `table.py` reads it.
+    """Save the figures of races with `save`, in the form that `table.py` reads.
 
-    works: what the work was → contestant → its figures. Each contestant's rates stand in the order
-    of the rounds, so that figures of one round can be compared. notes: what is to be said of a
-    work below its table. merge: works of the file that are not among these stay, provided they
-    were measured on this machine with these versions; otherwise ValueError, and the file is left.
+    works: title → contestant → its figures. The rates of a contestant are in the order of the
+    rounds, so figures of the same round can be compared. notes: title → the text below its table.
+    merge: keep the other entries of the file. Raises ValueError, and leaves the file unchanged, if
+    they were measured on another machine or with other versions.
     """
     figures: dict[str, Any] = {
         "versions": versions(),
@@ -99,7 +99,7 @@ def save_race(
 
 
 def refuse_another_machine(name: str, device: str) -> None:
-    """ValueError where results/NAME.json is there and was not measured on this, with these."""
+    """Raise ValueError if results/NAME.json is of another machine or of other versions."""
     file = kept_in(name, device)
     if not file.exists():
         return
@@ -107,12 +107,12 @@ def refuse_another_machine(name: str, device: str) -> None:
     if changed := [what for what, value in now.items() if before[what] != value]:
         raise ValueError(
             f"{file} was measured with another {' and other '.join(changed)}, so these figures "
-            "cannot stand beside those; measure all of it, or remove the file first"
+            "cannot be merged. Measure all of them, or remove the file first."
         )
 
 
 def versions() -> dict[str, dict[str, str]]:
-    """Python and packages of our environment and, if it is there, of the peers'."""
+    """Return the versions of Python and packages here and, if installed, of the other programs."""
     found = {"fromnoise": _versions("fromnoise", "torch", "torch-fidelity")}
     if PEERS_PYTHON.exists():
         found["peers"] = _versions_by(str(PEERS_PYTHON))
@@ -134,5 +134,5 @@ def _versions(*packages: str) -> dict[str, str]:
     return known
 
 
-if __name__ == "__main__":  # by the peers' Python, see `versions`
+if __name__ == "__main__":  # with the Python of the other programs, see `versions`
     json.dump(_versions("torch", *RACED), sys.stdout)

@@ -1,6 +1,6 @@
-"""Every benchmark but those that train for hours, one after the other, each in its own process.
+"""Run all benchmarks in sequence, each in its own process, except those that train for hours.
 
-Takes about forty minutes. The others are time_to_quality.py and recipe_choices.py.
+This takes about forty minutes. The long ones are time_to_quality.py and recipe_choices.py.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
-"""One stage of one contestant: calls a function once and keeps what it returns.
+"""Run one stage of a contestant: call a function once and save its result.
 
-`stage.py MODULE:FUNCTION OPTIONS FILE`. The function is one of contestants/, OPTIONS are its
-arguments as JSON, and FILE, which is there only when all is done, holds its answer as JSON.
+`stage.py MODULE:FUNCTION OPTIONS FILE`. The function is in contestants/, and OPTIONS are its
+arguments as JSON. FILE gets its result as JSON, and exists only when the stage is complete.
 """
 
 import importlib
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contestants"))
 
 
 def main() -> None:
-    """Do what the line says."""
+    """Run the stage of the command line."""
     module, function = sys.argv[1].split(":")
     answer = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
     file = Path(sys.argv[3])

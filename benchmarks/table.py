@@ -1,6 +1,6 @@
-"""Writes the tables of docs/performance.md anew, from results/*.json.
+"""Regenerate the tables of docs/performance.md from results/*.json.
 
-A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, for results/NAME.json.
+The tables of results/NAME.json are between `<!-- NAME -->` and `<!-- end of NAME -->`.
 """
 
 import json
@@ -13,19 +13,21 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = HERE / "results"
-LONGER = 1.1  # times as long counts as longer
-OURS, HELPED = "fromnoise", ", helped"  # a contestant, and the end of the names of others
+LONGER = 1.1  # times the limit, from which a time counts as longer
+OURS, HELPED = "fromnoise", ", helped"  # a contestant, and a suffix of the names of others
 FLOOR = "floor"  # the contestant of contestants/floor.py
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end of \2 -->)", flags=re.DOTALL)
 
 
 def page_with_tables(page: str, results: Path) -> str:
-    """The page with each table between its markers as the results have it.
+    """Return the page with the tables between its markers replaced by those of the results.
 
-    Where there are no such results it says so. Raises ValueError where a marker has no end.
+    Without a file of results the text is "Not measured." Raises ValueError for a marker without an
+    end.
     """
     if names := set(re.findall(r"<!-- (\w+) -->", page)) - {m[1] for m in MARKED.findall(page)}:
-        raise ValueError(f"no <!-- end of {sorted(names)[0]} --> after <!-- {sorted(names)[0]} -->")
+        name = sorted(names)[0]
+        raise ValueError(f"<!-- {name} --> has no <!-- end of {name} --> after it. Add it.")
 
     def fill(match: re.Match[str]) -> str:
         start, name, end = match.groups()
@@ -38,7 +40,7 @@ def page_with_tables(page: str, results: Path) -> str:
 
 
 def of_file(figures: Mapping[str, Any]) -> str:
-    """The tables of one file of results, and what they were measured with."""
+    """Return the tables of one file of results, and a line on the machine and versions."""
     if "works" in figures:
         tables = []
         for title, contestants in figures["works"].items():
@@ -55,9 +57,10 @@ def of_file(figures: Mapping[str, Any]) -> str:
 
 
 def of_work(title: str, contestants: Mapping[str, Mapping[str, Any]]) -> str:
-    """Images per second of each, and how many times as fast the first was, round by round.
+    """Return a table of images per second, and the speed of the first relative to each other one.
 
-    The floor is no program that one could be faster than: of it, how many times as long it took.
+    The ratios are those of each round. For the floor the row has the inverse: the time relative to
+    it.
     """
     lines = [
         f"| {title} | how | images/s | fromnoise is faster by | memory |",
@@ -77,13 +80,16 @@ def of_work(title: str, contestants: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def over(times: Sequence[float]) -> str:
-    """The time over that of another, of how many times as fast it was."""
+    """Return the spread of the times relative to another one's, given the ratios of speed."""
     return spread([1 / faster for faster in times])
 
 
 def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """What is done every so often, in seconds and in percent of the training time."""
-    lines = ["| | a step | once in a while | every | share of the time |", "|---|---|---|---|---|"]
+    """Return a table of periodic work, in seconds and in percent of the training time."""
+    lines = [
+        "| | time per step | duration | every | share of training time |",
+        "|---|---|---|---|---|",
+    ]
     for title, one in shares.items():
         lines.append(
             f"| {title} | {spread(one['step_seconds'])} s | {spread(one['seconds'])} s "
@@ -93,13 +99,13 @@ def of_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def of_contest(figures: Mapping[str, Any]) -> str:
-    """What time_to_quality.py kept: how good the images of each are, drawn in several ways."""
+    """Return the tables of time_to_quality.py: the distances of each program, by sampling."""
     parts = []
     for drawing in figures["drawings"]:
         limit = drawing["seconds"]
         lines = [
             f"| {figures['minutes']:g} minutes each; {drawing['num']:,} images {drawing['drawn']}, "
-            "each by its own sampler | parameters | learned from | drawn | Fréchet distance |",
+            "own samplers | parameters | trained on | sampled in | Fréchet distance |",
             "|---|---|---|---|---|",
         ]
         for one, trained in figures["training"].items():
@@ -109,9 +115,9 @@ def of_contest(figures: Mapping[str, Any]) -> str:
             fewer = f" of {made['count']:,} images" if made["count"] < drawing["num"] else ""
             lines.append(
                 f"| {one} | {trained['parameters']:,} "
-                f"| {images:,} images, {short(images / trained['seconds'])} a second "
+                f"| {images:,} images, {short(images / trained['seconds'])} per second "
                 f"| {made['steps']} steps of {made['sampler']}, {made['seconds']:,.0f} s"
-                f"{' (over the time)' if late else ''} "
+                f"{' (over the limit)' if late else ''} "
                 f"| {interval(made['frechet_distance'])}{fewer} |"
             )
         parts.append("\n".join(lines))
@@ -119,18 +125,18 @@ def of_contest(figures: Mapping[str, Any]) -> str:
         ours = values.pop(OURS)
         with_help = {one for one in values if one.endswith(HELPED)}
         plain = ours / min(values[one] for one in values.keys() - with_help)
-        line = f"The distance of {OURS} is {short(plain)} × that of the better of the others"
+        line = f"The distance of {OURS} is {short(plain)} × the smallest one of the other programs"
         if with_help:
             best = min(values[one] for one in with_help)
-            line += f", and {short(ours / best)} × that of the better of those that are helped"
+            line += f", and {short(ours / best)} × the smallest one of the helped programs"
         parts.append(f"{line}.")
-    parts.append(f"All {against(figures)} The recipe of {OURS} is `{figures['recipe']}`.")
+    parts.append(f"{against(figures)} The recipe of {OURS} is `{figures['recipe']}`.")
     parts += [f"{one}: {trained['how']}." for one, trained in figures["training"].items()]
     return "\n\n".join(parts)
 
 
 def of_choices(figures: Mapping[str, Any]) -> str:
-    """What recipe_choices.py kept: how good the images are with each choice."""
+    """Return the table of recipe_choices.py: the distance of the images with each choice."""
     lines = [
         f"| `{figures['recipe']}`, {figures['minutes']:g} minutes | steps | Fréchet distance |",
         "|---|---|---|",
@@ -141,44 +147,44 @@ def of_choices(figures: Mapping[str, Any]) -> str:
 
 
 def for_scale(figures: Mapping[str, Any]) -> str:
-    """How many images were compared with how many, and what real ones come to."""
-    return f"{figures['num']:,} images each, {against(figures)}"
+    """Return the number of images, and what they were compared with."""
+    return f"{figures['num']:,} images each. {against(figures)}"
 
 
 def against(figures: Mapping[str, Any]) -> str:
-    """With how many images those of a table were compared, and what real ones come to."""
+    """Return the number of training images, and the distance of held-out ones for comparison."""
     return (
-        f"against {figures['training_images']:,} training images; "
-        f"{figures['held_out_images']:,} real images that none was trained on come to "
+        f"The distances are to {figures['training_images']:,} training images. That of "
+        f"{figures['held_out_images']:,} held-out real images is "
         f"{interval(figures['real_images'])}."
     )
 
 
 def interval(found: Mapping[str, float]) -> str:
-    """A value and the 95 % that it lies in."""
+    """Return a value with its 95 % interval."""
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def share(one: Mapping[str, Any]) -> float:
-    """Of the time that `every` steps and what follows them take, what follows them; medians."""
+    """Return the share of periodic work in the time of `every` steps and that work; medians."""
     once = median(one["seconds"])
     return once / (one["every"] * median(one["step_seconds"]) + once)
 
 
 def spread(figures: Sequence[float]) -> str:
-    """Median (least to greatest), each to three digits that count; of one figure, itself."""
+    """Return `median (minimum to maximum)` in three digits, or a single figure alone."""
     if len(figures) == 1:
         return short(figures[0])
     return f"{short(median(figures))} ({short(min(figures))} to {short(max(figures))})"
 
 
 def short(figure: float) -> str:
-    """1234.5 → 1,234; 12.345 → 12.3; 0.12345 → 0.123."""
+    """Round to three digits: 1234.5 → 1,234; 12.345 → 12.3; 0.12345 → 0.123."""
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def measured_with(figures: Mapping[str, Any]) -> str:
-    """One line below the tables: the machine, and the packages."""
+    """Return the line below the tables: the machine and the packages."""
     line = figures["machine"]
     for whose, found in figures.get("versions", {}).items():
         packages = ", ".join(f"{package} {number}" for package, number in found.items())

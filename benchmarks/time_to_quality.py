@@ -1,28 +1,28 @@
-"""Fashion-MNIST, learned for the same time by fromnoise and by two peers: whose images are better.
+"""Train on Fashion-MNIST with three programs for the same time, and compare their samples.
 
-fromnoise trains a recipe as it is shipped; diffusers does what its unconditional example does;
-denoising_diffusion_pytorch is its `Trainer`. Each has its own defaults, and the same wall-clock
-time: from before the first step until the weights are on the disk. The networks of the peers have
-the width at which they come nearest to the parameters of the recipe's. What comes before the first
-step does not count: imports, decoding images, building the network. Previews and checkpoints on the
-way, which only fromnoise makes here, do. They take turns, and time in which a contestant is stopped
-does not count for it.
+fromnoise trains a shipped recipe, diffusers its unconditional example, and
+denoising_diffusion_pytorch its `Trainer`. Each has its own defaults and the same wall-clock time,
+from before the first step until the weights are on the disk. The other networks have the width
+whose number of parameters is nearest to that of the recipe. The time excludes what comes before the
+first step (imports, decoding, building the network), and includes previews and checkpoints, which
+only fromnoise writes here. The programs train in turns; the time in which one is stopped does not
+count for it.
 
-A short training of each, thrown away, says how many steps the time has room for (less 3 %): over
-them the learning rates of fromnoise and of diffusers fall to 0. Who is slower than that is ended by
-the clock all the same.
+A short training of each, which is discarded, tells how many steps fit into the time (less 3 %).
+Over these steps the learning rates of fromnoise and diffusers decay to 0. A program that is slower
+than planned stops at the end of the time.
 
-Then each draws by its own sampler: --num images in 10 steps, up to 2,000 in 50 steps, and --num
-again in as many steps as fit into the time that fromnoise takes for the first, but no fewer than 2.
-The sampler of fromnoise is that of the recipe with all its settings but the steps, that of the
-peers DDIM. The peers' networks cannot take 28x28: their images have a black border of 2 pixels,
-which is cut off what they draw. Labels are not used.
+Then each program samples with its own sampler: --num images in 10 steps, up to 2,000 in 50 steps,
+and --num again in as many steps as fit into the time that fromnoise took for the first, at least 2.
+fromnoise uses the sampler of the recipe with other steps, the others DDIM. The other networks do
+not support 28×28: their training images have a black border of 2 pixels, which is cut off their
+samples. Labels are not used.
 
-With --helped the peers do all of it a second time: in bf16 if this machine computes in it, in
-batches of 16, 32 or 64, whichever learns from most images in the short training; and diffusers
-draws by its DPM-Solver++. fromnoise is not trained again.
+With --helped the other programs run again: in bf16 if this machine supports it, with a batch of 16,
+32 or 64, whichever trains on the most images in the short training, and with DPM-Solver++ for
+diffusers. fromnoise is not trained again.
 
-Trained weights and drawn images stay in the folder --out; what is there is not done again.
+Weights and samples stay in the folder --out. Finished stages there are not repeated.
 """
 
 import sys
@@ -46,18 +46,18 @@ from fromnoise.model.precision import computes_in_bf16
 from fromnoise.pictures import grids_side_by_side
 from fromnoise.training.run import prepare
 
-FEW, MORE = 10, 50  # steps of drawing
+FEW, MORE = 10, 50  # steps of sampling
 NUM_OF_MORE = 2000  # images
-FEWEST, T = 2, 1000  # steps that can be drawn in
-BATCH_SIZES = (16, 32, 64)  # of a peer that is helped
-MARGIN = 0.03  # of the time, that the planned steps leave
-SHOWN = 36  # images
+FEWEST, T = 2, 1000  # steps of sampling: minimum and maximum
+BATCH_SIZES = (16, 32, 64)  # of a helped program
+MARGIN = 0.03  # share of the time that the planned steps leave unused
+SHOWN = 36  # images in the picture
 
 
 class Entrant(NamedTuple):
-    """Who takes part: the module of its functions, and what these are given beside what all are.
+    """A program: the module of its functions, and its own arguments for training and sampling.
 
-    falls: whether its learning rate needs to know the steps.
+    falls: whether its learning rate schedule needs the number of steps.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Entrant(NamedTuple):
 
 
 def entrants(measure: Measure, recipe: str, out: Path) -> list[Entrant]:
-    """fromnoise and the peers, each as it is."""
+    """Return fromnoise and the other programs with their defaults."""
     array, pictures = (str(there.absolute()) for there in write_images(measure.data.images, out))
     spec = prepare(load_recipe(recipe), measure.data, out).spec
     network = build_denoiser(spec).network
@@ -90,7 +90,7 @@ def entrants(measure: Measure, recipe: str, out: Path) -> list[Entrant]:
 
 
 def helped(peer: Entrant, *, bf16: bool) -> Entrant:
-    """The same, with what it has beside its defaults."""
+    """Return the program with the faster options that it has."""
     solver = {"solver": True} if peer.name == "diffusers" else {}
     return peer._replace(
         name=peer.name + HELPED,
@@ -102,10 +102,10 @@ def helped(peer: Entrant, *, bf16: bool) -> Entrant:
 def end_of(
     probe: Mapping[str, Any], probe_seconds: float, seconds: float, *, falls: bool
 ) -> dict[str, Any]:
-    """When a training that is to be over at `seconds` ends: its planned steps, or the last second.
+    """Return the planned steps, and the last second, of a training that must be over at `seconds`.
 
-    The probe was told to end at `probe_seconds`; the rest of that step and writing the weights
-    took until its own `seconds`.
+    The probe had to end at `probe_seconds`. Its last step and writing the weights took until its
+    own `seconds`.
     """
     last = max(0.0, seconds - (probe["seconds"] - probe_seconds))
     steps = max(1, int((1 - MARGIN) * last * probe["steps"] / probe_seconds))
@@ -113,17 +113,17 @@ def end_of(
 
 
 def rate(trained: Mapping[str, Any]) -> float:
-    """Images a second that it has learned from."""
+    """Return the training images per second."""
     return trained["steps"] * trained["batch_size"] / trained["seconds"]
 
 
 def steps_within(made: Mapping[str, Any], seconds: float) -> int:
-    """The steps in which as many images as were made are drawn within so many seconds."""
+    """Return the largest number of steps with which as many images take at most `seconds`."""
     return min(max(FEWEST, int(made["steps"] * seconds / made["seconds"] + 1e-9)), T)
 
 
 def write_images(images: np.ndarray, out: Path) -> tuple[Path, Path]:
-    """The training images for the peers: one array, and one padded picture for each."""
+    """Write the training images for the other programs: one array, and one padded PNG each."""
     array, pictures = out / "images.npy", out / "pictures"
     if not pictures.exists():
         np.save(array, images)
@@ -136,12 +136,12 @@ def write_images(images: np.ndarray, out: Path) -> tuple[Path, Path]:
 
 
 def stage_of(drawing: Mapping[str, Any], name: str) -> str:
-    """What such a drawing of a contestant is called."""
+    """Return the name of the stage of a drawing."""
     return f"drawn-{drawing[name]['steps']}-{drawing['num']}"
 
 
 def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What each contestant says of its training, and of its three drawings."""
+    """Run all stages; return the results of each training, and of the three drawings."""
     out, seconds = arguments.out, 60 * arguments.minutes
     plain = entrants(measure, arguments.recipe, out)
     everyone = list(plain)
@@ -155,7 +155,7 @@ def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], lis
         return finish(stages, out, slice_seconds=arguments.slice)
 
     def train(group: Sequence[Entrant], choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """choices: options to choose from, by the images a second."""
+        """Train a group; of the options in `choices`, each uses those with the most images/s."""
         short = {"steps": None, "seconds": arguments.probe}
         probes = []
         for choice in choices:
@@ -173,7 +173,7 @@ def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], lis
         return {name: {**facts, "planned": planned[name]} for name, facts in told.items()}
 
     def draw(title: str, num: int, steps: Mapping[str, int], limit: float | None) -> dict[str, Any]:
-        """limit: the seconds that it is to take."""
+        """Sample with every program. limit: the seconds that it may take."""
         plan = {name: {"steps": count} for name, count in steps.items()}
         drawing = {"drawn": title, "num": num, "seconds": limit, **plan}
         tasks = []
@@ -207,7 +207,7 @@ def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], lis
 def scored(
     drawing: Mapping[str, Any], names: Sequence[str], out: Path, measure: Measure
 ) -> dict[str, Any]:
-    """The drawing with the distance of each."""
+    """Return the drawing with the distance of each program."""
     found = dict(drawing)
     for one in names:
         images = drawn(out / one / stage_of(drawing, one))
@@ -216,24 +216,28 @@ def scored(
 
 
 def picture(figures: Mapping[str, Any], out: Path) -> Path:
-    """Write the first images of each, of the first drawing."""
+    """Write a picture of the first images of each program in the first drawing."""
     drawing = figures["drawings"][0]
     panels = [
         (f"{one}: {drawing[one]['sampler']}", drawn(out / one / stage_of(drawing, one))[:SHOWN])
         for one in figures["training"]
     ]
-    title = f"{figures['minutes']:g} minutes of training each, {drawing['drawn']}, the first images"
-    return grids_side_by_side(panels, out / "time-to-quality.png", title=f"{title} as they came")
+    title = f"The first images after {figures['minutes']:g} minutes of training, {drawing['drawn']}"
+    return grids_side_by_side(panels, out / "time-to-quality.png", title=title)
 
 
 def main() -> None:
-    """Do what is not done yet; print and keep the figures."""
+    """Run the missing stages; print and save the figures."""
     parser = parser_of(__doc__, num=10_000)
-    parser.add_argument("--recipe", default=RECIPE, help=f"of fromnoise, by default {RECIPE}")
-    parser.add_argument("--minutes", type=float, default=30, help="of training, for each")
-    parser.add_argument("--helped", action="store_true", help="the peers again, with all they have")
-    parser.add_argument("--probe", type=float, default=60, help="seconds of a training before")
-    parser.add_argument("--slice", type=float, default=60, help="seconds of a turn")
+    parser.add_argument(
+        "--recipe", default=RECIPE, help=f"the recipe of fromnoise (default {RECIPE})"
+    )
+    parser.add_argument("--minutes", type=float, default=30, help="of training, for each program")
+    parser.add_argument(
+        "--helped", action="store_true", help="run the other programs again, with faster options"
+    )
+    parser.add_argument("--probe", type=float, default=60, help="seconds of the short training")
+    parser.add_argument("--slice", type=float, default=60, help="seconds of one turn")
     arguments = parser.parse_args()
     plan = {key: getattr(arguments, key) for key in ("minutes", "probe", "num")}
     measure = measure_for(arguments, plan, recipe=arguments.recipe)

@@ -1,8 +1,8 @@
-"""Long work of several programs in turn: one runs for a slice of time while the others are stopped.
+"""Run long programs in turn: each runs for a slice of time while the others are stopped.
 
-A machine that is slower in the afternoon is so for all of them, and none competes with another for
-its cores. Each program is a process group, stopped and continued as a whole; it learns from
-`contestants/clock.py` how long it was stopped.
+So changes in the speed of the machine affect all programs, and they do not compete for its cores.
+Each program is a process group, which is stopped and continued as a whole. `contestants/clock.py`
+tells it how long it was stopped.
 """
 
 import json
@@ -22,7 +22,7 @@ from race import HERE, Contestant
 
 
 class Turns:
-    """A command that runs only in its turns, and its output in a file."""
+    """A command that runs only in its turns, with its output in a log file."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self.command, self.log = command, log
@@ -35,9 +35,9 @@ class Turns:
             self._told = mmap.mmap(file.fileno(), STOPS.size)
 
     def turn(self, seconds: float) -> bool:
-        """Let it run for so long, or to its end; whether that was reached.
+        """Run the command for at most `seconds`; return whether it has ended.
 
-        Raises SystemExit with its last words where it has failed.
+        Raises SystemExit with the last lines of the log if it failed.
         """
         process = self._go()
         try:
@@ -47,14 +47,14 @@ class Turns:
             return False
         if code:
             last = self.log.read_text(errors="replace").splitlines()[-3:]
-            raise SystemExit(f"{self.log} ended with {code}: {' | '.join(last)}")
+            raise SystemExit(f"{self.log}: exit status {code}: {' | '.join(last)}")
         return True
 
     def _go(self) -> subprocess.Popen[bytes]:
         if self.process is None:
             with self.log.open("wb") as log:
-                # a group and no session of its own: if this program is killed, the kernel ends
-                # what it has left stopped
+                # a process group, but no session: if this program is killed, the kernel ends the
+                # stopped processes
                 self.process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.DEVNULL,
@@ -72,18 +72,18 @@ class Turns:
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until it has
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # wait for the stop
         self._stopped_at = time.monotonic()
 
     def end(self) -> None:
-        """Kill whatever of it is left."""
+        """Kill the command if it has not ended."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
 def take_turns(all_of_them: Sequence[Turns], *, slice_seconds: float) -> None:
-    """Run them to their ends, for `slice_seconds` at a time; if this program is ended, end them."""
+    """Run commands to their ends, `slice_seconds` at a time. If this program ends, end them."""
     waiting = deque(all_of_them)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -98,32 +98,32 @@ def take_turns(all_of_them: Sequence[Turns], *, slice_seconds: float) -> None:
 
 
 class Stage(NamedTuple):
-    """A part of what a contestant does; in a race of several, each may have another name."""
+    """A part of the work of a contestant, with a name that may differ between contestants."""
 
     name: str
     contestant: Contestant
 
     def answer(self, out: Path) -> Path:
-        """Where its answer is kept; beside it lies the folder of the same name to work in."""
+        """Return the file of its result; its working folder beside it has the same name."""
         return out / self.contestant.name / f"{self.name}.json"
 
 
 def check_plan(out: Path, plan: Mapping[str, Any]) -> None:
-    """What lies in `out` was made by this plan, or SystemExit."""
+    """Write the plan into `out`. Raises SystemExit if `out` has results of another plan."""
     file = out / "plan.json"
     if file.exists() and (before := json.loads(file.read_text())) != plan:
         other = ", ".join(
             f"{key} = {before.get(key)}" for key in plan if before.get(key) != plan[key]
         )
-        raise SystemExit(f"{out} was begun with {other}; give the same again, or another --out")
+        raise SystemExit(f"{out} has results with {other}. Give the same, or another --out.")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(plan, indent=1) + "\n")
 
 
 def finish(stages: Sequence[Stage], out: Path, *, slice_seconds: float) -> dict[str, Any]:
-    """The answer of each stage by the contestant's name.
+    """Run stages in turn; return the result of each by the name of its contestant.
 
-    What has its answer in `out` is not done again; the others take turns.
+    Stages with a result in `out` are not repeated.
     """
     turns = []
     for stage in stages:
@@ -135,6 +135,6 @@ def finish(stages: Sequence[Stage], out: Path, *, slice_seconds: float) -> dict[
         command = [contestant.python, HERE / "stage.py", contestant.work, json.dumps(options), file]
         turns.append(Turns([str(word) for word in command], file.with_suffix(".log")))
     if turns:
-        print(f"under way: {', '.join(str(one.log) for one in turns)}", flush=True)
+        print(f"running: {', '.join(str(one.log) for one in turns)}", flush=True)
     take_turns(turns, slice_seconds=slice_seconds)
     return {stage.contestant.name: json.loads(stage.answer(out).read_text()) for stage in stages}

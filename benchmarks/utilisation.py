@@ -1,8 +1,8 @@
-"""How much of what a device can do at most a network makes use of.
+"""Compute the model FLOP utilisation of a network: its share of the peak of a device.
 
-Model FLOP utilisation (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): the floating point
-operations that the network's equations ask for, over the seconds that they took, over the device's
-peak. What is computed twice to save memory counts once.
+Chowdhery et al. 2022 (arXiv:2204.02311), appendix B: the floating point operations of the network's
+equations per second, divided by the device's peak. Operations that are repeated to save memory
+count once.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from fromnoise.networks import NETWORKS
 
-BF16_PEAK = {  # name as torch has it → products of dense bf16 matrices, flop/s, by the data sheet
+BF16_PEAK = {  # name in torch → flop/s of dense bf16 matrix products, from the data sheet
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
@@ -27,12 +27,12 @@ BF16_PEAK = {  # name as torch has it → products of dense bf16 matrices, flop/
 
 
 def device_name(device: str) -> str:
-    """As torch names a GPU; `cpu` is "cpu"."""
+    """Return torch's name of a GPU, or "cpu"."""
     return device if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def counter() -> FlopCounterMode:
-    """Torch's own, with the fused attention of a CPU, which 2.15 is the first to count."""
+    """Return torch's counter, with the fused attention of a CPU, which torch < 2.15 lacks."""
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     gradient = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     own = {
@@ -45,10 +45,10 @@ def counter() -> FlopCounterMode:
 def operations(
     *, network: str, options: Mapping[str, Any], side: int, training: bool, batch_size: int = 1
 ) -> int:
-    """Floating point operations of a forward pass, and of its gradient if `training`.
+    """Count the floating point operations of a forward pass, and of its gradient if `training`.
 
-    Nothing is computed: on torch's `meta` device tensors have shapes only, and attention is two
-    products whose gradient is four.
+    Nothing is computed: tensors on torch's `meta` device have no data. Attention counts as two
+    products, and its gradient as four.
     """
     with torch.device("meta"), counter() as counting:
         built = NETWORKS[network](**options)
@@ -61,11 +61,11 @@ def operations(
 
 
 def utilisation(flop_per_second: float, device: str) -> str:
-    """In words: what is reached and, of a GPU, the share; "unknown" where BF16_PEAK lacks it."""
+    """Return the rate as text and, for a GPU, its share of the peak, if BF16_PEAK has it."""
     reached = f"{flop_per_second / 1e12:.3g} Tflop/s"
     if (name := device_name(device)) == "cpu":
         return reached
     if (peak := BF16_PEAK.get(name)) is None:
-        return f"{reached}; model FLOP utilisation unknown, for want of the bf16 peak of {name}"
+        return f"{reached}; model FLOP utilisation unknown: BF16_PEAK has no entry for {name}"
     share = f"{100 * flop_per_second / peak:.1f} %"
     return f"{reached}; model FLOP utilisation {share} of the bf16 peak of {name}"

@@ -1,4 +1,4 @@
-"""One contestant: builds its work, then does a round of it whenever its line says so.
+"""Run one contestant: build its workload, then run a round for each line of standard input.
 
 `worker.py MODULE:FUNCTION OPTIONS`. The function returns a `Work`. Answers are lines of JSON.
 """
@@ -16,16 +16,16 @@ from work import Work, forget_peak
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Answer requests until `end`."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
 
     def answer(**facts: object) -> None:
         print(json.dumps(facts), file=answers, flush=True)
 
     module, function = sys.argv[1].split(":")
     work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
-    if work.device != "cpu":  # there, what building it took is no part of it
+    if work.device != "cpu":  # exclude the memory for building it
         forget_peak(work.device)
     answer(how=work.how, images=work.images, chosen=work.chosen)
     for line in sys.stdin:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def seconds_of(work: Work, times: int) -> float:
-    """Seconds of the work, when it is done so many times."""
+    """Repeat the workload; return the mean seconds."""
     started = time.perf_counter()
     for _ in range(times):
         work.round()
@@ -49,7 +49,7 @@ def seconds_of(work: Work, times: int) -> float:
 
 
 def profiled(work: Work) -> str:
-    """Where the time of three rounds goes: torch's table of operations and kernels."""
+    """Profile three rounds; return torch's table of operations and kernels."""
     from torch.profiler import ProfilerActivity, profile
 
     kinds, order = [ProfilerActivity.CPU], "self_cpu_time_total"
@@ -63,7 +63,7 @@ def profiled(work: Work) -> str:
 
 
 def wait_for(device: str) -> None:
-    """A GPU works on after the call has returned."""
+    """Wait for a GPU, which computes asynchronously."""
     if device != "cpu":
         import torch
 
@@ -71,13 +71,13 @@ def wait_for(device: str) -> None:
 
 
 def peak_gib(device: str) -> float:
-    """Of this process; on a GPU, of the device."""
+    """Return the peak memory of this process (on a GPU, of the device)."""
     if device != "cpu":
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, whose ru_maxrss begins with what the process that forked had
+    if status.is_file():  # on Linux, ru_maxrss includes the memory of the parent at the fork
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**20  # kB
     kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

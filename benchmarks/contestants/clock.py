@@ -1,7 +1,7 @@
-"""Wall-clock time without the time in which this process was stopped.
+"""Measure wall-clock time without the time in which this process was stopped.
 
-Whoever stops and continues it (`turns.py`) names a file in the environment and writes there,
-before each continuation, how often the process has been stopped and for how many seconds in all.
+The program that stops and continues it (`turns.py`) names a file in the environment. Before each
+continuation it writes there how often the process was stopped, and for how many seconds in total.
 """
 
 import mmap
@@ -14,11 +14,11 @@ from contextlib import contextmanager
 
 VARIABLE = "BENCHMARK_STOPS"
 STOPS = struct.Struct("=qd")  # times stopped, seconds stopped
-OFTEN = 0.05  # seconds between two looks at the clock
+OFTEN = 0.05  # seconds between two readings of the clock
 
 
 class Clock:
-    """It begins at 0 when it is made."""
+    """A clock that starts at 0 when it is created."""
 
     def __init__(self) -> None:
         self._file = None
@@ -29,11 +29,11 @@ class Clock:
         self._begun = self.seconds()
 
     def stops(self) -> tuple[int, float]:
-        """How often and for how many seconds this process has been stopped since it was born."""
+        """Return how often, and for how many seconds, this process was stopped since its start."""
         return (0, 0.0) if self._file is None else STOPS.unpack_from(self._file)
 
     def seconds(self) -> float:
-        """Seconds in which this process was running."""
+        """Return the seconds in which this process was running."""
         while True:
             before = self.stops()
             now = time.monotonic()
@@ -43,9 +43,9 @@ class Clock:
 
 @contextmanager
 def ending(clock: Clock, seconds: float, end: Callable[[], object]) -> Iterator[None]:
-    """Inside the `with`, `end` is called as soon as the clock shows so many seconds.
+    """Call `end` repeatedly in this context, from the given seconds of the clock on.
 
-    And then again and again: the first call may come before anyone listens.
+    The first call alone might come too early to have an effect.
     """
     done = threading.Event()
 

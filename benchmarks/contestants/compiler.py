@@ -1,4 +1,4 @@
-"""Steps of fromnoise, and blocks of its networks, as torch's compiler makes them."""
+"""Compiled steps of fromnoise, and compiled blocks of its networks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ LAST = torch.channels_last
 
 
 class Upsampled(nn.Module):
-    """Upsampling, a convolution, GroupNorm and SiLU: compiled as one, they may be fused badly."""
+    """Upsampling, convolution, GroupNorm and SiLU, which the compiler may fuse badly."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Upsampled(nn.Module):
 
 
 class Normalised(nn.Module):
-    """GroupNorm, SiLU and a convolution; what GroupNorm returns is first put in channels last."""
+    """GroupNorm, SiLU, convolution. last: convert the output of GroupNorm to channels last."""
 
     def __init__(self, channels: int, *, last: bool = False) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Normalised(nn.Module):
 
 
 def residual(channels: int) -> nn.Module:
-    """A block of the paper's network, without the time."""
+    """Return a residual block of the paper's network whose time embedding is zero."""
     block = ResidualBlock(channels, channels, 4, norm=lambda c: nn.GroupNorm(min(32, c), c))
     return _WithoutTime(block)
 
@@ -67,7 +67,7 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def training_step(*, inductor: Mapping[str, Any] | None = None, **options: Any) -> Work:
-    """That of `ours`; inductor: options of the compiler in place of the package's."""
+    """Return the step of `ours`. inductor: options that replace those of fromnoise."""
     if inductor is not None:
         precision.OPTIONS = dict(inductor)
     return ours.training_step(**options)
@@ -77,9 +77,9 @@ def block(
     *, block: str, channels: int, side: int, batch_size: int, device: str = "cpu",
     inductor: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None,
 ) -> Work:  # fmt: skip
-    """A pass forward and back in bf16, channels last; compiled unless `inductor` is None.
+    """Return a forward and backward pass in bf16, channels last; eager if `inductor` is None.
 
-    `how` has the memory layout of the gradients, of what came in and of the convolutions' weights.
+    `how` has the memory layout of the gradients of the input and of the convolutions' weights.
     """
     torch.manual_seed(0)
     module = BLOCKS[block](channels, **(options or {})).to(device, memory_format=LAST)
@@ -113,7 +113,7 @@ def block(
 
 
 def layout_of(x: Tensor | None) -> str:
-    """In words."""
+    """Return the name of the memory layout."""
     assert x is not None
     last, first = x.is_contiguous(memory_format=LAST), x.is_contiguous()
     return "either layout" if last and first else "channels last" if last else "channels first"

@@ -1,13 +1,12 @@
-"""diffusers in the contest of time to quality: what its unconditional example does by default.
+"""Train and sample as the unconditional example of diffusers, for time_to_quality.py.
 
-That is examples/unconditional_image_generation/train_unconditional.py with `--use_ema`, as in its
-README: batches of 16 in float32, ε under a linear schedule of 1,000 steps, AdamW, a cosine
-learning rate after 500 steps of warm-up, clipping at 1, an average of the weights. The network is
-its six levels with attention at the fifth, in so few channels that the groups of its normalisation
-are 8 and not 32. It can be helped: by another batch size, bf16 and a solver of second order.
+The example is examples/unconditional_image_generation/train_unconditional.py with `--use_ema`, as
+in its README: batches of 16 in float32, prediction of ε with a linear schedule of 1,000 steps,
+AdamW, a cosine learning rate after 500 steps of warm-up, clipping at 1, and an EMA. The network has
+the six levels of the example, with attention at the fifth. It has fewer channels, so GroupNorm has
+8 groups instead of 32. The helped options are another batch size, bf16 and a second-order solver.
 
-Left out in its favour: checkpoints and pictures on the way, and decoding; the images lie in
-memory as they are fed.
+In its favour there are no checkpoints, no previews and no decoding: the images are in memory.
 """
 
 import shutil
@@ -24,16 +23,16 @@ from width import width_nearest
 
 BATCH_SIZE, GROUPS = 16, 8
 WARMUP = 500
-MANY = 1_000_000  # steps, where time alone ends the training
+MANY = 1_000_000  # steps, if only the time ends the training
 
 
 def width_for(channels: int, parameters: int) -> int:
-    """A multiple of the groups."""
+    """Return the width for a number of parameters, as a multiple of the groups."""
     return width_nearest(lambda width: build(channels, width), parameters, multiple=GROUPS)
 
 
 def build(channels: int, width: int) -> Any:
-    """The example's UNet2DModel; there `width` is 128."""
+    """Return the UNet2DModel of the example, whose `width` is 128."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
@@ -60,9 +59,9 @@ def train(
     batch_size: int = BATCH_SIZE,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """Train for the steps or until the time is over, and save the averaged network.
+    """Train for the steps or until the time is over, and save the network with its EMA.
 
-    parameters: about as many as it is to have.
+    parameters: the approximate number of parameters.
     """
     import diffusers
     from accelerate import Accelerator
@@ -136,9 +135,9 @@ def draw(
     solver: bool = False,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """`DDIMPipeline` with its defaults, and the middle of its images.
+    """Sample with the default `DDIMPipeline`, and cut out the centres of the images.
 
-    solver: draw by `solved` instead; only then bf16 counts.
+    solver: sample with `solved` instead. bf16 has an effect only with it.
     """
     from accelerate import Accelerator
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -168,9 +167,10 @@ def draw(
 
 @torch.inference_mode()
 def solved(network: Any, n: int, steps: int, generator: torch.Generator) -> np.ndarray:
-    """n images in [0, 1] by DPM-Solver++; as in the pipeline, x̂_0 is clipped to [−1, 1].
+    """Sample n images in [0, 1] with DPM-Solver++, x̂_0 clipped to [−1, 1] as in the pipeline.
 
-    The loop is our own: `DDIMPipeline` makes DDIM of every scheduler. x stays in float32.
+    The loop is written here, because `DDIMPipeline` converts every scheduler to DDIM. x stays in
+    float32.
     """
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 

@@ -1,10 +1,9 @@
-"""The floor under a piece of work: its convolutions and matrix products, and nothing else.
+"""The floor of a workload: the time of its convolutions and matrix products alone.
 
-The work is done once while every such operation is written down with the shapes, layouts and
-number formats of its arguments. A round then repeats those operations, on tensors that are there
-already. No program that computes the same products in the same precision with the same library can
-be faster than that by leaving out anything else. Only fused attention over many tokens can be: it
-does not write the matrix between its two products to memory.
+It runs once, and each such operation is recorded with the shapes, layouts and types of its
+arguments. A round repeats these operations on preallocated tensors. No program that computes the
+same products in the same precision with the same library can be faster. The only exception is fused
+attention over many tokens, which does not write the matrix between its two products to memory.
 """
 
 import importlib
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from work import Work, forget_peak
 
 aten = torch.ops.aten
-PRODUCTS = {  # convolutions are transposed ones, too
+PRODUCTS = {  # transposed convolutions are included
     aten.convolution,
     aten.convolution_backward,
     aten.mm,
@@ -27,11 +26,11 @@ PRODUCTS = {  # convolutions are transposed ones, too
     aten.bmm,
     aten.baddbmm,
 }
-ATTENTION = "scaled_dot_product"  # part of the names of the operations that are attention, fused
+ATTENTION = "scaled_dot_product"  # in the names of fused attention
 
 
 class Like(NamedTuple):
-    """What a tensor was like."""
+    """The properties of a tensor."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -39,22 +38,22 @@ class Like(NamedTuple):
     device: torch.device
 
     def make(self) -> Tensor:
-        """Another such tensor, of noise."""
+        """Return a tensor of noise with these properties."""
         own = [n if step else 1 for n, step in zip(self.shape, self.stride, strict=True)]
         there = torch.empty_strided(own, self.stride, dtype=self.dtype, device=self.device)
-        return there.normal_().expand(self.shape)  # where it was expanded, it is again
+        return there.normal_().expand(self.shape)  # expanded dimensions stay expanded
 
 
 def under(
     *, work: str, options: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
 ) -> Work:
-    """The floor under the work "module:function" of another contestant with these options.
+    """Return the floor of the workload "module:function" of a contestant with these options.
 
-    chosen: what that contestant has chosen.
+    chosen: the `chosen` of that contestant.
     """
     module, function = work.split(":")
     whole = getattr(importlib.import_module(module), function)(**options, **(chosen or {}))
-    whole.round()  # what happens once only is no part of it
+    whole.round()  # excludes what happens only once
     with Products() as products:
         whole.round()
     images, device, computed = whole.images, whole.device, whole.how
@@ -76,7 +75,7 @@ def under(
 
 
 class Products(TorchDispatchMode):
-    """Counts the products that are computed inside it, by all that decides how long they take."""
+    """Counts the products in its context, by all that determines their time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in PRODUCTS:
-            with self:  # what is made of others, as conv2d in inference mode: those are looked at
+            with self:  # decompose operations such as conv2d in inference mode
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -96,10 +95,10 @@ class Products(TorchDispatchMode):
 
 
 def replay(func: Any, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> list[Callable[[], object]]:
-    """Functions that do the operation again; of attention, only the products that are in it.
+    """Return functions that repeat the operation; for attention, only its products.
 
-    These are two, and of its gradient four. A fused gradient computes the scores once more; that
-    is left out.
+    Attention has two products, and its gradient four. A fused gradient also recomputes the scores,
+    which is not counted.
     """
     if ATTENTION not in func.name():
         thawed, named = _thawed(args), dict(_thawed(kwargs))
@@ -109,7 +108,7 @@ def replay(func: Any, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> list[Ca
     scores = torch.bmm(q, k.mT)  # (B,N,M)
     if not backward:
         return [lambda: torch.bmm(q, k.mT), lambda: torch.bmm(scores, v)]
-    gradient = torch.bmm(scores, v)  # as that of the output
+    gradient = torch.bmm(scores, v)  # in place of the gradient of the output
     return [
         lambda: torch.bmm(scores.mT, gradient),  # of v
         lambda: torch.bmm(gradient, v.mT),  # of the scores

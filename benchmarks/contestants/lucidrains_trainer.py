@@ -1,10 +1,10 @@
-"""denoising_diffusion_pytorch in the contest of time to quality: its own `Trainer`.
+"""Train and sample with the `Trainer` of denoising_diffusion_pytorch, for time_to_quality.py.
 
-`Unet`, `GaussianDiffusion` and `Trainer` have their own defaults (v under a sigmoid schedule,
-batches of 16 in float32, Adam at 1e-4, an average of 0.995 at every tenth step) but for these, all
-in its favour: no pictures and no scores on the way, which would take it many minutes, and no flips,
-as there are none in the images that it is held against. It can be helped: by another batch size
-and bf16, which its `amp` means.
+`Unet`, `GaussianDiffusion` and `Trainer` have their defaults: prediction of v with a sigmoid
+schedule, batches of 16 in float32, Adam at 1e-4, an EMA of 0.995 every tenth step. The exceptions
+are in its favour: no previews and no scores during training, which would take many minutes, and no
+flips, since the reference images are not mirrored. The helped options are another batch size, and
+bf16 (its `amp`).
 """
 
 import os
@@ -21,17 +21,17 @@ from shards import draw_shards
 from width import width_nearest
 
 BATCH_SIZE = 16
-MANY = 1_000_000  # steps; the learning rate is constant, so time alone ends the training
+MANY = 1_000_000  # steps; the learning rate is constant, so only the time ends the training
 SAVED = "end"
 
 
 def width_for(channels: int, parameters: int) -> int:
-    """An even one, or its embedding of the time does not fit."""
+    """Return the width for a number of parameters; the time embedding needs an even one."""
     return width_nearest(lambda width: build(channels, width), parameters, multiple=2)
 
 
 def build(channels: int, width: int, steps: int | None = None) -> Any:
-    """Their diffusion of a `Unet`. steps: of DDIM; None for what they train with."""
+    """Return a `GaussianDiffusion` of a `Unet`. steps: of DDIM; None for training."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 
     unet = Unet(width, channels=channels)
@@ -49,10 +49,10 @@ def train(
     batch_size: int = BATCH_SIZE,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """Train until the time is over, and save what their Trainer saves.
+    """Train until the time is over, and save the checkpoint of the `Trainer`.
 
-    pictures: a folder of files of SIDE x SIDE, which their worker processes read at every step.
-    parameters: about as many as the network is to have.
+    pictures: a folder of images of SIDE × SIDE, which its worker processes read at every step.
+    parameters: the approximate number of parameters.
     """
     from denoising_diffusion_pytorch import Trainer
 
@@ -74,7 +74,7 @@ def train(
     )
 
     def end() -> None:
-        trainer.train_num_steps = 0  # it looks at this before each step
+        trainer.train_num_steps = 0  # the trainer reads this before each step
 
     clock = Clock()
     with ending(clock, seconds, end):
@@ -103,9 +103,9 @@ def draw(
     size: tuple[int, int],
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """DDIM from the averaged weights, as `GaussianDiffusion.sample` does it; the middle of it.
+    """Sample with the EMA by DDIM (`GaussianDiffusion.sample`), and cut out the centres.
 
-    parameters: as in the training.
+    parameters: as in training.
     """
     from accelerate import Accelerator
 

@@ -1,4 +1,4 @@
-"""fromnoise at the work of each benchmark, with its own defaults."""
+"""The workload of each benchmark in fromnoise, with its defaults."""
 
 import tempfile
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def training_step(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu",
     **chosen: Any,
 ) -> Work:  # fmt: skip
-    """All that the loop does in a step of a long run, with what `auto` means.
+    """Return a full step of the training loop, with the `auto` of a long run.
 
     chosen: settings of `training`.
     """
@@ -53,7 +53,7 @@ def training_step(
     state = TrainingState.start(denoiser, settings, computation)
     pixels = ((x0.cpu() + 1) * 127.5).round().to(torch.uint8)
     eps = eps.cpu()
-    if device != "cpu":  # as `data/loader.py` has them ready
+    if device != "cpu":  # as `data/loader.py` does
         pixels, eps = pixels.pin_memory(), eps.pin_memory()
     keys = BatchDraws.of(0, 0, batch_size).keys("dropout")
     batch = Batch(pixels, eps, t, None if cond is None else cond.cpu(), dropout=keys)
@@ -70,7 +70,7 @@ def training_step(
 def forward(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
 ) -> Work:
-    """What a sampler asks of the network at each time, as `Model` asks it."""
+    """Return the forward pass of a sampler, as `Model` computes it."""
     denoiser, x, _, t, cond = _denoiser_and_batch(network, options, batch_size, side, device)
     denoiser.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     half = computes_in_bf16(torch.device(device))
@@ -87,7 +87,7 @@ def sampling(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, images: int,
     sampler: str, steps: int, device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """So many images from `Model.sample`; the weights are untrained."""
+    """Return sampling with `Model.sample`; the weights are untrained."""
     given = {
         "network": check_component(Component(name=network, **options), "network"),
         "diffusion": {},
@@ -108,7 +108,7 @@ def sampling(
 
 
 def data_feed(*, folder: str, cache: str, batch_size: int) -> Work:
-    """An epoch: the batches of its steps as the network gets them, mirrored by chance."""
+    """Return an epoch of loading: the batches of all steps, mirrored at random, as floats."""
     data = open_images("folder", Path(folder), cache=cache, channels=3)
     steps = len(data) // batch_size
     epochs = count()
@@ -123,7 +123,7 @@ def data_feed(*, folder: str, cache: str, batch_size: int) -> Work:
 
 
 def frechet(*, count: int, width: int) -> Work:
-    """Statistics of features in blocks, as `evaluate` has them, and the Fréchet distance."""
+    """Return the moments of features in blocks, as in `evaluate`, and the Fréchet distance."""
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
 
     def once() -> float:
@@ -134,7 +134,7 @@ def frechet(*, count: int, width: int) -> Work:
 
 
 def frechet_intervals(*, count: int, width: int) -> Work:
-    """The same with the limit of endlessly many features, and intervals."""
+    """Return the same with the limit for infinitely many features, and intervals."""
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
 
     def once() -> float:

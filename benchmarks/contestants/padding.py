@@ -1,4 +1,4 @@
-"""A black border around images for networks that halve their side more often than 28 allows."""
+"""Add a black border to images, for networks that halve the side more often than 28 allows."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ SIDE = 32
 
 
 def padded(images: np.ndarray) -> np.ndarray:
-    """(..., H, W) in the middle of (..., SIDE, SIDE); what is around it is 0."""
+    """Pad (..., H, W) with zeros to (..., SIDE, SIDE), centred."""
     edges = [_edges(length) for length in images.shape[-2:]]
     return np.pad(images, [(0, 0)] * (images.ndim - 2) + edges)
 
 
 def unpadded(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The (..., H, W) that `padded` had put into (..., SIDE, SIDE)."""
+    """Undo `padded`: return the central (..., H, W) of (..., SIDE, SIDE)."""
     (top, _), (left, _) = (_edges(length) for length in size)
     return images[..., top : top + size[0], left : left + size[1]]
 

@@ -1,4 +1,4 @@
-"""The other libraries, each as its users run it. Needs only what requirements.txt names."""
+"""The workload of each benchmark in the other libraries. Needs only requirements.txt."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def diffusers_training_step(
     *, config: Mapping[str, Any], batch_size: int, side: int, bf16: bool, channels_last: bool,
     device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """`UNet2DModel` as in their unconditional example: forward, MSE, backward, clipping, AdamW."""
+    """Return a step of the unconditional example: forward, MSE, backward, clipping, AdamW."""
     network, how = _unet(config, channels_last, device)
     x, eps, t = _batch(network.config.in_channels, batch_size, side, device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -27,7 +27,7 @@ def diffusers_forward(
     *, config: Mapping[str, Any], batch_size: int, side: int, bf16: bool, channels_last: bool,
     device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """A forward pass of `UNet2DModel`; in bf16 its weights are, as `torch_dtype` makes them."""
+    """Return a forward pass of `UNet2DModel`; for bf16, its weights are bf16 (`torch_dtype`)."""
     network, how = _unet(config, channels_last, device)
     dtype = torch.bfloat16 if bf16 else torch.float32
     network.eval().to(dtype)
@@ -45,7 +45,7 @@ def diffusers_sampling(
     *, config: Mapping[str, Any], batch_size: int, side: int, images: int, steps: int, bf16: bool,
     channels_last: bool, device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """The loop of `DDIMPipeline`, whose own images, PIL or NumPy, cannot be made of bf16."""
+    """Return the loop of `DDIMPipeline`, without its PIL or NumPy images: bf16 lacks these."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     network, how = _unet(config, channels_last, device)
@@ -69,7 +69,7 @@ def lucidrains_training_step(
     *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
     device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """`Unet` under the loss, clipping and Adam of their `Trainer`."""
+    """Return a step of `Unet` with the loss, clipping and Adam of the `Trainer`."""
     network, channels = _lucidrains(options, device)
     x, eps, t = _batch(channels, batch_size, side, device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
@@ -80,7 +80,7 @@ def lucidrains_forward(
     *, options: Mapping[str, Any], batch_size: int, side: int, bf16: bool = False,
     device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """A forward pass of `Unet`; bf16 is autocast, as in the loss of their `Trainer`."""
+    """Return a forward pass of `Unet`; bf16 is autocast, as in the loss of the `Trainer`."""
     network, channels = _lucidrains(options, device)
     network.eval()
     x, _, t = _batch(channels, batch_size, side, device)
@@ -97,7 +97,7 @@ def lucidrains_sampling(
     *, options: Mapping[str, Any], batch_size: int, side: int, images: int, steps: int,
     bf16: bool = False, device: str = "cpu",
 ) -> Work:  # fmt: skip
-    """`GaussianDiffusion.sample`, which is DDIM where the steps are fewer than T."""
+    """Return `GaussianDiffusion.sample`, which is DDIM for fewer steps than T."""
     from denoising_diffusion_pytorch import GaussianDiffusion
 
     network, _ = _lucidrains(options, device)
@@ -113,7 +113,7 @@ def lucidrains_sampling(
 
 
 def torchvision_feed(*, folder: str, side: int, batch_size: int, images: int, workers: int) -> Work:
-    """`ImageFolder` and `DataLoader` over so many images, chosen anew each round."""
+    """Return a pass of `ImageFolder` and `DataLoader` over `images` images, drawn each round."""
     from torch.utils.data import DataLoader, RandomSampler
     from torchvision import datasets, transforms
 
@@ -142,11 +142,11 @@ def torchvision_feed(*, folder: str, side: int, batch_size: int, images: int, wo
 
 
 def fidelity_frechet(*, count: int, width: int) -> Work:
-    """torch-fidelity's functions, on features that are all there."""
+    """Return the functions of torch-fidelity, applied to all features at once."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     made, (mean, covariance) = features(count, width), statistics_of_others(width)
-    of_other = {"mu": mean.astype(np.float32), "sigma": covariance}  # as it has its own
+    of_other = {"mu": mean.astype(np.float32), "sigma": covariance}  # its own types
 
     def once() -> float:
         found = fid_features_to_statistics(torch.from_numpy(made))
@@ -177,7 +177,7 @@ def _batch(channels: int, n: int, side: int, device: str) -> tuple[Tensor, Tenso
 
 
 def _sampling(draw: Callable[[int], Tensor], images: int, batch_size: int) -> Tensor:
-    """uint8 on the CPU, from batches in [−1, 1], as a user wants them."""
+    """Return images uint8 on the CPU, sampled in batches in [−1, 1]."""
     with torch.inference_mode():
         batches = [draw(min(batch_size, images - i)) for i in range(0, images, batch_size)]
         return torch.cat([_to_uint8(x) for x in batches])

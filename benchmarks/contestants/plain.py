@@ -1,8 +1,8 @@
-"""The published form of a network: eager, in float32, as a script would write it.
+"""The published form of a network: eager, in float32, as in a simple script.
 
-It is the definition in tests/networks/definitions: the equations as functions of the weights,
-attention as softmax(q k) v, with torch's own operation wherever a script would call one. It shows
-what the same network costs where nothing is done for speed.
+It is the definition in tests/networks/definitions: the equations as functions of the weights, with
+attention as softmax(q k) v, and with torch's operations where a script would use them. It shows the
+cost of the same network without optimizations.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from fromnoise.networks import NETWORKS
 
 DEFINITIONS = Path(__file__).parents[2] / "tests" / "networks" / "definitions"
 HOW = "fp32, channels first"
-OPERATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {  # network → function written out there
+OPERATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {  # network → function → operation
     "context": {
         "grown": lambda h, w, bias: F.conv_transpose2d(h, w, bias, stride=w.shape[2]),
         "normalised_by_batch": lambda h, w, bias: F.batch_norm(h, None, None, w, bias, True),
@@ -32,7 +32,7 @@ OPERATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {  # network → funct
 def training_step(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
 ) -> Work:
-    """Forward, mean squared error, backward and Adam."""
+    """Return a training step: forward, mean squared error, backward and Adam."""
     predict, weights, shape = _network(network, options, batch_size, side, device)
     optimizer = torch.optim.Adam(weights, lr=2e-4)
     eps = torch.randn(shape, device=device)
@@ -48,7 +48,7 @@ def training_step(
 def forward(
     *, network: str, options: Mapping[str, Any], batch_size: int, side: int, device: str = "cpu"
 ) -> Work:
-    """A forward pass, as a sampler asks for it: nothing is dropped or normalised by the batch."""
+    """Return a forward pass in evaluation mode, without dropout and batch statistics."""
     predict, _, _ = _network(network, options, batch_size, side, device)
 
     def once() -> None:
@@ -61,7 +61,7 @@ def forward(
 def _network(
     name: str, options: Mapping[str, Any], n: int, side: int, device: str
 ) -> tuple[Callable[..., Tensor], list[Tensor], tuple[int, ...]]:
-    """The definition at fixed arguments, its weights, and the shape of the images."""
+    """Return the definition at fixed arguments, its weights, and the shape of the images."""
     torch.manual_seed(0)
     built = NETWORKS[name](**options).to(device)
     learnt = [key for key, _ in built.named_parameters()]

@@ -1,4 +1,4 @@
-"""Images that are drawn in parts, each kept as soon as it is there."""
+"""Sample images in parts, each saved when it is complete."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 from clock import Clock
 
 SHARD = 256  # images
-TIMED = 4  # parts that are timed; beside the others the machine may do something else
+TIMED = 4  # parts that are timed; the machine may do other work during the rest
 IMAGES = "images.npz"
 
 
 def draw_shards(
     draw: Callable[[int, int], np.ndarray], folder: Path, count: int, *, batch_size: int
 ) -> dict[str, Any]:
-    """Write `count` images, uint8 (N, C, H, W), to folder/images.npz; the seconds it takes.
+    """Write `count` images, uint8 (N, C, H, W), to folder/images.npz; return count and seconds.
 
-    draw: (number of the first image, how many) → as many images. Parts of an earlier attempt are
-    not drawn again. The seconds of the first TIMED parts stand for all.
+    draw: (index of the first image, number of images) → images. Parts of an earlier attempt are
+    reused. The seconds are extrapolated from the first TIMED parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts, seconds = [], []

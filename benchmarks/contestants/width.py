@@ -1,4 +1,4 @@
-"""The width that gives a network about as many parameters as another one has."""
+"""Find the width at which a network has about a given number of parameters."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ from torch import nn
 
 
 def width_nearest(build: Callable[[int], nn.Module], parameters: int, *, multiple: int) -> int:
-    """The multiple whose network, build(width), comes nearest to so many parameters.
+    """Return the width whose network, build(width), is nearest to a number of parameters.
 
-    They must grow with the width. Of two that come equally near it is the smaller.
+    The width is a multiple of `multiple`, the smaller one if two are equally near. The number of
+    parameters must grow with the width.
     """
 
     def count(width: int) -> int:

@@ -1,4 +1,4 @@
-"""What a contestant is asked to make, and the memory that it holds meanwhile."""
+"""The workload of a contestant, and its peak memory."""
 
 import ctypes
 import gc
@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
-    """One round of something, that makes, reads or learns from `images` images."""
+    """A workload, each round of which samples, loads or trains on `images` images."""
 
-    how: str  # in which precision and layout, say
+    how: str  # a description, such as precision and layout
     images: int
     round: Callable[[], object]
     device: str = "cpu"
-    chosen: Mapping[str, Any] | None = None  # what it has chosen; others may do as it does
+    chosen: Mapping[str, Any] | None = None  # its settings, for contestants with `like`
 
 
 def forget_peak(device: str) -> None:
-    """What this process has held so far does not count."""
+    """Reset the peak memory of this process or device."""
     gc.collect()
-    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is not held
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system
     if device != "cpu":
         import torch
 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # Linux has this file, if not everywhere for everyone
+    with suppress(OSError):  # only on Linux, and it may not be writable
         Path("/proc/self/clear_refs").write_text("5")

@@ -93,7 +93,7 @@ def test_every_work_is_measured_and_kept(monkeypatch, capsys, tmp_path):
     assert 0.3 < sum(shares) <= 1
     page = table.page_with_tables("<!-- gpu -->\n<!-- end of gpu -->", tmp_path)
     assert page.count("| eager |") == 5
-    assert page.count("They make: ") == 3
+    assert page.count("They reach: ") == 3
     assert "flop/s" in page
 
 
@@ -101,7 +101,7 @@ def test_every_work_is_measured_and_kept(monkeypatch, capsys, tmp_path):
 @pytest.mark.usefixtures("fast")
 def test_no_work_is_begun_when_the_time_is_over(monkeypatch, capsys, tmp_path):
     call(monkeypatch, "--device", "cpu", *LITTLE, "--seconds", "0")
-    assert capsys.readouterr().out.count("not begun, 0 seconds are over") == 6
+    assert capsys.readouterr().out.count("skipped, --seconds 0 are over") == 6
     assert not (tmp_path / "gpu.json").exists()
 
 

@@ -138,7 +138,7 @@ def test_everyone_computes_every_work(measure, tmp_path):
     assert sum("diffusers, bf16 + channels_last" in one for one in whom.values()) == 3
     assert sum("lucidrains, fp32" in one for one in whom.values()) == 3
     assert sum("lucidrains, bf16" in one for one in whom.values()) == 3
-    assert out.count("time over the floor: ") == 14
+    assert out.count("time relative to the floor: ") == 14
     assert kept["notes"].keys() == works.keys()
     assert "Gflop" in works["`context`, 32x32, batch 2: forward pass"]["floor"]["how"]
     page = table.page_with_tables("<!-- network_speed -->\n<!-- end of network_speed -->", tmp_path)
@@ -169,7 +169,7 @@ def test_figures_of_another_machine_are_refused_before_anything_is_measured(
 def test_a_work_that_is_not_there_is_refused(measure, capsys):
     with pytest.raises(SystemExit):
         measure("--only", "nobody")
-    assert "no work has 'nobody' in its title; there are: the paper's network" in (
+    assert "--only 'nobody' matches no title. Titles: the paper's network" in (
         capsys.readouterr().err
     )
 
@@ -283,7 +283,7 @@ def test_utilisation_is_of_the_devices_peak_if_that_is_known(monkeypatch):
     )
     monkeypatch.setattr(utilisation, "device_name", lambda device: "Abacus")
     assert utilisation.utilisation(1e12, "cuda") == (
-        "1 Tflop/s; model FLOP utilisation unknown, for want of the bf16 peak of Abacus"
+        "1 Tflop/s; model FLOP utilisation unknown: BF16_PEAK has no entry for Abacus"
     )
 
 

@@ -108,7 +108,7 @@ def test_choices_that_are_trained_are_only_scored(measure, garments, tmp_path):
 @pytest.mark.slow
 def test_a_folder_keeps_to_its_minutes(measure, capsys):
     measure()
-    with pytest.raises(SystemExit, match=r"was begun with minutes = 10; give the same again"):
+    with pytest.raises(SystemExit, match=r"has results with minutes = 10. Give the same"):
         measure("--minutes", "20")
     with pytest.raises(SystemExit):
         measure("--only", "nobody")

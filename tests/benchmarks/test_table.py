@@ -68,7 +68,7 @@ def test_two_tables_do_not_run_into_each_other(tmp_path):
 
 
 def test_a_marker_without_an_end_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no <!-- end of two --> after"):
+    with pytest.raises(ValueError, match="has no <!-- end of two --> after"):
         table.page_with_tables("<!-- two -->\nthe rest of the page", tmp_path)
 
 
@@ -214,20 +214,20 @@ def test_a_contest_by_hand():
     assert (
         table.of_file(figures)
         == """\
-| 30 minutes each; 2,000 images in as much time, each by its own sampler | parameters \
-| learned from | drawn | Fréchet distance |
+| 30 minutes each; 2,000 images in as much time, own samplers | parameters \
+| trained on | sampled in | Fréchet distance |
 |---|---|---|---|---|
-| fromnoise | 1,234 | 20 images, 5 a second | 25 steps of heun, 10 s | 1.50 (1.25 to 2.00) |
-| other | 1,234 | 40 images, 10 a second | 2 steps of ddim, 2,000 s (over the time) \
+| fromnoise | 1,234 | 20 images, 5 per second | 25 steps of heun, 10 s | 1.50 (1.25 to 2.00) |
+| other | 1,234 | 40 images, 10 per second | 2 steps of ddim, 2,000 s (over the limit) \
 | 6.00 (5.00 to 7.00) of 1,500 images |
-| other, helped | 1,234 | 20 images, 5 a second | 9 steps of dpm++, 10 s \
+| other, helped | 1,234 | 20 images, 5 per second | 9 steps of dpm++, 10 s \
 | 3.00 (2.50 to 4.00) |
 
-The distance of fromnoise is 0.25 × that of the better of the others, and 0.5 × that of the better \
-of those that are helped.
+The distance of fromnoise is 0.25 × the smallest one of the other programs, and 0.5 × the \
+smallest one of the helped programs.
 
-All against 60,000 training images; 10,000 real images that none was trained on \
-come to 0.50 (0.25 to 0.75). The recipe of fromnoise is `digits`.
+The distances are to 60,000 training images. That of 10,000 held-out real images is \
+0.50 (0.25 to 0.75). The recipe of fromnoise is `digits`.
 
 fromnoise: by hand.
 
@@ -258,7 +258,7 @@ def test_choices_by_hand():
 |---|---|---|
 | schedule: x | 1,500 | 3.00 (2.00 to 4.00) |
 
-40 images each, against 1,797 training images; 100 real images that none was trained on come to \
+40 images each. The distances are to 1,797 training images. That of 100 held-out real images is \
 1.00 (0.50 to 1.50).
 
 Measured on a machine."""

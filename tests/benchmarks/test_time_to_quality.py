@@ -82,7 +82,7 @@ def test_a_folder_keeps_to_one_plan(tmp_path):
     plan = {"minutes": 30, "num": 100}
     check_plan(tmp_path / "out", plan)
     check_plan(tmp_path / "out", plan)
-    with pytest.raises(SystemExit, match=r"begun with minutes = 30; give the same"):
+    with pytest.raises(SystemExit, match=r"has results with minutes = 30\. Give the same"):
         check_plan(tmp_path / "out", {"minutes": 1, "num": 100})
 
 
@@ -362,16 +362,16 @@ def test_a_contest_that_is_over_is_only_scored(garments, classifier, tmp_path, m
     time_to_quality.main()
 
     said = capsys.readouterr().out
-    rows = [row for row in said.splitlines() if "a second" in row]
+    rows = [row for row in said.splitlines() if "per second" in row]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == 3 * NAMES
-    assert "| 9 | 20 images, 5 a second | 10 steps of ddim, 10 s |" in rows[0]
+    assert "| 9 | 20 images, 5 per second | 10 steps of ddim, 10 s |" in rows[0]
     assert "| 5 steps of ddim, 10 s |" in rows[11]
     figures = json.loads((tmp_path / "results" / "time_to_quality_10.json").read_text())
     few, more, in_time = figures["drawings"]
     found = {one: few[one]["frechet_distance"]["value"] for one in NAMES}
     assert len(set(found.values())) == len(NAMES)
     ratio = found["fromnoise"] / min(found["diffusers"], found["lucidrains"])
-    assert f"is {short(ratio)} × that of the better of the others, and" in said
+    assert f"is {short(ratio)} × the smallest one of the other programs, and" in said
     assert more["lucidrains"]["steps"] == 50
     assert in_time["lucidrains"]["steps"] == 3
     assert in_time["fromnoise"] == few["fromnoise"]  # which was not drawn twice

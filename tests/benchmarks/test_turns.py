@@ -96,7 +96,7 @@ def test_a_clock_without_turns_runs_on_and_ends_what_it_is_to_end(monkeypatch):
 def test_one_that_fails_says_why_and_the_others_are_ended(tmp_path):
     endless = Turns([sys.executable, "-c", "import time; time.sleep(1e6)"], tmp_path / "a.log")
     failing = Turns([sys.executable, "-c", "raise SystemExit('no room')"], tmp_path / "b.log")
-    with pytest.raises(SystemExit, match=r"b\.log ended with 1: no room"):
+    with pytest.raises(SystemExit, match=r"b\.log: exit status 1: no room"):
         take_turns([endless, failing], slice_seconds=0.1)
     assert endless.process is not None
     assert endless.process.returncode == -9

@@ -142,7 +142,7 @@ def test_all_channels_are_saved(of_channels, tmp_path, write_samples, channels, 
     with np.load(files[-1]) as stored:
         images = stored["arr_0"]
     assert np.array_equal(images.transpose(0, 3, 1, 2), model.sample(range(3), steps=2))
-    with pytest.raises(DataError, match=f"show some of {channels} channels. Give the npz"):
+    with pytest.raises(DataError, match=f"show only some of {channels} channels. Give the npz"):
         read_images(tmp_path)
     assert np.array_equal(read_images(files[-1]).images, images.transpose(0, 3, 1, 2))
     more = write_samples(model, range(3, 6), tmp_path, steps=2)[-1]

@@ -97,7 +97,7 @@ def test_snapshots_are_told_from_other_files_and_later_ones_dropped(tmp_path):
         ),
         ("ema_lengths", [0.0], r"ema_lengths\.0 = 0\.0 is too small. Give more than 0"),
         ("ema_lengths", 0.1, r"ema_lengths = 0\.1 is not a list. Give one, as in \[1, 2\]"),
-        ("ema_lengths", [0.1, 0.1], r"a length twice: 0\.1, 0\.1; say each once"),
+        ("ema_lengths", [0.1, 0.1], r"repeats a length: 0\.1, 0\.1\. Give each once"),
         ("ema_snapshot_every", 0, r"training\.ema_snapshot_every = 0 is too small"),
     ],
 )

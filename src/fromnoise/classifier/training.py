@@ -134,7 +134,7 @@ class LabelledImages:
         return len(self.indices)
 
     def subset(self, chosen: np.ndarray) -> "LabelledImages":
-        """Return the chosen ones of the N images."""
+        """Return a subset of the N images."""
         return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
 
 

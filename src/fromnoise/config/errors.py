@@ -60,8 +60,8 @@ def explain(error: ValidationError, schema: type[BaseModel], key: str = "") -> s
 def _first_error(error: ValidationError, schema: type[BaseModel]) -> tuple[Any, list[int | str]]:
     """Return the first error and its place.
 
-    Of a value that fits no alternative of a union there is an error for each alternative, which is
-    named in the place, after the key. The one deepest within the value tells most.
+    If a value fits no alternative of a union, there is an error for each alternative, which is
+    named in the place, after the key. The error deepest within the value is the most specific.
     """
     errors = error.errors()
     place, depth, annotation = errors[0]["loc"], 0, schema

@@ -25,7 +25,7 @@ RENAMED_VALUES = {  # key, old value → new value
 
 
 def migrate(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe or a model's specification, a nested dict, with today's keys and values."""
+    """Return a recipe or a model's specification (a nested dict) with current keys and values."""
     return {
         name: migrate_section(name, section) if isinstance(section, Mapping) else section
         for name, section in tree.items()
@@ -33,7 +33,7 @@ def migrate(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one section, such as the `sampling` of an evaluation record, with today's keys."""
+    """Return one section, such as the `sampling` of an evaluation record, with the current keys."""
     migrated = {}
     for key, value in section.items():
         new = RENAMED_KEYS.get(f"{name}.{key}")
@@ -48,7 +48,7 @@ def migrate_section(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_extractor(extractor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extractor of a record with today's name."""
+    """Return the extractor of a record with its current name."""
     return _value("evaluation.extractor", {"name": None, **extractor})
 
 
@@ -62,7 +62,7 @@ def check_not_renamed(key: str, value: Any = None) -> None:
 
 
 def _value(key: str, value: Any) -> Any:
-    """Return a value, or a component with its options, under today's name."""
+    """Return a value, or a component with its options, under the current name."""
     if isinstance(value, Mapping):
         return {**value, "name": _value(key, value["name"])} if "name" in value else dict(value)
     return RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value

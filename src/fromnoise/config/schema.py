@@ -223,15 +223,15 @@ class Training(Section):
     share of the training: `preview_every: 0.1` is 10 previews.
     """
 
-    steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: what the others come to
+    steps: Annotated[Natural, Field(le=10**9)] = 0  # 0: computed from the others
     epochs: Annotated[float, Field(gt=0, le=10**6)] | None = None
     minutes: Annotated[float, Field(ge=1, le=10**6)] | None = None
     hours: Annotated[float, Field(ge=1 / 60, le=10**4)] | None = None
     batch_size: Positive
-    start_from: Path | None = None  # a run or model whose weights are the first ones
-    condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # images that lose all labels
-    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # images that say only a part
-    augment: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of each of these
+    start_from: Path | None = None  # a run or model with the initial weights
+    condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # of dropping all labels
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of dropping some labels
+    augment: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of each augmentation
     augmentations: tuple[Augmentation, ...] = get_args(Augmentation)
     parts: Positive = 1  # of a batch, one after the other: less memory, the same gradient
     checkpoint_gradients: bool = False  # compute blocks again in the backward pass: less memory
@@ -244,7 +244,7 @@ class Training(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     # σ_rel of power-function averages beside the usual one
     ema_lengths: tuple[Length, ...] = ()
-    ema_snapshot_every: Every | None = None  # None: 20 times in all
+    ema_snapshot_every: Every | None = None  # None: 20 snapshots
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", True, False] = "auto"
     compile: Literal["auto", True, False] = "auto"  # the blocks of the network
@@ -279,14 +279,16 @@ class Training(Section):
             )
         names = [f"{length:g}" for length in self.ema_lengths]  # of their files
         if len(set(names)) < len(names):
-            raise ValueError(f"ema_lengths says a length twice: {', '.join(names)}; say each once")
+            raise ValueError(f"ema_lengths repeats a length: {', '.join(names)}. Give each once")
         if set(self.augmentations) != set(every := get_args(Augmentation)) and not self.augment:
             raise ValueError(
-                "augmentations has no effect with augment = 0; set augment, as in 0.12, or leave "
+                "augmentations has no effect with augment = 0. Set augment, as in 0.12, or leave "
                 "augmentations out"
             )
         if len(set(self.augmentations)) < max(len(self.augmentations), 1):
-            raise ValueError(f"augmentations is empty, or names one twice; name some of {every}")
+            raise ValueError(
+                f"augmentations is empty or repeats a name. Choose from {', '.join(every)}"
+            )
         return self
 
 

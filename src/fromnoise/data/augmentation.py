@@ -16,8 +16,8 @@ The parameters of an image are a_0 … a_7; those of a transformation that it do
 
 The columns determine the transformation. For that the angle of anisotropy is doubled, where the
 paper has a_5 cos a_4 and a_5 sin a_4: the direction a_4 + π is a_4, so stretching along a_4 and
-compressing along it would have the same columns. Mirrored left and right the paper has half of the
-images, and here it is one transformation like the others.
+compressing along it would have the same columns. The paper mirrors half of the images left and
+right; here that is a transformation like the others.
 """
 
 import math
@@ -53,8 +53,8 @@ def columns_of(names: Collection[str]) -> tuple[str, ...]:
 def parameters(draws: BatchDraws, p: float, names: Collection[str]) -> np.ndarray:
     """Return a_0 … a_7 of each image, float64 (B, 8).
 
-    An image gets each of the transformations `names` with probability p, independently. What a
-    transformation gets does not depend on the others.
+    Each transformation of `names` is applied with probability p, independently. Its parameters do
+    not depend on the other transformations.
     """
     u = draws.uniform("augment", 14)
     coins, flips, angles, normal = u[:, :6], u[:, 6:8], u[:, 8:10], u[:, 10:]
@@ -104,10 +104,10 @@ def matrices(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resample(images: Tensor, matrix: np.ndarray, background: Tensor) -> Tensor:
-    """Return images of which each point is moved by its matrix: (B, C, H, W) of the same type.
+    """Move each point of each image by the matrix of the image: (B, C, H, W) of the same type.
 
     The result is interpolated (bicubic) at twice its resolution, and then filtered and reduced to
-    its own. What is too fine for that is filtered out, at any angle and down to half the size.
+    its own. Details that are too fine are filtered out, at any angle and down to half the size.
 
     images: uint8 (B, C, H, W), or floats in [−1, 1]. matrix: see `matrices`. background: outside of
     the image, (C,) of the same type. An image does not depend on the others.
@@ -133,7 +133,7 @@ def resample(images: Tensor, matrix: np.ndarray, background: Tensor) -> Tensor:
 
 
 def _halved(x: Tensor, dim: int, size: int) -> Tensor:
-    """Return each second point of a filtered dimension, which has a margin for the filter.
+    """Filter a dimension, which has a margin for the filter, and return every second point.
 
     Lanczos's filter: sinc(d) sinc(d/3) of the distance d in pixels of the result. Its numbers are
     summed in a fixed order, so that a result does not depend on the batch.

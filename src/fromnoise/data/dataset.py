@@ -347,7 +347,7 @@ class CacheNotWritable(DataError):
 
 @contextmanager
 def writing_to(cache: Path) -> Iterator[None]:
-    """Raise any OSError but DiskFull as CacheNotWritable, which names the way out."""
+    """Raise any OSError but DiskFull as CacheNotWritable, which names the fix."""
     try:
         yield
     except DiskFull:

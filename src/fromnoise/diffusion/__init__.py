@@ -1,4 +1,4 @@
-"""The mathematics of denoising diffusion: torch, and nothing of ours outside this folder."""
+"""The mathematics of denoising diffusion. Imports only torch and this folder."""
 
 from fromnoise.diffusion.betas import SCHEDULES
 from fromnoise.diffusion.denoiser import (

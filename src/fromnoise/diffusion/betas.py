@@ -1,10 +1,10 @@
 """Noise schedules: functions from T to β_1 … β_T, float64 (T,).
 
-Every β must lie in (0, 1), but β_T may be 1: `NoiseSchedule` raises ValueError for others, and a
-function for options out of range. To add one, see CONTRIBUTING.md.
+Every β must lie in (0, 1), except that β_T may be 1: otherwise `NoiseSchedule` raises ValueError.
+A function raises ValueError for options out of range. To add one, see CONTRIBUTING.md.
 
-Equation numbers without a name are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239). So are
-the schedules without a source: the paper has the linear one, its code the others.
+Equations and schedules without a source are those of Ho, Jain and Abbeel 2020 (arXiv:2006.11239).
+The linear schedule is in the paper, the others are in its code.
 """
 
 import math
@@ -22,8 +22,8 @@ def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
 def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """Return `linear` times 1000/T, so that ᾱ_T is about the same for any T.
 
-    Nichol and Dhariwal 2021 (arXiv:2102.09672), in their code. `beta_1` and `beta_T` are those of
-    T = 1000. Raises ValueError unless T is larger than 1000·beta_1 and 1000·beta_T, where β is 1.
+    From the code of Nichol and Dhariwal 2021 (arXiv:2102.09672). `beta_1` and `beta_T` are those of
+    T = 1000. Raises ValueError unless T > 1000·max(beta_1, beta_T), so that every β is below 1.
     """
     largest = max(beta_1, beta_T)
     if 1000 * largest >= T:
@@ -35,10 +35,10 @@ def linear_rescaled(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Te
 
 
 def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """Return β_t whose roots lie on a straight line; diffusers calls it scaled_linear."""
+    """Return β_t whose square roots are on a straight line (`scaled_linear` in diffusers)."""
     if min(beta_1, beta_T) < 0:
         raise ValueError(
-            f"quadratic takes the roots of beta_1 and beta_T, which must be at least 0, not "
+            f"quadratic takes the square roots of beta_1 and beta_T, which must be at least 0, not "
             f"{beta_1:g} and {beta_T:g}"
         )
     return torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64).square()
@@ -108,7 +108,7 @@ def flow(T: int) -> Tensor:
 
 
 def edm(T: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Return β of σ/α from `sigma_min` at t = 1 to `sigma_max` at T, its ρ-th root in a line.
+    """Return β for σ/α from `sigma_min` (t = 1) to `sigma_max` (T), its ρ-th root linear in t.
 
     Karras et al. 2022 (arXiv:2206.00364), Eq. 5 with T levels; their σ is σ/α here, and their x is
     x_t/α. 0 < sigma_min < sigma_max and rho > 0, or ValueError.

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from fromnoise.diffusion.schedule import NoiseSchedule, Time, on_device
 
 Kind = Literal["eps", "x0", "v", "flow", "edm"]
-SIGMA_DATA = 0.5  # the standard deviation of images in [−1, 1], as Karras et al. 2022 take it
+SIGMA_DATA = 0.5  # the standard deviation of images in [−1, 1], as in Karras et al. 2022
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One estimate at (x_t, t), readable as x_0, as ε or as v, whichever the network predicts.
+    """A prediction at (x_t, t): an estimate of x_0, ε and v, whichever the network predicts.
 
     With α = √ᾱ_t and σ = √(1−ᾱ_t), the `value` of each kind is affine in x_0 at one x_t:
 
@@ -24,15 +24,15 @@ class Prediction:
         x0    x_0
         v     v = α ε − σ x_0 (Salimans and Ho 2022, arXiv:2202.00512, appendix D)
         flow  u = ε − x_0, the velocity of (1−τ) x_0 + τ ε (Lipman et al. 2023, arXiv:2210.02747)
-        edm   F = (σ x_0 − α σ_d² ε)/(n σ_d), n = √(σ² + α² σ_d²): what is left of x_0, at unit
-              variance, when the best affine estimate from x_t is subtracted, for images of the
-              standard deviation σ_d = `sigma_data` (Karras et al. 2022, arXiv:2206.00364, Eq. 7);
+        edm   F = (σ x_0 − α σ_d² ε)/(n σ_d), n = √(σ² + α² σ_d²): what the best affine estimate
+              from x_t leaves of x_0, scaled to unit variance, for images of the standard deviation
+              σ_d = `sigma_data` (Karras et al. 2022, arXiv:2206.00364, Eq. 7);
               with σ_d = 1 it is −v
 
     `value` and `x_t` are (B,C,H,W); `alpha` and `sigma` broadcast against them.
 
     A network with a learned variance also gives one of these, (B,C,H,W); see `samplers.step_std`.
-    `fraction`: where log σ² lies between log β̃ (at 0) and log β (at 1); it may lie outside.
+    `fraction`: the position of log σ² between log β̃ (at 0) and log β (at 1); it may lie outside.
     `log_variance`: log σ² itself, of the step from t to t−1.
     """
 
@@ -49,7 +49,7 @@ class Prediction:
     def x0(self) -> Tensor:
         """Return x̂_0 = (x_t − σ ε̂)/α (Eq. 15) = α x_t − σ v̂.
 
-        It is (x_t − σ û)/(α + σ) of flow, and (α σ_d² x_t + σ σ_d n F̂)/n² of edm.
+        For flow it is (x_t − σ û)/(α + σ), and for edm (α σ_d² x_t + σ σ_d n F̂)/n².
         """
         match self.kind:
             case "x0":
@@ -69,7 +69,7 @@ class Prediction:
     def eps(self) -> Tensor:
         """Return ε̂ = (x_t − α x̂_0)/σ = σ x_t + α v̂. Needs t ≥ 1.
 
-        It is (x_t + α û)/(α + σ) of flow, and (σ x_t − α σ_d n F̂)/n² of edm.
+        For flow it is (x_t + α û)/(α + σ), and for edm (σ x_t − α σ_d n F̂)/n².
         """
         match self.kind:
             case "x0":
@@ -112,7 +112,7 @@ class Prediction:
 
 
 def std_of_x_t(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """Return n = √(σ² + α² σ_d²), the standard deviation of x_t for images of that of σ_d."""
+    """Return n = √(σ² + α² σ_d²), the standard deviation of x_t if that of the images is σ_d."""
     return (sigma.square() + (alpha * sigma_data).square()).sqrt()
 
 
@@ -124,7 +124,7 @@ Denoise = Callable[[Tensor, Time], Prediction]
 
 
 def check_prediction(schedule: NoiseSchedule, prediction: str) -> None:
-    """Raise ValueError for a predicted ε where ᾱ_T = 0: x_T is then ε itself, without x_0."""
+    """Raise ValueError for the prediction `eps` if ᾱ_T = 0: x_T is then ε, without any x_0."""
     if prediction == "eps" and schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "ᾱ_T is 0 in this schedule, so that x_0 does not follow from ε at t = T. "
@@ -139,13 +139,14 @@ def check_sigma_data(sigma_data: float) -> None:
 
 
 class Denoiser(nn.Module):
-    """network(x_t, t−1, cond) read as the quantity it was trained to predict.
+    """Interpret network(x_t, t−1, cond) as the quantity that it was trained to predict.
 
     The network sees t−1 ∈ {0..T−1}, as in most published code, so that its weights load unchanged.
     With the prediction `edm` it sees x_t/n instead of x_t, n as in `Prediction`.
-    If it returns 2C channels for C, the first C are the prediction. The second C, raw, are with
-    the reading `range` the `fraction` (raw + 1)/2 (Nichol and Dhariwal 2021, arXiv:2102.09672,
-    Eq. 15), and with `log` the `log_variance` (the same paper's code, there "learned").
+    If it returns 2C channels for C, the first C are the prediction, and the second C are raw
+    values of the variance. With the reading `range`, (raw + 1)/2 is the `fraction` (Nichol and
+    Dhariwal 2021, arXiv:2102.09672, Eq. 15). With `log`, raw is the `log_variance` ("learned" in
+    the code of that paper).
 
     With self-conditioning (Chen, Zhang and Hinton 2022, arXiv:2208.04202, section 3) the network
     takes 2C channels: x_t, then `self_cond`: zeros, or an earlier x̂_0 of its own. It learns both:
@@ -247,7 +248,8 @@ def estimate_x0(
 ) -> Tensor:
     """Return the x̂_0 of a pass without self_cond for some images, and zeros for the others.
 
-    x_t, the result: (B,C,H,W); t ∈ {1..T}: (B,); self_conditioned: bool (B,), which to compute.
+    x_t and the result: (B,C,H,W). t ∈ {1..T}: (B,). self_conditioned: bool (B,), the images to
+    compute it for.
     """
     some = self_conditioned.nonzero().squeeze(1)
     self_cond = torch.zeros_like(x_t)
@@ -261,8 +263,8 @@ def estimate_x0(
 def with_self_conditioning(denoiser: Denoiser) -> Denoiser:
     """Return a denoiser that conditions each call on the x̂_0 of the call before.
 
-    Make one for each trajectory from noise to image. A change of the batch size clears its memory,
-    as where an interval of guidance begins. Without self-conditioning, returns `denoiser` itself.
+    Make one for each trajectory from noise to image. A change of the batch size, as at the start
+    of a guidance interval, clears its memory. Without self-conditioning, returns `denoiser` itself.
     """
     if not denoiser.self_conditioning:
         return denoiser

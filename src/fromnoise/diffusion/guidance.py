@@ -1,4 +1,4 @@
-"""Guidance, and limits of x̂_0: each function wraps a denoiser into another."""
+"""Guidance, and limits of x̂_0: each function wraps a denoiser and returns another."""
 
 import math
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def classifier_free(
     """Guide by ε̂ = ε̂_∅ + s·(ε̂_c − ε̂_∅), with s = `scale`, in one doubled batch.
 
     Ho and Salimans 2022 (arXiv:2207.12598), Eq. 6, where s is written 1 + w. s = 1 is the plain
-    conditional prediction and costs one evaluation. What else a network predicts obeys the same
-    formula, since it is affine in ε̂ at one x_t. A learned variance is that of the condition. s < 0
-    guides away from the condition. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector.
+    conditional prediction and costs one evaluation. Other predictions obey the same
+    formula, since they are affine in ε̂ at one x_t. A learned variance is that of the condition.
+    s < 0 guides away from the condition. cond: (B,K) in {−1, 0, +1}; ∅ is the zero vector.
 
     interval: (first, last) t with guidance; s = 1 at all others (Kynkäänniemi et al. 2024,
     arXiv:2404.07724, there of noise levels). rescale: φ ∈ [0, 1] of `rescaled`; 0 is off.
@@ -122,7 +122,7 @@ def _in_one_batch(
     batch = denoiser(x_t.repeat(m, 1, 1, 1), times, torch.cat(list(conds)))
 
     def parts(x: Tensor | None) -> list[Any]:
-        """Return the part of each condition; a coefficient of all images is that of each."""
+        """Split by condition; a coefficient of all images is repeated."""
         return [x] * m if x is None or not x.ndim else list(x.chunk(m))
 
     fields = ("value", "x_t", "alpha", "sigma", "fraction", "log_variance")

@@ -1,4 +1,4 @@
-"""Inpainting: new pixels for a part of an image, the rest kept (RePaint)."""
+"""Inpainting: regenerate a part of an image and keep the rest (RePaint)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -28,7 +28,7 @@ def inpaint(
 
     RePaint (Lugmayr et al. 2022, arXiv:2201.09865), Algorithm 1 with jumps: x_s^new is an ancestral
     step from x_t, and x_s^known ~ N(√ᾱ_s image, 1−ᾱ_s) is the image under fresh noise. That step
-    sees the known part only under noise, so that the new part does not fit it at once. Therefore
+    sees the known part only under noise, so the new part does not match it at first. Therefore
     the noise of `jump` steps is added again, x_t ~ N(√(ᾱ_t/ᾱ_s) x_s, 1−ᾱ_t/ᾱ_s), and each such
     piece of the trajectory is sampled `resample` times, at that cost; 1 is plain replacement.
 

@@ -29,7 +29,7 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
     if (angle > torch.pi - 1e-6).any():
         raise ValueError(
-            "a and b are opposite, b = −k·a. Take others: no shortest arc connects these."
+            "a and b are opposite (b = −k·a): no shortest arc connects them. Use other endpoints."
         )
     # sin(λθ)/sin θ = λ sinc(λθ/π)/sinc(θ/π), which has its limit λ at θ = 0
     of_a, of_b = (

@@ -1,8 +1,8 @@
-"""Noise levels: how often each t is drawn in training, functions of the schedule to p_t, (T,).
+"""Noise levels: functions from the schedule to p_t, (T,), the probability of t in training.
 
-`training.noise_levels` draws t from these. The first three are without an effect on the expectation
-of the loss, which is that of equal p_t. Any other is a weighting: the loss of t counts p_t in the
-expectation, as in the papers, and gets no factor 1/(T·p_t). Only the variational bound gets it.
+`training.noise_levels` draws t from these. The first three do not change the expectation of the
+loss, which is that of uniform p_t. Any other is a weighting: as in the papers, the expectation
+weights the loss of t by p_t, without a factor 1/(T·p_t). Only the variational bound gets it.
 
 p: float64, at least 0, with the sum 1. A ValueError for an option out of range begins with its key,
 as in `noise_levels.std`. To add one, see CONTRIBUTING.md.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.schedule import NoiseSchedule
 
-LEAST_MASS = 1e-3  # with less in the table, nearly all draws would be of its end
+LEAST_MASS = 1e-3  # with less in the table, nearly all draws would be at its end
 
 
 def uniform(schedule: NoiseSchedule) -> Tensor:
@@ -66,7 +66,7 @@ def normal(schedule: NoiseSchedule, *, mean: float = 2.4, std: float = 2.4) -> T
 
 
 def cells(schedule: NoiseSchedule) -> Tensor:
-    """Return the edges of the cells of log-SNR, falling, float64 (T+1,): t's lies from t−1 to t."""
+    """Return the falling edges of log-SNR cells, float64 (T+1,): cell t is from edge t−1 to t."""
     a = schedule.alpha_bar[1:]
     log_snr = a.log() - (1 - a).log()  # (T,); −∞ at T if ᾱ_T = 0
     finite = log_snr[log_snr.isfinite()]

@@ -1,8 +1,8 @@
-"""Search the few timesteps at which the steps of `ddim` err least, by dynamic programming.
+"""Search the few timesteps with the smallest error of `ddim`, by dynamic programming.
 
 Chen et al. 2024 (arXiv:2405.11326): the trajectories of a model's ODE are alike in shape, whatever
 the image, so a few of them show between which times a long step is cheap. The paper compares x/α.
-Here it is x, which has about unit variance at each time, so that an error counts alike at all.
+This module compares x, whose variance is about 1 at each time, so errors count equally.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def step_costs(schedule: NoiseSchedule, x: Tensor, trajectories: Iterable[Step])
     """Return the mean error of one step of `ddim` between any two times of trajectories.
 
     c_ij = mean of ‖α_j x̂_0 + σ_j ε̂ − x_j‖ / √(C·H·W) over the trajectories, x̂_0 and ε̂ of x_i: the
-    distance from where one step leads to where the trajectory is.
+    distance from the end of one step to the trajectory.
 
     x: x_T, (B,C,H,W); trajectories: the steps from there through N times to 0, by a sampler that
     solves the ODE well in them, such as `heun`. Returns float64 (N, N+1), the last column that of
@@ -45,9 +45,10 @@ def step_costs(schedule: NoiseSchedule, x: Tensor, trajectories: Iterable[Step])
 def cheapest_path(costs: Tensor, steps: int, gamma: float = 1.0) -> list[int]:
     """Return the indices 0 = i_1 < … < i_n of the times with the least Σ_k γ^(k−1) c(i_k, i_{k+1}).
 
-    i_{n+1} = N is t = 0. By V_1(i) = c_iN and V_k(i) = min over j > i of c_ij + γ V_{k−1}(j), k
-    being the steps that are left. γ > 1 weighs the later steps more. The paper's 1.15 is for x/α;
-    with `step_costs`, which are of x, it is no better than 1 on Gaussian data.
+    i_{n+1} = N is t = 0. It is found by V_1(i) = c_iN and V_k(i) = min over j > i of
+    c_ij + γ V_{k−1}(j), with k steps left. γ > 1 gives more weight to later steps. The
+    paper's 1.15 is for x/α; with `step_costs`, which are of x, it is no better than 1 on Gaussian
+    data.
 
     costs: (N, N+1), of `step_costs`. Raises ValueError unless 1 ≤ steps ≤ N.
     """

@@ -1,6 +1,6 @@
 """Rules for the timesteps of a sampler: functions (schedule, steps) → `steps` of the T times.
 
-The times fall strictly, each in {1..T}; `sampling_timesteps` makes sure that 1 ≤ steps ≤ T. Rules
+The times fall strictly, each in {1..T}; `sampling_timesteps` checks that 1 ≤ steps ≤ T. Rules
 have no options. To add one, see CONTRIBUTING.md.
 """
 
@@ -16,14 +16,14 @@ from fromnoise.diffusion.schedule import NoiseSchedule
 def leading(schedule: NoiseSchedule, steps: int) -> list[int]:
     """Return 1, 1+⌊T/n⌋, 1+2⌊T/n⌋, …, falling: ends at t = 1, starts below T unless n = T.
 
-    With few steps, or n that does not divide T, it starts at a time with much of the image left,
-    though x_T is pure noise: n = 1 starts at t = 1, and n = 501 of T = 1000 at t = 501.
+    With few steps, or n that does not divide T, the first time may have much of the image left,
+    although x_T is pure noise: n = 1 starts at t = 1, and n = 501 of T = 1000 at t = 501.
     """
     return [1 + i * (schedule.T // steps) for i in reversed(range(steps))]
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """Return T, T−T/n, T−2T/n, …, rounded: starts at t = T, as the noise does."""
+    """Return T, T−T/n, T−2T/n, …, rounded: starts at t = T, as x_T does."""
     return [round(schedule.T - i * schedule.T / steps) for i in range(steps)]
 
 

@@ -152,7 +152,7 @@ def rare_threshold(figures: np.ndarray, *, share: float = FLAGGED_SHARE) -> floa
 
 
 def share_nearer(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Return how often a number of a is below one of b, ties half, and by how many σ above ½.
+    """Return the share of pairs in which a is below b, ties as ½, and its z-score against ½.
 
     The share is Mann and Whitney's U over its maximum. With the distances d_1 of samples and of
     held-out images it is the test for copying of Meehan, Chaudhuri and Dasgupta 2020.

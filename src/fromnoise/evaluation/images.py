@@ -134,8 +134,8 @@ def _require_one_set(folder: Path) -> dict[str, dict[str, str]]:
             )
     if channels := written[first].get("channels"):
         raise DataError(
-            f"{folder.absolute()}: the PNGs show some of {channels} channels. Give the npz beside "
-            "them."
+            f"{folder.absolute()}: the PNGs show only some of {channels} channels. Give the npz "
+            "beside them."
         )
     return found
 

@@ -1,7 +1,7 @@
 """Compute scores of generated images against real ones, each with a 95 % interval.
 
 FID, KID, Inception Score, precision and recall equal those of torch-fidelity. The intervals are
-ours. Each docstring names their cause: other generated images, real ones, or both.
+additions. Each docstring names what they cover: other generated images, other real ones, or both.
 """
 
 import math

@@ -169,7 +169,7 @@ class LabelRecord(Stored):
 
 
 def read_record(file: Path, *, where: str) -> Any:
-    """Return the content of a record's JSON file with today's keys, not validated.
+    """Return the content of a record's JSON file with the current keys, not validated.
 
     where: the file, for the message. Raises DataError if it is not JSON.
     """

@@ -95,7 +95,7 @@ def copies(subject: Subject) -> Metadata:
         real = held_out.images.images[copying.evenly_spaced(len(held_out.images))]
 
     def features_of(images_: np.ndarray) -> np.ndarray:
-        """Return the features of images; those of two sets are known."""
+        """Return the features of images, which are known for two sets."""
         if images_ is samples:
             return subject.features
         if images_ is train:
@@ -116,7 +116,7 @@ METRICS: dict[str, Metric] = {"fid": fid, "kid": kid, "is": isc, "prc": prc, "co
 def check_enough_images(
     num: int, real: images.RealImages | None, extractor: Extractor, *, allow_small: bool
 ) -> list[str]:
-    """Return the marks of scores of few images, which `allow_small` allows.
+    """Return the warnings about scores of few images, which `allow_small` permits.
 
     real: None if the reference is a mean and a covariance.
     Raises ExtractorError for almost no images, or for fewer than features unless `allow_small`.

@@ -1,6 +1,6 @@
 """The architectures, each (x_t, t, cond) → output: see `Network` for the contract.
 
-Imports torch, and nothing of ours outside this folder.
+Imports only torch and this folder.
 """
 
 from collections.abc import Callable

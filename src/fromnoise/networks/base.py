@@ -1,4 +1,4 @@
-"""The contract of a network, and what ours share: a base class and checks of options.
+"""The contract of a network, and a base class and checks that the networks share.
 
 To add one, see CONTRIBUTING.md; tests/networks/test_contract.py tests it with the others.
 """

@@ -57,7 +57,7 @@ class Embedding(nn.Module):
 
 
 def _up(c_in: int, c_out: int, *, norm: Norm) -> nn.Module:
-    """Return twice the size by a transposed conv2, then two convolution blocks."""
+    """Return a transposed conv2, which doubles the size, and two convolution blocks."""
     conv = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
     block1, block2 = ConvBlock(c_out, c_out, norm=norm), ConvBlock(c_out, c_out, norm=norm)
     return nn.Sequential(OrderedDict(conv=conv, block1=block1, block2=block2))

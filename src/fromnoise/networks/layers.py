@@ -133,9 +133,9 @@ FEW_TOKENS = 512
 def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: Dropout | None = None) -> Tensor:
     """Return softmax(q·kᵀ/√d) v, with dropout on the weights. q, k, v: (B,heads,N,d) → the same.
 
-    Fused, so that the N×N weights are never stored. But fused dropout cannot draw for each image
-    alone. And a CPU is twice as fast on few tokens in half in products (docs/performance.md), which
-    also round q·kᵀ to half.
+    Fused attention never stores the N×N weights. Two cases use matrix products instead: dropout,
+    because fused dropout cannot draw per image, and few tokens in half precision on a CPU, where
+    products are twice as fast (docs/performance.md) and round q·kᵀ to half precision.
     """
     few_in_half = q.element_size() == 2 and k.shape[2] <= FEW_TOKENS
     drops = dropout is not None and dropout.training and dropout.p > 0
@@ -227,7 +227,7 @@ class Attention(nn.Module):
 def _pixelwise(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply the layer to the channels of every pixel: (B,C,H,W) → (B,C',H,W).
 
-    As a 1×1 convolution a CPU need not move them; elsewhere channels last keeps them together.
+    On a CPU a 1×1 convolution avoids moving them; elsewhere channels last keeps them together.
     """
     if x.device.type == "cpu":
         return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)

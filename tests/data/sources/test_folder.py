@@ -183,7 +183,7 @@ def test_a_file_that_is_twice_in_a_zip_is_said(tmp_path):
     files = {"a/1.png": png(1), "./a/1.png": png(2), "b/3.png": png(3)}
     data = open_images("zip", write_zip(tmp_path / "x.zip", files))
     assert values(data.images) == [2, 3]
-    assert data.notes == ("x.zip has 1 files again: the last one of a name is read.",)
+    assert data.notes == ("x.zip has 1 repeated file names: the last of each is read.",)
 
 
 def png(value: int) -> bytes:

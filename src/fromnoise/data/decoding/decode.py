@@ -260,7 +260,7 @@ def _composite(
 
 
 def with_white(picture: Picture, white: int | None) -> Picture:
-    """Set the white of a picture of 16 bits, such as 4095. Others, and None, change nothing.
+    """Set the white of a 16-bit picture, such as 4095. With None, or another depth, change nothing.
 
     Raises `BrokenImage` for brighter pixels.
     """

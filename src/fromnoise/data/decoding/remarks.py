@@ -1,4 +1,4 @@
-"""Remarks on image files: what is not used of them, and the warnings while they are read.
+"""Remarks on image files: their unused parts, and the warnings while they are read.
 
 Python's filters and its `showwarning` belong to all threads. So the first of the threads that read
 at one time replaces them, the last one puts them back, and each warning goes to its own thread.

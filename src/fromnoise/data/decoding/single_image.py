@@ -153,7 +153,7 @@ def _open(
     depth: Depth = 8,
     said: bool = False,
 ) -> decode.Picture:
-    """Read a picture, and log its remarks unless they were said."""
+    """Read a picture, and log its remarks unless they were logged before."""
     with _opened(path) as file:
         picture = decode.read_picture(file.read(), background=background, depth=depth)
         picture = decode.with_white(picture, white)

@@ -1,6 +1,6 @@
 """The contract of a source: one kind of data set, such as a folder of images or an idx file.
 
-A source is a function `SourceRequest -> SourceListing`. It looks at the data from outside: it
+A source is a function `SourceRequest -> SourceListing`. It decodes no images: it
 checks the path and the split, and may read small metadata files. The listing then opens an
 `ImageReader` only if the images are not in the cache yet. A source promises:
 

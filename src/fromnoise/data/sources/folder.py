@@ -107,7 +107,7 @@ def zip_file(request: base.SourceRequest) -> base.SourceListing:
 
             reader = _reader(_choose(members, path, request), open_member, path, request, size)
             twice = len(files) - len(members)
-            note = f"{path.name} has {twice:,} files again: the last one of a name is read."
+            note = f"{path.name} has {twice:,} repeated file names: the last of each is read."
             notes = (*reader.notes, *[printable(note)] * bool(twice))
             return replace(reader, notes=notes, close=stack.pop_all().close)
 
@@ -256,7 +256,7 @@ def _reader(
 
 
 def _labels_below(files: _Files, where: Path) -> base.Labels:
-    """Return the labels of the images by their folders, of which every split counts."""
+    """Return the labels of the images by folder. The folders of all splits are classes."""
     parts = [PurePosixPath(*PurePosixPath(name).parts[files.below :]) for name in files.every]
     labels, names = folder_labels(list(map(str, parts)), wrapper=where.stem)
     if labels is None:

@@ -1,6 +1,6 @@
 """Samplers: generators from noise to image, whose caller sees every step.
 
-They step from each kept time to the next, so that any number of steps is right; see `step.py`.
+They step between the selected times, so any number of steps is valid; see `step.py`.
 """
 
 from collections.abc import Callable, Iterator

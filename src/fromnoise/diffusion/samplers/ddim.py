@@ -85,16 +85,16 @@ def ipndm(
     noise: Noise,
     order: Literal[1, 2, 3, 4] = 4,
 ) -> Iterator[Step]:
-    """Sample by x̄_s = x̄_t + (ρ_s − ρ_t) ε', ε' the last ε̂ in the sum of Adams and Bashforth.
+    """Sample by x̄_s = x̄_t + (ρ_s − ρ_t) ε', ε' the Adams–Bashforth sum of the last ε̂.
 
     iPNDM: Zhang and Chen 2022 (arXiv:2204.13902), after the pseudo linear multistep of Liu et al.
     2022 (arXiv:2202.09778). One evaluation a step; `ADAMS_BASHFORTH` has the weights. The first
-    steps use the ε̂ that there are, so `order` may exceed the steps. The first is that of `ddim`,
-    and so is the last, which ends at x̂_0. `noise` is not used.
+    steps use the ε̂ so far, so `order` may exceed the number of steps. The first and the last step
+    are those of `ddim`; the last ends at x̂_0. `noise` is not used.
 
     The weights are those of equal steps in ρ. Where ρ_t − ρ_s is the same in all steps, each is
     exact if ε̂ is a polynomial in ρ of degree order − 1, and the error falls with the order until
-    that of the first steps is left. Elsewhere the measured order is 2 (1 for order 1) if the
+    the error of the first steps dominates. Elsewhere the measured order is 2 (1 for order 1) if the
     lengths change slowly, as by a rule of timesteps, and 1 if long and short steps alternate.
     Raises ValueError for another order than 1 to 4.
     """

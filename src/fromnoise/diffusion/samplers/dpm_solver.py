@@ -1,4 +1,4 @@
-"""Solvers with a memory: DPM-Solver++, and UniPC, which corrects it by the next evaluation.
+"""Multistep solvers: DPM-Solver++, and UniPC, which corrects each step by the next evaluation.
 
 Lu et al. 2022 (arXiv:2211.01095); Zhao et al. 2023 (arXiv:2302.04867), for x̂_0, with p = 2 or 3
 and B(h) = e^{−h} − 1 (their B_2).
@@ -152,13 +152,13 @@ def interpolated(points: History, lam: float, lam_s: float) -> Tensor:
 
 def phi(m: int, k: float) -> float:
     """Return φ_m(k) = Σ_j k^j/(j+m)!, also (φ_{m−1}(k) − 1/(m−1)!)/k, and φ_0 = e^k."""
-    if abs(k) < 1:  # where the quotient would be of rounding
+    if abs(k) < 1:  # where the quotient would be rounding error
         return sum(k**j / math.factorial(j + m) for j in range(18))
     return math.exp(k) if m == 0 else (phi(m - 1, k) - 1 / math.factorial(m - 1)) / k
 
 
 def exact_step(schedule: NoiseSchedule, x: Tensor, t: int, s: int, D: Tensor) -> Tensor:
-    """Return x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, exact if x̂_0 is D all the way."""
+    """Return x_s = σ_s/σ_t x_t − α_s (e^{−h} − 1) D, exact if x̂_0 = D during the whole step."""
     alpha_s, sigma_s, sigma_t = of_step(schedule, t, s)
     h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
     return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * D
