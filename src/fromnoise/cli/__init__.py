@@ -20,6 +20,7 @@ from fromnoise.cli.evaluate import evaluate, evaluate_labels, likelihood, sweep
 from fromnoise.cli.inputs import data, import_, recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
+from fromnoise.cli.studio import studio
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train
 from fromnoise.config.errors import ConfigError
 from fromnoise.error_lines import error_line, sentence
@@ -37,6 +38,7 @@ for command in (train, resume, sample, progress, doctor, ema):
 for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
+app.command()(studio)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
 UsageError: Any = typer.BadParameter.__base__  # of every wrong argument; typer does not export it

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from typer import Argument, Option
 
+from fromnoise.config.arguments import SAMPLERS
 from fromnoise.config.arguments import parse_sampling as parse_sampling
 from fromnoise.config.arguments import parse_seeds as parse_seeds
 from fromnoise.config.arguments import parse_training as parse_training
@@ -12,7 +13,6 @@ from fromnoise.config.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 # for the help: the dicts themselves need torch
-SAMPLERS = "ddpm, ddim, euler, heun, ipndm, dpm++, dpm++sde, unipc"
 METRICS = "fid, kid, is, prc, copies"
 FORMATS = "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet"
 

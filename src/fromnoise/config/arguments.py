@@ -10,6 +10,7 @@ from typing import Any
 from fromnoise.config.errors import ConfigError
 
 MAX_SEEDS = 10_000_000
+SAMPLERS = "ddpm, ddim, euler, heun, ipndm, dpm++, dpm++sde, unipc"  # the dict needs torch
 
 
 def parse_seeds(text: str) -> list[int]:
