@@ -25,8 +25,10 @@ import fromnoise
 from fromnoise.progress import format_duration
 from fromnoise.studio.events import Events
 from fromnoise.studio.jobs import Jobs
+from fromnoise.studio.places import Places
 from fromnoise.studio.remote import TaskFailed, Worker
-from fromnoise.studio.runs import Runs
+from fromnoise.studio.runs import RUNS, Runs
+from fromnoise.studio.trainings import Trainings
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent / "report"  # its style is that of the pages
@@ -39,10 +41,12 @@ class Studio:
 
     def __init__(self, folder: Path, root: Path) -> None:
         """folder: of the runs. root: below which data are chosen."""
-        self.folder, self.root = folder, root
+        self.folder = folder
+        self.places = Places(root, folder / "data")
         self.events, self.runs = Events(), Runs(folder)
         self.computing, self.reading = Worker(), Worker()
         self.jobs = Jobs(self.computing, self.events)
+        self.trainings = Trainings(folder / RUNS, self.runs, self.events)
         self.tasks: set[asyncio.Task[Any]] = set()
         loader = FileSystemLoader([HERE / "templates", REPORT])
         self.templates = Environment(
@@ -82,6 +86,7 @@ def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         studio.begin(studio.jobs.work())
+        studio.begin(studio.trainings.follow())
         yield
         for task in studio.tasks:
             task.cancel()
@@ -112,7 +117,9 @@ def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
             status, sentence = error.status_code, error.detail
             if sentence in ("Not Found", "Method Not Allowed"):
                 sentence = "This page does not exist. Go back to the start page."
-        elif not isinstance(error, (ValueError, TaskFailed)):
+        elif isinstance(error, OSError):
+            status, sentence = 507, str(error.strerror or error)
+        elif not isinstance(error, ValueError | TaskFailed):
             status = 500
             sentence = "The studio has failed here. The terminal has the traceback."
         if "html" in request.headers.get("accept", ""):
@@ -126,7 +133,9 @@ def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
         Mount("/static", StaticFiles(directory=HERE / "static")),
         Route("/report.css", style),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, ValueError, TaskFailed), failed)
+    handlers: dict[Any, Any] = dict.fromkeys(
+        (HTTPException, ValueError, OSError, TaskFailed), failed
+    )
     handlers[Exception] = failed
     return Starlette(routes=[*routes, *shared], lifespan=lifespan, exception_handlers=handlers)
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -38,8 +39,8 @@ def routes(studio: Studio) -> list[BaseRoute]:
         run = studio.find_run(request)
         wanted = read_body(Making, await read_json(request))
         count, id = len(wanted.numbers()), new_id()
-        arguments = {"run": str(run), "folder": str(run / FOLDER / id)}
-        arguments["request"] = wanted.model_dump(mode="json")
+        given, folder = wanted.model_dump(mode="json"), str(run / FOLDER / id)
+        arguments = {"run": str(run), "folder": folder, "request": given}
         title = f"{count:,} picture{'s' if count > 1 else ''} of {run.name}"
         job = studio.jobs.add("make", title, arguments, run=request.path_params["run"])
         return JSONResponse(job.shown() | {"command": wanted.command(run)})
@@ -89,7 +90,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
     ]
 
 
-def _zip(folder: Path, result: Result):
+def _zip(folder: Path, result: Result) -> Iterator[bytes]:
     """Return the pictures of a result, as the chunks of a zip."""
     content = tempfile.TemporaryFile()  # noqa: SIM115, it is closed when it was sent
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
@@ -97,7 +98,7 @@ def _zip(folder: Path, result: Result):
             archive.write(folder / name, name)
     content.seek(0)
 
-    def chunks():
+    def chunks() -> Iterator[bytes]:
         with content:
             while chunk := content.read(CHUNK):
                 yield chunk

@@ -29,7 +29,9 @@ _loaded: dict[Path, Model] = {}  # one
 
 
 def warm(arguments: dict[str, Any], call: Call) -> None:
-    """Load the model of a run, so that the first pictures come sooner."""
+    """Load the model of a run and what draws grids, so that the first pictures come sooner."""
+    import matplotlib.figure  # noqa: F401
+
     if run := arguments.get("run"):
         load_run(Path(run))
 
@@ -79,9 +81,8 @@ def resolve(model: Model, wanted: Making, count: int) -> tuple[Conditioning, Sam
     """Return the labels of each image and the settings, checked as on the command line."""
     short = {"steps": wanted.steps, "sampler": wanted.sampler, "guidance": wanted.guidance}
     overrides = parse_sampling(wanted.settings, **short)
-    names = model.spec.label_names
-    asked = {"labels": wanted.labels, "compose": wanted.compose}
-    conditioning = read_conditioning(names, count, **asked)
+    names, labels = model.spec.label_names, wanted.labels
+    conditioning = read_conditioning(names, count, labels=labels, compose=wanted.compose)
     conditional = conditioning.cond is not None
     return conditioning, model.sampling_config(conditional=conditional, **overrides)
 

@@ -1,14 +1,16 @@
 """What pages send, checked: the settings of the command line under the same names."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from fromnoise.config.arguments import parse_seeds
+from fromnoise.config.arguments import parse_seeds, parse_training
 from fromnoise.config.errors import ConfigError, explain
-from fromnoise.config.schema import Positive, Section
+from fromnoise.config.recipe import recipe_text, shipped_recipes
+from fromnoise.config.schema import Fit, Positive, Section
 
 MOST_IMAGES = 1024  # of one request; the command line makes more
 Body = TypeVar("Body", bound=Section)
@@ -61,12 +63,12 @@ class Making(Section):
 
     def command(self, run: Path) -> str:
         """Return the command that makes exactly these files."""
-        words = ["fromnoise", "sample", str(run), "--seeds", self.seeds.replace(" ", "")]
+        words = ["sample", str(run), "--seeds", self.seeds.replace(" ", "")]
         for flag in ("steps", "sampler", "guidance", "labels", "compose"):
             if (value := getattr(self, flag)) is not None:
                 words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
         words += [f"--{flag}" for flag in ("gif", "npz", "trajectory") if getattr(self, flag)]
-        return shlex.join([*words, *self.settings])
+        return shell_line([*words, *self.settings])
 
 
 def read_body(body: type[Body], content: Any) -> Body:
@@ -75,3 +77,65 @@ def read_body(body: type[Body], content: Any) -> Body:
         return body.model_validate(content)
     except ValidationError as error:
         raise ConfigError(explain(error, body)) from error
+
+
+class Place(Section):
+    """A folder or file below one of the places where data are."""
+
+    place: str
+    path: str = ""
+
+
+class Crops(Place):
+    """Images at the size and fit of a training."""
+
+    size: Annotated[int, Field(ge=1, le=1024, strict=True)]
+    fit: Fit = "crop"
+
+
+class Upload(Section):
+    """A new folder for files."""
+
+    name: Name
+
+
+class Training(Section):
+    """A training: `fromnoise train` with these arguments."""
+
+    recipe: Name
+    name: Name  # of the run folder
+    place: Text = None  # of the data; None for those of the recipe
+    path: str = ""
+    minutes: Number = None
+    size: Count = None
+    labels: bool = False
+    settings: Words = ()
+
+    def words(self) -> list[str]:
+        """Return the settings as KEY=VALUE."""
+        words = [f"minutes={self.minutes:g}"] if self.minutes is not None else []
+        words += [f"data.size={self.size}"] if self.size is not None else []
+        words += ["data.labels=true"] if self.labels else []
+        return [*words, *self.settings]
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the overrides of the recipe. Raises ConfigError for wrong keys and values."""
+        if self.recipe not in shipped_recipes():
+            recipe_text(self.recipe)  # the error
+        return parse_training(self.recipe, self.words())
+
+    def arguments(self, out: Path, data: Path | None) -> list[str]:
+        """Return the arguments of the command."""
+        given = [] if data is None else ["--data", str(data)]
+        return ["train", self.recipe, *given, "--out", str(out), *self.words()]
+
+
+class Resuming(Section):
+    """A run to train on: `fromnoise resume` with these settings."""
+
+    settings: Words = ()
+
+
+def shell_line(arguments: Sequence[str]) -> str:
+    """Return a command as one types it into a shell."""
+    return shlex.join(["fromnoise", *arguments])

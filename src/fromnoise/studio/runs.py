@@ -40,7 +40,7 @@ class Runs:
 
     def list(self) -> list[RunFacts]:
         """Return all runs, the one that changed last first."""
-        found = [read_facts(path) for path in self._walk()]
+        found = [read_facts(path) for path in self.paths()]
         self._paths |= {facts.id: facts.path for facts in found}
         return sorted(found, key=lambda facts: facts.changed, reverse=True)
 
@@ -53,7 +53,8 @@ class Runs:
             raise KeyError(id)
         return path
 
-    def _walk(self) -> Iterator[Path]:
+    def paths(self) -> Iterator[Path]:
+        """Yield the folders of the runs."""
         if is_run(self.folder):
             yield self.folder
         for parent in (self.folder / RUNS, self.folder):

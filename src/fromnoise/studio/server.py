@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.studio import make_page, start_page
+from fromnoise.studio import data_page, make_page, start_page, train_page
 from fromnoise.studio.app import Studio, build_app
 from fromnoise.studio.events import Events
 from fromnoise.studio.safety import Gate, new_token
@@ -41,11 +41,11 @@ def serve(folder: Path | None, *, host: str, port: int | None) -> None:
     root = (folder or Path.home()).resolve()
     runs = (folder or Path.cwd()).resolve()
     listening = listen(host, port)
-    port, token = listening.getsockname()[1], new_token()
+    own, token = int(listening.getsockname()[1]), new_token()
     studio = Studio(runs, root)
-    pages = (start_page, make_page)
+    pages = (start_page, make_page, data_page, train_page)
     app = build_app(studio, [route for page in pages for route in page.routes(studio)])
-    gate = Gate(app, host=host, port=port, token=token)
+    gate = Gate(app, host=host, port=own, token=token)
     config = uvicorn.Config(
         gate,
         loop="asyncio",
@@ -57,7 +57,7 @@ def serve(folder: Path | None, *, host: str, port: int | None) -> None:
         timeout_graceful_shutdown=GRACE,
     )
     shown = f"[{host}]" if ":" in host else host
-    print(f"Open http://{shown}:{port}/?token={token}", flush=True)
+    print(f"Open http://{shown}:{own}/?token={token}", flush=True)
     print("Ctrl-C ends the studio. Trainings continue.", file=sys.stderr, flush=True)
     Server(config, studio.events).run([listening])
 

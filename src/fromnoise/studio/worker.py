@@ -18,11 +18,15 @@ from typing import IO, Any
 from fromnoise.error_lines import error_line
 from fromnoise.progress import printable
 
-TASKS = {  # each is imported when it is called: those of `reading` need no torch
+TASKS = {  # each is imported when it is called: those of `reading` and `checking` need no torch
     "warm": "making",
     "make": "making",
     "describe": "reading",
     "preview": "reading",
+    "check": "checking",
+    "crops": "checking",
+    "accept": "checking",
+    "doctor": "diagnosis",
 }
 OFTEN = 0.1  # seconds between two messages about progress
 

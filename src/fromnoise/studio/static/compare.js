@@ -15,7 +15,8 @@ export function compare(place, galleries) {
   for (const key of settings) rows.push([key, a.settings[key] ?? "none", b.settings[key] ?? "none"]);
   const differ = rows.filter(([, one, other]) => one !== other);
   place.append(differ.length
-    ? element("table", {}, element("tbody", {}, ...differ.map(([key, one, other]) =>
+    ? element("table", {}, element("thead", {}, element("tr", {}, ...["", "left", "right"].map(name =>
+        element("th", { scope: "col" }, name)))), element("tbody", {}, ...differ.map(([key, one, other]) =>
         element("tr", {}, element("th", { scope: "row" }, key), element("td", {}, one), element("td", {}, other)))))
     : element("p", { class: "quiet" }, "The settings are the same."));
   if (!both.length) {

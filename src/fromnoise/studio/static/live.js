@@ -4,6 +4,7 @@ import { element } from "./api.js";
 import { drawSheet, Gallery } from "./gallery.js";
 
 const KEPT = 400; // steps to look at again
+let count = 0;
 
 export class Live extends Gallery {
   constructor(run, shape, pinned) {
@@ -11,12 +12,13 @@ export class Live extends Gallery {
     this.live = true;
     this.size = shape.size;
     this.frames = [];
+    const name = `kind-${++count}`;
     this.kind = "x0";
     this.step = element("output", {}, "…");
     this.slider = element("input", { type: "range", min: "0", max: "0", value: "0", disabled: true, "aria-label": "Step of the denoising" });
     this.slider.addEventListener("input", () => this.show(Number(this.slider.value)));
     const kinds = [["x", "noisy image"], ["x0", "predicted image"]].map(([value, text]) => {
-      const input = element("input", { type: "radio", name: "kind", value, checked: value === this.kind });
+      const input = element("input", { type: "radio", name, value, checked: value === this.kind });
       input.addEventListener("change", () => { this.kind = value; this.show(Number(this.slider.value)); });
       return element("label", {}, input, ` ${text}`);
     });

@@ -82,6 +82,7 @@ form.addEventListener("submit", event => {
     keepLive();
     place.live.prepend(live.element);
     place.empty.hidden = true;
+    live.above.scrollIntoView({ block: "nearest" });
     stop.disabled = false;
   });
 });
