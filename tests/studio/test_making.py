@@ -1,7 +1,9 @@
 """Pictures made in the studio: the bytes of the command line, live, stopped, found again."""
 
+import base64
 import io
-import json
+import os
+import shlex
 import shutil
 import signal
 import time
@@ -34,13 +36,11 @@ def made(studio, run, request):
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_files_are_those_of_the_command_line(studio, home, cli, tmp_path, name, monkeypatch):
+def test_the_files_are_those_of_the_command_line(studio, home, cli, tmp_path, name):
     (run,) = studio.runs
     job, result = made(studio, run, REQUESTS[name])
-    words = json.loads(json.dumps(job["command"]))
+    words = job["command"]
     assert result["command"] == words == Making(**REQUESTS[name]).command(home / "runs" / "digits")
-    import shlex
-
     assert cli(*shlex.split(words)[1:], "--out", tmp_path / "out").code == 0
     names = [*result["files"], *result["others"]]
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(names)
@@ -74,8 +74,6 @@ def test_the_steps_come_in_order_and_end_at_the_picture(studio, home):
     assert [frame["s"] for frame in frames] == sorted((f["s"] for f in frames), reverse=True)
     assert frames[-1]["s"] == 0
     for kind in ("x", "x0"):
-        import base64
-
         content = base64.b64decode(frames[-1][kind].partition(",")[2])
         sheet = np.array(Image.open(io.BytesIO(content)))
         assert sheet.shape == (16, 64)
@@ -190,8 +188,6 @@ def test_a_worker_that_dies_is_one_sentence(studio):
     for _, name, _ in studio.events():
         if name == "frame":
             break
-    import os
-
     for worker in workers_of(studio.process.pid):
         os.kill(worker, signal.SIGKILL)
     ended = studio.ended(job)

@@ -61,7 +61,7 @@ class Studio:
 
     def page(self, name: str, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page from its template."""
-        shared = {"after": self.events.last, "folder": str(self.folder)}
+        shared = {"after": self.events.last, "folder": str(self.folder), "template": name}
         shared["jobs"] = json.dumps(self.jobs.shown())
         text = self.templates.get_template(f"{name}.html.jinja").render(**shared, **context)
         return HTMLResponse(text, status)

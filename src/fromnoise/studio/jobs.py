@@ -129,5 +129,7 @@ class Jobs:
 
 
 def new_id() -> str:
-    """Return an id that sorts by time, as a name of a folder."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    """Return an id that sorts by time, to the microsecond, as a name of a folder."""
+    now = time.time()
+    date = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    return f"{date}-{int(now % 1 * 10**6):05x}{secrets.choice('0123456789abcdef')}"

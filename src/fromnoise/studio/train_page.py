@@ -31,7 +31,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         query = request.query_params
         states = [trainings.state(path) for path in await run_in_threadpool(trainings.all)]
         recipes = [(name, recipe_head(name)) for name in shipped_recipes()]
-        given = {key: query.get(key, "") for key in ("place", "path", "size", "labels")}
+        given = {key: query.get(key, "") for key in ("place", "path", "size", "labels", "fit")}
         return studio.page("train", recipes=recipes, states=states, given=given)
 
     async def wanted_of(request: Request) -> tuple[Training, Path | None, list[str]]:

@@ -128,10 +128,8 @@ class Trainings:
     async def follow(self) -> None:
         """Publish what moves in the trainings, without end."""
         while True:
-            try:
+            with suppress(OSError):  # of a folder that goes away
                 await asyncio.to_thread(self._look)
-            except OSError:  # a folder that goes away
-                pass
             for event, data in self._news:
                 self.events.publish(event, **data)
             self._news.clear()
