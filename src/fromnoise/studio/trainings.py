@@ -63,7 +63,11 @@ class Trainings:
         return id_of(path)
 
     def resume(self, path: Path, settings: Sequence[str]) -> None:
-        """Start `fromnoise resume`. A run that another process trains says so itself."""
+        """Start `fromnoise resume`. Raises ConfigError if another process trains the run."""
+        if (process := self.process_of(path)) is not None:
+            raise ConfigError(
+                f"{path} is in use by process {process}. Wait for it, or give another folder."
+            )
         self._launch(path, ["resume", str(path), *settings])
 
     def stop(self, path: Path) -> None:

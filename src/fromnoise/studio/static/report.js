@@ -21,7 +21,7 @@ function bars(classes) {
 function duplicates(found) {
   const pair = two => element("figure", {}, element("div", { class: "two" }, ...two.map(({ name, png }) =>
     element("img", { src: png, alt: name, class: "fit" }))), element("figcaption", {}, two.map(({ name }) => name).join(" = ")));
-  return section(`${found.duplicates.toLocaleString()} exact duplicates`, element("div", { class: "tiles pairs" }, ...found.pairs.map(pair)));
+  return section(`${found.duplicates.toLocaleString()} exact duplicate${found.duplicates > 1 ? "s" : ""}`, element("div", { class: "tiles pairs" }, ...found.pairs.map(pair)));
 }
 
 function crops(found, job) {
@@ -51,8 +51,8 @@ function crops(found, job) {
 }
 
 export function report(place, found, job) {
-  const sizes = found.sizes.map(([h, w, count]) => `${w} × ${h}: ${count.toLocaleString()}`);
-  const parts = [element("h2", {}, `${found.count.toLocaleString()} images`)];
+  const sizes = found.sizes.slice(0, 3).map(([h, w, count]) => `${w} × ${h}: ${count.toLocaleString()}`);
+  const parts = [element("h2", {}, `${found.count.toLocaleString()} image${found.count === 1 ? "" : "s"}`)];
   parts.push(facts([
     ["read as", found.source],
     ["sizes, width × height", `${sizes.join(", ")}${found.kinds > sizes.length ? `, and ${found.kinds - sizes.length} more` : ""}`],
@@ -62,7 +62,7 @@ export function report(place, found, job) {
   if (found.count) parts.push(crops(found, job));
   if (found.broken.length) parts.push(section(`${found.broken.length} cannot be read`, lines(found.broken)));
   if (found.duplicates) parts.push(duplicates(found));
-  if (found.classes.length) parts.push(section(`${found.classes.length} labels${found.labels_from ? `, from ${found.labels_from}` : ""}`, bars(found.classes)));
+  if (found.classes.length) parts.push(section(`${found.classes.length} label${found.classes.length > 1 ? "s" : ""}${found.labels_from ? `, from ${found.labels_from}` : ""}`, bars(found.classes)));
   const notes = [...found.notes, ...found.warned];
   if (notes.length) parts.push(section("Notes", lines(notes)));
   parts.push(element("details", {}, element("summary", {}, "As the command line says it"), element("pre", { class: "scroll" }, found.text)));

@@ -94,7 +94,7 @@ function draw() {
   }
   charts.push(chart("Images a second", curves("images_per_second"), { log: false }));
   const found = charts.filter(Boolean);
-  place.replaceChildren(...(found.length ? found : [element("p", { class: "quiet" }, "There are no curves yet. The first point comes after a hundredth of the training.")]));
+  place.replaceChildren(...(found.length ? found : [element("p", { class: "quiet" }, "There are no curves yet. They come while it trains.")]));
 }
 
 document.querySelectorAll(".run-card").forEach((card, i) => runs.set(card.dataset.run, new Run(card, i)));
