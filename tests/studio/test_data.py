@@ -58,9 +58,7 @@ def test_a_path_that_leads_out_is_refused(studio, photos, path):
         studio.call("GET", f"/data/folders?place=files&path={path.replace(chr(92), '%5C')}"),
         studio.post("/data/check", {"place": "files", "path": path}),
         studio.post("/data/crops", {"place": "files", "path": path, "size": 8}),
-        studio.post(
-            "/train/start", {"recipe": "folder", "name": "x", "place": "files", "path": path}
-        ),
+        studio.post("/train/start", start | {"path": path}),
     ):
         assert answer.status == 400
         assert "is not inside" in answer.json["error"]
