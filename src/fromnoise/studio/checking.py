@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fromnoise.data import check_data, detect_source
+from fromnoise.checkpoints import atomic_file
+from fromnoise.data import check_data, detect_source, read_image
 from fromnoise.data.dataset import default_cache
 from fromnoise.data.decoding import decode
 from fromnoise.data.errors import BrokenImage, DataError, reason
@@ -19,6 +20,7 @@ from fromnoise.data.sources import get_source
 from fromnoise.data.sources.base import ImageReader, SourceRequest
 from fromnoise.pictures import displayable, to_pillow
 from fromnoise.studio.places import ARCHIVES, LABELS, MOST_PIXELS
+from fromnoise.studio.reading import read_spec
 from fromnoise.studio.worker import Call
 
 SAMPLES, PAIRS, LINES = 12, 6, 200
@@ -98,6 +100,25 @@ def accept(arguments: dict[str, Any], call: Call) -> None:
             f"{name} has {header.height}x{header.width} pixels, more than "
             f"{MOST_PIXELS // 10**6} million. Make it smaller."
         )
+
+
+def take(arguments: dict[str, Any], call: Call) -> None:
+    """Write an image at a model's size as a PNG, to be edited. Raises DataError."""
+    spec, target = read_spec(Path(arguments["run"])), Path(arguments["target"])
+    if spec.get("depth", 8) != 8 or spec["channels"] not in (1, 3):
+        raise DataError("this model's images have more than 8 bits. Edit on the command line.")
+    accept(arguments, call)
+    how = {key: spec[key] for key in ("channels", "fit", "white") if spec.get(key) is not None}
+    background = tuple(spec.get("background", WHITE))
+    try:
+        image = read_image(
+            arguments["path"], size=tuple(spec["size"]), background=background, **how
+        )
+    except DataError as error:
+        said = str(error).replace(arguments["path"], arguments["name"])
+        raise DataError(said) from None
+    with atomic_file(target) as writing:
+        to_pillow(image).save(writing, "PNG")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         target = studio.places.target(folder, path)
         try:
             with atomic_file(target, sync=False) as writing:
-                await _receive(request, writing)
+                await receive(request, writing)
                 kind = target.suffix.lower()
                 await studio.reading.call(
                     "accept", {"path": str(writing), "kind": kind, "name": path}
@@ -71,7 +71,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
     ]
 
 
-async def _receive(request: Request, writing: Path) -> None:
+async def receive(request: Request, writing: Path) -> None:
     """Write the body of a request to a file. Raises HTTPException when it gets too large."""
     size = int(request.headers.get("content-length", "0") or 0)
     with writing.open("wb") as file:

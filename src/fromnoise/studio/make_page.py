@@ -53,7 +53,9 @@ def routes(studio: Studio) -> list[BaseRoute]:
     async def results(request: Request) -> Response:
         run = studio.find_run(request)
         found = await run_in_threadpool(results_of, run)
-        return JSONResponse([result.model_dump(mode="json") for result in found])
+        made = "edits" not in request.query_params
+        shown = [result for result in found if (result.kind == "make") == made]
+        return JSONResponse([result.model_dump(mode="json") for result in shown])
 
     def find_result(request: Request) -> tuple[Path, Result]:
         run, id = studio.find_run(request), request.path_params["result"]

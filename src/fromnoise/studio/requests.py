@@ -3,16 +3,18 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
 from fromnoise.config.arguments import parse_seeds, parse_training
 from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.recipe import recipe_text, shipped_recipes
-from fromnoise.config.schema import Fit, Positive, Section
+from fromnoise.config.schema import Fit, Natural, Positive, Section
 
 MOST_IMAGES = 1024  # of one request; the command line makes more
+MOST_EDITS = 64
+MASK = "mask.png"
 Body = TypeVar("Body", bound=Section)
 
 
@@ -77,6 +79,50 @@ def read_body(body: type[Body], content: Any) -> Body:
         return body.model_validate(content)
     except ValidationError as error:
         raise ConfigError(explain(error, body)) from error
+
+
+class Editing(Section):
+    """Edits of an image: `fromnoise edit` with these arguments."""
+
+    kind: Literal["inpaint", "vary", "walk", "walk seeds"]
+    image: Text = None  # the id of an input
+    other: Text = None  # the second one, to walk to
+    mask: Text = None  # a PNG in base64: white is inpainted
+    seeds: str = "0-3"
+    steps: Count = None
+    labels: Text = None
+    guidance: Number = None
+    strength: Number = None
+    frames: Annotated[int, Field(ge=2, le=64, strict=True)] = 16
+
+    def numbers(self) -> list[int]:
+        """Return the seeds. Raises ConfigError for unreadable ones, and for too many."""
+        seeds = parse_seeds(self.seeds)
+        if len(seeds) > MOST_EDITS:
+            raise ConfigError(f"seeds are {len(seeds):,}. Give at most {MOST_EDITS} here.")
+        return seeds
+
+    def command(self, run: Path, folder: Path, inputs: Sequence[Path]) -> str:
+        """Return the command that makes the same pictures. folder: it has the mask."""
+        name = "interpolate" if self.kind.startswith("walk") else self.kind
+        words = ["edit", name, str(run), "--out", "edited"]
+        flags = ("--a", "--b") if self.kind == "walk" else ("--image",)
+        for flag, file in zip(flags, inputs, strict=False):
+            words += [flag, str(file)]
+        words += ["--mask", str(folder / MASK)] if self.kind == "inpaint" else []
+        words += ["--seeds", self.seeds.replace(" ", "")] if self.kind != "walk" else []
+        words += ["--frames", str(self.frames)] if name == "interpolate" else []
+        for flag in ("steps", "guidance", "labels", "strength"):
+            if (value := getattr(self, flag)) is not None:
+                words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+        return shell_line(words)
+
+
+class Picture(Section):
+    """A picture that was made here: the number of a file of a result."""
+
+    result: str
+    number: Natural
 
 
 class Place(Section):

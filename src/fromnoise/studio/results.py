@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fromnoise.checkpoints import atomic_file
 
-FOLDER, RECORD = "studio", "record.json"
+FOLDER, RECORD, INPUTS = "studio", "record.json", "inputs"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
@@ -28,6 +28,7 @@ class Result(BaseModel):
     captions: list[str]  # labels of each picture, or ""
     files: list[str]  # PNGs
     others: list[str]  # grid.png, denoising.gif, …
+    inputs: list[str] = []  # ids of the images that were edited
 
 
 def write_result(result: Result, folder: Path) -> None:

@@ -26,7 +26,9 @@ TASKS = {  # each is imported when it is called: those of `reading` and `checkin
     "check": "checking",
     "crops": "checking",
     "accept": "checking",
+    "take": "checking",
     "doctor": "diagnosis",
+    "edit": "editing",
 }
 OFTEN = 0.1  # seconds between two messages about progress
 

@@ -53,15 +53,16 @@ export class Gallery {
     result.files.forEach((name, i) => this.showFile(i, name, result));
     const pin = element("button", { class: "plain", type: "button", "aria-pressed": "false" }, "Pin");
     pin.addEventListener("click", () => this.pinned(this));
-    this.pin = pin;
+    if (this.pinned) this.pin = pin;
     const links = [["zip", "all as zip"], ...result.others.map((name, i) => [`${result.files.length + i}?save`, name])];
     const files = element("span", { class: "files" }, ...links.map(([part, name]) =>
       element("a", { href: this.url(part), download: "" }, name)));
+    if (result.kind === "make") files.append(element("a", { href: `/runs/${this.run}/edit?result=${result.id}&number=0` }, "edit"));
     const command = element("details", {}, element("summary", {}, "Command line"),
       element("p", {}, element("code", {}, result.command)));
     const when = element("span", { class: "quiet" },
       `${new Date(result.made).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}, ${duration(result.seconds)}`);
-    this.below.replaceChildren(element("p", { class: "line" }, pin, files, when), command);
+    this.below.replaceChildren(element("p", { class: "line" }, ...(this.pin ? [pin] : []), files, when), command);
   }
 
   showFile(i, name, result) {
