@@ -47,8 +47,12 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
     async def command(request: Request) -> Response:
         run = studio.find_run(request)
-        wanted = read_body(Making, await read_json(request))
-        return JSONResponse({"command": wanted.command(run), "count": len(wanted.numbers())})
+        try:  # while it is typed
+            wanted = read_body(Making, await read_json(request))
+            found = {"command": wanted.command(run), "count": len(wanted.numbers())}
+        except ValueError as error:
+            found = {"problem": str(error)}
+        return JSONResponse(found)
 
     async def results(request: Request) -> Response:
         run = studio.find_run(request)

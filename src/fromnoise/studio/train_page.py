@@ -41,8 +41,11 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
     async def command(request: Request) -> Response:
         """Return the command line of a training, and its recipe with every key."""
-        wanted, data, arguments = await wanted_of(request)
-        overrides = wanted.overrides()
+        try:  # while it is typed
+            wanted, data, arguments = await wanted_of(request)
+            overrides = wanted.overrides()
+        except ValueError as error:
+            return JSONResponse({"problem": str(error)})
         if data is not None:
             overrides["data.path"] = str(data)
         recipe = match_schema(*read_yaml(wanted.recipe), overrides)

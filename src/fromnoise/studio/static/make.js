@@ -60,9 +60,9 @@ function preview() { // the command that it would be
   timer = setTimeout(async () => {
     const shown = document.getElementById("command");
     try {
-      const { command, count } = await send("POST", `/runs/${run}/command`, request());
-      shown.textContent = command;
-      if (document.activeElement !== number) number.value = count;
+      const { command, count, problem } = await send("POST", `/runs/${run}/command`, request());
+      shown.textContent = command ?? problem;
+      if (count && document.activeElement !== number) number.value = count;
     } catch (error) {
       shown.textContent = error.message;
     }

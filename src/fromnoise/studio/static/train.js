@@ -25,7 +25,7 @@ function preview() {
     const command = document.getElementById("command"), recipe = document.getElementById("recipe");
     try {
       const found = await send("POST", "/train/command", request());
-      [command.textContent, recipe.textContent] = [found.command, found.recipe];
+      [command.textContent, recipe.textContent] = [found.command ?? found.problem, found.recipe ?? ""];
     } catch (error) {
       [command.textContent, recipe.textContent] = [error.message, ""];
     }
