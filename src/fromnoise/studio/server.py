@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from fromnoise.config.errors import ConfigError
-from fromnoise.studio import data_page, edit_page, make_page, start_page, train_page
+from fromnoise.studio import data_page, edit_page, look_page, make_page, start_page, train_page
 from fromnoise.studio.app import Studio, build_app
 from fromnoise.studio.events import Events
 from fromnoise.studio.safety import Gate, new_token
@@ -43,7 +43,7 @@ def serve(folder: Path | None, *, host: str, port: int | None) -> None:
     listening = listen(host, port)
     own, token = int(listening.getsockname()[1]), new_token()
     studio = Studio(runs, root)
-    pages = (start_page, make_page, edit_page, data_page, train_page)
+    pages = (start_page, make_page, edit_page, look_page, data_page, train_page)
     app = build_app(studio, [route for page in pages for route in page.routes(studio)])
     gate = Gate(app, host=host, port=own, token=token)
     config = uvicorn.Config(

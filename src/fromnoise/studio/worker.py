@@ -29,6 +29,8 @@ TASKS = {  # each is imported when it is called: those of `reading` and `checkin
     "take": "checking",
     "doctor": "diagnosis",
     "edit": "editing",
+    "report": "looking",
+    "nearest": "looking",
 }
 OFTEN = 0.1  # seconds between two messages about progress
 

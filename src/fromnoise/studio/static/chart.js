@@ -75,3 +75,31 @@ export function chart(title, curves, { log = true, note = "" } = {}) {
   return element("figure", { class: "chart" }, element("figcaption", {}, title), picture, legend,
     ...(note ? [element("p", { class: "note" }, note)] : []));
 }
+
+// The points of a sweep, each a link: distance against seconds an image.
+export function scatter({ name, extractor, points }, link) {
+  const range = key => [Math.min(...points.map(point => point[key])) * 0.9, Math.max(...points.map(point => point[key])) * 1.1];
+  const [x0, x1] = range("seconds"), [y0, y1] = range("value"), log = Math.log;
+  const x = value => LEFT + (W - LEFT - RIGHT) * (log(value) - log(x0)) / (log(x1) - log(x0));
+  const y = value => H - BOTTOM - (H - TOP - BOTTOM) * (log(value) - log(y0)) / (log(y1) - log(y0));
+  const title = `Distance against seconds an image, ${name}`;
+  const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": title });
+  for (const value of ticks(y0, y1, true)) {
+    picture.append(svg("line", { class: "grid", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }),
+      svg("text", { x: LEFT - 6, y: y(value) + 3, "text-anchor": "end" }, short(value)));
+  }
+  for (const value of ticks(x0, x1, true)) picture.append(svg("text", { x: x(value), y: H - 8, "text-anchor": "middle" }, short(value)));
+  const samplers = [...new Set(points.map(point => point.sampler))];
+  const colour = point => `run${samplers.indexOf(point.sampler) % 6 + 1}`;
+  for (const point of [...points].sort((a, b) => a.seconds - b.seconds)) {
+    const interval = point.low && point.high ? ` [${+point.low.toPrecision(4)}, ${+point.high.toPrecision(4)}]` : "";
+    const guided = point.guidance === 1 ? "" : `, guidance ${point.guidance}`;
+    const text = `${point.sampler} ${point.steps}${guided}: ${+point.value.toPrecision(4)}${interval}, ${+point.seconds.toPrecision(2)} s an image`;
+    const dot = svg("circle", { class: `point ${colour(point)}`, cx: x(point.seconds), cy: y(point.value), r: point.front ? 6 : 4 }, svg("title", {}, text));
+    picture.append(svg("a", { href: link(point), "aria-label": `Make pictures: ${text}` }, dot));
+  }
+  const legend = element("ul", { class: "legend" }, ...samplers.map(sampler =>
+    element("li", {}, element("span", { class: `swatch ${colour({ sampler })}` }), sampler)));
+  return element("figure", { class: "chart" }, element("figcaption", {}, title), picture, legend,
+    element("p", { class: "note" }, `Features: ${extractor}. Large points are the best for their time. A click makes pictures with the settings of a point.`));
+}

@@ -57,12 +57,24 @@ export class Gallery {
     const links = [["zip", "all as zip"], ...result.others.map((name, i) => [`${result.files.length + i}?save`, name])];
     const files = element("span", { class: "files" }, ...links.map(([part, name]) =>
       element("a", { href: this.url(part), download: "" }, name)));
-    if (result.kind === "make") files.append(element("a", { href: `/runs/${this.run}/edit?result=${result.id}&number=0` }, "edit"));
+    const one = result.kind === "make" ? [this.ofOne(result)] : [];
     const command = element("details", {}, element("summary", {}, "Command line"),
       element("p", {}, element("code", {}, result.command)));
     const when = element("span", { class: "quiet" },
       `${new Date(result.made).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}, ${duration(result.seconds)}`);
-    this.below.replaceChildren(element("p", { class: "line" }, ...(this.pin ? [pin] : []), files, when), command);
+    this.below.replaceChildren(element("p", { class: "line" }, ...(this.pin ? [pin] : []), files, ...one, when), command);
+  }
+
+  ofOne(result) { // what is done with one picture
+    const chosen = element("select", { "aria-label": "A picture, by its seed" }, ...result.seeds.map((seed, i) => element("option", { value: String(i) }, String(seed))));
+    const links = [["edit", "edit"], ["look", "nearest training images"]].map(([page, text]) => {
+      const link = element("a", {}, text);
+      const point = () => { link.href = `/runs/${this.run}/${page}?result=${result.id}&number=${chosen.value}`; };
+      chosen.addEventListener("change", point);
+      point();
+      return link;
+    });
+    return element("span", { class: "one" }, element("span", { class: "quiet" }, "seed"), chosen, ...links);
   }
 
   showFile(i, name, result) {

@@ -68,6 +68,14 @@ function preview() { // the command that it would be
     }
   }, 200);
 }
+const given = new URLSearchParams(location.search); // of a point of a sweep
+for (const name of ["steps", "sampler", "guidance"]) {
+  if (given.has(name) && fields[name]) fields[name].value = given.get(name);
+}
+if (given.has("timesteps")) {
+  fields.steps.value = "";
+  fields.settings.value = `timesteps=${given.get("timesteps")}`;
+}
 form.addEventListener("input", preview);
 watchLabels(form);
 preview();
