@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fromnoise.data.errors import DataError
+from fromnoise.config.errors import ConfigError
 from fromnoise.progress import printable
 
 FILES, UPLOADS = "files", "uploads"
@@ -23,35 +23,37 @@ class Places:
         self.roots = {FILES: files, UPLOADS: uploads}
 
     def find(self, place: str, path: str) -> Path:
-        """Return the folder or file that a page names. Raises DataError."""
+        """Return the folder or file that a page names. Raises ConfigError."""
         root = self.roots.get(place)
         if root is None:
-            raise DataError(f"the place {place!r} is unknown. Reload the page.")
+            raise ConfigError(f"the place {place!r} is unknown. Reload the page.")
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if path.startswith("/") or any(part.startswith(".") or "\\" in part for part in parts):
-            raise DataError(f"{path!r} is not inside {root}. Choose a folder there.")
+            raise ConfigError(f"{path!r} is not inside {root}. Choose a folder there.")
         try:
             found = root.joinpath(*parts).resolve()
             inside, exists = found.is_relative_to(root.resolve()), found.exists()
         except (OSError, ValueError, RuntimeError):
             inside, exists = True, False
         if not inside:
-            raise DataError(f"{path!r} is not inside {root}. Choose a folder there.")
+            raise ConfigError(f"{path!r} is not inside {root}. Choose a folder there.")
         if not exists:
-            raise DataError(f"{root / path} does not exist. Choose a folder that is there.")
+            raise ConfigError(f"{root / path} does not exist. Choose a folder that is there.")
         return found
 
     def list(self, place: str, path: str) -> dict[str, list[str]]:
-        """Return the folders and archives in a folder. Raises DataError."""
+        """Return the folders and archives in a folder. Raises ConfigError."""
         folder = self.find(place, path)
         if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder. Choose a folder.")
+            raise ConfigError(f"{folder} is not a folder. Choose a folder.")
         try:
             inside = [f for f in folder.iterdir() if not f.name.startswith(".")]
             inside = sorted(inside, key=lambda f: f.name.casefold())[:MOST_SHOWN]
             folders = [f.name for f in inside if f.is_dir()]
         except OSError as error:
-            raise DataError(f"{folder} cannot be read: {error.strerror}. Choose another.") from None
+            raise ConfigError(
+                f"{folder} cannot be read: {error.strerror}. Choose another."
+            ) from None
         archives = [f.name for f in inside if f.suffix.lower() in ARCHIVES]
         return {"folders": folders, "archives": archives}
 
@@ -68,19 +70,25 @@ class Places:
                 return own
 
     def target(self, folder: str, path: str) -> Path:
-        """Return where an uploaded file goes. Raises DataError for a name that is not usable."""
+        """Return where an uploaded file goes. Raises ConfigError for a name that is not usable."""
         base = self.find(UPLOADS, safe_part(folder))
         parts = [safe_part(part) for part in path.split("/")]
         if len(parts) > DEEPEST:
-            raise DataError(f"{printable(path)} is in too many folders. Use at most {DEEPEST - 1}.")
+            raise ConfigError(
+                f"{printable(path)} is in too many folders. Use at most {DEEPEST - 1}."
+            )
         return base.joinpath(*parts)
 
 
 def safe_part(name: str) -> str:
-    """Return the name of a file or folder. Raises DataError for one that could lead elsewhere."""
+    """Return the name of a file or folder. Raises ConfigError for one that could lead elsewhere."""
     usable = name.strip() == name and not name.startswith(".") and not UNSAFE.search(name)
-    if not usable or not 0 < len(name.encode(errors="replace")) <= LONGEST or "\ufffd" in name:
-        raise DataError(
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # a surrogate
+        size = 0
+    if not usable or not 0 < size <= LONGEST:
+        raise ConfigError(
             f"the name {printable(name)[:80]!r} cannot be used. Use letters, digits, spaces, -, _."
         )
     return name
