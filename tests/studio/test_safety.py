@@ -132,6 +132,16 @@ def test_a_port_in_use_gives_the_next_one(start, tmp_path):
     assert f"Port {port} is in use. This is port {served.port}." in said
 
 
+def test_other_machines_connect_by_address_or_name_alone(start, tmp_path):
+    served = start(tmp_path, "--host", "0.0.0.0", "--port", 0)
+    assert served.line.startswith(f"Open http://{socket.gethostname()}:{served.port}/?token=")
+    for host in ("192.168.1.7:1", "[fe80::1]", socket.gethostname(), "localhost"):
+        assert served.get("/", host=host).status == 200, host
+    for host in ("evil.example", f"{socket.gethostname()}.evil.example", "1.2.3.4.evil.example"):
+        assert served.get("/", host=host).status == 421, host
+    assert "The connection is not encrypted" in served.stop()[1]
+
+
 def test_a_folder_or_host_that_is_not_there_is_one_line(start, tmp_path):
     for arguments, said in (
         ((tmp_path / "no", "--port", 0), "is not a folder. Give one that is there."),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.checkpoints import CheckpointError, newest_checkpoint
+from fromnoise.checkpoints import CheckpointError, check_version, newest_checkpoint
 from fromnoise.config.migration import migrate
 from fromnoise.pictures import displayable, mosaic, to_pillow
 from fromnoise.studio.runs import MODEL_FILES
@@ -47,7 +47,9 @@ def read_spec(run: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(min(length, 2**26)))
-    return migrate(json.loads(header["__metadata__"]["fromnoise"]))
+    tree = json.loads(header["__metadata__"]["fromnoise"])
+    check_version(tree["format_version"], file)
+    return migrate(tree)
 
 
 def preview(arguments: dict[str, Any], call: Call) -> dict[str, Any]:

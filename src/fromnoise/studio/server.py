@@ -10,9 +10,10 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.studio import data_page, edit_page, look_page, make_page, start_page, train_page
 from fromnoise.studio.app import Studio, build_app
 from fromnoise.studio.events import Events
-from fromnoise.studio.safety import Gate, new_token
+from fromnoise.studio.safety import LOOPBACK, Gate, new_token
 
 PORT, TRIES = 8765, 50
+EVERY = ("0.0.0.0", "::")  # address of this machine
 GRACE = 1  # seconds for open requests when the server stops
 
 
@@ -56,8 +57,12 @@ def serve(folder: Path | None, *, host: str, port: int | None) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
-    shown = f"[{host}]" if ":" in host else host
+    shown = socket.gethostname() if host in EVERY else f"[{host}]" if ":" in host else host
     print(f"Open http://{shown}:{own}/?token={token}", flush=True)
+    if host not in LOOPBACK:
+        print(
+            "The connection is not encrypted: others in the network may read it.", file=sys.stderr
+        )
     print("Ctrl-C ends the studio. Trainings continue.", file=sys.stderr, flush=True)
     Server(config, studio.events).run([listening])
 
