@@ -4,6 +4,7 @@ import copy
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import fromnoise
+from fromnoise.studio.runs import id_of
 
 pytest.importorskip("starlette", reason="pip install -e '.[studio]'")
 pytest.importorskip("uvicorn", reason="pip install -e '.[studio]'")
@@ -107,6 +109,11 @@ class Studio:
         raise AssertionError(f"{job} does not end")
 
     @property
+    def run(self) -> str:
+        """Return the id of the run digits."""
+        return id_of(self.folder / "runs" / "digits")
+
+    @property
     def runs(self) -> list[str]:
         """Return the ids of the runs, as the start page has them."""
         page = self.get("/").text
@@ -145,19 +152,17 @@ def start(request) -> Any:
         each.process.communicate(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def home(tmp_path_factory, labelled_run) -> Path:
-    """A folder with runs/digits, which this file may write to."""
-    import shutil
-
+    """A folder with runs/digits, which tests may add to."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(labelled_run, folder / "runs" / "digits")
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def studio(home) -> Iterator[Studio]:
-    """A server in `home`, for all tests of a file."""
+    """A server in `home`."""
     served = Studio(home)
     yield served
     served.stop()

@@ -26,7 +26,7 @@ def mask_of(h, w):
 @pytest.fixture(scope="module")
 def given(studio):
     """The run, and the ids of two images of another size."""
-    (run,) = studio.runs
+    run = studio.run
     rng, ids = np.random.default_rng(0), []
     for _ in range(2):
         content = png(rng.integers(0, 256, (20, 30), np.uint8))

@@ -40,14 +40,14 @@ def test_points_of_sweeps_are_read_and_damage_is_left_out(tmp_path):
 
 
 def test_without_a_report_the_page_says_so(studio):
-    (run,) = studio.runs
+    run = studio.run
     assert studio.get(f"/runs/{run}/report").json == {"error": "There is no report yet. Write one."}
     assert "There is no sweep yet." in studio.get(f"/runs/{run}/look").text
 
 
 @pytest.mark.slow
 def test_the_report_has_a_policy_of_its_own(studio, home):
-    (run,) = studio.runs
+    run = studio.run
     job = studio.post(f"/runs/{run}/report", {}).json["id"]
     assert studio.ended(job)["state"] == "done"
     answer = studio.get(f"/runs/{run}/report")
@@ -58,7 +58,7 @@ def test_the_report_has_a_policy_of_its_own(studio, home):
 
 @pytest.mark.slow
 def test_the_nearest_training_images_are_those_of_all_distances(studio):
-    (run,) = studio.runs
+    run = studio.run
     job = studio.post(f"/runs/{run}/make", {"seeds": "0-1", "steps": 3}).json["id"]
     assert studio.ended(job)["state"] == "done"
     made = studio.get(f"/runs/{run}/results").json[0]

@@ -37,7 +37,7 @@ def made(studio, run, request):
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_files_are_those_of_the_command_line(studio, home, cli, tmp_path, name):
-    (run,) = studio.runs
+    run = studio.run
     job, result = made(studio, run, REQUESTS[name])
     words = job["command"]
     assert result["command"] == words == Making(**REQUESTS[name]).command(home / "runs" / "digits")
@@ -56,7 +56,7 @@ def test_the_files_are_those_of_the_command_line(studio, home, cli, tmp_path, na
 
 
 def test_the_steps_come_in_order_and_end_at_the_picture(studio, home):
-    (run,) = studio.runs
+    run = studio.run
     stream = studio.events()
     assert next(stream)[1] == "reload"
     job = studio.post(f"/runs/{run}/make", {"seeds": "0-9", "steps": 8, "every": 1}).json
@@ -84,7 +84,7 @@ def test_the_steps_come_in_order_and_end_at_the_picture(studio, home):
 
 
 def test_a_page_that_comes_back_gets_what_it_missed(studio):
-    (run,) = studio.runs
+    run = studio.run
     first = studio.events()
     next(first)
     studio.post(f"/runs/{run}/make", {"seeds": "0", "steps": 3, "every": 1})
@@ -98,7 +98,7 @@ def test_a_page_that_comes_back_gets_what_it_missed(studio):
 
 
 def test_a_job_is_stopped_at_once_and_leaves_nothing(studio, home):
-    (run,) = studio.runs
+    run = studio.run
     folder = home / "runs" / "digits" / "studio"
     before = set(folder.glob("*/record.json"))
     request = {"seeds": "0-500", "steps": 100, "sampler": "ddpm"}
@@ -117,7 +117,7 @@ def test_a_job_is_stopped_at_once_and_leaves_nothing(studio, home):
 
 
 def test_the_model_says_what_is_wrong_in_the_words_of_the_command_line(studio):
-    (run,) = studio.runs
+    run = studio.run
     for request, said in (
         ({"steps": 5000}, "steps = 5000 is out of range. Use 1 to T = 100."),
         ({"sampler": "ddmp"}, "'ddmp' is unknown; did you mean ddpm?"),
@@ -182,7 +182,7 @@ def is_alive(process):
 
 
 def test_a_worker_that_dies_is_one_sentence(studio):
-    (run,) = studio.runs
+    run = studio.run
     request = {"seeds": "0-900", "steps": 100, "sampler": "ddpm"}
     job = studio.post(f"/runs/{run}/make", request).json["id"]
     for _, name, _ in studio.events():

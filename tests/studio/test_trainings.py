@@ -59,7 +59,7 @@ def test_a_mistake_is_one_sentence_and_starts_nothing(studio, home, said):
     assert answer.status == 400
     assert said in answer.json["error"]
     assert not (home / "runs" / "new").exists()
-    assert not (home / "runs" / ".studio").exists()
+    assert not (home / "runs" / ".studio" / "new.json").exists()
 
 
 def test_a_log_is_read_as_it_grows(tmp_path):
