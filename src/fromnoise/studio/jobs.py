@@ -109,6 +109,9 @@ class Jobs:
             job.state, job.error = "failed", str(error)
         except TaskStopped:
             job.state = "stopped"
+        except (OSError, ValueError) as error:  # no process, or no message of ours
+            self.worker.kill()
+            job.state, job.error = "failed", f"the process that computes has failed: {error}."
         finally:
             job.seconds = time.monotonic() - job.started
             self._tell(job)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fromnoise.checkpoints import LOCK, OWNER, atomic_file
+from fromnoise.checkpoints import LOCK, OWNER, atomic_file, list_checkpoints, read_state
 from fromnoise.config.errors import ConfigError
 from fromnoise.studio.events import Events
 from fromnoise.studio.places import safe_part
@@ -19,6 +19,7 @@ from fromnoise.studio.runs import (
     RECIPE,
     Runs,
     has_model,
+    is_run,
     id_of,
     last_row,
     preview_steps,
@@ -57,7 +58,7 @@ class Trainings:
     def start(self, name: str, arguments: Sequence[str]) -> str:
         """Start `fromnoise train` into a new folder, and return its id. Raises ConfigError."""
         path = self.path_of(name)
-        if path.exists() or self._is_child(path):
+        if is_run(path) or self.process_of(path) is not None:
             raise ConfigError(f"a run {name} exists already. Give another name.")
         self._launch(path, arguments)
         return id_of(path)
@@ -111,15 +112,17 @@ class Trainings:
             left = max(0.0, (steps - step) * row.get("batch_size", 0) / rate)
         if process is not None:
             return State(id, name, "running", step, steps, rate, left, memory_of(process))
-        ended = bool(steps) and step >= steps
+        ended = (bool(steps) and step >= steps) or is_ended(path)
         problem = "" if ended else self._problem(path)
         state = "finished" if ended else "failed" if problem else "stopped"
         return State(id, name, state, step, steps, rate, None, None, problem, not ended)
 
     def process_of(self, path: Path) -> int | None:
         """Return the process that trains a run, or None."""
-        if self._is_child(path):
-            return self._children[path].pid
+        child = self._children.get(path)
+        if child is not None and child.poll() is None:
+            return child.pid
+        self._children.pop(path, None)
         try:
             number = int((path / OWNER).read_text())
             os.kill(number, 0)
@@ -182,15 +185,6 @@ class Trainings:
             content = {"path": str(path), "process": child.pid, "command": list(arguments)}
             writing.write_text(json.dumps(content), encoding="utf-8")
 
-    def _is_child(self, path: Path) -> bool:
-        child = self._children.get(path)
-        if child is None:
-            return False
-        if child.poll() is None:
-            return True
-        del self._children[path]
-        return False
-
     def _record(self, path: Path) -> dict[str, Any]:
         try:
             text = (self.folder / STARTED / f"{path.name}.json").read_text(encoding="utf-8")
@@ -226,6 +220,15 @@ class Trainings:
         return (
             "it has ended before it began. Its log is in the folder of the runs." if failed else ""
         )
+
+
+def is_ended(path: Path) -> bool:
+    """Return whether the patience of a training has ended it."""
+    saved = list_checkpoints(path / "checkpoints")
+    try:
+        return bool(read_state(saved[-1]).get("ended")) if saved else False
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def is_locked(lock: Path) -> bool:
