@@ -37,7 +37,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Studio:
-    """What all pages share: the folder, the workers, the queue, the events and the templates."""
+    """The parts that all pages share: folder, workers, queue, events, templates."""
 
     def __init__(self, folder: Path, root: Path) -> None:
         """folder: of the runs. root: below which data are chosen."""

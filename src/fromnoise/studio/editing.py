@@ -21,7 +21,7 @@ OTHERS = ("comparison.png", "interpolation.gif")
 
 
 def edit(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Edit to a new folder of the run, and return its record."""
+    """Write edits into a new folder of the run, and return its record."""
     started, wanted = time.monotonic(), Editing.model_validate(arguments["request"])
     run, folder = Path(arguments["run"]), Path(arguments["folder"])
     inputs, model = [Path(file) for file in arguments["inputs"]], load_run(run)

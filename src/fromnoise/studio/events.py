@@ -1,4 +1,4 @@
-"""What moves on the pages: numbered events in one order, sent to each page by one stream."""
+"""Send what moves to the pages: numbered events in one order, by one stream for each page."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 KEPT = 16 * 2**20  # bytes of events for streams that are behind or come back
-QUIET = 15.0  # seconds without an event, after which a stream is told that the server is there
+QUIET = 15.0  # seconds without an event, after which a stream gets a comment
 
 
 class Events:

@@ -37,7 +37,7 @@ def warm(arguments: dict[str, Any], call: Call) -> None:
 
 
 def make(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Sample to a new folder of the run, and return its record."""
+    """Write samples into a new folder of the run, and return its record."""
     started = time.monotonic()
     run, folder = Path(arguments["run"]), Path(arguments["folder"])
     wanted = Making.model_validate(arguments["request"])
@@ -88,7 +88,7 @@ def resolve(model: Model, wanted: Making, count: int) -> tuple[Conditioning, Sam
 
 
 def described(model: Model, config: SamplingConfig, conditioning: Conditioning) -> dict[str, str]:
-    """Return the settings of pictures in words, to be shown and compared."""
+    """Return the settings of pictures as text, to be shown and compared."""
     settings = {"sampler": config.sampler.name, "steps": str(config.steps)}
     settings |= {key: str(value) for key, value in config.sampler.options.items()}
     if conditioning.cond is not None:

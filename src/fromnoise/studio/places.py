@@ -1,4 +1,4 @@
-"""Where data are: folders below one that was named at the start, and what was uploaded."""
+"""Find data: folders below one that was named at the start, and uploads."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What pages send, checked: the settings of the command line under the same names."""
+"""Check what pages send: the settings of the command line under the same names."""
 
 import shlex
 from collections.abc import Sequence

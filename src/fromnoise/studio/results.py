@@ -1,4 +1,4 @@
-"""What the studio made of a run: folders studio/ID in it, each whole with its record."""
+"""Keep what the studio made of a run: folders studio/ID in it, each whole with its record."""
 
 import re
 from pathlib import Path

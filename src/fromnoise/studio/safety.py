@@ -1,4 +1,4 @@
-"""Who may ask: the token, the cookie, Host and Origin; and what pages may do."""
+"""Let this machine's pages in, and no others: token, cookie, Host, Origin, headers."""
 
 import hmac
 import ipaddress
@@ -26,7 +26,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# The next page is asked for by a page of ours, so that a strict cookie is sent with it.
+# This page requests the next one, so that the strict cookie is sent with it.
 ENTER = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>fromnoise studio</title>'
     '<meta http-equiv="refresh" content="0; url=/"><p><a href="/">Open the studio</a></p></html>'

@@ -251,8 +251,8 @@ def is_fromnoise(process: int) -> bool:
     """Return whether a process is there, and is one of ours as far as the system says."""
     try:
         os.kill(process, 0)
-        words = Path(f"/proc/{process}/cmdline")
-        return not words.exists() or b"fromnoise" in words.read_bytes()
+        command = Path(f"/proc/{process}/cmdline")
+        return not command.exists() or b"fromnoise" in command.read_bytes()
     except OSError:
         return False
 
