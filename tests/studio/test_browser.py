@@ -162,7 +162,7 @@ def test_a_mask_is_painted_erased_undone_and_inpainted(tab, looks_right, studio,
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "grey.png")
     tab.goto(f"http://127.0.0.1:{studio.port}/runs/{studio.run}/edit")
     tab.locator("#image").set_input_files(tmp_path / "grey.png")
-    tab.get_by_text("Paint the area to make anew.").wait_for()
+    tab.get_by_text("Paint the area to inpaint.").wait_for()
     canvas = tab.locator("#picture")
     box = canvas.bounding_box()
 

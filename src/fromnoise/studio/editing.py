@@ -85,7 +85,7 @@ def _edit(request: Request, wanted: Editing, inputs: list[Path], mask: Path) -> 
 
 def _write_mask(content: str | None, file: Path) -> None:
     if not content:
-        raise ConfigError("there is no mask. Paint the area to make anew.")
+        raise ConfigError("there is no mask. Paint the area to inpaint.")
     try:
         png = base64.b64decode(content.rpartition(",")[2], validate=True)
     except binascii.Error as error:

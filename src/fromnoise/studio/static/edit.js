@@ -35,7 +35,7 @@ async function show(id, which) {
   if (which === "image") {
     paint.image = image;
     paint.draw();
-    told.textContent = "Paint the area to make anew.";
+    told.textContent = "Paint the area to inpaint.";
   } else second.getContext("2d").drawImage(image, 0, 0);
 }
 
