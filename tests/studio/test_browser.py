@@ -97,7 +97,7 @@ def test_pictures_are_made_watched_compared_and_saved(tab, looks_right, home, cl
     row.get_by_label("present").focus()
     row.get_by_label("open").press("ArrowRight")  # by the keyboard
     assert row.get_by_label("present").is_checked()
-    tab.get_by_label("Guidance").fill("2.5")
+    tab.locator("[name=guidance]").fill("2.5")
     tab.locator("#make summary", has_text="Command line").click()
     tab.locator("#command", has_text="--guidance 2.5 --labels 3").wait_for()
     tab.get_by_role("button", name="Make pictures").click()
