@@ -5,7 +5,7 @@ const UNDO = 50;
 export class Paint {
   constructor(canvas, changed) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d");
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.mask = document.createElement("canvas");
     [this.mask.width, this.mask.height] = [canvas.width, canvas.height];
     this.ink = this.mask.getContext("2d", { willReadFrequently: true });
