@@ -115,18 +115,16 @@ def preview_steps(path: Path) -> list[int]:
 
 
 def last_row(path: Path) -> dict[str, Any]:
-    """Return the last whole row of a run's log, or nothing."""
+    """Return the step of the last whole row of a run's log, and the last known speed."""
     try:
         with (path / LOG).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
             lines = file.read().splitlines()
     except OSError:
         return {}
-    for line in reversed(lines):
-        row = parse_row(line)
-        if row is not None:
-            return row
-    return {}
+    rows = [row for line in reversed(lines) if (row := parse_row(line)) is not None]
+    measured = next((row for row in rows if "images_per_second" in row), {})
+    return {**measured, "step": rows[0]["step"]} if rows else {}
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:

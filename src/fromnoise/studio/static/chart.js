@@ -33,7 +33,7 @@ function ticks(low, high, log) {
     return few.length > 1 ? few : [low, high];
   }
   const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map(digit => digit * power).find(each => each >= rough);
+  const step = [1, 2, 5, 10].map(digit => digit * power).find(each => each >= 0.8 * rough);
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high * 1.0001; value += step) found.push(value);
   return found;
