@@ -15,6 +15,7 @@ from fromnoise.config.recipe import load_recipe
 from fromnoise.studio.training_log import LogReader, thinned
 
 SMALL = "network.channels=8 network.groups=4 network.num_res_blocks=1 batch_size=8 diffusion.T=100"
+NAME = "it's & co"
 SMALL += " log_every=2 preview_every=10 checkpoint_every=10 preview_images=4 device=cpu"
 
 
@@ -92,11 +93,11 @@ def test_few_rows_of_a_long_log_are_drawn():
 @pytest.mark.slow
 def test_a_training_outlives_the_server_and_is_found_stopped_and_resumed(start, tmp_path):
     served = start(tmp_path)
-    wanted = {"recipe": "digits", "name": "<b>", "settings": f"{SMALL} steps=100000"}
+    wanted = {"recipe": "digits", "name": NAME, "settings": f"{SMALL} steps=100000"}
     run = served.post("/train/start", wanted).json["run"]
     assert wait_for(served, run, "starting", "running")["id"] == run
     wait_for(served, run, "running")
-    folder = tmp_path / "runs" / "<b>"
+    folder = tmp_path / "runs" / NAME
     rows, states = [], []
     for _, name, content in served.events():
         if name == "rows" and content["run"] == run:
@@ -111,7 +112,7 @@ def test_a_training_outlives_the_server_and_is_found_stopped_and_resumed(start, 
     assert states[-1]["memory"] > 50 * 2**20
     assert states[-1]["left"] > 0
     again = served.post("/train/start", wanted).json["error"]
-    assert again == "a run <b> exists already. Give another name."
+    assert again == f"a run {NAME} exists already. Give another name."
     said = served.post(f"/training/{run}/resume", {}).json["error"]
     assert " is in use by process " in said
     served.stop(signal.SIGKILL)
@@ -119,7 +120,7 @@ def test_a_training_outlives_the_server_and_is_found_stopped_and_resumed(start, 
     served = start(tmp_path)
     state = wait_for(served, run, "running")
     assert state["step"] > 0
-    assert "&lt;b&gt;" in served.get("/train").text
+    assert "it&#39;s &amp; co" in served.get("/train").text
     assert served.post(f"/training/{run}/stop", {}).status == 200
     state = wait_for(served, run, "stopped")
     newest, damaged = newest_checkpoint(folder / "checkpoints")
