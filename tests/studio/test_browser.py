@@ -149,6 +149,7 @@ def test_data_are_checked_uploaded_and_trained_on(tab, looks_right, home, tmp_pa
     tab.locator(".state", has_text=re.compile("finished")).wait_for()
     tab.locator(".charts figure").nth(2).wait_for()
     slider = tab.get_by_label("Step of the preview of noise")
+    slider.wait_for()
     slider.press("Home")
     assert slider.get_attribute("aria-valuetext") == "step 3"
     assert tab.locator(".run-card img").get_attribute("src").endswith("step=3&whole")

@@ -29,6 +29,7 @@ HEADERS = {
 # This page requests the next one, so that the strict cookie is sent with it.
 ENTER = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>fromnoise studio</title>'
+    '<link rel="icon" href="data:,">'
     '<meta http-equiv="refresh" content="0; url=/"><p><a href="/">Open the studio</a></p></html>'
 )
 

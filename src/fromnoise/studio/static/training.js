@@ -29,8 +29,9 @@ class Run {
 
   async load() {
     const { state, rows, previews, recipe } = await send("GET", `/training/${this.id}/history`);
-    this.rows = rows;
-    this.previews = previews;
+    const last = rows.at(-1)?.step ?? -1; // events may have been faster than this answer
+    this.rows = [...rows, ...this.rows.filter(row => row.step > last)];
+    this.previews = [...new Set([...previews, ...this.previews])].sort((a, b) => a - b);
     this.card.querySelector(".recipe").textContent = recipe || "It is written when the training begins.";
     this.move();
     this.set(state);
