@@ -15,6 +15,9 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"rng", "checkpoints", "pictures", "curves", "progress"}  # below all but the mathematics
 MATHEMATICS = {"diffusion", "networks"}
 MODEL = LEAVES | {"data", "config", "diffusion", "model"}
+ABOVE = MODEL | {
+    *("training", "generation", "classifier", "evaluation", "doctor", "interop", "report", "runs")
+}
 MAY_IMPORT = {
     **{part: set() for part in LEAVES | MATHEMATICS},
     **{part: {"checkpoints"} for part in ("pictures", "curves")},  # whole files
@@ -30,8 +33,9 @@ MAY_IMPORT = {
     "report": MODEL | {"training", "evaluation"},
     "runs": MODEL | {"training", "doctor", "evaluation"},
     "__init__": {"data", "diffusion", "model", "training", "runs"},
-    "cli": MODEL
-    | {"training", "generation", "classifier", "evaluation", "doctor", "interop", "report", "runs"},
+    "error_lines": {"checkpoints", "training"},
+    "studio": ABOVE | {"error_lines"},
+    "cli": ABOVE | {"error_lines", "studio"},
     "__main__": {"cli"},
 }
 

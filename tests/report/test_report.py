@@ -540,54 +540,6 @@ def test_many_large_previews_are_reduced(bare):
 
 # ---- in a browser -------------------------------------------------------------------------------
 
-PATIENCE = 300_000  # milliseconds: a busy machine is no failure
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CONTRASTS = """() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgba = colour => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255);
-  };
-  const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
-  const behind = node => node === null
-    ? [1, 1, 1]
-    : over(rgba(getComputedStyle(node).backgroundColor), behind(node.parentElement));
-  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const luminance = c => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => sum + w * linear(c[i]), 0);
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some(c => c.nodeType === 3 && c.textContent.trim());
-    if (!own || node.tagName === "SCRIPT") continue;
-    const style = getComputedStyle(node), below = behind(node);
-    const ink = rgba(node.tagName === "text" ? style.fill : style.color);
-    const lights = [luminance(over(ink, below)), luminance(below)].sort((a, b) => b - a);
-    const ratio = (lights[0] + 0.05) / (lights[1] + 0.05);
-    found.push([ratio, node.tagName + "." + node.getAttribute("class")]);
-  }
-  return found;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Yield a headless Chromium of the system or of playwright."""
-    install = "apt-get install chromium, or playwright install chromium"
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason=f"pip install playwright; {install}"
-    )
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        program = next(filter(None, map(shutil.which, CHROMIUMS)), own)
-        if not Path(program).is_file():
-            pytest.skip(f"there is no Chromium to open the report in: {install}")
-        browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"], timeout=PATIENCE
-        )
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
 def opened(browser, page):
@@ -598,7 +550,7 @@ def opened(browser, page):
         context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
         )
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(300_000)  # a busy machine is no failure
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: messages.append(message.text))
@@ -668,10 +620,10 @@ def test_nothing_is_wider_than_the_screen(opened, width):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_has_enough_contrast(opened, dark):
+def test_text_has_enough_contrast(opened, contrasts, dark):
     tab = opened(dark=dark)
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) < 3 * 64) == dark
-    found = tab.evaluate(CONTRASTS)
+    found = tab.evaluate(contrasts)
     assert len(found) > 300
     assert min(found)[0] >= 4.5, min(found)

@@ -21,8 +21,10 @@ from fromnoise.cli.export import export
 from fromnoise.cli.inputs import data, import_, recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
+from fromnoise.cli.studio import studio
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train
 from fromnoise.config.errors import ConfigError
+from fromnoise.error_lines import error_line, sentence
 from fromnoise.progress import console, printable
 
 app = typer.Typer(
@@ -38,6 +40,7 @@ for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)
+app.command()(studio)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
 UsageError: Any = typer.BadParameter.__base__  # of every wrong argument; typer does not export it
@@ -92,28 +95,3 @@ def usage_line(error: Any, arguments: list[str]) -> str:
         message = f"{given}: {message.removeprefix('Value error, ').replace('Input ', 'it ')}"
     command = getattr(error.ctx, "command_path", "fromnoise")
     return message and f"{sentence(message)} See {command} --help."
-
-
-def sentence(message: str) -> str:
-    """Return a message with a full stop, which those of other libraries lack."""
-    return message if message.endswith((".", "?", "…")) else f"{message}."
-
-
-def error_line(error: Exception) -> str | None:
-    """Return the message of an expected error, or None for a bug."""
-    message = sentence(re.sub(r"\s*\n\s*", " ", str(error)))
-    if isinstance(error, ValueError):
-        return message
-    from fromnoise.checkpoints import DiskFull, NotFinite
-
-    if isinstance(error, OSError):
-        return str(error.strerror) if isinstance(error, DiskFull) else message
-    from fromnoise.training.loop import Diverged, is_out_of_memory
-
-    if is_out_of_memory(error):
-        return (
-            "out of memory. Set training.parts to 2 or another divisor of the batch size, which "
-            "computes the same batch in parts, or training.checkpoint_gradients=true, which "
-            "computes blocks twice, or a smaller --batch-size for sampling."
-        )
-    return message if isinstance(error, Diverged | NotFinite) else None

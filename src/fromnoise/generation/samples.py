@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ GRID_IMAGES = 64  # in a grid and in the animation
 STRIP_TIMES = 10
 MAX_FRAMES = 60
 LONGEST_NAME = 100  # bytes of the labels in a file name
+Watch = Callable[[int, Step], None]
 CLAMP_NAMES = {True: "clamped", False: "unclamped", "dynamic": "dynamic"}
 
 
@@ -65,11 +66,13 @@ def sample_to_folder(
     outputs: Outputs | None = None,
     *,
     overwrite: bool = False,
+    watch: Watch | None = None,
 ) -> list[Path]:
     """Sample one image per seed, and write each as a PNG named by its seed.
 
     Pictures of the trajectory show the first batch. overwrite: remove the samples that are in the
-    folder. Returns the PNGs in the order of the seeds, then all other files.
+    folder. watch: called with the number of the first image of the batch, and each step; what it
+    raises ends the sampling. Returns the PNGs in the order of the seeds, then all other files.
 
     Raises FolderNotEmpty for a folder with samples of another model, of other settings or labels,
     or of another program; ValueError for a seed that is repeated with the same labels, and for
@@ -94,6 +97,7 @@ def sample_to_folder(
         for i in range(0, len(seeds), size):
             rows = slice(i, i + size)
             steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
+            steps = steps if watch is None else _watched(steps, watch, i)
             x = last_x(steps) if i else trajectory.follow(model.start(seeds[rows]), steps)
             while replaced:  # now that there is something new
                 replaced.pop().unlink(missing_ok=True)
@@ -117,6 +121,12 @@ def sample_to_folder(
         tag = "" if whole else f"-seeds-{seeds[0]}-{seeds[-1]}"
         files.append(save_npz(images, folder, conditioning.cond, tag=tag))
     return pngs + files
+
+
+def _watched(steps: Iterable[Step], watch: Watch, first: int) -> Iterator[Step]:
+    for step in steps:
+        watch(first, step)
+        yield step
 
 
 def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: bool) -> list[Path]:

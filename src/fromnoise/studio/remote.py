@@ -1,0 +1,118 @@
+"""A worker process as the server sees it: calls to it, what it says meanwhile, and its end."""
+
+import asyncio
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+Heard = Callable[[dict[str, Any]], None]
+LONGEST = 32 * 2**20  # bytes of a message
+PATIENCE = 1.5  # seconds until a worker that was told to stop is killed
+
+
+class TaskFailed(Exception):
+    """A task that could not be done. The message is one line: `<problem>. <fix>.`"""
+
+
+class TaskStopped(Exception):
+    """A task that was stopped."""
+
+
+def ignore(message: dict[str, Any]) -> None:
+    """Ignore what a worker says."""
+
+
+class Worker:
+    """A process that does one task at a time: started when it is needed, again after it ended."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._said: deque[str] = deque(maxlen=20)  # the last lines of its standard error
+        self._busy, self._number, self._stopping = asyncio.Lock(), 0, False
+        self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Return whether it has nothing to do."""
+        return not self._busy.locked()
+
+    async def call(self, task: str, arguments: dict[str, Any], heard: Heard = ignore) -> Any:
+        """Return the result of a task. heard: called with each message before it.
+
+        Raises TaskFailed, and TaskStopped after `stop`.
+        """
+        async with self._busy:
+            self._stopping = False
+            process = await self._started()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            self._number += 1
+            call = {"number": self._number, "task": task, "arguments": arguments}
+            with suppress(ConnectionError):  # the end of the process is noticed below
+                process.stdin.write(json.dumps(call).encode() + b"\n")
+                await process.stdin.drain()
+            while line := await process.stdout.readline():
+                message = json.loads(line)
+                if message.pop("number") != self._number:  # of a call that nobody waits for
+                    continue
+                if "result" in message:
+                    return message["result"]
+                if "stopped" in message:
+                    raise TaskStopped
+                if "error" in message:
+                    print(message.get("traceback", ""), end="", file=sys.stderr)
+                    raise TaskFailed(message["error"])
+                heard(message)
+            await process.wait()
+            if self._stopping:
+                raise TaskStopped
+            print(*self._said, sep="\n", file=sys.stderr)
+            code = process.returncode
+            why = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+            raise TaskFailed(
+                f"the process that computes has ended ({why}). Try fewer or smaller images: memory "
+                "may have run out."
+            )
+
+    async def stop(self) -> None:
+        """Stop the task: at its next step, or by ending the process."""
+        process, number = self._process, self._number
+        if self.idle or process is None or process.stdin is None:
+            return
+        self._stopping = True
+        with suppress(ConnectionError):
+            process.stdin.write(json.dumps({"stop": number}).encode() + b"\n")
+        await asyncio.sleep(PATIENCE)
+        if self._busy.locked() and self._number == number:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            pipe = asyncio.subprocess.PIPE
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "fromnoise.studio.worker"),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                limit=LONGEST,
+                start_new_session=True,  # Ctrl-C in the terminal is for the server
+                env={**os.environ, "TTY_COMPATIBLE": "0"},
+            )
+            self._drain = asyncio.create_task(self._listen(self._process))
+        return self._process
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        with suppress(ValueError):  # a line that is too long
+            async for line in process.stderr:
+                self._said.append(line.decode(errors="replace").rstrip())

@@ -1,0 +1,131 @@
+"""The process that computes for the studio: one task at a time, as lines of JSON.
+
+It reads calls from its standard input, and writes messages to its standard output: what a task
+says, and at last its result, its error, or that it was stopped. It ends when the server ends.
+"""
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from importlib import import_module
+from typing import IO, Any
+
+from fromnoise.error_lines import error_line
+from fromnoise.progress import printable
+
+TASKS = {  # each is imported when it is called: those of `reading` and `checking` need no torch
+    "warm": "making",
+    "make": "making",
+    "describe": "reading",
+    "preview": "reading",
+    "check": "checking",
+    "crops": "checking",
+    "accept": "checking",
+    "take": "checking",
+    "doctor": "diagnosis",
+    "edit": "editing",
+    "report": "looking",
+    "nearest": "looking",
+}
+OFTEN = 0.1  # seconds between two messages about progress
+
+
+class Stopped(Exception):
+    """The end of a task that was stopped."""
+
+
+class Call:
+    """One call: where a task says something, and learns that it is to stop."""
+
+    def __init__(self, number: int, out: IO[bytes]) -> None:
+        self.number, self._out = number, out
+        self._stopped, self._told = threading.Event(), 0.0
+
+    def say(self, **message: Any) -> None:
+        """Send a message to the server."""
+        self._out.write(json.dumps({"number": self.number, **message}).encode() + b"\n")
+        self._out.flush()
+
+    def progress(self, done: int, total: int) -> None:
+        """Say how much is done, not too often. Raises Stopped as `check`."""
+        self.check()
+        if time.monotonic() - self._told > OFTEN or done == total:
+            self._told = time.monotonic()
+            self.say(done=done, total=total)
+
+    def check(self) -> None:
+        """Raise Stopped if the task is to stop."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def stop(self) -> None:
+        """Let `check` raise."""
+        self._stopped.set()
+
+
+class Notes(logging.Handler):
+    """Send the warnings of the package as notes on the task."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(logging.WARNING)
+        self.call = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one warning."""
+        self.call.say(note=printable(record.getMessage()))
+
+
+def run(call: Call, task: str, arguments: dict[str, Any]) -> None:
+    """Do a task and send how it ended."""
+    notes, logger = Notes(call), logging.getLogger("fromnoise")
+    logger.addHandler(notes)
+    try:
+        module = import_module(f"fromnoise.studio.{TASKS[task]}")
+        result = getattr(module, task)(arguments, call)
+    except Stopped:
+        call.say(stopped=True)
+    except Exception as error:
+        line = error_line(error)
+        if line is None:
+            line = f"unexpected: {type(error).__name__}: {error}. The terminal has the traceback."
+            call.say(error=printable(line), traceback=traceback.format_exc())
+        else:
+            call.say(error=printable(line))
+    else:
+        call.say(result=result)
+    finally:
+        logger.removeHandler(notes)
+
+
+def main() -> None:
+    """Do the tasks of the standard input, in order, until it ends."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no message
+    calls: queue.SimpleQueue[tuple[Call, str, dict[str, Any]]] = queue.SimpleQueue()
+    latest: dict[int, Call] = {}
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            if "stop" in message:
+                if message["stop"] in latest:
+                    latest[message["stop"]].stop()
+                continue
+            call = Call(message["number"], out)
+            latest.clear()
+            latest[call.number] = call
+            calls.put((call, message["task"], message["arguments"]))
+        os._exit(0)  # files are whole or absent at any moment
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        run(*calls.get())
+
+
+if __name__ == "__main__":
+    main()
