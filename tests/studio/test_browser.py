@@ -43,6 +43,7 @@ def looks_right(contrasts):
             tab.emulate_media(color_scheme="dark" if dark else "light")
             for width in WIDTHS:
                 tab.set_viewport_size({"width": width, "height": 900})
+                tab.wait_for_function("width => innerWidth === width", arg=width)
                 wide, there = tab.evaluate("[document.documentElement.scrollWidth, innerWidth]")
                 assert wide <= there == width
             found = tab.evaluate(contrasts)

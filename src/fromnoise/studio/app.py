@@ -27,6 +27,7 @@ from fromnoise.studio.events import Events
 from fromnoise.studio.jobs import Jobs
 from fromnoise.studio.places import Places
 from fromnoise.studio.remote import TaskFailed, Worker
+from fromnoise.studio.results import FOLDER, ID, read_result
 from fromnoise.studio.runs import RUNS, Runs
 from fromnoise.studio.trainings import Trainings
 
@@ -151,3 +152,12 @@ async def read_json(request: Request) -> Any:
         return json.loads(bytes(content))
     except (ValueError, RecursionError):
         raise HTTPException(400, "The request is not JSON. Reload the page.") from None
+
+
+def find_picture(run: Path, id: str, number: int) -> tuple[Path, int]:
+    """Return the file of a picture that was made here, and its seed. Raises HTTPException."""
+    folder = run / FOLDER / id
+    result = read_result(folder) if ID.fullmatch(id) else None
+    if result is None or number >= len(result.files):
+        raise HTTPException(404, "This picture is gone. Make it again.")
+    return folder / result.files[number], result.seeds[number]

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from fromnoise.studio.app import Studio, read_json
+from fromnoise.studio.app import Studio, find_picture, read_json
 from fromnoise.studio.data_page import receive
 from fromnoise.studio.jobs import new_id
 from fromnoise.studio.places import safe_part
 from fromnoise.studio.requests import Editing, Picture, read_body
-from fromnoise.studio.results import FOLDER, ID, INPUTS, read_result
+from fromnoise.studio.results import FOLDER, ID, INPUTS
 from fromnoise.studio.runs import read_facts
 
 NAMES = {
@@ -48,12 +48,8 @@ def routes(studio: Studio) -> list[BaseRoute]:
     async def choose(request: Request) -> Response:
         """Take a picture that was made here."""
         run, wanted = studio.find_run(request), read_body(Picture, await read_json(request))
-        folder = run / FOLDER / wanted.result
-        result = read_result(folder) if ID.fullmatch(wanted.result) else None
-        if result is None or wanted.number >= len(result.files):
-            raise HTTPException(404, "This picture is gone. Make it again.")
-        name = result.files[wanted.number]
-        return await taken(run, folder / name, name)
+        file, _ = find_picture(run, wanted.result, wanted.number)
+        return await taken(run, file, file.name)
 
     async def taken(run: Path, file: Path, name: str) -> Response:
         id = new_id()

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from fromnoise.studio.app import Studio, read_json
+from fromnoise.studio.app import Studio, find_picture, read_json
 from fromnoise.studio.requests import Picture, read_body
-from fromnoise.studio.results import FOLDER, ID, read_result
 from fromnoise.studio.runs import read_facts
 
 REPORT = "report.html"
@@ -49,12 +48,9 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
     async def nearest(request: Request) -> Response:
         run, wanted = studio.find_run(request), read_body(Picture, await read_json(request))
-        folder = run / FOLDER / wanted.result
-        result = read_result(folder) if ID.fullmatch(wanted.result) else None
-        if result is None or wanted.number >= len(result.files):
-            raise HTTPException(404, "This picture is gone. Make it again.")
-        arguments = {"run": str(run), "file": str(folder / result.files[wanted.number])}
-        title = f"Training images nearest to seed {result.seeds[wanted.number]}"
+        file, seed = find_picture(run, wanted.result, wanted.number)
+        arguments = {"run": str(run), "file": str(file)}
+        title = f"Training images nearest to seed {seed}"
         job = studio.jobs.add("nearest", title, arguments, run=request.path_params["run"])
         return JSONResponse(job.shown())
 

@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ _loaded: dict[Path, Model] = {}  # one
 
 def warm(arguments: dict[str, Any], call: Call) -> None:
     """Load the model of a run and what draws grids, so that the first pictures come sooner."""
-    import matplotlib.figure  # noqa: F401
-
+    import_module("matplotlib.figure")
     if run := arguments.get("run"):
         load_run(Path(run))
 

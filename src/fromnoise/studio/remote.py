@@ -11,7 +11,7 @@ from typing import Any
 
 Heard = Callable[[dict[str, Any]], None]
 LONGEST = 32 * 2**20  # bytes of a message
-PATIENCE = 1.5  # seconds until a worker that was told to stop is killed
+PATIENCE = 1.5  # seconds before a worker that does not stop is killed
 
 
 class TaskFailed(Exception):
