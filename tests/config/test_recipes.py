@@ -50,6 +50,7 @@ def test_trains_three_steps_and_samples(name, pictures, tmp_path):
     overrides = {
         **{f"network.{key}": value for key, value in small.items()},
         "data.size": 32,
+        "data.holdout": None,
         "training.steps": 3,
         "training.batch_size": 4,
         "training.warmup_steps": 1,
