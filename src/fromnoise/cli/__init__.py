@@ -21,6 +21,7 @@ from fromnoise.cli.export import export
 from fromnoise.cli.inputs import data, import_, recipes
 from fromnoise.cli.renamed import check_not_renamed
 from fromnoise.cli.sample import sample
+from fromnoise.cli.share import models, share
 from fromnoise.cli.studio import studio
 from fromnoise.cli.train import doctor, ema, progress, report, resume, train
 from fromnoise.config.errors import ConfigError
@@ -40,6 +41,8 @@ for command in (evaluate, evaluate_labels, likelihood, sweep, report):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)
+for command in (models, share):
+    app.command()(command)
 app.command()(studio)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)

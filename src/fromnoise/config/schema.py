@@ -6,7 +6,7 @@ name and options are checked in `components.py`: this module does not need torch
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from numbers import Integral
@@ -202,6 +202,7 @@ COUNTS = {  # of steps, or shares of the training
     ),
     "evaluation": ("every",),
 }
+PATHS = {"data": "path", "training": "start_from", "evaluation": "classifier"}
 
 
 def _count(value: float | None, steps: int) -> float | None:
@@ -354,6 +355,15 @@ class Recipe(Section):
             section = sections.get(name) or getattr(self, name)
             counts = {key: _count(getattr(section, key), steps) for key in keys}
             sections[name] = section.model_copy(update=counts)
+        return self.model_copy(update=sections)
+
+    def with_paths(self, changed: Callable[[Path], Path | None]) -> "Recipe":
+        """Return the recipe with `changed(path)` for each path in it."""
+        sections = {}
+        for name, key in PATHS.items():
+            section = getattr(self, name)
+            path = getattr(section, key)
+            sections[name] = section.model_copy(update={key: path and changed(path)})
         return self.model_copy(update=sections)
 
     def to_yaml(self) -> str:

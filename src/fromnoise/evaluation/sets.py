@@ -191,7 +191,7 @@ def evaluate(
             raise ConfigError("--metrics bits is a command of its own. Use fromnoise likelihood.")
         if name not in METRICS:
             raise ConfigError(f"--metrics {unknown_name(name, METRICS)}")
-    if not path.exists():
+    if not (path.exists() or is_model(path)):
         raise ConfigError(
             f"there is no run, model or folder of images at {path.absolute()}. Check the path."
         )

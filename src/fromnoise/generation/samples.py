@@ -21,6 +21,7 @@ from fromnoise.generation.request import Conditioning, Request, composition_text
 from fromnoise.model.model import Model, last_x, to_uint8
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
+from fromnoise.model.names import is_name
 from fromnoise.model.spec import FILE_OF, run_folder_of
 from fromnoise.pictures import (
     NOT_OURS,
@@ -217,10 +218,11 @@ def default_folder(
     """Return samples/NAME in the run, or beside a lone file.
 
     path: where the model was loaded from. NAME holds the step, the weights, the sampler with its
-    options and the labels, so that other settings go to other folders. For a file outside a run it
-    begins with the file's name. It ends with the precision if that is not the default one.
+    options and the labels, so that other settings go to other folders. For a file outside a run, or
+    a name, it begins with that name. It ends with the precision if that is not the default one.
     """
     spec, (cond, compose, autoguidance) = model.spec, conditioning
+    folder = run_folder_of(path)
 
     def named(labels: str) -> str:
         alike = len({_safe(name).casefold() for name in spec.label_names}) < len(spec.label_names)
@@ -228,7 +230,9 @@ def default_folder(
 
     usual = check_component(Component(name=config.sampler.name), "sampling.sampler").options
     parts = [f"{spec.step:06d}", spec.weights_name, config.sampler.name, str(config.steps)]
-    if path.is_file() and run_folder_of(path) == path.parent and path.name not in FILE_OF.values():
+    if is_name(path):
+        parts.insert(0, _safe(str(path)))
+    elif path.is_file() and folder == path.parent and path.name not in FILE_OF.values():
         parts.insert(0, path.stem)
     parts += [f"{k}{value}" for k, value in config.sampler.options.items() if value != usual[k]]
     parts += [config.timesteps_name] if config.timesteps != RULE else []
@@ -246,7 +250,7 @@ def default_folder(
         parts += [f"auto{autoguidance.scale:g}by{autoguidance.weak.spec.step:06d}"]
     if config.precision != default_precision(model.device):
         parts += [config.precision]
-    return run_folder_of(path) / "samples" / "-".join(parts)
+    return folder / "samples" / "-".join(parts)
 
 
 def _settings(request: Request) -> dict[str, str]:

@@ -20,13 +20,14 @@ from fromnoise.config.errors import ConfigError, unknown_name
 from fromnoise.config.migration import migrate
 from fromnoise.config.schema import Diffusion, SamplingConfig, repeated
 from fromnoise.data.levels import Depth, Levels
+from fromnoise.model.names import is_name, path_of
 from fromnoise.pictures import SHOWN_WHOLE
 
 METADATA_KEY = "fromnoise"
 RECIPE_FILE = "recipe.yaml"  # of a run
 Weights = Literal["ema", "raw"]
 FILE_OF: dict[str, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
-EXPECTED = "Give a run folder, a checkpoint folder or a .safetensors file."
+EXPECTED = "Give a run folder, a checkpoint folder, a .safetensors file or a shipped model."
 logger = logging.getLogger("fromnoise")
 
 
@@ -136,15 +137,17 @@ def require_run(folder: Path) -> None:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether a path is a run, a checkpoint or a model file, rather than images."""
+    """Return whether a path is a run, a checkpoint, a model file or a name, rather than images."""
     inside = ("checkpoints", RECIPE_FILE, *FILE_OF.values())
-    return path.suffix == ".safetensors" or any((path / name).exists() for name in inside)
+    within = any((path / name).exists() for name in inside)
+    return path.suffix == ".safetensors" or within or is_name(path)
 
 
 def find_model_file(path: Path, weights: Weights | None) -> Path:
-    """Return the .safetensors file of a run folder, a checkpoint folder or a file."""
+    """Return the .safetensors file of a run folder, a checkpoint folder, a file or a name."""
     if weights is not None and weights not in FILE_OF:
         raise ValueError(f"weights = {unknown_name(weights, FILE_OF)}")
+    path = path_of(path)
     if not path.exists():
         raise CheckpointError(f"there is no model at {path.absolute()}. {EXPECTED}")
     if path.is_file():
@@ -171,7 +174,9 @@ def find_model_file(path: Path, weights: Weights | None) -> Path:
 
 
 def run_folder_of(path: Path) -> Path:
-    """Return the run folder of a model's path, or the folder of a lone file, for its outputs."""
+    """Return the folder for outputs: the run, the folder of a lone file, or "." for a name."""
+    if is_name(path):
+        return Path()
     folder = path if path.is_dir() else path.parent
     if (folder / checkpoints.STATE).is_file():  # a checkpoint, which will be pruned
         return folder.parent.parent

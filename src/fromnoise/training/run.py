@@ -21,6 +21,7 @@ from fromnoise.data.dataset import open_with_log
 from fromnoise.data.holdout import split_holdout
 from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import Model, build_denoiser, load, select_device
+from fromnoise.model.names import is_name
 from fromnoise.model.precision import without_tf32
 from fromnoise.model.spec import RECIPE_FILE, ModelSpec, Weights
 from fromnoise.networks.layers import Dropout
@@ -159,11 +160,7 @@ def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths, so that a run can be resumed from any folder."""
-    keys = {"data": "path", "training": "start_from", "evaluation": "classifier"}
-    for section, key in keys.items():
-        if path := getattr(getattr(recipe, section), key):
-            recipe = _with(recipe, section, **{key: path.expanduser().absolute()})
-    return recipe
+    return recipe.with_paths(lambda p: p if is_name(p) else p.expanduser().absolute())
 
 
 def _computation(
