@@ -35,8 +35,10 @@ check: $(VENV)/.installed-dev ## lint, formatting, types, the pages of docs/ bes
 bench: $(VENV)/.installed-dev $(PEERS)/.installed ## measure speed and quality, beside other libraries
 	$(BIN)/python benchmarks/run.py
 
-docs: $(VENV)/.installed ## write docs/components.md from the code
+docs: $(VENV)/.installed-dev ## write docs/components.md from the code, and build the site in build/site
 	$(BIN)/python docs/components.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo $(CURDIR)/build/site/index.html
 
 family: $(VENV)/.installed ## draw the pictures of docs/family.md
 	$(BIN)/python docs/family/draw.py

@@ -3,6 +3,8 @@
 import importlib
 import re
 import runpy
+import subprocess
+import sys
 from operator import attrgetter
 from pathlib import Path
 
@@ -25,6 +27,25 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (DOCS / target).exists(), (page.name, target)
+
+
+@pytest.mark.docs
+def test_the_site_builds_without_a_warning_and_renders_equations(tmp_path):
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    done = subprocess.run([*build, DOCS, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theory, first, reference = (
+        (tmp_path / f"{page}.html").read_text(encoding="utf-8")
+        for page in ("theory", "index", "reference")
+    )
+    assert theory.count("<math") > 100
+    assert "<msqrt>" in theory
+    assert "First pictures" in first
+    assert 'href="train.html"' in first
+    assert 'id="fromnoise.train"' in reference
+    scripts = re.findall(r'src="([^"]+)', theory)
+    assert scripts
+    assert not [source for source in scripts if source.startswith("http")]  # no network
 
 
 def options_of(words):

@@ -41,8 +41,8 @@ def path_of(model: Path) -> Path:
 def download(name: str) -> Path:
     """Return the local file of `hub:USER/MODEL`, or of its revision `hub:USER/MODEL@REVISION`.
 
-    The file is downloaded into the cache of huggingface_hub, whose settings and token apply. It
-    holds tensors and text, and nothing of it is executed. Raises CheckpointError.
+    The cache of huggingface_hub gets the file; its settings and token apply. The file holds tensors
+    and text, no code. Raises CheckpointError.
     """
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
