@@ -9,8 +9,8 @@ only fromnoise writes here. The programs train in turns; the time in which one i
 count for it.
 
 A short training of each, which is discarded, tells how many steps fit into the time, less 6 % for
-previews and checkpoints. Over these steps the learning rates of fromnoise and diffusers decay to 0. A program that is slower
-than planned stops at the end of the time.
+previews and checkpoints. Over these steps the learning rates of fromnoise and diffusers decay to 0.
+A program that is slower than planned stops at the end of the time.
 
 Then each program samples with its own sampler: --num images in 10 steps, half as many, at most
 2,000, in 50 steps, and --num again in as many steps as fit into the time that fromnoise took for
@@ -197,7 +197,8 @@ def contest(measure: Measure, arguments: Namespace) -> tuple[dict[str, Any], lis
         everyone += peers
     names, num = [one.name for one in everyone], arguments.num
     few = draw(f"in {FEW} steps", num, dict.fromkeys(names, FEW), None)
-    more = draw(f"in {MORE} steps", min(NUM_OF_MORE, max(1, num // 2)), dict.fromkeys(names, MORE), None)
+    half = min(NUM_OF_MORE, max(1, num // 2))
+    more = draw(f"in {MORE} steps", half, dict.fromkeys(names, MORE), None)
     limit = few[OURS]["seconds"]
     title = f"in the time that {OURS} takes for {FEW} steps"
     in_time = draw(title, num, {name: steps_within(few[name], limit) for name in names}, limit)
