@@ -180,7 +180,7 @@ def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, A
         dtypes |= dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in half)
     notes = [f"note: {note}" for note in model.notes]
     if dtypes:
-        notes.append(f"note: the file has weights in {' and '.join(dtypes)}, of few digits")
+        notes.append(f"note: the file has weights in {' and '.join(dtypes)}, with few digits")
     return Imported(spec, files, [*_assumed(spec, model, overrides), *notes])
 
 

@@ -74,7 +74,7 @@ def _prefixes(state: Mapping[str, Tensor], depth: int = 3) -> Iterator[str]:
 
 
 def _tree(names: Mapping[str, Any]) -> Tree:
-    """Return the tree of dotted names with the shape of each tensor, {} if a name is a place, too."""
+    """Return the tree of dotted names with the shape of each tensor, {} if they conflict."""
     tree: Tree = {}
     for name, tensor in names.items():
         node = tree
