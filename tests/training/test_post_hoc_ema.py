@@ -241,7 +241,9 @@ def test_from_the_command_to_a_picture(run, cli):
     file = run / "ema" / "length-0.07.safetensors"
     path, line = out.splitlines()
     assert path == str(file)
-    assert line.startswith("length 0.07 at step 6, from 4 snapshots, relative error of its profile ")
+    assert line.startswith(
+        "length 0.07 at step 6, from 4 snapshots, relative error of its profile "
+    )
     code, out, _ = cli("sample", file, "--num", 1)
     assert code == 0
     assert (run / "samples" / "000006-ema0.07-ddim-5" / "000000.png").is_file()

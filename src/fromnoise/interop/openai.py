@@ -141,9 +141,7 @@ def _check_supported(
         f"has {c_in} input and {c_out} output channels, as for super-resolution. Import one that "
         "generates images.": c_out not in (c_in, 2 * c_in) or c_in == 6,
         f"has levels of {', '.join(map(str, widths))} channels, which are not multiples of "
-        f"{channels}. Import one with integers in channel_mult.": any(
-            w % channels for w in widths
-        ),
+        f"{channels}. Import one with integers in channel_mult.": any(w % channels for w in widths),
         f"begins with {len(state['input_blocks.0.0.weight'])} channels instead of {channels}. "
         "Import one whose channel_mult begins with 1.": len(state["input_blocks.0.0.weight"])
         != channels,

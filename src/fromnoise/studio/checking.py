@@ -92,9 +92,7 @@ def accept(arguments: dict[str, Any], call: Call) -> None:
         with path.open("rb") as file:
             header = decode.read_header(file)
     except (BrokenImage, OSError) as error:
-        raise DataError(
-            f"{name} cannot be read: {reason(error).rstrip('.')}. Remove it."
-        ) from None
+        raise DataError(f"{name} cannot be read: {reason(error).rstrip('.')}. Remove it.") from None
     if header.height * header.width > MOST_PIXELS:
         raise DataError(
             f"{name} has {header.height}x{header.width} pixels, more than "

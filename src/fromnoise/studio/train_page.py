@@ -14,7 +14,7 @@ from fromnoise.studio.requests import Resuming, Training, read_body, shell_line
 from fromnoise.studio.runs import RECIPE, preview_steps
 from fromnoise.studio.training_log import LogReader, thinned
 
-MOST_BESIDE = 6  # trainings on one page, as many as there are colours
+MOST_BESIDE = 6  # trainings on one page: the number of colours
 
 
 def routes(studio: Studio) -> list[BaseRoute]:

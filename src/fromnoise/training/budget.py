@@ -42,7 +42,7 @@ logger = logging.getLogger("fromnoise")
 
 
 class Seconds(NamedTuple):
-    """The seconds of one step, and of each task that runs every so many steps."""
+    """The seconds of one step, and of each task that runs at an interval."""
 
     step: float
     preview: float

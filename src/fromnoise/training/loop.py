@@ -136,7 +136,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             why = " ".join(str(error).split()) or type(error).__name__
             logger.warning("step %d: out of memory, no %s (%s)", state.step, callback.name, why)
             failed = True
-        if failed:  # outside of `except`, where the error holds tensors
+        if failed:  # not in `except`, where the error references tensors
             torch.cuda.empty_cache()
         state.denoiser.network.train()
 

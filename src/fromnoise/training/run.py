@@ -230,9 +230,7 @@ def start(
     computation = computation or _computation(setup, denoiser, saved, overrides or {})
     if settings.parts > 1 and (kind := depends_on_parts(denoiser.network)):
         logger.warning(
-            "the network has %s, so training.parts = %d changes its output",
-            kind,
-            settings.parts,
+            "the network has %s, so training.parts = %d changes its output", kind, settings.parts
         )
     return TrainingState.start(denoiser, settings, computation)
 
