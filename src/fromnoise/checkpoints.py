@@ -110,7 +110,7 @@ def require_room(target: Path, needed: int = 2**20) -> None:
 
 
 def _existing(target: Path) -> Path:
-    """Return `target` if it is a folder, or else its nearest folder that exists."""
+    """Return `target` if it is a folder, or else its nearest parent that exists."""
     own = [target] if target.is_dir() else []
     return next(path for path in (*own, *target.absolute().parents) if path.exists())
 

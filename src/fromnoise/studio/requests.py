@@ -12,7 +12,7 @@ from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.recipe import recipe_text, shipped_recipes
 from fromnoise.config.schema import Fit, Natural, Positive, Section
 
-MOST_IMAGES = 1024  # of one request; the command line has no limit
+MOST_IMAGES = 1024  # of one request; the command line allows more
 MOST_EDITS = 64
 MASK = "mask.png"
 Body = TypeVar("Body", bound=Section)
