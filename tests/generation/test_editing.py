@@ -388,7 +388,9 @@ def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     for way in ([*a, *b], ["--seeds", "3,8"]):
         line = refused("interpolate", *way, "--seed", 5)
         assert "--seed has no effect without --strength. Remove it." in line
-    assert f"{photos} has 2 images, but {pair[1]} has 1" in refused("interpolate", "--a", photos, *b)
+    assert f"{photos} has 2 images, but {pair[1]} has 1" in refused(
+        "interpolate", "--a", photos, *b
+    )
 
 
 def test_the_steps_of_a_walk_do_not_stay_in_memory():

@@ -60,7 +60,7 @@ class Jobs:
         """Add a job to the end of the queue."""
         job = Job(new_id(), task, title, arguments, run)
         self._jobs[job.id] = job
-        self._tell(job)
+        self._publish(job)
         self._added.set()
         return job
 
@@ -76,7 +76,7 @@ class Jobs:
         """Stop a job, immediately if it is waiting."""
         if job.state == "waiting":
             job.state = "stopped"
-            self._tell(job)
+            self._publish(job)
         elif job.state == "running":
             await self.worker.stop()
 
@@ -100,10 +100,10 @@ class Jobs:
 
     async def _do(self, job: Job) -> None:
         job.state, job.started = "running", time.monotonic()
-        self._tell(job)
+        self._publish(job)
         try:
-            heard = partial(self._hear, job)
-            job.result = await self.worker.call(job.task, job.arguments, heard)
+            on_message = partial(self._receive, job)
+            job.result = await self.worker.call(job.task, job.arguments, on_message)
             job.state = "done"
         except TaskFailed as error:
             job.state, job.error = "failed", str(error)
@@ -114,19 +114,19 @@ class Jobs:
             job.state, job.error = "failed", f"the worker process failed: {error}. Try again."
         finally:
             job.seconds = time.monotonic() - job.started
-            self._tell(job)
+            self._publish(job)
 
-    def _hear(self, job: Job, message: dict[str, Any]) -> None:
+    def _receive(self, job: Job, message: dict[str, Any]) -> None:
         if "frame" in message:
             self.events.publish("frame", job=job.id, run=job.run, **message["frame"])
         elif "note" in message:
             job.notes.append(message["note"])
-            self._tell(job)
+            self._publish(job)
         elif "done" in message:
             job.done, job.total = message["done"], message["total"]
-            self._tell(job)
+            self._publish(job)
 
-    def _tell(self, job: Job) -> None:
+    def _publish(self, job: Job) -> None:
         result = {"result": job.result} if job.state == "done" else {}
         self.events.publish("job", **job.shown(), **result)
 

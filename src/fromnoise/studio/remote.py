@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-Heard = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[dict[str, Any]], None]
 LONGEST = 32 * 2**20  # bytes of a message
 PATIENCE = 1.5  # seconds before a worker that does not stop is killed
 
@@ -40,8 +40,10 @@ class Worker:
         """Return whether it runs no task."""
         return not self._busy.locked()
 
-    async def call(self, task: str, arguments: dict[str, Any], heard: Heard = ignore) -> Any:
-        """Run a task and return its result. heard: called with each message of the task.
+    async def call(
+        self, task: str, arguments: dict[str, Any], on_message: OnMessage = ignore
+    ) -> Any:
+        """Run a task and return its result. on_message: called with each message of the task.
 
         Raises TaskFailed, and TaskStopped after `stop`.
         """
@@ -66,7 +68,7 @@ class Worker:
                 if "error" in message:
                     print(message.get("traceback", ""), end="", file=sys.stderr)
                     raise TaskFailed(message["error"])
-                heard(message)
+                on_message(message)
             await process.wait()
             if self._stopping:
                 raise TaskStopped

@@ -45,7 +45,7 @@ class Call:
 
     def __init__(self, number: int, out: IO[bytes]) -> None:
         self.number, self._out = number, out
-        self._stopped, self._told = threading.Event(), 0.0
+        self._stopped, self._sent = threading.Event(), 0.0
 
     def say(self, **message: Any) -> None:
         """Send a message to the server."""
@@ -55,8 +55,8 @@ class Call:
     def progress(self, done: int, total: int) -> None:
         """Send the progress, at most every `OFTEN` seconds. Raises Stopped."""
         self.check()
-        if time.monotonic() - self._told > OFTEN or done == total:
-            self._told = time.monotonic()
+        if time.monotonic() - self._sent > OFTEN or done == total:
+            self._sent = time.monotonic()
             self.say(done=done, total=total)
 
     def check(self) -> None:

@@ -271,9 +271,9 @@ def report_skipped_step(
     logger.warning("step %d: the %s is not finite. The step is skipped", step, where)
     if state.skipped_in_a_row >= MAX_SKIPPED:
         saved = list_checkpoints(folder / "checkpoints")
-        way = f"The last checkpoint is {saved[-1].absolute()}. Resume" if saved else "Train again"
+        fix = f"The last checkpoint is {saved[-1].absolute()}. Resume" if saved else "Train again"
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
-            f"the last one it was the {where}. {way} with a lower training.learning_rate, or with "
+            f"the last one it was the {where}. {fix} with a lower training.learning_rate, or with "
             "training.precision=fp32."
         )
