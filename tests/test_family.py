@@ -113,7 +113,7 @@ def test_a_picture_is_drawn_alike_each_time(drawing, tmp_path, name):
 
 
 def test_an_unknown_picture_is_refused(drawing):
-    with pytest.raises(SystemExit, match="no picture of-nothing; known: paths, schedule-linear"):
+    with pytest.raises(SystemExit, match=r"no picture of-nothing\. Give one of: paths"):
         drawing["main"](["of-nothing"])
 
 

@@ -1,4 +1,4 @@
-"""Pictures of averaged weights: how much each step of a training counts in the end."""
+"""Draw the averages of the weights: the weight of each training step in the average."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,8 +12,8 @@ LENGTHS = {0.02: ACCENT, 0.05: SECOND, 0.1: THIRD, 0.2: "0.4"}
 
 
 def decay() -> Figure:
-    """The weight of each step under a constant decay that begins small."""
-    figure, (panel,) = panels(f"ema_decay: what each of {STEPS:,} steps counts")
+    """Draw the weight of each step under a constant decay after a warm-up."""
+    figure, (panel,) = panels(f"ema_decay: the weight of each of {STEPS:,} steps")
     for d, colour in ((0.999, SECOND), (0.9999, ACCENT)):
         n = np.arange(STEPS)
         decays = np.minimum(d, (1 + n) / (10 + n))
@@ -24,8 +24,8 @@ def decay() -> Figure:
 
 
 def lengths() -> Figure:
-    """The profiles of the power functions of several lengths."""
-    figure, (panel,) = panels("ema_lengths: what each step counts, whatever their number")
+    """Draw the profiles of the power functions of several lengths."""
+    figure, (panel,) = panels("ema_lengths: the weight of each step, for any number of steps")
     for length, colour in LENGTHS.items():
         panel.plot(SHARE, profile(gamma_of(length), 1.0), color=colour, label=f"{length:g}")
     _of_a_training(panel, top=12)
@@ -33,26 +33,26 @@ def lengths() -> Figure:
 
 
 def afterwards() -> Figure:
-    """A profile that was never averaged while training, out of the snapshots of two others."""
-    figure, (panel,) = panels("fromnoise ema: length 0.15 out of 20 snapshots each of 0.05 and 0.1")
+    """Draw a profile that is made after the training, from the snapshots of two others."""
+    figure, (panel,) = panels("fromnoise ema: length 0.15 from 20 snapshots each of 0.05 and 0.1")
     given = [(gamma_of(length), time) for length in (0.05, 0.1) for time in np.arange(1, 21) / 20]
     gammas, times = np.array(given).T
     x, error = coefficients(gammas, times, gamma_of(0.15), 1.0)
     for gamma, time in given:
         panel.plot(SHARE, profile(gamma, time), color=GREY, linewidth=0.6)
     made = sum(c * profile(*each) for c, each in zip(x, given, strict=True))
-    panel.plot(SHARE, profile(gamma_of(0.15), 1.0), color="0.3", linewidth=3, label="wanted")
-    panel.plot(SHARE, made, color=ACCENT, label=f"made: {100 * error:.1f} % off")
+    panel.plot(SHARE, profile(gamma_of(0.15), 1.0), color="0.3", linewidth=3, label="exact")
+    panel.plot(SHARE, made, color=ACCENT, label=f"from snapshots: error {100 * error:.1f} %")
     _of_a_training(panel, top=12)
     return figure
 
 
 def profile(gamma: float, time: float) -> np.ndarray:
-    """p(τ) = (γ+1) τ^γ / t^{γ+1} until t = `time`, and 0 after it."""
+    """Return p(τ) = (γ+1) τ^γ / t^{γ+1} until t = `time`, and 0 after it."""
     return np.where(time >= SHARE, (gamma + 1) * (SHARE / time) ** gamma / time, 0)
 
 
 def _of_a_training(panel, top: float) -> None:
-    panel.set(xlabel="share of the training", ylabel="weight (even: 1)", xlim=(0, 1.01))
+    panel.set(xlabel="share of the training", ylabel="weight (uniform: 1)", xlim=(0, 1.01))
     panel.set_ylim(0, top)
     panel.legend(loc="upper left")

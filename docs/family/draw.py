@@ -1,9 +1,9 @@
-"""The pictures of docs/family.md: all of them, or those that are named.
+"""Draw the pictures of docs/family.md: all of them, or the given ones.
 
     make family
     python docs/family/draw.py schedule-cosine sampler-heun
 
-A picture is called as GitHub calls the heading that it stands under.
+The name of a picture is GitHub's anchor of the heading above it.
 """
 
 import re
@@ -33,12 +33,12 @@ OVERVIEW = "paths"  # the picture of examples/two_dimensions.py
 
 
 def anchor(title: str) -> str:
-    """What GitHub makes of a heading: lower case, spaces to hyphens, no other signs."""
+    """Return GitHub's anchor of a heading: lower case, hyphens for spaces, no other signs."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def each(group: str, draw: Callable[[str], Figure], names) -> dict[str, Callable[[], Figure]]:
-    """A picture for each member of a group."""
+    """Return a function for the picture of each member of a group."""
     return {anchor(f"{group} {name}"): partial(draw, name) for name in names}
 
 
@@ -89,11 +89,11 @@ def draw(name: str, folder: Path) -> Path:
 
 
 def main(names: list[str]) -> None:
-    """Draw these, or all."""
+    """Draw these pictures, or all."""
     unknown = set(names) - PICTURES.keys() - {OVERVIEW}
     if unknown:
         known = ", ".join([OVERVIEW, *PICTURES])
-        sys.exit(f"there is no picture {', '.join(sorted(unknown))}; known: {known}")
+        sys.exit(f"there is no picture {', '.join(sorted(unknown))}. Give one of: {known}")
     for name in names or [OVERVIEW, *PICTURES]:
         print(draw(name, FOLDER))
 

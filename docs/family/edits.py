@@ -1,4 +1,4 @@
-"""Pictures of editing: a point of the plane is an image of two pixels."""
+"""Draw edits in the plane, where a point is an image of two pixels."""
 
 import torch
 from matplotlib.axes import Axes
@@ -22,18 +22,18 @@ A, B = (torch.tensor(p, dtype=torch.float64)[:, None, None] for p in ([-1.5, -0.
 
 
 def data(count: int) -> Tensor:
-    """Points of the data: (count,2,1,1)."""
+    """Return points of the data: (count,2,1,1)."""
     generator = torch.Generator().manual_seed(5)
     which = torch.multinomial(two.WEIGHTS, count, True, generator=generator)
     return two.MEANS[which][:, :, None, None] + two.STD * drawn(count, seed=6)
 
 
 def inpainting() -> Figure:
-    """One coordinate of real points kept, the other made anew."""
+    """Draw points of the data whose vertical coordinate is inpainted."""
     image = data(600)
     known = torch.tensor([True, False])[None, :, None, None]
     figure, axes = panels("edit inpaint: the horizontal coordinate is known", 3, height=2.75)
-    ground(axes[0], "given")
+    ground(axes[0], "the images")
     dots(axes[0], image, "0.3")
     for panel, resample in zip(axes[1:], (1, 10), strict=True):
         generator = torch.Generator().manual_seed(7)
@@ -51,13 +51,13 @@ def inpainting() -> Figure:
             noise=noise,
             resample=resample,
         )
-        ground(panel, f"made anew, resample = {resample}")
+        ground(panel, f"inpainted, resample = {resample}")
         dots(panel, last.x, ACCENT)
     return figure
 
 
 def variation() -> Figure:
-    """One point through the noise and back, with three strengths."""
+    """Draw variations of one point, with three strengths."""
     figure, axes = panels("edit vary: from one image, 400 seeds", 3, height=2.75)
     for panel, strength in zip(axes, (0.1, 0.35, 0.7), strict=True):
         t = round(strength * two.SCHEDULE.T)
@@ -69,7 +69,7 @@ def variation() -> Figure:
 
 
 def from_t(sampler: str, x_t: Tensor, t: int) -> Tensor:
-    """The last x of a sampler that begins at t."""
+    """Return the last x of a sampler that begins at t."""
     generator = torch.Generator().manual_seed(10)
     below = sampling_timesteps(two.SCHEDULE, STEPS, "log_snr")
     times = [t, *(u for u in below if u < t)]
@@ -82,13 +82,13 @@ def from_t(sampler: str, x_t: Tensor, t: int) -> Tensor:
 
 
 def inverted(x: Tensor, steps: int) -> Tensor:
-    """x_0 and every x on the way up to x_T."""
+    """Return x_0 and every later x of the inversion, up to x_T."""
     times = sampling_timesteps(two.SCHEDULE, steps, "log_snr")
     return torch.stack([x, *(s.x for s in ddim_inversion(two.denoise, two.SCHEDULE, x, times))])
 
 
 def inversion() -> Figure:
-    """Paths from data to noise, and how nearly one comes back."""
+    """Draw paths from data to noise, and the error of the round trip."""
     figure, (left, right) = panels("DDIM inversion", 2, height=3.1)
     ground(left, "50 steps from data to noise")
     x = inverted(data(14), STEPS)
@@ -102,18 +102,18 @@ def inversion() -> Figure:
         back = walk("ddim", inverted(x0, steps)[-1], steps)[-1]
         off.append((back - x0).flatten(1).norm(dim=1).median())
     right.loglog(counts, off, ".-", color=ACCENT)
-    right.set(xlabel="steps each way", ylabel="median distance, there and back")
+    right.set(xlabel="steps in each direction", ylabel="median error of the round trip")
     right.set_xticks(counts, counts)
     right.minorticks_off()
     return figure
 
 
 def between_noises() -> Figure:
-    """From a to b through the noises that lead to them."""
+    """Draw the interpolation from a to b between their noises."""
     x_T = inverted(torch.stack([A, B]), STEPS)[-1]
     arc = torch.cat([slerp(x_T[:1], x_T[1:], f) for f in FRACTIONS])
     figure, (left, right) = panels("edit interpolate: 41 frames from a to b", 2, height=3.1)
-    ground(left, "between the noises of both (grey)")
+    ground(left, "grey: the interpolated noise")
     left.plot(*arc[..., 0, 0].unbind(-1), ".-", color="0.5", linewidth=0.8, markersize=3)
     frames = walk("ddim", arc, STEPS)[-1]
     _frames(left, frames)
@@ -125,8 +125,8 @@ def between_noises() -> Figure:
 
 
 def under_noise() -> Figure:
-    """From a to b through the same noise on both, with three strengths."""
-    figure, axes = panels("edit interpolate --strength: mixed under one noise", 3, height=2.75)
+    """Draw the interpolation from a to b under the same noise, with three strengths."""
+    figure, axes = panels("edit interpolate --strength: mixed under the same noise", 3, height=2.75)
     for panel, strength in zip(axes, (0.05, 0.2, 0.4), strict=True):
         t = round(strength * two.SCHEDULE.T)
         eps = drawn(1, seed=11)[0]

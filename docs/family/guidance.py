@@ -1,7 +1,7 @@
-"""Pictures of guidance: each of the three Gaussians is a label, and the denoiser is perfect.
+"""Draw guidance: each of the three Gaussians is a label, and the denoiser is perfect.
 
-So that guidance has something to do, the Gaussians are wider here and overlap. All points of a
-panel are the pixels of one image (1,2,N,1), since two of the remedies look at an image as a whole.
+The Gaussians are wider here and overlap, so that guidance has an effect. All points of a panel are
+the pixels of one image (1,2,N,1), because two of the methods depend on an image as a whole.
 """
 
 from functools import partial
@@ -41,18 +41,18 @@ PERFECT = Denoiser(Perfect(), two.SCHEDULE, "x0")
 
 
 def green(scale: float, **options) -> Tensor:
-    """Points of the plane under guidance towards the upper Gaussian: (1,2,COUNT,1)."""
+    """Return points of the plane under guidance towards the upper Gaussian: (1,2,COUNT,1)."""
     return sampled(classifier_free(PERFECT, GREEN, scale, **options))
 
 
 def sampled(denoise) -> Tensor:
-    """Points of the plane as the pixels of one image: (1,2,COUNT,1)."""
+    """Return points of the plane as the pixels of one image: (1,2,COUNT,1)."""
     x_T = drawn(COUNT).movedim(0, 2).reshape(1, 2, COUNT, 1)
     return walk("dpm++", x_T, STEPS, denoise=denoise)[-1]
 
 
 def compared(title: str, shown: dict[str, tuple[Tensor, str]]) -> Figure:
-    """A panel for each: its title, its points and their colour."""
+    """Draw a panel for each title, with its points in their colour."""
     figure, axes = panels(title, len(shown), height=2.75)
     for panel, (name, (x, colour)) in zip(axes, shown.items(), strict=True):
         ground(panel, name, std=STD, half=4.0)
@@ -61,65 +61,65 @@ def compared(title: str, shown: dict[str, tuple[Tensor, str]]) -> Figure:
 
 
 def scales() -> Figure:
-    """Classifier-free guidance towards one of the three: s = 0, 1 and 3."""
-    names = {0: "s = 0: no condition", 1: "s = 1: the condition", 3: "s = 3: exaggerated"}
+    """Draw classifier-free guidance towards one of the three: s = 0, 1 and 3."""
+    names = {0: "s = 0: unconditional", 1: "s = 1: conditional", 3: "s = 3: extrapolated"}
     shown = {name: (green(s), THIRD) for s, name in names.items()}
-    return compared("Classifier-free guidance towards the upper one", shown)
+    return compared("Classifier-free guidance towards the upper label", shown)
 
 
 def interval() -> Figure:
-    """s = 3 at all times, and at some only."""
+    """Draw s = 3 at all timesteps, and only at some."""
     shown = {
         "s = 1": (green(1), THIRD),
         "s = 3 at all t": (green(3), THIRD),
-        "s = 3 at t of 200 to 500": (green(3, interval=(200, 500)), THIRD),
+        "s = 3 for 200 ≤ t ≤ 500": (green(3, interval=(200, 500)), THIRD),
     }
     return compared("Guidance on an interval of t", shown)
 
 
 def rescale() -> Figure:
-    """φ = 0, 0.7 and 1: the deviation of the whole image comes back to that of s = 1."""
+    """Draw φ = 0, 0.7 and 1, with the standard deviation of the whole image."""
     shown = {}
     for phi in (0.0, 0.7, 1.0):
         x = green(6, rescale=phi)
-        shown[f"φ = {phi:g}: deviation {x.std():.2f}"] = (x, THIRD)
+        shown[f"φ = {phi:g}: std {x.std():.2f}"] = (x, THIRD)
     plain = green(1).std()
-    return compared(f"Guidance s = 6, rescaled; at s = 1 the deviation is {plain:.2f}", shown)
+    return compared(f"Guidance s = 6, rescaled; with s = 1 the std is {plain:.2f}", shown)
 
 
 def threshold() -> Figure:
-    """Out of the range, cut off at it, and drawn into it."""
+    """Draw images out of range: unchanged, clamped, and scaled by a dynamic threshold."""
     guided = classifier_free(PERFECT, GREEN, 6)
-    ways = {
-        "as it is": guided,
-        "clamp: yes": clamp_x0(guided, -2, 2),
+    denoisers = {
+        "clamp: false": guided,
+        "clamp: true": clamp_x0(guided, -2, 2),
         "clamp: dynamic": dynamic_threshold(guided, -2, 2),
     }
-    shown = {name: (sampled(way), THIRD) for name, way in ways.items()}
-    figure = compared("Guidance s = 6, where images lie in [−2, 2]", shown)
+    shown = {name: (sampled(denoise), THIRD) for name, denoise in denoisers.items()}
+    figure = compared("Guidance s = 6, for images in [−2, 2]", shown)
     for panel in figure.axes:
         panel.plot([-2, 2, 2, -2, -2], [-2, -2, 2, 2, -2], color="0.3", linewidth=0.8)
     return figure
 
 
 def composition() -> Figure:
-    """Two conditions with weights of their own."""
-    ways = {
+    """Draw two conditions, each with a weight."""
+    weights = {
         "right 1": [0.0, 1.0, 0.0],
         "right 1, upper 1": [0.0, 1.0, 1.0],
         "right 1, upper −0.5": [0.0, 1.0, -0.5],
     }
     conds = [BLUE, ORANGE, GREEN]
-    shown = {name: (sampled(composed(PERFECT, conds, w)), SECOND) for name, w in ways.items()}
+    shown = {name: (sampled(composed(PERFECT, conds, w)), SECOND) for name, w in weights.items()}
     return compared("Composition of conditions", shown)
 
 
 def weaker() -> Figure:
-    """A model that is a little blurred, led away from one that is more so."""
+    """Draw a model that blurs slightly, guided away from one that blurs more."""
     blurred, weak = (partial(of_points, std=std) for std in (0.4, 0.7))
     shown = {
         "the model (std 0.4)": blurred,
-        "a weaker one (0.7)": weak,
+        "a weaker model (0.7)": weak,
         "autoguided, s = 2": autoguided(blurred, weak, 2),
     }
     figure, axes = panels("Autoguidance: the data have a std of 0.22", 3, height=2.75)
@@ -130,5 +130,5 @@ def weaker() -> Figure:
 
 
 def of_points(x_t: Tensor, t: int, *, std: float):
-    """The denoiser of wider Gaussians, which blurs."""
+    """Predict by the denoiser of wider Gaussians, which blurs."""
     return two.denoise(x_t, t, std=std)

@@ -1,4 +1,4 @@
-"""Pictures of schedules, timesteps and variances: curves over t and over the log-SNR."""
+"""Draw schedules and timesteps: curves over t and over the log-SNR."""
 
 from functools import cache
 
@@ -20,13 +20,13 @@ def _named(name: str, steps: int = T, **options: float) -> NoiseSchedule:
 
 
 def _log_snr(schedule: NoiseSchedule) -> tuple[torch.Tensor, torch.Tensor]:
-    """t/T and log SNR of t = 1 … T."""
+    """Return t/T and log SNR of t = 1 … T."""
     t = torch.arange(1, schedule.T + 1)
     return t / schedule.T, schedule.log_snr(t)
 
 
 def schedule(name: str) -> Figure:
-    """The log-SNR of one schedule over t/T, that of the others in grey."""
+    """Draw the log-SNR of one schedule over t/T, with the others in grey."""
     figure, (panel,) = panels(f"Schedule {name}")
     for other in SCHEDULES:
         panel.plot(*_log_snr(_named(other)), color=GREY, linewidth=1)
@@ -37,13 +37,13 @@ def schedule(name: str) -> Figure:
     if name == "linear_rescaled":
         panel.plot(*_log_snr(_named(name, 100)), ":", color=SECOND, label="the same, T = 100")
         plain = _log_snr(_named("linear", 100))
-        panel.plot(*plain, "--", color="0.4", label="linear, T = 100: not all noise")
+        panel.plot(*plain, "--", color="0.4", label="linear, T = 100: not pure noise")
     _over_time(panel)
     return figure
 
 
 def zero_terminal_snr() -> Figure:
-    """The linear and the cosine schedule before and after."""
+    """Draw the linear and the cosine schedule before and after."""
     figure, (panel,) = panels("A schedule with zero_terminal_snr")
     for name, colour in (("linear", ACCENT), ("cosine", SECOND)):
         panel.plot(*_log_snr(_named(name)), "--", color=colour, linewidth=1, label=name)
@@ -60,10 +60,10 @@ def _over_time(panel) -> None:
 
 
 def timesteps(name: str) -> Figure:
-    """Which times are visited: on the curve of the log-SNR, and as ticks on both sides."""
+    """Draw the visited timesteps on the curve of the log-SNR, and as ticks on both axes."""
     linear = _named("linear")
     visited = torch.tensor(sampling_timesteps(linear, STEPS, name))
-    figure, (panel,) = panels(f"Timesteps {name}: {STEPS} of {T} times")
+    figure, (panel,) = panels(f"Timesteps {name}: {STEPS} of {T} timesteps")
     for other in TIMESTEPS:
         t = torch.tensor(sampling_timesteps(linear, STEPS, other))
         panel.plot(t / T, linear.log_snr(t), "|", color=GREY, markersize=12)

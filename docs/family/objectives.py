@@ -1,4 +1,4 @@
-"""Pictures of training: predictions, losses, weightings, noise levels, inputs of the network."""
+"""Draw predictions, losses, weightings, noise levels and inputs of the network."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ BATCH, BINS = 64, 16
 
 
 def prediction(kind: str) -> Figure:
-    """How much larger the square of its own error is than that of x̂_0."""
+    """Draw the ratio of the squared error of a prediction to that of x̂_0."""
     figure, (panel,) = panels(f"Prediction {kind}: its squared error over that of x_0")
     for own in OWN.values():
         panel.semilogy(LOG_SNR, own(SNR), color=GREY, linewidth=3)
@@ -34,7 +34,7 @@ def prediction(kind: str) -> Figure:
 
 
 def loss(name: str) -> Figure:
-    """The loss of one element over its error."""
+    """Draw the loss of one element over its error."""
     figure, (panel,) = panels(f"Loss {name}")
     error = torch.linspace(-3, 3, 241)
     for other in LOSSES.values():
@@ -45,8 +45,8 @@ def loss(name: str) -> Figure:
 
 
 def weighting(name: str) -> Figure:
-    """What the squared error of ε counts over the log-SNR."""
-    figure, (panel,) = panels(f"Weighting {name}: what the squared error of ε counts")
+    """Draw the weight of the squared error of ε over the log-SNR."""
+    figure, (panel,) = panels(f"Weighting {name}: the weight of the squared error of ε")
     for other in WEIGHTINGS.values():
         panel.semilogy(LOG_SNR, other(SNR, SNR) / SNR, color=GREY)
     panel.semilogy(LOG_SNR, WEIGHTINGS[name](SNR, SNR) / SNR, color=ACCENT, label=name)
@@ -56,8 +56,8 @@ def weighting(name: str) -> Figure:
 
 
 def bound() -> Figure:
-    """What the squared error of ε counts in the bound, with the small variance."""
-    figure, (panel,) = panels("vlb: what the squared error of ε counts in T · L(t−1), in nats")
+    """Draw the weight of the squared error of ε in the bound, with the small variance."""
+    figure, (panel,) = panels("vlb: the weight of the squared error of ε in T · L(t−1), in nats")
     t = torch.arange(2, T + 1)
     snr = two.SCHEDULE.alpha_bar / (1 - two.SCHEDULE.alpha_bar)
     panel.semilogy(t / T, T / 2 * (snr[t - 1] - snr[t]) / snr[t], color=ACCENT, label="vlb")
@@ -68,8 +68,8 @@ def bound() -> Figure:
 
 
 def hybrid() -> Figure:
-    """The term of the bound over the learned fraction, smallest at the true variance."""
-    figure, (panel,) = panels("Hybrid: what the bound says of the variance at some t")
+    """Draw the term of the bound over the learned fraction, smallest at the true variance."""
+    figure, (panel,) = panels("Hybrid: the bound as a function of the variance, at three t")
     f = torch.linspace(-0.3, 1.3, 201, dtype=torch.float64)
     for t, colour in ((3, ACCENT), (30, SECOND), (100, THIRD)):
         small, large, off = _step(t)
@@ -85,7 +85,7 @@ def hybrid() -> Figure:
 
 
 def _step(t: int) -> tuple[Tensor, Tensor, Tensor]:
-    """β̃ and β of the step to t−1, and by how much the square of its mean is off, on average."""
+    """Return β̃ and β of the step to t−1, and the mean squared error of its mean."""
     a_t, a_s = two.SCHEDULE.alpha_bar[t], two.SCHEDULE.alpha_bar[t - 1]
     small, large = two.SCHEDULE.variances(t, t - 1)
     share = a_s.sqrt() * (1 - a_t / a_s) / (1 - a_t)
@@ -93,7 +93,7 @@ def _step(t: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _error(t: int) -> Tensor:
-    """E Var[x_0 | x_t] of one number of a point of the plane: no denoiser does better."""
+    """Return E Var[x_0 | x_t] of a coordinate, the smallest error of any denoiser."""
     x0 = two.MEANS[torch.arange(300) % 10 // 5 + (torch.arange(300) % 10 > 7)]  # 5 : 3 : 2
     x0 = x0[:, :, None, None] + two.STD * drawn(300, seed=2)
     a = two.SCHEDULE.alpha_bar[t]
@@ -101,7 +101,7 @@ def _error(t: int) -> Tensor:
 
 
 def noise_levels(name: str) -> Figure:
-    """One batch of t, or for importance many, beside the probability."""
+    """Draw one batch of t, or many for importance, beside the probability."""
     figure, (panel,) = panels(f"Noise levels {name}")
     if name == "importance":
         history = _history()
@@ -120,12 +120,12 @@ def noise_levels(name: str) -> Figure:
     panel.hist(t, bins=BINS, range=(0, T), color=GREY, rwidth=0.9)
     panel.axhline(BATCH / BINS, color="0.5", linestyle="--", linewidth=1)
     panel.plot(t, torch.full((BATCH,), -0.5), "|", color=ACCENT, markersize=10)
-    panel.set(xlabel=f"t of a batch of {BATCH}", ylabel="how many", ylim=(-1, 9))
+    panel.set(xlabel=f"t of a batch of {BATCH}", ylabel="count", ylim=(-1, 9))
     return figure
 
 
 def _normal(figure: Figure, panel: Axes) -> Figure:
-    """Densities over the log-SNR: of draws, of both papers, and of even times."""
+    """Draw densities over the log-SNR: of draws, of both papers, and of uniform timesteps."""
     log_snr = two.SCHEDULE.log_snr(torch.arange(1, T + 1))
     p = normal(two.SCHEDULE)
     t = draw_noise_levels("normal", T, BatchDraws.of(0, 0, 100_000), p=p).t
@@ -142,7 +142,7 @@ def _normal(figure: Figure, panel: Axes) -> Figure:
 
 
 def _history() -> LossHistory:
-    """Of the bound under the perfect denoiser: ten losses of each t."""
+    """Return ten losses of each t, those of the bound under the perfect denoiser."""
     snr = two.SCHEDULE.alpha_bar / (1 - two.SCHEDULE.alpha_bar)
     history = LossHistory.empty(T)
     for t in range(1, T + 1):
@@ -153,7 +153,7 @@ def _history() -> LossHistory:
 
 
 def offset_noise() -> Figure:
-    """The mean of the noise in a channel of 28×28, without and with an offset."""
+    """Draw the mean of the noise in a channel of 28×28, without and with an offset."""
     figure, (panel,) = panels("Offset noise: the mean of one channel of ε, 28×28 pixels")
     mean = torch.linspace(-0.4, 0.4, 401)
     for strength, colour in ((0.0, GREY), (0.05, SECOND), (0.1, ACCENT)):
@@ -166,8 +166,8 @@ def offset_noise() -> Figure:
 
 
 def self_conditioning() -> Figure:
-    """How near the x̂_0 of the step before is to that of this step, beside zeros."""
-    figure, (panel,) = panels("Self-conditioning: distance of self_cond to the x_0 to be predicted")
+    """Draw the distance of the previous x̂_0, and of zeros, from that of this step."""
+    figure, (panel,) = panels("Self-conditioning: distance of self_cond from the predicted x_0")
     x = walk("ddim", drawn(300), 50)
     t = sampling_timesteps(two.SCHEDULE, 50, "log_snr")
     x0 = torch.stack([two.denoise(x_t, u).x0 for x_t, u in zip(x[:-1], t, strict=True)])
@@ -175,14 +175,14 @@ def self_conditioning() -> Figure:
     size = x0.flatten(2).norm(dim=2).mean(dim=1)
     news = (x0[1:] - x0[:-1]).flatten(2).norm(dim=2).mean(dim=1)
     panel.plot(share, size, color="0.6", label="zeros")
-    panel.plot(share[1:], news, ".-", color=ACCENT, label="x_0 of the step before, 50 steps")
-    panel.set(xlabel="t/T (sampling goes from right to left)", ylabel="mean distance")
+    panel.plot(share[1:], news, ".-", color=ACCENT, label="x_0 of the previous step, 50 steps")
+    panel.set(xlabel="t/T (sampling runs from right to left)", ylabel="mean distance")
     panel.legend()
     return figure
 
 
 class Sees(UNet):
-    """A network with patches of 2×2 that keeps what it gets."""
+    """A network with patches of 2×2 that stores its input."""
 
     def __init__(self) -> None:
         super().__init__(1, 0, False, False, 2)
@@ -193,7 +193,7 @@ class Sees(UNet):
 
 
 def patches() -> Figure:
-    """An image, and what a network with patches of 2×2 gets."""
+    """Draw an image, and the input of a network with patches of 2×2."""
     figure, axes = panels("Patches: four pixels become four channels", 5, height=1.9)
     row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     image = (-(((row - 7) ** 2 + (column - 8) ** 2).sqrt() - 5).square() / 3).exp()  # a ring
@@ -212,7 +212,7 @@ def patches() -> Figure:
 
 
 def augmentation() -> Figure:
-    """One image, each transformation of it alone, and all of them at once."""
+    """Draw one image, each of its transformations alone, and all of them at once."""
     image = torch.full((48, 48), 255, dtype=torch.uint8)
     image[8:40, 14:21] = image[8:15, 14:36] = image[22:28, 14:30] = 0  # an F
     image[34:40, 30:36] = 150

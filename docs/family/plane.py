@@ -1,4 +1,4 @@
-"""Pictures in the plane: the data and the perfect denoiser of examples/two_dimensions.py."""
+"""Sample in the plane, with the data and the perfect denoiser of examples/two_dimensions.py."""
 
 import runpy
 from functools import cache
@@ -16,7 +16,7 @@ two = SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / "two_dimensions.p
 
 
 def drawn(count: int, seed: int = 0) -> Tensor:
-    """x_T: (count,2,1,1), float64."""
+    """Return x_T: (count,2,1,1), float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 2, 1, 1, dtype=torch.float64, generator=generator)
 
@@ -24,7 +24,7 @@ def drawn(count: int, seed: int = 0) -> Tensor:
 def walk(
     sampler: str, x_T: Tensor, steps: int, *, denoise=two.denoise, rule="log_snr", **options
 ) -> Tensor:
-    """x_t at every kept time and at 0: (steps + 1, …), like x_T."""
+    """Return x_t at every visited timestep and at 0: (steps + 1, …), like x_T."""
     generator = torch.Generator().manual_seed(1)
 
     def noise(t: int) -> Tensor:
@@ -37,12 +37,12 @@ def walk(
 
 @cache
 def exact(count: int) -> Tensor:
-    """The solution of the probability flow from `drawn`: Heun's method over all times."""
+    """Return the solution of the probability flow from `drawn`: Heun's method, all timesteps."""
     return walk("heun", drawn(count), two.SCHEDULE.T)
 
 
 def ground(panel: Axes, title: str, *, std: float = two.STD, half: float = 3.0) -> None:
-    """The density of the data in grey, and no scales: it is the same plane everywhere."""
+    """Draw the density of the data in grey, without scales: the plane is always the same."""
     grid = torch.linspace(-half, half, 160, dtype=torch.float64)
     x, y = torch.meshgrid(grid, grid, indexing="xy")
     apart = torch.stack([x, y], dim=-1)[:, :, None] - two.MEANS
@@ -54,6 +54,6 @@ def ground(panel: Axes, title: str, *, std: float = two.STD, half: float = 3.0) 
 
 
 def dots(panel: Axes, x: Tensor, colour: str | list[str], *, size: float = 2.0) -> None:
-    """Points of the plane. x: (B,2,1,1) or (1,2,N,1)."""
+    """Draw points of the plane. x: (B,2,1,1) or (1,2,N,1)."""
     points = x.transpose(0, 1).reshape(2, -1)
     panel.scatter(*points, c=colour, s=size, linewidths=0, alpha=0.7)

@@ -1,4 +1,4 @@
-"""Pictures of the samplers and of the variances of their steps."""
+"""Draw the samplers and the variances of their steps."""
 
 from functools import cache
 
@@ -27,7 +27,7 @@ BESIDE = {"ipndm": {"order": 2}, "unipc": {"order": 3}}  # drawn as a second cur
 
 
 def sampler(name: str) -> Figure:
-    """Its paths, and how near it comes to the exact solution or to the shares of the data."""
+    """Draw paths of a sampler, and its error or the shares of its samples."""
     if name in DETERMINISTIC:
         figure, (left, right) = panels(f"Sampler {name}", 2, height=3.1)
         ground(left, f"{STEPS} steps; grey: exact")
@@ -62,13 +62,13 @@ def _paths(panel: Axes, x: Tensor) -> None:
 def _ends(panel: Axes, x: Tensor) -> None:
     belongs = two.nearest(x[..., 0, 0])
     shares = " / ".join(f"{share:.2f}" for share in belongs.bincount(minlength=3) / len(x))
-    ground(panel, f"{len(x):,} ends: {shares}")
+    ground(panel, f"{len(x):,} samples: {shares}")
     dots(panel, x, [two.COLOURS[k] for k in belongs])
 
 
 @cache
 def _errors(name: str, **options: int) -> list[float]:
-    """The median distance of 300 ends from those of the exact solution, for each of COUNTS."""
+    """Return the median distance of 300 samples from the exact ones, for each of COUNTS."""
     right = exact(300)[-1]
     ends = [walk(name, drawn(300), steps, **options)[-1] for steps in COUNTS]
     return [(x - right).flatten(1).norm(dim=1).median().item() for x in ends]
@@ -78,7 +78,7 @@ def _errors(name: str, **options: int) -> list[float]:
 
 
 def searched() -> Figure:
-    """The searched times beside those of rules, and how near to exact each leads."""
+    """Draw the searched timesteps beside those of rules, and the error of each."""
     candidates = sampling_timesteps(two.SCHEDULE, 60)
     fine = SAMPLERS["heun"](two.denoise, two.SCHEDULE, drawn(64), candidates, noise=None)
     costs = step_costs(two.SCHEDULE, drawn(64), fine)
@@ -99,7 +99,7 @@ def searched() -> Figure:
 
 
 def _distance(times: list[int]) -> float:
-    """The mean distance of 300 ends of ddim from those of the exact solution, with other noise."""
+    """Return the mean distance of 300 samples of ddim from the exact ones, with other noise."""
     x_T = drawn(300, seed=1)
     ends, right = walk("ddim", x_T, len(times), rule=times)[-1], walk("heun", x_T, T)[-1]
     return (ends - right).flatten(1).norm(dim=1).mean().item()
@@ -109,7 +109,7 @@ def _distance(times: list[int]) -> float:
 
 
 def learned(x_t: Tensor, t: int) -> Prediction:
-    """The perfect denoiser with the variance that a perfect network would have learned.
+    """Predict with the perfect denoiser and the variance that a perfect network would learn.
 
     σ² = β̃ + (√ᾱ_s β/(1−ᾱ_t))² Var[x_0 | x_t] with s = t−1, as a fraction between β̃ and β.
     """
@@ -122,7 +122,7 @@ def learned(x_t: Tensor, t: int) -> Prediction:
 
 
 def spread(x_t: Tensor, t: int) -> Tensor:
-    """Var[x_0 | x_t], like x_t: that of each Gaussian, and that between their means."""
+    """Return Var[x_0 | x_t], like x_t: that of each Gaussian, and that between their means."""
     a = two.SCHEDULE.alpha_bar[t]
     variance = a * two.STD**2 + 1 - a
     one = torch.eye(3, dtype=torch.float64)
@@ -135,7 +135,7 @@ def spread(x_t: Tensor, t: int) -> Tensor:
 
 
 def variance(name: str) -> Figure:
-    """σ²/β over t in 20 steps, and where the samples end."""
+    """Draw σ²/β over t in 20 steps, and the samples."""
     figure, (left, right) = panels(f"ddpm with variance = {name}, 20 steps", 2, height=3.1)
     times = sampling_timesteps(two.SCHEDULE, 20, "log_snr")
     pairs = list(zip(times, [*times[1:], 0], strict=True))[:-1]  # at s = 0 nothing is added

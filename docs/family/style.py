@@ -1,4 +1,4 @@
-"""One look for every picture of docs/family.md."""
+"""Set the style of every picture of docs/family.md."""
 
 import io
 from pathlib import Path
@@ -29,7 +29,7 @@ LOOK = {
 
 
 def panels(title: str, count: int = 1, *, height: float = 2.7) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels side by side under one title; 6.4 inches wide."""
+    """Return a figure of `count` panels side by side under one title, 6.4 inches wide."""
     figure, axes = plt.subplots(
         1, count, figsize=(6.4, height), layout="constrained", squeeze=False
     )
@@ -38,7 +38,7 @@ def panels(title: str, count: int = 1, *, height: float = 2.7) -> tuple[Figure, 
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write a PNG of few colours, the same bytes each time."""
+    """Write a PNG of few colours, with the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
@@ -46,7 +46,7 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def shrink(source: io.BytesIO | Path, file: Path, *, colours: int = COLOURS) -> None:
-    """Write a picture again with a palette, and without anything that is not the picture."""
+    """Write a picture again with a palette, without metadata."""
     with Image.open(source) as image:
         few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     few.save(file, optimize=True)

@@ -1,8 +1,8 @@
 """Write and read checkpoint folders atomically.
 
 A checkpoint is written beside its final place, synced to the disk, then renamed. A folder
-`checkpoints/000500/` therefore is complete or does not exist. It holds tensors in .safetensors
-files and `state.json` with integers, strings and the SHA-256 of every file.
+`checkpoints/000500/` therefore is complete or does not exist. It has tensors in .safetensors files,
+and `state.json` with integers, strings and the SHA-256 of every file.
 """
 
 import errno
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 FORMAT_VERSION = 1
-BEST = "best"  # a link to the checkpoint of the least held-out loss
+BEST = "best"  # a link to the checkpoint with the lowest held-out loss
 STATE, OWN_HASH = "state.json", "sha256 of the rest"
 ROOM = "Free some space, then try again or resume."
-LOCK, OWNER = ".lock", ".process"  # of a run folder; the latter has the number of the process
-_WRITING = ".writing-"  # the beginning of temporary names: .writing-NAME-PROCESS-RANDOM
+LOCK, OWNER = ".lock", ".process"  # in a run folder; the latter has the number of the process
+_WRITING = ".writing-"  # prefix of temporary names: .writing-NAME-PROCESS-RANDOM
 _LEFT_OVER = f"{_WRITING}*-[0-9]*-{'[0-9a-f]' * 8}"
 _LEFT = (LOCK, OWNER, _WRITING)
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is removed
@@ -74,7 +74,7 @@ def save_checkpoint(
         _require_finite(file, target / name)
     if target.exists() and not find_damage(target):
         return target
-    for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: a run has one at a time
+    for left_over in folder.glob(f"{_WRITING}*"):  # of a killed process: only one trains a run
         _remove(left_over)
     with atomic_file(target, needed=size_of(*files.values())) as writing:
         writing.mkdir()
@@ -101,7 +101,7 @@ def save_tensors_atomic(path: Path, file: TensorFile) -> None:
 
 
 def require_room(target: Path, needed: int = 2**20) -> None:
-    """Raise DiskFull or OSError unless so many bytes can be written to a file or in a folder."""
+    """Raise DiskFull or OSError unless `needed` bytes can be written to a file or folder."""
     with disk_full_names(target, needed=needed):
         parent = _existing(target)
         if not (parent.is_dir() and os.access(parent, os.W_OK)):
@@ -110,15 +110,15 @@ def require_room(target: Path, needed: int = 2**20) -> None:
 
 
 def _existing(target: Path) -> Path:
-    """Return the folder, or its nearest ancestor, that exists; the parent of a file."""
+    """Return `target` if it is a folder, or else its nearest parent that exists."""
     own = [target] if target.is_dir() else []
     return next(path for path in (*own, *target.absolute().parents) if path.exists())
 
 
 def require_empty_folder(folder: Path, needed: int = 2**20) -> None:
-    """Raise FolderNotEmpty unless `folder` is missing or empty, but for what a kill has left.
+    """Raise FolderNotEmpty if `folder` has files, except those of a killed process.
 
-    Other errors as in `require_room`.
+    Raises the errors of `require_room`, too.
     """
     found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(path.name.startswith(_LEFT) for path in found):
@@ -128,9 +128,9 @@ def require_empty_folder(folder: Path, needed: int = 2**20) -> None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make `folder` that of this process. The system releases it when the process ends.
+    """Lock `folder` for this process. The system releases the lock when the process ends.
 
-    Raises ValueError if another process has it.
+    Raises ValueError if another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / LOCK), folder / OWNER
@@ -158,18 +158,18 @@ def atomic_file(
 ) -> Iterator[Path]:
     """Yield a path beside `target` for a new file or folder, which then becomes `target`.
 
-    It is synced to the disk and renamed, so `target` is the old one or the new one, whole, at any
-    moment. After any exception nothing is left behind. If `target` is a symbolic link, the link is
-    replaced, and the file it points to is unchanged.
+    It is synced to the disk and renamed, so at any moment `target` is either the old one or the
+    complete new one. After an exception no file is left. If `target` is a symbolic link, the link
+    is replaced, and the file it points to is unchanged.
 
-    needed: bytes that must be free. room: how to make room, for the message. sync: False for one of
-    many files, which a power cut may damage.
+    needed: bytes that must be free. room: advice to free space, for the message. sync: False for
+    one of many files, which a power cut may then damage.
     Raises DiskFull.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if sync:
         _remove_left_over(target.parent)
-    # no suffix that somebody looks for
+    # a suffix that no glob pattern of a reader matches
     writing = target.with_name(f"{_WRITING}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with disk_full_names(target, needed=needed, room=room):
@@ -186,7 +186,7 @@ def atomic_file(
 
 @contextmanager
 def disk_full_names(target: Path, *, needed: int = 0, room: str = ROOM) -> Iterator[None]:
-    """Raise DiskFull, which names `target`, if the disk is full or gets full while it is written.
+    """Raise DiskFull with the name of `target` if the disk is full, or fills up in this context.
 
     Arguments as in `atomic_file`.
     """
@@ -217,15 +217,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     with atomic_file(folder) as writing:
         writing.mkdir()
         yield writing
-        require_empty_folder(folder)  # still
+        require_empty_folder(folder)  # another process may have filled it
         if folder.exists():  # some systems do not rename onto an empty folder
             shutil.rmtree(folder)
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove what killed processes left. Whether others still write is unknown, so wait a day."""
+    """Remove files of killed processes. A younger file may be one that a process still writes."""
     for path in folder.glob(_LEFT_OVER):
-        with suppress(OSError):  # another process removes it, too
+        with suppress(OSError):  # another process may remove it, too
             if time.time() - path.stat().st_mtime > _ABANDONED:
                 _remove(path)
 
@@ -238,7 +238,7 @@ def _remove(path: Path) -> None:
 
 
 def size_of(*files: TensorFile) -> int:
-    """Return the bytes that files take, with a margin of 1 MiB."""
+    """Return the size of files in bytes, with a margin of 1 MiB."""
     return sum(tensor.nbytes for file in files for tensor in file.tensors.values()) + 2**20
 
 
@@ -262,7 +262,7 @@ def newest_checkpoint(folder: Path, *, file: str | None = None) -> tuple[Path | 
 
 
 def find_damage(path: Path, *, file: str | None = None) -> str | None:
-    """Return what is wrong with the checkpoint at `path` in one line, or None if it is complete.
+    """Return the damage of the checkpoint at `path` in one line, or None if it is complete.
 
     file: the only one that will be read; by default all are verified.
     Raises CheckpointError for a newer format version, which is not damage.
@@ -299,7 +299,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, file: TensorFile) -> None:
     """Write a .safetensors file. Tensors are moved to the CPU and made contiguous."""
-    from safetensors.torch import save_file  # torch: seconds, and the data commands need none
+    from safetensors.torch import save_file  # imports torch, which the data commands do not need
 
     tensors = {key: t.detach().cpu().contiguous() for key, t in file.tensors.items()}
     path.touch()
@@ -332,8 +332,8 @@ def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
             metadata = dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{file} is not a valid .safetensors file ({error}). Give a model of fromnoise; a "
-            "checkpoint of another program becomes one by fromnoise import."
+            f"{file} is not a valid .safetensors file ({error}). Give a model of fromnoise, or "
+            "first convert another program's checkpoint with fromnoise import."
         ) from error
     own_hash, read = metadata.pop(OWN_HASH, None), TensorFile(tensors, metadata)
     if not metadata_only and own_hash not in (None, _hash_of(read)):
@@ -342,12 +342,12 @@ def read_tensors(file: Path, *, metadata_only: bool = False) -> TensorFile:
 
 
 def with_own_hash(file: TensorFile) -> TensorFile:
-    """Return the content of a file that stands alone: its SHA-256 is in the metadata."""
+    """Return the content with its SHA-256 in the metadata, for a file outside of a checkpoint."""
     return file._replace(metadata={**file.metadata, OWN_HASH: _hash_of(file)})
 
 
 def _hash_of(file: TensorFile) -> str:
-    """Return the SHA-256 of tensors and metadata, whatever their order."""
+    """Return the SHA-256 of tensors and metadata, independent of their order."""
     content = {"metadata": dict(file.metadata), "tensors": hash_of(file.tensors)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -371,7 +371,7 @@ def check_version(version: int, where: Path) -> None:
 
 
 def mark_best(folder: Path, losses: Sequence[tuple[int, float]]) -> Path | None:
-    """Point `folder`/best to the checkpoint of the least held-out loss, and return it.
+    """Link `folder`/best to the checkpoint with the lowest held-out loss, and return it.
 
     losses: (step, loss). None if there is no such checkpoint.
     """

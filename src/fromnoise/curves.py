@@ -54,7 +54,7 @@ def loss_figure(
 
     log_rows: mappings with `step` ≥ 1, `loss` > 0 and optionally `loss_q1` (least noise) …
     `loss_q4` (most noise). Values that are missing, not finite or not positive are skipped.
-    Held-out images are drawn beside as many trained ones, if rows have `held_out_loss`.
+    If rows have `held_out_loss`, it is drawn beside the loss of training images.
     loss_name: the axis label, for example `huber × min_snr`. Empty if unknown.
     """
     steps, losses = series(log_rows, "loss", positive=True)
@@ -133,7 +133,7 @@ def sweep_axes(
 def draw(
     curves: Sequence[Curve], x_label: str, *, log_x: bool = False, log_y: bool = False
 ) -> "Axes":
-    """Plot curves. Those with intervals have dots, as has one of a single point."""
+    """Plot curves. Those with intervals and those of a single point have dots."""
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(8.6, 5.0), dpi=128).add_axes((0.09, 0.12, 0.67, 0.76))

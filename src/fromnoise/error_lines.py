@@ -1,4 +1,4 @@
-"""Say an error in one line, on the command line and in the studio."""
+"""Format an error as one line, for the command line and the studio."""
 
 import re
 
@@ -18,11 +18,11 @@ def error_line(error: Exception) -> str | None:
         return (
             "out of memory. Set training.parts to 2 or another divisor of the batch size, which "
             "computes the same batch in parts, or training.checkpoint_gradients=true, which "
-            "computes blocks twice, or a smaller --batch-size for sampling."
+            "computes blocks twice. For sampling, set a smaller --batch-size."
         )
     return message if isinstance(error, Diverged | NotFinite) else None
 
 
 def sentence(message: str) -> str:
-    """Return a message with a full stop, which those of other libraries lack."""
+    """Return the message, ending with a full stop."""
     return message if message.endswith((".", "?", "…")) else f"{message}."

@@ -88,7 +88,7 @@ def samples_in(folder: Path) -> dict[str, dict[str, str]]:
 def difference(sample: Mapping[str, str], other: Mapping[str, str]) -> str | None:
     """Return the first setting that two samples do not share, as `steps = 20, not 50`, or None."""
     if "model" in other and "model" not in sample:
-        return "no model in its metadata, as an earlier fromnoise drew it"
+        return "no model in its metadata, because an earlier fromnoise wrote it"
     for key in [key for key in {**other, **sample} if key not in OF_ONE_IMAGE]:
         if sample.get(key) != other.get(key):
             return f"{key} = {sample.get(key, 'none')}, not {other.get(key, 'none')}"
@@ -196,7 +196,7 @@ def strip_figure(
 
 
 def literal(text: str) -> str:
-    """Return a text from elsewhere, such as a label, so that "$" in it is no mathematics."""
+    """Escape each "$" of a text, such as a label, so that it does not begin a formula."""
     return text.replace("$", r"\$")
 
 
@@ -214,7 +214,7 @@ class _Figure:
         self.add_text(0, MARGIN - self.top, title, TITLE)
 
     def add_image(self, x: int, y: int, image: np.ndarray) -> None:
-        """Add an image, uint8 (C, H, W), pixel by pixel, while axes would resample it."""
+        """Add an image, uint8 (C, H, W), without the resampling of matplotlib's axes."""
         pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
         bottom = self.height - self.top - y - image.shape[1]
         self.figure.figimage(pixels, MARGIN + x, bottom, origin="upper")
@@ -248,7 +248,7 @@ def _line_height(points: int) -> int:
     return math.ceil(points * DPI / 72 * 1.2)
 
 
-# ---- from images to one picture -----------------------------------------------------------------
+# ---- arrays of pixels ---------------------------------------------------------------------------
 
 
 def displayable(images: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ def displayable(images: np.ndarray) -> np.ndarray:
 
 
 def to_pillow(image: np.ndarray) -> Image.Image:
-    """Return an image (C, H, W), grey or RGB, with or without opacity, as a Pillow image."""
+    """Return an image (C, H, W), grey or RGB, with or without an alpha channel, for Pillow."""
     return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy())
 
 

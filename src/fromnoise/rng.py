@@ -1,11 +1,11 @@
-"""Draw random numbers from keys of integers and strings, so that no state of a generator is stored.
+"""Draw random numbers from keys of integers and strings, without the state of a generator.
 
 In sampling the key is (seed of the image, t). In training it is (seed, step, purpose) and the
-position of an image in the batch. The same key gives the same numbers, whatever was drawn before,
-in any batch or part of a batch, and after a restart.
+position of an image in the batch. The same key gives the same numbers: they do not depend on
+earlier draws, on the batch or its parts, or on a restart.
 
 There are two sources. Normal numbers come from a torch generator for each image, on the CPU. All
-others are hashes of (key, counter), which are computed for many counters at once.
+others are hashes of (key, counter), computed for many counters at once.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Key = SupportsIndex | str
 DRAWS = 2  # the version of the draws of a training; a checkpoint has its number
-FEW, ROUNDS = 2**16, 8  # of a permutation
+FEW, ROUNDS = 2**16, 8  # of a permutation: the largest size that is sorted, the Feistel rounds
 WEYL, MIX_1, MIX_2 = (
     np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -40,7 +40,7 @@ def seed_of(*key: Key) -> int:
 
 def generator(*key: Key) -> "Generator":
     """Return a new CPU generator, seeded by the key."""
-    import torch  # seconds, and the data commands need none
+    import torch  # takes seconds, and the data commands do not need it
 
     return torch.Generator().manual_seed(seed_of(*key))
 
@@ -62,8 +62,8 @@ def normal(shape: Sequence[int], keys: Iterable[Sequence[Key]]) -> "Tensor":
 def image_noise(seeds: Sequence[int], t: int, shape: Sequence[int], *key: Key) -> "Tensor":
     """Return standard normal noise, float32 (len(seeds), *shape), independent for each image.
 
-    t: the timestep that the sampling step leaves, or 0 for the initial noise x_T. key: more parts
-    of the key, for a step that draws more than once.
+    t: the timestep at which the sampling step starts, or 0 for the initial noise x_T. key: more
+    parts of the key, for a step that draws more than once.
     """
     return normal(shape, [(seed, t, *key) for seed in seeds])
 
@@ -83,11 +83,12 @@ def hashes(seed: int, counters: np.ndarray) -> np.ndarray:
 
 
 def permuted(index: np.ndarray, size: int, *key: Key) -> np.ndarray:
-    """Return where a random permutation of 0..size−1 takes each index: int64 (N,).
+    """Map each index by a random permutation of 0..size−1: int64 (N,).
 
-    Few numbers are sorted by their hashes. Of many there is no table: a Feistel network (Luby and
-    Rackoff 1988) permutes 0..2^b − 1, the least such range with `size` numbers, and a number that
-    leaves 0..size−1 is permuted again until it is back (cycle walking, Black and Rogaway 2002).
+    Up to `FEW` numbers are sorted by their hashes. A larger permutation needs no table: a Feistel
+    network (Luby and Rackoff 1988) permutes 0..2^b − 1, the smallest such range with at least
+    `size` numbers. A result outside of 0..size−1 is permuted again until it is inside (cycle
+    walking, Black and Rogaway 2002).
     """
     if size <= FEW:
         return _sorted_by_hash(size, seed_of(*key))[index]
@@ -148,7 +149,7 @@ class BatchDraws(NamedTuple):
         return torch.from_numpy(self.hashes(purpose)[:, 0].view(np.int64))
 
     def strata(self, purpose: str) -> np.ndarray:
-        """Return a random number of 0..batch_size−1 for each image, each only once: int64 (B,)."""
+        """Return a different random number in 0..batch_size−1 for each image: int64 (B,)."""
         return permuted(self.positions, self.batch_size, self.seed, self.step, purpose)
 
 

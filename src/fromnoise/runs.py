@@ -1,4 +1,4 @@
-"""Train and resume: the training, with the doctor's warnings, previews and scores in its loop."""
+"""Train and resume a run, with the doctor's warnings, previews and scores."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ from fromnoise.training.loop import Callback, Setup, StopSignal
 from fromnoise.training.previews import draw_pictures, pictures_made
 from fromnoise.training.state import TrainingState, learning_rate
 
-FIXED = (  # when a run is resumed
+FIXED = (  # keys that cannot change when a run is resumed
     "data.",
     "network.",
     "diffusion.",
@@ -53,11 +53,11 @@ def train(
     """Train a recipe into a new run folder and return it.
 
     recipe: the name of a shipped recipe, a YAML file, or a dict. out: `runs/NAME` by default.
-    data: images that replace those of the recipe: a path, whose kind of source is detected, or an
-    array (N, H, W), (N, H, W, C) or (N, C, H, W), or a map-style torch `Dataset` of images or of
-    (image, label). Those in memory are kept in the cache, where `resume` finds them.
+    data: images instead of those of the recipe: a path, whose source is detected; an array
+    (N, H, W), (N, H, W, C) or (N, C, H, W); or a map-style torch `Dataset` of images or of (image,
+    label). Images from memory are stored in the cache, from which `resume` reads them.
     overrides: dotted keys, as in {"training.steps": 500}.
-    Raises ValueError for a mistake in these, before anything is written.
+    Raises ValueError for a wrong argument, before anything is written.
     """
     resolved, folder = running.resolve_recipe(recipe, out, data, overrides)
     _require_new(folder)
@@ -66,7 +66,7 @@ def train(
     states = [running.start(setup)]
     log_warnings(setup, states[0])
     with checkpoints.claimed(folder):
-        _require_new(folder)  # another process may have been faster
+        _require_new(folder)  # another process may have written it meanwhile
         try:
             return _fit(setup, states.pop(), called)  # no name here keeps the state in memory
         except budget.TooShort:
@@ -75,13 +75,13 @@ def train(
 
 
 def _fit(setup: Setup, state: TrainingState, called: list[Callback]) -> running.Run:
-    """Train. If the length is in minutes, find its number of steps first."""
+    """Train. If the length is in minutes, first find the number of steps."""
     if setup.recipe.training.budget is not None:
         running.write_recipe(setup)  # a run that is killed now can be resumed
         with StopSignal() as stop, running.computing(state):
             recipe = budget.recipe_within_budget(setup, state, callbacks, stop)
         if stop.received:
-            logger.info("to time the steps again: fromnoise resume %s", setup.folder.absolute())
+            logger.info("to time steps and train: fromnoise resume %s", setup.folder.absolute())
             return running.Run(setup.folder, stop.received)
         setup, computation = setup._replace(recipe=recipe), state.computation
         del state
@@ -98,10 +98,10 @@ def resume(
 ) -> running.Run:
     """Resume a run from its newest whole checkpoint, exactly as if it had never stopped.
 
-    data: the array or `Dataset` of the run, if the cache was emptied since. overrides: dotted keys.
-    The keys in `FIXED` cannot change. from_scratch: begin at step 0 if
-    every checkpoint is damaged.
-    Raises ValueError if `folder` is not a run, for such a change, and if another process trains it.
+    data: the array or `Dataset` of the run, if the cache was emptied since. overrides: dotted keys,
+    except those in `FIXED`. from_scratch: begin at step 0 if every checkpoint is damaged.
+    Raises ValueError if `folder` is not a run, if a key in `FIXED` changes, or if another process
+    trains the run.
     """
     folder = Path(folder)
     require_run(folder)
@@ -118,7 +118,7 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
         logger.warning("%s. Using an earlier checkpoint", line)
     if checkpoint is None and damaged and not from_scratch:
         raise ConfigError(
-            f"{damaged[0]}. No checkpoint of {folder.absolute()} is whole: restore one, or add "
+            f"{damaged[0]}. {folder.absolute()} has no whole checkpoint. Restore one, or add "
             "--from-scratch to begin at step 0."
         )
     if checkpoint is None:
@@ -139,18 +139,18 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     if settings.epochs is not None:  # a new override: the images give its number of steps
         setup = running.prepare(recipe, running.open_data(recipe), folder)
         settings = setup.recipe.training
-    # a kill may have prevented them
+    # a killed process may not have written them
     made = pictures_made(folder, saved["step"]) and result_made(folder)
     made = made and (not recipe.evaluation.every or scored(folder, saved["step"]))
     ended = saved.get("ended") and settings.patience == before.training.patience
     if ended:
-        said = "%s was ended by its patience at step %d. To train longer: fromnoise resume %s "
-        logger.info(f"{said}patience=null", folder.absolute(), saved["step"], folder)
+        line = "%s ended by training.patience at step %d. To train longer: fromnoise resume %s "
+        logger.info(f"{line}patience=null", folder.absolute(), saved["step"], folder)
         if made:
             return running.Run(folder)
     elif saved["step"] >= settings.steps:
-        said = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
-        logger.info(said, folder.absolute(), saved["step"], folder, 2 * saved["step"])
+        line = "%s already finished at step %d. To train longer: fromnoise resume %s steps=%d"
+        logger.info(line, folder.absolute(), saved["step"], folder, 2 * saved["step"])
         if made or overrides:
             return running.Run(folder)
     _warn_of_jump(before.training, settings, saved["step"], folder)
@@ -162,12 +162,10 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
     state.ended = state.ended if ended else ""
     logger.info("continuing %s", checkpoint.absolute())
     if saved.get("draws", 1) < DRAWS:
-        said = (
-            "an earlier fromnoise drew the steps up to %d: the random numbers are new from there on"
-        )
-        logger.warning(said, state.step)
+        line = "an earlier fromnoise drew the random numbers up to step %d: later ones differ"
+        logger.warning(line, state.step)
     if saved["data_fingerprint"] != setup.images.fingerprint:
-        state.held_out, state.held_out_count = [], 0  # of other images
+        state.held_out, state.held_out_count = [], 0  # those of other images
         logger.warning(
             "the images are not those of step %d: there are %d now, and their order differs",
             *(state.step, len(setup.images)),
@@ -176,11 +174,11 @@ def _resume(folder: Path, overrides: Mapping[str, Any], from_scratch: bool) -> r
 
 
 def _check_draws(saved: Mapping[str, Any], checkpoint: Path) -> None:
-    """Raise ConfigError for random numbers of a later version."""
+    """Raise ConfigError if a later version drew the random numbers."""
     draws = saved.get("draws", 1)
     if draws > DRAWS:
         raise ConfigError(
-            f"{checkpoint} has draws = {draws}, but this fromnoise knows draws up to {DRAWS}. "
+            f"{checkpoint} has draws = {draws}, but this fromnoise supports only {DRAWS}. "
             "Install a newer fromnoise."
         )
 
@@ -196,7 +194,10 @@ def _require_new(folder: Path) -> None:
 
 
 def callbacks(setup: Setup) -> list[Callback]:
-    """Return the previews, and the score if `evaluation.every` is set. Raises as the extractor."""
+    """Return the preview, the score if `evaluation.every` is set, and the result.
+
+    Raises the errors of `open_score_extractor`.
+    """
     recipe, spec, images, folder, _ = setup
     settings, count = recipe.evaluation, recipe.training.preview_images
 
@@ -234,7 +235,7 @@ def _refuse_changes(before: Recipe, recipe: Recipe, folder: Path) -> None:
 
 
 def _warn_of_jump(before: Training, now: Training, step: int, folder: Path) -> None:
-    """Warn if another number of steps moves the learning rate of the next step, number `step`."""
+    """Warn if another number of steps changes the learning rate of the next step, `step`."""
     old, new = learning_rate(before, min(step, before.steps - 1)), learning_rate(now, step)
     falls = now.lr_schedule != "constant" and step >= now.warmup_steps
     if not falls or now.steps == before.steps or 0.99 < new / old < 1.01:

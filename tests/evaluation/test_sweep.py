@@ -384,7 +384,7 @@ def test_a_search_is_by_seeds_and_labels_and_guidance(tiny_tree, tmp_path, monke
         ),
         (["--samplers", "heun", "churn=3"], "and churn = 3 adds some. Use churn=0."),
         (["timesteps=[9,5,1]"], "timesteps is a list, but a sweep sets the steps. Name a rule."),
-        (None, "--search-times needs --steps. Give some, as in --steps 4,6,8."),
+        (None, "--search-times needs --steps. Give them, as in --steps 4,6,8."),
     ],
     ids=str,
 )

@@ -310,7 +310,7 @@ def refused(cli, tmp_path, run, photos):
 def test_a_strength_outside_is_refused(refused, photos, strength):
     line = refused("vary", "--image", photos, "--strength", strength)
     assert line == (
-        f"error: strength = {strength:g} is out of range. Use 0 (the image) to 1 (none of it)."
+        f"error: strength = {strength:g} is out of range. Use 0 (keep the image) to 1 (ignore it)."
     )
 
 
@@ -374,7 +374,7 @@ def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     assert "frames = 1 is too small. Use at least 2: the first and the last" in refused(
         "interpolate", *a, *b, "--frames", 1
     )
-    both = "give --a and --b, two images, or --seeds as in 3,8, not both"
+    both = "the ends are missing or set twice. Give --a and --b, or --seeds 3,8"
     assert both in refused("interpolate", *a)
     assert both in refused("interpolate")
     assert both in refused("interpolate", *a, *b, "--seeds", "3,8")
@@ -388,7 +388,9 @@ def test_what_cannot_be_interpolated_is_one_line(refused, photos, pair):
     for way in ([*a, *b], ["--seeds", "3,8"]):
         line = refused("interpolate", *way, "--seed", 5)
         assert "--seed has no effect without --strength. Remove it." in line
-    assert f"{photos} has 2 images and {pair[1]} has 1" in refused("interpolate", "--a", photos, *b)
+    assert f"{photos} has 2 images, but {pair[1]} has 1" in refused(
+        "interpolate", "--a", photos, *b
+    )
 
 
 def test_the_steps_of_a_walk_do_not_stay_in_memory():

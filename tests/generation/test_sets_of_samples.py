@@ -87,7 +87,7 @@ def test_samples_of_an_earlier_version_are_told(model, tmp_path, write_samples):
             if key != "model":
                 info.add_text(key, text)
         image.save(file, pnginfo=info)
-    with pytest.raises(FolderNotEmpty, match="as an earlier fromnoise drew it"):
+    with pytest.raises(FolderNotEmpty, match="because an earlier fromnoise wrote it"):
         write_samples(model, [1], tmp_path, steps=2)
 
 
@@ -138,7 +138,7 @@ def of_channels(model):
 def test_all_channels_are_saved(of_channels, tmp_path, write_samples, channels, shown, caplog):
     model = of_channels(channels)
     files = write_samples(model, range(3), tmp_path, steps=2)
-    assert f"{channels} channels: each PNG shows {shown} of them, an npz holds all" in caplog.text
+    assert f"{channels} channels: a PNG shows {shown} of them, and an npz holds all" in caplog.text
     with np.load(files[-1]) as stored:
         images = stored["arr_0"]
     assert np.array_equal(images.transpose(0, 3, 1, 2), model.sample(range(3), steps=2))

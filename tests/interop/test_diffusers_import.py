@@ -181,7 +181,7 @@ def test_classes_are_labels_of_which_one_is_present(tmp_path, cli):
         assert_same_output(model, unet, labels)
     assert spec.label_names == ("class_0", "class_1", "class_2", "class_3")
     assert "assumed: label_names=" in notes[0]
-    assert "no label is the mean of all classes" in notes[1]
+    assert "without a label the embedding is the mean of all classes" in notes[1]
     # and that mean is what an open condition gives
     table = unet.class_embedding.weight
     table.copy_(table.mean(dim=0, keepdim=True).expand_as(table))
@@ -329,7 +329,7 @@ REFUSED = {
     "beta_schedule = 'laplace'": (SCHEDULER, {"beta_schedule": "laplace"}),
     "variance_type = 'learned'": (SCHEDULER, {"variance_type": "learned"}),
     "but out_channels is 1 times in_channels": (SCHEDULER, {"variance_type": "learned_range"}),
-    "trained_betas has 2 numbers, and num_train_timesteps is 50": (
+    "trained_betas has 2 numbers, but num_train_timesteps is 50": (
         SCHEDULER,
         {"trained_betas": [0.1, 0.2]},
     ),
@@ -419,7 +419,7 @@ def test_a_broken_folder_is_one_line(whole, tmp_path, cli):
 def test_weights_without_their_config_are_refused(tmp_path, cli):
     unet_of().save_pretrained(tmp_path / "unet")
     file = tmp_path / "unet/diffusion_pytorch_model.safetensors"
-    with pytest.raises(CheckpointError, match=r"has weights of diffusers alone. Give their folder"):
+    with pytest.raises(CheckpointError, match=r"has only weights of diffusers. Give their folder"):
         import_model(file, tmp_path / "model")
 
 

@@ -286,7 +286,7 @@ def test_what_exists_is_not_replaced(model_of, tmp_path):
         export_model(file, file, format="diffusers")
     with pytest.raises(ConfigError, match=r"model.safetensors exists. Give --out a new name."):
         export_model(file, file, format="safetensors")
-    with pytest.raises(ConfigError, match=r"--out full is no .safetensors file"):
+    with pytest.raises(ConfigError, match=r"--out full does not end in .safetensors"):
         export_model(file, tmp_path / "full", format="safetensors")
     with pytest.raises(ConfigError, match="--format 'onnx' is unknown"):
         export_model(file, tmp_path / "new", format="onnx")

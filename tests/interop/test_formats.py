@@ -82,8 +82,8 @@ def test_what_you_say_against_the_file_is_said(state_of, tmp_path, cli):
     given = ["diffusion.T=500", "diffusion.schedule=cosine", "diffusion.prediction=eps", "size=64"]
     out = cli("import", tmp_path / "model-1.pt", "--out", tmp_path / "model", *given).out
     assert lines(out, "note") == [
-        "note: diffusion.T is 500, as you say, and not 1000 of the file",
-        "note: diffusion.schedule is cosine, as you say, and not linear of the file",
+        "note: diffusion.T is 500, as you set it, and not 1000 as in the file",
+        "note: diffusion.schedule is cosine, as you set it, and not linear as in the file",
     ]
     assert [line.split()[1] for line in lines(out, "assumed")] == ["data_range=[-1.0,1.0]"]
     assert "imported: lucidrains, raw weights. Sample with: " in out

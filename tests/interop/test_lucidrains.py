@@ -202,8 +202,8 @@ def _without(name):
             lambda s: s.update({"final_conv.weight": torch.zeros(3, 6, 1, 1)}),
             "2 input and 3 output channels",
         ),
-        (_without("downs.0.0.block1.norm.g"), "of an older version"),
-        (_without("downs.0.2.mem_kv"), "of an older version"),
+        (_without("downs.0.0.block1.norm.g"), "of another version"),
+        (_without("downs.0.2.mem_kv"), "of another version"),
         (
             lambda s: s.update({"mid_attn.mem_kv": torch.zeros(2, 3, 4, 2)}),
             r"different attention heads at its levels \(2 x 3, 3 x 2\)",
@@ -496,7 +496,7 @@ def _removed(part):
             "the stem joined to the last block, of 16 June 2022",
         ),
         (_renamed("final_conv.0.", "final_res_block."), "a last block with the time, of 17 to 26"),
-        (_renamed("ups.0.3.", "ups.0.3.1."), "two skips a level beside GroupNorm, of 27 June"),
+        (_renamed("ups.0.3.", "ups.0.3.1."), "two skips per level beside GroupNorm, of 27 June"),
         (_removed("fn.norm.b"), "LayerNorm without bias, of 29 July 2022 to 2023"),
     ],
 )

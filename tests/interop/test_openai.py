@@ -247,11 +247,11 @@ def test_what_has_no_counterpart_is_refused(tmp_path):
     short = {k: v for k, v in state.items() if not k.startswith("output_blocks.3.")}
     refused = {
         "is a part of a latent diffusion model": latent,
-        "takes 6 channels and gives 3": more(state, "input_blocks.0.0.weight", 2),
+        "has 6 input and 3 output channels": more(state, "input_blocks.0.0.weight", 2),
         "has 4 input and 3 output blocks": short,
         "begins with 32 channels instead of 64": more(state, "time_embed.0.weight", 2)
         | {"input_blocks.1.0.in_layers.2.weight": torch.zeros(64, 32, 3, 3)},
-        "no multiples of 32": state | {"input_blocks.3.0.in_layers.2.weight": torch.zeros(48, 1)},
+        "not multiples of 32": state | {"input_blocks.3.0.in_layers.2.weight": torch.zeros(48, 1)},
     }
     for problem, content in refused.items():
         torch.save(content, tmp_path / "file.pt")

@@ -23,7 +23,7 @@ def test_a_run_and_its_files_need_no_import(cli, finished_run, tmp_path):
     newest = finished_run / "checkpoints/000006"
     for path in (finished_run, newest, newest / "ema.safetensors", newest / "model.safetensors"):
         err = refused(cli, tmp_path, path)
-        assert f"{path} is of fromnoise already, so that it needs no import. Sample with: " in err
+        assert f"{path} is a model of fromnoise and needs no import. To sample: " in err
         assert f"fromnoise sample {path}" in err
 
 
@@ -68,16 +68,16 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.png", picture("PNG"), "is a PNG picture of 8x6 pixels, not weights. Look at images: "),
-        ("a.pt", picture("JPEG"), "is a JPEG picture of 8x6 pixels"),
-        ("a.webp", picture("WEBP"), "is a WEBP picture of 8x6 pixels"),
+        ("a.png", picture("PNG"), "is a PNG image of 8x6 pixels, not weights. To check images: "),
+        ("a.pt", picture("JPEG"), "is a JPEG image of 8x6 pixels"),
+        ("a.webp", picture("WEBP"), "is a WEBP image of 8x6 pixels"),
         ("a.npz", archive("images.npy", "labels.npy"), "is an npz of numpy without weights (it "),
         ("a.zip", archive("one.png", "two.png"), "is a zip archive without weights (it begins "),
-        ("a.npy", arrays(), "is an array of numpy, not weights. Look at images: fromnoise data"),
+        ("a.npy", arrays(), "is an array of numpy, not weights. To check images: fromnoise data"),
         ("a.ckpt", POINTER, "is a pointer of Git LFS, not the file. Fetch it: git lfs pull"),
         ("a.safetensors", POINTER, "is a pointer of Git LFS"),
         ("a.pth", b"\n<!DOCTYPE html><html>", "is an HTML page. Download the file itself"),
-        ("a.yaml", b"network: ddpm\n", "is a YAML file, not weights. Train from a recipe: "),
+        ("a.yaml", b"network: ddpm\n", "is a YAML file, not weights. To train a recipe: "),
         ("a.pt", b"", "a.pt is empty. Copy or download it again."),
         ("a.pt", b'{"weights": 3}\n', "is text, not weights (it begins with '{\"weights\": 3}')"),
         ("a.pt", "Größe\n".encode(), "is text, not weights (it begins with 'Größe')"),

@@ -199,7 +199,7 @@ def test_a_checkpoint_of_lightning_is_imported(state_of, tmp_path, cli):
     torch.save(lightning(state, **OBJECTS), tmp_path / "last.ckpt")
     done = cli("import", tmp_path / "last.ckpt", "--out", tmp_path / "model")
     assert done.code == 0, done.err
-    assert "objects that are no weights were left out: pathlib.PosixPath, " in done.out
+    assert "objects that are not weights were left out: pathlib.PosixPath, " in done.out
     assert "weights_only" not in done.out + done.err
     model = fromnoise.load(tmp_path / "model")
     assert model.spec.step == 40

@@ -57,14 +57,14 @@ def looks_right(contrasts):
 def test_pictures_are_made_watched_compared_and_saved(tab, looks_right, home, cli, tmp_path):
     looks_right(tab)
     card = tab.locator("li", has_text="digits").first
-    card.get_by_role("link", name="Make pictures", exact=True).click()
+    card.get_by_role("link", name="Sample images", exact=True).click()
     tab.get_by_label("Number").fill("6")
     tab.get_by_label("Steps", exact=True).fill("9")
     tab.locator("summary", has_text="More").click()
     tab.get_by_label("Show").select_option("1")
     tab.get_by_label("an animation").check()
     before = tab.locator(".results").bounding_box()
-    tab.get_by_role("button", name="Make pictures").click()
+    tab.get_by_role("button", name="Sample images").click()
     tiles = tab.locator("#live .tiles figure")
     tiles.nth(5).wait_for()
     place = "t => [t.offsetLeft, t.offsetTop, t.offsetWidth, t.offsetHeight]"  # however it scrolls
@@ -102,7 +102,7 @@ def test_pictures_are_made_watched_compared_and_saved(tab, looks_right, home, cl
     tab.locator("[name=guidance]").fill("2.5")
     tab.locator("#make summary", has_text="Command line").click()
     tab.locator("#command", has_text="--guidance 2.5 --labels 3").wait_for()
-    tab.get_by_role("button", name="Make pictures").click()
+    tab.get_by_role("button", name="Sample images").click()
     tab.locator(".files").nth(1).wait_for()
     for _ in range(2):
         tab.get_by_role("button", name="Pin", exact=True).first.click()
@@ -118,7 +118,7 @@ def test_pictures_are_made_watched_compared_and_saved(tab, looks_right, home, cl
 def test_what_is_wrong_is_one_sentence_on_the_page(tab, studio):
     tab.goto(f"http://127.0.0.1:{studio.port}/runs/{studio.run}")
     tab.get_by_label("Seeds").fill("5-1")
-    tab.get_by_role("button", name="Make pictures").click()
+    tab.get_by_role("button", name="Sample images").click()
     problem = tab.get_by_role("alert")
     problem.wait_for()
     assert problem.inner_text() == "--seeds '5-1': 5-1 runs backwards. Write 0-63, or 0,5."
@@ -137,7 +137,7 @@ def test_data_are_checked_uploaded_and_trained_on(tab, looks_right, home, tmp_pa
     tab.locator("#files").set_input_files(files)
     tab.locator(".crops img").nth(17).wait_for()
     assert "9 images" in tab.locator("#report h2").inner_text()
-    assert "text.txt is no image" in tab.locator("#refused").inner_text()
+    assert "text.txt is not an image" in tab.locator("#refused").inner_text()
     looks_right(tab)
     tab.get_by_role("link", name="Train on these").click()
     tab.get_by_label("Minutes").fill("")
@@ -156,7 +156,7 @@ def test_data_are_checked_uploaded_and_trained_on(tab, looks_right, home, tmp_pa
     assert slider.get_attribute("aria-valuetext") == "step 3"
     assert tab.locator(".run-card img").get_attribute("src").endswith("step=3&whole")
     looks_right(tab)
-    tab.get_by_role("link", name="Make pictures").click()
+    tab.get_by_role("link", name="Sample images").click()
     tab.get_by_label("Number").wait_for()
     assert (home / "runs" / "noise" / "checkpoints" / "000006").is_dir()
 
@@ -199,11 +199,11 @@ def test_a_mask_is_painted_erased_undone_and_inpainted(tab, looks_right, studio,
     compared.wait_for()
     compared.press("Home")
     looks_right(tab)
-    tab.get_by_label("walk between seeds").check()
+    tab.get_by_label("interpolate between seeds").check()
     tab.get_by_label("Seeds", exact=True).fill("1,2")
-    tab.get_by_label("Pictures of the walk").fill("3")
+    tab.get_by_label("Number of images").fill("3")
     tab.get_by_role("button", name="Edit", exact=True).click()
-    walk = tab.get_by_label("Place on the walk")
-    walk.wait_for()
-    walk.press("End")
-    assert walk.get_attribute("aria-valuetext") == "2 of 2"
+    slider = tab.get_by_label("Position in the interpolation")
+    slider.wait_for()
+    slider.press("End")
+    assert slider.get_attribute("aria-valuetext") == "2 of 2"

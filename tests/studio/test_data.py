@@ -130,7 +130,7 @@ def test_files_are_uploaded_to_a_named_folder(studio, home):
 
 REFUSED = {
     "x.png": (b"", "the file is empty"),
-    "x.txt": (b"text", "x.txt is no image. Use files of these types"),
+    "x.txt": (b"text", "x.txt is not an image. Use files of these types"),
     "x.svg": (b"<svg/>", "x.svg is no image"),
     "y.png": (b"\x89PNG nothing", "y.png cannot be read"),
     "big.png": (png(8000, 5001), "big.png has 5001x8000 pixels, more than 40 million"),

@@ -101,7 +101,7 @@ WRONG = {
     "Make the mask the size of the image file.": {"mask": mask_of(9, 8)},
     "has no white pixel": {"mask": "BLACK"},
     "there is no mask. Paint the area to inpaint.": {},
-    "the mask is no PNG. Paint it again.": {"mask": "data:image/png;base64,???"},
+    "the mask is not a PNG. Paint it again.": {"mask": "data:image/png;base64,???"},
     "cannot be read as an image": {"mask": base64.b64encode(b"no PNG").decode()},
     "steps = 5000 is out of range": {"mask": mask_of(8, 8), "steps": 5000},
 }

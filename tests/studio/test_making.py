@@ -192,5 +192,5 @@ def test_a_worker_that_dies_is_one_sentence(studio):
         os.kill(worker, signal.SIGKILL)
     ended = studio.ended(job)
     assert ended["state"] == "failed"
-    assert ended["error"].startswith("the process that computes has ended (signal 9). Try fewer")
+    assert ended["error"].startswith("the worker process ended (signal 9), perhaps for lack of")
     made(studio, run, {"seeds": "0", "steps": 2})

@@ -107,7 +107,7 @@ def test_a_wrong_body_is_one_sentence(studio):
         ({"steps": 0}, "steps = 0 is too small. Give at least 1."),
         ({"steps": "x"}, "steps = 'x' is not a whole number. Give one, as in 5."),
         ({"seeds": "5-1"}, "--seeds '5-1': 5-1 runs backwards. Write 0-63, or 0,5."),
-        ({"seeds": "0-5000"}, "seeds are 5,001. Make at most 1,024 at once here"),
+        ({"seeds": "0-5000"}, "there are 5,001 seeds. Give at most 1,024, or use the"),
         ({"settings": "'"}, "cannot be split"),
     ):
         answer = studio.post(f"/runs/{run}/make", body)
@@ -119,8 +119,9 @@ def test_a_wrong_body_is_one_sentence(studio):
 def test_an_unknown_page_says_where_to_go(studio):
     answer = studio.get("/runs/0123456789ab", accept="text/html")
     assert answer.status == 404
-    assert "This run is gone. Go back to the start page." in answer.text
-    assert studio.call("DELETE", "/jobs/x").json == {"error": "This job is gone."}
+    assert "This run does not exist. Go back to the start page." in answer.text
+    problem = {"error": "This job does not exist. Reload the page."}
+    assert studio.call("DELETE", "/jobs/x").json == problem
 
 
 def test_a_port_in_use_gives_the_next_one(start, tmp_path):
@@ -129,7 +130,7 @@ def test_a_port_in_use_gives_the_next_one(start, tmp_path):
         served = start(tmp_path, "--port", port)
         assert port < served.port <= port + 50
         _, said = served.stop()
-    assert f"Port {port} is in use. This is port {served.port}." in said
+    assert f"Port {port} is in use. Using port {served.port}." in said
 
 
 def test_other_machines_connect_by_address_or_name_alone(start, tmp_path):
@@ -144,7 +145,7 @@ def test_other_machines_connect_by_address_or_name_alone(start, tmp_path):
 
 def test_a_folder_or_host_that_is_not_there_is_one_line(start, tmp_path):
     for arguments, said in (
-        ((tmp_path / "no", "--port", 0), "is not a folder. Give one that is there."),
+        ((tmp_path / "no", "--port", 0), "is not a folder. Give an existing folder."),
         ((tmp_path, "--host", "no.such.invalid"), "is unknown. Give an address of this machine."),
         ((tmp_path, "--host", "8.8.8.8"), "--host 8.8.8.8"),
     ):

@@ -310,7 +310,7 @@ def test_without_memory_to_try_it_true_says_so_too(monkeypatch):
         nn.Module, "compile", lambda self, **options: setattr(self, "_compiled_call_impl", full)
     )
     with pytest.raises(
-        ConfigError, match=r"not enough memory to try it.* training\.compile = false"
+        ConfigError, match=r"out of memory while compiling.* training\.compile = false"
     ):
         check_compiles(COMPILED, denoiser_of(), Objective(), torch.zeros(2, 1, 8, 8))
 

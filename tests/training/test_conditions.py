@@ -255,7 +255,7 @@ def test_damaged_previews_are_left_out_and_end_no_training(run, caplog):
     assert (previews / "000007.png").is_file()
     for file in previews.glob("*.npz"):
         file.write_bytes(b"")
-    with pytest.raises(ConfigError, match="none of its previews can be read"):
+    with pytest.raises(ConfigError, match="has no readable preview"):
         progress_figure(run)
 
 

@@ -360,7 +360,7 @@ def drawn_by(finished_run, tmp_path):
 def test_a_run_of_earlier_draws_goes_on_with_new_ones_and_says_so(drawn_by, caplog):
     run = drawn_by(None)
     fromnoise.resume(run, overrides={"training.steps": 7})
-    assert "drew the steps up to 6: the random numbers are new from there" in caplog.text
+    assert "drew the random numbers up to step 6: later ones differ" in caplog.text
     state = json.loads((run / "checkpoints" / "000007" / "state.json").read_text())
     assert state["draws"] == rng.DRAWS
     caplog.clear()
@@ -372,7 +372,7 @@ def test_a_run_of_later_draws_is_refused(drawn_by, cli):
     run = drawn_by(3)
     code, _, err = cli("resume", run, "steps=7")
     assert code == 2
-    assert "has draws = 3, but this fromnoise knows draws up to 2. Install a newer" in err
+    assert "has draws = 3, but this fromnoise supports only 2. Install a newer" in err
 
 
 def test_of_data_any_kind_the_rows_are_those_of_the_indices():

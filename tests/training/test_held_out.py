@@ -165,7 +165,7 @@ def test_patience_ends_a_run_and_says_why(tiny, tmp_path, monkeypatch, caplog):
     patient = {**HOLDOUT, "training.patience": 2, "training.steps": 100}
     caplog.set_level("INFO", "fromnoise")
     run = fromnoise.train(tiny, out=tmp_path / "run", overrides=patient)
-    said = "the held-out loss was least at step 4 (1), 2 checkpoints ago"
+    said = "the held-out loss was lowest at step 4 (1), 2 checkpoints ago"
     assert f"finished at step 8: {said}" in caplog.text
     state = json.loads((run.folder / "checkpoints" / "000008" / "state.json").read_text())
     assert state["ended"] == said

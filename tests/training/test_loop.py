@@ -314,7 +314,7 @@ def test_out_of_memory_in_a_preview_or_score_does_not_end_the_training(
     lines = [m for m in caplog.messages if "memory" in m]
     assert len(lines) == len(OUT_OF_MEMORY)
     for i, line in enumerate(lines):
-        assert line.startswith(f"step {i + 1}: no {name}, for lack of memory (")
+        assert line.startswith(f"step {i + 1}: out of memory, no {name} (")
     assert modes == [True] * 6
     run.rename(tmp_path / "with")
     monkeypatch.setattr(runs, "callbacks", lambda setup: [])

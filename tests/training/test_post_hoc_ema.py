@@ -241,7 +241,9 @@ def test_from_the_command_to_a_picture(run, cli):
     file = run / "ema" / "length-0.07.safetensors"
     path, line = out.splitlines()
     assert path == str(file)
-    assert line.startswith("length 0.07 at step 6, of 4 snapshots, relative error of its profile ")
+    assert line.startswith(
+        "length 0.07 at step 6, from 4 snapshots, relative error of its profile "
+    )
     code, out, _ = cli("sample", file, "--num", 1)
     assert code == 0
     assert (run / "samples" / "000006-ema0.07-ddim-5" / "000000.png").is_file()
@@ -285,7 +287,7 @@ def refused(run: Path, cli) -> str:
 
 
 def test_a_run_without_snapshots_names_the_key(finished_run, tmp_path, cli):
-    said = "A training writes them with a setting such as training.ema_lengths=[0.05,0.1]"
+    said = "To write them, train with a setting such as training.ema_lengths=[0.05,0.1]"
     assert f"has no snapshots in ema/. {said}" in refused(finished_run, cli)
     assert "is not a run: it has no recipe.yaml" in refused(tmp_path, cli)
 
@@ -294,7 +296,7 @@ def test_one_snapshot_is_too_few(run, cli):
     for path in (run / "ema").glob("*"):
         if path.name != "000004-0.1.safetensors":
             path.unlink()
-    assert "has one snapshot until step 4, and two are needed" in refused(run, cli)
+    assert "has one snapshot up to step 4, but two are needed" in refused(run, cli)
 
 
 def test_a_file_that_is_there_is_not_written_over(run, cli):
@@ -313,7 +315,7 @@ def test_snapshots_of_another_network_are_told(run, tiny, tmp_path, cli, monkeyp
     other = fromnoise.train(tiny, out=tmp_path / "other").folder
     shutil.copy(other / "ema" / "000002-0.1.safetensors", run / "ema")
     line = refused(run, cli)
-    assert "000002-0.1.safetensors is of another network than 000006-0.1.safetensors" in line
+    assert "000002-0.1.safetensors has another network than 000006-0.1.safetensors" in line
 
 
 @pytest.mark.parametrize(

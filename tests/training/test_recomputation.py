@@ -186,7 +186,7 @@ def test_a_network_without_blocks_is_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(NETWORKS, "without", Without)
     tiny["network"] = {"name": "without"}
     tiny["training"]["checkpoint_gradients"] = True
-    with pytest.raises(ConfigError, match=r"true, but Without names no blocks to compute again\."):
+    with pytest.raises(ConfigError, match=r"true, but Without has no `regions` to recompute\."):
         fromnoise.train(tiny, out=tmp_path / "run")
 
 

@@ -161,7 +161,7 @@ def test_a_polite_signal_saves_and_says_where(recipe_file, tmp_path, number):
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 128 + number
-    assert f"{number.name}: finishing the step and saving. Once more to end at once" in said
+    assert f"{number.name}: saving after this step. Send it again to end at once" in said
     newest, damaged = newest_checkpoint(run / "checkpoints")
     assert damaged == []
     step = int(newest.name)
@@ -253,7 +253,7 @@ def test_damaged_rows_of_the_log_are_set_aside(run, prolonged, line, caplog):
     (run / "log.jsonl").write_bytes(b"\n".join([first, line, *others]) + b"\n")
     fromnoise.resume(run, overrides={"training.steps": 9})
     assert final(run, 9) == final(prolonged, 9)
-    assert "1 lines of log.jsonl are damaged, see" in caplog.text
+    assert "log.jsonl: 1 damaged lines were moved to" in caplog.text
     aside = (run / "log.damaged-000006.txt").read_text()
     assert aside == line.decode(errors="backslashreplace") + "\n"
 
@@ -262,7 +262,7 @@ def test_a_damaged_last_row_is_set_aside_and_one_that_was_cut_is_not(run, caplog
     with (run / "log.jsonl").open("a") as file:
         file.write('{"st\n{"step')
     fromnoise.resume(run, overrides={"training.steps": 7})
-    assert "1 lines of log.jsonl are damaged, see" in caplog.text
+    assert "log.jsonl: 1 damaged lines were moved to" in caplog.text
     assert (run / "log.damaged-000006.txt").read_text() == '{"st\n'
 
 

@@ -74,7 +74,7 @@ def test_labels_are_new_layers_and_another_size_changes_nothing(tiny, saved, cap
     assert after.keys() > old.keys()
     assert all(torch.equal(after[k], old[k]) for k in old)
     new = {k.rpartition(".")[0] for k in after.keys() - old.keys()}
-    assert {f"{layer} is not loaded: it keeps its random weights" for layer in new} <= set(
+    assert {f"{layer} is not loaded. It keeps its random weights" for layer in new} <= set(
         caplog.messages
     )
 
@@ -89,7 +89,7 @@ def test_labels_that_both_have_keep_their_columns(tiny, tmp_path, caplog):
     cat, dog, _ = old[f"{layer}.weight"].T
     cow = before[f"{layer}.weight"][:, 1]
     assert torch.equal(after[f"{layer}.weight"], torch.stack([dog, cow, cat], dim=1))
-    assert f"{layer} is loaded for 2 of 3 labels: the others keep their random weights" in (
+    assert f"{layer} is loaded for 2 of 3 labels. The others keep their random weights" in (
         caplog.messages
     )
 

@@ -74,14 +74,14 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_ends_as_ever(
         )
     assert run.finished
     assert [r.getMessage() for r in caplog.records if "wandb" in r.getMessage()] == [
-        "wandb failed (no network) and gets no more numbers. Training continues; log.jsonl has all"
+        "wandb failed (no network) and gets no more values. Training continues, log.jsonl has all"
     ]
     assert added[-1] == "closed"
 
 
 def test_a_missing_package_is_an_error_before_any_work(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"log_to has wandb, .*\. Run pip install -e '\.\[wandb"):
+    with pytest.raises(ConfigError, match=r"log_to has wandb, .*\. Run: pip install -e '\.\[wandb"):
         fromnoise.train(tiny, out=tmp_path / "run", overrides={"training.log_to": ["wandb"]})
     assert not (tmp_path / "run").exists()
     fromnoise.train(tiny, out=tmp_path / "run")  # it is not needed otherwise
@@ -110,6 +110,6 @@ def test_the_package_itself_works_without_a_network(tiny, tmp_path, name):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "gets no more numbers" not in done.stderr
+    assert "gets no more values" not in done.stderr
     written = tmp_path / ("run/wandb" if name == "wandb" else "trackio")
     assert [file for file in written.rglob("*") if file.is_file() and file.stat().st_size > 0]

@@ -1,6 +1,7 @@
-"""The command line: `fromnoise`, or `python -m fromnoise`. Each command is one call elsewhere.
+"""The command line: `fromnoise` or `python -m fromnoise`.
 
-A command imports what it needs when it runs, so that the help does not wait for torch.
+Each command calls one function of another folder. It imports that function when it runs, so that
+the help does not import torch.
 """
 
 import io
@@ -30,7 +31,7 @@ from fromnoise.progress import console, printable
 
 app = typer.Typer(
     help="Train denoising diffusion models on your own images; sample, edit and evaluate.",
-    epilog="--debug, with any command, shows the traceback of an error.",
+    epilog="Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
@@ -46,14 +47,14 @@ for command in (models, share):
 app.command()(studio)
 for group in (data, classifier, edit, recipes):
     app.add_typer(group)
-UsageError: Any = typer.BadParameter.__base__  # of every wrong argument; typer does not export it
+UsageError: Any = typer.BadParameter.__base__  # typer does not export it
 
 
 def main() -> None:
     """Run the command line. An error is one line and exit code 2, or 1 if the machine failed."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is replaced
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that a terminal cannot show
     if sys.argv[1:] == ["--version"]:
         print(f"fromnoise {fromnoise.__version__}")
         return
@@ -68,9 +69,9 @@ def main() -> None:
     )
     try:
         if "--out=" in arguments or ("--out", "") in pairwise(arguments):
-            raise ConfigError("--out is empty. Give a path, or leave it out.")
+            raise ConfigError("--out is empty. Give a path, or remove --out.")
         check_not_renamed(arguments)
-        for argument in arguments:  # a path that no file of a run could name
+        for argument in arguments:  # the files of a run could not hold such a path
             if re.search("[\ud800-\udfff]", argument):
                 raise ConfigError(
                     f"{argument} is not UTF-8. Rename the file, or give a link to it."
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def usage_line(error: Any, arguments: list[str]) -> str:
-    """Return what is wrong with the arguments: the flag, its value, and which help to read."""
+    """Return an error about arguments as one line: the flag, its value and the help to read."""
     message = error.format_message()
     flags = getattr(getattr(error, "param", None), "opts", [])
     for flag in set(flags) & set(arguments[:-1]):

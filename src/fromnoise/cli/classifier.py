@@ -26,10 +26,10 @@ def classifier_train(
     out: Annotated[Path, Option(help="a new folder for the classifier")],
     settings: Annotated[
         list[str] | None,
-        Argument(metavar="KEY=VALUE", help=f"e.g. size=64 or epochs=10; keys: {KEYS}"),
+        Argument(metavar="KEY=VALUE", help=f"such as size=64 or epochs=10; keys: {KEYS}"),
     ] = None,
     held_out: Annotated[
-        Path | None, Option(help="images to score it on", show_default="the test set, or a tenth")
+        Path | None, Option(help="held-out images", show_default="the test set, or a tenth")
     ] = None,
     device: options.Device = "auto",
 ) -> None:

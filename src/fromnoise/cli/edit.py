@@ -17,7 +17,7 @@ logger = logging.getLogger("fromnoise")
 
 Image = Annotated[Path, Option(help="an image, or a folder of images")]
 Out = Annotated[Path, Option(help="a new folder for the images")]
-Seeds = Annotated[str | None, Option(help="as in 0-3 or 0,5: one result each per image")]
+Seeds = Annotated[str | None, Option(help="as in 0-3 or 0,5: one result per image and seed")]
 SEEDS_UP_TO = "seeds 0 to NUM-1"
 One = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="1")]
 Eight = Annotated[int | None, Option(min=1, help=SEEDS_UP_TO, show_default="8")]
@@ -38,8 +38,8 @@ def edit_inpaint(
     settings: options.SamplingKeys = None,
     num: One = None,
     seeds: Seeds = None,
-    resample: Annotated[int, Option(min=1, help="how often each piece is repeated; 1: once")] = 10,
-    jump: Annotated[int, Option(min=1, help="steps of a piece")] = 5,
+    resample: Annotated[int, Option(min=1, help="number of runs of each piece of steps")] = 10,
+    jump: Annotated[int, Option(min=1, help="steps in a piece")] = 5,
     steps: options.Steps = None,
     class_: options.Class = None,
     labels: options.Labels = None,
@@ -77,7 +77,7 @@ def edit_vary(
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
 ) -> None:
-    """Make variations of an image, through the noise and back (SDEdit)."""
+    """Make variations of an image: add noise to it, then denoise it (SDEdit)."""
     from fromnoise.generation.edits import vary_to_folder
 
     overrides = options.parse_sampling(settings, steps=steps, sampler=sampler, guidance=guidance)
@@ -94,18 +94,18 @@ def edit_interpolate(
     a: Annotated[Path | None, Option(help="the first image, or a folder")] = None,
     b: Annotated[Path | None, Option(help="the last image, or a folder")] = None,
     seeds: Annotated[
-        str | None, Option(help="as in 3,8: between their images, instead of --a and --b")
+        str | None, Option(help="as in 3,8: between images of seeds, instead of --a and --b")
     ] = None,
-    frames: Annotated[int, Option(help="images from a to b, both included")] = 8,
+    frames: Annotated[int, Option(help="number of images, the first and the last included")] = 8,
     strength: Annotated[
         float | None,
         Option(
-            help="mix both images under this much noise, up to 1 (Ho et al. 2020)",
+            help="mix both images at this noise level, above 0 up to 1 (Ho et al. 2020)",
             show_default="DDIM inversion",
         ),
     ] = None,
     seed: Annotated[
-        int | None, Option(min=0, help="of the noise of --strength", show_default="0")
+        int | None, Option(min=0, help="seed of the noise of --strength", show_default="0")
     ] = None,
     steps: options.Steps = None,
     class_: options.Class = None,
@@ -115,11 +115,11 @@ def edit_interpolate(
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
 ) -> None:
-    """Interpolate between two images, or between seeds, through the noise (DDIM)."""
+    """Interpolate between two images, or between seeds, in the space of the noise (DDIM)."""
     from fromnoise.generation import edits
 
     if (a is None or b is None) == (seeds is None) or (seeds is not None and (a or b)):
-        raise ConfigError("give --a and --b, two images, or --seeds as in 3,8, not both.")
+        raise ConfigError("the ends are missing or set twice. Give --a and --b, or --seeds 3,8.")
     if seeds is not None and strength is not None:
         raise ConfigError("--strength has no effect with --seeds. Remove it.")
     if seed is not None and strength is None:

@@ -9,7 +9,9 @@ from fromnoise.cli import options
 from fromnoise.config.errors import ConfigError
 
 Out = Annotated[Path | None, Option(help="a new folder", show_default="in evaluation/ of the run")]
-Scales = Annotated[str | None, Option(help="s, as in 1,2,3", show_default="the model's")]
+Scales = Annotated[
+    str | None, Option(help="one or more scales s, as in 1,2,3", show_default="the model's")
+]
 
 
 def evaluate(
@@ -24,7 +26,9 @@ def evaluate(
         str | None, Option(help=f"such as {options.METRICS}", show_default="all")
     ] = None,
     allow_small: options.AllowSmall = False,
-    seed: Annotated[int | None, Option(min=0, help="of the first image", show_default="0")] = None,
+    seed: Annotated[
+        int | None, Option(min=0, help="seed of the first image", show_default="0")
+    ] = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     guidance: options.Guidance = None,
@@ -65,7 +69,7 @@ def evaluate_labels(
     ] = None,
     num: Annotated[int, Option(min=1, help="images per condition")] = 8,
     guidance: Scales = None,
-    seed: Annotated[int, Option(min=0, help="of the first image")] = 0,
+    seed: Annotated[int, Option(min=0, help="seed of the first image")] = 0,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     weights: options.Weights = None,
@@ -102,7 +106,7 @@ def likelihood(
     out: Out = None,
     device: options.Device = "auto",
 ) -> None:
-    """Measure bits per dimension of at most 1,000 images of the run, held-out ones if there are."""
+    """Measure bits per dimension of up to 1,000 images of a run, held-out ones if it has any."""
     from fromnoise.evaluation.likelihood import evaluate_likelihood
 
     text, folder = evaluate_likelihood(model, weights=weights, out=out, device=device)
@@ -116,14 +120,14 @@ def sweep(
         str | None, Option(help="separated by commas", show_default="ddpm,ddim")
     ] = None,
     steps: Annotated[
-        str | None, Option(help="of each sampler", show_default="5,10,20,50,100")
+        str | None, Option(help="steps of each sampler", show_default="5,10,20,50,100")
     ] = None,
     search_times: Annotated[
-        bool, Option("--search-times", help="add a row at the best timesteps of this model to each")
+        bool, Option("--search-times", help="add rows with timesteps optimized for this model")
     ] = False,
     guidance: Scales = None,
     num: Annotated[
-        int | None, Option(min=1, help="per row", show_default="1,000, or one per feature")
+        int | None, Option(min=1, help="images per row", show_default="1,000, or one per feature")
     ] = None,
     reference: options.Reference = "train",
     extractor: options.Extractor = None,
@@ -140,7 +144,7 @@ def sweep(
 ) -> None:
     """Compare samplers, steps and guidance: quality against seconds, with the Pareto front.
 
-    --search-times needs --steps, and --samplers are then ddim by default.
+    --search-times needs --steps, and sets --samplers to ddim by default.
     """
     from fromnoise.evaluation.features import Against
     from fromnoise.evaluation.images import Drawing
@@ -151,7 +155,7 @@ def sweep(
         if key in sampling:
             raise ConfigError(f"{key} has no effect: a sweep sets it. Use {flag}.")
     if search_times and steps is None:
-        raise ConfigError("--search-times needs --steps. Give some, as in --steps 4,6,8.")
+        raise ConfigError("--search-times needs --steps. Give them, as in --steps 4,6,8.")
     samplers = samplers or ("ddim" if search_times else "ddpm,ddim")
     steps = steps or "5,10,20,50,100"
     text, folder = sweep_to_folder(

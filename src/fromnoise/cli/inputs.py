@@ -1,4 +1,4 @@
-"""`fromnoise recipes`, `data` and `import`: what a training or a sampling can start from."""
+"""`fromnoise recipes`, `data` and `import`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ data = Typer(
 
 @recipes.callback(invoke_without_command=True)
 def recipes_list(context: Context) -> None:
-    """List the shipped recipes with what they were measured to take and reach."""
+    """List the shipped recipes, with their measured times and scores."""
     if context.invoked_subcommand is not None:
         return
     from fromnoise.config.recipe import recipe_head, shipped_recipes
@@ -34,7 +34,7 @@ def recipes_list(context: Context) -> None:
 
 @recipes.command("show")
 def recipes_show(name: str) -> None:
-    """Print one recipe, to read or to start one's own from."""
+    """Print a recipe, to read it or to start your own from it."""
     from fromnoise.config.recipe import recipe_text
 
     print(recipe_text(name), end="")
@@ -43,12 +43,12 @@ def recipes_show(name: str) -> None:
 @data.command("shapes")
 def data_shapes(
     folder: Annotated[Path, Argument(help="a new folder")],
-    train: Annotated[int, Option(min=1, help="images")] = 18009,
+    train: Annotated[int, Option(min=1, help="training images")] = 18009,
     test: Annotated[int, Option(min=1, help="conditions in each of the two tests")] = 32,
-    size: Annotated[int, Option(min=16, help="pixels a side; shapes-small has 32")] = 64,
+    size: Annotated[int, Option(min=16, help="pixels per side; shapes-small has 32")] = 64,
     seed: Annotated[int, Option(min=0)] = 0,
 ) -> None:
-    """Render a synthetic set of coloured cubes, spheres and cylinders, laid out as i-CLEVR is."""
+    """Render a synthetic set of coloured cubes, spheres and cylinders, in the layout of i-CLEVR."""
     from fromnoise.data import write_shapes
 
     with progress_bar("rendering") as progress:
@@ -59,11 +59,13 @@ def data_shapes(
 @data.command("check")
 def data_check(
     path: Annotated[Path, Argument(help="a folder, zip, npz, npy or IDX file")],
-    source: Annotated[str | None, Option(help="read it as this source")] = None,
-    split: Annotated[Literal["train", "test"], Option(help="where there are two")] = "train",
+    source: Annotated[
+        str | None, Option(help="the source, such as folder or idx", show_default="detected")
+    ] = None,
+    split: Annotated[Literal["train", "test"], Option(help="for data with two")] = "train",
     verify: Annotated[bool, Option("--verify", help="also verify its cached images")] = False,
 ) -> None:
-    """Count, measure and read every image; name broken files and fitting recipe lines."""
+    """Read every image; print sizes, labels, duplicates, broken files and a fitting recipe."""
     from fromnoise.data import check_data
     from fromnoise.data.dataset import verify_entries
 
@@ -73,7 +75,7 @@ def data_check(
 
 
 def import_(
-    file: Annotated[Path, Argument(help="a checkpoint of another program; a folder of diffusers")],
+    file: Annotated[Path, Argument(help="another program's checkpoint, or a diffusers folder")],
     out: Annotated[Path, Option(help="a new folder for the model")],
     overrides: Annotated[
         list[str] | None,
@@ -83,7 +85,7 @@ def import_(
         str | None, Option(help=f"such as {options.FORMATS}", show_default="detected")
     ] = None,
 ) -> None:
-    """Import weights of another program as a model to sample from or to train further."""
+    """Import weights of another program as a model, to sample from it or to train it further."""
     import yaml
 
     from fromnoise.config.overrides import parse_override

@@ -12,7 +12,7 @@ from fromnoise.config.arguments import parse_training as parse_training
 from fromnoise.config.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
-# for the help: the dicts themselves need torch
+# repeated for the help, because the dicts of these names import torch
 METRICS = "fid, kid, is, prc, copies"
 FORMATS = (
     "explainingai, zoubohao, w86763777, mnist-tutorial, lucidrains, context-unet, diffusers, openai"
@@ -20,7 +20,7 @@ FORMATS = (
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Return the shipped recipes that begin with what was typed."""
+    """Return the shipped recipes whose names begin with `incomplete`."""
     from fromnoise.config.recipe import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
@@ -30,12 +30,12 @@ RecipeName = Annotated[
     str, Argument(help="a shipped recipe's name, or a YAML file", autocompletion=complete_recipe)
 ]
 TrainingData = Annotated[
-    Path | None, Option(help="a folder, zip, npz or IDX file to train on instead")
+    Path | None, Option(help="images to train on: a folder, zip, npz or IDX file")
 ]
 RunFolder = Annotated[Path | None, Option(help="the run folder", show_default="runs/RECIPE")]
 TrainingKeys = Annotated[
     list[str] | None,
-    Argument(metavar="KEY=VALUE", help="settings of training, or dotted: data.size=32"),
+    Argument(metavar="KEY=VALUE", help="settings, as in steps=20000 or data.size=32"),
 ]
 SamplingKeys = Annotated[
     list[str] | None,
@@ -46,19 +46,19 @@ SamplingKeys = Annotated[
     ),
 ]
 ModelPath = Annotated[Path, Argument(help="a run, a checkpoint or a .safetensors file")]
-Sampler = Annotated[str | None, Option(help=f"as sampler=…, such as {SAMPLERS}")]
-Steps = Annotated[int | None, Option(help="sampling steps, as steps=…")]
+Sampler = Annotated[str | None, Option(help=f"short for sampler=…, such as {SAMPLERS}")]
+Steps = Annotated[int | None, Option(help="sampling steps, short for steps=…")]
 Guidance = Annotated[
-    float | None, Option(help="as guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
+    float | None, Option(help="short for guidance=…: s in ε = ε_∅ + s·(ε_c − ε_∅); 1 is off")
 ]
 Class = Annotated[
     str | None, Option("--class", help="these labels, separated by commas, and no others")
 ]
 Labels = Annotated[
-    str | None, Option(help='as in "red cube, -blue sphere": present, absent; the others open')
+    str | None, Option(help='as in "red cube, -blue sphere": present, absent; others stay open')
 ]
 Weights = Annotated[
-    Literal["ema", "raw"] | None, Option(help="averaged or raw", show_default="ema")
+    Literal["ema", "raw"] | None, Option(help="averaged or raw weights", show_default="ema")
 ]
 BatchSize = Annotated[int, Option(min=1, help="images at a time")]
 Device = Annotated[str, Option(help="cpu, cuda, mps")]
@@ -76,10 +76,10 @@ ClassifierPath = Annotated[
     Path | None, Option("--classifier", help="folder of `fromnoise classifier train`")
 ]
 FeaturesWeights = Annotated[
-    Path | None, Option(help="Inception's weights; else they are downloaded")
+    Path | None, Option(help="a file of Inception's weights", show_default="downloaded")
 ]
 AllowSmall = Annotated[
-    bool, Option("--allow-small", help="accept fewer images than features, and mark it")
+    bool, Option("--allow-small", help="accept fewer images than features, and mark the score")
 ]
 
 

@@ -1,4 +1,4 @@
-"""Old names of commands and flags: an error that names the new one."""
+"""Reject old names of commands and flags, by an error with the new name."""
 
 from collections.abc import Sequence
 

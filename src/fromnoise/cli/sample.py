@@ -28,11 +28,11 @@ def sample(
         str | None, Option(help='labels with weights, as in "red cube=3, blue sphere=-1"')
     ] = None,
     cycle_classes: Annotated[
-        bool, Option("--cycle-classes", help="each label alone, one after the other")
+        bool, Option("--cycle-classes", help="one label per image, each in turn")
     ] = False,
     conditions: Annotated[
         Path | None,
-        Option(help="a JSON list of lists of labels, as test.json of i-CLEVR, or of texts"),
+        Option(help="a JSON list of lists of labels, like test.json of i-CLEVR, or of texts"),
     ] = None,
     autoguidance: Annotated[
         Path | None, Option(help="a weaker model, such as an earlier checkpoint")
@@ -42,15 +42,15 @@ def sample(
     ] = None,
     weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
-    grid: Annotated[bool, Option(help="a picture of the first 64")] = True,
+    grid: Annotated[bool, Option(help="a grid of the first 64 images")] = True,
     columns: Annotated[int | None, Option(min=1, help="images in a row of the grid")] = None,
     npz: Annotated[bool, Option("--npz", help="all images as samples_NxHxWxC.npz")] = False,
     gif: Annotated[bool, Option("--gif", help="the denoising as an animation")] = False,
     trajectory: Annotated[
-        bool, Option("--trajectory", help="x_t and the predicted x_0 at ten times")
+        bool, Option("--trajectory", help="x_t and the predicted x_0 at ten timesteps")
     ] = False,
     times: Annotated[
-        str | None, Option(help="of the trajectory, as in 999,700,0: the nearest visited ones")
+        str | None, Option(help="timesteps of the trajectory, as in 999,700,0, or nearest ones")
     ] = None,
     strips: Annotated[
         int | None, Option(min=1, help="images in the trajectory", show_default="4")
@@ -61,11 +61,11 @@ def sample(
     noise: Annotated[bool, Option("--noise", help="the starting noise beside its images")] = False,
     out: Annotated[Path | None, Option(file_okay=False, show_default="samples/ in the run")] = None,
     overwrite: Annotated[
-        bool, Option("--overwrite", help="remove the samples that are in the folder")
+        bool, Option("--overwrite", help="remove earlier samples from the folder")
     ] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Sample images: a PNG per seed and a grid. Every option is optional."""
+    """Sample images: a PNG per seed, and a grid."""
     from fromnoise.generation.request import (
         DEFAULT_COUNT,
         Request,

@@ -12,16 +12,17 @@ from fromnoise.config.errors import ConfigError
 def studio(
     folder: Annotated[
         Path | None,
-        Argument(help="of runs, and of data to choose from", show_default="here; data at home"),
+        Argument(help="the folder of runs and data", show_default="here, data in your home folder"),
     ] = None,
     port: Annotated[
-        int | None, Option(min=0, max=65535, help="or the next free one", show_default="8765")
+        int | None,
+        Option(min=0, max=65535, help="the port, or the next free one", show_default="8765"),
     ] = None,
     host: Annotated[
-        str, Option(help="an address of this machine, for other machines to connect to")
+        str, Option(help="the address to listen on; other machines can connect to it")
     ] = "127.0.0.1",
 ) -> None:
-    """Open the same in the browser: make pictures, look at runs, train."""
+    """Open the studio in the browser: train, inspect runs, sample, edit and check data."""
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise ConfigError(
             f"the studio needs {' and '.join(missing)}. Run: pip install -e '.[studio]'"

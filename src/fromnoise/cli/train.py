@@ -1,4 +1,4 @@
-"""Commands that train a run or read one: doctor, train, resume, progress, ema, report."""
+"""`fromnoise train`, `resume`, `progress`, `doctor`, `ema` and `report`."""
 
 import signal
 from pathlib import Path
@@ -35,10 +35,10 @@ def resume(
     run: Annotated[Path, Argument(help="a run folder")],
     settings: options.TrainingKeys = None,
     from_scratch: Annotated[
-        bool, Option("--from-scratch", help="begin at step 0 if every checkpoint is damaged")
+        bool, Option("--from-scratch", help="restart at step 0 if every checkpoint is damaged")
     ] = False,
 ) -> None:
-    """Continue a run exactly where it stopped. training.steps=N makes it longer."""
+    """Resume a run exactly where it stopped. Set steps=N to train longer."""
     recipe = run / "recipe.yaml"
     overrides = options.parse_training(recipe, settings) if recipe.is_file() else {}
     from fromnoise import runs
@@ -53,7 +53,7 @@ def progress(
         str | None, Option(help="such as 0,50,100,150,199", show_default="five, evenly spaced")
     ] = None,
 ) -> None:
-    """Draw the previews of several steps of a training side by side."""
+    """Draw previews of several steps of a training side by side."""
     chosen = options.parse_numbers(epochs, "--epochs", "0,50,199") if epochs is not None else None
     from fromnoise.training.previews import progress_figure
 
@@ -61,24 +61,24 @@ def progress(
 
 
 def ema(
-    run: Annotated[Path, Argument(help="a run that had training.ema_lengths")],
+    run: Annotated[Path, Argument(help="a run with training.ema_lengths")],
     length: Annotated[
-        float, Option(help="of the average, over that of the training: σ_rel, below 0.2887")
+        float, Option(help="length of the average over that of the training, σ_rel < 0.2887")
     ],
     step: Annotated[
-        int | None, Option(help="the last step of it", show_default="the last snapshot")
+        int | None, Option(help="last step of the average", show_default="the last snapshot")
     ] = None,
     out: Annotated[
         Path | None, Option(help="a new FILE.safetensors", show_default="ema/length-…  in the run")
     ] = None,
 ) -> None:
-    """Make an average of any length out of a run's snapshots, as a model file."""
+    """Write a model with an average of any length, made from a run's snapshots."""
     from fromnoise.training.ema import reconstruct
 
     average = reconstruct(run, length, step=step, out=out)
     print(average.file.absolute())
     print(
-        f"length {length:g} at step {average.step:,}, of {average.snapshots} snapshots, relative "
+        f"length {length:g} at step {average.step:,}, from {average.snapshots} snapshots, relative "
         f"error of its profile {100 * average.error:.2f} %"
     )
 
@@ -89,7 +89,7 @@ def report(
         Path | None, Option(help="an HTML file", show_default="report.html in the first run")
     ] = None,
 ) -> None:
-    """Write a self-contained HTML page about one run or several side by side."""
+    """Write a self-contained HTML page about one run, or about several side by side."""
     from fromnoise.report.report import write_report
 
     with progress_bar("denoising") as bar:
@@ -103,7 +103,7 @@ def doctor(
     data: options.TrainingData = None,
     out: options.RunFolder = None,
 ) -> None:
-    """Estimate what a training costs and learns on this machine. Exit with 1 after an error."""
+    """Check the settings, time and memory of a training. Exit with 1 after an error."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table

@@ -1,1 +1,1 @@
-"""Estimate what a training costs and learns on this machine, before it starts."""
+"""Check the settings, time and memory of a training on this machine, before it starts."""

@@ -1,4 +1,4 @@
-"""Checks of what a training costs and learns. Each is a function: facts → finding."""
+"""The checks of a training's cost and settings. Each is a function: facts → finding."""
 
 import math
 import re
@@ -29,7 +29,7 @@ TOO_SLOW = "not measured: a pass of two images takes too long"
 class Facts:
     """The facts that the checks need. None: unknown."""
 
-    recipe: Recipe  # with its epochs as steps. steps = 0: unknown, as is the number of images
+    recipe: Recipe  # with epochs converted to steps; 0 if the number of images is unknown
     spec: ModelSpec
     cost: Cost
     computation: Computation
@@ -76,7 +76,7 @@ def length(settings: Training) -> str:
 
 
 def images_seen(facts: Facts) -> Finding:
-    """Check how often each image is seen. The model memorises few images that it sees often."""
+    """Check how often each image is seen: a model may memorize few images that it sees often."""
     settings, count = facts.recipe.training, facts.num_images
     seen = settings.steps * settings.batch_size
     message, advice = f"{seen:,} in {settings.steps:,} steps", ""
@@ -128,7 +128,7 @@ def flip(facts: Facts) -> Finding:
     """Check that mirrored images are valid, and that their labels stay true."""
     data, words = facts.recipe.data, re.compile(r"(?i)(?<![a-z])(left|right)(?![a-z])")
     wrong = list(filter(words.search, facts.spec.label_names)) if data.labels else []
-    wrong = wrong or ["digits"] * (data.source in ("digits", "mnist"))  # a mirrored 2 is none
+    wrong = wrong or ["digits"] * (data.source in ("digits", "mnist"))  # a mirrored 2 is not a 2
     if data.flip and wrong:
         message = f"data.flip on {data.source} makes these wrong: {', '.join(wrong[:3])}"
         return Finding("flip", message, "Set data.flip=false")
@@ -149,12 +149,12 @@ def final_noise(facts: Facts) -> Finding:
         return Finding(topic, f"√ᾱ_T = {signal:.2g}: x_T is nearly pure noise")
     # √ᾱ_T of the same β is about exp(−c·T)
     longer = 10 * round(diffusion.T * math.log(PAPER_FINAL_SIGNAL) / math.log(signal) / 10)
-    ways: list[tuple[str, Any]] = [("T", longer)] if diffusion.T < longer <= 10_000 else []
-    ways += [("schedule", Component(name=name)) for name in ("linear_rescaled", "cosine")]
-    works = [way for way in ways if signal_after(**dict([way])) <= MAX_FINAL_SIGNAL]
-    said = [f"diffusion.{key}={getattr(value, 'name', value)}" for key, value in works]
+    changes: list[tuple[str, Any]] = [("T", longer)] if diffusion.T < longer <= 10_000 else []
+    changes += [("schedule", Component(name=name)) for name in ("linear_rescaled", "cosine")]
+    works = [each for each in changes if signal_after(**dict([each])) <= MAX_FINAL_SIGNAL]
+    settings = [f"diffusion.{key}={getattr(value, 'name', value)}" for key, value in works]
     message = f"√ᾱ_T = {signal:.2f}: x_T still shows the image, but sampling starts from pure noise"
-    advice = f"Set {', or '.join(said)}" if said else "Set another diffusion.schedule"
+    advice = f"Set {', or '.join(settings)}" if settings else "Set another diffusion.schedule"
     return Finding(topic, message, advice, error=True)
 
 
@@ -229,7 +229,7 @@ def memory(facts: Facts) -> Finding:
     settings, image_bytes = facts.recipe.training, cost.image_bytes
 
     def fixed_of(parts: int) -> int:
-        """Gradients of one part, and the sums of others that wait in the tree, beside the rest."""
+        """Return the bytes that do not depend on the images, with gradients and their sums."""
         return facts.optimised_bytes + cost.weight_bytes * (1 + (parts - 1).bit_length())
 
     fixed = fixed_of(settings.parts)
@@ -317,7 +317,7 @@ def disk(facts: Facts) -> Finding:
 
 
 def _fits(topic: str, message: str, need: int, free: int | None, advice: str) -> Finding:
-    """Return the finding about a need of memory or disk. advice: if that is nearly full."""
+    """Return the finding about memory or disk. advice: given if that is nearly full."""
     if free is None:
         return Finding(topic, message)
     advice = advice if need > NEARLY_FULL * free else ""

@@ -49,7 +49,7 @@ class Cost(NamedTuple):
 
 
 class Attentions(TorchFunctionMode):
-    """A list of the softmax attentions that are computed in this context."""
+    """A context that records its softmax attentions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ def count_work(
 class Activations(NamedTuple):
     """Bytes for the backward pass: of all activations, and of those kept with checkpointing.
 
-    The second are the inputs of the blocks of `regions`, what lies between the blocks, and, in the
-    backward pass, what the largest block keeps.
+    With checkpointing these are the inputs of the blocks of `regions`, the activations between the
+    blocks, and, in the backward pass, those of the largest block.
     """
 
     everything: int
@@ -86,11 +86,11 @@ class Activations(NamedTuple):
 
 
 def activation_bytes(denoiser: Denoiser, passes: Callable[[], object], half: bool) -> Activations:
-    """Return the bytes that a forward pass keeps for the backward pass. Runs both, `passes`.
+    """Return the bytes that a forward pass keeps for the backward pass.
 
-    Tensors that share memory count once. Weights do not count, nor do their copies if the passes
-    are in half precision, which do not depend on the number of images. `passes` are those without
-    checkpointing.
+    passes: runs both passes, without checkpointing. Tensors that share memory count once. Weights
+    do not count, and neither do their copies in half precision, because they do not depend on the
+    number of images.
     """
     regions = regions_of(denoiser.network)
     weights = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
@@ -107,13 +107,13 @@ def activation_bytes(denoiser: Denoiser, passes: Callable[[], object], half: boo
         if len(kept) == 1:
             within.append((block, {}))
             inputs.extend(x for x in given if isinstance(x, Tensor) and torch.is_grad_enabled())
-        kept.append(within[-1][1])  # a block in a block belongs to the outer one
+        kept.append(within[-1][1])  # a nested block belongs to the outer one
 
     def leave(*_: object) -> None:
         kept.pop()
 
     def total(of: dict[int, int], parameters: Iterable[Tensor]) -> int:
-        """Return the bytes without weights, and without the copies of these."""
+        """Return the bytes without weights and their copies."""
         copies = sum(2 * p.numel() for p in parameters if half and p.ndim > 1)
         return max(sum(of[place] for place in of.keys() - weights) - copies, 0)
 
@@ -164,7 +164,7 @@ def measure(
     """Count a network's work and time a few steps of it, in about `seconds`.
 
     The first pass is the forward pass of one image. Each further pass starts only if there is time
-    for it. Nothing changes, the global random state neither.
+    for it. The network and the global random state do not change.
     """
     device, now = next(denoiser.parameters()).device, time.perf_counter
     settings, objective = recipe.training, recipe.diffusion.objective()
@@ -196,12 +196,12 @@ def measure(
         images = batch(1)
         one = trial.denoiser, to_float(images.x0), images.cond
         forward, multiply_adds, attention = count_work(*one)
-        if now() + forward < end:  # again: the first pass is a warm-up
+        if now() + forward < end:  # again, because the first pass is a warm-up
             forward = min(forward, count_work(*one)[0])
         weights = list(denoiser.parameters())
         sizes = sum(p.numel() for p in weights), sum(p.nbytes for p in weights)
         cost = Cost(*sizes, multiply_adds, attention)
-        if now() + 3 * count * forward > end:  # both passes take as long as three forward, about
+        if now() + 3 * count * forward > end:  # a backward pass takes about two forward passes
             return cost
 
         trial.denoiser.train()

@@ -1,4 +1,4 @@
-"""The doctor: check what a recipe costs and learns on this machine, before the training."""
+"""The doctor: check the settings, time and memory of a training before it starts."""
 
 import logging
 import shutil
@@ -33,10 +33,10 @@ def diagnose(
     data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
-    """Estimate what a training costs and learns on this machine, in about 20 seconds.
+    """Check the settings, time and memory of a training on this machine, in about 20 seconds.
 
-    Arguments and errors as in `fromnoise.train`. Nothing is trained, written or downloaded. If the
-    images are not on this machine, the findings say what is unknown.
+    Arguments and errors are those of `fromnoise.train`. Nothing is trained, written or downloaded.
+    If the images are not on this machine, some findings are incomplete.
     """
     resolved, folder = resolve_recipe(recipe, out, data, overrides)
     try:
@@ -89,7 +89,7 @@ def check(
 
 
 def stand_in(data: Data) -> ImageSet:
-    """Return black images, without memory, for those that are not here: none if unknown how many.
+    """Return black images, which use no memory, in place of missing ones; 0 if unknown how many.
 
     Raises ConfigError if their size is unknown.
     """

@@ -1,1 +1,1 @@
-"""Generate folders of pictures: samples, inpainting, variations, interpolations."""
+"""Generate folders of images: samples, inpainting, variations, interpolations."""

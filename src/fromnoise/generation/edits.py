@@ -23,7 +23,7 @@ from fromnoise.rng import Key, require_unique_seeds
 
 SHOWN_ROWS, SHOWN_COLUMNS = 8, 10  # images of a comparison, and results of each
 MASKED = np.uint8(128)  # grey
-DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # it leads back to the image
+DETERMINISTIC = {"sampler": "ddim", "eta": 0.0, "precision": "fp32"}  # inverts `ddim_inversion`
 Edit = Callable[[Tensor, list[int], list[int]], Tensor]  # x_0, seeds, indices of images → x_0
 
 
@@ -42,7 +42,8 @@ class InputImages(NamedTuple):
 def read_inputs(request: Request, path: Path) -> InputImages:
     """Read an image file, or those of a folder, at the model's size and channels.
 
-    Raises FolderNotEmpty for the folder of the results, and DataError for an unreadable file.
+    Raises FolderNotEmpty if the folder of the results is not empty, and DataError for an unreadable
+    file.
     """
     require_empty_folder(request.folder)
     files = image_files(path)
@@ -63,12 +64,12 @@ def inpaint_to_folder(
 ) -> list[Path]:
     """Inpaint the white area of a mask, once per image and seed: NAME-SEED.png.
 
-    By `diffusion.inpaint`: ancestral steps, each piece of `jump` of them repeated `resample` times.
+    `diffusion.inpaint` takes ancestral steps, and runs each piece of `jump` steps `resample` times.
     All other pixels of the image, at the model's size, are preserved exactly. The noise is a
     function of (seed, t, round); in the first round it is that of `Model.sample`.
 
-    request: its sampler is ddpm. image: a file or a folder. mask: a file for all images, or a
-    folder with a mask named as each image; see `read_mask`.
+    request: its sampler must be ddpm. image: a file or a folder. mask: a file for all images, or a
+    folder with a mask of the same name for each image; see `read_mask`.
     Returns the PNGs and a comparison. Raises ValueError before anything is written.
     """
     model, config = request.model, request.config
@@ -97,7 +98,7 @@ def inpaint_to_folder(
         return last_x(watched(steps, seeds))
 
     settings = {"edit": "inpaint", "steps": config.steps, "resample": resample, "jump": jump}
-    title = f"inpainted in {config.steps} steps, each piece of {jump} repeated {resample} ×"
+    title = f"inpainted in {config.steps} steps, each piece of {jump} run {resample} ×"
     return _edit_to_folder(request, inputs, seeds, edit, settings, title, masks)
 
 
@@ -114,7 +115,7 @@ def vary_to_folder(
     """
     if not 0 <= strength <= 1:
         raise ConfigError(
-            f"strength = {strength:g} is out of range. Use 0 (the image) to 1 (none of it)."
+            f"strength = {strength:g} is out of range. Use 0 (keep the image) to 1 (ignore it)."
         )
     model, config = request.model, request.config
     schedule = model.denoiser.schedule
@@ -143,7 +144,7 @@ def _read_masks(model: Model, path: Path, inputs: InputImages) -> np.ndarray:
     if missing := [name for name in inputs.names if name not in masks]:
         raise DataError(
             f"{path} has no mask for {missing[0]} ({len(missing)} of {len(inputs.names)} "
-            "images). Name each mask as its image, or give one file for all."
+            "images). Give each mask the name of its image, or give one file for all."
         )
     how = {"size": model.spec.size, "fit": model.spec.fit}
     files = zip(inputs.names, inputs.files, strict=True)
@@ -161,8 +162,8 @@ def _edit_to_folder(
 ) -> list[Path]:
     """Edit each image with each seed: NAME-SEED.png, and comparison.png beside them.
 
-    settings: for the metadata. masks: bool (N, H, W), for the comparison, which shows inputs and
-    results.
+    The comparison shows inputs, masks and results. settings: for the metadata. masks: bool
+    (N, H, W).
     """
     require_unique_seeds(seeds)
     jobs = [(i, seed) for i in range(len(inputs.names)) for seed in seeds]
@@ -174,8 +175,8 @@ def _edit_to_folder(
             yield edit(inputs.x0(request.model, rows), of_rows, rows)
 
     names = [f"{inputs.names[i]}-{seed:06d}" for i, seed in jobs]
-    said = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
-    metadata = [{**said, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
+    shared = {key: str(value) for key, value in settings.items()} | {"software": "fromnoise"}
+    metadata = [{**shared, "image": inputs.names[i], "seed": str(seed)} for i, seed in jobs]
     pngs, results = request.write(edited(), names, metadata)
     if not request.model.spec.png_holds_all:
         pngs.append(save_npz(results, request.folder))
@@ -205,15 +206,16 @@ def interpolate_to_folder(
     """Write images from a to b: a PNG for each λ from 0 to 1, a comparison and an animation.
 
     Without strength, `ddim_inversion` finds the noise of both images, `slerp` interpolates between
-    the two, and DDIM denoises the result (Song et al. 2021, section 5.3). The ends are the images
-    again, up to the error of the steps. With a strength in (0, 1] both images get the same noise at
-    t = strength·T, are mixed there and denoised (Ho et al. 2020, section 4.3): a small strength
-    blends the images, a large one lets the model invent what lies between. seed: of that noise.
+    the two, and DDIM denoises the result (Song et al. 2021, section 5.3). At λ = 0 and 1 the
+    results are the images, up to the error of the steps. With a strength in (0, 1] both images get
+    the same noise at t = strength·T, are mixed there and denoised (Ho et al. 2020, section 4.3). A
+    small strength blends the images; with a large one the model invents images between them. seed:
+    of that noise.
 
-    request: without strength, its settings are resolved with `DETERMINISTIC`. a, b: two files, or
-    two folders with the same number of images, paired in order.
+    request: without strength, its settings must be resolved with `DETERMINISTIC`. a, b: two files,
+    or two folders with the same number of images, paired in order.
 
-    Raises ValueError: unreadable or out of range, before anything is written.
+    Raises ValueError for an unreadable image or a value out of range, before anything is written.
     """
     model, config, schedule = request.model, request.config, request.model.denoiser.schedule
     fractions, times = _fractions(frames), visited_timesteps(config, schedule)
@@ -229,8 +231,8 @@ def interpolate_to_folder(
     first, last = read_inputs(request, a), read_inputs(request, b)
     if len(first.names) != len(last.names):
         raise DataError(
-            f"{a} has {len(first.names)} images and {b} has {len(last.names)}. They are paired in "
-            "order: give the same number of each."
+            f"{a} has {len(first.names)} images, but {b} has {len(last.names)}. They are paired in "
+            "order. Give the same number of each."
         )
     eps = model.start([seed])[0].to(model.device)
 
@@ -253,11 +255,11 @@ def interpolate_to_folder(
 def interpolate_seeds_to_folder(
     request: Request, seeds: Sequence[int], *, frames: int = 8
 ) -> list[Path]:
-    """Write the images that DDIM makes of noise between each seed and the next.
+    """Write images that DDIM samples from noise between that of each seed and of the next.
 
-    x_T = slerp(x_T of the one, x_T of the other, λ); at λ = 0 and 1 the images are those of
-    `Model.sample` with DDIM. Files and settings as in `interpolate_to_folder`.
-    Raises ValueError for fewer than two seeds, and as there.
+    x_T = slerp(x_T of a seed, x_T of the next, λ); at λ = 0 and 1 the images are those of
+    `Model.sample` with DDIM. Files, settings and errors are those of `interpolate_to_folder`.
+    Raises ValueError for fewer than two seeds, too.
     """
     if len(seeds) < 2:
         raise ConfigError(f"seeds = {seeds} are too few. Give at least 2, as in 3,8.")
@@ -272,7 +274,7 @@ def interpolate_seeds_to_folder(
 
 
 def _require_sampler(config: SamplingConfig, what: str, name: str, **options: float) -> None:
-    """Raise ConfigError for another sampler than the one that an edit is made with."""
+    """Raise ConfigError unless the sampler and its options are those that an edit needs."""
     for key, value in {"sampler": name, **options}.items():
         own = config.sampler.name if key == "sampler" else config.sampler.options[key]
         if own != value:
@@ -304,8 +306,8 @@ def _denoise_to_folder(
 ) -> list[Path]:
     """Denoise x_t of each pair, (frames, C, H, W), and write the images.
 
-    They are A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
-    ends: the input images, (pairs, C, H, W) each; None for the seeds `pairs`.
+    Writes A-B-000.png, …, comparison.png with a row per pair, and interpolation.gif.
+    ends: the input images, (pairs, C, H, W) each; None if `pairs` are seeds.
     """
 
     def denoised() -> Iterator[Tensor]:

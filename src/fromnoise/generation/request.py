@@ -1,6 +1,6 @@
-"""A request for generated images: the model, its settings, the labels, and the folder.
+"""A request for generated images: the model, its settings, the conditioning and the folder.
 
-Its conditioning has the labels of each image, or a composition, and autoguidance.
+The conditioning has the labels of each image, or a composition, and autoguidance.
 """
 
 import logging
@@ -28,7 +28,7 @@ DEFAULT_COUNT = 64  # images
 
 
 class Conditioning(NamedTuple):
-    """Labels of images, a composition, autoguidance. The default is unconditional."""
+    """Labels of images, a composition, and autoguidance. The default is unconditional."""
 
     cond: np.ndarray | None = None  # labels in {−1, 0, +1}, int8 (N, K)
     compose: Mapping[str, float] | None = None  # label → weight, for all images
@@ -49,7 +49,7 @@ class Conditioning(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A model, how to sample from it, and a folder for the images.
+    """A model, its sampling settings, the conditioning, and a folder for the images.
 
     conditioning: a row per image for samples; one row, for all images, for edits.
     """
@@ -63,7 +63,7 @@ class Request(NamedTuple):
     def write(
         self, batches: Iterable[Tensor], names: Sequence[str], metadata: Sequence[Mapping[str, str]]
     ) -> tuple[list[Path], np.ndarray]:
-        """Write each batch of x_0, (B,C,H,W), when it is there: NAME.png with metadata.
+        """Write each batch of x_0, (B,C,H,W), as soon as it is sampled: NAME.png with metadata.
 
         Returns the files and all images, (N,C,H,W) of the model's depth.
         """
@@ -72,13 +72,13 @@ class Request(NamedTuple):
         spec = self.model.spec
         if (channels := spec.channels) not in SHOWN_WHOLE:
             logger.warning(
-                "the images have %d channels: each PNG shows %d of them, an npz holds all",
+                "the images have %d channels: a PNG shows %d of them, and an npz holds all",
                 channels,
                 1 if channels == 2 else 3,
             )
         elif not spec.png_holds_all:
             kind = "floats" if spec.depth == "float" else "16 bits in colour"
-            logger.warning("the images are %s: each PNG shows 8 bits, an npz holds all", kind)
+            logger.warning("the images are %s: a PNG shows 8 bits, and an npz holds all", kind)
         with progress_bar("images") as progress:
             for x in batches:
                 rows = slice(len(files), len(files) + len(x))
@@ -98,7 +98,7 @@ class Request(NamedTuple):
 
 
 def heading(title: str, captions: Sequence[str]) -> str:
-    """Return a title that begins with the caption of the images, if all have the same one."""
+    """Return the title, after the caption of the images if all have the same one."""
     if len(set(captions)) > 1 or not captions[0]:
         return title
     return f"{literal(textwrap.shorten(captions[0], 60, placeholder=' …'))}: {title}"
@@ -116,13 +116,14 @@ def read_conditioning(
 ) -> Conditioning:
     """Return the conditioning of `count` images from the label options of a command.
 
-    names: labels of the model. count: None is 64, one per condition of a file, or whole rounds of
-    the classes. class_: these labels, separated by commas, present, and all others absent. labels:
-    `red cube, -blue sphere`: present and absent, the others open. compose: `red cube=3, blue
-    sphere=-1`: weights for all images. cycle_classes: each label in turn. file: a condition per
-    image, repeated if needed.
+    names: labels of the model. count: by default 64, one per condition of a file, or whole cycles
+    of the classes. class_: these labels, separated by commas, are present, and all others absent.
+    labels: `red cube, -blue sphere`: present and absent; all others are open. compose: `red cube=3,
+    blue sphere=-1`: weights for all images. cycle_classes: each label in turn. file: a condition
+    per image, repeated if needed.
 
-    Raises ConfigError for several of these, or an unconditional model; DataError for labels.
+    Raises ConfigError for several of these options, or an unconditional model; DataError for wrong
+    labels.
     """
     options = [class_, labels, compose, file, cycle_classes or None]
     given = len(options) - options.count(None)
@@ -154,7 +155,7 @@ def read_conditioning(
 def guidance_notes(
     spec: ModelSpec, config: SamplingConfig, conditioning: Conditioning
 ) -> list[str]:
-    """Return the lines to log before sampling: the formula, and requests that were not trained."""
+    """Return lines to log before sampling: the formula, and conditions that were not trained."""
     cond, compose, autoguidance = conditioning
     notes = []
     if autoguidance is not None:
@@ -171,14 +172,14 @@ def guidance_notes(
     partial = compose is not None or (cond is not None and (cond == 0).any())
     if partial and spec.label_dropout == 0:
         notes.append(
-            "some labels are open, but this model was trained with training.label_dropout = 0: it "
-            "knows images with all labels or with none"
+            "some labels are open, but this model was trained with training.label_dropout = 0, "
+            "only on images with all labels or with none"
         )
     return notes
 
 
 def guidance_formula(config: SamplingConfig, compose: Mapping[str, float] | None = None) -> str:
-    """Return how labels steer the images, in one line; empty if guidance is off."""
+    """Return the formula of the guidance in one line, or an empty string if it is off."""
     if compose is not None:
         terms = "".join(
             f" {'−' if w < 0 else '+'} {abs(w):g}·(ε[{name}] − ε_∅)" for name, w in compose.items()

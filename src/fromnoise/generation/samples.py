@@ -1,4 +1,4 @@
-"""Sample to a folder: a PNG per seed, a grid, and what else is requested."""
+"""Sample to a folder: a PNG per seed, a grid, and other requested files."""
 
 import hashlib
 import re
@@ -71,9 +71,9 @@ def sample_to_folder(
 ) -> list[Path]:
     """Sample one image per seed, and write each as a PNG named by its seed.
 
-    Pictures of the trajectory show the first batch. overwrite: remove the samples that are in the
-    folder. watch: called with the number of the first image of the batch, and each step; what it
-    raises ends the sampling. Returns the PNGs in the order of the seeds, then all other files.
+    Pictures of the trajectory show the first batch. overwrite: remove earlier samples from the
+    folder. watch: called with the index of the batch's first image and each step; its exceptions
+    end the sampling. Returns the PNGs in the order of the seeds, then all other files.
 
     Raises FolderNotEmpty for a folder with samples of another model, of other settings or labels,
     or of another program; ValueError for a seed that is repeated with the same labels, and for
@@ -100,7 +100,7 @@ def sample_to_folder(
             steps = model.denoise(seeds[rows], config, **conditioning.rows(rows))
             steps = steps if watch is None else _watched(steps, watch, i)
             x = last_x(steps) if i else trajectory.follow(model.start(seeds[rows]), steps)
-            while replaced:  # now that there is something new
+            while replaced:  # not before the first batch has succeeded
                 replaced.pop().unlink(missing_ok=True)
             yield x
 
@@ -118,7 +118,7 @@ def sample_to_folder(
         path = folder / "noise.png"
         files.append(grids_side_by_side(panels, path, title=title, columns=outputs.columns))
     whole = model.spec.png_holds_all
-    if outputs.npz or not whole:  # without whole PNGs, the only copy of these seeds
+    if outputs.npz or not whole:  # if PNGs cannot hold all, the only full copy of these seeds
         tag = "" if whole else f"-seeds-{seeds[0]}-{seeds[-1]}"
         files.append(save_npz(images, folder, conditioning.cond, tag=tag))
     return pngs + files
@@ -131,9 +131,10 @@ def _watched(steps: Iterable[Step], watch: Watch, first: int) -> Iterator[Step]:
 
 
 def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: bool) -> list[Path]:
-    """Require that the samples in a folder are of the set to be written, or return those to remove.
+    """Return the earlier samples to remove, if `overwrite`.
 
-    Theirs may be of fewer labels: then the set grows.
+    Otherwise the new samples join those in the folder, which may have fewer labels. Raises
+    FolderNotEmpty if these are of another model, of other settings or labels.
     """
     require_room(folder)
     found = samples_in(folder) if folder.is_dir() else {}
@@ -149,7 +150,7 @@ def _prepare(folder: Path, metadata: Sequence[Mapping[str, str]], *, overwrite: 
 
 
 class Trajectory:
-    """Pictures of one batch on its way from noise to images: `follow` it, then `save`."""
+    """Pictures of one batch from noise to images. Call `follow`, then `save`."""
 
     def __init__(self, request: Request, outputs: Outputs, title: str) -> None:
         """Select the timesteps to show. Raises ConfigError for times out of range."""
@@ -167,7 +168,7 @@ class Trajectory:
         self.files: list[Path] = []
 
     def follow(self, x: Tensor, steps: Iterable[Step]) -> Tensor:
-        """Keep x_t and the x̂_0 that is predicted from it, where they are shown. Return x_0."""
+        """Store x_t and the predicted x̂_0 at the shown timesteps. Return x_0."""
         for step in steps:
             self._keep(step.t, x, step.x0)
             x = step.x
@@ -175,7 +176,7 @@ class Trajectory:
         return x
 
     def save(self) -> list[Path]:
-        """Write the animation and the strip; return them after the grids of each step."""
+        """Write the animation and the strip. Return them, after the grids of each step."""
         if self.outputs.gif:
             self.files.append(save_gif(self.frames, self.folder / "denoising.gif"))
         if self.outputs.trajectory:
@@ -204,7 +205,7 @@ class Trajectory:
 
 
 def _evenly_spaced(times: Sequence[int], at_most: int) -> list[int]:
-    """Return some of the times, evenly spaced, the first and the last included."""
+    """Return up to `at_most` of the times, evenly spaced, the first and the last included."""
     indices = torch.linspace(0, len(times) - 1, min(at_most, len(times))).round()
     return [times[int(i)] for i in indices]
 
@@ -215,11 +216,12 @@ def _evenly_spaced(times: Sequence[int], at_most: int) -> list[int]:
 def default_folder(
     model: Model, path: Path, config: SamplingConfig, conditioning: Conditioning
 ) -> Path:
-    """Return samples/NAME in the run, or beside a lone file.
+    """Return samples/NAME in the run, or beside a file outside of a run.
 
-    path: where the model was loaded from. NAME holds the step, the weights, the sampler with its
-    options and the labels, so that other settings go to other folders. For a file outside a run, or
-    a name, it begins with that name. It ends with the precision if that is not the default one.
+    path: of the model. NAME has the step, the weights, the sampler with its options and the labels,
+    so that other settings have another folder. For a file outside of a run it begins with the
+    file's name, and for a model by name with that. It ends with the precision, unless that is the
+    default.
     """
     spec, (cond, compose, autoguidance) = model.spec, conditioning
     folder = run_folder_of(path)

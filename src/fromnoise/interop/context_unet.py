@@ -4,7 +4,7 @@ Its `DDPM.state_dict()` holds the network under `nn_model.` and tables of T + 1 
 a table is timestep t here. The original leaves the noise of its index 0, σ = √(1−ᾱ) = 0.01, in
 every sample. Here that noise belongs to the first step and is removed with it.
 
-A fork for i-CLEVR says `layers` where the original says `model`: `structure.py` pairs them.
+A fork for i-CLEVR has the name `layers` instead of `model`, which `structure.py` pairs.
 """
 
 import torch
@@ -87,11 +87,11 @@ def context_unet(payload: torch_files.Payload) -> torch_files.ImportedModel | No
 def _betas(table: Tensor | None) -> Tensor:
     """Return β_1 … β_T from √β_0 … √β_T, so that ᾱ_t is unchanged for t ≥ 1.
 
-    This table is the most exact one: 1 − β in float32 has few digits of a small β.
+    This is the most exact table of the file: 1 − β in float32 loses digits of a small β.
     """
     steps = T if table is None else len(table) - 1
     published = torch.linspace(1e-4, 0.02, steps + 1, dtype=torch.float64)
-    # half precision has few digits of any, but enough to tell the published one
+    # half precision has few digits, but enough to recognise the published table
     if table is None or (tables.is_half(table) and tables.same(table, published.sqrt())):
         beta = published
     else:

@@ -3,8 +3,8 @@
     unet = diffusers.UNet2DModel(**unet_config(network))
     unet.load_state_dict(unet_state_dict(network))
 
-Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}. With `patch` p the U-Net sees
-`pixel_unshuffle(x, p)` instead, C·p² channels, and its output is that of the network unshuffled.
+Then `unet(x, t).sample` equals `network(x, t)`, with t ∈ {0..T−1}. With `patch` p the input of the
+U-Net is `pixel_unshuffle(x, p)`, C·p² channels, and its output is that of the network, unshuffled.
 """
 
 from collections.abc import Iterable
@@ -40,10 +40,10 @@ def unet_config(network: DDPM) -> dict[str, Any]:
     """Return the arguments of `diffusers.UNet2DModel` for the same network.
 
     With the paper's values they equal those of google/ddpm-cifar10-32, except for dropout.
-    Pipelines also need `sample_size`, the side of the images, which the network does not know. Nor
-    does it know what it predicts: diffusers' schedulers have `prediction_type` epsilon, sample and
-    v_prediction for eps, x0 and v. They have none for the kinds flow and edm over these x_t, so a
-    model that predicts one of these is not for its pipelines.
+    Pipelines also need `sample_size`, the side of the images, and the prediction, neither of which
+    the network contains. diffusers' schedulers have `prediction_type` epsilon, sample and
+    v_prediction for eps, x0 and v, but none for the kinds flow and edm over these x_t, so its
+    pipelines cannot sample from a model that predicts one of these.
 
     Raises ValueError if `UNet2DModel` does not support the network: conditioning,
     self-conditioning, other numbers of blocks at the levels, or a first multiplier other than 1.
@@ -79,7 +79,7 @@ def unet_config(network: DDPM) -> dict[str, Any]:
 def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
     """Return the network's weights under the names of `diffusers.UNet2DModel`.
 
-    They share memory, but for the first layer of the time if its columns are in another order.
+    They share memory, except for the first layer of the time if its columns are in another order.
     Raises ValueError as `unet_config`.
     """
     _check_supported(network)
@@ -94,7 +94,7 @@ def unet_state_dict(network: DDPM) -> dict[str, Tensor]:
 
 
 def unet_names(network: DDPM) -> dict[str, list[str]]:
-    """Return the names in `diffusers.UNet2DModel` of each weight: three for q, k and v in one."""
+    """Return the names of each weight in `diffusers.UNet2DModel`: three for q, k and v in one."""
     there = rename({name: name for name in network.state_dict()}, RENAMES)
     return {
         ours: [theirs.replace(".qkv.", f".to_{letter}.") for letter in "qkv"]
@@ -105,7 +105,7 @@ def unet_names(network: DDPM) -> dict[str, list[str]]:
 
 
 def _heads(network: DDPM) -> list[int | None]:
-    """Return the different widths of a head, of the levels with attention and the middle."""
+    """Return the distinct widths of a head in the levels with attention and in the middle."""
     levels = list(cast(Iterable[Level], network.down))
     with_attention = [*(len(level.attentions) > 0 for level in levels[:-1]), True]
     pairs = zip(network.head_channels, with_attention, strict=True)

@@ -1,8 +1,8 @@
 """Read a folder of diffusers: its configurations and its weights.
 
 A pipeline has `model_index.json`, `unet/` and `scheduler/`, or in its oldest form the files of all
-three in one folder. The folder of a U-Net alone has no schedule. That of a checkpoint of a training
-has the averaged weights in `unet_ema/`.
+three in one folder. The folder of a U-Net alone has no schedule. A checkpoint of a training has the
+averaged weights in `unet_ema/`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ SUPPORTED = "Give a UNet2DModel, unconditional or by class, with DDPMScheduler o
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder as diffusers writes it."""
+    """Return whether a path is a folder that diffusers wrote."""
     return any((path / name).is_file() for name in (INDEX, CONFIG, f"unet/{CONFIG}"))
 
 
 def read_folder(folder: Path) -> tuple[torch_files.Payload, Sequence[str]]:
-    """Return the configurations and weights of a folder, and the classes they were read without.
+    """Return the configurations and weights of a folder, and the names of skipped classes.
 
-    Raises CheckpointError for another pipeline or U-Net, and for weights that are not there, whole
-    or safe to read; DataError for JSON that is none.
+    Raises CheckpointError for another pipeline or U-Net, and for weights that are missing, damaged
+    or unsafe to read; DataError for invalid JSON.
     """
     if folder.name == "unet" and (folder.parent / INDEX).is_file():
         folder = folder.parent  # with its scheduler
@@ -52,7 +52,7 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _check_classes(folder: Path, payload: Mapping[str, dict[str, Any]]) -> None:
-    """Raise CheckpointError for a pipeline with other parts, and for other classes of the two."""
+    """Raise CheckpointError for other parts than U-Net and scheduler, or other classes of them."""
     classes = {
         name: str(value[1])
         for name, value in payload.get(INDEX, {}).items()
@@ -80,7 +80,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the file of the weights, or those of its parts."""
+    """Return the file of the weights, or the files of its parts."""
     for suffix in ("safetensors", "bin"):
         file = folder / f"{WEIGHTS}.{suffix}"
         if file.is_file():

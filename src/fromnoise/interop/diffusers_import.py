@@ -31,7 +31,7 @@ VARIANCES = {
     "learned_range": "learned",
 }
 VARIANCES_OF = {False: "fixed_small", True: "learned_range"}  # without a scheduler
-UNET: Mapping[str, Any] = {  # what an absent key means there
+UNET: Mapping[str, Any] = {  # the defaults of diffusers
     "sample_size": None,
     "in_channels": 3,
     "out_channels": 3,
@@ -59,9 +59,9 @@ UNET: Mapping[str, Any] = {  # what an absent key means there
     "add_attention": True,
     "class_embed_type": None,
     "num_class_embeds": None,
-    "num_train_timesteps": None,  # of learned embeddings alone
+    "num_train_timesteps": None,  # only for learned embeddings
 }
-OF_EMA = (  # beside them in `unet_ema/`
+OF_EMA = (  # further keys in `unet_ema/`
     *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step"),
     "use_ema_warmup",
 )
@@ -104,12 +104,12 @@ POSSIBLE: Mapping[str, Sequence[Any]] = {  # the values that have a counterpart 
 
 
 def diffusers(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
-    """Convert what `read_folder` returns. Raises CheckpointError for what has no counterpart."""
+    """Convert the result of `read_folder`. Raises CheckpointError if it has no counterpart here."""
     networks = torch_files.find_networks(payload, NAMES)
     if not networks:
         return None
     if CONFIG not in payload:
-        raise CheckpointError(f"has weights of diffusers alone. Give their folder, with {CONFIG}.")
+        raise CheckpointError(f"has only weights of diffusers. Give their folder, with {CONFIG}.")
     unet = _known(payload[CONFIG], UNET, "the U-Net")
     own = {*UNET, *OF_EMA}
     unknown = {k: v for k, v in payload[CONFIG].items() if k not in own and k[0] != "_"}
@@ -212,7 +212,8 @@ def _process(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return arguments of `imported` for a scheduler, and more keys of `diffusion`.
 
-    What is assumed without a scheduler, and what of it has no counterpart, is added to the two.
+    Adds the keys that are assumed without a scheduler to `assumed`, and settings without a
+    counterpart to `notes`.
     """
     config = dict(payload.get(SCHEDULER, {"variance_type": VARIANCES_OF[learned]}))
     if SCHEDULER not in payload:
@@ -256,13 +257,14 @@ def _process(
 
 
 def _schedule(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schedule of which the scheduler's table is the float32 one."""
+    """Return the schedule that gives the scheduler's table in float32."""
     T, first, last = (known[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
     if (given := known["trained_betas"]) is not None:
         betas = torch.tensor(given, dtype=torch.float64)
         if betas.shape != (T,):
             raise CheckpointError(
-                f"trained_betas has {betas.numel()} numbers, and num_train_timesteps is {T}."
+                f"trained_betas has {betas.numel()} numbers, but num_train_timesteps is {T}. Set "
+                f"it to {betas.numel()} in {SCHEDULER}."
             )
         return tables.read_schedule({"betas": betas})[1]
     if known["beta_schedule"] == "squaredcos_cap_v2":
@@ -277,7 +279,7 @@ def _schedule(known: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(
     weights: torch_files.Weights, names: Mapping[str, Sequence[str]], unet: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Return the weights under the names here. What has none keeps its own."""
+    """Return the weights under the names here. Those without a counterpart keep their names."""
     rest = torch_files.rename(weights, OLD_ATTENTION)
     order = {"cosines_first": unet["flip_sin_to_cos"], "in_turn": not unet["freq_shift"]}
     rest[TIME] = time_columns(rest[TIME], **order)

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 NO_LABEL = (  # a note of an import
-    "no label is the mean of all classes, which the U-Net was not trained on; sample by class, and "
-    "without guidance"
+    "without a label the embedding is the mean of all classes, which the U-Net was not trained on; "
+    "sample by class, and without guidance"
 )
 
 
 def time_columns(weight: Tensor, *, cosines_first: bool, in_turn: bool) -> Tensor:
-    """Put the columns of the first layer of the time, (C,d), in the order of `sinusoid` here.
+    """Reorder the columns of the first layer of the time, (C,d), for `sinusoid` here.
 
-    They are d/2 sines and d/2 cosines there, and with `in_turn` a sine and a cosine in turn here.
+    In the other program they are d/2 sines and d/2 cosines. With `in_turn` they alternate here.
     """
     sines, cosines = weight.chunk(2, dim=1)
     if cosines_first:
@@ -25,8 +25,9 @@ def time_columns(weight: Tensor, *, cosines_first: bool, in_turn: bool) -> Tenso
 def class_columns(table: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the layer of labels and the bias of the time for a table of classes E, (K,C).
 
-    Here one label is +1 and the others are −1. With W_j = (E_j − m)/2, m the mean of all E, in the
-    bias too, class k gives E_k, as W_k − Σ_{j≠k} W_j + m = 2 W_k + m, and no label gives m.
+    Here one label is +1 and the others are −1. With the columns W_j = (E_j − m)/2, and the mean m
+    of all E added to the bias, class k gives E_k, because W_k − Σ_{j≠k} W_j + m = 2 W_k + m. An
+    image without a label gives m.
     """
     mean = table.double().mean(dim=0)
     columns = ((table.double() - mean) / 2).mT

@@ -82,7 +82,7 @@ def explainingai(payload: torch_files.Payload) -> torch_files.ImportedModel | No
         networks,
         lambda weights: torch_files.rename(weights, RENAMES),
         assumed={
-            "size": "as in the program's configuration for so many channels",
+            "size": "as in the program's configuration for this number of channels",
             **dict.fromkeys(torch_files.SCHEDULE, "as in the program's configurations"),
             "network.heads": constant,
             "network.groups": constant,

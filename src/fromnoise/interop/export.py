@@ -25,12 +25,12 @@ NO_CAP = 1e6  # of a dynamic threshold
 def export_model(
     path: str | Path, out: str | Path, *, format: str, weights: Weights | None = None
 ) -> Path:
-    """Write a model in the format of another program, and return where.
+    """Write a model in the format of another program, and return its path.
 
     path, weights: as in `load`. format: `diffusers`, a folder for its pipelines; or `safetensors`,
-    one file that also holds the specification of the model, for `load` here.
+    one file that also has the specification of the model, for `load` here.
     Raises ConfigError if `out` exists or the format has no counterpart of the model, FolderNotEmpty
-    and DiskFull; nothing is then written.
+    and DiskFull, before anything is written.
     """
     out = Path(out).absolute()
     if format not in FORMATS:
@@ -40,7 +40,7 @@ def export_model(
         export_to_diffusers(load(path, weights=weights, device="cpu"), out)
         return out
     if out.suffix != ".safetensors":
-        raise ConfigError(f"--out {out.name} is no .safetensors file. Give it this ending.")
+        raise ConfigError(f"--out {out.name} does not end in .safetensors. Add this ending.")
     if out.exists():
         raise ConfigError(f"{out} exists. Give --out a new name.")
     checkpoints.require_room(out)
@@ -51,9 +51,9 @@ def export_to_diffusers(model: Model, out: Path) -> None:
     """Write a folder for the pipelines of diffusers, which need not be installed.
 
     It has a `UNet2DModel`, a `DDIMScheduler` or `DDPMScheduler` with the β of the model, and a
-    model card. The columns of an augmentation, zeros in sampling, are left out. With `patch` p the
-    pipeline draws the pixels of a patch as p² channels, and the card has the lines to shuffle back.
-    Raises ConfigError if diffusers has no counterpart of the model.
+    model card. The columns of an augmentation, which are zero in sampling, are left out. With
+    `patch` p the pipeline returns the pixels of a patch as p² channels, and the card has the code
+    to shuffle them back. Raises ConfigError if diffusers has no counterpart of the model.
     """
     network = _without_augmentation(model)
     unet = {"_class_name": "UNet2DModel", **unet_config(network)}
@@ -79,7 +79,7 @@ def export_to_diffusers(model: Model, out: Path) -> None:
 
 
 def _without_augmentation(model: Model) -> DDPM:
-    """Return the network without the condition that is zero in sampling, or raise ConfigError."""
+    """Return the network without the condition of an augmentation, or raise ConfigError."""
     spec = model.spec
     prediction, labels = spec.diffusion.prediction.name, len(spec.label_names)
     reasons = {
@@ -112,10 +112,10 @@ def _without_augmentation(model: Model) -> DDPM:
 
 
 def scheduler_config(model: Model) -> dict[str, Any]:
-    """Return the configuration of the scheduler that steps as the model's sampler.
+    """Return the configuration of the scheduler that takes the steps of the model's sampler.
 
-    It is a `DDPMScheduler` for the sampler ddpm and for a learned variance, which the other lacks,
-    and a `DDIMScheduler` for all others.
+    It is a `DDPMScheduler` for the sampler ddpm and for a learned variance, which `DDIMScheduler`
+    lacks, and a `DDIMScheduler` otherwise.
     """
     spec, learned = model.spec, model.spec.network.options["learned_variance"]
     sampler, clamp = spec.sampling.sampler, spec.sampling.clamp
@@ -187,7 +187,7 @@ REMARK = (
 
 
 def model_card(model: Model, name: str, pipeline: str, network: DDPM) -> str:
-    """Return the README.md of an exported folder: what the model is, and how to sample from it."""
+    """Return the README.md of an exported folder: facts about the model, and code to sample."""
     spec, patch = model.spec, network.patch
     (height, width), T, steps = (
         spec.size,
@@ -202,7 +202,7 @@ def model_card(model: Model, name: str, pipeline: str, network: DDPM) -> str:
         arguments = {"num_inference_steps": str(nearest), "eta": f"{eta:g}"}
         arguments["use_clipped_model_output"] = "True"
     after = ""
-    if patch > 1 or spec.channels not in SHOWN_WHOLE:  # no picture of Pillow
+    if patch > 1 or spec.channels not in SHOWN_WHOLE:  # Pillow has no such images
         arguments["output_type"] = '"np"'
         after = AFTER.format(spec.channels * patch**2, height // patch, width // patch)
     if patch > 1:

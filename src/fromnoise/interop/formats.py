@@ -46,7 +46,7 @@ SHOWN_ITEMS = 3  # of a long list
 
 
 class Imported(NamedTuple):
-    """A model that was found in a file, with its weights under the names here."""
+    """A model of a file, with its weights under the names here."""
 
     spec: ModelSpec
     files: Mapping[str, checkpoints.TensorFile]
@@ -63,10 +63,10 @@ def import_model(
     """Convert a checkpoint of another program to a model folder. Return the spec and the notes.
 
     file: a checkpoint, or a folder of diffusers.
-    out: a new folder for `ema.safetensors` and `model.safetensors`, or the one that the file has.
-    format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the file
-    does not contain, as in {"diffusion.T": 500, "size": 64}. A note is one line: `assumed: ` and a
-    key with its value, that neither the file nor `overrides` has, or `note: ` and a fact.
+    out: a new folder for `ema.safetensors` and `model.safetensors`, or for the one that the file
+    has. format: a key of FORMATS, detected if None. overrides: dotted keys of settings that the
+    file does not contain, as in {"diffusion.T": 500, "size": 64}. A note is one line: `assumed: `
+    with a key and value that are neither in the file nor in `overrides`, or `note: ` with a fact.
     Raises CheckpointError, before anything is written, if the format is unknown, the file is
     damaged, or loading it would execute code.
     """
@@ -84,7 +84,7 @@ def import_model(
         raise checkpoints.CheckpointError(_unknown(file, payload, format))
     notes = list(found.notes)
     if left_out:
-        notes.append(f"note: objects that are no weights were left out: {_few(left_out)}")
+        notes.append(f"note: objects that are not weights were left out: {_few(left_out)}")
     with checkpoints.atomic_folder(out) as writing:
         for target, content in found.files.items():
             checkpoints.write_tensors(writing / target, content)
@@ -122,7 +122,7 @@ def _find(
 
 
 def _with_rest(payload: Payload, name: str, found: Imported) -> Imported:
-    """Say which tensors of a file were not imported: an optimiser, another network."""
+    """Add a note about tensors that were not imported, such as those of an optimiser."""
     networks = torch_files.find_networks(payload, _module(name).NAMES)
     if not (rest := torch_files.tensors_left_out(payload, networks)):
         return found
@@ -151,7 +151,7 @@ def _read(file: Path, payload: Payload, name: str) -> ImportedModel | None:
 
 
 def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, Any]) -> Imported:
-    """Return the model with its weights in the network here, into which they must fit exactly."""
+    """Return the model with its weights, after loading them into the network here."""
     spec = _build_spec(model.spec, overrides, source=f"imported: {name}")
     spec = spec.model_copy(update={"step": model.step})
     network = build_denoiser(spec).network
@@ -185,7 +185,7 @@ def _load(file: Path, name: str, model: ImportedModel, overrides: Mapping[str, A
 
 
 def _assumed(spec: ModelSpec, model: ImportedModel, overrides: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each assumed value that was not given, and each given one that was not."""
+    """Yield a line for each assumed value, and for each override of a value in the file."""
     now = spec.model_dump(mode="json")
     for key, reason in model.assumed.items():
         if not any(_covers(given, key) for given in overrides):
@@ -196,11 +196,11 @@ def _assumed(spec: ModelSpec, model: ImportedModel, overrides: Mapping[str, Any]
         assumed = any(_covers(each, key) or _covers(key, each) for each in model.assumed)
         old, new = _shown(before), _shown(after)
         if held and not assumed and old != new:
-            yield f"note: {key} is {new}, as you say, and not {old} of the file"
+            yield f"note: {key} is {new}, as you set it, and not {old} as in the file"
 
 
 def _covers(key: str, other: str) -> bool:
-    """Return whether a key is another one, or a section or component that has it."""
+    """Return whether a key equals another, or is a section or component that contains it."""
     key = key.removesuffix(".name")
     return other == key or other.startswith(f"{key}.")
 
@@ -224,7 +224,7 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(file: Path, payload: Payload, format: str | None) -> str:
-    """Return what the file holds and what was expected."""
+    """Return the error for an unknown format: the keys of the file, and the expected ones."""
     problem = f"does not have the format {format}" if format else "has no known format"
     names = [format] if format else FORMATS
     expected = "; ".join(f"{name} has {min(_module(name).NAMES)}" for name in names)

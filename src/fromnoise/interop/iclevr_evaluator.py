@@ -1,7 +1,7 @@
 """Import the i-CLEVR evaluator of courses and papers as a classifier.
 
 It is a ResNet-18 of torchvision for RGB images of 64×64 pixels in [−1, 1]. Its last layer `fc` is
-a linear layer `fc.0` to 24 labels and a sigmoid. The file holds {"model": state dict} or the state
+a linear layer `fc.0` to 24 labels and a sigmoid. The file has {"model": state dict} or the state
 dict, under any prefix, such as `module.` or `resnet18.`.
 """
 

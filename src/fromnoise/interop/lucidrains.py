@@ -110,9 +110,7 @@ def lucidrains(payload: torch_files.Payload) -> torch_files.ImportedModel | None
         assumed["network.heads"] = "a constant of that release"
         weighting = _p2(beside.get("p2_loss_weight"), betas)
         if weighting is None:
-            assumed["diffusion.weighting"] = (
-                "the weights of the loss in the file are of no known p2"
-            )
+            assumed["diffusion.weighting"] = "the weights of the loss in the file are not p2"
         more = {"loss": "l1", **(weighting or {})}
     model = torch_files.imported(
         network,
@@ -139,8 +137,8 @@ def _check_supported(
 ) -> None:
     if tell := _other_release(state, of_2022):
         raise CheckpointError(
-            f"{UNET} has other layers, of an older version: {tell}. Import a file of version 2.0 "
-            "or later, or of 24 May to 15 June 2022."
+            f"{UNET} has the layers of another version: {tell}. Import a file of version 2.0 or "
+            "later, or of 24 May to 15 June 2022."
         )
     channels = state["init_conv.weight"].shape[1]
     out = state["final_conv.1.weight" if of_2022 else "final_conv.weight"].shape[0]
@@ -162,13 +160,13 @@ def _check_supported(
 
 
 def _other_release(state: torch_files.Weights, of_2022: bool) -> str | None:
-    """Return what tells the U-Net from those that are imported, with the time of its releases."""
+    """Return the difference from the supported U-Nets with the dates of its releases, or None."""
     last = state.get("final_conv.0.block1.proj.weight")
     tells = {
         "ConvNeXt blocks, of January to May 2022": "downs.0.0.ds_conv.weight" in state,
         "blocks that add the time, before 24 May 2022": "downs.0.0.block1.block.0.weight" in state,
         "a time without sinusoids, of June 2022": state["time_mlp.1.weight"].shape[1] == 1,
-        "two skips a level beside GroupNorm, of 27 June to 28 July 2022": of_2022
+        "two skips per level beside GroupNorm, of 27 June to 28 July 2022": of_2022
         and "ups.0.3.1.weight" in state,
         "a last block with the time, of 17 to 26 June 2022": of_2022
         and "final_res_block.block1.proj.weight" in state,
@@ -284,6 +282,6 @@ def _convert(state: torch_files.Weights) -> dict[str, Tensor]:
         elif name.endswith((".to_qkv.weight", ".to_out.0.weight", ".to_out.weight")):
             tensor = tensor.flatten(1)  # a 1×1 convolution
         elif name.startswith("downs.") and name.endswith(".3.1.weight"):
-            tensor = tensor.unflatten(1, (-1, 2, 2))[..., 0, 0]  # space-to-depth and a 1×1 one
+            tensor = tensor.unflatten(1, (-1, 2, 2))[..., 0, 0]  # space-to-depth and 1×1
         shaped[name] = tensor
     return torch_files.rename(shaped, (*RENAMES, *GAINS[_is_of_2022(state)]))

@@ -44,7 +44,7 @@ def mnist_tutorial(payload: torch_files.Payload) -> torch_files.ImportedModel | 
     notes = []
     if step and networks.ema:
         notes.append(
-            f"after {step} steps the EMA weights still hold {EMA_DECAY**step:.1%} of the random "
+            f"after {step} steps the EMA weights still contain {EMA_DECAY**step:.1%} of the random "
             "initial weights, if the decay was that of the program"
         )
     state = networks.first.weights

@@ -2,7 +2,7 @@
 
 Both keep the blocks of all levels in one flat list, with the attention and the change of size after
 a block beside it. guided-diffusion may change the size by residual blocks (`resblock_updown`). A
-file does not tell the heads of an attention, nor anything of the diffusion.
+file has neither the number of attention heads nor settings of the diffusion.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ NAMES = {
 STRUCTURES = ()
 UNET = "this U-Net of OpenAI"
 OLD_ORDER = (
-    "q, k and v are read head by head; a model of use_new_attention_order needs --format "
+    "q, k and v are read head by head; a model with use_new_attention_order needs --format "
     "openai-new-attention"
 )
 WAYS = ("input", "output")
@@ -78,7 +78,7 @@ def openai(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
         "learned_variance": c_out > c_in,
     }
     default = "the default of the program"
-    heads = f"{HEAD_CHANNELS} channels a head" if residual else f"{HEADS} heads"
+    heads = f"{HEAD_CHANNELS} channels per head" if residual else f"{HEADS} heads"
     assumed = {
         **dict.fromkeys(torch_files.SCHEDULE, default),
         "diffusion.prediction": default,
@@ -104,7 +104,7 @@ def openai(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
 
 
 def openai_new_attention(payload: torch_files.Payload) -> torch_files.ImportedModel | None:
-    """Convert the same of guided-diffusion with `use_new_attention_order`."""
+    """Convert the state dict of a `UNetModel` with `use_new_attention_order`."""
     model = openai(payload)
     if model is None:
         return None
@@ -125,8 +125,8 @@ def _layout(state: torch_files.Weights) -> tuple[int, int]:
     blocks = ups[0] if ups else counts[1] - 1
     if counts != [levels * (blocks + 1), levels * (blocks + 1)]:
         raise CheckpointError(
-            f"{UNET} has {counts[0]} input and {counts[1]} output blocks, which are no levels of "
-            "as many each. Import one with one num_res_blocks."
+            f"{UNET} has {counts[0]} input and {counts[1]} output blocks, which do not form levels "
+            "of equal size. Import one with one num_res_blocks."
         )
     return blocks, levels
 
@@ -138,10 +138,10 @@ def _check_supported(
     refused = {
         "is a part of a latent diffusion model. Import one over pixels.": "diffusion_model"
         in network.place,
-        f"takes {c_in} channels and gives {c_out}, as one that enlarges images. Import one that "
-        "draws them.": c_out not in (c_in, 2 * c_in) or c_in == 6,
-        f"has levels of {', '.join(map(str, widths))} channels, which are no multiples of "
-        f"{channels}. Import one with whole channel_mult.": any(w % channels for w in widths),
+        f"has {c_in} input and {c_out} output channels, as for super-resolution. Import one that "
+        "generates images.": c_out not in (c_in, 2 * c_in) or c_in == 6,
+        f"has levels of {', '.join(map(str, widths))} channels, which are not multiples of "
+        f"{channels}. Import one with integers in channel_mult.": any(w % channels for w in widths),
         f"begins with {len(state['input_blocks.0.0.weight'])} channels instead of {channels}. "
         "Import one whose channel_mult begins with 1.": len(state["input_blocks.0.0.weight"])
         != channels,
@@ -172,7 +172,7 @@ def _convert(weights: torch_files.Weights, blocks: int, levels: int) -> dict[str
     converted: dict[str, Tensor] = {}
     for name, tensor in torch_files.rename(weights, [*places, *LEAVES]).items():
         if name.endswith((".qkv.weight", ".out.weight")) and tensor.ndim == 3:
-            tensor = tensor.squeeze(2)  # a convolution over pixels in a row
+            tensor = tensor.squeeze(2)  # a 1-D convolution
         if name.endswith((".resample.weight", ".resample.bias")):
             name = name.replace(".resample.", ".resample.conv.")
         converted[name] = tensor
@@ -187,7 +187,8 @@ def _convert(weights: torch_files.Weights, blocks: int, levels: int) -> dict[str
 def _by_kind(options: Mapping[str, Any], weights: torch_files.Weights) -> dict[str, Tensor]:
     """Return the weights with the rows of all q first, then those of all k and v.
 
-    There each head has its q, k and v in turn. options: of the network, which tell the heads.
+    In the file the q, k and v of each head follow each other. options: of the network, with its
+    heads.
     """
     arranged = dict(weights)
     widths = [options["channels"] * multiplier for multiplier in options["multipliers"]]

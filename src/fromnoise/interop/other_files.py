@@ -1,4 +1,4 @@
-"""Say what a file is that is no checkpoint of another program, and which command takes it."""
+"""Refuse files that are not checkpoints of other programs, and name the command for each."""
 
 import zipfile
 from pathlib import Path
@@ -11,13 +11,13 @@ from fromnoise.model import spec
 from fromnoise.model.spec import is_model
 
 PACKED = "is packed ({}). Unpack it, and give the checkpoint in it."
-BEGINNINGS = {  # how a file begins, in lower case: what it is then
+BEGINNINGS = {  # the first bytes of a file, in lower case: the problem and its fix
     b"\x1f\x8b": PACKED.format("gzip"),
     b"7z\xbc\xaf": PACKED.format("7z"),
     b"rar!": PACKED.format("rar"),
     b"\xfd7zxz": PACKED.format("xz"),
-    b"\x89hdf": "is an HDF5 file, which holds no weights of torch. Give a file of torch.save.",
-    b"\x93numpy": "is an array of numpy, not weights. Look at images: fromnoise data check FOLDER",
+    b"\x89hdf": "is an HDF5 file, without weights of torch. Give a file of torch.save.",
+    b"\x93numpy": "is an array of numpy, not weights. To check images: fromnoise data check FOLDER",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file. Fetch it: git lfs pull",
     b"<!doctype html": "is an HTML page. Download the file itself, not the page about it.",
     b"<html": "is an HTML page. Download the file itself, not the page about it.",
@@ -25,7 +25,7 @@ BEGINNINGS = {  # how a file begins, in lower case: what it is then
 
 
 def refuse_other_files(file: Path) -> None:
-    """Raise CheckpointError if a path is missing, fromnoise's own, a picture or other data."""
+    """Raise CheckpointError if a path is missing, of fromnoise itself, an image or other data."""
     if problem := _problem(file):
         raise CheckpointError(f"{file.absolute()} {problem}")
 
@@ -54,11 +54,11 @@ def _problem(file: Path) -> str | None:
             return _own_classifier(file)
         return _own_model(file) if spec.METADATA_KEY in metadata else None
     if file.suffix in (".yaml", ".yml"):
-        return f"is a YAML file, not weights. Train from a recipe: fromnoise train {file}"
+        return f"is a YAML file, not weights. To train a recipe: fromnoise train {file}"
     if zipfile.is_zipfile(file):
         return _other_archive(file)
     if head.startswith(b"PK\x03\x04"):
-        return "is cut off: it begins as a file of torch.save, and has no end. Copy it again."
+        return "is cut off: it begins as a file of torch.save, but has no end. Copy it again."
     if _is_text(head):
         line = head.decode(errors="ignore").split("\n")[0]
         return f"is text, not weights (it begins with {line!r}). Give a file that torch.save wrote."
@@ -68,7 +68,7 @@ def _problem(file: Path) -> str | None:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return (
-        f"is a {kind} picture of {width}x{height} pixels, not weights. Look at images: fromnoise "
+        f"is a {kind} image of {width}x{height} pixels, not weights. To check images: fromnoise "
         f"data check {file.absolute().parent}"
     )
 
@@ -82,7 +82,7 @@ def _is_text(head: bytes) -> bool:
 
 def _own_model(path: Path) -> str:
     return (
-        f"is of fromnoise already, so that it needs no import. Sample with: fromnoise sample "
+        f"is a model of fromnoise and needs no import. To sample: fromnoise sample "
         f"{path.absolute()}"
     )
 
@@ -90,13 +90,13 @@ def _own_model(path: Path) -> str:
 def _own_classifier(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     return (
-        "is a classifier of fromnoise already, so that it needs no import. Score with: fromnoise "
-        f"evaluate-labels RUN --classifier {folder.absolute()}"
+        "is a classifier of fromnoise and needs no import. To score: fromnoise evaluate-labels RUN "
+        f"--classifier {folder.absolute()}"
     )
 
 
 def _other_archive(file: Path) -> str | None:
-    """Say what a zip archive without a pickle of torch is."""
+    """Return the problem with a zip archive that has no pickle of torch, or None."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -106,6 +106,6 @@ def _other_archive(file: Path) -> str | None:
         return None
     kind = "an npz of numpy" if all(name.endswith(".npy") for name in names) else "a zip archive"
     return (
-        f"is {kind} without weights (it begins with {', '.join(names[:3]) or 'nothing'}). Look at "
+        f"is {kind} without weights (it begins with {', '.join(names[:3]) or 'nothing'}). To check "
         f"images: fromnoise data check {file.absolute()}"
     )

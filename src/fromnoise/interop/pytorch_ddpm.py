@@ -1,8 +1,8 @@
 """Import checkpoints of the CIFAR-10 U-Net of w86763777/pytorch-ddpm and zoubohao's project.
 
-That U-Net keeps the blocks of all levels in one flat list. The number of resampling layers before a
-block gives its level here. The layers are those of `networks.ddpm` with `embedding: interleaved`,
-`downsample: symmetric` and `norm_eps: 1e-5`.
+That U-Net keeps the blocks of all levels in one flat list. The level of a block here is the number
+of resampling layers before it. The layers are those of `networks.ddpm` with `embedding:
+interleaved`, `downsample: symmetric` and `norm_eps: 1e-5`.
 """
 
 from itertools import groupby
@@ -37,7 +37,7 @@ BLOCKS = (
     *under("block1.{0,2}", LAYER),
     *under("temb_proj.1", LAYER),
     *under("block2.{0,3}", LAYER),
-    *under("main", LAYER),  # of level 0 still; the next two begin with level 1
+    *under("main", LAYER),  # on level 0, too; the next two start on level 1
     *under("shortcut", LAYER),
     *under("attn.{group_norm,proj_q,proj_k,proj_v,proj}", LAYER),
 )

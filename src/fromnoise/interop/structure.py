@@ -1,4 +1,4 @@
-"""Pair the tensors of a file with those of a known network where only the names differ."""
+"""Pair the tensors of a file with those of a known network if only their names differ."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ BATCH_NORM = (*LAYER, "running_mean", "running_var", "num_batches_tracked")
 
 
 def under(place: str, *names: str | Sequence[str]) -> list[str]:
-    """Return names below a place; a place in braces is each of its words: `block{1,2}`."""
+    """Return names below a place. Braces in the place list several: `block{1,2}`."""
     match = re.search(r"\{([^}]*)\}", place)
     if match:
         places = [place.replace(match[0], word, 1) for word in match[1].split(",")]
@@ -37,13 +37,14 @@ def renamed_by_structure(
 
     - The two are the same tree. Each component of a name has one partner, wherever the same module
       occurs; lists keep their numbers. So the names differ by one consistent renaming.
-    - A component that the network has at this place too is itself. The others are paired in the
-      order of the file, which torch writes in the order of the modules, and there are as many.
-    - If the tensors of two such components have equal shapes, only their order tells them apart.
-      This suffices for a numbered pair, `conv1` and `conv2`, that is numbered in the file too, and
-      ascends. For partners of other roles (query and key, weight and bias), the words of the names
-      must agree with the order, or nothing is paired.
-    - The tensors then fit the network, no name and no shape differing: the caller loads them.
+    - A component that the network has at the same place, too, is paired with itself. The others
+      are equal in number, and are paired in the order of the file, which torch writes in the order
+      of the modules.
+    - If the tensors of two such components have equal shapes, only their order distinguishes them.
+      This suffices for a numbered pair, `conv1` and `conv2`, that is also numbered in the file, in
+      ascending order. For partners of other roles (query and key, weight and bias), the words of
+      the names must agree with the order, or no tensor is paired.
+    - All names and shapes then fit the network: the caller loads the tensors.
     """
     wanted = _tree(dict.fromkeys(expected))
     states: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def renamed_by_structure(
 
 
 def _prefixes(state: Mapping[str, Tensor], depth: int = 3) -> Iterator[str]:
-    """Yield the beginnings that a quarter of the names have: "", `model.`, `model.net.`."""
+    """Yield the prefixes of at least a quarter of the names: "", `model.`, `model.net.`."""
     names = [name.split(".") for name in state]
     for parts in range(depth + 1):
         counts = Counter(".".join(name[:parts]) for name in names if len(name) > parts)
@@ -73,7 +74,7 @@ def _prefixes(state: Mapping[str, Tensor], depth: int = 3) -> Iterator[str]:
 
 
 def _tree(names: Mapping[str, Any]) -> Tree:
-    """Return the tree of dotted names, with the shape of each tensor. Names in names have none."""
+    """Return the tree of dotted names with the shape of each tensor, {} if they conflict."""
     tree: Tree = {}
     for name, tensor in names.items():
         node = tree
@@ -89,7 +90,7 @@ def _tree(names: Mapping[str, Any]) -> Tree:
 def _merged(trees: Sequence[Any]) -> Any:
     """Return one tree with the branches of all, in their order, and all shapes of each tensor.
 
-    It is None where a tensor in one is a place in another.
+    A branch is None if it is a tensor in one tree and has branches in another.
     """
     if all(isinstance(tree, list) for tree in trees):
         return [shape for tree in trees for shape in tree]
@@ -105,7 +106,7 @@ def _merged(trees: Sequence[Any]) -> Any:
 def _pair_all(file: Tree, known: Tree) -> dict[str, str]:
     """Return the name of each tensor of the file → its name in the network, {} if some have none.
 
-    What is paired at one place helps at others, so it is tried until no more is learned.
+    Pairs at one place help to pair at others, so this is repeated until there are no new pairs.
     """
     words: dict[str, str] = {}
     while True:
@@ -118,7 +119,7 @@ def _pair_all(file: Tree, known: Tree) -> dict[str, str]:
 def _pair(file: Any, known: Any, words: dict[str, str]) -> dict[str, str] | None:
     """Return the name of each tensor of the file → its name in the network, or None.
 
-    words: what was paired elsewhere, for places where not all that the network may have is there.
+    words: the pairs of other places, for places where the file lacks optional components.
     """
     if not isinstance(file, dict) or not isinstance(known, dict):
         return {"": ""} if isinstance(file, list) and isinstance(known, list) else None
@@ -167,7 +168,7 @@ def _partners(file: Tree, known: Tree, words: dict[str, str]) -> dict[str, str] 
         if same_shapes and not _told_apart(a, b, partner_a, partner_b):
             return None
     if len({*partners.values(), *free}) < len(partners) + len(free):
-        return None  # two for one
+        return None  # two components have the same partner
     words |= {key: partner for key, partner in pairs if not key.isdecimal()}
     return partners | dict(pairs)
 
@@ -181,10 +182,10 @@ def _shapes(tree: Any) -> Iterator[Any]:
 
 
 def _told_apart(a: str, b: str, partner_a: str, partner_b: str) -> bool:
-    """Return whether two names differ in the way that the names of their partners do.
+    """Return whether two names differ as the names of their partners do.
 
-    They are numbered in the same order, or have the words in which the partners differ: `to_q` and
-    `to_k` for `proj_q` and `proj_k`.
+    Either they are numbered in the same order, or they have the words in which the partners differ:
+    `to_q` and `to_k` for `proj_q` and `proj_k`.
     """
     words, stems, numbers = [], [], []
     for name in (a, b, partner_a, partner_b):

@@ -10,20 +10,20 @@ from fromnoise.diffusion import SCHEDULES
 
 
 def is_half(table: Tensor) -> bool:
-    """Return whether a table has 16 bits a number: two to three digits."""
+    """Return whether a table has 16 bits per number: two to three digits."""
     return table.element_size() < 4
 
 
 def tolerance(table: Tensor) -> tuple[float, float]:
-    """Return the largest relative and absolute errors of rounding, twice."""
+    """Return twice the largest relative and absolute errors of rounding."""
     info = torch.finfo(table.dtype)
     return 2 * info.eps, 2 * info.smallest_normal * info.eps
 
 
 def same(table: Tensor, exact: Tensor) -> bool:
-    """Return whether a table holds these numbers, but for the rounding of its dtype."""
+    """Return whether a table equals these numbers up to the rounding of its dtype."""
     rtol, atol = tolerance(table)
-    exact = exact.to(table.dtype).double()  # what it would be, with the overflow of fp16
+    exact = exact.to(table.dtype).double()  # with the overflow of fp16
     return table.shape == exact.shape and torch.allclose(
         table.double(), exact, rtol=rtol, atol=atol
     )
@@ -32,9 +32,9 @@ def same(table: Tensor, exact: Tensor) -> bool:
 def read_schedule(beside: Mapping[str, Tensor]) -> tuple[int, dict[str, Any], Tensor]:
     """Return T, a schedule by its name or its β, and β in float64.
 
-    beside: `betas` and, if the file has them, √ᾱ and √(1−ᾱ). Of a schedule that the library has by
-    name, the exact numbers are taken. Those of another one in half precision are good to two or
-    three digits: a β near 1 is taken from √ᾱ, because it would round to 1.
+    beside: `betas` and, if the file has them, √ᾱ and √(1−ᾱ). If they match a schedule with a name
+    here, its exact numbers are used. A table of another schedule in half precision has two or three
+    digits: a β near 1 is computed from √ᾱ, because it would round to 1.
     """
     table = beside["betas"]
     T = len(table)

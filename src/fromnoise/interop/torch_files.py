@@ -25,7 +25,7 @@ Weights = Mapping[str, Tensor]
 # components of names that only wrap: of DataParallel, torch.compile, FSDP, activation checkpoints
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 AVERAGED = "n_averaged"  # beside the weights of torch's AveragedModel
-DEPTH = 5  # of dicts in each other
+DEPTH = 5  # of nested dicts
 MAX_LEFT_OUT = 100  # classes of one file
 
 
@@ -35,9 +35,9 @@ class ImportedModel(NamedTuple):
     spec: known keys of `ModelSpec`: `network` {name, options}, `diffusion`, `sampling`, `channels`,
     `size`, `label_names`, `data_range`. Sizes are inferred from the tensors, the rest are that
     program's defaults. ema, raw: state dicts of the network here, at least one of them. assumed:
-    dotted keys of values that the file does not hold, each with the reason for its value. notes:
-    facts for the user, one line each. arrange: applied to both, with the options of the network as
-    the user has set them, if these tell the order of rows.
+    dotted keys of values that the file lacks, each with the reason for its value. notes: facts for
+    the user, one line each. arrange: reorders the rows of both, if the order depends on options of
+    the network that the user may set.
     """
 
     spec: dict[str, Any]
@@ -76,7 +76,7 @@ def imported(
 ) -> ImportedModel:
     """Return an ImportedModel that samples as its program does.
 
-    convert: from the names and shapes there to those here. betas: β_1 … β_T, or the T of
+    convert: converts the program's names and shapes to those here. betas: β_1 … β_T, or the T of
     `schedule`, by default a linear one from 1e-4 to 0.02. more: other keys of `spec`.
     """
     T = betas
@@ -101,13 +101,13 @@ def imported(
 
 
 class _Items(list[Any]):
-    """Stands for an object that is filled as a list is, and takes attributes."""
+    """Replaces an object that is filled like a list, and accepts attributes."""
 
 
 class _Class:
-    """Stands for a class or function that is not loaded: all that it makes is an empty container.
+    """Replaces a class or function that is not loaded, and returns an empty container.
 
-    Of the types that torch's unpickler fills, a Counter takes items and attributes alike.
+    Of the types that torch's unpickler fills, a Counter accepts both items and attributes.
     """
 
     def __init__(self, name: str) -> None:
@@ -122,11 +122,11 @@ class _Class:
 
 
 def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
-    """Return the content of a torch or safetensors file, and the classes that it was read without.
+    """Return the content of a torch or safetensors file, and the names of skipped classes.
 
-    Objects of unknown classes are left out, and no code of theirs runs. The errors of torch, which
-    advise to load unsafely, are never shown. Raises CheckpointError if the file is no checkpoint or
-    is damaged, and if its pickle calls a function of Python.
+    Objects of unknown classes are skipped, and their code never runs. The errors of torch are not
+    shown, because they advise to load unsafely. Raises CheckpointError if the file is not a
+    checkpoint or is damaged, and if its pickle calls a function of Python.
     """
     refuse_other_files(file)
     with file.open("rb") as opened:
@@ -145,14 +145,14 @@ def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
             classes[name] = _Class(name)
         except MemoryError:
             raise
-        except Exception as error:  # of many kinds for damaged files
+        except Exception as error:  # damaged files raise many kinds
             if classes:
                 raise not_loaded(file, list(classes)) from None
             raise CheckpointError(f"{file} {_problem(error)}") from None
     if getattr(payload, "left_out", None):
         raise not_loaded(file, list(classes))
     if not isinstance(payload, Mapping) or not all(isinstance(key, str) for key in payload):
-        unnamed = ", with keys that are no names" * isinstance(payload, Mapping)
+        unnamed = ", with keys that are not strings" * isinstance(payload, Mapping)
         raise CheckpointError(
             f"{file} holds a {type(payload).__name__}{unnamed}. Give a state dict or a dict of "
             "state dicts."
@@ -163,7 +163,7 @@ def read_payload(file: Path) -> tuple[Payload, Sequence[str]]:
 def _is_foreign(name: str) -> bool:
     """Return whether a global of a pickle is of another module, or a type of Python such as `list`.
 
-    torch names Python's own without their module. A call of `eval` or `getattr` is no data.
+    torch names builtins of Python without their module. A call of `eval` or `getattr` is code.
     """
     return "." in name or isinstance(getattr(builtins, name, None), type)
 
@@ -189,7 +189,7 @@ def _load(file: Path, classes: Mapping[str, Any]) -> Any:
 
 
 def _problem(error: Exception) -> str:
-    """Return what is wrong with a file, without torch's advice to load it unsafely."""
+    """Return the problem with a file, without torch's advice to load it unsafely."""
     text = str(error)
     if "TorchScript" in text:
         return "is a TorchScript program. Save the state_dict() of its network instead."
@@ -209,11 +209,11 @@ class Network(NamedTuple):
 
     weights: dict[str, Tensor]
     beside: dict[str, Tensor]
-    place: str  # before each name, such as `ema.ema_model.model.`
+    place: str  # the prefix of each name, such as `ema.ema_model.model.`
 
 
 class Networks(NamedTuple):
-    """The averaged and the raw weights of one network; None: the file has none."""
+    """The averaged and the raw weights of one network, None if the file has none."""
 
     ema: Network | None
     raw: Network | None
@@ -232,7 +232,7 @@ class Networks(NamedTuple):
 def state_dicts(payload: Payload) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every dict of tensors in a payload, with its place in it, such as `ema.`.
 
-    `WRAPPERS` are removed from all names, and what is no tensor is left out.
+    `WRAPPERS` are removed from all names, and values that are not tensors are skipped.
     """
     yield from _state_dicts(payload, "", DEPTH)
 
@@ -274,13 +274,13 @@ def find_networks(payload: Payload, names: Set[str]) -> Networks:
 
 
 def _role(place: str) -> str:
-    if "online" in place:  # the copy in the EMA of lucidrains that is no average
+    if "online" in place:  # the copy of the raw weights in the EMA of lucidrains
         return "copy"
     return "ema" if re.search(r"(^|[._])ema(?![a-z])|average|shadow", place.lower()) else "raw"
 
 
 def _only(found: Mapping[str, Network]) -> Network | None:
-    """Return the one network, which a file may hold under several names."""
+    """Return the one network, which a file may have under several names."""
     first, *others = found.values() or [None]
     for other in others:
         assert first is not None

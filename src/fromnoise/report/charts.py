@@ -35,7 +35,7 @@ def css_class(colour: str) -> str:
 
 
 def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """Return charts of what is logged: loss, scores, learning rate, speed, gradient norm."""
+    """Return charts of the logged loss, scores, learning rate, speed and gradient norm."""
 
     def columns(key: str) -> list[Column]:
         return [(run.name, run.rows, key, run.colour) for run in runs]
@@ -53,9 +53,9 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
         colours = (run.colour, curves.QUARTERS[0])
         both = [(name, run.rows, key, c) for (name, key), c in zip(kinds, colours, strict=True)]
         note = (
-            "EMA weights, the same noise at each checkpoint. Where they part, the model memorises."
+            "EMA weights, the same noise at each checkpoint. If they diverge, the model memorizes."
         )
-        charts.append(_lines(title, both, lambda v: f"least {v.min():.4g}", note=note))
+        charts.append(_lines(title, both, lambda v: f"lowest {v.min():.4g}", note=note))
     charts.append(_scores(runs))
     for key, title, value_of in (
         ("learning_rate", "Learning rate", lambda v: f"max {v.max():.3g}"),
@@ -67,7 +67,7 @@ def training_charts(runs: Sequence[RunFolder]) -> list[Chart]:
 
 
 def sweep_chart(sweep: Sweep) -> Chart:
-    """Return distance against time, with the Pareto front in grey."""
+    """Return a chart of distance against time, with the Pareto front in grey."""
     lines, front = drawn(sweep.rows)
     coloured = zip(lines, cycle(curves.COLOURS), strict=False)
     legend = [(name, css_class(colour), "") for name, colour in coloured]
@@ -77,7 +77,7 @@ def sweep_chart(sweep: Sweep) -> Chart:
 
 
 def bits_chart(bits: Bits, run: RunFolder) -> Chart:
-    """Return the bits per dimension of each step against t."""
+    """Return a chart of the bits per dimension of each step against t."""
     title = f"Bits per dimension of each step, {run.name}"
     curve = [
         (of.first, of.last, *Interval(of.per_step, of.low, of.high).known())
@@ -97,7 +97,10 @@ def _lines(
     smoothed: bool = False,
     note: str = "",
 ) -> Chart | None:
-    """Return a chart of columns, or None if none has values. value_of: for the legend."""
+    """Return a chart of columns, or None if none has values.
+
+    value_of: formats the values of a curve for the legend.
+    """
     lines, legend = [], []
     for name, rows, key, colour in columns:
         steps, values = curves.series(rows, key, positive=smoothed)
@@ -115,7 +118,7 @@ def _lines(
 
 
 def _scores(runs: Sequence[RunFolder]) -> Chart | None:
-    """Return the distances that `evaluation.every` logged, with their intervals."""
+    """Return a chart of the distances that `evaluation.every` logged, with their intervals."""
     lines, legend, kinds = [], [], set()
     for run in runs:
         if scores := run.scores():

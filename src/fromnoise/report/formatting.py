@@ -50,7 +50,7 @@ def setting(value: Any) -> str:
 
 
 def facts(metadata: Mapping[str, Any]) -> str:
-    """Return a dict in one line: `name ddim, steps 50`. Values that are None are left out."""
+    """Return a dict in one line, without values that are None: `name ddim, steps 50`."""
     parts = []
     for key, value in metadata.items():
         if isinstance(value, Mapping):
@@ -68,7 +68,7 @@ class InlineImage(NamedTuple):
     src: str
     width: int
     height: int
-    file: str = ""  # its name, of a picture that is shown unchanged
+    file: str = ""  # the name of a file that is shown unchanged
 
 
 def inline_grid(images: np.ndarray, columns: int = COLUMNS) -> InlineImage:

@@ -56,7 +56,7 @@ def _render(runs: Sequence[RunFolder]) -> str:
     recipes = [run.recipe for run in runs]
     columns = [(run, record) for run in runs for record in run.records["metrics"]]
     scores = {key for _, record in columns for key in record.content.scores}
-    sets = [record.content for _, record in columns if record.content.extractor]  # not of bits only
+    sets = [record.content for _, record in columns if record.content.extractor]  # not bits alone
     extractors = {content.extractor.get("name") for content in sets}
     return _template().render(
         runs=runs,
@@ -97,7 +97,7 @@ def _template() -> "Template":
 
 
 def _environment() -> dict[str, str]:
-    """Return when and on which machine the page was written."""
+    """Return the date, the versions and the machine of the page."""
     return {
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "fromnoise": version("fromnoise"),

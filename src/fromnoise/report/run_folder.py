@@ -30,12 +30,12 @@ from fromnoise.training.previews import FOLDER as PREVIEWS
 from fromnoise.training.previews import read_preview
 
 RECIPE, LOG, EVALUATION = "recipe.yaml", "log.jsonl", "evaluation"
-KINDS: dict[str, tuple[type[Stored], str]] = {  # the pictures beside a record that are shown
+KINDS: dict[str, tuple[type[Stored], str]] = {  # schema and pictures of a record
     "metrics": (Metrics, "copies.png"),
     "scores": (LabelRecord, "*.png"),
     "sweep": (Sweep, ""),
 }
-SAMPLES, STRIPS, STAGES = 16, 2, 10  # images, those with a denoising strip, and their times
+SAMPLES, STRIPS, STAGES = 16, 2, 10  # images, those with a denoising strip, timesteps of a strip
 STEPS = 25  # of DDIM, which is fast and deterministic
 MAX_PREVIEWS, MAX_IMAGES, MIN_COUNT = 16, 24, 4
 PREVIEW_BYTES = 2 * 2**20  # pixels of all previews of a run
@@ -66,7 +66,7 @@ class Trajectory(NamedTuple):
     captions: list[str]  # the labels of each image, "" for an unconditional model
     images: np.ndarray  # uint8 (N, C, H, W)
     stages: list[tuple[int, np.ndarray, np.ndarray]]
-    """(t, x_t, x̂_0 predicted from it) from T to 0, each uint8 (STRIPS, C, H, W); x̂_0 = x_0 at 0."""
+    """(t, x_t, the predicted x̂_0) from T to 0, each uint8 (STRIPS, C, H, W); x̂_0 = x_0 at 0."""
 
 
 @dataclass(kw_only=True)
@@ -102,7 +102,7 @@ class RunFolder:
         return float(values[-1]) if len(values) else None
 
     def sample(self, *, progress: Progress) -> None:
-        """Set `trajectory`, or tell why there is none. progress: as in `sample_trajectory`."""
+        """Set `trajectory`, or add the error to `problems`. progress: as in `sample_trajectory`."""
         try:
             self.trajectory = sample_trajectory(self.folder, progress=progress)
         except (ValueError, OSError, NotFinite) as error:

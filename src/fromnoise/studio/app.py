@@ -1,4 +1,4 @@
-"""The pages and endpoints of the studio, and what they share."""
+"""The application of the studio: the parts and the endpoints that all pages share."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from fromnoise.studio.runs import RUNS, Runs
 from fromnoise.studio.trainings import Trainings
 
 HERE = Path(__file__).parent
-REPORT = HERE.parent / "report"  # its style is that of the pages
+REPORT = HERE.parent / "report"  # pages share its style
 LARGEST_BODY = 2**20  # bytes of JSON
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -41,7 +41,7 @@ class Studio:
     """The parts that all pages share: folder, workers, queue, events, templates."""
 
     def __init__(self, folder: Path, root: Path) -> None:
-        """folder: of the runs. root: below which data are chosen."""
+        """Create the parts. folder: of the runs. root: of the data to choose from."""
         self.folder = folder
         self.places = Places(root, folder / "data")
         self.events, self.runs = Events(), Runs(folder)
@@ -68,7 +68,7 @@ class Studio:
         return HTMLResponse(text, status)
 
     def begin(self, work: Awaitable[Any]) -> None:
-        """Let something run beside the requests."""
+        """Run a coroutine in the background."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -78,7 +78,9 @@ class Studio:
         try:
             return self.runs.find(request.path_params["run"])
         except KeyError:
-            raise HTTPException(404, "This run is gone. Go back to the start page.") from None
+            raise HTTPException(
+                404, "This run does not exist. Go back to the start page."
+            ) from None
 
 
 def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
@@ -108,7 +110,7 @@ def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
         try:
             job = studio.jobs.find(request.path_params["job"])
         except KeyError:
-            raise HTTPException(404, "This job is gone.") from None
+            raise HTTPException(404, "This job does not exist. Reload the page.") from None
         await studio.jobs.stop(job)
         return JSONResponse(job.shown())
 
@@ -122,7 +124,7 @@ def build_app(studio: Studio, routes: list[BaseRoute]) -> Starlette:
             status, sentence = 507, str(error.strerror or error)
         elif not isinstance(error, ValueError | TaskFailed):
             status = 500
-            sentence = "The studio has failed here. The terminal has the traceback."
+            sentence = "The studio failed. See the traceback in the terminal."
         if "html" in request.headers.get("accept", ""):
             return studio.page("problem", status, problem=sentence)
         return JSONResponse({"error": sentence}, status)
@@ -155,9 +157,9 @@ async def read_json(request: Request) -> Any:
 
 
 def find_picture(run: Path, id: str, number: int) -> tuple[Path, int]:
-    """Return the file of a picture that was made here, and its seed. Raises HTTPException."""
+    """Return the file of an image of a result, and its seed. Raises HTTPException."""
     folder = run / FOLDER / id
     result = read_result(folder) if ID.fullmatch(id) else None
     if result is None or number >= len(result.files):
-        raise HTTPException(404, "This picture is gone. Make it again.")
+        raise HTTPException(404, "This image does not exist. Sample it again.")
     return folder / result.files[number], result.seeds[number]

@@ -1,4 +1,4 @@
-"""Look at data before a training, without torch: what `data check` finds, as pictures."""
+"""Check data before a training, without torch: the report of `data check`, with images."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ WHITE = (255, 255, 255)
 
 
 def check(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return what `fromnoise data check` says, with pictures of some images and duplicates."""
+    """Return the report of `fromnoise data check`, with some pairs of duplicates."""
     report = check_data(arguments["path"], progress=call.progress)
     data = (yaml.safe_load(report.recipe) or {}).get("data", {}) if report.recipe else {}
     size = data.get("size") or [0, 0]
@@ -64,7 +64,7 @@ def check(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
 
 
 def crops(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return some images beside what a training would see of them at a size and fit."""
+    """Return some images, each as it is and at a training's size and fit."""
     size, fit, shown = arguments["size"], arguments["fit"], []
     with opened(arguments["path"]) as reader:
         chosen = np.linspace(0, len(reader.names) - 1, min(SAMPLES, len(reader.names))).round()
@@ -82,19 +82,17 @@ def crops(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
 
 
 def accept(arguments: dict[str, Any], call: Call) -> None:
-    """Check an uploaded file by its header. Raises DataError for one that is not usable."""
+    """Check an uploaded file by its header. Raises DataError if it is not usable."""
     path, kind, name = Path(arguments["path"]), arguments["kind"], arguments["name"]
     if kind in ARCHIVES or name.rpartition("/")[2] in LABELS:
         return
     if kind not in decode.EXTENSIONS:
-        raise DataError(f"{name} is no image. {decode.ACCEPTED}")
+        raise DataError(f"{name} is not an image. {decode.ACCEPTED}")
     try:
         with path.open("rb") as file:
             header = decode.read_header(file)
     except (BrokenImage, OSError) as error:
-        raise DataError(
-            f"{name} cannot be read: {reason(error).rstrip('.')}. Leave it out."
-        ) from None
+        raise DataError(f"{name} cannot be read: {reason(error).rstrip('.')}. Remove it.") from None
     if header.height * header.width > MOST_PIXELS:
         raise DataError(
             f"{name} has {header.height}x{header.width} pixels, more than "
@@ -103,10 +101,12 @@ def accept(arguments: dict[str, Any], call: Call) -> None:
 
 
 def take(arguments: dict[str, Any], call: Call) -> None:
-    """Write an image at a model's size as a PNG, to be edited. Raises DataError."""
+    """Write an image at a model's size as a PNG, for editing. Raises DataError."""
     spec, target = read_spec(Path(arguments["run"])), Path(arguments["target"])
     if spec.get("depth", 8) != 8 or spec["channels"] not in (1, 3):
-        raise DataError("this model's images have more than 8 bits. Edit on the command line.")
+        raise DataError(
+            "the studio edits only images of 8 bits in grey or RGB. Edit on the command line."
+        )
     accept(arguments, call)
     how = {key: spec[key] for key in ("channels", "fit", "white") if spec.get(key) is not None}
     background = tuple(spec.get("background", WHITE))
@@ -115,8 +115,8 @@ def take(arguments: dict[str, Any], call: Call) -> None:
             arguments["path"], size=tuple(spec["size"]), background=background, **how
         )
     except DataError as error:
-        said = str(error).replace(arguments["path"], arguments["name"])
-        raise DataError(said) from None
+        message = str(error).replace(arguments["path"], arguments["name"])
+        raise DataError(message) from None
     with atomic_file(target) as writing:
         to_pillow(image).save(writing, "PNG")
 

@@ -1,4 +1,4 @@
-"""The page of the data: choose a folder, or upload files; see what is in it."""
+"""The data page: choose a folder, or upload files, and check them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -40,12 +40,12 @@ def routes(studio: Studio) -> list[BaseRoute]:
         return JSONResponse(await studio.reading.call("crops", arguments))
 
     async def begin(request: Request) -> Response:
-        """Make a folder for files to upload."""
+        """Create a folder for uploads."""
         name = studio.places.new_folder(read_body(Upload, await read_json(request)).name)
         return JSONResponse({"place": UPLOADS, "path": name})
 
     async def upload(request: Request) -> Response:
-        """Store one file, the body of the request, once it is whole and can be used."""
+        """Store one file, the body of the request, if it is complete and usable."""
         folder, path = request.path_params["folder"], request.path_params["path"]
         target = studio.places.target(folder, path)
         try:
@@ -56,7 +56,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
                     "accept", {"path": str(writing), "kind": kind, "name": path}
                 )
         finally:
-            with suppress(OSError):  # of a file that was refused
+            with suppress(OSError):  # the empty folder of a refused file
                 if target.parent.name != safe_part(folder):
                     target.parent.rmdir()
         return JSONResponse({"name": path})
@@ -72,7 +72,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
 
 async def receive(request: Request, writing: Path) -> None:
-    """Write the body of a request to a file. Raises HTTPException when it gets too large."""
+    """Write the body of a request to a file. Raises HTTPException if it is too large or empty."""
     size = int(request.headers.get("content-length", "0") or 0)
     with writing.open("wb") as file:
         if size <= LARGEST:

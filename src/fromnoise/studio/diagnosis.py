@@ -1,4 +1,4 @@
-"""Ask the doctor about a training, before it starts."""
+"""Run the doctor before a training."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from fromnoise.studio.worker import Call
 
 
 def doctor(arguments: dict[str, Any], call: Call) -> list[dict[str, str]]:
-    """Return what `fromnoise doctor` finds."""
+    """Return the findings of `fromnoise doctor`."""
     recipe, words = arguments["recipe"], arguments["words"]
     overrides = parse_training(recipe, words)
     findings = diagnose(recipe, out=arguments["out"], data=arguments["data"], overrides=overrides)

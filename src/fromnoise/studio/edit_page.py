@@ -1,4 +1,4 @@
-"""The page of edits: paint a mask and inpaint, vary, walk between images or seeds."""
+"""The edit page: inpaint a painted mask, vary an image, interpolate between images or seeds."""
 
 import tempfile
 from pathlib import Path
@@ -20,8 +20,8 @@ from fromnoise.studio.runs import read_facts
 NAMES = {
     "inpaint": "Inpainting",
     "vary": "Variations",
-    "walk": "Walk between images",
-    "walk seeds": "Walk between seeds",
+    "walk": "Interpolation between images",
+    "walk seeds": "Interpolation between seeds",
 }
 
 
@@ -37,7 +37,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         return studio.page("edit", run=read_facts(run), model=model, given=given)
 
     async def upload(request: Request) -> Response:
-        """Take an image, the body of the request, to be edited: at the size of the model."""
+        """Store an image, the body of the request, at the size of the model, for editing."""
         run, name = studio.find_run(request), safe_part(request.path_params["name"])
         kind = Path(name).suffix.lower()
         with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
             return await taken(run, file, name)
 
     async def choose(request: Request) -> Response:
-        """Take a picture that was made here."""
+        """Store an image of a result, for editing."""
         run, wanted = studio.find_run(request), read_body(Picture, await read_json(request))
         file, _ = find_picture(run, wanted.result, wanted.number)
         return await taken(run, file, file.name)
@@ -61,7 +61,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
     def find_input(run: Path, id: str) -> Path:
         file = run / FOLDER / INPUTS / f"{id}.png"
         if not ID.fullmatch(id) or not file.is_file():
-            raise HTTPException(404, "This image is gone. Choose it again.")
+            raise HTTPException(404, "This image does not exist. Choose it again.")
         return file
 
     async def image(request: Request) -> Response:
@@ -77,7 +77,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         arguments: dict[str, Any] = {"run": str(run), "folder": str(run / FOLDER / id)}
         arguments |= {"request": wanted.model_dump(mode="json"), "inputs": inputs}
         count = wanted.frames if wanted.kind.startswith("walk") else count
-        title = f"{NAMES[wanted.kind]}, {count} picture{'s' if count > 1 else ''}"
+        title = f"{NAMES[wanted.kind]}, {count} image{'s' if count > 1 else ''}"
         job = studio.jobs.add("edit", title, arguments, run=request.path_params["run"])
         return JSONResponse(job.shown())
 

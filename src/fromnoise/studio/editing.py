@@ -1,4 +1,4 @@
-"""Edit pictures: `fromnoise edit inpaint`, `vary` and `interpolate`."""
+"""Edit images: `fromnoise edit inpaint`, `vary` and `interpolate`."""
 
 import base64
 import binascii
@@ -79,8 +79,8 @@ def _edit(request: Request, wanted: Editing, inputs: list[Path], mask: Path) -> 
         _write_mask(wanted.mask, mask)
         return edits.inpaint_to_folder(request, inputs[0], mask, wanted.numbers())
     except DataError as error:
-        said = str(error).replace(str(mask), "").replace("  ", " ")
-        raise DataError(said) from None
+        message = str(error).replace(str(mask), "").replace("  ", " ")
+        raise DataError(message) from None
 
 
 def _write_mask(content: str | None, file: Path) -> None:
@@ -89,7 +89,7 @@ def _write_mask(content: str | None, file: Path) -> None:
     try:
         png = base64.b64decode(content.rpartition(",")[2], validate=True)
     except binascii.Error as error:
-        raise ConfigError("the mask is no PNG. Paint it again.") from error
+        raise ConfigError("the mask is not a PNG. Paint it again.") from error
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file, sync=False) as writing:
         writing.write_bytes(png)

@@ -1,4 +1,4 @@
-"""Send what moves to the pages: numbered events in one order, by one stream for each page."""
+"""Send events to the pages: numbered, in one order, in one stream for each page."""
 
 import asyncio
 import json
@@ -6,15 +6,15 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-KEPT = 16 * 2**20  # bytes of events for streams that are behind or come back
+KEPT = 16 * 2**20  # bytes of events, for streams that are slow or reconnect
 QUIET = 15.0  # seconds without an event, after which a stream gets a comment
 
 
 class Events:
-    """The newest events. A stream gets all after the last one that it knows, in order.
+    """The newest events. A stream receives all after its last one, in order.
 
-    A stream that is more than `KEPT` bytes behind, or that knows another server's events, gets
-    `reload`: its page is to be loaded again.
+    A stream that is more than `KEPT` bytes behind, or that had events of another server, receives
+    `reload`, upon which its page loads again.
     """
 
     def __init__(self, kept: int = KEPT) -> None:

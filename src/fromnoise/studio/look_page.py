@@ -1,4 +1,4 @@
-"""The page that looks closer at a run: its report, its sweeps, the nearest training images."""
+"""The report page of a run: report, sweeps, and the training images nearest to a sample."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from fromnoise.studio.runs import read_facts
 
 REPORT = "report.html"
 LARGEST = 2**24  # bytes of a record
-# A report is a page of its own: it runs its script in a frame that has no origin and no network.
+# The script of a report runs in a frame without an origin and without network access.
 POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'self'"
@@ -63,7 +63,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
 
 def read_sweeps(run: Path) -> list[dict[str, Any]]:
-    """Return the points of each sweep of a run. Damaged records and rows are left out."""
+    """Return the points of each sweep of a run. Damaged records and rows are skipped."""
     sweeps = []
     for file in sorted((run / "evaluation").glob("*/sweep.json")):
         try:
@@ -80,7 +80,7 @@ def read_sweeps(run: Path) -> list[dict[str, Any]]:
 
 
 def read_point(row: Any) -> dict[str, Any] | None:
-    """Return a row of a sweep: its settings, seconds an image and distance; None if it has none."""
+    """Return the settings, seconds per image and distance of a row of a sweep, or None."""
     try:
         score = row["fid"] if isinstance(row["fid"], dict) else {"value": row["fid"]}
         point = {"sampler": str(row["sampler"]), "steps": int(row["steps"])}

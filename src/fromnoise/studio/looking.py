@@ -1,4 +1,4 @@
-"""Look closer at a run: its report, and the training images nearest to a picture."""
+"""Write the report of a run, and find the training images nearest to a sample."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def report(arguments: dict[str, Any], call: Call) -> None:
 
 
 def nearest(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return the training images nearest to a picture, mirrored or not, by their pixels."""
+    """Return the training images nearest to an image, mirrored or not, by their pixels."""
     run, file = Path(arguments["run"]), Path(arguments["file"])
     spec = load_run(run).spec
     how = {"size": spec.size, "channels": spec.channels, "fit": spec.fit}

@@ -1,4 +1,4 @@
-"""The page of a model: make pictures, see them come out of noise, compare and download them."""
+"""The sample page of a model: sample images, watch the denoising, compare, download."""
 
 import tempfile
 import zipfile
@@ -41,13 +41,13 @@ def routes(studio: Studio) -> list[BaseRoute]:
         count, id = len(wanted.numbers()), new_id()
         given, folder = wanted.model_dump(mode="json"), str(run / FOLDER / id)
         arguments = {"run": str(run), "folder": folder, "request": given}
-        title = f"{count:,} picture{'s' if count > 1 else ''} of {run.name}"
+        title = f"{count:,} image{'s' if count > 1 else ''} of {run.name}"
         job = studio.jobs.add("make", title, arguments, run=request.path_params["run"])
         return JSONResponse(job.shown() | {"command": wanted.command(run)})
 
     async def command(request: Request) -> Response:
         run = studio.find_run(request)
-        try:  # while it is typed
+        try:  # the form may be incomplete
             wanted = read_body(Making, await read_json(request))
             found = {"command": wanted.command(run), "count": len(wanted.numbers())}
         except ValueError as error:
@@ -66,14 +66,14 @@ def routes(studio: Studio) -> list[BaseRoute]:
         folder = run / FOLDER / id
         result = read_result(folder) if ID.fullmatch(id) else None
         if result is None:
-            raise HTTPException(404, "These pictures are gone. Make them again.")
+            raise HTTPException(404, "These images do not exist. Sample them again.")
         return folder, result
 
     async def file(request: Request) -> Response:
         folder, result = find_result(request)
         names, i = [*result.files, *result.others], request.path_params["number"]
         if i >= len(names):
-            raise HTTPException(404, "This picture is gone. Make it again.")
+            raise HTTPException(404, "This image does not exist. Sample it again.")
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
         disposition = "attachment" if "save" in request.query_params else "inline"
         how = {"filename": names[i], "content_disposition_type": disposition, "headers": kept}
@@ -97,8 +97,8 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
 
 def _zip(folder: Path, result: Result) -> Iterator[bytes]:
-    """Return the pictures of a result, as the chunks of a zip."""
-    content = tempfile.TemporaryFile()  # noqa: SIM115, it is closed when it was sent
+    """Return the files of a result, as the chunks of a zip."""
+    content = tempfile.TemporaryFile()  # noqa: SIM115, it is closed after the last chunk
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name in [*result.files, *result.others]:
             archive.write(folder / name, name)

@@ -1,4 +1,4 @@
-"""Make pictures: `fromnoise sample`, whose steps are shown while they are computed."""
+"""Sample images: `fromnoise sample`, which also sends each step to the page."""
 
 import base64
 import io
@@ -23,14 +23,14 @@ from fromnoise.studio.requests import Making
 from fromnoise.studio.results import Result, write_result
 from fromnoise.studio.worker import Call
 
-SHEET = 2**20  # pixels of a sheet; images that do not fit are not shown while they are denoised
+SHEET = 2**20  # pixels of a sheet; further images are not shown during the denoising
 COLUMNS = 8  # of a sheet
-SHARE = 12  # the time between two sheets, over the time that the last one took
-_loaded: dict[Path, Model] = {}  # one
+SHARE = 12  # the time between two sheets, over the time to draw the last one
+_loaded: dict[Path, Model] = {}  # one model
 
 
 def warm(arguments: dict[str, Any], call: Call) -> None:
-    """Load the model of a run and what draws grids, so that the first pictures come sooner."""
+    """Load the model of a run, and matplotlib, before the first request."""
     import_module("matplotlib.figure")
     if run := arguments.get("run"):
         load_run(Path(run))
@@ -69,7 +69,7 @@ def make(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
 
 
 def load_run(run: Path) -> Model:
-    """Return the model of a run's newest whole checkpoint; the last one is kept in memory."""
+    """Return the model of a run's newest whole checkpoint. The last model stays in memory."""
     file = find_model_file(run, None)
     if file not in _loaded:
         _loaded.clear()
@@ -88,7 +88,7 @@ def resolve(model: Model, wanted: Making, count: int) -> tuple[Conditioning, Sam
 
 
 def described(model: Model, config: SamplingConfig, conditioning: Conditioning) -> dict[str, str]:
-    """Return the settings of pictures as text, to be shown and compared."""
+    """Return the sampling settings as text, for display and comparison."""
     settings = {"sampler": config.sampler.name, "steps": str(config.steps)}
     settings |= {key: str(value) for key, value in config.sampler.options.items()}
     if conditioning.cond is not None:
@@ -99,12 +99,12 @@ def described(model: Model, config: SamplingConfig, conditioning: Conditioning) 
 
 
 class Sheets:
-    """Pictures of x_t and of the predicted x_0 of a batch, sent while it is denoised."""
+    """Pictures of x_t and of the predicted x_0 of a batch, sent during the denoising."""
 
     def __init__(
         self, call: Call, model: Model, count: int, config: SamplingConfig, every: int | None
     ) -> None:
-        """Prepare for `count` images. every: steps between two sheets; None for ten a second."""
+        """Prepare for `count` images. every: steps between sheets; None: up to ten per second."""
         self.call, self.every, self.steps = call, every, config.steps
         self.count, self.batch = count, count
         h, w = model.spec.size
@@ -112,7 +112,7 @@ class Sheets:
         self.done, self.sent, self.cost = 0, -1.0, 0.0
 
     def watch(self, first: int, step: Step) -> None:
-        """Send the progress, and the sheets of a step if they are due. Raises Stopped."""
+        """Send the progress, and the sheets of a step when they are due. Raises Stopped."""
         batches = -(-self.count // self.batch)
         self.done += 1
         self.call.progress(self.done, batches * self.steps)

@@ -1,4 +1,4 @@
-"""Find data: folders below one that was named at the start, and uploads."""
+"""Find data: below the folder given at the start, and in uploads."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,13 @@ ARCHIVES = (".zip", ".npz", ".npy")
 LABELS = ("labels.json", "labels.csv", "dataset.json", "objects.json", "train.json", "test.json")
 LARGEST = 200 * 10**6  # bytes of an uploaded file
 MOST_PIXELS = 40 * 10**6  # of an uploaded image
-DEEPEST, LONGEST = 4, 150  # folders in a drop; bytes of a name
-MOST_SHOWN = 1000  # folders and files of a list
+DEEPEST, LONGEST = 4, 150  # parts of the path of an upload; bytes of a name
+MOST_SHOWN = 1000  # folders and files in a list
 UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*\x7f]')
 
 
 class Places:
-    """The two folders below which data are read. Links that lead out of them are not followed."""
+    """The two folders with data. Links that lead out of them are refused."""
 
     def __init__(self, files: Path, uploads: Path) -> None:
         self.roots = {FILES: files, UPLOADS: uploads}
@@ -38,7 +38,7 @@ class Places:
         if not inside:
             raise ConfigError(f"{path!r} is not inside {root}. Choose a folder there.")
         if not exists:
-            raise ConfigError(f"{root / path} does not exist. Choose a folder that is there.")
+            raise ConfigError(f"{root / path} does not exist. Choose an existing folder.")
         return found
 
     def list(self, place: str, path: str) -> dict[str, list[str]]:
@@ -58,7 +58,7 @@ class Places:
         return {"folders": folders, "archives": archives}
 
     def new_folder(self, name: str) -> str:
-        """Make a folder for uploads, and return its name: with a number if it is taken."""
+        """Create a folder for uploads and return its name, with a number if the name exists."""
         name, number = safe_part(name), 1
         while True:
             own = name if number == 1 else f"{name}-{number}"
@@ -70,7 +70,7 @@ class Places:
                 return own
 
     def target(self, folder: str, path: str) -> Path:
-        """Return where an uploaded file goes. Raises ConfigError for a name that is not usable."""
+        """Return the path for an uploaded file. Raises ConfigError for an unusable name."""
         base = self.find(UPLOADS, safe_part(folder))
         parts = [safe_part(part) for part in path.split("/")]
         if len(parts) > DEEPEST:
@@ -81,7 +81,7 @@ class Places:
 
 
 def safe_part(name: str) -> str:
-    """Return the name of a file or folder. Raises ConfigError for one that could lead elsewhere."""
+    """Return the name of a file or folder. Raises ConfigError if it could lead elsewhere."""
     usable = name.strip() == name and not name.startswith(".") and not UNSAFE.search(name)
     try:
         size = len(name.encode())

@@ -1,4 +1,4 @@
-"""Read what pages show, without torch: what a model takes, and pictures of a run."""
+"""Read the specification and the previews of a run for the pages, without torch."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ COLUMNS, CARD = 8, 16  # images in a row of previews; images on a card
 
 
 def describe(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return what the model of a run takes: its sampling settings, labels and size."""
+    """Return the sampling settings, labels and size of the model of a run."""
     tree = read_spec(Path(arguments["run"]))
     sampling, process = tree.get("sampling", {}), tree.get("diffusion", {})
     sampler = sampling.get("sampler", {})
@@ -53,11 +53,11 @@ def read_spec(run: Path) -> dict[str, Any]:
 
 
 def preview(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return images of a run's previews as one PNG: of a step, or the newest."""
+    """Return the images of one preview of a run as one PNG: of a step, or the newest."""
     run, step = Path(arguments["run"]), arguments.get("step")
     files = {int(f.stem): f for f in (run / "previews").glob("*.npz") if f.stem.isdecimal()}
     if not files or (step is not None and step not in files):
-        raise ValueError(f"{run.name} has no preview yet. It writes the first one while it trains.")
+        raise ValueError(f"{run.name} has no preview yet. Wait for the first one.")
     with np.load(files[max(files) if step is None else step]) as arrays:
         images = displayable(arrays["EMA"])
     images = images[: arguments.get("most", CARD)]

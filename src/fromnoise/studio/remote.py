@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: calls to it, what it says meanwhile, and its end."""
+"""Start a worker process from the server, call its tasks, and stop it."""
 
 import asyncio
 import json
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-Heard = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[dict[str, Any]], None]
 LONGEST = 32 * 2**20  # bytes of a message
 PATIENCE = 1.5  # seconds before a worker that does not stop is killed
 
 
 class TaskFailed(Exception):
-    """A task that could not be done. The message is one line: `<problem>. <fix>.`"""
+    """A task that failed. The message is one line: `<problem>. <fix>.`"""
 
 
 class TaskStopped(Exception):
@@ -23,25 +23,27 @@ class TaskStopped(Exception):
 
 
 def ignore(message: dict[str, Any]) -> None:
-    """Ignore what a worker says."""
+    """Ignore a message."""
 
 
 class Worker:
-    """A process that does one task at a time: started when it is needed, again after it ended."""
+    """A process that runs one task at a time. A call starts it if it is not running."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
-        self._said: deque[str] = deque(maxlen=20)  # the last lines of its standard error
+        self._stderr: deque[str] = deque(maxlen=20)  # its last lines
         self._busy, self._number, self._stopping = asyncio.Lock(), 0, False
         self._drain: asyncio.Task[None] | None = None
 
     @property
     def idle(self) -> bool:
-        """Return whether it has nothing to do."""
+        """Return whether it runs no task."""
         return not self._busy.locked()
 
-    async def call(self, task: str, arguments: dict[str, Any], heard: Heard = ignore) -> Any:
-        """Return the result of a task. heard: called with each message before it.
+    async def call(
+        self, task: str, arguments: dict[str, Any], on_message: OnMessage = ignore
+    ) -> Any:
+        """Run a task and return its result. on_message: called with each message of the task.
 
         Raises TaskFailed, and TaskStopped after `stop`.
         """
@@ -57,7 +59,7 @@ class Worker:
                 await process.stdin.drain()
             while line := await process.stdout.readline():
                 message = json.loads(line)
-                if message.pop("number") != self._number:  # of a call that nobody waits for
+                if message.pop("number") != self._number:  # of a cancelled call
                     continue
                 if "result" in message:
                     return message["result"]
@@ -66,20 +68,20 @@ class Worker:
                 if "error" in message:
                     print(message.get("traceback", ""), end="", file=sys.stderr)
                     raise TaskFailed(message["error"])
-                heard(message)
+                on_message(message)
             await process.wait()
             if self._stopping:
                 raise TaskStopped
-            print(*self._said, sep="\n", file=sys.stderr)
+            print(*self._stderr, sep="\n", file=sys.stderr)
             code = process.returncode
             why = f"signal {-code}" if code and code < 0 else f"exit code {code}"
             raise TaskFailed(
-                f"the process that computes has ended ({why}). Try fewer or smaller images: memory "
-                "may have run out."
+                f"the worker process ended ({why}), perhaps for lack of memory. Try fewer or "
+                "smaller images."
             )
 
     async def stop(self) -> None:
-        """Stop the task: at its next step, or by ending the process."""
+        """Stop the task at its next step, or else by killing the process."""
         process, number = self._process, self._number
         if self.idle or process is None or process.stdin is None:
             return
@@ -91,7 +93,7 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        """End the process."""
+        """Kill the process."""
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -115,4 +117,4 @@ class Worker:
         assert process.stderr is not None
         with suppress(ValueError):  # a line that is too long
             async for line in process.stderr:
-                self._said.append(line.decode(errors="replace").rstrip())
+                self._stderr.append(line.decode(errors="replace").rstrip())

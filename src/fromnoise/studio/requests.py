@@ -1,4 +1,4 @@
-"""Check what pages send: the settings of the command line under the same names."""
+"""Check the requests of pages. Their settings have the names of the command line."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fromnoise.config.errors import ConfigError, explain
 from fromnoise.config.recipe import recipe_text, shipped_recipes
 from fromnoise.config.schema import Fit, Natural, Positive, Section
 
-MOST_IMAGES = 1024  # of one request; the command line makes more
+MOST_IMAGES = 1024  # of one request; the command line allows more
 MOST_EDITS = 64
 MASK = "mask.png"
 Body = TypeVar("Body", bound=Section)
@@ -39,7 +39,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Making(Section):
-    """Pictures of a model: `fromnoise sample` with these arguments."""
+    """A request for samples: `fromnoise sample` with these arguments."""
 
     seeds: str = "0-15"
     steps: Count = None
@@ -51,20 +51,20 @@ class Making(Section):
     gif: bool = False
     npz: bool = False
     trajectory: bool = False
-    every: Count = None  # steps between two pictures of the denoising; None: ten a second at most
+    every: Count = None  # steps between two pictures of the denoising; None: up to ten per second
 
     def numbers(self) -> list[int]:
         """Return the seeds. Raises ConfigError for unreadable ones, and for too many."""
         seeds = parse_seeds(self.seeds)
         if len(seeds) > MOST_IMAGES:
             raise ConfigError(
-                f"seeds are {len(seeds):,}. Make at most {MOST_IMAGES:,} at once here, or use the "
-                "command line."
+                f"there are {len(seeds):,} seeds. Give at most {MOST_IMAGES:,}, or use the command "
+                "line."
             )
         return seeds
 
     def command(self, run: Path) -> str:
-        """Return the command that makes exactly these files."""
+        """Return the command that writes the same files."""
         words = ["sample", str(run), "--seeds", self.seeds.replace(" ", "")]
         for flag in ("steps", "sampler", "guidance", "labels", "compose"):
             if (value := getattr(self, flag)) is not None:
@@ -74,7 +74,7 @@ class Making(Section):
 
 
 def read_body(body: type[Body], content: Any) -> Body:
-    """Return what a page sent. Raises ConfigError with one sentence."""
+    """Return the checked body of a request. Raises ConfigError."""
     try:
         return body.model_validate(content)
     except ValidationError as error:
@@ -86,7 +86,7 @@ class Editing(Section):
 
     kind: Literal["inpaint", "vary", "walk", "walk seeds"]
     image: Text = None  # the id of an input
-    other: Text = None  # the second one, to walk to
+    other: Text = None  # the id of the second input of an interpolation
     mask: Text = None  # a PNG in base64: white is inpainted
     seeds: str = "0-3"
     steps: Count = None
@@ -99,11 +99,14 @@ class Editing(Section):
         """Return the seeds. Raises ConfigError for unreadable ones, and for too many."""
         seeds = parse_seeds(self.seeds)
         if len(seeds) > MOST_EDITS:
-            raise ConfigError(f"seeds are {len(seeds):,}. Give at most {MOST_EDITS} here.")
+            raise ConfigError(
+                f"there are {len(seeds):,} seeds. Give at most {MOST_EDITS}, or use the command "
+                "line."
+            )
         return seeds
 
     def command(self, run: Path, folder: Path, inputs: Sequence[Path]) -> str:
-        """Return the command that makes the same pictures. folder: it has the mask."""
+        """Return the command that writes the same images. folder: of the mask."""
         name = "interpolate" if self.kind.startswith("walk") else self.kind
         words = ["edit", name, str(run), "--out", "edited"]
         flags = ("--a", "--b") if self.kind == "walk" else ("--image",)
@@ -119,14 +122,14 @@ class Editing(Section):
 
 
 class Picture(Section):
-    """A picture that was made here: the number of a file of a result."""
+    """An image of a result, by the number of its file."""
 
     result: str
     number: Natural
 
 
 class Place(Section):
-    """A folder or file below one of the places where data are."""
+    """A folder or file in one of `Places`."""
 
     place: str
     path: str = ""
@@ -140,7 +143,7 @@ class Crops(Place):
 
 
 class Upload(Section):
-    """A new folder for files."""
+    """A new folder for uploads."""
 
     name: Name
 
@@ -167,7 +170,7 @@ class Training(Section):
     def overrides(self) -> dict[str, Any]:
         """Return the overrides of the recipe. Raises ConfigError for wrong keys and values."""
         if self.recipe not in shipped_recipes():
-            recipe_text(self.recipe)  # the error
+            recipe_text(self.recipe)  # raises
         return parse_training(self.recipe, self.words())
 
     def arguments(self, out: Path, data: Path | None) -> list[str]:
@@ -177,11 +180,11 @@ class Training(Section):
 
 
 class Resuming(Section):
-    """A run to train on: `fromnoise resume` with these settings."""
+    """A run to resume: `fromnoise resume` with these settings."""
 
     settings: Words = ()
 
 
 def shell_line(arguments: Sequence[str]) -> str:
-    """Return a command as one types it into a shell."""
+    """Return a command as a line for a shell."""
     return shlex.join(["fromnoise", *arguments])

@@ -1,4 +1,4 @@
-"""Keep what the studio made of a run: folders studio/ID in it, each whole with its record."""
+"""Store the images that the studio writes: folders studio/ID of a run, each with a record."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 class Result(BaseModel):
-    """Pictures that were made, and how. Written last: a folder without it is not shown."""
+    """The record of sampled or edited images, written last: without it a folder is incomplete."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)  # of a later version
+    model_config = ConfigDict(extra="ignore", frozen=True)  # keys of a later version
     id: str
     kind: str
-    made: str  # when
+    made: str  # the time, in ISO 8601
     seconds: float
-    command: str  # that makes the same files
+    command: str  # writes the same files
     request: dict[str, Any]
     settings: dict[str, str]
     size: tuple[int, int]  # (H, W)
@@ -38,7 +38,7 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def results_of(run: Path) -> list[Result]:
-    """Return the results of a run, newest first. What a kill left unfinished is left out."""
+    """Return the complete results of a run, newest first."""
     found = []
     for folder in sorted((run / FOLDER).glob("*-*-*"), reverse=True):
         if ID.fullmatch(folder.name) and (result := read_result(folder)):

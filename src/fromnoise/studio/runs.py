@@ -1,4 +1,4 @@
-"""Find the runs below a folder, and read what a card and a page say about them, without torch."""
+"""Find the runs in a folder, and read the facts that pages show about them, without torch."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ TAIL = 2**14  # bytes of a log that hold its last row
 
 
 class RunFacts(NamedTuple):
-    """A run, as a card shows it."""
+    """The facts about a run that its card shows."""
 
     id: str
     name: str
@@ -39,7 +39,7 @@ class Runs:
         self._paths: dict[str, Path] = {}
 
     def list(self) -> list[RunFacts]:
-        """Return all runs, the one that changed last first."""
+        """Return all runs, the most recently changed first."""
         found = [read_facts(path) for path in self.paths()]
         self._paths |= {facts.id: facts.path for facts in found}
         return sorted(found, key=lambda facts: facts.changed, reverse=True)
@@ -66,17 +66,17 @@ class Runs:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run, or a model that was imported."""
+    """Return whether a folder is a run or an imported model."""
     return any((path / name).is_file() for name in (RECIPE, *MODEL_FILES))
 
 
 def id_of(path: Path) -> str:
-    """Return the id of a run: no page says a path."""
+    """Return the id of a run, which addresses contain instead of its path."""
     return hashlib.blake2b(str(path.absolute()).encode(), digest_size=6).hexdigest()
 
 
 def read_facts(path: Path) -> RunFacts:
-    """Return the facts about a run that its files have."""
+    """Read the facts about a run from its files."""
     recipe, row = read_recipe(path), last_row(path)
     files = [path / name for name in (RECIPE, LOG, PREVIEWS, *MODEL_FILES)]
     network = recipe.get("network")

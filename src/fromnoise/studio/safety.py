@@ -1,4 +1,4 @@
-"""Let this machine's pages in, and no others: token, cookie, Host, Origin, headers."""
+"""Accept only requests of the studio's own pages: token, cookie, Host, Origin, headers."""
 
 import hmac
 import ipaddress
@@ -35,11 +35,11 @@ ENTER = (
 
 
 class Gate:
-    """Let requests of this machine's pages through, and no others.
+    """Pass on requests of the studio's own pages, and refuse all others.
 
-    Every request needs a Host that names this machine, against DNS rebinding, and if it has an
-    Origin, that of this Host. It also needs the cookie, which the token in the printed address is
-    exchanged for: other users of this machine reach its loopback too.
+    Every request needs a Host that names this machine, against DNS rebinding. If it has an Origin,
+    that must be the same host. It also needs a cookie, for which the server exchanges the token in
+    the printed address, because other users of this machine can connect to its loopback address.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, port: int, token: str) -> None:
@@ -70,22 +70,22 @@ class Gate:
         await (response or self.app)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
-        """Return why a request from elsewhere is refused, or None."""
+        """Return the response that refuses a request from elsewhere, or None."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self._is_ours(host):
             return _refuse(request, 421, "This host is unknown. Open the printed address.")
         if origin is not None and not _equal(origin.lower(), f"http://{host}".lower()):
-            return _refuse(request, 403, "This request is of another page. Reload this one.")
+            return _refuse(request, 403, "This request is from another page. Reload this one.")
         site = request.headers.get("sec-fetch-site", "none")
         entering = request.url.path == "/" and "token" in request.query_params  # by a link
         if site not in ("none", "same-origin") and not entering:
-            return _refuse(request, 403, "This request is of another page. Reload this one.")
+            return _refuse(request, 403, "This request is from another page. Reload this one.")
         return None
 
     def _is_ours(self, host: str) -> bool:
-        """Return whether a Host names this machine, by any port: a tunnel may have another.
+        """Return whether a Host names this machine, with any port, which a tunnel may change.
 
-        An address cannot be rebound, as a name can.
+        A name can be rebound, but an IP address cannot.
         """
         try:
             parts = urlsplit(f"//{host}")
@@ -97,7 +97,7 @@ class Gate:
         return name in self.names or (self.any_address and _is_address(name))
 
     def _exchange(self, request: Request) -> Response | None:
-        """Return the answer to the printed address: the cookie."""
+        """Return the response to the printed address, which sets the cookie."""
         token = request.query_params.get("token")
         if token is None or request.method != "GET" or request.url.path != "/":
             return None

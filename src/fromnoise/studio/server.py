@@ -13,32 +13,32 @@ from fromnoise.studio.events import Events
 from fromnoise.studio.safety import LOOPBACK, Gate, new_token
 
 PORT, TRIES = 8765, 50
-EVERY = ("0.0.0.0", "::")  # address of this machine
+EVERY = ("0.0.0.0", "::")  # all addresses of this machine
 GRACE = 1  # seconds for open requests when the server stops
 
 
 class Server(uvicorn.Server):
-    """A server that ends its event streams first: they would never end by themselves."""
+    """A server that closes the event streams before it stops, because they have no end."""
 
     def __init__(self, config: uvicorn.Config, events: Events) -> None:
         super().__init__(config)
         self.events = events
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop."""
+        """Close the event streams, then shut down."""
         self.events.close()
         await super().shutdown(sockets)
 
 
 def serve(folder: Path | None, *, host: str, port: int | None) -> None:
-    """Serve the pages until a signal. Prints the address with its token.
+    """Print the address with its token, and serve the pages until a signal.
 
     folder: of the runs, and of the data to choose from; by default the working directory, and the
     home folder for the data.
-    Raises ConfigError for a folder or a host that is not there, and if every port is in use.
+    Raises ConfigError for a folder or a host that does not exist, and if every port is in use.
     """
     if folder is not None and not folder.is_dir():
-        raise ConfigError(f"{folder.absolute()} is not a folder. Give one that is there.")
+        raise ConfigError(f"{folder.absolute()} is not a folder. Give an existing folder.")
     root = (folder or Path.home()).resolve()
     runs = (folder or Path.cwd()).resolve()
     listening = listen(host, port)
@@ -61,7 +61,7 @@ def serve(folder: Path | None, *, host: str, port: int | None) -> None:
     print(f"Open http://{shown}:{own}/?token={token}", flush=True)
     if host not in LOOPBACK:
         print(
-            "The connection is not encrypted: others in the network may read it.", file=sys.stderr
+            "The connection is not encrypted: others on the network can read it.", file=sys.stderr
         )
     print("Ctrl-C ends the studio. Trainings continue.", file=sys.stderr, flush=True)
     Server(config, studio.events).run([listening])
@@ -82,10 +82,10 @@ def listen(host: str, port: int | None) -> socket.socket:
             found.listen(128)
         except OSError as error:
             found.close()
-            if isinstance(error, PermissionError) or error.errno == 99:  # not ours to use
+            if isinstance(error, PermissionError) or error.errno == 99:  # EADDRNOTAVAIL
                 raise ConfigError(f"--host {host} --port {number}: {error.strerror}.") from error
             continue
         if number != first:
-            print(f"Port {first} is in use. This is port {number}.", file=sys.stderr)
+            print(f"Port {first} is in use. Using port {number}.", file=sys.stderr)
         return found
     raise ConfigError(f"ports {first} to {number} are in use. Give another --port.")

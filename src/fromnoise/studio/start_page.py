@@ -1,4 +1,4 @@
-"""The start page: the runs as cards with a picture."""
+"""The start page: a card with a preview for each run."""
 
 import base64
 from collections import OrderedDict
@@ -23,7 +23,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         return studio.page("start", runs=studio.runs.list())
 
     async def picture(request: Request) -> Response:
-        """Return the images of a preview as a PNG: of a step, or the newest 16."""
+        """Return the images of a preview as a PNG: of a step, or of the newest."""
         run, query = studio.find_run(request), request.query_params
         wanted = query.get("step", "")
         step = int(wanted) if wanted.isdecimal() else max(preview_steps(run), default=0)

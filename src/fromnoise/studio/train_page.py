@@ -1,4 +1,4 @@
-"""The pages of trainings: ask the doctor, start, stop, resume, and watch several side by side."""
+"""The pages of trainings: run the doctor, start, stop, resume, and watch several side by side."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fromnoise.studio.requests import Resuming, Training, read_body, shell_line
 from fromnoise.studio.runs import RECIPE, preview_steps
 from fromnoise.studio.training_log import LogReader, thinned
 
-MOST_BESIDE = 6  # trainings on one page, as many as there are colours
+MOST_BESIDE = 6  # trainings on one page: the number of colours
 
 
 def routes(studio: Studio) -> list[BaseRoute]:
@@ -25,7 +25,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         try:
             return trainings.find(id)
         except KeyError:
-            raise HTTPException(404, "This training is gone. Go back to the list.") from None
+            raise HTTPException(404, "This training does not exist. Go back to the list.") from None
 
     async def page(request: Request) -> Response:
         query = request.query_params
@@ -41,7 +41,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
 
     async def command(request: Request) -> Response:
         """Return the command line of a training, and its recipe with every key."""
-        try:  # while it is typed
+        try:  # the form may be incomplete
             wanted, data, arguments = await wanted_of(request)
             overrides = wanted.overrides()
         except ValueError as error:
@@ -57,7 +57,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         out = trainings.path_of(wanted.name)
         arguments = {"recipe": wanted.recipe, "words": wanted.words(), "out": str(out)}
         arguments["data"] = data and str(data)
-        job = studio.jobs.add("doctor", f"Doctor about {wanted.name}", arguments)
+        job = studio.jobs.add("doctor", f"Doctor for {wanted.name}", arguments)
         return JSONResponse(job.shown())
 
     async def start(request: Request) -> Response:

@@ -14,16 +14,14 @@ MOST = 1500  # rows of a curve
 
 
 class LogReader:
-    """The rows of a log: all of them first, then those that were added."""
+    """Read the rows of a log: all in the first call, then only new ones."""
 
     def __init__(self, run: Path) -> None:
         self._file = run / LOG
-        self._place: tuple[int, int] | None = (
-            None  # the file's number, and the bytes that were read
-        )
+        self._place: tuple[int, int] | None = None  # inode, and bytes read so far
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the new rows. After the file was replaced, as by a resumed run, all of them."""
+        """Return the new rows, or all rows after a resumed run has replaced the file."""
         try:
             with self._file.open("rb") as file:
                 status = os.fstat(file.fileno())

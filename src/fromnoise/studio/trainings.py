@@ -1,4 +1,4 @@
-"""Trainings: the ordinary command, each in a process of its own that outlives the server."""
+"""Start, stop and follow trainings: processes of `fromnoise train` that outlive the server."""
 
 import asyncio
 import json
@@ -27,19 +27,19 @@ from fromnoise.studio.runs import (
 )
 from fromnoise.studio.training_log import LogReader
 
-STARTED = ".studio"  # in the folder of the runs: what was started, and what it said
-EVERY = 1.0  # seconds between two looks
+STARTED = ".studio"  # in the folder of the runs: the commands and their output
+EVERY = 1.0  # seconds between two reads of the logs
 
 
 class State(NamedTuple):
-    """A training as pages show it."""
+    """The state of a training that pages show."""
 
     id: str
     name: str
     state: str  # starting, running, stopped, finished, failed
     step: int = 0
     steps: int = 0  # 0 while they are unknown
-    rate: float | None = None  # images a second
+    rate: float | None = None  # images per second
     left: float | None = None  # seconds
     memory: int | None = None  # bytes
     problem: str = ""
@@ -72,7 +72,7 @@ class Trainings:
         self._launch(path, ["resume", str(path), *settings])
 
     def stop(self, path: Path) -> None:
-        """Let a training save a checkpoint and end."""
+        """Signal a training to save a checkpoint and stop. Raises ConfigError."""
         process = self.process_of(path)
         if process is None:
             raise ConfigError(f"{path.name} is not being trained. Reload the page.")
@@ -84,19 +84,19 @@ class Trainings:
         return self.folder / safe_part(name)
 
     def find(self, id: str) -> Path:
-        """Return the folder of a run, or of one that is starting. Raises KeyError."""
+        """Return the folder of a run or of a starting training. Raises KeyError."""
         for path in (*self._children, *self._started()):
             if id_of(path) == id:
                 return path
         return self.runs.find(id)
 
     def all(self) -> list[Path]:
-        """Return the runs and what was started, the newest first."""
+        """Return the folders of trainings that have no run yet, then of runs, newest first."""
         runs = [facts.path for facts in self.runs.list() if (facts.path / RECIPE).is_file()]
         return [*(path for path in self._started() if path not in runs), *runs]
 
     def state(self, path: Path) -> State:
-        """Return what is known of a training."""
+        """Return the state of a training."""
         name, id, process = path.name, id_of(path), self.process_of(path)
         if not (path / RECIPE).is_file():
             if process is not None:
@@ -133,9 +133,9 @@ class Trainings:
         return number if is_locked(path / LOCK) else self._starting(path)
 
     async def follow(self) -> None:
-        """Publish what moves in the trainings, without end."""
+        """Publish changes of the trainings, forever."""
         while True:
-            with suppress(OSError):  # of a folder that goes away
+            with suppress(OSError):  # a folder may be deleted meanwhile
                 await asyncio.to_thread(self._look)
             for event, data in self._news:
                 self.events.publish(event, **data)
@@ -143,7 +143,7 @@ class Trainings:
             await asyncio.sleep(EVERY)
 
     def _look(self) -> None:
-        """Collect what changed in the runs that are trained, and in those that have just ended."""
+        """Collect the changes of running trainings, and of those that just ended."""
         for path in {*self._children, *self._started(), *self.runs.paths(), *self._followed}:
             trained = self.process_of(path) is not None
             if not trained and path not in self._followed:
@@ -194,19 +194,19 @@ class Trainings:
         return content if content.get("path") == str(path) else {}
 
     def _started(self) -> list[Path]:
-        """Return what was started and is no run yet: it is preparing, or it has failed."""
+        """Return the folders of trainings without a run, which are preparing or have failed."""
         files = (self.folder / STARTED).glob("*.json")
         newest = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
         paths = [self.folder / file.stem for file in newest]
         return [path for path in paths if not (path / RECIPE).is_file() and self._record(path)]
 
     def _starting(self, path: Path) -> int | None:
-        """Return the process of a training of an earlier server that has no folder yet."""
+        """Return the process of a training that an earlier server started, without a run yet."""
         process = self._record(path).get("process")
         return process if type(process) is int and is_fromnoise(process) else None
 
     def _problem(self, path: Path) -> str:
-        """Return why the last command for a run failed, from what it said."""
+        """Return the error of the last command for a run from its output, or an empty string."""
         if not self._record(path):
             return ""
         try:
@@ -217,13 +217,12 @@ class Trainings:
         if lines:
             return lines[-1].removeprefix("error: ")
         failed = not has_model(path) or "Traceback" in text
-        return (
-            "it has ended before it began. Its log is in the folder of the runs." if failed else ""
-        )
+        where = self.folder / STARTED / f"{path.name}.log"
+        return f"the process ended without a message. Its output is in {where}." if failed else ""
 
 
 def is_ended(path: Path) -> bool:
-    """Return whether the patience of a training has ended it."""
+    """Return whether `training.patience` ended a training."""
     saved = list_checkpoints(path / "checkpoints")
     try:
         return bool(read_state(saved[-1]).get("ended")) if saved else False
@@ -248,7 +247,7 @@ def is_locked(lock: Path) -> bool:
 
 
 def is_fromnoise(process: int) -> bool:
-    """Return whether a process is there, and is one of ours as far as the system says."""
+    """Return whether a process exists and, if /proc has its command line, is fromnoise."""
     try:
         os.kill(process, 0)
         command = Path(f"/proc/{process}/cmdline")
@@ -258,7 +257,7 @@ def is_fromnoise(process: int) -> bool:
 
 
 def memory_of(process: int) -> int | None:
-    """Return the bytes of memory that a process uses, where the system has them as a file."""
+    """Return the resident memory of a process in bytes, or None on a system without /proc."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):

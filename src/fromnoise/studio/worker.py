@@ -1,7 +1,8 @@
-"""The process that computes for the studio: one task at a time, as lines of JSON.
+"""The worker process of the studio, which runs one task at a time.
 
-It reads calls from its standard input, and writes messages to its standard output: what a task
-says, and at last its result, its error, or that it was stopped. It ends when the server ends.
+It reads calls from standard input and writes messages to standard output, as lines of JSON. A task
+may send messages; the last one is its result, its error, or that it was stopped. The process ends
+with the server.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import IO, Any
 from fromnoise.error_lines import error_line
 from fromnoise.progress import printable
 
-TASKS = {  # each is imported when it is called: those of `reading` and `checking` need no torch
+TASKS = {  # the module, imported at a call: `reading` and `checking` do not need torch
     "warm": "making",
     "make": "making",
     "describe": "reading",
@@ -36,15 +37,15 @@ OFTEN = 0.1  # seconds between two messages about progress
 
 
 class Stopped(Exception):
-    """The end of a task that was stopped."""
+    """Raised in a task that was stopped."""
 
 
 class Call:
-    """One call: where a task says something, and learns that it is to stop."""
+    """One call of a task, with its messages to the server and the request to stop."""
 
     def __init__(self, number: int, out: IO[bytes]) -> None:
         self.number, self._out = number, out
-        self._stopped, self._told = threading.Event(), 0.0
+        self._stopped, self._sent = threading.Event(), 0.0
 
     def say(self, **message: Any) -> None:
         """Send a message to the server."""
@@ -52,19 +53,19 @@ class Call:
         self._out.flush()
 
     def progress(self, done: int, total: int) -> None:
-        """Say how much is done, not too often. Raises Stopped as `check`."""
+        """Send the progress, at most every `OFTEN` seconds. Raises Stopped."""
         self.check()
-        if time.monotonic() - self._told > OFTEN or done == total:
-            self._told = time.monotonic()
+        if time.monotonic() - self._sent > OFTEN or done == total:
+            self._sent = time.monotonic()
             self.say(done=done, total=total)
 
     def check(self) -> None:
-        """Raise Stopped if the task is to stop."""
+        """Raise Stopped if `stop` was called."""
         if self._stopped.is_set():
             raise Stopped
 
     def stop(self) -> None:
-        """Let `check` raise."""
+        """Make `check` raise Stopped."""
         self._stopped.set()
 
 
@@ -81,7 +82,7 @@ class Notes(logging.Handler):
 
 
 def run(call: Call, task: str, arguments: dict[str, Any]) -> None:
-    """Do a task and send how it ended."""
+    """Run a task, and send its result or error."""
     notes, logger = Notes(call), logging.getLogger("fromnoise")
     logger.addHandler(notes)
     try:
@@ -92,7 +93,7 @@ def run(call: Call, task: str, arguments: dict[str, Any]) -> None:
     except Exception as error:
         line = error_line(error)
         if line is None:
-            line = f"unexpected: {type(error).__name__}: {error}. The terminal has the traceback."
+            line = f"{type(error).__name__}: {error}. See the traceback in the terminal."
             call.say(error=printable(line), traceback=traceback.format_exc())
         else:
             call.say(error=printable(line))
@@ -103,9 +104,9 @@ def run(call: Call, task: str, arguments: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Do the tasks of the standard input, in order, until it ends."""
+    """Run the tasks from standard input, in order, until it closes."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no message
+    os.dup2(2, 1)  # libraries print to standard error
     calls: queue.SimpleQueue[tuple[Call, str, dict[str, Any]]] = queue.SimpleQueue()
     latest: dict[int, Call] = {}
 
@@ -120,7 +121,7 @@ def main() -> None:
             latest.clear()
             latest[call.number] = call
             calls.put((call, message["task"], message["arguments"]))
-        os._exit(0)  # files are whole or absent at any moment
+        os._exit(0)  # safe, because files are written atomically
 
     threading.Thread(target=read, daemon=True).start()
     while True:

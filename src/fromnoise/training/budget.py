@@ -1,8 +1,8 @@
-"""Find the number of steps that fit into `training.minutes`, by timing some.
+"""Find the number of steps that fit into `training.minutes`, by timing a few.
 
-The time counts from the first timed step to the last checkpoint, previews and scores included. The
-timed steps train a copy that is thrown away, and the number of steps is stored in recipe.yaml: from
-there on a run in minutes is an ordinary run.
+The minutes include the timed steps, the previews, the scores and the last checkpoint. The timed
+steps train a copy, which is discarded. The number of steps is then stored in recipe.yaml, and the
+run is an ordinary one.
 """
 
 import logging
@@ -42,7 +42,7 @@ logger = logging.getLogger("fromnoise")
 
 
 class Seconds(NamedTuple):
-    """Of one step, and of each thing that comes after some steps."""
+    """The seconds of one step, and of each task that runs at an interval."""
 
     step: float
     preview: float
@@ -51,7 +51,7 @@ class Seconds(NamedTuple):
     result: float = 0.0  # once, at the end
 
     def of(self, recipe: Recipe, steps: int) -> float:
-        """Return the seconds of a training with so many steps."""
+        """Return the seconds of a training of `steps` steps."""
         recipe = recipe.with_steps(steps)
         settings, scored = recipe.training, recipe.evaluation.every
         seconds = steps * self.step + self.result
@@ -60,13 +60,13 @@ class Seconds(NamedTuple):
         return seconds + (-(-steps // scored) * self.score if scored else 0.0)
 
     def steps_within(self, recipe: Recipe, seconds: float) -> int:
-        """Return the largest number of steps that takes no longer."""
+        """Return the largest number of steps that take at most `seconds`."""
         return bisect_right(range(1, MOST), seconds, key=partial(self.of, recipe))
 
     def spread(self, recipe: Recipe, seconds: float) -> Recipe:
-        """Return the recipe in which no kind takes more than a tenth of the time.
+        """Return the recipe whose previews, checkpoints and scores each take at most a tenth.
 
-        This changes shares of the training alone. The last step has one of each in any case.
+        Only intervals that are shares of the training change. Each task also runs at the last step.
         """
 
         def share(every: float, one: float) -> float:
@@ -87,7 +87,7 @@ class Seconds(NamedTuple):
 
 
 class TooShort(ConfigError):
-    """The time is over when the number of steps is known."""
+    """`training.minutes` is too short to time a few steps and train."""
 
 
 def recipe_within_budget(
@@ -98,9 +98,9 @@ def recipe_within_budget(
 ) -> Recipe:
     """Return the recipe with the number of steps that fit into its time.
 
-    Takes steps with `state`, which is of no further use. callbacks: of a run; those that are not
-    slow are called once or twice in a scratch folder. After a stop signal the recipe is unchanged.
-    Raises TooShort.
+    The timed steps change `state`: discard it afterwards. callbacks: those of a run; all that are
+    not slow are called once or twice, in a scratch folder. After a stop signal the recipe is
+    returned unchanged. Raises TooShort.
     """
     recipe, started = setup.recipe, time.perf_counter()
     budget = recipe.training.budget
@@ -112,7 +112,7 @@ def recipe_within_budget(
     for left_over in setup.folder.glob(f"{SCRATCH}*"):  # of a killed process
         shutil.rmtree(left_over, ignore_errors=True)
     level = logger.level
-    logger.setLevel(logging.WARNING)  # what is timed says where its files are, which then go
+    logger.setLevel(logging.WARNING)  # no lines about files of the scratch folder
     try:
         with tempfile.TemporaryDirectory(dir=setup.folder, prefix=SCRATCH) as scratch:
             trial = setup._replace(recipe=recipe.with_steps(MOST), folder=Path(scratch))
@@ -150,7 +150,7 @@ def measure(
     stop: StopSignal,
     over: Callable[[], bool],
 ) -> Seconds | None:
-    """Time steps, a checkpoint and the callbacks. None if the time is over or a signal came."""
+    """Time steps, a checkpoint and the callbacks. Return None if `over()`, or after a signal."""
     recipe, spec, data, folder, held_out = setup
     objective, settings = recipe.diffusion.objective(), recipe.training
     quiet = settings.model_copy(update={"log_to": ()})
@@ -175,7 +175,7 @@ def measure(
         try:
             work()
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):  # then the training warns, and does without
+            if not is_out_of_memory(error):  # the training only warns
                 raise
         return time.perf_counter() - began
 
@@ -189,13 +189,13 @@ def measure(
         if callback.slow:  # the score
             continue
         once = seconds_of(lambda call=callback.call: call(state, log, stop))
-        if once < SHORT:  # again: the first time imports what draws
+        if once < SHORT:  # again, without the imports of the first call
             once = seconds_of(lambda call=callback.call: call(state, log, stop))
         if math.isinf(callback.every):
             result += once
         else:
             preview += once
-    # an image of a score takes as long as one of a preview at each step of its sampler
+    # a sampling step of an image takes the same time in a score as in a preview
     passes = recipe.evaluation.num_images * recipe.sampling.steps
     of_a_preview = 2 * recipe.training.preview_images * min(previews.STEPS, recipe.diffusion.T)
     timed = Seconds(step, preview, checkpoint, preview * passes / of_a_preview, result)

@@ -17,16 +17,16 @@ from fromnoise.data.mirror import OCCURS, mirror_ratio
 from fromnoise.model.model import select_device
 
 FITTED = "folder"  # the recipe
-FEW = 100  # images: of fewer, none is held out
+FEW = 100  # images; a smaller data set has no held-out images
 logger = logging.getLogger("fromnoise")
 
 
 class Row(NamedTuple):
-    """Settings for a device and at least so much work."""
+    """Settings for a device, from a number of core minutes on."""
 
     device: str
     core_minutes: float  # minutes of training times CPU threads; 0 on a GPU
-    size: int  # pixels a side, or that of smaller images
+    size: int  # pixels per side; smaller images keep their size
     settings: Mapping[str, Any]
 
 
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-ROWS = (  # the first that fits
+ROWS = (  # the first row that applies is used
     # not measured on a GPU
     Row("cuda", 0, 64, {"network.patch": 2, "network.channels": 64, "training.batch_size": 128}),
     # not measured: the network of the next row, whose levels have the same sizes with patches of 4
@@ -49,18 +49,18 @@ ROWS = (  # the first that fits
 
 
 def choices_for(recipe: Recipe, images: ImageSet) -> list[Choice]:
-    """Return the settings for these images, in the time of the recipe, on this machine."""
+    """Return the settings for these images, the recipe's minutes and this machine."""
     device, threads = select_device(recipe.training.device).type, torch.get_num_threads()
     minutes = (recipe.training.budget or 0) / 60
     work = minutes * threads if device == "cpu" else 0
     row = next(row for row in ROWS if row.device == device and row.core_minutes <= work)
-    where = f"{minutes:g} minutes on {threads} CPU threads" if work else f"for a {device.upper()}"
+    where = f"{minutes:g} minutes on {threads} CPU threads" if work else f"for {device.upper()}"
     data = recipe.data
     assert data.path is not None
     side = typical_side(data.source, data.path, split=data.split)
     size = min(row.size, side)
     ratio, count = mirror_ratio(images), len(images)
-    mirrored = f"mirrored, they are {ratio:.2f} times as far from each other"
+    mirrored = f"mirrored images are {ratio:.2f} times as far from the others"
     return [
         Choice("data.size", size, where if size < side else f"the images have {side} pixels"),
         *(Choice(key, value, where) for key, value in row.settings.items()),
@@ -70,7 +70,7 @@ def choices_for(recipe: Recipe, images: ImageSet) -> list[Choice]:
 
 
 def log_choices(choices: Sequence[Choice], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Log the choices that no override replaces, and return them by key."""
+    """Log the choices without an override, and return them by key."""
     replaced = {*overrides, *(key.removesuffix(".name") for key in overrides)}
     chosen = {}
     for key, value, reason in choices:

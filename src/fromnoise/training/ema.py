@@ -1,14 +1,14 @@
-"""Averages of the weights: the EMA, which a model samples from by default, and power-function ones.
+"""Average the weights: by an EMA, the default for sampling, and by power functions.
 
-`training.ema_lengths` has the lengths of the latter. Their snapshots are model files, out of which
-`reconstruct` makes averages of other lengths (post-hoc EMA). Karras et al. 2023 (arXiv:2312.02696),
-section 3.1 and appendix C. Time t counts updates of the weights. The average of exponent γ at t has
-for the weights of time τ the coefficient
+`training.ema_lengths` sets the lengths of the power-function averages. Their snapshots are model
+files, which `reconstruct` combines to averages of other lengths (post-hoc EMA). Karras et al. 2023
+(arXiv:2312.02696), section 3.1 and appendix C. Time t counts updates of the weights. In the average
+of exponent γ at t, the weights of time τ have the coefficient
 
     p_{γ,t}(τ) = (γ+1) τ^γ / t^{γ+1}  for 0 ≤ τ ≤ t, and 0 elsewhere,
 
-its profile. The profile of an EMA with a constant decay has a constant width; this one has a
-constant shape and a width that grows with t. Profiles are in float64.
+which is called its profile. The profile of an EMA with a constant decay has a constant width; this
+profile has a constant shape, and its width grows with t. Profiles are in float64.
 """
 
 import copy
@@ -53,7 +53,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, n: int) -> None:
-        """Do update n with the weights of `module`, which has the structure of the initial one.
+        """Apply update n with the weights of `module`, which has the initial structure.
 
         Buffers are copied.
         """
@@ -89,7 +89,7 @@ class PowerEMA(EMA):
 
 
 def snapshot_every(settings: Training) -> float:
-    """Return the steps between snapshots: by default a SNAPSHOTS-th of the training."""
+    """Return the steps between snapshots, by default the training's steps over SNAPSHOTS."""
     return settings.ema_snapshot_every or max(1, -(-settings.steps // SNAPSHOTS))
 
 
@@ -117,7 +117,7 @@ def list_snapshots(run: Path) -> list[Path]:
 def delete_later_snapshots(run: Path, step: int) -> None:
     """Delete the snapshots of steps after `step`: a resumed run may have other settings."""
     later = [path for path in list_snapshots(run) if int(path.name.split("-")[0]) > step]
-    for path in (*later, *(run / FOLDER).glob(".writing-[0-9]*")):  # and what a killed process left
+    for path in (*later, *(run / FOLDER).glob(".writing-[0-9]*")):  # and files of a killed process
         path.unlink()
 
 
@@ -171,7 +171,7 @@ def coefficients(
     b = inner_product(gammas, times, gamma, t)
     unit = 1 / np.sqrt(np.diagonal(A))  # scales the profiles to norm 1
     A, b = unit[:, None] * A * unit, unit * b
-    # profiles are equal if all steps between two snapshots were skipped. They share a coefficient
+    # two profiles are equal if all steps between them were skipped; lstsq then splits a coefficient
     solutions, *_ = np.linalg.lstsq(A, np.stack([b, unit], axis=1), rcond=None)
     x, direction = solutions.T  # direction: changes Σ_i x_i at the least cost
     x = x + direction * (1 - unit @ x) / (unit @ direction)
@@ -192,7 +192,7 @@ class Snapshot(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """An average that was made out of snapshots."""
+    """An average made from snapshots."""
 
     file: Path
     step: int
@@ -203,7 +203,7 @@ class Reconstruction(NamedTuple):
 def reconstruct(
     run: str | Path, length: float, *, step: int | None = None, out: str | Path | None = None
 ) -> Reconstruction:
-    """Write a model file with the average of a relative length, made out of a run's snapshots.
+    """Write a model file with the average of a relative length, made from a run's snapshots.
 
     θ̂_γ(t) ≈ Σ_i x_i θ̂_{γ_i}(t_i), by the `coefficients` of their profiles (arXiv:2312.02696,
     section 3.2). length: σ_rel in (0, 1/√12). step: the last step of the average, by default that
@@ -227,7 +227,7 @@ def reconstruct(
     used = [s for s in snapshots if s.spec.step <= until]
     if len(used) < 2:
         raise ConfigError(
-            f"{run} has one snapshot until step {step}, and two are needed. Give a later --step, "
+            f"{run} has one snapshot up to step {step}, but two are needed. Give a later --step, "
             "or train longer."
         )
     gammas = np.array([gamma_of(s.average.length) for s in used])
@@ -262,7 +262,7 @@ def read_snapshots(run: Path) -> list[Snapshot]:
     """Return all snapshots of a run, by step.
 
     Raises ConfigError if there are none, and CheckpointError for a file that is not a snapshot, or
-    is that of another network.
+    has another network.
     """
     require_run(run)
     snapshots = []
@@ -273,14 +273,14 @@ def read_snapshots(run: Path) -> list[Snapshot]:
         snapshots.append(Snapshot(file, spec, spec.power_average))
     if not snapshots:
         raise ConfigError(
-            f"{run.absolute()} has no snapshots in {FOLDER}/. A training writes them with a "
-            "setting such as training.ema_lengths=[0.05,0.1]."
+            f"{run.absolute()} has no snapshots in {FOLDER}/. To write them, train with a setting "
+            "such as training.ema_lengths=[0.05,0.1]."
         )
     same = attrgetter("network", "diffusion", "channels", "label_names", "augment_columns")
     for snapshot in snapshots:
         if same(snapshot.spec) != same(snapshots[-1].spec):
             raise CheckpointError(
-                f"{snapshot.file} is of another network than {snapshots[-1].file.name}. Move the "
+                f"{snapshot.file} has another network than {snapshots[-1].file.name}. Move the "
                 "files that do not belong to this run."
             )
     return snapshots

@@ -1,4 +1,7 @@
-"""The loss of held-out images: when it rises while that of trained images falls, a model copies."""
+"""Measure the loss of held-out images beside that of training images.
+
+If the former rises while the latter falls, the model memorizes its training images.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +19,12 @@ from fromnoise.rng import BatchDraws, permuted
 from fromnoise.training.precision import Precision, autocast
 
 QUARTERS = 4
-FEWEST, REPEATS = 8, 16  # losses of each kind, and of each image
+FEWEST, REPEATS = 8, 16  # losses: at least of each kind, and at most of each image
 SHARE = 0.02  # of the time of a training
 
 
 class HeldOutLoss(NamedTuple):
-    """Mean losses by quarter of the timesteps, least noise first, at equal noise and timesteps."""
+    """Mean losses by quarter of the timesteps, least noise first, both at the same noise and t."""
 
     held_out: list[float]
     trained: list[float]
@@ -35,14 +38,15 @@ class HeldOutLoss(NamedTuple):
 
     @property
     def value(self) -> float:
-        """Return the mean over all timesteps, of held-out images."""
+        """Return the mean loss of held-out images over all timesteps."""
         return float(np.mean(self.held_out))
 
 
 def images_compared(recipe: Recipe, held_out: ImageSet, trained: ImageSet) -> int:
-    """Return how many losses of each kind take at most `SHARE` of the time between two checkpoints.
+    """Return the number of losses of each kind that take `SHARE` of the time between checkpoints.
 
-    A forward pass is a third of a training step. Few images are repeated at other timesteps.
+    A forward pass takes a third of a training step. If there are fewer images, each is repeated at
+    other timesteps.
     """
     settings = recipe.training
     between = min(settings.checkpoint_every, settings.steps) * settings.batch_size
@@ -60,10 +64,11 @@ def held_out_loss(
     count: int,
     precision: Precision = "fp32",
 ) -> HeldOutLoss:
-    """Return the loss of held-out images, and of as many trained ones.
+    """Return the mean losses of `count` held-out and `count` training images.
 
-    Number i of `count` of both has the same noise and the same timestep, from as many strata of
-    {1..T}, at each call: a function of the seed. All labels are kept, and no image is transformed.
+    Image i of both has the same noise and timestep, at every call: both depend on the seed alone.
+    The timesteps are the centres of `count` strata of {1..T}. Labels are not dropped, and images
+    are not augmented.
     """
     seed, T = recipe.training.seed, recipe.diffusion.T
     images = min(len(held_out), len(trained))
@@ -94,9 +99,10 @@ def held_out_loss(
 
 
 def ended_by_patience(losses: Sequence[tuple[int, float]], patience: int | None) -> str:
-    """Return why a training ends: the held-out loss has not fallen for so long.
+    """Return the reason to end a training, or an empty string to continue it.
 
-    Empty if it continues. losses: (step, held-out loss) at each checkpoint so far.
+    It ends if the held-out loss has not fallen at the last `patience` checkpoints. losses: (step,
+    held-out loss) at each checkpoint so far.
     """
     if patience is None or not losses:
         return ""
@@ -105,4 +111,4 @@ def ended_by_patience(losses: Sequence[tuple[int, float]], patience: int | None)
         return ""
     step, loss = losses[best]
     ago = len(losses) - 1 - best
-    return f"the held-out loss was least at step {step} ({loss:.4g}), {ago} checkpoints ago"
+    return f"the held-out loss was lowest at step {step} ({loss:.4g}), {ago} checkpoints ago"

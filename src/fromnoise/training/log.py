@@ -45,21 +45,21 @@ def parse_log(run: Path) -> list[tuple[str, dict[str, Any] | None]]:
 
 
 class RunLog:
-    """Rows of numbers, written to every place at once. On a terminal, with a progress bar."""
+    """Write rows to log.jsonl and the trackers, and show them, on a terminal by a progress bar."""
 
     def __init__(self, run: Path, settings: Training, *, from_step: int) -> None:
-        """Drop the rows later than `from_step`, which a session that crashed has left."""
+        """Open the log, and delete rows after `from_step`, which a killed process wrote."""
         self._file = run / LOG_FILE
         self._file.touch()  # a preview may read it before the first row
         lines = parse_log(run)
-        # a line that a kill has cut off is the last one, and its row is written again
+        # a kill can only cut off the last line, and its row is written again
         cut = not self._file.read_bytes().endswith(b"\n")
         if damaged := [
             line for line, row in lines[: -1 if cut else None] if not row and line.strip()
         ]:
             aside = run / f"log.damaged-{from_step:06d}.txt"
             aside.write_text("\n".join(damaged) + "\n", encoding="utf-8")
-            logger.warning("%d lines of %s are damaged, see %s", len(damaged), LOG_FILE, aside)
+            logger.warning("%s: %d damaged lines were moved to %s", LOG_FILE, len(damaged), aside)
         kept = [row for _, row in lines if row is not None and row["step"] <= from_step]
         with atomic_file(self._file) as writing:
             writing.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -114,7 +114,7 @@ class RunLog:
     def event(self, step: int, **values: Any) -> None:
         """Write a row of other values: a skipped step, the end of an epoch, a score.
 
-        Trackers get those that are numbers.
+        Trackers receive only those that are numbers.
         """
         self._trackers.add(values, step)
         with disk_full_names(self._file), self._file.open("a", encoding="utf-8") as file:
@@ -152,9 +152,9 @@ class LogWindow:
         """Add one step. NaN and ∞ are left out.
 
         losses and t ∈ {1..T}: (B,), on the CPU. cond: the conditioning of the network, (B,K).
-        factor: the importance weight of each loss, (B,). With it, a mean loss estimates that over
-        uniform timesteps, so the curves of runs compare whose `training.noise_levels` are uniform,
-        stratified or importance. Others weight the timesteps, and so their mean loss.
+        factor: the importance weight of each loss, (B,). With it, the mean loss is an estimate of
+        that over uniform timesteps, so that curves of uniform, stratified and importance
+        `training.noise_levels` are comparable. Others weight the timesteps, and thus the mean loss.
         """
         quarters = ((t - 1) * QUARTERS // T).tolist()
         weights = [1] * len(losses) if factor is None else factor.tolist()
@@ -176,8 +176,8 @@ class LogWindow:
     def means(self) -> dict[str, float | None]:
         """Return the mean loss, overall and by quarter (q1: least noise), gradient norm, and speed.
 
-        With labels also the share of unconditional images, and of those with only a part of the
-        labels. A mean is None if no value was finite.
+        With labels, also return the shares of unconditional and of partly labelled images. A mean
+        is None if no value was finite.
         """
         means = {"loss": _mean(sum(self.loss_sums), sum(self.loss_counts))}
         for i, pair in enumerate(zip(self.loss_sums, self.loss_counts, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom (Algorithm 1 of Ho et al. 2020, arXiv:2006.11239)."""
+"""The training loop (Algorithm 1 of Ho et al. 2020, arXiv:2006.11239)."""
 
 import logging
 import signal
@@ -39,7 +39,7 @@ class Diverged(RuntimeError):
 class StopSignal:
     """A context in which Ctrl-C, SIGTERM or SIGHUP does not end the process, but sets `received`.
 
-    A second signal has its usual effect. SIGHUP that is ignored, as by nohup, stays so.
+    A second signal has its usual effect. An ignored SIGHUP, as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class StopSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         self.__exit__()
-        logger.info("%s: finishing the step and saving. Once more to end at once", self.received)
+        logger.info("%s: saving after this step. Send it again to end at once", self.received)
 
     def __exit__(self, *error: object) -> None:
         for s, handler in self._handlers.items():
@@ -63,9 +63,9 @@ class StopSignal:
 
 
 class Setup(NamedTuple):
-    """The fixed parts of a training. recipe: with its epochs as steps. folder: of the run.
+    """The fixed parts of a training. recipe: with epochs converted to steps. folder: of the run.
 
-    held_out: what `data.holdout` keeps out of `images`.
+    held_out: the images that `data.holdout` excludes from `images`.
     """
 
     recipe: Recipe
@@ -78,9 +78,9 @@ class Setup(NamedTuple):
 class Callback(NamedTuple):
     """A function that `fit` calls every `every` steps and after the last step.
 
-    If memory runs out in it, a warning with its name is the only effect. made: whether its result
-    for a step is there; a killed run may lack it. slow: save a checkpoint before the call, and skip
-    the call after a stop signal.
+    If the call runs out of memory, the training continues with a warning. made: returns whether the
+    result of a step exists; a killed run may lack it. slow: save a checkpoint before the call, and
+    skip the call after a stop signal.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Callback(NamedTuple):
     slow: bool = False
 
     def due(self, step: int, steps: int) -> bool:
-        """Return whether it is called after `step` of so many steps."""
+        """Return whether to call it after `step` in a training of `steps` steps."""
         return step > 0 and (step % self.every == 0 or step == steps)
 
 
@@ -105,7 +105,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
     objective = recipe.diffusion.objective()
     delete_later_snapshots(folder, state.step)
 
-    if state.held_out:  # a kill may have prevented it
+    if state.held_out:  # a killed process may have left it undone
         mark_best(folder / "checkpoints", state.held_out)
     saved_step = state.step or None  # a state after step 0 comes from a checkpoint
 
@@ -114,7 +114,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         ending = state.step >= settings.steps or state.ended or stop.received
         if state.step == saved_step or (
             state.skipped_in_a_row and not ending
-        ):  # the good ones stay
+        ):  # keep the checkpoints from before the skipped steps
             return
         contents = {**state.numbers(), "recipe": recipe.model_dump(mode="json")}
         contents |= {"seed": settings.seed, "data_fingerprint": data.fingerprint}
@@ -134,10 +134,9 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
             if not is_out_of_memory(error):
                 raise
             why = " ".join(str(error).split()) or type(error).__name__
-            said = state.step, callback.name, why
-            logger.warning("step %d: no %s, for lack of memory (%s)", *said)
+            logger.warning("step %d: out of memory, no %s (%s)", state.step, callback.name, why)
             failed = True
-        if failed:  # here, where the error no longer holds what it could not use
+        if failed:  # not in `except`, where the error references tensors
             torch.cuda.empty_cache()
         state.denoiser.network.train()
 
@@ -148,7 +147,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
         RunLog(folder, settings, from_step=state.step) as log,
         feed(partial(sample_images, recipe, data), device) as images,
     ):
-        for callback in callbacks:  # what a kill after the checkpoint has prevented
+        for callback in callbacks:  # of a process that was killed after its checkpoint
             due = callback.due(state.step, settings.steps) or state.ended
             if due and not callback.made(state.step):
                 call(callback)
@@ -189,7 +188,7 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 state.window = LogWindow()
 
             # snapshots of the power-function averages, if there are any. They precede the
-            # checkpoint: a run that is resumed from it does not write them again
+            # checkpoint, because a run that resumes from it does not write them again
             if state.updates and (state.step % snapshot_every(settings) == 0 or last):
                 counts = {"step": state.step, "updates": state.updates}
                 save_snapshots(state.power_emas, spec, folder, **counts)
@@ -210,8 +209,8 @@ def fit(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> st
                 logger.info("finished at step %d: %s", state.step, state.ended)
             if stop.received and not finished:  # also while a callback ran
                 checkpoint()
-                said = stop.received, state.step, folder.absolute()
-                logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *said)
+                where = stop.received, state.step, folder.absolute()
+                logger.info("stopped by %s at step %d. To continue: fromnoise resume %s", *where)
                 break
     return stop.received
 
@@ -224,21 +223,21 @@ def take_step(
     images: LoadBatch,
     rate: float,
 ) -> tuple[Batch, Tensor, float]:
-    """Take optimiser step `state.step` (Algorithm 1). Return batch, losses (B,), gradient norm.
+    """Take optimiser step `state.step` (Algorithm 1). Return the batch, losses (B,), gradient norm.
 
-    images: of `feed`. rate: the learning rate.
+    images: from `feed`. rate: the learning rate.
     """
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     device = next(state.denoiser.parameters()).device
     drawn = state.history, images(state.step)
     batch = sample_batch(recipe, data, state.step, *drawn, device=device)
-    torch.manual_seed(seed_of(recipe.training.seed, state.step, "network"))  # its own draws
+    torch.manual_seed(seed_of(recipe.training.seed, state.step, "network"))  # for torch's layers
     return batch, *train_step(state, objective, batch, recipe.training)
 
 
 def compare_held_out(setup: Setup, state: TrainingState, log: RunLog) -> None:
-    """Log the loss of held-out images; `state.ended` says if patience is over."""
+    """Log the loss of held-out images, and set `state.ended` by `training.patience`."""
     recipe, spec, data, _, held_out = setup
     assert held_out is not None
     state.held_out_count = state.held_out_count or images_compared(recipe, held_out, data)
@@ -251,7 +250,7 @@ def compare_held_out(setup: Setup, state: TrainingState, log: RunLog) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error of Python, of a GPU or of torch's CPU allocator is about memory."""
+    """Return whether Python, a GPU or torch's CPU allocator ran out of memory."""
     texts = ("out of memory", "allocate memory", "DefaultCPUAllocator", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
@@ -272,9 +271,9 @@ def report_skipped_step(
     logger.warning("step %d: the %s is not finite. The step is skipped", step, where)
     if state.skipped_in_a_row >= MAX_SKIPPED:
         saved = list_checkpoints(folder / "checkpoints")
-        way = f"The last checkpoint is {saved[-1].absolute()}. Resume" if saved else "Train again"
+        fix = f"The last checkpoint is {saved[-1].absolute()}. Resume" if saved else "Train again"
         raise Diverged(
             f"training stopped at step {step}: {MAX_SKIPPED} steps in a row were not finite. In "
-            f"the last one it was the {where}. {way} with a lower training.learning_rate, or with "
+            f"the last one it was the {where}. {fix} with a lower training.learning_rate, or with "
             "training.precision=fp32."
         )

@@ -23,15 +23,15 @@ WITH_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
 
 class Hidden(NamedTuple):
-    """A hidden weight, and how it is read as matrices (count, out, in)."""
+    """A hidden weight, and its layout as matrices (count, out, in)."""
 
     weight: Tensor
-    fused: bool = False  # q, k and v in one
-    interleaved: bool = False  # of `fused`: the rows of q, k and v in turn, not one after the other
-    transposed: bool = False  # (in, out, k, k)
+    fused: bool = False  # q, k and v in one weight
+    interleaved: bool = False  # if `fused`: rows alternate between q, k and v
+    transposed: bool = False  # the shape is (in, out, k, k)
 
     def matrices(self, of: Tensor) -> Tensor:
-        """Return a tensor like the weight as matrices."""
+        """Return `of`, a tensor of the weight's shape, as matrices."""
         flat = (of.transpose(0, 1) if self.transposed else of).flatten(1)
         if not self.fused:
             return flat[None]
@@ -56,9 +56,9 @@ class Muon(torch.optim.Adam):
 
         M ← μM + G,  U = orthogonalised(G + μM),  W ← W − lr · 0.2 √max(out, in) · U
 
-    A convolution is a matrix (out, in·k²), and q, k and v in one weight are three. The first and
-    the last layer, the layers of time and condition, norms and biases are Adam's. Weight decay is
-    decoupled, as in AdamW.
+    A convolution is a matrix (out, in·k²), and q, k and v in one weight are three matrices. Adam
+    trains the first and the last layer, the layers of time and condition, norms and biases. Weight
+    decay is decoupled, as in AdamW.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, weight_decay: float = 0.0) -> None:
@@ -74,14 +74,14 @@ class Muon(torch.optim.Adam):
         alike: dict[torch.Size, list[tuple[Hidden, Tensor]]] = defaultdict(list)
         for hidden in self.hidden:
             weight = hidden.weight
-            gradient, weight.grad = weight.grad, None  # so that Adam passes it by
+            gradient, weight.grad = weight.grad, None  # so that Adam skips it
             if gradient is not None:
                 if "momentum" not in self.state[weight]:
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
                 momentum = self.state[weight]["momentum"].mul_(MOMENTUM).add_(gradient)
                 matrices = hidden.matrices(gradient.add(momentum, alpha=MOMENTUM))
                 alike[matrices.shape[1:]].append((hidden, matrices))
-        for (rows, columns), pairs in alike.items():  # matrices of one shape at once
+        for (rows, columns), pairs in alike.items():  # all matrices of one shape at once
             counts = [len(matrices) for _, matrices in pairs]
             updates = orthogonalised(torch.cat([matrices for _, matrices in pairs])).split(counts)
             for (hidden, _), update in zip(pairs, updates, strict=True):
@@ -93,8 +93,8 @@ class Muon(torch.optim.Adam):
 def hidden_weights(network: nn.Module) -> list[Hidden]:
     """Return the weights that Muon trains.
 
-    They are those of all linear layers and convolutions but the first, the last, and those with a
-    name that begins with `time` or `cond`, or inside of such a module.
+    They are the weights of all linear layers and convolutions except the first, the last, and those
+    whose name, or that of a module around them, begins with `time` or `cond`.
     """
     named = [
         (name, layer)
@@ -112,14 +112,14 @@ def hidden_weights(network: nn.Module) -> list[Hidden]:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return about U Vᵀ of each matrix U S Vᵀ: (N, out, in).
+    """Return approximately U Vᵀ of each matrix U S Vᵀ: (N, out, in).
 
     The iteration X ← P X with P = a + b A + c A² and A = X Xᵀ, from X = G/‖G‖, moves each singular
-    value into about 0.7 to 1.2. As A ← P A P too, only the small A and the product of the P are
-    iterated. Zeros stay zeros.
+    value to about 0.7 to 1.2. Since A ← P A P, it is enough to iterate the smaller A and the
+    product of the P. Zeros stay zeros.
     """
     a, b, c = COEFFICIENTS
-    tiny = torch.finfo(matrices.dtype).tiny  # for zeros alone
+    tiny = torch.finfo(matrices.dtype).tiny  # against 0/0
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=tiny)  # squares do not underflow
     x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=tiny)

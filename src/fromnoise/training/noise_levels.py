@@ -57,8 +57,8 @@ class LossHistory:
 class NoiseLevelDraw(NamedTuple):
     """The noise level of each image, (B,), and the factors of its loss.
 
-    t ∈ {1..T}, int64. factor: of the whole loss, float32, None for 1. bound_factor: of the bound
-    alone, in a loss that contains it, likewise.
+    t ∈ {1..T}, int64. factor: of the whole loss, float32, None for 1. bound_factor: the same for
+    the variational bound alone, if the loss contains it.
     """
 
     t: Tensor
@@ -67,7 +67,7 @@ class NoiseLevelDraw(NamedTuple):
 
 
 def probabilities(recipe: Recipe) -> Tensor | None:
-    """Return p_t, (T,) float64, where `training.noise_levels` weights the times; otherwise None."""
+    """Return p_t, (T,) float64, if `training.noise_levels` weights the timesteps; else None."""
     noise_levels, diffusion = recipe.training.noise_levels, recipe.diffusion
     if noise_levels.name in EVEN:
         return None
@@ -76,7 +76,7 @@ def probabilities(recipe: Recipe) -> Tensor | None:
 
 @lru_cache(maxsize=4)
 def _probabilities(noise_levels: str, diffusion: str) -> Tensor:
-    """Return p_t of two parts of a recipe in JSON, which, unlike them, can be keys."""
+    """Return p_t of two parts of a recipe, given as JSON, which is hashable."""
     component = Component.model_validate_json(noise_levels)
     schedule = Diffusion.model_validate_json(diffusion).noise_schedule()
     return NOISE_LEVELS[component.name](schedule, **component.options)
@@ -93,13 +93,13 @@ def draw_noise_levels(
 
     uniform: each t has the probability 1/T, independently. stratified: one t from each of
     `batch_size` equal parts of {1..T}, in random order; each t has the probability 1/T again, but a
-    batch covers all noise levels. importance: t has the probability p_t of the history, which is
-    needed then, and the factor 1/(T·p_t), so that the expectation of the loss and of its gradient
-    is that of uniform; uniform until p_t is known.
+    batch covers all noise levels. importance: t has the probability p_t of `history`, which is
+    required, and the factor 1/(T·p_t), so that the expectation of the loss and of its gradient is
+    that of uniform; until p_t is known, t is uniform.
 
     Any other name: t has the probability p_t of `p`, (T,), without a factor: these p_t are the
-    weights of the times. Its u is stratified, so that a batch covers p as evenly as it can, which
-    changes no expectation. The bound gets 1/(T·p_t), so that it is the bound.
+    weights of the timesteps. The u of a batch are stratified, which covers p more evenly and
+    changes no expectation. The bound has the factor 1/(T·p_t), which makes it the bound.
     """
     u = torch.from_numpy(draws.uniform("t")[:, 0])
     if name == "stratified" or p is not None:

@@ -25,7 +25,7 @@ BACKEND = "inductor"
 # last out of order: by reports, upsampling before GroupNorm took 6 times as long on CUDA. Not
 # measured here: benchmarks/gpu.py measures with and without.
 OPTIONS: dict[str, Any] = {"loop_reindexing_after_fusion": False}
-VERSIONS = 2**16  # of a block. All blocks share the code of one call, and torch's limit is 8
+VERSIONS = 2**16  # of one function, which all blocks share. torch's limit is 8
 
 
 class Computation(NamedTuple):
@@ -43,7 +43,7 @@ class Computation(NamedTuple):
 def choose_computation(settings: Training, denoiser: Denoiser, steps: int) -> Computation:
     """Return the computation by `settings`. `auto` follows the table of `model/precision.py`.
 
-    steps: what is left of the training. Raises ValueError for fp16 on a CPU.
+    steps: the remaining ones of the training. Raises ValueError for fp16 on a CPU.
     """
     device = next(denoiser.parameters()).device
     precision, last, compiled = settings.precision, settings.channels_last, settings.compile
@@ -84,9 +84,9 @@ def compile_regions(network: nn.Module) -> None:
 
 @contextmanager
 def all_versions(computation: Computation) -> Iterator[None]:
-    """Return a context that runs every compiled block compiled, and compiles with OPTIONS.
+    """Return a context with a high limit of compiled versions, and with OPTIONS.
 
-    Beyond a limit of versions of the same code, torch silently runs eagerly.
+    Beyond its own limit, torch silently runs a function without compiling it.
     """
     if not computation.compiled:
         yield
@@ -108,14 +108,13 @@ def check_compiles(
 ) -> None:
     """Compile a copy for a forward and a backward pass. The denoiser does not change.
 
-    torch keeps the code and uses it for the denoiser. x0: a part of a batch, float32 (B,C,H,W).
-    Raises ConfigError if compiling is impossible, or if each step would need it again.
+    torch caches the code and uses it for the denoiser. x0: a part of a batch, float32 (B,C,H,W).
+    Raises ConfigError if compiling is impossible, or if each step would compile again.
     """
     if denoiser.self_conditioning:
         raise ConfigError(
-            "training.compile = true, but network.self_conditioning estimates x_0 for another "
-            "number of images at each step, and each number would be compiled. Set "
-            "training.compile = false."
+            "training.compile = true, but with network.self_conditioning the number of images in a "
+            "pass varies, and torch would compile for each number. Set training.compile = false."
         )
     trial = set_memory_layout(copy.deepcopy(denoiser).train(), computation.channels_last)
     compile_regions(trial.network)
@@ -128,7 +127,7 @@ def check_compiles(
             loss.backward()
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            "training.compile: not enough memory to try it, which needs a second copy of the "
+            "training.compile: out of memory while compiling, which needs a second copy of the "
             "network. Set training.compile = false, or a larger training.parts."
         ) from error
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Previews of a training: images from the current weights, always from the same noise."""
+"""Draw previews of a training: images from the current weights, always from the same noise."""
 
 import copy
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger("fromnoise")
 
 
 def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count: int) -> None:
-    """Write a preview, progress.png and loss.png. A full disk or a NaN is a warning only."""
+    """Write a preview, progress.png and loss.png. Warn if the disk is full or an image is NaN."""
     try:
         save_preview(state, spec, folder, count=count)
         progress_figure(folder)
@@ -40,7 +40,7 @@ def draw_pictures(state: TrainingState, spec: ModelSpec, folder: Path, *, count:
 
 
 def pictures_made(run: Path, step: int) -> bool:
-    """Return whether the preview of a step exists, and pictures that are not older."""
+    """Return whether the preview of a step exists, and progress.png and loss.png are not older."""
     files = [run / FOLDER / f"{step:06d}.npz", run / "progress.png", run / "loss.png"]
     if not all(file.is_file() for file in files):
         return False
@@ -59,7 +59,7 @@ def save_preview(state: TrainingState, spec: ModelSpec, run: Path, *, count: int
     raw = state.denoiser.network
     precision = "bf16" if state.computation.precision == "bf16" else "fp32"  # never fp16
     if state.computation.compiled and precision == "fp32":  # in bf16, Model copies it
-        raw = copy.deepcopy(raw)  # a copy is not compiled, so this batch size is not either
+        raw = copy.deepcopy(raw)  # a copy is not compiled: no compilation for this batch size
     images: dict[str, np.ndarray] = {}
     for weights, network in (("EMA", state.ema.module), ("raw", raw)):
         network.eval()
@@ -86,7 +86,7 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
     """Write progress.png: the previews of several steps, side by side.
 
     epochs: show the previews nearest to these; by default five, evenly spaced from the first to
-    the last. Raises ConfigError if the run has no previews yet, or if none of them is readable.
+    the last. Raises ConfigError if the run has no previews, or if none of them is readable.
     """
     if not (run / LOG_FILE).is_file():
         raise ConfigError(
@@ -114,9 +114,9 @@ def progress_figure(run: Path, *, epochs: Sequence[float] | None = None) -> Path
         try:
             panels.append((title, read_preview(files[step])))
         except ConfigError as error:
-            logger.warning("%s. It is left out", error)
+            logger.warning("%s. It is skipped", error)
     if not panels:
-        raise ConfigError(f"{run.absolute()}: none of its previews can be read. Train on.")
+        raise ConfigError(f"{run.absolute()} has no readable preview. Train longer.")
     title = "the same noise at several steps of the training, EMA weights"
     return grids_side_by_side(panels, run / "progress.png", title=title)
 

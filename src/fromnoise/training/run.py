@@ -1,4 +1,4 @@
-"""A run folder: what a training in it begins with, and its model."""
+"""Prepare the training of a run folder, start it, and load its model."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from fromnoise.training.state import TrainingState
 from fromnoise.training.step import keep_freed_memory
 from fromnoise.training.trackers import check_trackers
 
-MANY = 10**6  # steps: a length in minutes, before its steps are known, is worth compiling
+MANY = 10**6  # steps, assumed while a length in minutes is not converted: it pays to compile
 logger = logging.getLogger("fromnoise")
 
 
@@ -108,12 +108,13 @@ def open_data(recipe: Recipe, *, download: bool = True) -> ImageSet:
 
 
 def prepare(recipe: Recipe, images: ImageSet, folder: Path) -> Setup:
-    """Return the parts of a training on these images. Without any, epochs remain epochs.
+    """Return the parts of a training on these images.
 
-    A length in minutes remains until `budget.recipe_within_budget`.
+    Epochs become steps, unless there are no images. Minutes become steps later, by
+    `budget.recipe_within_budget`.
     """
     settings, held_out = recipe.training, None
-    if recipe.data.holdout is not None and images.fingerprint:  # they are here
+    if recipe.data.holdout is not None and images.fingerprint:  # they are decoded
         images, held_out = split_holdout(images, recipe.data.holdout)
         logger.info("%d images are held out, %d are trained on", len(held_out), len(images))
     count = len(images)
@@ -166,23 +167,23 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 def _computation(
     setup: Setup, denoiser: Denoiser, saved: Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> precision.Computation:
-    """Return the computation: of the checkpoint if there is one, except for overrides.
+    """Return the computation: that of the checkpoint if there is one, except for overrides.
 
-    A run that was compiled continues without where that is impossible, by `auto`.
+    With `training.compile: auto`, a run that cannot be compiled continues without.
     """
     recipe, spec, settings = setup.recipe, setup.spec, setup.recipe.training
     device, done = next(denoiser.parameters()).device, saved["step"] if saved else 0
     left = settings.steps - done if settings.steps else MANY
     computation = precision.choose_computation(settings, denoiser, left)
     if saved and device.type != saved["device"]:
-        logger.warning("resumed on another device than before: not bit for bit the same")
+        logger.warning("the device is not that of earlier steps: resume is not exact")
     elif saved:
         changed = {k for k in ("precision", "channels_last") if f"training.{k}" in overrides}
         changed |= {"compiled"} if "training.compile" in overrides else set()
         kept = {k: v for k, v in saved["computation"].items() if k not in changed}
         computation = computation._replace(**kept)
         if device.type == "cuda" and computation.precision == "fp32" and "tf32" not in saved:
-            logger.warning("earlier steps rounded convolutions to TF32: not bit for bit the same")
+            logger.warning("earlier steps rounded convolutions to TF32: resume is not exact")
     if computation.compiled:
         objective = recipe.diffusion.objective()
         part = settings.batch_size // settings.parts
@@ -207,7 +208,7 @@ def start(
 ) -> TrainingState:
     """Return the state before step 0. The initial weights are a function of the seed.
 
-    saved: the state.json of the checkpoint that a run is resumed from, with these overrides.
+    saved: state.json of the checkpoint from which the run is resumed, with these overrides.
     computation: None to choose one.
     """
     spec, settings = setup.spec, setup.recipe.training
@@ -220,21 +221,19 @@ def start(
         load_initial_weights(denoiser, spec, settings.start_from)
     if settings.checkpoint_gradients and not regions_of(denoiser.network):
         raise ConfigError(
-            f"training.checkpoint_gradients = true, but {type(denoiser.network).__name__} names no "
-            "blocks to compute again. Give it `regions`, or set training.parts."
+            f"training.checkpoint_gradients = true, but {type(denoiser.network).__name__} has no "
+            "`regions` to recompute. Define them, or set training.parts."
         )
     computation = computation or _computation(setup, denoiser, saved, overrides or {})
     if settings.parts > 1 and (kind := depends_on_parts(denoiser.network)):
         logger.warning(
-            "the network has %s, so training.parts = %d changes what it computes",
-            kind,
-            settings.parts,
+            "the network has %s, so training.parts = %d changes its output", kind, settings.parts
         )
     return TrainingState.start(denoiser, settings, computation)
 
 
 def depends_on_parts(network: nn.Module) -> str:
-    """Return the kind of layer whose output depends on the other images of a part, or nothing."""
+    """Return the kind of layer whose output depends on the part's other images, or nothing."""
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
             return type(layer).__name__
@@ -245,7 +244,7 @@ def depends_on_parts(network: nn.Module) -> str:
 
 
 def fit_run(setup: Setup, state: TrainingState, callbacks: Sequence[Callback]) -> Run:
-    """Write the recipe and train."""
+    """Write recipe.yaml and train."""
     folder = setup.folder
     needed = size_of(*state.files(setup.spec).values())
     if not state.optimizer.state:  # the two moments of Adam, which do not exist yet
@@ -269,10 +268,10 @@ def write_recipe(setup: Setup) -> None:
 
 @contextmanager
 def computing(state: TrainingState) -> Iterator[None]:
-    """Set torch up for the steps of a training.
+    """Configure torch for the steps of a training.
 
-    cuDNN tries its kernels once for each shape. All steps have the same shapes, except with
-    self-conditioning, where the number of images that are estimated first varies.
+    cuDNN times its kernels once for each shape. All steps have the same shapes, except with
+    self-conditioning, where the number of images in the first pass varies.
     """
     benchmark = not state.denoiser.self_conditioning
     with without_tf32(benchmark=benchmark), precision.all_versions(state.computation):

@@ -1,4 +1,4 @@
-"""Begin a training with the weights of another model: `training.start_from`."""
+"""Start a training from the weights of another model: `training.start_from`."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from fromnoise.diffusion import Denoiser
 from fromnoise.model.model import build_network, load
 from fromnoise.model.spec import ModelSpec
 
-MEANING: dict[str, Any] = {  # what gives weights their meaning, in a ModelSpec
+MEANING: dict[str, Any] = {  # fields of ModelSpec that must be equal for the weights to fit
     "include": {"network": True, "diffusion": {"prediction", "variance_reading"}},
     "exclude": {"network": {"dropout"}},
 }
@@ -24,8 +24,8 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     """Load the weights of another model, without its optimiser and its step count.
 
     Channels, labels, augmentation and size may differ: the layers whose shape or meaning depends on
-    them keep their random weights, and each is logged. Of a layer with a column for each label, the
-    columns of labels that both models have are loaded.
+    them keep their random weights, and each is logged. In a layer with a column for each label, the
+    columns of the labels that both models have are loaded.
     path: as in `load`. Raises ConfigError if the weights have another meaning: another network or
     prediction. Another schedule or range of the images is a warning.
     """
@@ -55,11 +55,11 @@ def load_initial_weights(denoiser: Denoiser, spec: ModelSpec, path: Path) -> Non
     for layer in sorted(map(_layer, mixed)):
         known = set(_columns(spec)) & set(_columns(other.spec))
         logger.info(
-            "%s is loaded for %d of %d labels: the others keep their random weights",
+            "%s is loaded for %d of %d labels. The others keep their random weights",
             *(layer, len(known), len(_columns(spec))),
         )
     for layer in sorted(fresh - set(map(_layer, mixed))):
-        logger.info("%s is not loaded: it keeps its random weights", layer)
+        logger.info("%s is not loaded. It keeps its random weights", layer)
     for layer in sorted({_layer(k) for k in old.keys() - new.keys()}):
         logger.info("%s of %s is not used", layer, path)
     if other.denoiser.schedule.alpha_bar.tolist() != denoiser.schedule.alpha_bar.tolist():
@@ -86,7 +86,7 @@ def condition_layers(spec: ModelSpec) -> set[str]:
 
 
 def _by_label(new: Tensor, old: Tensor, ours: ModelSpec, theirs: ModelSpec) -> Tensor | None:
-    """Return the new weights (C, K) with the columns that both know from the old ones, or None."""
+    """Return the new weights (C, K) with the old ones in shared columns. None without any."""
     here, there = _columns(ours), _columns(theirs)
     known = [column for column in here if column in there]
     if not known or new.shape[1:] != (len(here),) or old.shape != (len(new), len(there)):
@@ -97,7 +97,7 @@ def _by_label(new: Tensor, old: Tensor, ours: ModelSpec, theirs: ModelSpec) -> T
 
 
 def _columns(spec: ModelSpec) -> tuple[str, ...]:
-    """Return what the columns of the condition mean, in order."""
+    """Return the names of the columns of the condition, in order."""
     return *spec.label_names, *spec.augment_columns
 
 

@@ -1,4 +1,4 @@
-"""The state that a training step changes: saved, restored; its optimiser and learning rate."""
+"""The state that a training step changes, its files, the optimiser and the learning rate."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -26,7 +26,7 @@ HISTORY_FILE = "loss_history.safetensors"
 OLD_HISTORY_FILE = "times.safetensors"  # the name in checkpoints of earlier versions
 COUNTERS = ("updates", "skipped_in_a_row", "seconds")
 LATER = ("held_out", "held_out_count", "ended")  # older checkpoints have none
-OLD_WINDOW_FIELDS = {  # likewise, and the name now
+OLD_WINDOW_FIELDS = {  # in older checkpoints: the current name
     "loss": "loss_sums",
     "count": "loss_counts",
     "norm": "norm_sum",
@@ -54,7 +54,7 @@ class TrainingState:
     power_emas: list[PowerEMA] = field(default_factory=list)  # of denoiser.network, beside `ema`
     held_out: list[tuple[int, float]] = field(default_factory=list)  # (step, loss), `data.holdout`
     held_out_count: int = 0  # losses in each of these; fixed by the first
-    ended: str = ""  # why, if it is before the last step
+    ended: str = ""  # the reason, if the training ended before its last step
     history: LossHistory | None = None  # only if `training.noise_levels` is importance
 
     @classmethod

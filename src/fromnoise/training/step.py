@@ -34,8 +34,8 @@ class Batch(NamedTuple):
     `data.labels`. factor: of the loss, (B,), None for 1. self_conditioned: bool (B,), true for the
     images whose x_0 is estimated first, None unless `network.self_conditioning`. dropout: keys of
     `dropout_keys`, (B,), for the pass with a gradient; first_dropout: for the estimate.
-    bound_factor: of the bound alone, in a loss that contains it, (B,), None for 1. augment: further
-    columns of the condition, (B,A), None unless `training.augment`.
+    bound_factor: of the variational bound alone, if the loss contains it, (B,), None for 1.
+    augment: further columns of the condition, (B,A), None unless `training.augment`.
     """
 
     x0: Tensor
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
 
 
 def draws_of(recipe: Recipe, step: int, positions: np.ndarray | None = None) -> BatchDraws:
-    """Return the random numbers of a step: of the whole batch, or of some positions in it."""
+    """Return the random numbers of a step, for the whole batch or for some positions in it."""
     draws = BatchDraws.of(recipe.training.seed, step, recipe.training.batch_size)
     return draws if positions is None else draws._replace(positions=positions)
 
@@ -68,7 +68,7 @@ def draws_of(recipe: Recipe, step: int, positions: np.ndarray | None = None) -> 
 def sample_images(
     recipe: Recipe, data: ImageSet, step: int, positions: np.ndarray | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return x_0 and ε of one step, or of some positions in it. This is the slow part of a batch.
+    """Return x_0 and ε of a step, or of some positions of its batch. This is its slow part.
 
     With `diffusion.offset_noise` s, ε is ε + s·ξ, with one normal number ξ for each image and
     channel. The network thus learns to change the mean of a channel, which ε alone hardly changes.
@@ -96,8 +96,8 @@ def noise_on_device(
 ) -> Tensor:
     """Return standard normal numbers, float32 (B, *shape), drawn on a device.
 
-    Two of each 64 random bits (Box and Muller 1958): √(−2 ln u_1) · (cos, sin)(2π u_2). The bits
-    are the same on every device; the functions may round differently.
+    Each 64 random bits give two of them (Box and Muller 1958): √(−2 ln u_1) · (cos, sin)(2π u_2).
+    The bits are the same on every device; the functions may round differently.
     """
     pairs = -(-math.prod(shape) // 2)
     counters = torch.arange(1, pairs + 1, device=device) * WEYL
@@ -120,9 +120,9 @@ def sample_batch(
 ) -> Batch:
     """Return the batch of one step: a function of (seed, step) and, for importance, of the history.
 
-    images: the result of `sample_images` for this step, if it is there already. positions: of some
-    images in the batch, which are drawn without the rest. device: for the noise, with
-    `training.noise_device: device`.
+    images: the result of `sample_images` for this step; None to compute it. positions: draw only
+    these images of the batch. device: where the noise is drawn with `training.noise_device:
+    device`.
     """
     settings, draws = recipe.training, draws_of(recipe, step, positions)
     x0, eps = images or sample_images(recipe, data, step, positions)
@@ -152,8 +152,9 @@ def backward(
     """Set the gradient of the batch's mean loss, computed in equal parts. Return the losses (B,).
 
     The gradients of the parts are summed in a binary tree over their numbers, so that the sum does
-    not depend on who computes which part. The factors of the batch apply to the gradient, but not
-    to the returned losses. count: of the whole batch. `grad` of the parameters is None before.
+    not depend on which process computes which part. The factors of the batch apply to the gradient,
+    but not to the returned losses. count: images in the whole batch. Before the call, `grad` of the
+    parameters must be None.
     """
     count = count or len(batch.x0)
     if parts > 1:
@@ -195,10 +196,10 @@ def backward(
 def train_step(
     state: TrainingState, objective: Objective, batch: Batch, settings: Training
 ) -> tuple[Tensor, float]:
-    """Take one optimiser step on this batch. Return the losses (B,) on the CPU and gradient norm.
+    """Take one optimiser step. Return the losses (B,), on the CPU, and the gradient norm.
 
-    If a loss or the norm is not finite, weights and buffers do not change and
-    `state.skipped_in_a_row` is above 0. Everything is a function of the batch and the state.
+    If a loss or the norm is not finite, weights and buffers do not change, and
+    `state.skipped_in_a_row` increases. The result is a function of the batch and the state.
     """
     network = state.denoiser.network
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch normalisation
@@ -237,7 +238,7 @@ def apply_gradients(
     total = torch.nn.utils.get_total_norm(gradients)
     losses, norm = torch.cat([losses, total[None]]).cpu().split([len(losses), 1])  # waits once
     norm = norm.item()
-    if clip_norm and norm > clip_norm:  # otherwise leave the gradients alone
+    if clip_norm and norm > clip_norm:
         torch.nn.utils.clip_grads_with_norm_(network.parameters(), clip_norm, total)
     finite = math.isfinite(norm) and bool(torch.isfinite(losses).all())
     if finite:
@@ -248,11 +249,11 @@ def apply_gradients(
 
 
 def keep_freed_memory() -> None:
-    """Keep the memory that a step frees in this process, for the next step.
+    """Let this process keep the memory that a step frees, for the next step.
 
-    Otherwise glibc returns it to the system, and the next step gets new pages, each with a page
-    fault and filled with zeros: 27,000 in a step of `stacked`, a tenth of its time. Without glibc
-    this function does nothing.
+    Otherwise glibc returns it to the system, and the next step gets new pages, each filled with
+    zeros after a page fault: 27,000 in a step of `stacked`, a tenth of its time. Without glibc this
+    function does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,8 +1,8 @@
 """Send the numbers of the log to trackers: `training.log_to`.
 
-log.jsonl stays the truth: a tracker that fails is left out with a warning, and training continues.
-Each tracker is a package of its own; none of them needs a network. Weights & Biases is offline
-unless you are logged in or `WANDB_MODE` is set.
+log.jsonl always has all numbers: a tracker that fails is dropped with a warning, and the training
+continues. Each tracker is a package of its own, and none needs network access. Weights & Biases is
+offline unless you are logged in or `WANDB_MODE` is set.
 """
 
 import logging
@@ -20,19 +20,19 @@ from fromnoise.config.errors import ConfigError
 from fromnoise.model.spec import RECIPE_FILE
 
 PROJECT = "fromnoise"
-ID_FILE = "tracker-id"  # in the run: with it a resumed run continues its curves
+ID_FILE = "tracker-id"  # in the run, so that a resumed run continues its curves
 logger = logging.getLogger("fromnoise")
 
 
 class Tracker(NamedTuple):
-    """A place that numbers are sent to, until it is closed."""
+    """The functions of an open tracker."""
 
     add: Callable[[Mapping[str, float], int], object]  # (values by name, step)
     close: Callable[[], object]
 
 
 def tensorboard(run: Path, from_step: int) -> Tracker:
-    """Write event files to the run's folder `tensorboard`."""
+    """Write event files into the run's folder `tensorboard`."""
     from torch.utils.tensorboard import SummaryWriter
 
     board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
@@ -45,7 +45,7 @@ def tensorboard(run: Path, from_step: int) -> Tracker:
 
 
 def wandb(run: Path, from_step: int) -> Tracker:
-    """Send them to Weights & Biases, or write them to the run's folder `wandb`."""
+    """Send the values to Weights & Biases, or write them into the run's folder `wandb`."""
     package = import_module("wandb")
 
     offline = "WANDB_MODE" not in os.environ and not package.login(prompt=False)
@@ -57,7 +57,7 @@ def wandb(run: Path, from_step: int) -> Tracker:
 
 
 def trackio(run: Path, from_step: int) -> Tracker:
-    """Write them to the local database of Trackio."""
+    """Write the values to the local database of Trackio."""
     package = import_module("trackio")
 
     name = f"{run.name}-{_id_of(run)}"
@@ -73,32 +73,32 @@ TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError if the package of one is missing."""
+    """Raise ConfigError if the package of a tracker is missing."""
     for name in names:
         if find_spec(name) is None:
             raise ConfigError(
-                f"training.log_to has {name}, but {name} is not installed. Run pip install -e "
-                f"'.[{name}]'."
+                f"training.log_to has {name}, but {name} is not installed. Run: pip install -e "
+                f"'.[{name}]'"
             )
 
 
 class Trackers:
-    """The trackers of a run. One that fails is left out from there on."""
+    """The trackers of a run. A tracker that fails receives no further values."""
 
     def __init__(self, names: Sequence[str], run: Path, from_step: int) -> None:
-        """Open them; earlier curves end at `from_step`."""
+        """Open the trackers, and cut earlier curves after `from_step`."""
         self._open: dict[str, Tracker] = {}
         for name in names:
             self._try(name, lambda name=name: TRACKERS[name](run, from_step), keep=True)
 
     def add(self, values: Mapping[str, Any], step: int) -> None:
-        """Add the values that are numbers."""
+        """Send the values that are numbers to all trackers."""
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         for name, tracker in list(self._open.items()):
             self._try(name, lambda add=tracker.add: add(numbers, step))
 
     def close(self) -> None:
-        """Close them."""
+        """Close all trackers."""
         for name, tracker in list(self._open.items()):
             self._try(name, tracker.close)
 
@@ -110,14 +110,14 @@ class Trackers:
         except Exception as error:
             self._open.pop(name, None)
             logger.warning(
-                "%s failed (%s) and gets no more numbers. Training continues; log.jsonl has all",
+                "%s failed (%s) and gets no more values. Training continues, log.jsonl has all",
                 name,
                 " ".join(str(error).split()) or type(error).__name__,
             )
 
 
 def _id_of(run: Path) -> str:
-    """Return the run's id, which is made the first time."""
+    """Return the run's id. The first call creates it."""
     file = run / ID_FILE
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:8])

@@ -1,4 +1,4 @@
-// Requests to the studio, and where a page says what went wrong.
+// Send requests to the studio, and show errors on the page.
 
 const place = document.getElementById("problem");
 
@@ -8,7 +8,7 @@ export function say(problem) {
   if (problem) place.scrollIntoView({ block: "nearest" });
 }
 
-// Return the answer as JSON. Throws an Error with one sentence.
+// Send a request and return the JSON of the answer. Throws an Error with a message for the page.
 export async function send(method, path, body) {
   const headers = { accept: "application/json" };
   let response;
@@ -22,7 +22,7 @@ export async function send(method, path, body) {
   return answer;
 }
 
-// Call a function, and show the sentence of its error.
+// Call a function, and show the message of its error.
 export async function attempt(call) {
   try {
     say("");

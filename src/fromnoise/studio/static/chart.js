@@ -1,4 +1,4 @@
-// Curves against the training step, as SVG in the colours of the report.
+// Draw curves against the training step, as SVG in the colours of the report.
 
 import { element } from "./api.js";
 
@@ -10,7 +10,7 @@ const svg = (tag, attributes, ...children) => {
   return made;
 };
 
-// The geometric mean over ± 10 % of the step, as in the report.
+// Return the geometric mean over ± 10 % of the step, as in the report.
 export function smooth(points) {
   const sums = [0];
   for (const [, y] of points) sums.push(sums.at(-1) + Math.log(y));
@@ -41,6 +41,7 @@ function ticks(low, high, log) {
 
 const short = value => (value >= 1000 ? `${+(value / 1000).toPrecision(3)}k` : String(+value.toPrecision(3)));
 
+// Return a chart, or null if no curve has points.
 // curves: {name, colour: a class of the report's style, points: [[x, y]], faint}. log: of the y axis.
 export function chart(title, curves, { log = true, note = "" } = {}) {
   const usable = curves.map(curve => ({ ...curve, points: curve.points.filter(([x, y]) => x > 0 && Number.isFinite(y) && (!log || y > 0)) }))
@@ -76,13 +77,13 @@ export function chart(title, curves, { log = true, note = "" } = {}) {
     ...(note ? [element("p", { class: "note" }, note)] : []));
 }
 
-// The points of a sweep, each a link: distance against seconds an image.
+// Return the points of a sweep, each a link: distance against seconds per image.
 export function scatter({ name, extractor, points }, link) {
   const range = key => [Math.min(...points.map(point => point[key])) * 0.9, Math.max(...points.map(point => point[key])) * 1.1];
   const [x0, x1] = range("seconds"), [y0, y1] = range("value"), log = Math.log;
   const x = value => LEFT + (W - LEFT - RIGHT) * (log(value) - log(x0)) / (log(x1) - log(x0));
   const y = value => H - BOTTOM - (H - TOP - BOTTOM) * (log(value) - log(y0)) / (log(y1) - log(y0));
-  const title = `Distance against seconds an image, ${name}`;
+  const title = `Distance against seconds per image, ${name}`;
   const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": title });
   for (const value of ticks(y0, y1, true)) {
     picture.append(svg("line", { class: "grid", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }),
@@ -94,12 +95,12 @@ export function scatter({ name, extractor, points }, link) {
   for (const point of [...points].sort((a, b) => a.seconds - b.seconds)) {
     const interval = point.low && point.high ? ` [${+point.low.toPrecision(4)}, ${+point.high.toPrecision(4)}]` : "";
     const guided = point.guidance === 1 ? "" : `, guidance ${point.guidance}`;
-    const text = `${point.sampler} ${point.steps}${guided}: ${+point.value.toPrecision(4)}${interval}, ${+point.seconds.toPrecision(2)} s an image`;
+    const text = `${point.sampler} ${point.steps}${guided}: ${+point.value.toPrecision(4)}${interval}, ${+point.seconds.toPrecision(2)} s per image`;
     const dot = svg("circle", { class: `point ${colour(point)}`, cx: x(point.seconds), cy: y(point.value), r: point.front ? 6 : 4 }, svg("title", {}, text));
-    picture.append(svg("a", { href: link(point), "aria-label": `Make pictures: ${text}` }, dot));
+    picture.append(svg("a", { href: link(point), "aria-label": `Sample images: ${text}` }, dot));
   }
   const legend = element("ul", { class: "legend" }, ...samplers.map(sampler =>
     element("li", {}, element("span", { class: `swatch ${colour({ sampler })}` }), sampler)));
   return element("figure", { class: "chart" }, element("figcaption", {}, title), picture, legend,
-    element("p", { class: "note" }, `Features: ${extractor}. Large points are the best for their time. A click makes pictures with the settings of a point.`));
+    element("p", { class: "note" }, `Features: ${extractor}. Large points are on the Pareto front. Click a point to sample images with its settings.`));
 }

@@ -1,4 +1,4 @@
-// Two pinned sets, seed by seed.
+// Compare two pinned sets, seed by seed.
 
 import { element } from "./api.js";
 
@@ -20,7 +20,7 @@ export function compare(place, galleries) {
         element("tr", {}, element("th", { scope: "row" }, key), element("td", {}, one), element("td", {}, other)))))
     : element("p", { class: "quiet" }, "The settings are the same."));
   if (!both.length) {
-    place.append(element("p", { class: "quiet" }, "The two sets share no seed. Make one of them again with the seeds of the other."));
+    place.append(element("p", { class: "quiet" }, "The two sets share no seed. Sample one of them again with the seeds of the other."));
     return;
   }
   const picture = (gallery, seed) => {

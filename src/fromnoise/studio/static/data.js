@@ -1,4 +1,4 @@
-// Choose a folder, upload files, and see what the check finds.
+// Choose a folder, upload files, and show the check of the data.
 
 import { attempt, element, say, send } from "./api.js";
 import { report } from "./report.js";
@@ -32,7 +32,7 @@ async function open(path, at = here.place) {
     ...found.folders.map(name => row(name, "folder", () => open(inside(name)))),
     ...found.archives.map(name => row(name, "archive", () => check(at, inside(name)))),
   );
-  if (!list.children.length) list.append(element("li", { class: "quiet" }, "no folder in it"));
+  if (!list.children.length) list.append(element("li", { class: "quiet" }, "no folders"));
 }
 
 async function check(at, path) {
@@ -51,7 +51,7 @@ on("job", ended => {
 
 const drop = document.getElementById("drop"), files = document.getElementById("files");
 async function take(found) {
-  if (!found.length) throw new Error("There is no file in it. Drop pictures, a folder or a zip.");
+  if (!found.length) throw new Error("There is no file in it. Drop images, a folder or a zip.");
   const target = await upload(found, document.getElementById("name").value.trim());
   await open(target.path, target.place);
   await check(target.place, target.archive ?? target.path);

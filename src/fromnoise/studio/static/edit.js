@@ -1,4 +1,4 @@
-// The page of edits.
+// The edit page.
 
 import { attempt, element, say, send } from "./api.js";
 import { on } from "./events.js";
@@ -77,7 +77,7 @@ form.addEventListener("submit", event => {
 });
 stop.addEventListener("click", () => attempt(() => Promise.all([...waiting].map(id => send("DELETE", `/jobs/${id}`)))));
 
-// One picture over another, parted by a slider.
+// Show the image before and after an edit, divided by a slider.
 function beforeAfter(gallery, result) {
   const [h, w] = result.size;
   const source = { width: String(w), height: String(h), class: "pixels" };
@@ -95,16 +95,16 @@ function beforeAfter(gallery, result) {
   return element("div", { class: "before-after" }, element("div", { class: "over" }, before, after), element("label", {}, "before and after ", slider));
 }
 
-// The pictures of a walk, one at a time.
+// Show one image of an interpolation at a time, by a slider.
 function scrubber(gallery, result) {
   const [h, w] = result.size, last = result.files.length - 1;
-  const image = element("img", { class: "pixels", width: String(w), height: String(h), src: gallery.url(0), alt: "a picture of the walk" });
-  const slider = element("input", { type: "range", min: "0", max: String(last), value: "0", "aria-label": "Place on the walk" });
+  const image = element("img", { class: "pixels", width: String(w), height: String(h), src: gallery.url(0), alt: "an image of the interpolation" });
+  const slider = element("input", { type: "range", min: "0", max: String(last), value: "0", "aria-label": "Position in the interpolation" });
   slider.addEventListener("input", () => {
     image.src = gallery.url(Number(slider.value));
     slider.setAttribute("aria-valuetext", `${slider.value} of ${last}`);
   });
-  return element("div", { class: "before-after" }, element("div", { class: "over" }, image), element("label", {}, "along the walk ", slider));
+  return element("div", { class: "before-after" }, element("div", { class: "over" }, image), element("label", {}, "interpolation ", slider));
 }
 
 function add(result) {

@@ -1,4 +1,4 @@
-// The one event stream of a page.
+// Receive the event stream of a page.
 
 import { say } from "./api.js";
 

@@ -1,8 +1,8 @@
-// One set of pictures: its tiles, live or finished, its settings, files and command.
+// One set of images: its tiles, live or finished, its settings, files and command.
 
 import { element, duration } from "./api.js";
 
-const HIDDEN = ["timesteps", "clamp", "precision", "weights"]; // but for comparisons
+const HIDDEN = ["timesteps", "clamp", "precision", "weights"]; // except in comparisons
 
 function tile(size, seed, caption) {
   const canvas = element("canvas", { class: "pixels", width: String(size[1]), height: String(size[0]) });
@@ -13,7 +13,7 @@ function tile(size, seed, caption) {
   return element("figure", {}, canvas, below);
 }
 
-// Draw the pictures of a sheet into tiles.
+// Draw the images of a sheet into tiles.
 export function drawSheet(image, tiles, first, count, columns, size) {
   const [h, w] = size;
   for (let i = 0; i < count && first + i < tiles.length; i++) {
@@ -25,11 +25,11 @@ export function drawSheet(image, tiles, first, count, columns, size) {
 }
 
 export class Gallery {
-  // result: with id if it is finished; otherwise seeds, captions and size alone.
+  // result: with an id if it is finished; otherwise seeds, captions and size.
   constructor(run, result, pinned) {
     this.run = run;
     this.tiles = result.seeds.map((seed, i) => tile(result.size, seed, result.captions[i] ?? ""));
-    this.heading = element("h2", { class: "small" }, `${result.seeds.length} pictures`);
+    this.heading = element("h2", { class: "small" }, `${result.seeds.length} images`);
     this.grid = element("div", { class: "tiles" }, ...this.tiles);
     this.above = element("div", { class: "above" }, this.heading);
     this.below = element("div", { class: "below" });
@@ -46,9 +46,9 @@ export class Gallery {
     this.result = result;
     const { seeds, settings } = result;
     const words = Object.entries(settings).filter(([key]) => !HIDDEN.includes(key));
-    const asked = result.request.labels ?? result.request.compose;
-    const count = `${seeds.length} picture${seeds.length > 1 ? "s" : ""}`;
-    const text = [asked, ...words.map(([key, value]) => `${key} ${value}`)].filter(Boolean);
+    const labels = result.request.labels ?? result.request.compose;
+    const count = `${seeds.length} image${seeds.length > 1 ? "s" : ""}`;
+    const text = [labels, ...words.map(([key, value]) => `${key} ${value}`)].filter(Boolean);
     this.heading.replaceChildren(count, element("span", { class: "quiet" }, ` ${text.join(", ")}`));
     result.files.forEach((name, i) => this.showFile(i, name, result));
     const pin = element("button", { class: "plain", type: "button", "aria-pressed": "false" }, "Pin");
@@ -65,8 +65,8 @@ export class Gallery {
     this.below.replaceChildren(element("p", { class: "line" }, ...(this.pin ? [pin] : []), files, ...one, when), command);
   }
 
-  ofOne(result) { // what is done with one picture
-    const chosen = element("select", { "aria-label": "A picture, by its seed" }, ...result.seeds.map((seed, i) => element("option", { value: String(i) }, String(seed))));
+  ofOne(result) { // links for one image
+    const chosen = element("select", { "aria-label": "Image, by its seed" }, ...result.seeds.map((seed, i) => element("option", { value: String(i) }, String(seed))));
     const links = [["edit", "edit"], ["look", "nearest training images"]].map(([page, text]) => {
       const link = element("a", {}, text);
       const point = () => { link.href = `/runs/${this.run}/${page}?result=${result.id}&number=${chosen.value}`; };

@@ -1,9 +1,9 @@
-// Labels of a request: three states each, or weights.
+// The labels of a request: three states each, or weights.
 
 const rows = form => [...form.querySelectorAll("li[data-label]")];
 const composing = form => form.elements.how?.value === "compose";
 
-// As the command line writes them: present, and absent with a minus.
+// Return the labels as on the command line: absent ones with a minus.
 export function conditioning(form) {
   if (!form.elements.how) return {};
   if (composing(form)) {

@@ -1,9 +1,9 @@
-// A set of pictures while it is denoised: the steps as they come, and a slider over them.
+// A set of images during the denoising, with a slider over its steps.
 
 import { element } from "./api.js";
 import { drawSheet, Gallery } from "./gallery.js";
 
-const KEPT = 400; // steps to look at again
+const KEPT = 400; // steps that the slider shows
 let count = 0;
 
 export class Live extends Gallery {

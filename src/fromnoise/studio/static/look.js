@@ -1,4 +1,4 @@
-// The page that looks closer at a run.
+// The report page of a run.
 
 import { attempt, element, say, send } from "./api.js";
 import { scatter } from "./chart.js";
@@ -18,9 +18,9 @@ function shown({ image, nearest, count }) {
   const figure = (png, text) => element("figure", {}, element("img", { src: png, class: "pixels", alt: text, width: "96", height: "96" }), element("figcaption", {}, text));
   place.replaceChildren(
     element("h2", {}, "The nearest training images"),
-    element("div", { class: "tiles" }, figure(image, "the picture"), ...nearest.map(found =>
+    element("div", { class: "tiles" }, figure(image, "the sample"), ...nearest.map(found =>
       figure(found.png, `${found.distance.toFixed(1)}${found.mirrored ? ", mirrored" : ""}`))),
-    element("p", { class: "note" }, `Of ${count.toLocaleString()}, by their pixels: the root of the mean squared difference in grey levels, of 255.`),
+    element("p", { class: "note" }, `Of ${count.toLocaleString()} training images. Distance: root mean square difference of the pixels, in grey levels from 0 to 255.`),
   );
 }
 

@@ -1,4 +1,4 @@
-// The page of a model: its form, the pictures that are made now, and those made before.
+// The sample page of a model: its form, the images that are being sampled, and earlier ones.
 
 import { attempt, element, say, send } from "./api.js";
 import { compare } from "./compare.js";
@@ -30,7 +30,7 @@ function request() {
   };
 }
 
-function seedsOf(text) { // those of a text that the server has read
+function seedsOf(text) { // of a text that the server accepts
   return text.split(",").flatMap(part => {
     const [first, last] = part.split("-").map(Number);
     return Array.from({ length: (last ?? first) - first + 1 }, (_, i) => first + i);
@@ -55,7 +55,7 @@ document.getElementById("next").addEventListener("click", () => {
 });
 
 let timer;
-function preview() { // the command that it would be
+function preview() { // shows the command
   clearTimeout(timer);
   timer = setTimeout(async () => {
     const shown = document.getElementById("command");
@@ -96,7 +96,7 @@ form.addEventListener("submit", event => {
 });
 stop.addEventListener("click", () => attempt(() => Promise.all([...lives].filter(([, live]) => !live.ended).map(([id]) => send("DELETE", `/jobs/${id}`)))));
 
-function keepLive() { // the one before becomes a set like the others
+function keepLive() { // moves an ended set to the earlier ones
   for (const [id, live] of lives) {
     if (live.ended && live.element.isConnected) {
       live.element.remove();
@@ -125,7 +125,7 @@ on("job", job => {
   }
 });
 
-// ---- pictures that are there
+// ---- earlier images
 
 function add(result) {
   galleries = galleries.filter(gallery => gallery.result.id !== result.id);

@@ -1,4 +1,4 @@
-// A mask on an image: painted by a brush, erased, undone. White is inpainted.
+// Paint a mask on an image, with a brush, an eraser and undo. White is inpainted.
 
 const UNDO = 50;
 
@@ -80,7 +80,7 @@ export class Paint {
     if (this.image) this.context.drawImage(this.image, 0, 0, w, h);
     if (!this.active) return;
     const veil = this.ink.getImageData(0, 0, w, h), shown = this.context.getImageData(0, 0, w, h);
-    for (let i = 0; i < veil.data.length; i += 4) { // the area to inpaint is shown in the accent
+    for (let i = 0; i < veil.data.length; i += 4) { // show the area to inpaint in the accent colour
       if (veil.data[i + 3] < 128) continue;
       [11, 160, 140].forEach((value, c) => { shown.data[i + c] = Math.round(0.35 * shown.data[i + c] + 0.65 * value); });
       shown.data[i + 3] = 255;

@@ -1,4 +1,4 @@
-// What the studio computes now and next, with progress, time, and a button to stop each.
+// Show the queue: the progress and remaining time of each job, and a button to stop it.
 
 import { attempt, duration, element, send } from "./api.js";
 import { on } from "./events.js";
@@ -36,7 +36,7 @@ function update(job) {
   else bar.removeAttribute("value");
   note.textContent = {
     failed: job.error,
-    waiting: "waits",
+    waiting: "waiting",
     running: job.left === null ? "" : `${duration(job.left)} left`,
   }[job.state];
   button.textContent = job.state === "failed" ? "Dismiss" : "Stop";

@@ -1,4 +1,4 @@
-// What the check of the data found, as pictures.
+// Show the check of the data.
 
 import { attempt, element, send } from "./api.js";
 
@@ -30,22 +30,22 @@ function crops(found, job) {
   const fits = element("select", {}, ...["crop", "pad", "squash"].map(name => element("option", { selected: name === fit }, name)));
   const place = element("div", { class: "tiles pairs crops" });
   const link = element("a", { class: "button" }, "Train on these");
-  let asked = 0;
+  let latest = 0;
   const draw = () => attempt(async () => {
-    const now = ++asked, wanted = { place: job.place, path: job.path, size: Number(sizes.value), fit: fits.value };
+    const now = ++latest, wanted = { place: job.place, path: job.path, size: Number(sizes.value), fit: fits.value };
     const labels = found.classes.length > 1;
     const settings = fits.value === "crop" ? {} : { fit: fits.value };
     link.href = `/train?${new URLSearchParams({ place: job.place, path: job.path, size: sizes.value, labels, ...settings })}`;
     const { images } = await send("POST", "/data/crops", wanted);
-    if (now !== asked) return;
+    if (now !== latest) return;
     place.replaceChildren(...images.map(({ name, before, after }) => element("figure", {},
-      element("div", { class: "two" }, element("img", { src: before, alt: name, class: "fit" }), element("img", { src: after, alt: `${name} as the training sees it`, class: "fit pixels" })),
+      element("div", { class: "two" }, element("img", { src: before, alt: name, class: "fit" }), element("img", { src: after, alt: `${name} at the size of the training`, class: "fit pixels" })),
       element("figcaption", { title: name }, name))));
   });
   sizes.addEventListener("change", draw);
   fits.addEventListener("change", draw);
   draw();
-  return section("What a training sees",
+  return section("At the size of the training",
     element("div", { class: "pair" }, element("label", {}, "Size in pixels ", sizes), element("label", {}, "Fit ", fits)),
     place, element("p", { class: "buttons" }, link));
 }
@@ -65,6 +65,6 @@ export function report(place, found, job) {
   if (found.classes.length) parts.push(section(`${found.classes.length} label${found.classes.length > 1 ? "s" : ""}${found.labels_from ? `, from ${found.labels_from}` : ""}`, bars(found.classes)));
   const notes = [...found.notes, ...found.warned];
   if (notes.length) parts.push(section("Notes", lines(notes)));
-  parts.push(element("details", {}, element("summary", {}, "As the command line says it"), element("pre", { class: "scroll" }, found.text)));
+  parts.push(element("details", {}, element("summary", {}, "Output of fromnoise data check"), element("pre", { class: "scroll" }, found.text)));
   place.replaceChildren(...parts);
 }

@@ -1,4 +1,4 @@
-// The form of a training, the doctor, and the list of trainings.
+// The form of a training, the findings of the doctor, and the list of trainings.
 
 import { attempt, element, say, send } from "./api.js";
 import { on } from "./events.js";
@@ -48,7 +48,7 @@ form.addEventListener("submit", event => {
 document.getElementById("doctor").addEventListener("click", () => attempt(async () => {
   doctor = (await send("POST", "/train/doctor", request())).id;
   findings.hidden = false;
-  findings.replaceChildren(element("p", { class: "quiet" }, "The doctor counts operations and times some steps: about 20 seconds …"));
+  findings.replaceChildren(element("p", { class: "quiet" }, "The doctor counts operations and times some steps. This takes about 20 seconds …"));
 }));
 
 on("job", job => {

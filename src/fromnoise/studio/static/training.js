@@ -1,4 +1,4 @@
-// Trainings side by side, while they run and afterwards.
+// Show trainings side by side, during and after the training.
 
 import { attempt, duration, element, say, send } from "./api.js";
 import { chart, smooth } from "./chart.js";
@@ -32,7 +32,7 @@ class Run {
     const last = rows.at(-1)?.step ?? -1; // events may have been faster than this answer
     this.rows = [...rows, ...this.rows.filter(row => row.step > last)];
     this.previews = [...new Set([...previews, ...this.previews])].sort((a, b) => a - b);
-    this.card.querySelector(".recipe").textContent = recipe || "It is written when the training begins.";
+    this.card.querySelector(".recipe").textContent = recipe || "The training writes it when it starts.";
     this.move();
     this.set(state);
   }
@@ -45,7 +45,7 @@ class Run {
     find("progress").max = state.steps || 1;
     find("progress").value = state.step;
     const facts = [["step", state.steps ? `${state.step.toLocaleString()} of ${state.steps.toLocaleString()}` : state.state === "running" ? "timing the first steps" : "–"],
-      ["images a second", state.rate ? Math.round(state.rate).toLocaleString() : "–"],
+      ["images per second", state.rate ? Math.round(state.rate).toLocaleString() : "–"],
       ["time left", state.left === null ? "–" : duration(state.left)],
       ["memory", state.memory ? `${Math.round(state.memory / 2 ** 20).toLocaleString()} MiB` : "–"]];
     find("dl").replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
@@ -58,7 +58,7 @@ class Run {
     this.seen = true;
   }
 
-  move() { // to the newest preview, unless an earlier one is looked at
+  move() { // to the newest preview, unless an earlier one is shown
     const atEnd = Number(this.slider.value) === Number(this.slider.max);
     this.card.querySelector(".none").hidden = this.previews.length > 0;
     this.card.querySelector(".slider").hidden = this.previews.length < 2;
@@ -91,11 +91,11 @@ function draw() {
     const of = several ? `, ${run.name}` : "";
     charts.push(chart(`Loss by noise level${of}`, QUARTERS.map((name, i) => ({ name, colour: `quarter${i + 1}`, points: positive(run.points(`loss_q${i + 1}`)) }))));
     charts.push(chart(`Loss of held-out images${of}`, [{ name: "held-out images", colour: run.colour, points: run.points("held_out_loss") },
-      { name: "trained images", colour: "quarter1", points: run.points("trained_loss") }], { note: "Where they part, the model memorises." }));
+      { name: "trained images", colour: "quarter1", points: run.points("trained_loss") }], { note: "If the two diverge, the model memorizes." }));
   }
-  charts.push(chart("Images a second", curves("images_per_second"), { log: false }));
+  charts.push(chart("Images per second", curves("images_per_second"), { log: false }));
   const found = charts.filter(Boolean);
-  place.replaceChildren(...(found.length ? found : [element("p", { class: "quiet" }, "There are no curves yet. They come while it trains.")]));
+  place.replaceChildren(...(found.length ? found : [element("p", { class: "quiet" }, "There are no curves yet. They appear during the training.")]));
 }
 
 document.querySelectorAll(".run-card").forEach((card, i) => runs.set(card.dataset.run, new Run(card, i)));
@@ -103,7 +103,7 @@ on("rows", ({ run, rows }) => {
   const of = runs.get(run);
   if (!of) return;
   const last = of.rows.at(-1)?.step ?? -1;
-  if (rows.length && rows[0].step < last) of.rows = []; // the log was written anew
+  if (rows.length && rows[0].step < last) of.rows = []; // the log was replaced
   of.rows.push(...rows);
   draw();
 });

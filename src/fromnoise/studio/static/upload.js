@@ -1,16 +1,16 @@
-// Send files, one after the other, each as a body of its own.
+// Upload files one by one, each in its own request.
 
 import { element, send } from "./api.js";
 
-const LARGEST = 200e6; // bytes; the server refuses more too
+const LARGEST = 200e6; // bytes; the server refuses larger files, too
 const bar = document.getElementById("uploading"), refused = document.getElementById("refused");
 
-// Return the files of a drop, those in folders too, as { file, path }.
+// Return the files of a drop, including those in folders, as { file, path }.
 export async function dropped(transfer) {
   const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return [...transfer.files].map(file => ({ file, path: file.name }));
   const found = [];
-  async function walk(entry, path) {
+  async function visit(entry, path) {
     if (entry.name.startsWith(".")) return;
     if (entry.isFile) {
       const file = await new Promise((done, failed) => entry.file(done, failed));
@@ -21,10 +21,10 @@ export async function dropped(transfer) {
     for (;;) {
       const more = await new Promise((done, failed) => reader.readEntries(done, failed));
       if (!more.length) return;
-      for (const each of more) await walk(each, `${path}${entry.name}/`);
+      for (const each of more) await visit(each, `${path}${entry.name}/`);
     }
   }
-  for (const entry of entries) await walk(entry, "");
+  for (const entry of entries) await visit(entry, "");
   // the only folder of a drop is a wrapper, not a label
   const top = new Set(found.map(({ path }) => path.split("/")[0]));
   if (top.size === 1 && found.every(({ path }) => path.includes("/"))) {
@@ -33,7 +33,7 @@ export async function dropped(transfer) {
   return found;
 }
 
-// Upload files to a new folder, and return where they are.
+// Upload files to a new folder, and return its place and path.
 export async function upload(files, name) {
   const target = await send("POST", "/data/uploads", { name });
   refused.replaceChildren();
@@ -54,7 +54,7 @@ export async function upload(files, name) {
   } finally {
     bar.hidden = true;
   }
-  if (!stored) throw new Error("No file could be stored. The list says why.");
+  if (!stored) throw new Error("No file could be stored. See the list of errors.");
   const only = files.length === 1 && /\.(zip|npz|npy)$/i.test(files[0].path);
   return { ...target, archive: only ? `${target.path}/${files[0].path}` : undefined };
 }
