@@ -19,9 +19,9 @@ from fromnoise.data.labels import describe_labels
 from fromnoise.diffusion import Step
 from fromnoise.generation.request import Conditioning, Request, composition_text, heading
 from fromnoise.model.model import Model, last_x, to_uint8
+from fromnoise.model.names import is_name
 from fromnoise.model.precision import default_precision
 from fromnoise.model.sampling import visited_timesteps
-from fromnoise.model.names import is_name
 from fromnoise.model.spec import FILE_OF, run_folder_of
 from fromnoise.pictures import (
     NOT_OURS,
