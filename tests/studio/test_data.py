@@ -131,7 +131,7 @@ def test_files_are_uploaded_to_a_named_folder(studio, home):
 REFUSED = {
     "x.png": (b"", "the file is empty"),
     "x.txt": (b"text", "x.txt is not an image. Use files of these types"),
-    "x.svg": (b"<svg/>", "x.svg is no image"),
+    "x.svg": (b"<svg/>", "x.svg is not an image"),
     "y.png": (b"\x89PNG nothing", "y.png cannot be read"),
     "big.png": (png(8000, 5001), "big.png has 5001x8000 pixels, more than 40 million"),
     "..%2Fx.png": (png(8, 8), "cannot be used"),
@@ -140,7 +140,7 @@ REFUSED = {
     "a%00b.png": (png(8, 8), "cannot be used"),
     "a/b/c/d/e.png": (png(8, 8), "is in too many folders"),
     f"{'x' * 200}.png": (png(8, 8), "cannot be used"),
-    "new/x.txt": (b"text", "is no image"),
+    "new/x.txt": (b"text", "is not an image"),
 }
 
 

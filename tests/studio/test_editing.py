@@ -49,7 +49,7 @@ def test_an_image_is_brought_to_the_size_of_the_model(studio, given, home):
     before = set(inputs.iterdir())
     for name, content, said in (
         ("x.png", b"no image", "x.png cannot be read"),
-        ("x.txt", b"text", "x.txt is no image"),
+        ("x.txt", b"text", "x.txt is not an image"),
         ("red.png", png(np.full((9, 9, 3), (255, 0, 0), np.uint8)), "red.png is in colour"),
         ("..%2Fx.png", b"x", "This page does not exist."),
     ):
