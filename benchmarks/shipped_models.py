@@ -46,14 +46,14 @@ MODELS = {
         "Emoji by class, 32×32 in colour. Trained on 1,906 pictures of Noto Emoji (Google, Apache "
         "2.0), as in the npm package emoji-datasource-google 16.0.0, without skin tones.",
         ("size=32", "channels=3", "epochs=15"),
-        2000,
+        1000,
     ),
     "garments": Shipped(
         "fashion-mnist-classes",
         "mit",
         "Garments by class, 28×28 grey. Trained on the 60,000 training images of Fashion-MNIST "
         "(Zalando, MIT).",
-        ("epochs=1",),
+        ("source=fashion-mnist", "epochs=1"),
         2000,
     ),
 }

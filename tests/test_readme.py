@@ -44,12 +44,16 @@ def commands(page):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, foreign_checkpoint):
-    """A home with photos, a mask and another program's ckpt.pt: the working directory too."""
+    """A home with photos, emoji, a mask and another program's ckpt.pt: the working directory."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(photos / f"{i}.png")
+    for i in range(24):
+        folder = tmp_path / "emoji" / ("flags", "food-drink")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(folder / f"{i}.png")
     Image.fromarray(np.tri(20, 24, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -27,8 +27,11 @@ TEXT = """
 
 {about}
 
-A denoising diffusion model in pixels: {channels} channels, {height}×{width}; network {network} with
-{parameters:,} parameters; the {weights} weights after {step:,} steps. {labels}
+A denoising diffusion model in pixels, for images of {channels}×{height}×{width} (channels, height,
+width). Its network `{network}` has {parameters:,} parameters; these are the {weights} weights after
+{step:,} steps.
+
+{labels}
 
 ![Samples](samples.png)
 
@@ -146,7 +149,7 @@ def model_card(model: Model, name: str, run: Path, *, license: str, about: str) 
         width=spec.size[1],
         parameters=sum(p.numel() for p in model.denoiser.network.parameters()),
         network=spec.network.name,
-        weights=spec.weights_name,
+        weights={"ema": "EMA"}.get(spec.weights_name, spec.weights_name),
         step=spec.step,
         labels=f"Labels: {labels}." if labels else "Unconditional.",
         count=COUNT,
