@@ -83,15 +83,21 @@ preview();
 form.addEventListener("submit", event => {
   event.preventDefault();
   attempt(async () => {
-    const wanted = request(), job = await send("POST", `/runs/${run}/make`, wanted);
-    const seeds = seedsOf(wanted.seeds), caption = wanted.labels ?? wanted.compose ?? "";
-    const live = new Live(run, { seeds, size, captions: seeds.map(() => caption) }, togglePin);
-    lives.set(job.id, live);
-    keepLive();
-    place.live.prepend(live.element);
-    place.empty.hidden = true;
-    live.above.scrollIntoView({ block: "nearest" });
-    stop.disabled = false;
+    sending += 1;
+    try {
+      const wanted = request(), job = await send("POST", `/runs/${run}/make`, wanted);
+      const seeds = seedsOf(wanted.seeds), caption = wanted.labels ?? wanted.compose ?? "";
+      const live = new Live(run, { seeds, size, captions: seeds.map(() => caption) }, togglePin);
+      lives.set(job.id, live);
+      keepLive();
+      place.live.prepend(live.element);
+      place.empty.hidden = true;
+      live.above.scrollIntoView({ block: "nearest" });
+      stop.disabled = false;
+    } finally {
+      sending -= 1;
+      if (!sending) early.splice(0).forEach(handle => handle());
+    }
   });
 });
 stop.addEventListener("click", () => attempt(() => Promise.all([...lives].filter(([, live]) => !live.ended).map(([id]) => send("DELETE", `/jobs/${id}`)))));
@@ -106,8 +112,11 @@ function keepLive() { // moves an ended set to the earlier ones
   }
 }
 
-on("frame", frame => lives.get(frame.job)?.add(frame));
-on("job", job => {
+let sending = 0; // requests without an answer; events wait for it, since it has the id of the job
+const early = [];
+const inOrder = handle => event => (sending ? early.push(() => handle(event)) : handle(event));
+on("frame", inOrder(frame => lives.get(frame.job)?.add(frame)));
+on("job", inOrder(job => {
   const live = lives.get(job.id);
   if (job.state === "done" && job.run === run && job.result && !live) add(job.result); // of another page
   if (!live || job.state === "waiting" || job.state === "running") return;
@@ -123,7 +132,7 @@ on("job", job => {
     if (job.state === "failed") say(job.error);
     if (!live.frames.length) live.element.remove();
   }
-});
+}));
 
 // ---- earlier images
 
