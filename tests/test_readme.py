@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch, foreign_checkpoint):
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(photos / f"{i}.png")
     for i in range(24):
-        folder = tmp_path / "emoji" / ("flags", "food-drink")[i % 2]
+        folder = tmp_path / "noto-emoji" / ("flags", "food-drink")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(folder / f"{i}.png")
     Image.fromarray(np.tri(20, 24, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
