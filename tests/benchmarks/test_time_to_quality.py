@@ -314,7 +314,7 @@ def test_every_stage_gives_its_contestant_what_it_takes(garments, tmp_path, monk
     def of(name: str) -> list[Stage]:
         return [stage for stage in seen if stage.contestant.name == name]
 
-    drawn = ["drawn-10-8", "drawn-50-8", "drawn-10-8"]
+    drawn = ["drawn-10-8", "drawn-50-4", "drawn-10-8"]
     assert [stage.name for stage in of("fromnoise")] == ["probe", "training", *drawn]
     assert all(stage.contestant.python == Path(sys.executable) for stage in of("fromnoise"))
     names = [stage.name for stage in of("lucidrains, helped")]
@@ -334,7 +334,7 @@ def test_parameters_are_those_of_the_recipe(garments, tmp_path):
     measure = SimpleNamespace(data=open_images("fashion-mnist", garments), path=None)
     ours, *peers = time_to_quality.entrants(measure, RECIPE, tmp_path)
     assert ours.training == {"data": None, "recipe": RECIPE}
-    assert {peer.training["parameters"] for peer in peers} == {3_939_393}
+    assert {peer.training["parameters"] for peer in peers} == {998_052}
 
 
 @pytest.mark.slow

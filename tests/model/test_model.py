@@ -253,7 +253,7 @@ def test_what_sampling_does_not_read_is_not_hashed(run, monkeypatch):
     assert hashed == ["ema.safetensors"]
 
 
-EXPECTED = r"Give a run folder, a checkpoint folder or a \.safetensors file\.$"
+EXPECTED = r"Give a run folder, a checkpoint folder, a \.safetensors file or a shipped model\.$"
 
 
 def test_what_is_no_model(tmp_path, run):

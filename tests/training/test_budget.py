@@ -55,10 +55,10 @@ def test_previews_checkpoints_and_scores_take_a_tenth_each(tiny: dict):
 
 
 def test_minutes_replace_steps_and_counts_become_shares():
-    whole = load_recipe("fashion-mnist", {"training.ema_snapshot_every": 250})
-    short = load_recipe(
-        "fashion-mnist", {"training.hours": 0.5, "training.ema_snapshot_every": 250}
-    )
+    counts = {"steps": 5000, "warmup_steps": 250, "preview_every": 500, "checkpoint_every": 500}
+    whole = load_recipe("fashion-mnist", {f"training.{key}": n for key, n in counts.items()})
+    overrides = {"training.hours": 0.5, "training.ema_snapshot_every": 250}
+    short = parse_recipe(whole.model_dump(mode="json"), "short", overrides)
     settings = short.training
     assert (settings.steps, settings.epochs, settings.budget) == (0, None, 1800)
     assert (settings.warmup_steps, settings.preview_every) == (0.05, 0.1)
