@@ -14,7 +14,7 @@ from fromnoise.classifier.classifier import load_classifier
 from fromnoise.evaluation.features import classifier_features
 from fromnoise.evaluation.images import RealImages, reference_of
 
-RNG = np.random.default_rng(0)
+RNG = np.random.default_rng(1)  # the garments are of 0
 
 
 def given(data, **changed):

@@ -348,14 +348,15 @@ def test_a_contest_that_is_over_is_only_scored(garments, classifier, tmp_path, m
         for stage in ("probe", "probe-16", "probe-32", "probe-64", "training"):
             (out / one / f"{stage}.json").write_text(json.dumps(trained))
         for steps, took in {50: 50.0, within: 10.0, 10: seconds}.items():
-            folder = out / one / f"drawn-{steps}-40"
+            count = 40 if steps == 50 else 80
+            folder = out / one / f"drawn-{steps}-{count}"
             folder.mkdir()
-            images = RNG.integers(0, 256 - 40 * i, (40, 1, 28, 28), dtype=np.uint8)
+            images = RNG.integers(0, 256 - 40 * i, (count, 1, 28, 28), dtype=np.uint8)
             np.savez(folder / shards.IMAGES, images=images)
-            told = {"count": 40, "seconds": took, "sampler": "ddim"}
+            told = {"count": count, "seconds": took, "sampler": "ddim"}
             folder.with_suffix(".json").write_text(json.dumps(told))
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    line = ["--out", out, "--classifier", classifier, "--data", garments, "--num", 40]
+    line = ["--out", out, "--classifier", classifier, "--data", garments, "--num", 80]
     line += ["--minutes", 10, "--helped"]
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *map(str, line)])
     monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started
