@@ -19,7 +19,7 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"fromnoise {release}"
 html_show_copyright = html_show_sphinx = html_show_sourcelink = False
-highlight_language = "sh"
+highlight_language = "none"  # of blocks without a language
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 copybutton_prompt_text = "$ "
