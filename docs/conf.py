@@ -35,7 +35,9 @@ def visit_math(self: Any, node: nodes.math | nodes.math_block) -> None:
     """Write an equation as MathML, which browsers render without a script or a network."""
     block = isinstance(node, nodes.math_block)
     mathml = convert(node.astext(), display="block" if block else "inline")
-    self.body.append(f'<div class="math">{mathml}</div>' if block else mathml)
+    self.body.append(
+        f'<div class="math" style="overflow-x: auto">{mathml}</div>' if block else mathml
+    )
     raise nodes.SkipNode
 
 
